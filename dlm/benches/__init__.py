@@ -1,0 +1,1 @@
+"""benches — one bench per file, behind python -m dlm.bench NAME."""

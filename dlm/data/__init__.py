@@ -1,0 +1,1 @@
+"""data — documents → packed batches, addressable by step. No JAX."""

@@ -1,0 +1,1 @@
+"""evals — one evaluator per file."""

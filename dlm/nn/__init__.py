@@ -1,0 +1,1 @@
+"""nn — the one backbone: (ids, time, mask, cache) → prediction."""

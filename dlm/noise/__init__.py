@@ -1,0 +1,1 @@
+"""noise — how tokens are destroyed."""

@@ -1,0 +1,1 @@
+"""objectives — batch → what is trained (loss) and what is reported (bound), in nats."""

@@ -1,0 +1,1 @@
+"""oracle — worlds whose law is known exactly."""

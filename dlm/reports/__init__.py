@@ -1,0 +1,1 @@
+"""reports — runs → tables, one self-contained page; denoising traces → replay."""

@@ -1,0 +1,1 @@
+"""run — the machinery of a run."""

@@ -1,0 +1,115 @@
+"""What the rooms hand to each other: Batch, Canvas, Output, Prediction, Loss. Frozen dataclasses that are JAX pytrees.
+
+    loader ─ Batch ─> objective ─ Canvas ─> denoise ─ Output(Prediction) ─> objective ─ Loss ─> update
+                      sampler   ─ Canvas ─> denoise ─ Output(Prediction) ─> rule ─ Canvas …
+
+Axis letters: B batch, L length, V vocabulary, D width.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from dlm.run import keys
+
+_tree = jax.tree_util.register_dataclass
+
+
+@_tree
+@dataclass(frozen=True)
+class Batch:
+    """Packed sequences. Segment 0 is padding; positions restart in every segment."""
+
+    tokens_BL: jax.Array  # int32
+    weights_BL: jax.Array  # float32, 1 where a position counts in the loss
+    noisable_BL: jax.Array  # bool, where a process may destroy the token
+    index_B: jax.Array  # int32, global sample number
+    fields: dict[str, jax.Array] = field(default_factory=dict)  # segments_BL, positions_BL, …
+    total: int = field(default=1, metadata=dict(static=True))  # samples in the global batch, over hosts and microbatches
+
+
+@_tree
+@dataclass(frozen=True)
+class Canvas:
+    """What a denoiser sees, in training and in sampling alike."""
+
+    z_BL: jax.Array  # int32, noised tokens
+    t_BL: jax.Array  # float32, time of each position: 0 clean, 1 all noise
+    frozen_BL: jax.Array  # bool, anchors that no sampler may touch
+    fields: dict[str, jax.Array] = field(default_factory=dict)
+
+
+@_tree
+@dataclass(frozen=True)
+class Output:
+    """What a denoiser says of a canvas."""
+
+    prediction: Any
+    hidden_BLD: Any = None
+    carry: Any = None
+    cache: Any = None
+    heads: Any = None
+    aux: Any = None
+
+
+class Prediction(Protocol):
+    """p(x_i | canvas) for every position; ids that are never generated (bos, pad, mask) have probability 0."""
+
+    def log_prob(self, ids_BL: jax.Array) -> jax.Array: ...
+    def probs(self) -> jax.Array: ...
+    def draw(self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0) -> jax.Array: ...
+    def confidence(self, kind: str = "top") -> jax.Array: ...
+
+
+@_tree
+@dataclass(frozen=True)
+class Logits:
+    """The Prediction given by float32 logits_BLV; −inf marks what is never generated."""
+
+    logits_BLV: jax.Array
+
+    def log_prob(self, ids_BL):
+        """log p(ids_i | canvas), nats."""
+        chosen_BL = jnp.take_along_axis(self.logits_BLV, ids_BL[..., None], -1)[..., 0]
+        return chosen_BL - jax.nn.logsumexp(self.logits_BLV, -1)
+
+    def probs(self):
+        return jax.nn.softmax(self.logits_BLV, -1)
+
+    def draw(self, key_B, temperature=1.0, top_p=1.0):
+        """ids_BL drawn from the law sharpened to p^(1/temperature) and cut to its nucleus; temperature 0 takes the mode."""
+        if temperature == 0:
+            return self.logits_BLV.argmax(-1).astype(jnp.int32)
+        return keys.categorical(key_B, nucleus(self.logits_BLV / temperature, top_p))
+
+    def confidence(self, kind="top"):
+        """'top': largest probability; 'margin': lead over the second; 'entropy': minus the entropy in nats. Higher is surer."""
+        if kind == "entropy":
+            log_BLV = jax.nn.log_softmax(self.logits_BLV, -1)
+            return jnp.where(jnp.isfinite(log_BLV), jnp.exp(log_BLV) * log_BLV, 0.0).sum(-1)
+        if kind == "margin":
+            return -jnp.diff(jax.lax.top_k(self.probs(), 2)[0], axis=-1)[..., 0]
+        return self.probs().max(-1)
+
+
+def nucleus(logits_BLV: jax.Array, top_p: float) -> jax.Array:
+    """Logits with everything outside the smallest set of mass ≥ top_p at −inf (ties with its last member stay)."""
+    if top_p >= 1.0:
+        return logits_BLV
+    probs_BLV = jax.nn.softmax(logits_BLV, -1)
+    ordered_BLV = -jnp.sort(-probs_BLV, -1)
+    before_BLV = jnp.cumsum(ordered_BLV, -1) - ordered_BLV
+    floor_BL1 = jnp.where(before_BLV < top_p, ordered_BLV, jnp.inf).min(-1, keepdims=True)
+    return jnp.where(probs_BLV >= floor_BL1, logits_BLV, -jnp.inf)
+
+
+@_tree
+@dataclass(frozen=True)
+class Loss:
+    """Sums, so that microbatches and hosts add up exactly: the loss is nats_sum / weight_sum."""
+
+    nats_sum: jax.Array
+    weight_sum: jax.Array
+    metrics: dict[str, jax.Array] = field(default_factory=dict)  # further sums

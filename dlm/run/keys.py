@@ -1,0 +1,59 @@
+"""Random numbers: one root key per run, a stream per purpose, a key per sample; and exact categorical draws.
+
+Every draw of a run is a function of (seed, stream, step, global sample index) and of nothing else, so neither the number of
+devices, hosts or microbatches nor the order of a batch changes it. A key that was used is never split again.
+
+Draws from a categorical law go through the inverse distribution function and not through Gumbel noise: float32 Gumbel noise is
+truncated, which lowers the effective temperature (arXiv:2409.02908) and makes rare events impossible.
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+_COLUMNS = 64  # width of a bucket in the two-level search of `categorical`
+
+
+def root(seed: int) -> jax.Array:
+    """The run's root key."""
+    return jax.random.key(seed)
+
+
+def key(root_key: jax.Array, stream: str, step=0) -> jax.Array:
+    """The key of `stream` (any name: 'noise', 'eval', …) at `step`; streams are independent of each other."""
+    return jax.random.fold_in(jax.random.fold_in(root_key, zlib.crc32(stream.encode()) & 0x7FFFFFFF), step)
+
+
+def per_sample(step_key: jax.Array, index_B: jax.Array) -> jax.Array:
+    """One key per sample, a function of its global index alone."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, index_B)
+
+
+def uniform_BL(key_B: jax.Array, length: int) -> jax.Array:
+    """U[0, 1) per row and position; the draw of a position does not depend on `length`."""
+    return jax.vmap(lambda k: jax.random.uniform(k, (length,)))(key_B)
+
+
+def categorical(key_B: jax.Array, logits_BLV: jax.Array) -> jax.Array:
+    """One exact draw per position from softmax(logits), ids_BL; entries at −inf are never drawn.
+
+    The inverse distribution function, searched in two levels (bucket of 64 ids, then id), each with its own uniform, so that
+    float32 partial sums stay accurate for large vocabularies and only one random pair is drawn per position.
+    """
+    B, L, V = logits_BLV.shape
+    mass_BLV = jnp.exp(logits_BLV - logits_BLV.max(-1, keepdims=True)).astype(jnp.float32)
+    mass_BLV = jnp.pad(mass_BLV, ((0, 0), (0, 0), (0, -V % _COLUMNS)))
+    buckets = mass_BLV.reshape(B, L, -1, _COLUMNS)
+    u = jax.vmap(lambda k: jax.random.uniform(k, (L, 2)))(key_B)
+    bucket_BL = _invert(buckets.sum(-1), u[..., 0])
+    inside = jnp.take_along_axis(buckets, bucket_BL[..., None, None], axis=2)[..., 0, :]
+    return bucket_BL * _COLUMNS + _invert(inside, u[..., 1])
+
+
+def _invert(mass, u):
+    """First index whose cumulative mass exceeds u·total: always one of positive mass."""
+    cumulative = jnp.cumsum(mass, -1)
+    total = cumulative[..., -1]
+    target = jnp.minimum(u * total, total * (1 - 2**-23))
+    return jnp.argmax(cumulative > target[..., None], -1).astype(jnp.int32)

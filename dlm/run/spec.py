@@ -1,0 +1,283 @@
+"""Configs: from a recipe's plain dictionary to frozen dataclasses, checked field by field at this border and nowhere below.
+
+A recipe file defines `get_config(arg)`, which returns an `ml_collections.ConfigDict` of numbers, strings, tuples and dictionaries.
+A dictionary with a `name` is one member of a family: `dict(name='objectives.masked', …)` is the one frozen dataclass that the
+module `dlm.objectives.masked` exposes. Every complaint is a `UserError`: one line that names the field and the remedy.
+
+This module imports neither JAX nor anything else of ours.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import json
+import runpy
+import sys
+import types
+import typing
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union
+
+FAMILIES = ("text", "data", "noise", "nn", "objectives", "samplers", "evals", "run")
+
+
+class UserError(Exception):
+    """The user's mistake, told in one line: the commands print `error: …` and exit with 2."""
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """The ids that mean something to a model; given by the tokenizer, never by a config."""
+
+    size: int
+    bos: int
+    eos: int
+    pad: int
+    mask: int
+
+    @property
+    def never(self) -> tuple[int, ...]:
+        """Ids that no model ever generates."""
+        return (self.bos, self.pad, self.mask)
+
+
+def member(family: str, default: Any = MISSING) -> Any:
+    """A dataclass field that holds a member of `family`, given as 'name', 'family.name' or dict(name=…, …)."""
+    return field(default=default, metadata=dict(family=family))
+
+
+def section(module: str) -> Any:
+    """A dataclass field that holds the dataclass of one fixed module (a dict without a name), by default with its defaults."""
+    return field(default_factory=dict, metadata=dict(module=module))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what is trained, on what, for how long. The sections are named after the rooms that read them."""
+
+    steps: int  # optimizer updates
+    seed: int = 0
+    text: Any = member("text", "bytes")
+    data: Any = section("data.loader")
+    nn: Any = section("nn.config")
+    objective: Any = member("objectives", "masked")
+    optim: Any = section("run.optim")
+    mesh: Any = section("run.mesh")
+    sampler: Any = section("samplers.loop")
+    evals: dict = field(default_factory=lambda: dict(bound={}), metadata=dict(families="evals"))
+    every: Any = section("run.loop")
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+
+
+def run(config: Any) -> Run:
+    """The validated Run of a recipe's ConfigDict or of a `config.json`'s dictionary."""
+    config = plain(config)
+    if not isinstance(config, dict):
+        raise UserError(f"a recipe returns a ConfigDict, not {type(config).__name__}")
+    text = _fields(Run, {"steps": 1, **{k: v for k, v in config.items() if k == "text"}}, "", None)["text"]
+    return _make(Run, config, "", text.vocab)
+
+
+def build(config: Any, family: str, vocab: Vocab | None = None, where: str = "") -> Any:
+    """One member of a family from 'name' or dict(name=…, …)."""
+    return _member(plain(config), family, where or family, vocab)
+
+
+# ---------------------------------------------------------------------------------------------------------------- recipes
+
+
+def recipe(target: str) -> dict:
+    """The plain dictionary of `FILE.py` or `FILE.py:key=value,…`; the part after the colon goes to `get_config`."""
+    path, _, arg = target.partition(":")
+    if not Path(path).is_file():
+        near = nearest(Path(path).name, [p.name for p in Path(path).parent.glob("*.py")] if Path(path).parent.is_dir() else [])
+        raise UserError(f"no recipe {path}{near}")
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+        raise UserError(f"{path} has no get_config()")
+    return plain(get_config(arg or None))
+
+
+def choices(arg: str | None, **allowed: tuple[str, ...]) -> types.SimpleNamespace:
+    """For recipes: parse 'size=small,data=embedded'. The first value allowed is the default; '*' allows 'prefix:anything'."""
+    chosen = {key: values[0] for key, values in allowed.items()}
+    for part in filter(None, (arg or "").split(",")):
+        key, equals, value = part.partition("=")
+        if key not in allowed or not equals:
+            raise UserError(f"recipe argument {part!r}: expected one of {', '.join(f'{k}=…' for k in allowed)}{nearest(key, allowed)}")
+        prefixes = tuple(v[:-1] for v in allowed[key] if v.endswith("*"))
+        if value not in allowed[key] and not (prefixes and value.startswith(prefixes)):
+            raise UserError(f"recipe argument {key}={value}: expected {' | '.join(allowed[key])}{nearest(value, allowed[key])}")
+        chosen[key] = value
+    return types.SimpleNamespace(**chosen)
+
+
+def override(config: dict, dotted: str, text: str) -> None:
+    """Set `config['a']['b']` from the command line's `a.b` and its text: a Python literal, or the text itself."""
+    *parents, leaf = dotted.split(".")
+    for i, parent in enumerate(parents):
+        if isinstance(config.get(parent), str) and parent != "name":  # a member given by its name alone
+            config[parent] = dict(name=config[parent])
+        if not isinstance(config.setdefault(parent, {}), dict):
+            raise UserError(f"config.{'.'.join(parents[: i + 1])} is not a section, so config.{dotted} cannot be set")
+        config = config[parent]
+    config[leaf] = text if isinstance(config.get(leaf), str) else literal(text)
+
+
+def literal(text: str) -> Any:
+    """The Python literal that `text` spells (numbers, tuples, lists, None, true/false), else the text."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def plain(value: Any) -> Any:
+    """Dictionaries, tuples, numbers, strings and None only: ConfigDicts and dataclasses are unwrapped, with their `name`."""
+    if hasattr(value, "items"):
+        return {str(k): plain(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(value):
+        module = type(value).__module__
+        named = {"name": module.removeprefix("dlm.")} if exposed(module) == [type(value)] else {}
+        own = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "vocab"}
+        return named | own
+    return tuple(plain(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    """'optim.lr: 0.001 → 0.002' for every leaf in which two plain configs differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        rows = [differences(a.get(k), b.get(k), f"{where}.{k}" if where else k) for k in dict.fromkeys([*a, *b])]
+        return [line for row in rows for line in row]
+    a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
+    return [] if json.dumps(a) == json.dumps(b) else [f"{where}: {a} → {b}"]
+
+
+def nearest(word: str, words: Any) -> str:
+    """' (did you mean …?)' or nothing."""
+    close = difflib.get_close_matches(str(word), [str(w) for w in words], 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+# ------------------------------------------------------------------------------------------------- dictionaries to dataclasses
+
+
+def _make(cls: type, config: dict, where: str, vocab: Vocab | None) -> Any:
+    try:
+        return cls(**_fields(cls, config, where, vocab))
+    except ValueError as error:
+        raise UserError(f"config{'.' if where else ''}{where}: {error}") from error
+
+
+def _fields(cls: type, config: dict, where: str, vocab: Vocab | None) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    open_fields = [name for name in fields if name != "vocab"]
+    prefix = f"config.{where}." if where else "config."
+    for key in config:
+        if key not in open_fields and key != "name":
+            raise UserError(f"unknown field {prefix}{key}{nearest(key, open_fields)}; {cls.__name__} has {', '.join(open_fields)}")
+    made = {"vocab": vocab} if "vocab" in fields else {}
+    for name in open_fields:
+        f, here = fields[name], f"{where}.{name}" if where else name
+        value = config.get(name, MISSING)
+        if value is MISSING:
+            value = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else MISSING
+        if value is MISSING:
+            raise UserError(f"{prefix}{name} is missing and has no default")
+        made[name] = _field(value, f, hints[name], here, vocab)
+    return made
+
+
+def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab | None) -> Any:
+    if "families" in f.metadata:
+        family = f.metadata["families"]
+        if not isinstance(value, dict):
+            raise UserError(f"config.{where} must be a dictionary of {family}, not {value!r}")
+        return {k: _member({"name": k, **(v or {})}, family, f"{where}.{k}", vocab) for k, v in value.items()}
+    if "family" in f.metadata:
+        return _member(value, f.metadata["family"], where, vocab)
+    if "module" in f.metadata:
+        value = value or {}
+        if not isinstance(value, dict):
+            raise UserError(f"config.{where} is a section, not {value!r}")
+        return _make(_dataclass(f.metadata["module"], where), value, where, vocab)
+    return _typed(value, hint, where, vocab)
+
+
+def _member(value: Any, family: str, where: str, vocab: Vocab | None) -> Any:
+    if value is None or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        return value
+    value = dict(name=value) if isinstance(value, str) else value
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise UserError(f"config.{where} must name a member of {family}, such as {_names(family)[:1]}, not {value!r}")
+    name = value["name"] if "." in value["name"] else f"{family}.{value['name']}"
+    return _make(_dataclass(name, where, family), value, where, vocab)
+
+
+def _names(family: str) -> list[str]:
+    folder = Path(__file__).parents[1] / family
+    return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+
+
+def _dataclass(name: str, where: str, family: str | None = None) -> type:
+    """The one public frozen dataclass of module dlm.NAME; a name resolves inside our own family folders only."""
+    room, _, stem = name.rpartition(".")
+    if room not in FAMILIES or (family and room != family) or stem not in _names(room):
+        known = _names(family or room) if (family or room) in FAMILIES else list(FAMILIES)
+        raise UserError(f"config.{where}: no {family or 'module'} {name!r}{nearest(stem, known)}")
+    importlib.import_module(f"dlm.{name}")
+    found = exposed(f"dlm.{name}")
+    if len(found) != 1:
+        raise UserError(f"config.{where}: dlm.{name} exposes {len(found)} public frozen dataclasses; a member of a family exposes one")
+    return found[0]
+
+
+def exposed(module: str) -> list[type]:
+    """The public frozen dataclasses a loaded module defines, less those that only serve as fields of another."""
+    found = [c for c in vars(sys.modules[module]).values() if isinstance(c, type) and c.__module__ == module]
+    found = [c for c in found if dataclasses.is_dataclass(c) and c.__dataclass_params__.frozen and not c.__name__.startswith("_")]
+    nested = [hint for c in found for hint in typing.get_type_hints(c).values()]
+    return [c for c in found if c not in nested]
+
+
+def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _typed(value, next(a for a in arguments if a is not type(None)), where, vocab)
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"config.{where} must be {' | '.join(map(str, arguments))}, not {value!r}{nearest(value, arguments)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            value = (value,)
+        return tuple(_typed(v, arguments[0], f"{where}[{i}]", vocab) for i, v in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, (dict, hint)):
+            raise UserError(f"config.{where} is a section, not {value!r}")
+        return value if isinstance(value, hint) else _make(hint, value, where, vocab)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int and number and abs(value) < 2**62 and value == int(value):
+        return int(value)
+    if hint is float and number:
+        return float(value)
+    if hint in (str, bool, dict) and isinstance(value, hint):
+        return value
+    raise UserError(f"config.{where} must be of type {getattr(hint, '__name__', hint)}, not {value!r}")

@@ -1,0 +1,1 @@
+"""text — strings ↔ ids; knows the bytes of every id. No JAX."""
