@@ -113,3 +113,12 @@ class Loss:
     nats_sum: jax.Array
     weight_sum: jax.Array
     metrics: dict[str, jax.Array] = field(default_factory=dict)  # further sums
+
+
+@_tree
+@dataclass(frozen=True)
+class Bound:
+    """An estimate of −log p(x) or of a bound on it, with the variance of each sequence's sum over the noise drawn."""
+
+    nats_BL: jax.Array
+    variance_B: jax.Array

@@ -1,0 +1,124 @@
+"""The one backbone: canvas → prediction. Pre-norm, causal or bidirectional by mask spec, layers in one scan.
+
+    h ← embed[z];   N times:  h ← h + attention(rms h),  h ← h + ffn(rms h);   logits = unembed · rms h
+
+Under a shifted mask position i reads token i−1 and predicts token i, so a prediction always stands where its token does.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dlm.nn import attention, cache, config, ffn, masks, norms, rope
+from dlm.run.contracts import Canvas, Logits, Output
+
+_POLICIES = {"block": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
+class Block(nn.Module):
+    config: config.ModelConfig
+
+    @nn.compact
+    def __call__(self, h_BLD, kv, shared):
+        c = self.config
+        cos, sin, allowed, length, time_BLQ = shared
+        zeros = nn.initializers.zeros
+
+        def enter(name):
+            x = norms.rms(h_BLD, self.param(f"{name}_norm_D", zeros, (c.width,)))
+            return x if time_BLQ is None else x * (1 + self._modulation(f"{name}_scale_QD", time_BLQ))
+
+        def leave(name, x):
+            return x if time_BLQ is None else x * (1 + self._modulation(f"{name}_gate_QD", time_BLQ))
+
+        heard, kv = attention.SelfAttention(c.attention, c.width, c.layers, name="attention")(
+            enter("attend"), cos, sin, allowed, kv, length
+        )
+        h_BLD = h_BLD + leave("attend", heard)
+        h_BLD = h_BLD + leave("ffn", ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")(enter("ffn")))
+        return h_BLD, kv
+
+    def _modulation(self, name, time_BLQ):
+        weight_QD = self.param(name, nn.initializers.zeros, (time_BLQ.shape[-1], self.config.width))
+        return jnp.einsum("BLQ,QD->BLD", time_BLQ, weight_QD.astype(time_BLQ.dtype))
+
+
+class Transformer(nn.Module):
+    config: config.ModelConfig
+
+    @nn.compact
+    def __call__(self, canvas: Canvas, mask: masks.Mask, kv: cache.KV | None = None) -> Output:
+        """Logits over the vocabulary for every position of the canvas (a slice of it, after what the cache holds)."""
+        c, vocab = self.config, self.config.vocab
+        dtype = jnp.dtype(c.compute.dtype)
+        z_BL, segments_BL = canvas.z_BL, canvas.fields.get("segments_BL")
+        B, L = z_BL.shape
+        start = 0 if kv is None else kv.length
+        query_L = start + jnp.arange(L)
+        memory_M = query_L if kv is None else jnp.arange(kv.k_NBMJK.shape[2])
+        positions_BL = canvas.fields.get("positions_BL", query_L[None])
+        if kv is None:
+            allowed = masks.dense(mask, query_L, memory_M, segments_BL, segments_BL)
+        else:  # a cached row is one segment, decoded left to right
+            allowed = masks.dense(masks.Mask("causal"), query_L, memory_M)
+        if mask.shift:
+            before_B = jnp.full((B,), vocab.bos, z_BL.dtype) if kv is None else kv.before_B
+            ids_BL = masks.shifted(z_BL, before_B, vocab.bos, segments_BL)
+        else:
+            ids_BL = z_BL
+
+        embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
+        h_BLD = embed_VD.astype(dtype)[ids_BL]
+        shared = (*rope.angles(positions_BL, c.attention.head_size, c.attention.rope_base), allowed, start, self._time(canvas, dtype))
+        h_BLD, memory = self._layers()(h_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
+        hidden_BLD = norms.rms(h_BLD, self.param("norm_D", nn.initializers.zeros, (c.width,)))
+        if c.embeddings == "untied":
+            embed_VD = self.param("unembed_VD", nn.initializers.normal(c.width**-0.5), (vocab.size, c.width))
+        logits_BLV = jnp.einsum("BLD,VD->BLV", hidden_BLD, embed_VD.astype(dtype), preferred_element_type=jnp.float32)
+        never_V = jnp.zeros(vocab.size, bool).at[jnp.array(vocab.never)].set(True)
+        if kv is not None:
+            kv = cache.KV(*memory, before_B=z_BL[:, -1], length=kv.length + L)
+        return Output(Logits(jnp.where(never_V, -jnp.inf, logits_BLV)), hidden_BLD=hidden_BLD, cache=kv)
+
+    def _layers(self):
+        c = self.config
+        block = Block
+        if c.compute.remat != "none":
+            block = nn.remat(block, policy=_POLICIES[c.compute.remat], prevent_cse=c.compute.unroll > 1)
+        scan = dict(length=c.layers, unroll=min(c.compute.unroll, c.layers), in_axes=(0, nn.broadcast), out_axes=0)
+        return nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)(c, name="layers")
+
+    def _time(self, canvas, dtype):
+        """Sinusoidal features of each position's time, through one learned layer; None without time conditioning."""
+        c = self.config
+        if c.time == "none":
+            return None
+        frequency = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), c.TIME_FEATURES // 2))
+        angle = canvas.t_BL[..., None] * frequency
+        features_BLR = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+        time_RQ = self.param("time_RQ", nn.initializers.normal(c.TIME_FEATURES**-0.5), (c.TIME_FEATURES, c.TIME_WIDTH))
+        return jax.nn.silu(features_BLR @ time_RQ).astype(dtype)
+
+
+def initialise(model: Transformer, key: jax.Array):
+    """Fresh parameters, float32."""
+    one = jnp.zeros((1, 2), jnp.int32)
+    return model.init(key, Canvas(one, one.astype(jnp.float32), one.astype(bool)), masks.Mask())["params"]
+
+
+def denoiser(model: Transformer, params) -> Callable[..., Output]:
+    """`denoise(canvas, *, mask, cache=None)`: all that objectives and samplers know of a network."""
+
+    def denoise(canvas: Canvas, *, mask: masks.Mask, cache: cache.KV | None = None, carry=None) -> Output:
+        del carry  # this backbone hands nothing from step to step
+        return model.apply({"params": params}, canvas, mask, cache)
+
+    return denoise
+
+
+def memory(model: Transformer, batch: int, length: int) -> cache.KV:
+    """An empty cache for `length` positions."""
+    c = model.config
+    return cache.empty(c.layers, batch, length, c.attention.kv_heads, c.attention.head_size, jnp.dtype(c.compute.dtype), c.vocab.bos)

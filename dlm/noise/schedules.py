@@ -1,0 +1,43 @@
+"""Noise schedules: how the probability 1 − α(t) that a token is destroyed grows from 0 at t = 0 to 1 at t = 1, exactly.
+
+    linear      1 − α = t                          cosine     1 − α = sin(πt/2)          (MD4, arXiv:2406.04329, table 1)
+    polynomial  1 − α = t^power                    geometric  α = exp(−σ(t)), σ = σ0^(1−t) σ1^t, rescaled to end at 1 and 0
+
+Without the rescaling a bound carries a reconstruction term at t = 0 and an infinite one at t = 1. Each schedule gives 1 − α
+without cancellation near 0 and the rate −α'/(1−α), the weight of the continuous-time bound.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+KINDS = ("linear", "cosine", "polynomial", "geometric")
+SIGMA = (1e-3, 20.0)  # geometric: σ at t = 0 and t = 1
+
+
+def mask_prob(kind: str, power: float, t):
+    """1 − α(t)."""
+    if kind == "linear":
+        return jnp.asarray(t)
+    if kind == "cosine":
+        return jnp.sin(jnp.pi / 2 * t)
+    if kind == "polynomial":
+        return jnp.power(t, power)
+    return jnp.expm1(-_risen(t)) / math.expm1(SIGMA[0] - SIGMA[1])
+
+
+def rate(kind: str, power: float, t):
+    """−α'(t) / (1 − α(t)); grows like 1/t near 0."""
+    if kind == "linear":
+        return 1 / t
+    if kind == "cosine":
+        return jnp.pi / 2 / jnp.tan(jnp.pi / 2 * t)
+    if kind == "polynomial":
+        return power / t
+    speed = math.log(SIGMA[1] / SIGMA[0])
+    return speed * (SIGMA[0] + _risen(t)) / jnp.expm1(_risen(t))
+
+
+def _risen(t):
+    """σ(t) − σ(0)."""
+    return SIGMA[0] * jnp.expm1(t * math.log(SIGMA[1] / SIGMA[0]))
