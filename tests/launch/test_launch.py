@@ -1,0 +1,112 @@
+"""The scripts: they parse, they install once, they name a mistake in one line, and a skip they were not told of fails the run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
+
+# Stands in for the interpreter and, copied by `-m venv`, for that of .venv: notes what pip is asked to do, runs all else for real.
+FAKE = f"""#!/bin/bash
+case "$1 $2" in
+  "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; echo venv >>"$LOG" ;;
+  "-m pip") [ "$3" = --version ] || echo "${{@: -1}}" >>"$LOG" ;;
+  *) exec {sys.executable} "$@" ;;
+esac
+"""
+
+
+def bash(*command, **env):
+    return subprocess.run(["bash", *map(str, command)], env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A checkout in a path with a space, whose one command says where it was run and with what."""
+    root = tmp_path / "a clone"
+    shutil.copytree(ROOT / "launch", root / "launch")
+    (root / "dlm").mkdir()
+    (root / "dlm" / "__init__.py").touch()
+    (root / "dlm" / "show.py").write_text('"""Shows its arguments."""\nimport os, sys\nprint(os.getcwd(), sys.argv[1:])\n')
+    (root / "requirements.txt").write_text("one\n")
+    fake = tmp_path / "fake"
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+    return root, dict(PYTHON=str(fake), LOG=str(tmp_path / "log"), PYTHONPATH="")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_scripts_parse(script):
+    assert bash("-n", script).returncode == 0
+
+
+def test_installs_once_and_again_when_the_requirements_change(clone, tmp_path):
+    root, env = clone
+    log = tmp_path / "log"
+    call = (root / "launch" / "local.sh", "show", "a b", "--c=d")
+    first = bash(*call, **env)
+    assert first.stdout == f"{Path.cwd()} ['a b', '--c=d']\n", first.stderr
+    assert log.read_text().splitlines() == ["venv", f"{root}/requirements.txt"]
+    assert bash(*call, **env).stderr == "" and len(log.read_text().splitlines()) == 2
+    (root / "requirements.txt").write_text("two\n")
+    assert "installing requirements.txt" in bash(*call, **env).stderr
+    assert log.read_text().splitlines()[2:] == [f"{root}/requirements.txt"]
+
+
+def test_an_unknown_command_is_one_line(clone):
+    root, env = clone
+    reply = bash(root / "launch" / "local.sh", "shwo", **env)
+    assert reply.returncode == 2 and reply.stderr == "error: no command shwo; there are: show\n"
+    assert not (root / ".venv").exists()
+    assert "show       Shows its arguments." in bash(root / "launch" / "local.sh", **env).stdout
+
+
+def test_a_python_without_venv_is_one_line(clone, tmp_path):
+    root, env = clone
+    lame = tmp_path / "lame"
+    lame.write_text('#!/bin/bash\n[[ "$2" != *ensurepip* ]]\n')
+    lame.chmod(0o755)
+    reply = bash(root / "launch" / "local.sh", "show", **{**env, "PYTHON": str(lame)})
+    assert reply.returncode == 2 and reply.stderr.count("\n") == 1 and "apt install python3-venv" in reply.stderr
+
+
+def run_pytest(folder, **files):
+    """The exit code and output of the tests in `folder`, in an xdist worker, with the plugin and one listed skip."""
+    folder.mkdir()
+    for name, body in files.items():
+        (folder / f"{name}.py").write_text(f"import pytest\n{body}\n")
+    (folder / "listed.py").write_text("from tests.skips import ALLOWED\nALLOWED['test_it.py::test_listed'] = 'known'\n")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "xdist",
+        "-n",
+        "1",
+        "-p",
+        "tests.skips",
+        "-p",
+        "listed",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={folder}",
+    ]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    reply = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    return reply.returncode, reply.stdout
+
+
+def test_a_skip_fails_the_run_unless_listed(tmp_path):
+    fine = "def test_a(): pass\n@pytest.mark.xfail\ndef test_b(): assert 0\n@pytest.mark.parametrize('x', [1])\ndef test_listed(x): pytest.skip()"
+    code, out = run_pytest(tmp_path / "fine", test_it=fine)
+    assert code == 0 and "1 passed, 1 skipped, 1 xfailed" in out and "WITHOUT LEAVE" not in out, out
+    module = "pytest.skip('no torch', allow_module_level=True)"
+    code, out = run_pytest(tmp_path / "foul", test_it=fine + "\ndef test_c(): pytest.skip('no gpu')", test_other=module)
+    assert code == 1, out
+    assert "LEAVE test_it.py::test_c: Skipped: no gpu" in out and "LEAVE test_other.py: Skipped: no torch" in out, out
