@@ -1,0 +1,36 @@
+"""Lowest-confidence remasking as in LLaDA (arXiv:2502.09992, algorithm 5): draw everywhere, keep the surest, mask the rest again.
+
+Each step keeps ⌈masked · (t − s)/t⌉ positions, so that every step of a block keeps equally many and the last keeps all. The
+confidence is the probability of the drawn token at temperature 1: a temperature for drawing never changes the order. The law is
+not p, whatever the number of steps: surest-first is a bet on accuracy, and loses where neighbours are strongly correlated.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+
+from dlm.run.contracts import Canvas
+
+
+@dataclass(frozen=True)
+class Confident:
+    confidence: Literal["drawn", "top", "margin", "entropy"] = "drawn"
+
+    claims: ClassVar = "no law: the order depends on the confidence"
+
+    def init(self, canvas: Canvas):
+        return ()
+
+    def step(self, key_B, output, canvas: Canvas, active_BL, t_B, s_B, state, process):
+        """The canvas with the surest of the active masked positions revealed."""
+        masked_BL = active_BL & (canvas.z_BL == process.vocab.mask)
+        drawn_BL = output.prediction.draw(key_B)
+        if self.confidence == "drawn":
+            sure_BL = output.prediction.log_prob(drawn_BL)
+        else:
+            sure_BL = output.prediction.confidence(self.confidence)
+        rank_BL = jnp.argsort(jnp.argsort(-jnp.where(masked_BL, sure_BL, -jnp.inf), 1), 1)
+        keep_B = jnp.ceil(masked_BL.sum(1) * (t_B - s_B) / t_B - 1e-3)  # float32 makes 3 of 3.0000002
+        revealed_BL = masked_BL & (rank_BL < keep_B[:, None])
+        return replace(canvas, z_BL=jnp.where(revealed_BL, drawn_BL, canvas.z_BL)), state

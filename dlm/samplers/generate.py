@@ -1,0 +1,135 @@
+"""Strings in, strings out: `generate(list[Request]) -> list[Reply]` is all that agents, tasks and commands know of a model.
+
+A request is a template: strings are anchors that never change, numbers are holes of that many tokens. A prompt is a string and
+one hole; infilling has text on both sides.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlm.nn.masks import Mask
+from dlm.run import keys
+from dlm.run.contracts import Canvas
+from dlm.run.spec import UserError, Vocab
+from dlm.samplers import loop
+
+_BUCKET = 32  # canvas and prefill lengths are multiples of this, so that few shapes compile
+
+
+@dataclass(frozen=True)
+class Request:
+    parts: tuple[str | int, ...]
+
+    @classmethod
+    def prompt(cls, text: str, tokens: int) -> "Request":
+        return cls((text, tokens) if text else (tokens,))
+
+    @classmethod
+    def infill(cls, template: str, tokens: int, hole: str = "___") -> "Request":
+        """Every `hole` in the template stands for `tokens` tokens."""
+        if hole not in template:
+            raise UserError(f"nothing to fill in: the template has no {hole}")
+        parts: list[str | int] = []
+        for piece in template.split(hole):
+            parts += [piece, tokens] if piece else [tokens]
+        return cls(tuple(parts[:-1]))
+
+
+@dataclass(frozen=True)
+class Reply:
+    text: str  # anchors and generated tokens, up to the first generated eos
+    ids: np.ndarray
+    frozen: np.ndarray  # bool, which ids are anchors
+    logprob: float  # of the generated tokens when each was committed, nats
+    nfe: int  # forward passes of the batch this reply came from
+    seconds: float  # of that batch
+    trace: dict[str, Any] | None = None  # states [T+1, L], confidence [T, L], times [T+1]
+
+
+class Generator:
+    """A denoiser with everything it takes to turn requests into replies.
+
+    `denoise(params, canvas, *, mask, cache)` and `memory(batch, length)`, an empty cache, come from the network; `process` and
+    `mask` from the objective it was trained with.
+    """
+
+    def __init__(self, denoise, memory, params, tokenizer, sampler: loop.Sampler, process, mask: Mask, *, seed=0, trace=False):
+        if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
+            given = f"sampler.block={sampler.block} and sampler.steps={sampler.steps}"
+            raise UserError(f"a causal model decides one position in one step: {given} must both be 1")
+        self.params, self.tokenizer, self.sampler, self.mask, self.seed = params, tokenizer, sampler, mask, seed
+
+        def run(params, canvas, key_B, prefill):
+            cache = memory(*canvas.z_BL.shape) if mask.kind == "causal" else None
+            options = dict(cache=cache, prefill=prefill, trace=trace)
+            return loop.generate(partial(denoise, params), sampler, process, mask, canvas, key_B, **options)
+
+        self._run = jax.jit(run, static_argnames="prefill")
+
+    @property
+    def vocab(self) -> Vocab:
+        return self.tokenizer.vocab
+
+    def __call__(self, requests: list[Request]) -> list[Reply]:
+        """One batch; row i draws from the key of sample i, whatever stands in the other rows."""
+        rows = [self._row(r) for r in requests]
+        canvas, lengths = self._canvas(rows)
+        prefill = self._prefill(canvas)
+        key_B = keys.per_sample(keys.key(keys.root(self.seed), "sample"), jnp.arange(len(rows)))
+        begin = time.perf_counter()
+        sampled = jax.block_until_ready(self._run(self.params, canvas, key_B, prefill=prefill))
+        seconds = time.perf_counter() - begin
+        host = jax.tree.map(np.asarray, sampled)
+        return [self._reply(host, np.asarray(canvas.z_BL), b, n, seconds) for b, n in enumerate(lengths)]
+
+    def _row(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, frozen) of a template; adjacent anchors are encoded where they stand."""
+        if self.mask.kind == "causal" and any(isinstance(p, str) for p in request.parts[1:]):
+            raise UserError("an autoregressive model cannot fill in: it does not see the text after the hole")
+        ids = [self.tokenizer.encode(p) if isinstance(p, str) else np.full(p, self.vocab.mask, np.int32) for p in request.parts]
+        frozen = [np.full(len(i), isinstance(p, str)) for i, p in zip(ids, request.parts, strict=True)]
+        return np.concatenate(ids).astype(np.int32), np.concatenate(frozen)
+
+    def _canvas(self, rows) -> tuple[Canvas, list[int]]:
+        """Rows padded to one bucketed length; padding is frozen and, where positions see everything, a segment of its own."""
+        lengths = [len(ids) for ids, _ in rows]
+        if not lengths or min(lengths) == 0:
+            raise UserError("nothing to generate: a request needs at least one token")
+        L = max(lengths) if len(set(lengths)) == 1 else -(-max(lengths) // _BUCKET) * _BUCKET
+        z_BL = np.full((len(rows), L), self.vocab.pad, np.int32)
+        frozen_BL = np.ones((len(rows), L), bool)
+        for b, (ids, frozen) in enumerate(rows):
+            z_BL[b, : len(ids)], frozen_BL[b, : len(ids)] = ids, frozen
+        padded = min(lengths) < L and self.mask.kind == "full"
+        fields = {"segments_BL": jnp.asarray(np.arange(L) < np.array(lengths)[:, None], jnp.int32)} if padded else {}
+        return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields), lengths
+
+    def _prefill(self, canvas: Canvas) -> int:
+        """How many leading positions are anchors in every row, rounded down to a bucket; 0 without a cache."""
+        if self.mask.kind != "causal":
+            return 0
+        anchors = np.argmin(np.append(np.asarray(canvas.frozen_BL).all(0), False))
+        return int(anchors // _BUCKET * _BUCKET)
+
+    def _reply(self, sampled: loop.Sampled, start_BL, b: int, length: int, seconds: float) -> Reply:
+        ids, frozen = sampled.canvas.z_BL[b, :length], sampled.canvas.frozen_BL[b, :length]
+        ended = np.flatnonzero((ids == self.vocab.eos) & ~frozen)
+        shown = ids[: ended[0]] if len(ended) else ids
+        trace = None
+        if sampled.trace is not None:
+            T = int(sampled.nfe)
+            z_TBL, logprob_TBL, t_T = sampled.trace
+            committed = (z_TBL[:T, b, :length] != self.vocab.mask) & ~frozen
+            trace = dict(
+                states=np.concatenate([start_BL[None, b, :length], z_TBL[:T, b, :length]]),
+                confidence=np.where(committed, np.exp(logprob_TBL[:T, b, :length]), 0.0),
+                times=np.append(1.0, t_T[:T]),
+            )
+        logprob = float(sampled.logprob_BL[b, :length].sum())
+        return Reply(self.tokenizer.decode(shown), ids, frozen, logprob, int(sampled.nfe), seconds, trace)
