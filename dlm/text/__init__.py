@@ -1,1 +1,77 @@
-"""text — strings ↔ ids; knows the bytes of every id. No JAX."""
+"""Text: strings to ids and back, with the exact number of bytes that every id stands for. No JAX.
+
+A config (`Bytes`, `BPE`) knows its `vocab` before any corpus is read, and turns a corpus (`fit`) or a run directory (`restore`)
+into a `Tokenizer`. The bytes of a text are the sum of `bytes_V` over its ids, so nats per token become bits per byte for any
+vocabulary.
+"""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+
+from dlm.run.spec import Vocab
+
+SPECIALS = ("<|eos|>", "<|bos|>", "<|pad|>", "<|mask|>")  # in the order of their ids
+MASK_SIGN = "░"  # what `decode` and `piece` show for a mask
+
+
+def closing(size: int) -> Vocab:
+    """The vocabulary of `size` ids whose last four are eos, bos, pad and mask."""
+    return Vocab(size=size, eos=size - 4, bos=size - 3, pad=size - 2, mask=size - 1)
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of any str; a lone surrogate, which UTF-8 cannot carry, becomes '?'."""
+    return text.encode("utf-8", "replace")
+
+
+class Tokenizer(ABC):
+    """Strings ↔ ids. `decode(encode(s)) == s`; a text that spells a special token is encoded as plain text."""
+
+    def __init__(self, vocab: Vocab, bytes_of_id: list[bytes]):
+        """`bytes_of_id[i]` is what id i stands for; empty for specials and for ids that are never produced."""
+        self.vocab = vocab
+        self.size, self.bos, self.eos, self.pad, self.mask = vocab.size, vocab.bos, vocab.eos, vocab.pad, vocab.mask
+        self.bytes_V = np.array([len(b) for b in bytes_of_id], np.int32)
+        self._shown = list(bytes_of_id)
+        self._shown[vocab.mask] = MASK_SIGN.encode()
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 ids of one text, without bos or eos."""
+        return self.encode_all([text])[0]
+
+    @abstractmethod
+    def encode_all(self, texts: list[str]) -> list[np.ndarray]:
+        """int32 ids of many texts at once."""
+
+    @abstractmethod
+    def content(self) -> str:
+        """Everything that decides how a text is encoded, as one string."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes into a run directory what `restore` reads."""
+
+    def decode(self, ids) -> str:
+        """The text of the ids: bytes joined, broken UTF-8 as '�', masks as '░', other specials left out."""
+        return b"".join(self._shown[i] for i in np.asarray(ids).tolist()).decode("utf-8", "replace")
+
+    def piece(self, id: int) -> str:
+        r"""One id for display: its text, a part of a character as '\xe2', a special by its name, a mask as '░'."""
+        names = {self.eos: SPECIALS[0], self.bos: SPECIALS[1], self.pad: SPECIALS[2]}
+        return names.get(int(id)) or self._shown[int(id)].decode("utf-8", "backslashreplace")
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of `content`, in hex."""
+        return hashlib.sha256(self.content().encode()).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole file or nothing, whatever happens in between."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
