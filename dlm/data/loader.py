@@ -1,0 +1,101 @@
+"""Batches addressable by step: batch b holds samples b·B … b·B + B − 1 of an endless sequence of shuffled epochs.
+
+    source ─ tokens ─ windows ─ shuffle each epoch, repeat ─ slots of this process ─ read ahead in threads ─> {tokens_BL, …}
+
+The sequence is a function of (corpus, tokenizer, seed), so a run resumes from its step number alone and hosts read disjoint slots
+of the same batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dlm.data import pack, tokens
+from dlm.run import spec
+from dlm.text import Tokenizer
+
+Arrays = dict[str, np.ndarray]
+Windows = pack.Windows | pack.Chosen
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A config's `data` section."""
+
+    source: Any = spec.member("data", "embedded")
+    batch: int = 32  # sequences per update, over all hosts
+    length: int = 128  # tokens per sequence
+    threads: int = 2  # that read ahead; 0 reads when asked
+
+    def __post_init__(self):
+        if self.batch < 1 or self.length < 1 or self.threads < 0:
+            raise ValueError(f"batch and length must be at least 1 and threads at least 0: {self.batch}, {self.length}, {self.threads}")
+
+    def train_windows(self, tokenizer: Tokenizer, seed: int) -> pack.Windows:
+        """Windows over the training documents in an order fixed by `seed`."""
+        windows = self._windows(tokenizer, "train", seed)
+        if not len(windows):
+            raise spec.UserError(
+                f"config.data.length={self.length} is longer than the corpus ({windows.total} tokens): shorten it, or give more text"
+            )
+        return windows
+
+    def held_out_windows(self, tokenizer: Tokenizer, limit: int | None = None) -> Windows:
+        """Windows over the held-out documents in their own order; with `limit`, that many of them, evenly spread."""
+        windows = self._windows(tokenizer, "held_out", None)
+        if not len(windows):
+            raise spec.UserError("the held-out split has no text")
+        if limit is None or limit >= len(windows):
+            return windows
+        return pack.Chosen(windows, np.arange(limit) * len(windows) // limit)
+
+    def _windows(self, tokenizer: Tokenizer, split: str, seed: int | None) -> pack.Windows:
+        found = tokens.tokenized(tokenizer, self.source.documents(split))
+        return pack.Windows(found, self.length, tokenizer.eos, tokenizer.pad, seed)
+
+    def batches(self, windows: Windows, seed: int, step: int = 0, process: int = 0, processes: int = 1) -> Iterator[Arrays]:
+        """The batches of steps `step`, `step + 1`, … without end; this process's slots, in the order of `index_B`."""
+        import grain  # imports JAX
+
+        numbers = grain.MapDataset.range(len(windows)).seed(seed % 2**32).shuffle().repeat()
+        steps = _Steps(windows, numbers, self.batch, _slots(self.batch, process, processes))
+        dataset = grain.MapDataset.source(steps).slice(slice(step, None))
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=4 * self.threads)
+        return iter(dataset.to_iter_dataset(options))
+
+    def sequential(self, windows: Windows, batch: int | None = None, process: int = 0, processes: int = 1) -> Iterator[Arrays]:
+        """Every window once, in order; rows that fill the last batch have weight 0. All processes yield as many batches."""
+        batch = batch or self.batch
+        slots_B = _slots(batch, process, processes)
+        for begin in range(0, len(windows), batch):
+            yield windows.rows(begin + slots_B) | dict(index_B=_index(begin + slots_B))
+
+
+class _Steps:
+    """Random access to batches by step; `numbers[n]` is the window of global sample n."""
+
+    def __init__(self, windows: Windows, numbers: Sequence[int], batch: int, slots_B: np.ndarray):
+        self._windows, self._numbers, self._batch, self._slots_B = windows, numbers, batch, slots_B
+
+    def __len__(self) -> int:
+        return 2**62 // self._batch
+
+    def __getitem__(self, step: int) -> Arrays:
+        samples_B = int(step) * self._batch + self._slots_B
+        numbers_B = np.array([self._numbers[n] for n in samples_B.tolist()])
+        return self._windows.rows(numbers_B) | dict(index_B=_index(samples_B))
+
+
+def _slots(batch: int, process: int, processes: int) -> np.ndarray:
+    """The places of a process in the global batch."""
+    if batch % processes:
+        raise spec.UserError(f"a batch of {batch} cannot be split over {processes} processes: make config.data.batch a multiple")
+    share = batch // processes
+    return np.arange(process * share, (process + 1) * share)
+
+
+def _index(samples_B: np.ndarray) -> np.ndarray:
+    """31 bits suffice: keys are folded with the step as well."""
+    return (samples_B % 2**31).astype(np.int32)

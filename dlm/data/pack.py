@@ -1,0 +1,81 @@
+"""Packing: documents end to end, cut into windows of equal length; segment ids keep documents from seeing each other.
+
+    documents     aaaa$ | bb$ | cccccc$ | dd$          $ = eos
+    windows of 6  aaaa$b | b$cccc | cc$dd$
+    segments      111112 | 112222 | 111222             positions restart where the segment changes
+
+A window is found by its number alone (binary search over cumulative lengths), so a run can start at any step.
+"""
+
+import numpy as np
+
+from dlm.data.tokens import Tokens
+
+POLICY = (
+    "eos ends every document, counts in the loss and carries 0 bytes; padding is segment 0, has weight 0, is never noised and never "
+    "attended to by real tokens; no bos stands in the stream (a causal model shifts it in)"
+)
+
+
+class Windows:
+    """Random access: `windows[i]` is a dict of arrays of one window, `rows` of several.
+
+    Training passes `order_seed`: documents follow each other in a fixed pseudo-random order, the incomplete last window is dropped.
+    Without it the order is the corpus's own and the last window is padded.
+    """
+
+    def __init__(self, tokens: Tokens, length: int, eos: int, pad: int, order_seed: int | None = None):
+        documents = len(tokens.offsets) - 1
+        shuffled = order_seed is not None
+        # RandomState, unlike Generator, promises the same numbers in every NumPy version.
+        order = np.random.RandomState(order_seed % 2**32).permutation(documents) if shuffled else np.arange(documents)
+        self._lengths = np.diff(tokens.offsets)[order]
+        self._starts = np.concatenate([[0], np.cumsum(self._lengths + 1)])  # in the stream
+        self._offsets = tokens.offsets[:-1][order]  # in the flat array
+        self._flat, self._eos, self._pad, self.length = tokens.flat, eos, pad, length
+        self.total = int(self._starts[-1])  # tokens in the stream, eos included
+        self._windows = self.total // length if shuffled else -(-self.total // length)
+
+    def __len__(self) -> int:
+        return self._windows
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        if not 0 <= i < self._windows:
+            raise IndexError(i)
+        return {name.removesuffix("_BL") + "_L": array[0] for name, array in self.rows(np.array([i])).items()}
+
+    def rows(self, numbers_B: np.ndarray) -> dict[str, np.ndarray]:
+        """The windows of these numbers, stacked; numbers from `len(self)` on give windows of padding."""
+        at_BL = numbers_B[:, None] * self.length + np.arange(self.length)
+        real_BL = at_BL < min(self.total, self._windows * self.length)
+        at_BL = np.minimum(at_BL, self.total - 1)
+        document_BL = np.searchsorted(self._starts, at_BL, "right") - 1
+        inside_BL = at_BL - self._starts[document_BL]
+        last_BL = inside_BL == self._lengths[document_BL]
+        token_BL = self._flat[np.minimum(self._offsets[document_BL] + inside_BL, max(len(self._flat) - 1, 0))]
+        positions_BL = np.minimum(inside_BL, np.arange(self.length))  # a piece begins at its document's start or the window's
+        return dict(
+            tokens_BL=np.where(real_BL, np.where(last_BL, self._eos, token_BL), self._pad).astype(np.int32),
+            segments_BL=np.where(real_BL, document_BL - document_BL[:, :1] + 1, 0).astype(np.int32),
+            positions_BL=np.where(real_BL, positions_BL, 0).astype(np.int32),
+            weights_BL=real_BL.astype(np.float32),
+            noisable_BL=real_BL,
+        )
+
+
+class Chosen:
+    """Some windows of another sequence, in the order of `numbers`."""
+
+    def __init__(self, windows: Windows, numbers: np.ndarray):
+        self._windows, self._numbers, self.length = windows, numbers, windows.length
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        return self._windows[int(self._numbers[i])]
+
+    def rows(self, numbers_B: np.ndarray) -> dict[str, np.ndarray]:
+        inside_B = numbers_B < len(self)
+        chosen_B = self._numbers[np.where(inside_B, numbers_B, 0)]
+        return self._windows.rows(np.where(inside_B, chosen_B, len(self._windows)))

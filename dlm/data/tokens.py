@@ -1,0 +1,94 @@
+"""The tokens of a split, computed once: a flat array and where each document begins, kept on disk and memory-mapped.
+
+Two files per (tokenizer, documents), named by the hash of both, in $DLM_CACHE or ~/.cache/dlm/tokens; they may be deleted at any
+time. Where nothing can be written the arrays stay in memory.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dlm.text import Tokenizer
+
+_CHUNK = 4_000_000  # characters encoded at a time
+
+
+class Tokens(NamedTuple):
+    """Document d is flat[offsets[d] : offsets[d + 1]]."""
+
+    flat: np.ndarray  # uint16, or uint32 where ids do not fit
+    offsets: np.ndarray  # int64, one more than there are documents
+
+
+def folder() -> Path:
+    """Where token files are kept by default."""
+    return Path(os.environ.get("DLM_CACHE") or Path.home() / ".cache" / "dlm" / "tokens")
+
+
+def tokenized(tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | None = None) -> Tokens:
+    """The tokens of all documents, without specials."""
+    cache_dir = cache_dir or folder()
+    key = _key(tokenizer, documents)
+    flat_file, offsets_file = cache_dir / f"{key}.tokens.npy", cache_dir / f"{key}.offsets.npy"
+    try:
+        return Tokens(np.load(flat_file, mmap_mode="r", allow_pickle=False), np.load(offsets_file, allow_pickle=False))
+    except (OSError, ValueError):  # absent, or cut short by a full disk
+        made = _encoded(tokenizer, documents)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        _write(offsets_file, made.offsets)
+        _write(flat_file, made.flat)
+    except OSError:
+        pass
+    return made
+
+
+def _key(tokenizer: Tokenizer, documents: Sequence[str]) -> str:
+    """Documents that can say what they are without being read (`fingerprint`) are not read."""
+    digest = hashlib.sha256(f"1 {tokenizer.fingerprint} ".encode())
+    if hasattr(documents, "fingerprint"):
+        digest.update(documents.fingerprint.encode())
+        return digest.hexdigest()[:32]
+    for document in documents:
+        content = document.encode("utf-8", "replace")
+        digest.update(b"%d " % len(content))
+        digest.update(content)
+    return digest.hexdigest()[:32]
+
+
+def _encoded(tokenizer: Tokenizer, documents: Sequence[str]) -> Tokens:
+    dtype = np.uint16 if tokenizer.size <= 2**16 else np.uint32
+    flats, lengths = [np.zeros(0, dtype)], [0]
+    for chunk in _chunks(documents):
+        ids = tokenizer.encode_all(chunk)
+        flats.append(np.concatenate(ids).astype(dtype))
+        lengths.extend(map(len, ids))
+    return Tokens(np.concatenate(flats), np.cumsum(lengths, dtype=np.int64))
+
+
+def _chunks(documents: Sequence[str]) -> Iterator[list[str]]:
+    chunk, characters = [], 0
+    for i in range(len(documents)):
+        chunk.append(documents[i])
+        characters += len(chunk[-1])
+        if characters >= _CHUNK:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    handle, partial = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+        os.replace(partial, path)
+    except OSError:
+        Path(partial).unlink(missing_ok=True)
+        raise
