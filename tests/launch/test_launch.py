@@ -103,7 +103,8 @@ def run_pytest(folder, **files):
 
 
 def test_a_skip_fails_the_run_unless_listed(tmp_path):
-    fine = "def test_a(): pass\n@pytest.mark.xfail\ndef test_b(): assert 0\n@pytest.mark.parametrize('x', [1])\ndef test_listed(x): pytest.skip()"
+    fine = "def test_a(): pass\n@pytest.mark.xfail\ndef test_b(): assert 0\n"
+    fine += "@pytest.mark.parametrize('x', [1])\ndef test_listed(x): pytest.skip()"
     code, out = run_pytest(tmp_path / "fine", test_it=fine)
     assert code == 0 and "1 passed, 1 skipped, 1 xfailed" in out and "WITHOUT LEAVE" not in out, out
     module = "pytest.skip('no torch', allow_module_level=True)"
