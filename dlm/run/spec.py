@@ -65,7 +65,7 @@ class Run:
     objective: Any = member("objectives", "masked")
     optim: Any = section("run.optim")
     mesh: Any = section("run.mesh")
-    sampler: Any = section("samplers.loop")
+    sampler: Any = section("samplers.config")
     evals: dict = field(default_factory=lambda: dict(bound={}), metadata=dict(families="evals"))
     every: Any = section("run.loop")
 

@@ -18,6 +18,7 @@ from dlm.run import keys
 from dlm.run.contracts import Canvas
 from dlm.run.spec import UserError, Vocab
 from dlm.samplers import loop
+from dlm.samplers.config import Sampler
 
 _BUCKET = 32  # canvas and prefill lengths are multiples of this, so that few shapes compile
 
@@ -59,7 +60,7 @@ class Generator:
     `mask` from the objective it was trained with.
     """
 
-    def __init__(self, denoise, memory, params, tokenizer, sampler: loop.Sampler, process, mask: Mask, *, seed=0, trace=False):
+    def __init__(self, denoise, memory, params, tokenizer, sampler: Sampler, process, mask: Mask, *, seed=0, trace=False):
         if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
             given = f"sampler.block={sampler.block} and sampler.steps={sampler.steps}"
             raise UserError(f"a causal model decides one position in one step: {given} must both be 1")

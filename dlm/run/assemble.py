@@ -1,0 +1,135 @@
+"""From a Run to everything it stands for: tokenizer, data, network, mesh, jitted functions. The one place that knows all rooms."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dlm.nn import transformer
+from dlm.noise.mask import MaskNoise
+from dlm.run import checkpoint, keys, mesh, optim, rundir, spec, state
+from dlm.run.contracts import Batch
+from dlm.run.spec import UserError
+from dlm.samplers.generate import Generator
+
+
+class Experiment:
+    """A run's config brought to life. Nothing is read or compiled before it is asked for."""
+
+    def __init__(self, run: spec.Run, tokenizer):
+        self.run, self.tokenizer, self.objective = run, tokenizer, run.objective
+        self.mesh = mesh.make(run.mesh)
+        self.model = transformer.Transformer(run.nn)
+        self.optimizer = optim.transformation(run.optim, run.steps)
+        self.root = keys.root(run.seed)
+        rows, parts, shares = run.data.batch, run.optim.microbatches, self._shares
+        if rows % (parts * shares):
+            raise UserError(
+                f"config.data.batch={rows} must be a multiple of optim.microbatches={parts} × {shares} device(s) on the data axes"
+            )
+
+    @property
+    def _shares(self) -> int:
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.mesh.shape["expert"]
+
+    def denoise(self, params, canvas, **kwargs):
+        return transformer.denoiser(self.model, params)(canvas, **kwargs)
+
+    # ------------------------------------------------------------------------------------------------------------ training
+
+    def _fresh(self) -> state.State:
+        params = transformer.initialise(self.model, keys.key(self.root, "init"))
+        return state.create(params, self.run.optim, self.optimizer)
+
+    def _shardings(self, abstract):
+        return mesh.state_shardings(self.mesh, abstract)
+
+    def abstract_state(self) -> state.State:
+        """Shapes, dtypes and shardings of the training state; allocates nothing."""
+        return checkpoint.abstract(self._fresh, self._shardings)
+
+    def new_state(self) -> state.State:
+        """The state before the first update, made where it will live."""
+        return jax.jit(self._fresh, out_shardings=self._shardings(jax.eval_shape(self._fresh)))()
+
+    @cached_property
+    def update(self):
+        """The jitted `update(state, batch) → (state, sums)`; the old state is given up."""
+
+        def loss_of(params, batch, key):
+            return self.objective.loss(functools.partial(self.denoise, params), batch, key)
+
+        schedule = optim.rate(self.run.optim, self.run.steps)
+        update = state.make_update(loss_of, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V)
+        return jax.jit(update, donate_argnums=0, out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None))
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """Batches of updates `step` + 1, `step` + 2, …, on the devices."""
+        data = self.run.data
+        windows = data.train_windows(self.tokenizer, self.run.seed)
+        return map(self.put, data.batches(windows, self.run.seed, step, jax.process_index(), jax.process_count()))
+
+    def put(self, rows: dict) -> Batch:
+        return mesh.put(self.mesh, rows, self.run.data.batch)
+
+    # ---------------------------------------------------------------------------------------------------------- evaluation
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 — an experiment lives as long as its process
+    def bound(self, samples: int):
+        """The jitted `bound(params, batch, key) → Bound`."""
+        return jax.jit(lambda params, batch, key: self.objective.bound(functools.partial(self.denoise, params), batch, key, samples))
+
+    def generator(self, params, sampler, *, seed: int = 0, trace: bool = False) -> Generator:
+        """Requests to replies with these parameters."""
+        process = self.objective.process or MaskNoise(vocab=self.run.nn.vocab)
+        memory = functools.partial(transformer.memory, self.model)
+        return Generator(self.denoise, memory, params, self.tokenizer, sampler, process, self.objective.mask, seed=seed, trace=trace)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an evaluator looks at: an experiment, the parameters to judge, held-out text."""
+
+    experiment: Experiment
+    params: Any
+    source: Any  # whose held-out split is read
+    seed: int = 0
+
+    @property
+    def objective(self):
+        return self.experiment.objective
+
+    @property
+    def tokenizer(self):
+        return self.experiment.tokenizer
+
+    @property
+    def key(self):
+        return keys.key(keys.root(self.seed), "eval")
+
+    @cached_property
+    def held_out_documents(self) -> list[str]:
+        return list(self.source.documents("held_out"))
+
+    def held_out(self, limit: int | None = None) -> Iterator[Batch]:
+        """Every held-out window once (or `limit` of them, evenly spread)."""
+        loader = replace(self.experiment.run.data, source=self.source)
+        windows = loader.held_out_windows(self.tokenizer, limit)
+        for rows in loader.sequential(windows, loader.batch, jax.process_index(), jax.process_count()):
+            yield self.experiment.put(rows)
+
+
+def reopen(workdir: Path, step: int | None = None) -> tuple[Experiment, state.State]:
+    """A trained run from its directory alone, at its newest checkpoint or at `step`."""
+    run = spec.run(rundir.read_config(workdir))
+    if not checkpoint.steps(workdir):
+        raise UserError(f"{workdir} has no finished checkpoint yet")
+    experiment = Experiment(run, run.text.restore(Path(workdir)))
+    store = checkpoint.Store(workdir, run.every.keep)
+    restored = store.restore(experiment.abstract_state(), step)
+    store.close()
+    return experiment, restored

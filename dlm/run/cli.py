@@ -1,0 +1,84 @@
+"""The command line of every command: flags, `--config.a.b=value` overrides, and errors told in one line.
+
+Exit codes: 0 success, 2 the user's mistake (`error: …` on stderr), 1 ours (a traceback), 130 interrupted.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dlm.run import spec
+from dlm.run.spec import UserError
+
+BEGIN = time.time()  # commands import this module first, so that start-up time is told whole
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; {self.prog} --help lists the flags")
+
+
+@dataclass(frozen=True)
+class Flag:
+    name: str
+    help: str
+    default: Any = None
+    type: Callable = str
+    choices: tuple[str, ...] | None = None
+    required: bool = False
+
+
+def parse(doc: str, flags: list[Flag], argv: list[str] | None, sections: tuple[str, ...] = ()) -> tuple[argparse.Namespace, list]:
+    """(flags, [('config.optim.lr', '1e-3'), …]): overrides of the named `sections` are collected in their order."""
+    parser = _Parser(description=doc.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    for flag in flags:
+        options = dict(action="store_true") if flag.type is bool else dict(type=flag.type, default=flag.default, choices=flag.choices)
+        parser.add_argument(f"--{flag.name}", help=flag.help, required=flag.required, **options)
+    for section in sections:
+        parser.add_argument(f"--{section}.FIELD=VALUE", help=f"override a field of the {section}, such as --{section}.{_EXAMPLES[section]}")
+    known, overrides, rest = [], [], list(sys.argv[1:] if argv is None else argv)
+    while rest:
+        word = rest.pop(0)
+        dotted, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and dotted.split(".")[0] in sections and "." in dotted:
+            if not equals and not rest:
+                raise UserError(f"{word} needs a value")
+            overrides.append((dotted, value if equals else rest.pop(0)))
+        else:
+            known.append(word)
+    parsed, unknown = parser.parse_known_args(known)
+    if unknown:
+        word = unknown[0].split("=")[0]
+        raise UserError(f"unknown argument {word}{spec.nearest(word, [f'--{f.name}' for f in flags])}; --help lists the flags")
+    return parsed, overrides
+
+
+_EXAMPLES = {"config": "optim.lr=3e-4", "sampler": "rule=confident", "evals": "bound.samples=16"}
+
+
+def main(command: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
+    """Runs a command and exits: one line for the user's mistake, no traceback."""
+    try:
+        sys.exit(command(argv) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def emit(value: dict) -> None:
+    """The one JSON object of `--json` on stdout."""
+    print(json.dumps(value))
+
+
+def say(text: str = "") -> None:
+    """A line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,96 @@
+"""What a run says: one live line on stderr, `metrics.jsonl` always, TensorBoard files when tensorboardX is installed."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+METRICS = "metrics.jsonl"
+
+
+class Logs:
+    """Writes a run's metrics; rows past the step that a run resumes from are dropped, since they will come again."""
+
+    def __init__(self, workdir: Path, start: int, steps: int, stream: TextIO | None = None):
+        self.stream, self.start, self.steps = stream or sys.stderr, start, steps
+        self._path = Path(workdir) / METRICS
+        _forget_after(self._path, start)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._begin, self._board = time.perf_counter(), _board(workdir)
+        self._live = self.stream.isatty()
+        self._said = 0.0
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.stream.write(("\r\033[K" if self._live else "") + text + "\n")
+        self.stream.flush()
+
+    def write(self, row: dict) -> None:
+        """One row of metrics, with its `step`."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    self._board.add_scalar(name, value, row["step"])
+
+    def progress(self, row: dict) -> None:
+        """The live line; on a pipe or in a log file at most one every ten seconds."""
+        now = time.perf_counter()
+        done = row["step"] - self.start
+        left = (now - self._begin) / max(done, 1) * (self.steps - row["step"])
+        line = (
+            f"step {row['step']}/{self.steps}  loss {row['loss']:.3f}  {row['bits_per_byte']:.3f} bits/byte  "
+            f"{row['tokens_per_s'] / 1e3:.1f}k tok/s  {row['share_of_peak']:.0%} of peak  ETA {clock(left)}"
+        )
+        if self._live:
+            self.stream.write("\r\033[K" + line)
+            self.stream.flush()
+        elif now - self._said > 10 or row["step"] == self.steps:
+            self._said = now
+            self.say(line)
+
+    def close(self) -> None:
+        if self._live:
+            self.stream.write("\n")
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def clock(seconds: float) -> str:
+    """'1h02m', '3m07s', '12s'."""
+    s = round(seconds)
+    if s >= 3600:
+        return f"{s // 3600}h{s % 3600 // 60:02d}m"
+    return f"{s // 60}m{s % 60:02d}s" if s >= 60 else f"{s}s"
+
+
+def rows(path: Path) -> list[dict]:
+    """The rows of a .jsonl file; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
+
+
+def _forget_after(path: Path, step: int) -> None:
+    kept = [row for row in rows(path) if row["step"] <= step]
+    if path.exists():
+        partial = path.with_suffix(".part")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        partial.replace(path)
+
+
+def _board(workdir: Path):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(Path(workdir) / "tensorboard"), write_to_disk=True)

@@ -1,0 +1,57 @@
+"""The device mesh: `data × fsdp × tensor × expert`; where each parameter and each batch lies."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dlm.run import axes
+from dlm.run.contracts import Batch
+from dlm.run.optim import name_of
+from dlm.run.spec import UserError
+
+
+@dataclass(frozen=True)
+class Mesh:
+    data: int = 0  # 0: all devices that the other axes leave
+    fsdp: int = 1
+    tensor: int = 1
+    expert: int = 1
+
+    def __post_init__(self):
+        if min(self.fsdp, self.tensor, self.expert) < 1 or self.data < 0:
+            raise ValueError("mesh axes must be positive (data=0: all devices that the others leave)")
+
+
+def make(config: Mesh) -> jax.sharding.Mesh:
+    """The mesh over all devices; Auto axes, since Linen layers fail under Explicit ones."""
+    devices = jax.devices()
+    others = config.fsdp * config.tensor * config.expert
+    data = config.data or max(len(devices) // others, 1)
+    if data * others > len(devices) or (not config.data and len(devices) % others):
+        shape = f"data={config.data} fsdp={config.fsdp} tensor={config.tensor} expert={config.expert}"
+        raise UserError(f"config.mesh: {shape} does not fit {len(devices)} {devices[0].platform} device(s)")
+    sizes = (data, config.fsdp, config.tensor, config.expert)
+    return jax.make_mesh(sizes, axes.MESH, axis_types=(AxisType.Auto,) * 4, devices=devices[: data * others])
+
+
+def state_shardings(mesh: jax.sharding.Mesh, abstract):
+    """A sharding for every leaf of a training state: parameters, moments and EMA by their axis letters, the rest replicated."""
+    sizes = dict(mesh.shape)
+
+    def of(path, leaf):
+        try:
+            return NamedSharding(mesh, PartitionSpec(*axes.partition(name_of(path), leaf.shape, sizes)))
+        except ValueError:
+            return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(of, abstract)
+
+
+def put(mesh: jax.sharding.Mesh, rows: dict[str, np.ndarray], total: int) -> Batch:
+    """This process's rows as its part of the global batch, split over the data axes."""
+    sharding = NamedSharding(mesh, PartitionSpec(axes.BATCH))
+    arrays = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}
+    named = {k: arrays.pop(k) for k in ("tokens_BL", "weights_BL", "noisable_BL", "index_B")}
+    return Batch(**named, fields=arrays, total=total)

@@ -1,0 +1,95 @@
+"""Optimizers: AdamW, or Muon for the matrices (momentum orthogonalised by Newton–Schulz) with AdamW for the rest.
+
+Which parameters are matrices, and which are decayed, is read off their names by `run.axes`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import optax
+
+from dlm.run import axes
+
+
+@dataclass(frozen=True)
+class Optim:
+    kind: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-3  # peak, of AdamW
+    muon_lr: float = 0.02  # peak, of Muon's matrices
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"  # after the warm-up, down to 0 at the last update
+    warmup: int = 100  # updates of linear warm-up
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.1  # of matrices only, times the learning rate
+    clip: float = 1.0  # largest global gradient norm; 0: no clipping
+    ema: float = 0.0  # decay of the averaged parameters that evaluation and sampling use; 0: the parameters themselves
+    microbatches: int = 1  # gradients of this many parts of the batch are summed before an update
+
+    def __post_init__(self):
+        if min(self.lr, self.muon_lr) <= 0 or min(self.warmup, self.weight_decay, self.clip) < 0:
+            raise ValueError("lr and muon_lr must be positive; warmup, weight_decay and clip must not be negative")
+        if not all(0 <= b < 1 for b in (self.b1, self.b2, self.ema)):
+            raise ValueError(f"b1={self.b1}, b2={self.b2} and ema={self.ema} must be in [0, 1)")
+        if self.microbatches < 1:
+            raise ValueError(f"microbatches={self.microbatches} must be at least 1")
+
+
+def rate(o: Optim, steps: int):
+    """The learning-rate schedule as a multiple of the peak: step → [0, 1]."""
+    warmup = min(o.warmup, steps // 2)
+    rest = max(steps - warmup, 1)
+    after = {
+        "constant": optax.constant_schedule(1.0),
+        "linear": optax.linear_schedule(1.0, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(1.0, rest),
+    }[o.schedule]
+    return optax.join_schedules([optax.linear_schedule(1 / max(warmup, 1), 1.0, warmup), after], [warmup])
+
+
+def transformation(o: Optim, steps: int) -> optax.GradientTransformation:
+    """Clip the global norm, then AdamW or Muon under the schedule."""
+    schedule = rate(o, steps)
+
+    def peak(lr):
+        return lambda step: lr * schedule(step)
+
+    if o.kind == "adamw":
+        update = optax.adamw(peak(o.lr), o.b1, o.b2, weight_decay=o.weight_decay, mask=_decayed)
+    else:
+        update = optax.contrib.muon(
+            peak(o.muon_lr),
+            beta=0.95,
+            weight_decay=o.weight_decay,
+            weight_decay_mask=_decayed,
+            adam_b1=o.b1,
+            adam_b2=o.b2,
+            adam_learning_rate=peak(o.lr),
+            muon_weight_dimension_numbers=_matrices,
+        )
+    return optax.chain(optax.clip_by_global_norm(o.clip), update) if o.clip else update
+
+
+def name_of(path) -> str:
+    """The parameter's own name at the end of a tree path."""
+    return next((k.key for k in reversed(path) if isinstance(k, jax.tree_util.DictKey)), "")
+
+
+def _decayed(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: axes.decayed(name_of(path)), params)
+
+
+def _matrices(params):
+    """Which axes a matrix maps from and to; stacked layers are orthogonalised one by one. Reads on the left, writes on the right."""
+
+    def dimensions(path, leaf):
+        name = name_of(path)
+        if not axes.decayed(name):
+            return None
+        letters = axes.suffix(name)
+        first = leaf.ndim - len(letters)
+        split = len(letters) - 1 if letters[-1] == "D" else 1
+        numbers = tuple(range(first, leaf.ndim))
+        return optax.contrib.MuonDimensionNumbers(numbers[:split], numbers[split:])
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)

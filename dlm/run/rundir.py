@@ -1,0 +1,78 @@
+"""The run directory: config.json, commit.txt, environment.json, tokenizer, metrics, checkpoints — enough to run again."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from dlm.run import spec
+from dlm.run.spec import UserError
+
+CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+
+
+def belongs(workdir: Path, run: spec.Run) -> bool:
+    """True when `workdir` already holds this very run; False when it is free. Anything else there is an error."""
+    if not workdir.exists() or (workdir.is_dir() and not any(workdir.iterdir())):
+        return False
+    if not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file")
+    if not (workdir / CONFIG).is_file():
+        raise UserError(f"--workdir={workdir} holds other things: choose an empty or a new directory")
+    changed = spec.differences(read_config(workdir), spec.plain(run))
+    if changed:
+        raise UserError(f"--workdir={workdir} belongs to a run with another config ({changed[0]}): choose another directory")
+    return True
+
+
+def create(workdir: Path, run: spec.Run, tokenizer) -> None:
+    """A new run directory; config.json comes last, since it is what makes a directory a run's."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(workdir)
+    (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
+    (workdir / ENVIRONMENT).write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+    partial = workdir / "config.part"
+    partial.write_text(spec.to_json(run), encoding="utf-8")
+    partial.replace(workdir / CONFIG)
+
+
+def read_config(workdir: Path) -> dict:
+    """The config a run directory was made with."""
+    path = Path(workdir) / CONFIG
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} is not a run directory: it has no {CONFIG}; python -m dlm.train --workdir={workdir} --config=… makes one"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def commit() -> str:
+    """The commit of this code, with '+changes' when the tree differs from it; 'unknown' outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def environment() -> dict:
+    """Versions and machine."""
+    import jax
+
+    versions = {p: metadata.version(p) for p in _PACKAGES}
+    devices = [f"{d.platform} {d.device_kind}" for d in jax.local_devices()]
+    return dict(python=platform.python_version(), machine=platform.platform(), cores=_cores(), devices=devices, **versions)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,77 @@
+"""The training state and the one jitted update.
+
+loss = Σ nats / Σ weights over the global batch; microbatches add up sums of nats, of weights and of gradients, so their
+number changes neither the loss nor, up to rounding, the gradient
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dlm.run import keys
+from dlm.run.contracts import Batch
+from dlm.run.optim import Optim
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    step: jax.Array  # updates done, int32
+    params: Any
+    moments: Any
+    ema: Any  # None when evaluation uses the parameters themselves
+
+    @property
+    def averaged(self):
+        """The parameters that evaluation and sampling use."""
+        return self.params if self.ema is None else self.ema
+
+
+def create(params, optim: Optim, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first update."""
+    ema = jax.tree.map(jnp.copy, params) if optim.ema else None
+    return State(jnp.int32(0), params, optimizer.init(params), ema)
+
+
+def make_update(loss_of, optim: Optim, optimizer: optax.GradientTransformation, schedule, root_key, bytes_V: np.ndarray):
+    """`update(state, batch) → (state, sums)`; `loss_of(params, batch, key) → Loss`.
+
+    The noise key depends on the seed, the step and each sample's global number, never on where a sample is computed.
+    """
+
+    def update(state: State, batch: Batch):
+        key = keys.key(root_key, "noise", state.step)
+        grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
+        grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)
+        changes, moments = optimizer.update(grads, state.moments, state.params)
+        params = optax.apply_updates(state.params, changes)
+        ema = state.ema
+        if ema is not None:
+            ema = jax.tree.map(lambda e, p: e * optim.ema + p * (1 - optim.ema), ema, params)
+        sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
+        sums |= dict(grad_norm=optax.global_norm(grads), lr=optim.lr * schedule(state.step))
+        return State(state.step + 1, params, moments, ema), sums
+
+    return update
+
+
+def _gradients(loss_of, params, batch: Batch, key, parts: int):
+    """Gradient of Σ nats, and the sums the objective reports; `parts` microbatches one after another."""
+
+    def one(batch):
+        def nats(params):
+            loss = loss_of(params, batch, key)
+            return loss.nats_sum, dict(nats_sum=loss.nats_sum, weight_sum=loss.weight_sum, **loss.metrics)
+
+        return jax.grad(nats, has_aux=True)(params)
+
+    if parts == 1:
+        return one(batch)
+    # Row i goes to part i mod parts, so that each part stays spread over all devices.
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, jax.tree.map(lambda x: x[0], split)))
+    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None), zero, split)[0]

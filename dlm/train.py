@@ -1,0 +1,146 @@
+"""Train a model from a recipe; a run directory in use goes on where it stopped.
+
+python -m dlm.train --config=configs/masked.py:size=tiny --workdir=runs/x [--config.optim.lr=3e-4 …]
+"""
+
+import time
+from pathlib import Path
+
+from dlm.run import cli, spec
+from dlm.run.cli import Flag, say
+from dlm.run.spec import UserError
+
+FLAGS = [
+    Flag("config", "recipe file, with its arguments after a colon: configs/masked.py:size=tiny,data=embedded", required=True),
+    Flag("workdir", "run directory; one in use is resumed, never overwritten"),
+    Flag("print_config", "print the recipe with the overrides, and stop", type=bool),
+    Flag("dry_run", "check the config, print sizes, and stop: nothing is read, written or computed", type=bool),
+    Flag("json", "print one JSON object on stdout at the end", type=bool),
+]
+
+
+def main(argv: list[str] | None = None) -> None:
+    args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
+    config = spec.recipe(args.config)
+    for dotted, text in overrides:
+        spec.override(config, dotted.removeprefix("config."), text)
+    if args.print_config:
+        print(spec.to_json(config), end="")
+        return
+    run = spec.run(config)
+    if args.dry_run:
+        result = describe(run)
+    elif args.workdir:
+        result = train(run, Path(args.workdir))
+    else:
+        raise UserError("--workdir is missing: where shall the run be kept? For instance --workdir=runs/first")
+    if args.json:
+        cli.emit(result)
+    elif args.dry_run:
+        say("\n".join(f"{k}: {v:,}" for k, v in result.items()))
+
+
+def describe(run: spec.Run) -> dict:
+    """What a run would be: shapes are traced, nothing is allocated."""
+    import jax
+
+    from dlm.run.assemble import Experiment
+
+    state = Experiment(run, tokenizer=None).abstract_state()
+    tokens = run.data.batch * run.data.length
+    return dict(
+        parameters=sum(x.size for x in jax.tree.leaves(state.params)),
+        state_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        tokens_per_update=tokens,
+        flops_per_update=int(run.nn.flops_per_token(run.data.length) * tokens),
+        updates=run.steps,
+    )
+
+
+def train(run: spec.Run, workdir: Path) -> dict:
+    """Brings the run in `workdir` to `run.steps` updates. Bad data is noticed before anything is written."""
+    from dlm.run import checkpoint, rundir
+
+    ours = rundir.belongs(workdir, run)
+    done = (checkpoint.steps(workdir) or [0])[-1]
+    if done >= run.steps:
+        say(f"{workdir} is finished: {done} updates")
+        return result(workdir, run, done)
+
+    from dlm.data import pack
+    from dlm.run import loop, peak
+    from dlm.run.assemble import Experiment
+    from dlm.run.logs import Logs, clock
+
+    tokenizer = run.text.restore(workdir) if ours else run.text.fit(run.data.source.documents("train"))
+    experiment = Experiment(run, tokenizer)
+    batches = experiment.batches(done)
+    if not ours:
+        rundir.create(workdir, run, tokenizer)
+    store = checkpoint.Store(workdir, run.every.keep)
+    state = store.restore(experiment.abstract_state()) if done else experiment.new_state()
+    logs = Logs(workdir, done, run.steps)
+    logs.say(f"{workdir}: {run.nn.parameters / 1e6:.2f}M parameters, {run.data.batch} × {run.data.length} tokens per update; {pack.POLICY}")
+    if done:
+        logs.say(f"going on after update {done}")
+    state, phases = loop.train(
+        state,
+        _announced(experiment.update, logs),
+        batches,
+        start=done,
+        steps=run.steps,
+        every=run.every,
+        logs=logs,
+        flops_per_token=run.nn.flops_per_token(run.data.length),
+        peak=peak.measure(run.nn.compute.dtype),
+        evaluate=lambda state, step: scores(experiment, state, step),
+        save=store.save,
+    )
+    store.close()
+    seconds = {k: round(v, 2) for k, v in phases.seconds.items()}
+    logs.write({"step": run.steps, "phases": seconds, "seconds": round(time.time() - cli.BEGIN, 2)})
+    logs.say(f"{workdir}: finished in {clock(time.time() - cli.BEGIN)} ({', '.join(f'{k} {clock(v)}' for k, v in seconds.items())})")
+    logs.close()
+    return result(workdir, run, run.steps)
+
+
+def scores(experiment, state, step: int) -> dict:
+    """The run's evaluators on the averaged parameters, as one flat row."""
+    from dlm.run.assemble import Subject
+
+    subject = Subject(experiment, state.averaged, experiment.run.data.source, experiment.run.seed)
+    row = {}
+    for name, evaluator in experiment.run.evals.items():
+        for score, value, error in evaluator.run(subject, step):
+            row |= {f"{name}.{score}": value, f"{name}.{score}_se": error}
+    return row
+
+
+def result(workdir: Path, run: spec.Run, step: int) -> dict:
+    """The last metrics of a run, as --json prints them."""
+    from dlm.run import logs
+
+    rows = [row for row in logs.rows(workdir / logs.METRICS) if "loss" in row]
+    return dict(workdir=str(workdir), updates=step, parameters=run.nn.parameters, **(rows[-1] if rows else {}))
+
+
+def _announced(update, logs):
+    """`update`, saying once how long it took until the first one was done."""
+    import jax
+
+    waiting = True
+
+    def step(state, batch):
+        nonlocal waiting
+        out = update(state, batch)
+        if waiting:
+            waiting = False
+            jax.block_until_ready(out)
+            logs.say(f"first update done {time.time() - cli.BEGIN:.1f} s after the start")
+        return out
+
+    return step
+
+
+if __name__ == "__main__":
+    cli.main(main)
