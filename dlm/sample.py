@@ -1,0 +1,125 @@
+"""Sample from a trained run: freely, after a prompt, or into the holes of a template; samples are appended to its samples.jsonl.
+
+python -m dlm.sample --workdir=runs/x [--prompt=TEXT | --infill='def ___(x): return ___'] [--num=4] [--length=256] [--steps=64]
+                     [--sampler.rule=confident …] [--trace=out.html] [--animate] [--json]
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from dlm.evaluate import append
+from dlm.run import cli, spec
+from dlm.run.cli import Flag, say
+from dlm.run.spec import UserError
+
+FLAGS = [
+    Flag("workdir", "run directory", required=True),
+    Flag("step", "checkpoint to sample from (default: the newest)", type=int),
+    Flag("prompt", "text that every sample begins with", default=""),
+    Flag("infill", "template whose every ___ is a hole to fill; \\n is a line break"),
+    Flag("num", "samples", default=4, type=int),
+    Flag("length", "tokens to generate after the prompt, or per hole (default: the training length in all, or 8 per hole)", type=int),
+    Flag("steps", "denoising steps, short for --sampler.steps", type=int),
+    Flag("seed", "seed of the draws", default=0, type=int),
+    Flag("trace", "write a page that replays the denoising to this .html file"),
+    Flag("animate", "replay the denoising in the terminal", type=bool),
+    Flag("json", "print one JSON object on stdout", type=bool),
+]
+SAMPLES = "samples.jsonl"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args, overrides = cli.parse(__doc__, FLAGS, argv, ("sampler",))
+    if args.prompt and args.infill:
+        raise UserError("--prompt and --infill exclude each other: a prompt is a template with its hole at the end")
+    if args.num < 1 or (args.length is not None and args.length < 1):
+        raise UserError("--num and --length must be at least 1")
+    workdir = Path(args.workdir)
+    sampler = settings(workdir, args.steps, overrides)
+
+    from dlm.run.assemble import reopen
+
+    experiment, state = reopen(workdir, args.step)
+    generator = experiment.generator(state.averaged, sampler, seed=args.seed, trace=bool(args.trace or args.animate))
+    replies = generator([request(args, experiment)] * args.num)
+    records = [record(args, sampler, experiment.tokenizer, reply) for reply in replies]
+    append(workdir / SAMPLES, records)
+    show(args, experiment, sampler, replies, records)
+
+
+def settings(workdir: Path, steps: int | None, overrides: list[tuple[str, str]]):
+    """The run's sampler, with the flags and `--sampler.FIELD=VALUE` applied."""
+    from dlm.run import rundir
+
+    config = rundir.read_config(workdir)
+    for dotted, text in [*([("sampler.steps", str(steps))] if steps is not None else []), *overrides]:
+        parts = dotted.split(".")
+        if parts[1] == "rule" and len(parts) == 2:
+            config["sampler"]["rule"] = text
+        else:
+            spec.override(config, dotted, text)
+    return spec.run(config).sampler
+
+
+def request(args, experiment):
+    """The template of every sample."""
+    from dlm.samplers.generate import Request
+
+    if args.infill:
+        return Request.infill(args.infill.replace("\\n", "\n"), args.length or 8)
+    tokens = args.length or max(experiment.run.data.length - len(experiment.tokenizer.encode(args.prompt)), 1)
+    return Request.prompt(args.prompt, tokens)
+
+
+def record(args, sampler, tokenizer, reply) -> dict:
+    """A sample as it is kept: its text in pieces, each generated or an anchor."""
+    pieces: list[list] = []
+    for run in spans(reply.frozen):
+        pieces.append([tokenizer.decode(reply.ids[run]), bool(reply.frozen[run.start])])
+    kind = "infill" if args.infill else "prompt" if args.prompt else "sample"
+    shared = dict(seed=args.seed, nfe=reply.nfe, seconds=round(reply.seconds, 3), logprob=round(reply.logprob, 4))
+    return dict(kind=kind, text=reply.text, pieces=pieces, sampler=spec.plain(sampler), trace=args.trace, **shared)
+
+
+def spans(frozen) -> list[slice]:
+    """Runs of equal values."""
+    edges = [i for i in range(1, len(frozen)) if frozen[i] != frozen[i - 1]]
+    return [slice(a, b) for a, b in zip([0, *edges], [*edges, len(frozen)], strict=True)]
+
+
+def show(args, experiment, sampler, replies, records) -> None:
+    """Text for people, the replay page, the terminal replay or the JSON object."""
+    from dlm.reports import replay, terminal
+
+    if args.trace or args.animate:
+        caption = {k: str(v) for k, v in dataclasses.asdict(sampler).items() if k != "rule"}
+        caption |= dict(rule=type(sampler.rule).__name__, nfe=str(replies[0].nfe), seed=str(args.seed))
+        traces = [trace(f"{records[0]['kind']} {i + 1}", reply, experiment.tokenizer, caption) for i, reply in enumerate(replies)]
+    if args.trace:
+        path = Path(args.trace)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(replay.page(traces, f"{args.workdir}: denoising"), encoding="utf-8")
+        say(f"replay of the denoising: {path}")
+    if args.animate:
+        terminal.animate(traces[0], sys.stderr)
+    if args.json:
+        print(json.dumps(dict(workdir=args.workdir, samples=records), ensure_ascii=False))
+        return
+    for i, reply in enumerate(replies):
+        say(f"\n── {records[i]['kind']} {i + 1} of {args.num}: {reply.nfe} passes, {reply.seconds:.2f} s with compilation ──")
+        say(replay.printable(reply.text))
+
+
+def trace(name: str, reply, tokenizer, caption: dict):
+    """A reply's trace as the replay shows it."""
+    from dlm.reports.replay import Trace
+
+    ids = {int(i) for row in reply.trace["states"] for i in row}
+    pieces = {i: tokenizer.piece(i) for i in ids}
+    return Trace(name, frozen=reply.frozen, pieces=pieces, mask=tokenizer.mask, caption=caption, **reply.trace)
+
+
+if __name__ == "__main__":
+    cli.main(main)
