@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-_CONTROL = re.compile(
-    r"[\0-\x08\x0b-\x1f\x7f-\x9f]"
-)  # drawn as ␀, ␛, …: noise of a byte model must neither vanish nor reach a terminal raw
+_CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,7 @@ class Trace:
 
     def piece(self, token: int) -> str:
         """The text of an id; the mask has none."""
-        return (
-            ""
-            if token == self.mask
-            else _CONTROL.sub(lambda c: chr(0x2400 + ord(c[0])) if c[0] < " " else "␡", self.pieces.get(int(token), "�"))
-        )
+        return "" if token == self.mask else printable(self.pieces.get(int(token), "�"))
 
     def text(self) -> str:
         """What the last state says."""
@@ -67,6 +61,11 @@ def page(traces: list[Trace], title: str) -> str:
         final="\n\n".join(html.escape(trace.text()) for trace in traces),
     )
     return re.sub(r"{{(\w+)}}", lambda m: parts[m[1]], Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters drawn as ␀, ␛, …: noise must neither vanish from a page nor reach a terminal raw."""
+    return _CONTROL.sub(lambda c: chr(0x2400 + ord(c[0])) if c[0] < " " else "␡", text)
 
 
 def embed(value) -> str:

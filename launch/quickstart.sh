@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# From nothing to a trained, evaluated, sampled model:   launch/quickstart.sh [DIRECTORY]      (default runs/quickstart, or $RUNS)
+# Trains a masked diffusion model and its autoregressive twin on text that every Python carries, scores both, draws samples and
+# writes a report. Every step prints its command, so that you can run it by itself. A second call does only what is not done yet.
+set -euo pipefail
+[[ "${1:-}" != -* ]] || { sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"; exit 0; }
+runs="$(realpath -m -- "${1:-${RUNS:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart}}")"
+# shellcheck disable=SC2034
+requirements=(requirements.txt)
+# shellcheck source=launch/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+cd "$root"
+runs="${runs#"$root"/}" # short in what is printed; absolute where it lies elsewhere
+mkdir -p "$runs/.done"
+SECONDS=0
+
+# run WHAT COMMAND…: says what and how, then does it; the first failure ends the script with its exit code.
+run() {
+  printf '\n== %s\n   launch/local.sh' "$1" >&2
+  printf ' %q' "${@:2}" >&2
+  printf '\n' >&2
+  "$python" -m "dlm.$2" "${@:3}"
+}
+
+# once OUTPUT WHAT COMMAND… --workdir=…: as run, unless this very command already made OUTPUT from this very training run.
+once() {
+  local output="$1" what="$2" stamp mark
+  shift 2
+  mark="$runs/.done/$(printf '%s' "$what" | tr -c 'a-z0-9' '-')"
+  stamp="$(printf '%q ' "$@"; cksum <"$runs/masked/metrics.jsonl"; cksum <"$runs/ar/metrics.jsonl")"
+  if [[ -e "$output" && "$(cat "$mark" 2>/dev/null)" == "$stamp" ]]; then
+    printf '\n== %s: done before\n' "$what" >&2
+    return
+  fi
+  run "$what" "$@"
+  printf '%s\n' "$stamp" >"$mark"
+}
+
+for objective in masked ar; do
+  run "train $objective" train --config="configs/quickstart.py:objective=$objective" --workdir="$runs/$objective"
+done
+for objective in masked ar; do
+  once "$runs/$objective/evals.jsonl" "evaluate $objective" evaluate --workdir="$runs/$objective"
+  once "$runs/$objective/samples.jsonl" "sample $objective" sample --workdir="$runs/$objective" --num=3
+done
+once "$runs/replay.html" "infill and replay" \
+  sample --workdir="$runs/masked" --infill=$'def ___(x):\n    return ___\n' --num=1 --trace="$runs/replay.html"
+run "report" report "$runs/masked" "$runs/ar" --out="$runs"
+
+printf '\nreplay of the denoising: %s\nreport:                  %s\nthe job took %d s\n' \
+  "$(realpath -- "$runs/replay.html")" "$(realpath -- "$runs/report.html")" "$SECONDS" >&2
