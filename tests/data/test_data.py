@@ -1,0 +1,27 @@
+"""The split by hash, and what the rooms without JAX import."""
+
+import subprocess
+import sys
+
+from dlm import data
+
+
+def test_split_is_disjoint_covers_everything_and_ignores_other_documents():
+    documents = [f"document {i}" for i in range(400)]
+    splits = data.by_hash([*documents, "", *documents[:9]], 0.25)
+    assert sorted(splits["train"] + splits["held_out"]) == sorted(documents)  # no duplicates, nothing empty
+    assert 60 < len(splits["held_out"]) < 140
+    more = data.by_hash([*(f"new {i}" for i in range(400)), *reversed(documents)], 0.25)
+    assert set(splits["held_out"]) <= set(more["held_out"]) and set(splits["train"]) <= set(more["train"])
+    assert set(splits["held_out"]) <= set(data.by_hash(documents, 0.5)["held_out"])
+
+
+def test_text_and_data_import_no_jax():
+    script = """
+import importlib, pkgutil, sys, dlm.text, dlm.data
+names = [m.name for room in (dlm.text, dlm.data) for m in pkgutil.iter_modules(room.__path__, room.__name__ + '.')]
+for name in names: importlib.import_module(name)
+assert {'dlm.text.bpe', 'dlm.data.loader', 'dlm.data.tfds'} <= set(names)
+print([m for m in ('jax', 'grain', 'tensorflow', 'tensorflow_datasets') if m in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"

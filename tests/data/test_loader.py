@@ -1,0 +1,104 @@
+"""The loader: a step number is all that a run needs to resume, and hosts share one global order."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from dlm.data.loader import Loader
+from dlm.run import spec
+from dlm.text.bytes import Bytes
+
+TOKENIZER = Bytes().fit(())
+
+
+@dataclass(frozen=True)
+class Source:
+    size: int = 40
+
+    def documents(self, split):
+        return [f"{split} {i} " + "x" * (i % 7) for i in range(self.size if split == "train" else 9)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DLM_CACHE", str(tmp_path))
+
+
+LOADER = Loader(source=Source(), batch=4, length=16, threads=2)
+
+
+def first(n, loader=LOADER, windows=None, **options):
+    windows = windows or loader.train_windows(TOKENIZER, 0)
+    return list(itertools.islice(loader.batches(windows, **dict(dict(seed=0), **options)), n))
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_resuming_from_a_step_continues_the_unbroken_stream():
+    unbroken = first(30)  # several epochs
+    for step in (0, 1, 7, 23):
+        for resumed, expected in zip(first(5, step=step), unbroken[step:], strict=False):
+            same(resumed, expected)
+    assert [b["index_B"].tolist() for b in unbroken[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert first(1, step=10**9)[0]["index_B"].tolist() == [(4 * 10**9 + i) % 2**31 for i in range(4)]
+
+
+def test_threads_do_not_change_the_data():
+    for threads in (0, 1, 7):
+        for a, b in zip(first(9), first(9, Loader(source=Source(), batch=4, length=16, threads=threads)), strict=True):
+            same(a, b)
+
+
+def test_an_epoch_reads_every_window_once_and_the_next_in_another_order():
+    windows = LOADER.train_windows(TOKENIZER, 0)
+    loader = Loader(source=Source(), batch=len(windows), length=16)
+    one, two = ([row.tobytes() for row in batch["tokens_BL"]] for batch in first(2, loader, windows))
+    assert sorted(one) == sorted(two) == sorted(windows[i]["tokens_L"].tobytes() for i in range(len(windows)))
+    assert one != two
+    assert one != [row.tobytes() for row in first(1, loader, windows, seed=1)[0]["tokens_BL"]]
+    assert one != [windows[i]["tokens_L"].tobytes() for i in range(len(windows))]
+
+
+def test_hosts_read_disjoint_parts_of_the_same_batches():
+    whole, parts = first(6, step=3), [first(6, step=3, process=p, processes=2) for p in (0, 1)]
+    for batch, *halves in zip(whole, *parts, strict=True):
+        same(batch, {name: np.concatenate([half[name] for half in halves]) for name in batch})
+    held = LOADER.held_out_windows(TOKENIZER)
+    for batch, *halves in zip(*(LOADER.sequential(held, 4, p, n) for p, n in ((0, 1), (0, 2), (1, 2))), strict=True):
+        same(batch, {name: np.concatenate([half[name] for half in halves]) for name in batch})
+
+
+def test_evaluation_reads_every_held_out_byte_once():
+    held = LOADER.held_out_windows(TOKENIZER)
+    batches = list(LOADER.sequential(held, 4))
+    rows = np.concatenate([b["tokens_BL"] for b in batches])
+    weights = np.concatenate([b["weights_BL"] for b in batches])
+    documents = Source().documents("held_out")
+    assert len(held) % 4 and len(rows) == -(-len(held) // 4) * 4  # the last batch is filled
+    assert (TOKENIZER.bytes_V[rows] * weights).sum() == sum(len(d.encode()) for d in documents)
+    assert weights.sum() == sum(len(d.encode()) + 1 for d in documents)  # eos counts
+    assert TOKENIZER.decode(rows.ravel()) == "".join(documents)
+    assert (rows[weights == 0] == TOKENIZER.pad).all()
+
+
+def test_a_limit_takes_windows_evenly_spread():
+    held, three = LOADER.held_out_windows(TOKENIZER), LOADER.held_out_windows(TOKENIZER, 3)
+    assert len(three) == 3 and len(LOADER.held_out_windows(TOKENIZER, 10**6)) == len(held)
+    np.testing.assert_array_equal(three[2]["tokens_L"], held[2 * len(held) // 3]["tokens_L"])
+    (batch,) = LOADER.sequential(three, 4)
+    assert batch["weights_BL"].any(1).tolist() == [True, True, True, False]
+
+
+def test_mistakes():
+    with pytest.raises(spec.UserError, match=r"data.length=4096 is longer than the corpus \(\d+ tokens\)"):
+        Loader(source=Source(), length=4096).train_windows(TOKENIZER, 0)
+    with pytest.raises(spec.UserError, match="batch of 4 cannot be split over 3 processes"):
+        first(1, processes=3)
+    with pytest.raises(spec.UserError, match="config.data: batch and length"):
+        spec.run(dict(steps=1, data=dict(batch=0)))

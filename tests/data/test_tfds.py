@@ -1,0 +1,74 @@
+"""TFDS without TensorFlow: our builder's data sets come back whole; what is not prepared fails at once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dlm.data.local import Local
+from dlm.data.tfds import Tfds
+from dlm.run import spec
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A data set written by the command, with a `tensorflow` in the way that tells when it is imported."""
+    folder = tmp_path_factory.mktemp("tfds")
+    (folder / "fake/tensorflow").mkdir(parents=True)
+    (folder / "fake/tensorflow/__init__.py").write_text(f"open({str(folder / 'imported')!r}, 'w').close()\nraise ImportError\n")
+    (folder / "a.txt").write_text("".join(f"paragraph {i} — né\n\n" for i in range(100)))
+    script = f"""
+import sys
+from dlm.data import tfds
+code = tfds.main(['--paths', {str(folder / "a.txt")!r}, '--name=notes', '--data_dir={folder}', '--unit=paragraph', '--held_out=0.2'])
+assert code == 0
+print(len(tfds.Tfds('notes', data_dir={str(folder)!r}).documents('held_out')[0]))
+"""
+    environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(folder / "fake"), *sys.path]))
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, timeout=60)
+    return folder
+
+
+def test_round_trip_without_tensorflow(made):
+    local = Local((str(made / "a.txt"),), unit="paragraph", held_out=0.2)
+    source = Tfds("notes", data_dir=str(made))
+    for split in ("train", "held_out"):
+        assert sorted(source.documents(split)) == sorted(local.documents(split))
+    assert not (made / "imported").exists() and "tensorflow" not in sys.modules
+    half = Tfds("notes:1.0.0", train="train[:50%]", data_dir=str(made)).documents("train")
+    assert len(half) == len(local.documents("train")) // 2
+    prints = {source.documents("train").fingerprint, source.documents("held_out").fingerprint, half.fingerprint}
+    assert len(prints) == 3
+
+
+def test_mistakes(made):
+    for fields, message in [
+        (dict(dataset="note"), "'note' is not prepared .*did you mean 'notes'.*array_record"),
+        (dict(dataset="notes:2.0.0"), "not prepared"),
+        (dict(dataset="notes", field="txt"), "no field 'txt': text .did you mean 'text'"),
+        (dict(dataset="notes", train="trian"), "no split 'trian': train, test"),
+    ]:
+        with pytest.raises(spec.UserError, match=message):
+            Tfds(**fields, data_dir=str(made)).documents("train")
+
+
+def test_a_data_set_that_only_tensorflow_could_read(made):
+    other = made / "records/1.0.0"
+    other.mkdir(parents=True)
+    for file in (made / "notes/1.0.0").glob("*.json"):
+        (other / file.name).write_text(file.read_text())
+    info = json.loads((other / "dataset_info.json").read_text()) | dict(name="records", fileFormat="tfrecord")
+    (other / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(spec.UserError, match="stored as tfrecord"):
+        Tfds("records", data_dir=str(made)).documents("train")
+
+
+def test_a_prepared_data_set_is_not_overwritten(made, capsys):
+    from dlm.data import tfds
+
+    assert tfds.main(["--paths", str(made / "a.txt"), "--name=notes", f"--data_dir={made}"]) == 2
+    assert tfds.main(["--paths", str(made / "a.txt"), "--name=Notes!", f"--data_dir={made}"]) == 2
+    assert tfds.main(["--paths", str(made / "b.txt"), "--name=other", f"--data_dir={made}"]) == 2
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["error"] * 3

@@ -1,0 +1,57 @@
+"""The token cache: same tokens with and without it, keyed by tokenizer and documents, never half-written."""
+
+import numpy as np
+import pytest
+
+from dlm.data import tokens
+from dlm.text.bpe import BPE
+from dlm.text.bytes import Bytes
+
+DOCUMENTS = ["abc", "d", "é" * 10]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The byte tokenizer, counting how often it encodes."""
+    tokenizer, calls = Bytes().fit(()), []
+    encode_all = tokenizer.encode_all
+    monkeypatch.setattr(tokenizer, "encode_all", lambda texts: calls.append(texts) or encode_all(texts))
+    return tokenizer, calls
+
+
+def test_tokens_are_computed_once(counted, tmp_path, monkeypatch):
+    tokenizer, calls = counted
+    monkeypatch.setattr(tokens, "_CHUNK", 4)  # several chunks
+    first = tokens.tokenized(tokenizer, DOCUMENTS, tmp_path / "new")
+    assert len(calls) == 2 and calls[0] == ["abc", "d"]
+    second = tokens.tokenized(tokenizer, DOCUMENTS, tmp_path / "new")
+    assert len(calls) == 2 and isinstance(second.flat, np.memmap)
+    for made in (first, second):
+        pieces = [tokenizer.decode(made.flat[a:b]) for a, b in zip(made.offsets, made.offsets[1:], strict=False)]
+        assert pieces == DOCUMENTS and made.flat.dtype == np.uint16
+    assert sorted(p.suffix for p in (tmp_path / "new").iterdir()) == [".npy", ".npy"]
+
+
+def test_the_key_covers_documents_borders_and_tokenizer(tmp_path):
+    byte = Bytes().fit(())
+    cases = [(byte, ["ab", "c"]), (byte, ["a", "bc"]), (byte, ["c", "ab"]), (BPE(size=270).fit(["abab"]), ["ab", "c"])]
+    assert len({tokens._key(*case) for case in cases}) == len(cases)
+
+
+def test_broken_files_and_folders_that_cannot_be_written(counted, tmp_path):
+    tokenizer, calls = counted
+    tokens.tokenized(tokenizer, DOCUMENTS, tmp_path)
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    again = tokens.tokenized(tokenizer, DOCUMENTS, tmp_path)
+    (tmp_path / "file").write_text("")
+    in_memory = tokens.tokenized(tokenizer, DOCUMENTS, tmp_path / "file/below")  # a file is no folder
+    assert len(calls) == 3
+    np.testing.assert_array_equal(again.flat, in_memory.flat)
+    np.testing.assert_array_equal(again.offsets, in_memory.offsets)
+
+
+def test_the_folder_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("DLM_CACHE", str(tmp_path / "there"))
+    tokens.tokenized(Bytes().fit(()), DOCUMENTS)
+    assert len(list((tmp_path / "there").iterdir())) == 2

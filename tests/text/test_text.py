@@ -1,0 +1,63 @@
+"""What every tokenizer promises: exact round trips, exact bytes, specials that no text can spell."""
+
+import random
+
+import numpy as np
+import pytest
+
+from dlm import text
+from dlm.data.embedded import Embedded
+from dlm.run import spec
+from dlm.text.bpe import BPE
+from dlm.text.bytes import Bytes
+
+CORPUS = ["def f(x_1):\n    return x_1 + 42  # né\r\n" * 3, "the cat sat on the mat; the cat sat.\n" * 5]
+CONFIGS = [Bytes(), BPE(size=300), BPE(size=5000)]  # the last leaves ids unused
+ODD = ["", "a\r\nb\r", "\0\x1b\x85\x1c\u2028", "🎉é\u0301 \u200d", "  \n\n\t x  ", "<|eos|><|mask|> <|pad|>", "x_1._y  =12345"]
+
+
+@pytest.fixture(params=CONFIGS, ids=str)
+def tokenizer(request):
+    return request.param.fit(CORPUS)
+
+
+def unicode(seed: int, n: int) -> list[str]:
+    r = random.Random(seed)
+    signs = [*range(128), *[r.randrange(0x80, 0xD800) for _ in range(200)], *[r.randrange(0xE000, 0x110000) for _ in range(100)]]
+    return ["".join(chr(r.choice(signs)) for _ in range(r.randrange(80))) for _ in range(n)]
+
+
+def test_round_trip_and_exact_bytes(tokenizer):
+    texts = [*ODD, *unicode(0, 200), *Embedded(parts=("prose",)).documents("train")[:5]]
+    for string, ids in zip(texts, tokenizer.encode_all(texts), strict=True):
+        assert tokenizer.decode(ids) == string
+        assert tokenizer.bytes_V[ids].sum() == len(string.encode())
+        assert ids.dtype == np.int32 and (ids < tokenizer.eos).all()
+
+
+def test_vocabulary_is_known_before_fitting(tokenizer, request):
+    vocab = request.node.callspec.params["tokenizer"].vocab
+    assert (
+        tokenizer.vocab
+        == vocab
+        == spec.Vocab(size=tokenizer.size, eos=vocab.size - 4, bos=vocab.size - 3, pad=vocab.size - 2, mask=vocab.size - 1)
+    )
+    assert len(tokenizer.bytes_V) == vocab.size and not tokenizer.bytes_V[vocab.eos :].any()
+
+
+def test_a_saved_tokenizer_is_the_same(tokenizer, request, tmp_path):
+    tokenizer.save(tmp_path)
+    restored = request.node.callspec.params["tokenizer"].restore(tmp_path)
+    assert restored.vocab == tokenizer.vocab and restored.fingerprint == tokenizer.fingerprint
+    np.testing.assert_array_equal(restored.encode("\n".join(ODD)), tokenizer.encode("\n".join(ODD)))
+
+
+def test_specials_in_decoding(tokenizer):
+    ids = [tokenizer.bos, *tokenizer.encode("né"), tokenizer.mask, *tokenizer.encode("!"), tokenizer.eos, tokenizer.pad]
+    assert tokenizer.decode(ids) == f"né{text.MASK_SIGN}!"
+    assert [tokenizer.piece(i) for i in (tokenizer.eos, tokenizer.mask)] == ["<|eos|>", text.MASK_SIGN]
+    assert tokenizer.decode(Bytes().fit(()).encode("é")[:1] if tokenizer.size == 260 else []) in ("�", "")
+
+
+def test_lone_surrogates_become_question_marks(tokenizer):
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a?b"
