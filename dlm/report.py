@@ -1,7 +1,6 @@
 """Sets runs side by side: a table, training curves, samples and what they ran on, in one report.html and results.csv."""
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -9,25 +8,21 @@ from pathlib import Path
 
 from dlm.reports import summary, table
 from dlm.reports.replay import printable
+from dlm.run import cli
 from dlm.run.spec import UserError
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise UserError(f"{message} (see --help)")
+        raise UserError(f"{message}; --help lists the flags")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     parser = _Parser(prog="python -m dlm.report", description=__doc__, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUNDIR", help="run directories, as dlm.train left them")
     parser.add_argument("--out", metavar="DIR", help="where report.html and results.csv go (default: the first RUNDIR)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of the table")
-    try:
-        report(parser.parse_args(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    report(parser.parse_args(argv))
 
 
 def report(args: argparse.Namespace) -> None:
@@ -40,11 +35,11 @@ def report(args: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}") from error
     for warning in table.warnings(records):
-        print(f"warning: {warning}", file=sys.stderr)
+        cli.say(f"warning: {warning}")
     if args.json:
         samples = {record.model: record.shown() for record in records}
         files = dict(report=str(out / "report.html"), results=str(out / "results.csv"))
-        print(json.dumps(dict(rows=[asdict(row) for row in rows], samples=samples, **files)))
+        cli.emit(dict(rows=[asdict(row) for row in rows], samples=samples, **files))
     else:
         print("\n" + table.as_text(rows) + "\n" + "".join(_told(record) for record in records))
 
@@ -63,4 +58,4 @@ def _told(record: table.Record) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.main(main)

@@ -40,7 +40,7 @@ for objective in masked ar; do
   run "train $objective" train --config="configs/quickstart.py:objective=$objective" --workdir="$runs/$objective"
 done
 for objective in masked ar; do
-  once "$runs/$objective/evals.jsonl" "evaluate $objective" evaluate --workdir="$runs/$objective"
+  once "$runs/$objective/evals.jsonl" "evaluate $objective" evaluate --workdir="$runs/$objective" --evals=bound,compression
   once "$runs/$objective/samples.jsonl" "sample $objective" sample --workdir="$runs/$objective" --num=3
 done
 once "$runs/replay.html" "infill and replay" \

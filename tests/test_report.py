@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from dlm import report
+from dlm.run import cli
 from tests.reports.conftest import write
 
 
@@ -16,14 +17,14 @@ def runs(tmp_path):
 
 
 def test_prints_the_table_and_samples_and_writes_both_files(runs, tmp_path, capsys):
-    assert report.main([*runs, f"--out={tmp_path / 'a' / 'b'}"]) == 0
+    report.main([*runs, f"--out={tmp_path / 'a' / 'b'}"])
     out, err = capsys.readouterr()
     assert "3.000 ± 0.010" in out and "  │ def f<b>(x):\n" in out and "ar cannot infill" in out and "\x1b" not in out and err == ""
     assert (tmp_path / "a/b/report.html").stat().st_size > 4000 and (tmp_path / "a/b/results.csv").read_text().count("\n") == 4
 
 
 def test_json_is_one_object(runs, capsys):
-    assert report.main([*runs, "--json"]) == 0
+    report.main([*runs, "--json"])
     answer = json.loads(capsys.readouterr().out)
     assert [row["bits_per_byte"] for row in answer["rows"]] == [3.0, 2.0, 2.7] and len(answer["samples"]["ar"]) == 3
     assert answer["report"] == f"{runs[0]}/report.html"
@@ -31,7 +32,8 @@ def test_json_is_one_object(runs, capsys):
 
 @pytest.mark.parametrize("argv, said", [([], "RUNDIR"), (["nowhere"], "no run directory nowhere"), (["x", "--ot=y"], "--ot=y")])
 def test_a_mistake_is_one_line(argv, said, capsys):
-    assert report.main(argv) == 2
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(report.main, argv)
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and said in err and err.count("\n") == 1
 

@@ -20,7 +20,7 @@ def page(records: list[table.Record], rows: list[table.Row], out: Path) -> str:
         title=html.escape("Report on " + ", ".join(record.model for record in records)),
         notes="".join(f"<p class=warning>{html.escape(text)}</p>" for text in table.warnings(records)),
         table=_table(rows),
-        data=html.escape(", ".join(sorted({row.data for row in rows if row.data})) or "held-out text"),
+        data=html.escape(", ".join(sorted({row.data for row in rows if row.data})) or "not scored yet"),
         curves=curves.svg(lines, "updates", "training bits/byte"),
         samples="".join(_samples(record, out) for record in records if record.samples),
         runs="".join(map(_origin, records)),
@@ -43,7 +43,8 @@ def _samples(record: table.Record, out: Path) -> str:
     for sample in record.shown():
         pieces = sample.get("pieces") or [[sample["text"], False]]
         text = "".join(f"<u>{html.escape(printable(p))}</u>" if given else html.escape(printable(p)) for p, given in pieces)
-        about = [f"{k} {v}" for k, v in sample.get("sampler", {}).items()]
+        named = {k: v["name"].removeprefix("samplers.") if isinstance(v, dict) else v for k, v in sample.get("sampler", {}).items()}
+        about = [f"{k} {v}" for k, v in named.items()]
         about += [f"{k} {sample[k]}" for k in ("seed", "nfe") if k in sample]
         kind = "Infilling" if sample["kind"] == "infill" else "Sample"
         parts.append(f"<figure><figcaption>{kind} <small>{html.escape(', '.join(about))}</small>{_replay(sample, out)}</figcaption>")

@@ -49,6 +49,11 @@ class Record:
         """True of an autoregressive model, which sees no text after a hole."""
         return self.model.partition(" ")[0] == "ar"
 
+    def text_of(self, score: dict) -> str | None:
+        """What a score was measured on: the run's own held-out split, or what `--data` named."""
+        source = self.config.get("data", {}).get("source", {}).get("name", "the run's data").removeprefix("data.")
+        return f"held-out split of {source}" if score.get("data") == "held_out" else score.get("data")
+
     def shown(self) -> list[dict]:
         """The latest three samples and the latest infilling."""
         infills = [s for s in self.samples if s["kind"] == "infill"]
@@ -112,9 +117,9 @@ def _json(path: Path) -> dict | None:
 def rows(records: list[Record]) -> list[Row]:
     """A row per model, then one per baseline that any of the runs has scored."""
     return [_model(record) for record in records] + [
-        Row(title, "exact", score["value"], data=score.get("data"))
+        Row(title, "exact", record.scores[name]["value"], data=record.text_of(record.scores[name]))
         for name, title in BASELINES.items()
-        for score in [r.scores[name] for r in records if name in r.scores][:1]
+        for record in [r for r in records if name in r.scores][:1]
     ]
 
 
@@ -129,7 +134,7 @@ def _model(record: Record) -> Row:
         parameters=record.parameters,
         step=score.get("step", record.metrics[-1]["step"]),
         seed=record.config.get("seed", 0),
-        data=score.get("data"),
+        data=record.text_of(score),
         commit=record.commit,
         workdir=str(record.workdir),
     )
@@ -138,9 +143,12 @@ def _model(record: Record) -> Row:
 def warnings(records: list[Record]) -> list[str]:
     """What makes a comparison unfair, one line each."""
     found = []
-    sets = {score["data"] for r in records for n, score in r.scores.items() if n in ("bits_per_byte", *BASELINES) and score.get("data")}
-    if len(sets) > 1:
-        found.append(f"scored on different text ({', '.join(sorted(sets))}): these bits per byte do not compare")
+    scored = [(r, n) for r in records for n in ("bits_per_byte", *BASELINES) if n in r.scores]
+    texts = {r.text_of(r.scores[n]) for r, n in scored} - {None}
+    sizes = {f"{r.scores['held_out_bytes']['value']:,.0f} bytes" for r in records if "held_out_bytes" in r.scores}
+    if len(texts) > 1 or len(sizes) > 1:
+        different = ", ".join(sorted(texts if len(texts) > 1 else sizes))
+        found.append(f"scored on different text ({different}): these bits per byte do not compare")
     for record in records:
         scored, last = record.scores.get("bits_per_byte", {}).get("step"), record.metrics[-1]["step"]
         if scored is None:

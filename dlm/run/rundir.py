@@ -33,7 +33,7 @@ def create(workdir: Path, run: spec.Run, tokenizer) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(workdir)
     (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
-    (workdir / ENVIRONMENT).write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+    (workdir / ENVIRONMENT).write_text(json.dumps(dict(environment(), parameters=run.nn.parameters), indent=2) + "\n", encoding="utf-8")
     partial = workdir / "config.part"
     partial.write_text(spec.to_json(run), encoding="utf-8")
     partial.replace(workdir / CONFIG)

@@ -50,3 +50,13 @@ def test_a_missing_file_is_told(runs, name, said):
     (runs[0] / name).unlink()
     with pytest.raises(UserError, match=said):
         table.read(runs)
+
+
+def test_equal_names_of_unequal_text_are_noticed(runs):
+    for run, size in zip(runs, (1000, 1001), strict=True):
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(dict(config, data={"source": {"name": "data.local"}})))
+        scores = (run / "evals.jsonl").read_text().replace('"embedded"', '"held_out"')
+        (run / "evals.jsonl").write_text(scores + json.dumps(dict(name="held_out_bytes", value=size, data="held_out")) + "\n")
+    assert table.rows(table.read(runs))[0].data == "held-out split of local"
+    assert table.warnings(table.read(runs)) == ["scored on different text (1,000 bytes, 1,001 bytes): these bits per byte do not compare"]
