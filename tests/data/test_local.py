@@ -25,6 +25,8 @@ def test_forms(tmp_path):
     assert everything(tmp_path / "a.jsonl", field="body") == sorted(row["body"] for row in rows)
     assert everything(tmp_path / "b.jsonl.gz", field="body") == sorted(row["body"].replace("row", "line") for row in rows)
     assert everything(tmp_path / "**/*.md.gz", tmp_path / "deep/*") == ["one\r\nparagraph\n\n\nand another\n", "packed"]  # once each
+    (tmp_path / "odd.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a\\ud800b"}\r\n')  # a byte order mark and half a character
+    assert everything(tmp_path / "odd.jsonl") == ["a?b"]
     assert everything(tmp_path / "deep/c.txt", unit="paragraph") == ["and another", "one\r\nparagraph"]
     assert everything(tmp_path / "deep/c.txt", unit="line") == ["and another", "one", "paragraph"]
 

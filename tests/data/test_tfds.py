@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from dlm.data import tfds
 from dlm.data.local import Local
 from dlm.data.tfds import Tfds
 from dlm.run import spec
@@ -54,6 +55,16 @@ def test_mistakes(made):
             Tfds(**fields, data_dir=str(made)).documents("train")
 
 
+def test_the_newest_version_is_read_and_configs_are_named(tmp_path):
+    for path in ("a/1.9.0", "a/1.10.0", "b/en/1.0.0", "b/de/1.0.0"):
+        (tmp_path / path).mkdir(parents=True)
+        (tmp_path / path / "dataset_info.json").write_text("{}")
+    assert tfds._prepared("a", tmp_path).name == "1.10.0" and tfds._prepared("a:1.9.0", tmp_path).name == "1.9.0"
+    assert tfds._prepared("b/en", tmp_path) == tmp_path / "b/en/1.0.0"
+    with pytest.raises(spec.UserError, match="name one: b/de, b/en"):
+        tfds._prepared("b", tmp_path)
+
+
 def test_a_data_set_that_only_tensorflow_could_read(made):
     other = made / "records/1.0.0"
     other.mkdir(parents=True)
@@ -66,8 +77,6 @@ def test_a_data_set_that_only_tensorflow_could_read(made):
 
 
 def test_a_prepared_data_set_is_not_overwritten(made, capsys):
-    from dlm.data import tfds
-
     assert tfds.main(["--paths", str(made / "a.txt"), "--name=notes", f"--data_dir={made}"]) == 2
     assert tfds.main(["--paths", str(made / "a.txt"), "--name=Notes!", f"--data_dir={made}"]) == 2
     assert tfds.main(["--paths", str(made / "b.txt"), "--name=other", f"--data_dir={made}"]) == 2

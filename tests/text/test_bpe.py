@@ -50,10 +50,8 @@ def published(folder, **changes) -> str:
     tree["model"]["vocab"] = {piece: i for i, piece in enumerate(k for k in tree["model"]["vocab"] if not k.startswith("<|"))}
     end = len(tree["model"]["vocab"])
     flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
-    tree["added_tokens"] = [
-        dict(id=end, content="<|endoftext|>", special=True, **flags),
-        dict(id=end + 1, content="<tool>", special=False, **flags),
-    ]
+    names = {"<|endoftext|>": False, "<tool>": False, "<|other|>": True}
+    tree["added_tokens"] = [dict(id=end + i, content=name, special=special, **flags) for i, (name, special) in enumerate(names.items())]
     tree |= dict(normalizer=dict(type="NFC"), **changes)
     path = folder / "published.json"
     path.write_text(json.dumps(tree))
@@ -63,9 +61,10 @@ def published(folder, **changes) -> str:
 def test_a_published_tokenizer_keeps_its_ids_and_the_bytes_of_the_text(tmp_path):
     config = BPE(path=published(tmp_path))
     tokenizer, end = config.fit(()), config.vocab.eos
-    assert config.vocab == tokenizer.vocab == spec.Vocab(size=end + 5, eos=end, bos=end + 2, pad=end + 3, mask=end + 4)
-    for text in ("e\u0301 is not é", "<tool> <|endoftext|>"):  # neither normalised nor read as a special
+    assert config.vocab == tokenizer.vocab == spec.Vocab(size=end + 6, eos=end, bos=end + 3, pad=end + 4, mask=end + 5)
+    for text in ("e\u0301 is not é", "<tool> <|endoftext|>", "né <tool> <|other|>"):  # neither normalised nor read as a special
         assert tokenizer.decode(tokenizer.encode(text)) == text and (tokenizer.encode(text) < end).all()
+    assert tokenizer.bytes_V[end:].tolist() == [0, len("<tool>"), 0, 0, 0, 0] and tokenizer.decode([end, end + 1]) == "<tool>"
     tokenizer.save(tmp_path)
     again = config.restore(tmp_path)
     assert again.vocab == tokenizer.vocab
