@@ -65,7 +65,8 @@ class Hmm(World):
             return next_B, token_B
 
         key_B = keys.per_sample(jax.random.fold_in(key, self.length), jnp.arange(n))
-        first_B = _choose(key_B, jnp.broadcast_to(self.start_S, (n, len(self.start_S))))
+        start_S = jax.lax.optimization_barrier(jnp.asarray(self.start_S))  # else XLA folds n copies of it, for minutes
+        first_B = _choose(key_B, jnp.broadcast_to(start_S, (n, len(start_S))))
         return jax.lax.scan(draw, first_B, jnp.arange(self.length))[1].T
 
     def _evidence(self, z_BL, known_BL):

@@ -43,5 +43,6 @@ class Tabular(World):
 
     def sample(self, key, n):
         key_B = keys.per_sample(key, jnp.arange(n))
-        drawn_B1 = keys.categorical(key_B, jnp.broadcast_to(self.log_p_X, (n, 1, len(self.log_p_X))))
+        log_p_X = jax.lax.optimization_barrier(jnp.asarray(self.log_p_X))  # else XLA folds n copies of it, for minutes
+        drawn_B1 = keys.categorical(key_B, jnp.broadcast_to(log_p_X, (n, 1, len(log_p_X))))
         return jnp.asarray(all_sequences(self.size, self.length))[drawn_B1[:, 0]]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlm.nn import masks
 from dlm.oracle.exact import all_sequences
 from dlm.run.contracts import Canvas, Logits, Output
 from dlm.run.spec import UserError, Vocab
@@ -53,12 +54,12 @@ class World(ABC):
         log_p_X = np.asarray(self.log_prob(all_sequences(self.size, self.length)), np.float64)
         return -float(np.where(np.isfinite(log_p_X), np.exp(log_p_X) * log_p_X, 0.0).sum())
 
-    def denoise(self, canvas: Canvas, *, mask, cache=None, carry=None) -> Output:
+    def denoise(self, canvas: Canvas, *, mask: masks.Mask, cache=None, carry=None) -> Output:
         """The exact posterior of every position under the attention `mask`."""
         z_BL = canvas.z_BL
         B, L = z_BL.shape
         known_BL = z_BL != self.vocab.mask
-        seen_LL = _seen(mask, L)
+        seen_LL = seen(mask, L)
         if seen_LL.all():
             logits_BLV = self.posterior(z_BL, known_BL)
         else:  # one posterior per reader i, of which its own position is kept
@@ -73,12 +74,8 @@ class World(ABC):
         return Output(Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 3)), constant_values=-jnp.inf)))
 
 
-def _seen(mask, length: int) -> np.ndarray:
-    """seen_LL[i, j]: may position i use token j?"""
-    i, j = np.indices((length, length))
-    j = j + mask.shift
-    if mask.kind == "causal":
-        return j <= i
-    if mask.kind == "block":
-        return j // mask.size <= i // mask.size
-    return np.ones((length, length), bool)
+def seen(mask: masks.Mask, length: int) -> np.ndarray:
+    """seen_LL[i, j]: may position i use token j? Under a shift it reads what stands before it."""
+    i_L = np.arange(length)
+    allowed_1LL = masks.dense(mask, i_L, i_L + mask.shift)
+    return np.ones((length, length), bool) if allowed_1LL is None else allowed_1LL[0]

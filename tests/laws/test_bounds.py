@@ -1,0 +1,173 @@
+"""A bound is a bound: for every objective and schedule, by enumeration of z and quadrature in t.
+
+With the oracle as denoiser Σ terms = −log p(x); with any denoiser Σ_x exp(−bound(x)) ≤ 1; the estimates that a run reports agree
+with the enumerated values within the error they state.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.nn import config, transformer
+from dlm.objectives.masked import Masked
+from dlm.oracle.exact import exact_bound
+from tests.laws import worlds as w
+
+every_objective = pytest.mark.parametrize("member", w.OBJECTIVES, ids=w.title)
+every_process = pytest.mark.parametrize("process", w.PROCESSES, ids=w.title)
+K = len(w.TABLES)
+
+
+@cache
+def _bounds(objective):
+    """bound_KX of every sequence under every table of w.TABLES, in one enumeration."""
+    x_BL = np.tile(w.X_XL, (K, 1))
+    fields = {"table_BL": np.repeat(np.arange(K, dtype=np.int32), len(w.X_XL))[:, None] + np.zeros((1, w.L), np.int32)}
+    return exact_bound(objective, w.tables, x_BL, w.VOCAB, fields).reshape(K, -1)
+
+
+@every_objective
+def test_every_member_says_what_it_claims(member):
+    assert w.objective(member).claims in ("exact", "bound")
+
+
+@every_objective
+def test_oracle_reaches_log_p(member):
+    bound_KX = _bounds(w.objective(member))
+    for k, world in enumerate(w.WORLDS):
+        np.testing.assert_allclose(bound_KX[k], -np.log(w.law(world)), rtol=0, atol=1e-5)
+
+
+@every_objective
+def test_no_denoiser_spends_more_than_one(member):
+    objective = w.objective(member)
+    spent_K = np.exp(-_bounds(objective)).sum(-1)
+    assert (spent_K <= 1 + 1e-5).all()
+    if objective.claims == "exact":
+        np.testing.assert_allclose(spent_K, 1, atol=1e-5)
+    else:
+        assert (spent_K[3:] < 0.99).all(), "random denoisers leave slack, else this test sees nothing"
+
+
+@every_process
+def test_schedules_do_not_change_the_bound(process):
+    first = w.objective(dict(name="masked", process=w.PROCESSES[0]))
+    np.testing.assert_allclose(_bounds(w.objective(dict(name="masked", process=process))), _bounds(first), rtol=1e-5)
+
+
+@dataclass(frozen=True)
+class DividedByMasked(Masked):
+    """The mean over masked positions in the place of their weighted sum: the usual mistake."""
+
+    def terms(self, denoise, batch, z_BL, t_B):
+        return super().terms(denoise, batch, z_BL, t_B) / jnp.maximum((z_BL == self.vocab.mask).sum(-1, keepdims=True), 1)
+
+
+@dataclass(frozen=True)
+class Unweighted(Masked):
+    """Plain cross-entropy of what is masked."""
+
+    def weight(self, t):
+        return jnp.ones_like(t)
+
+
+@pytest.mark.parametrize("wrong", [DividedByMasked, Unweighted])
+def test_a_wrong_weight_is_seen(wrong):
+    bound_KX = _bounds(wrong(w.process(w.PROCESSES[0]), vocab=w.VOCAB))
+    assert np.exp(-bound_KX[0]).sum() > 1.1
+    assert np.abs(bound_KX[0] + np.log(w.law(w.WORLDS[0]))).max() > 0.1
+
+
+@pytest.mark.parametrize("time", ["none", "adaln"])
+@pytest.mark.parametrize("member", [w.OBJECTIVES[0], w.OBJECTIVES[-1]], ids=w.title)
+def test_a_random_transformer_spends_at_most_one(member, time):
+    attention = config.Attention(heads=2, kv_heads=1, head_size=4)
+    model = transformer.Transformer(config.ModelConfig(1, 8, attention, config.FFN(width=8), time=time, vocab=w.VOCAB))
+    params = transformer.initialise(model, jax.random.key(0))
+    params = jax.tree.map(lambda p: p + 0.5 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    spent = np.exp(-exact_bound(w.objective(member), transformer.denoiser(model, params), w.X_XL, w.VOCAB, nodes=24)).sum()
+    assert spent <= 1 + 1e-5
+    assert spent > 0.01
+
+
+def test_given_positions_condition_the_bound():
+    """With the oracle and x_1 given: −log p(x_2, x_3 | x_1)."""
+    given_XL = np.broadcast_to(np.arange(w.L) > 0, w.X_XL.shape)
+    p_X = w.law(w.WORLDS[0])
+    first_V = p_X.reshape(w.V, -1).sum(-1)
+    for member in (w.OBJECTIVES[0], w.OBJECTIVES[-1]):
+        bound_X = exact_bound(w.objective(member), w.tables, w.X_XL, w.VOCAB, noisable_BL=given_XL, nodes=24)
+        np.testing.assert_allclose(bound_X, -np.log(p_X / first_V[w.X_XL[:, 0]]), atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- discretised bound
+
+
+@every_process
+def test_steps_cost_one_over_their_number(process):
+    """Under p, the oracle's T-step bound lies above its continuous one: fewer masks never make an exact posterior worse on average.
+
+    A random denoiser has no such order, and its gap may have either sign; it still spends at most one and vanishes as 1/T.
+    """
+    bound = lambda steps: _bounds(w.objective(dict(name="masked", process=process, steps=steps)))  # noqa: E731
+    p_X = w.law(w.WORLDS[0])
+    gap_TK = np.stack([(bound(steps) - bound(0))[[0, 3]] @ p_X for steps in (1, 8, 64, 128)])
+    assert (gap_TK[:, 0] > 0).all() and (np.diff(gap_TK[:, 0]) < 0).all()
+    np.testing.assert_allclose(gap_TK[2] / gap_TK[3], 2, atol=0.15)
+    assert (np.exp(-bound(8)).sum(-1) <= 1 + 1e-5).all()
+
+
+# -------------------------------------------------------------------------------------------------------------- estimates
+
+SEEDS = 300
+
+
+@every_objective
+def test_the_reported_bound_and_its_error(member):
+    """Over many seeds the mean is the enumerated bound and the stated variance the spread (or somewhat above it: it errs on the safe
+    side); for one seed the batch lies within four standard errors."""
+    objective = w.objective(member)
+    want_X = _bounds(objective)[3]
+    batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)))
+    draw = jax.jit(jax.vmap(lambda k: objective.bound(w.tables, batch, k, 8)))
+    got = draw(jax.random.split(jax.random.key(0), SEEDS))
+    nats_SX, variance_SX = np.asarray(got.nats_BL, np.float64).sum(-1), np.asarray(got.variance_B, np.float64)
+    if objective.claims == "exact":
+        np.testing.assert_allclose(nats_SX[0], want_X, rtol=1e-5)
+        assert (variance_SX == 0).all()
+        return
+    spread_X = nats_SX.var(0, ddof=1)
+    assert np.abs((nats_SX.mean(0) - want_X) / np.sqrt(spread_X / SEEDS)).max() < 4
+    assert 0.95 < variance_SX.mean() / spread_X.mean() < 1.6
+    assert abs((nats_SX[0] - want_X).sum()) < 4 * np.sqrt(variance_SX[0].sum())
+
+
+@every_objective
+def test_the_loss_estimates_the_bound(member):
+    objective = w.objective(member)
+    batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)))
+    loss = jax.jit(jax.vmap(lambda k: objective.loss(w.tables, batch, k)))(jax.random.split(jax.random.key(1), SEEDS))
+    nats_S = np.asarray(loss.nats_sum, np.float64)
+    assert (np.asarray(loss.weight_sum) == w.X_XL.size).all()
+    assert abs(nats_S.mean() - _bounds(objective)[3].sum()) <= 4 * nats_S.std(ddof=1) / SEEDS**0.5 + 1e-3
+
+
+@every_objective
+def test_gradients_are_finite_at_every_time(member):
+    objective = w.objective(member)
+    batch = w.batch_of(w.X_XL)
+    masks_BL = np.full_like(w.X_XL, w.VOCAB.mask)
+
+    def total(scale, t):
+        finite_KZLV = jnp.where(jnp.isfinite(w.TABLES), w.TABLES, 0.0)
+        denoise = w.table_denoise(jnp.where(jnp.arange(w.VOCAB.size) < w.V, finite_KZLV[3:] * scale, -jnp.inf))
+        z_BL = batch.tokens_BL if objective.process is None else masks_BL
+        terms_BL = objective.terms(denoise, batch, z_BL, jnp.full(len(z_BL), t))
+        return terms_BL.sum() + objective.loss(denoise, batch, jax.random.key(0)).nats_sum
+
+    grads = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(jnp.ones((len(w.Z_ZL), w.L, w.VOCAB.size)), jnp.array([1e-6, 0.5, 1.0]))
+    assert np.isfinite(grads).all() and np.abs(grads).max() > 0

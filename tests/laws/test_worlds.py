@@ -1,0 +1,84 @@
+"""The oracle worlds agree with brute force over every sequence; everything else here leans on them."""
+
+import jax
+import numpy as np
+import pytest
+
+from dlm.nn.masks import Mask
+from dlm.oracle.exact import all_sequences, total_variation
+from dlm.oracle.hmm import Hmm
+from dlm.oracle.markov import Markov
+from dlm.oracle.tabular import Tabular
+from dlm.oracle.world import seen
+from dlm.run.spec import UserError
+from tests.laws.worlds import canvas, chi_square
+
+SOME = [Tabular.random(3, 3, seed=5), Markov.random(3, 4, seed=6), Hmm.random(2, 3, 4, seed=7, spread=2.0)]
+worlds = pytest.mark.parametrize("world", SOME, ids=lambda w: type(w).__name__)
+
+
+def chain_rule(world):
+    """p_X from the definition of the world, one sequence at a time."""
+    X_XL = all_sequences(world.size, world.length)
+    if isinstance(world, Tabular):
+        return np.exp(world.log_p_X.astype(np.float64))
+    start_S, step_SS, emit_SV = (np.exp(a.astype(np.float64)) for a in (world.start_S, world.step_SS, world.emit_SV))
+    p_X = []
+    for x_L in X_XL:
+        f_S = start_S * emit_SV[:, x_L[0]]
+        for x in x_L[1:]:
+            f_S = (f_S @ step_SS) * emit_SV[:, x]
+        p_X.append(f_S.sum())
+    return np.array(p_X)
+
+
+@worlds
+def test_log_prob_entropy_and_draws(world):
+    X_XL, p_X = all_sequences(world.size, world.length), chain_rule(world)
+    log_p_X = np.asarray(world.log_prob(X_XL), np.float64)
+    assert abs(np.exp(log_p_X).sum() - 1) < 1e-6
+    np.testing.assert_allclose(log_p_X, np.log(p_X), atol=2e-6)
+    assert abs(world.entropy() + (p_X * np.log(p_X)).sum()) < 1e-6
+    place_L = world.size ** np.arange(world.length - 1, -1, -1)
+    drawn_X = np.bincount((np.asarray(world.sample(jax.random.key(0), 50_000)) * place_L).sum(1), minlength=len(p_X))
+    assert chi_square(drawn_X, p_X) > 1e-4
+
+
+@worlds
+@pytest.mark.parametrize("mask", [Mask(), Mask("causal"), Mask("causal", shift=1)], ids=str)
+def test_posterior_is_the_enumerated_one(world, mask):
+    X_XL, p_X = all_sequences(world.size, world.length), chain_rule(world)
+    Z_ZL = all_sequences(world.size + 1, world.length)
+    got_ZLV = np.asarray(world.denoise(canvas(Z_ZL), mask=mask).prediction.probs())
+    for i, seen_L in enumerate(seen(mask, world.length)):
+        fits_ZX = ((Z_ZL[:, None] == X_XL) | (Z_ZL[:, None] == world.vocab.mask) | ~seen_L).all(-1)
+        want_ZV = (fits_ZX * p_X) @ np.eye(world.size)[X_XL[:, i]]
+        want_ZV /= want_ZV.sum(-1, keepdims=True)
+        np.testing.assert_allclose(got_ZLV[:, i, : world.size], want_ZV, atol=2e-6)
+    assert (got_ZLV[..., world.size :] == 0).all()
+
+
+def test_a_shifted_causal_reader_sees_what_is_before_it():
+    assert (seen(Mask("causal", shift=1), 4) == np.tri(4, k=-1, dtype=bool)).all()
+
+
+def test_impossible_evidence_gives_a_uniform_answer_not_nan():
+    never = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]])
+    with np.errstate(divide="ignore"):
+        world = Markov(3, np.log(np.full(3, 1 / 3)), np.log(never))
+    z_1L = np.array([[0, 2, world.vocab.mask]])
+    probs_LV = np.asarray(world.denoise(canvas(z_1L), mask=Mask()).prediction.probs())[0]
+    np.testing.assert_allclose(probs_LV[2, :3], 1 / 3, atol=1e-6)
+    assert abs(world.entropy() - np.log(3) - 2 * np.log(2)) < 1e-6
+
+
+def test_what_cannot_be_enumerated_is_said():
+    with pytest.raises(UserError, match="too many"):
+        Hmm.random(2, 3, 40).entropy()
+    assert Markov.random(3, 40).entropy() > 0
+    with pytest.raises(ValueError, match="shape"):
+        Tabular(3, 3, np.zeros(26))
+
+
+def test_total_variation():
+    assert total_variation([1, 0], [0, 1]) == 1 and total_variation([0.5, 0.5], [0.75, 0.25]) == 0.25

@@ -1,0 +1,146 @@
+"""What the law tests share: small worlds, denoisers given by tables, and the members of each family by listing its directory."""
+
+import dataclasses
+import itertools
+import typing
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dlm
+from dlm.nn.masks import Mask
+from dlm.oracle.exact import all_sequences, alphabet
+from dlm.oracle.hmm import Hmm
+from dlm.oracle.markov import Markov
+from dlm.oracle.tabular import Tabular
+from dlm.oracle.world import seen
+from dlm.run import spec
+from dlm.run.contracts import Batch, Canvas, Logits, Output
+
+V, L = 3, 3
+WORLDS = [Tabular.random(V, L, seed=0), Markov.random(V, L, seed=1), Hmm.random(2, V, L, seed=2, spread=2.0)]
+VOCAB = WORLDS[0].vocab
+X_XL = all_sequences(V, L)
+Z_ZL = alphabet(VOCAB)[all_sequences(V + 1, L)]
+
+
+# ------------------------------------------------------------------------------------------------------------- denoisers
+
+
+def canvas(z_BL, **fields):
+    return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool), fields)
+
+
+def law(world):
+    """p_X, in float64."""
+    p_X = np.exp(np.asarray(world.log_prob(all_sequences(world.size, world.length)), np.float64))
+    return p_X / p_X.sum()
+
+
+def oracle_table(world):
+    return np.asarray(world.denoise(canvas(Z_ZL), mask=Mask()).prediction.logits_BLV)
+
+
+def random_table(seed):
+    """Logits with nothing true in them."""
+    table_ZLV = np.full((len(Z_ZL), L, VOCAB.size), -np.inf, np.float32)
+    table_ZLV[..., :V] = 2 * np.random.default_rng(seed).normal(size=(len(Z_ZL), L, V))
+    return table_ZLV
+
+
+def table_denoise(tables_KZLV):
+    """A denoiser that reads its logits from table K = fields['table_BL'] (0 without), as seen through the attention mask."""
+
+    def denoise(canvas, *, mask, cache=None, carry=None):
+        own_BLL = jnp.where(seen(mask, L), canvas.z_BL[:, None, :], VOCAB.mask)  # what each reader i sees
+        state_BL = (own_BLL * (V + 1) ** np.arange(L - 1, -1, -1)).sum(-1)
+        table_BL = canvas.fields.get("table_BL", jnp.zeros_like(state_BL))
+        return Output(Logits(jnp.asarray(tables_KZLV)[table_BL, state_BL, np.arange(L)]))
+
+    return denoise
+
+
+# tables 0, 1, 2: the exact posteriors of WORLDS; 3, 4: random
+TABLES = np.stack([*map(oracle_table, WORLDS), random_table(3), random_table(4)])
+tables = table_denoise(TABLES)
+
+
+def for_table(k, rows):
+    return {"table_BL": np.full((rows, L), k, np.int32)}
+
+
+def batch_of(x_BL, fields=None, total=None):
+    B = len(x_BL)
+    ones = jnp.ones(x_BL.shape)
+    return Batch(jnp.asarray(x_BL), ones, ones > 0, jnp.arange(B), fields or {}, total=total or B)
+
+
+def rows(batch, which):
+    """Some rows of a batch, in that order; they keep their global sample numbers."""
+    return jax.tree.map(lambda a: jnp.asarray(a)[which], batch)
+
+
+# --------------------------------------------------------------------------------------------------------------- members
+
+
+def listed(family):
+    return sorted(p.stem for p in (Path(dlm.__file__).parent / family).glob("*.py") if p.stem != "__init__")
+
+
+def choices(family, wanted):
+    """A config for every member of `family` that has the method `wanted`, at every value of its fields that are choices."""
+    found = []
+    for stem in listed(family):
+        module = __import__(f"dlm.{family}.{stem}", fromlist=["_"])
+        for cls in spec.exposed(module.__name__):
+            if hasattr(cls, wanted):
+                hints = typing.get_type_hints(cls)
+                literal = {f.name: hints[f.name] for f in dataclasses.fields(cls) if typing.get_origin(hints[f.name]) is typing.Literal}
+                for values in itertools.product(*map(typing.get_args, literal.values())):
+                    found.append(dict(name=f"{family}.{stem}", **dict(zip(literal, values, strict=True))))
+    return found
+
+
+def title(config):
+    return "-".join(title(v) if isinstance(v, dict) else str(v).split(".")[-1] for v in config.values())
+
+
+PROCESSES = [*choices("noise", "corrupt"), dict(name="noise.mask", schedule="polynomial", power=1.5)]
+RULES = choices("samplers", "step")
+
+
+def objectives():
+    """A config for every member of dlm/objectives, with every process if it has one."""
+    for stem in listed("objectives"):
+        name = f"objectives.{stem}"
+        has = {f.name for f in dataclasses.fields(spec.build(name, "objectives", VOCAB))}
+        yield from [dict(name=name, process=p) for p in PROCESSES] if "process" in has else [dict(name=name)]
+
+
+OBJECTIVES = list(objectives())
+
+
+def objective(config, **more):
+    return spec.build(config | more, "objectives", VOCAB)
+
+
+def process(config):
+    return spec.build(config, "noise", VOCAB)
+
+
+def chi_square(counts_X, p_X):
+    """Upper-tail probability of the counts under p; cells expected below 5 are pooled."""
+    from scipy.stats import chi2
+
+    expected_X = np.asarray(p_X, np.float64) / np.sum(p_X) * counts_X.sum()
+    small = expected_X < 5
+    counts_X = np.append(counts_X[~small], counts_X[small].sum())
+    expected_X = np.append(expected_X[~small], expected_X[small].sum())
+    counts_X, expected_X = counts_X[expected_X > 0], expected_X[expected_X > 0]
+    return chi2.sf(((counts_X - expected_X) ** 2 / expected_X).sum(), len(counts_X) - 1)
+
+
+def counts(x_BL):
+    return np.bincount((np.asarray(x_BL) * V ** np.arange(L - 1, -1, -1)).sum(1), minlength=V**L)
