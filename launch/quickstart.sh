@@ -41,10 +41,11 @@ for objective in masked ar; do
 done
 for objective in masked ar; do
   once "$runs/$objective/evals.jsonl" "evaluate $objective" evaluate --workdir="$runs/$objective" --evals=bound,compression
-  once "$runs/$objective/samples.jsonl" "sample $objective" sample --workdir="$runs/$objective" --num=3
 done
-once "$runs/replay.html" "infill and replay" \
-  sample --workdir="$runs/masked" --infill=$'def ___(x):\n    return ___\n' --num=1 --trace="$runs/replay.html"
+once "$runs/replay.html" "sample masked" sample --workdir="$runs/masked" --num=3 --trace="$runs/replay.html"
+once "$runs/infill.html" "infill masked" \
+  sample --workdir="$runs/masked" --infill=$'def ___(x):\n    return ___\n' --num=1 --trace="$runs/infill.html"
+once "$runs/ar/samples.jsonl" "sample ar" sample --workdir="$runs/ar" --num=3
 run "report" report "$runs/masked" "$runs/ar" --out="$runs"
 
 printf '\nreplay of the denoising: %s\nreport:                  %s\nthe job took %d s\n' \

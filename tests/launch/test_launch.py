@@ -75,6 +75,37 @@ def test_a_python_without_venv_is_one_line(clone, tmp_path):
     assert reply.returncode == 2 and reply.stderr.count("\n") == 1 and "apt install python3-venv" in reply.stderr
 
 
+STUB = """import os, pathlib, sys
+name, arguments = pathlib.Path(__file__).stem, dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:] if a.startswith("--"))
+print(name, *sys.argv[1:])
+workdir = pathlib.Path(arguments.get("workdir", arguments.get("out")))
+workdir.mkdir(parents=True, exist_ok=True)
+out = {"train": "metrics.jsonl", "evaluate": "evals.jsonl", "sample": "samples.jsonl", "report": "report.html"}[name]
+(workdir / out).write_text(os.environ.get("TRAINED", "1"))
+pathlib.Path(arguments.get("trace", workdir / out)).touch()
+sys.exit(3 if os.environ.get("FAILS") == name else 0)
+"""
+
+
+def test_quickstart_does_what_is_not_done_and_stops_at_a_failure(clone, tmp_path):
+    root, env = clone
+    for name in ("train", "evaluate", "sample", "report"):
+        (root / "dlm" / f"{name}.py").write_text(STUB)
+
+    def quickstart(**more):
+        reply = bash(root / "launch" / "quickstart.sh", tmp_path / "my runs", **env, **more)
+        return reply.returncode, [
+            line.split()[0] for line in reply.stdout.splitlines() if line.split()[0] in ("train", "evaluate", "sample", "report")
+        ]
+
+    assert quickstart(FAILS="evaluate") == (3, ["train", "train", "evaluate"])
+    assert quickstart() == (0, ["train", "train", "evaluate", "evaluate", "sample", "sample", "sample", "report"])
+    assert quickstart() == (0, ["train", "train", "report"])
+    (tmp_path / "my runs" / "replay.html").unlink()
+    assert quickstart() == (0, ["train", "train", "sample", "report"])
+    assert len(quickstart(TRAINED="2")[1]) == 8  # trained further: all that follows from it is old
+
+
 def run_pytest(folder, **files):
     """The exit code and output of the tests in `folder`, in an xdist worker, with the plugin and one listed skip."""
     folder.mkdir()
