@@ -18,7 +18,7 @@ if (($# == 0)) || [[ "$1" == --help || "$1" == -h ]]; then
   done
   exit 0
 fi
-if ! commands | grep -qxF -- "$1"; then
+if [[ "$1" == */* || "$1" == __init__ || ! -f "$here/../dlm/$1.py" ]]; then
   printf 'error: no command %q; there are: %s\n' "$1" "$(commands | paste -sd' ')" >&2
   exit 2
 fi

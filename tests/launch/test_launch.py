@@ -63,6 +63,8 @@ def test_an_unknown_command_is_one_line(clone):
     reply = bash(root / "launch" / "local.sh", "shwo", **env)
     assert reply.returncode == 2 and reply.stderr == "error: no command shwo; there are: show\n"
     assert not (root / ".venv").exists()
+    for name in ("__init__", "../dlm/show", "."):
+        assert bash(root / "launch" / "local.sh", name, **env).returncode == 2
     assert "show       Shows its arguments." in bash(root / "launch" / "local.sh", **env).stdout
 
 
