@@ -48,10 +48,8 @@ class World(ABC):
     def entropy(self) -> float:
         """Nats per sequence, by enumeration."""
         if self.size**self.length > _ENUMERABLE:
-            raise UserError(
-                f"the entropy of a {type(self).__name__} of {self.size}^{self.length} sequences is beyond enumeration; shorten it"
-            )
-        log_p_X = np.asarray(self.log_prob(all_sequences(self.size, self.length)), np.float64)
+            raise UserError(f"entropy: {self.size}^{self.length} sequences are too many to enumerate; make the world shorter")
+        log_p_X = np.asarray(jax.jit(self.log_prob)(all_sequences(self.size, self.length)), np.float64)
         return -float(np.where(np.isfinite(log_p_X), np.exp(log_p_X) * log_p_X, 0.0).sum())
 
     def denoise(self, canvas: Canvas, *, mask: masks.Mask, cache=None, carry=None) -> Output:

@@ -18,6 +18,10 @@ from dlm.oracle.exact import exact_bound
 from tests.laws import worlds as w
 
 every_objective = pytest.mark.parametrize("member", w.OBJECTIVES, ids=w.title)
+first_of_each = [next(m for m in w.OBJECTIVES if m["name"] == name) for name in dict.fromkeys(m["name"] for m in w.OBJECTIVES)]
+compiled_each = pytest.mark.parametrize(  # seconds of compilation each: the fast half takes every member with one process
+    "member", [pytest.param(m, id=w.title(m), marks=[] if m in first_of_each else pytest.mark.slow) for m in w.OBJECTIVES]
+)
 every_process = pytest.mark.parametrize("process", w.PROCESSES, ids=w.title)
 K = len(w.TABLES)
 
@@ -82,16 +86,16 @@ def test_a_wrong_weight_is_seen(wrong):
     assert np.abs(bound_KX[0] + np.log(w.law(w.WORLDS[0]))).max() > 0.1
 
 
-@pytest.mark.parametrize("time", ["none", "adaln"])
-@pytest.mark.parametrize("member", [w.OBJECTIVES[0], w.OBJECTIVES[-1]], ids=w.title)
-def test_a_random_transformer_spends_at_most_one(member, time):
+@compiled_each
+def test_a_random_transformer_spends_at_most_one(member):
+    """A network conditioned on time, so the bound is no longer the same for every schedule; it is still a bound."""
     attention = config.Attention(heads=2, kv_heads=1, head_size=4)
-    model = transformer.Transformer(config.ModelConfig(1, 8, attention, config.FFN(width=8), time=time, vocab=w.VOCAB))
-    params = transformer.initialise(model, jax.random.key(0))
-    params = jax.tree.map(lambda p: p + 0.5 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    model = transformer.Transformer(config.ModelConfig(1, 8, attention, config.FFN(width=8), time="adaln", vocab=w.VOCAB))
+    shapes = jax.eval_shape(lambda: transformer.initialise(model, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: jnp.asarray(0.7 * rng.normal(size=p.shape), jnp.float32), shapes)
     spent = np.exp(-exact_bound(w.objective(member), transformer.denoiser(model, params), w.X_XL, w.VOCAB, nodes=24)).sum()
-    assert spent <= 1 + 1e-5
-    assert spent > 0.01
+    assert 0.01 < spent <= 1 + 1e-5
 
 
 def test_given_positions_condition_the_bound():
@@ -126,34 +130,28 @@ def test_steps_cost_one_over_their_number(process):
 SEEDS = 300
 
 
-@every_objective
-def test_the_reported_bound_and_its_error(member):
-    """Over many seeds the mean is the enumerated bound and the stated variance the spread (or somewhat above it: it errs on the safe
-    side); for one seed the batch lies within four standard errors."""
+@compiled_each
+def test_the_reported_bound_and_the_loss(member):
+    """Over many seeds the mean is the enumerated bound and the stated variance the spread, or somewhat above it (it errs on the safe
+    side); for one seed the batch lies within four standard errors. The training loss has the same mean."""
     objective = w.objective(member)
     want_X = _bounds(objective)[3]
     batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)))
-    draw = jax.jit(jax.vmap(lambda k: objective.bound(w.tables, batch, k, 8)))
-    got = draw(jax.random.split(jax.random.key(0), SEEDS))
-    nats_SX, variance_SX = np.asarray(got.nats_BL, np.float64).sum(-1), np.asarray(got.variance_B, np.float64)
+    both = lambda key: (objective.bound(w.tables, batch, key, 8), objective.loss(w.tables, batch, key))  # noqa: E731
+    bound, loss = jax.jit(lambda keys: jax.lax.map(both, keys))(jax.random.split(jax.random.key(0), SEEDS))
+    nats_SX, variance_SX = np.asarray(bound.nats_BL, np.float64).sum(-1), np.asarray(bound.variance_B, np.float64)
+    loss_S = np.asarray(loss.nats_sum, np.float64)
+    assert (np.asarray(loss.weight_sum) == w.X_XL.size).all()
     if objective.claims == "exact":
-        np.testing.assert_allclose(nats_SX[0], want_X, rtol=1e-5)
+        np.testing.assert_allclose(nats_SX, np.broadcast_to(want_X, nats_SX.shape), rtol=1e-5)
+        np.testing.assert_allclose(loss_S, want_X.sum(), rtol=1e-5)
         assert (variance_SX == 0).all()
         return
     spread_X = nats_SX.var(0, ddof=1)
     assert np.abs((nats_SX.mean(0) - want_X) / np.sqrt(spread_X / SEEDS)).max() < 4
     assert 0.95 < variance_SX.mean() / spread_X.mean() < 1.6
     assert abs((nats_SX[0] - want_X).sum()) < 4 * np.sqrt(variance_SX[0].sum())
-
-
-@every_objective
-def test_the_loss_estimates_the_bound(member):
-    objective = w.objective(member)
-    batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)))
-    loss = jax.jit(jax.vmap(lambda k: objective.loss(w.tables, batch, k)))(jax.random.split(jax.random.key(1), SEEDS))
-    nats_S = np.asarray(loss.nats_sum, np.float64)
-    assert (np.asarray(loss.weight_sum) == w.X_XL.size).all()
-    assert abs(nats_S.mean() - _bounds(objective)[3].sum()) <= 4 * nats_S.std(ddof=1) / SEEDS**0.5 + 1e-3
+    assert abs(loss_S.mean() - want_X.sum()) < 4 * loss_S.std(ddof=1) / SEEDS**0.5
 
 
 @every_objective
@@ -166,8 +164,7 @@ def test_gradients_are_finite_at_every_time(member):
         finite_KZLV = jnp.where(jnp.isfinite(w.TABLES), w.TABLES, 0.0)
         denoise = w.table_denoise(jnp.where(jnp.arange(w.VOCAB.size) < w.V, finite_KZLV[3:] * scale, -jnp.inf))
         z_BL = batch.tokens_BL if objective.process is None else masks_BL
-        terms_BL = objective.terms(denoise, batch, z_BL, jnp.full(len(z_BL), t))
-        return terms_BL.sum() + objective.loss(denoise, batch, jax.random.key(0)).nats_sum
+        return objective.terms(denoise, batch, z_BL, jnp.full(len(z_BL), t)).sum()
 
     grads = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(jnp.ones((len(w.Z_ZL), w.L, w.VOCAB.size)), jnp.array([1e-6, 0.5, 1.0]))
     assert np.isfinite(grads).all() and np.abs(grads).max() > 0

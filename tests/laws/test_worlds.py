@@ -35,12 +35,14 @@ def chain_rule(world):
 @worlds
 def test_log_prob_entropy_and_draws(world):
     X_XL, p_X = all_sequences(world.size, world.length), chain_rule(world)
-    log_p_X = np.asarray(world.log_prob(X_XL), np.float64)
+    log_p_X = np.asarray(jax.jit(world.log_prob)(X_XL), np.float64)
     assert abs(np.exp(log_p_X).sum() - 1) < 1e-6
     np.testing.assert_allclose(log_p_X, np.log(p_X), atol=2e-6)
     assert abs(world.entropy() + (p_X * np.log(p_X)).sum()) < 1e-6
     place_L = world.size ** np.arange(world.length - 1, -1, -1)
-    drawn_X = np.bincount((np.asarray(world.sample(jax.random.key(0), 50_000)) * place_L).sum(1), minlength=len(p_X))
+    drawn_X = np.bincount(
+        (np.asarray(jax.jit(world.sample, static_argnums=1)(jax.random.key(0), 50_000)) * place_L).sum(1), minlength=len(p_X)
+    )
     assert chi_square(drawn_X, p_X) > 1e-4
 
 
@@ -49,7 +51,7 @@ def test_log_prob_entropy_and_draws(world):
 def test_posterior_is_the_enumerated_one(world, mask):
     X_XL, p_X = all_sequences(world.size, world.length), chain_rule(world)
     Z_ZL = all_sequences(world.size + 1, world.length)
-    got_ZLV = np.asarray(world.denoise(canvas(Z_ZL), mask=mask).prediction.probs())
+    got_ZLV = np.asarray(jax.jit(lambda c: world.denoise(c, mask=mask).prediction.probs())(canvas(Z_ZL)))
     for i, seen_L in enumerate(seen(mask, world.length)):
         fits_ZX = ((Z_ZL[:, None] == X_XL) | (Z_ZL[:, None] == world.vocab.mask) | ~seen_L).all(-1)
         want_ZV = (fits_ZX * p_X) @ np.eye(world.size)[X_XL[:, i]]
@@ -67,7 +69,7 @@ def test_impossible_evidence_gives_a_uniform_answer_not_nan():
     with np.errstate(divide="ignore"):
         world = Markov(3, np.log(np.full(3, 1 / 3)), np.log(never))
     z_1L = np.array([[0, 2, world.vocab.mask]])
-    probs_LV = np.asarray(world.denoise(canvas(z_1L), mask=Mask()).prediction.probs())[0]
+    probs_LV = np.asarray(jax.jit(lambda c: world.denoise(c, mask=Mask()).prediction.probs())(canvas(z_1L)))[0]
     np.testing.assert_allclose(probs_LV[2, :3], 1 / 3, atol=1e-6)
     assert abs(world.entropy() - np.log(3) - 2 * np.log(2)) < 1e-6
 

@@ -35,12 +35,12 @@ def canvas(z_BL, **fields):
 
 def law(world):
     """p_X, in float64."""
-    p_X = np.exp(np.asarray(world.log_prob(all_sequences(world.size, world.length)), np.float64))
+    p_X = np.exp(np.asarray(jax.jit(world.log_prob)(all_sequences(world.size, world.length)), np.float64))
     return p_X / p_X.sum()
 
 
 def oracle_table(world):
-    return np.asarray(world.denoise(canvas(Z_ZL), mask=Mask()).prediction.logits_BLV)
+    return np.asarray(jax.jit(lambda c: world.denoise(c, mask=Mask()).prediction.logits_BLV)(canvas(Z_ZL)))
 
 
 def random_table(seed):

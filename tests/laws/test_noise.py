@@ -1,0 +1,100 @@
+"""Noise: schedules end exactly at 1 and 0, and a draw depends on the global sample number and the step, on nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.run import keys
+from dlm.run.contracts import Batch, Logits, Output
+from tests.laws import worlds as w
+
+every_process = pytest.mark.parametrize("process", w.PROCESSES, ids=w.title)
+every_objective = pytest.mark.parametrize("member", [w.OBJECTIVES[0], *w.OBJECTIVES[1:]], ids=w.title)
+B, L = 8, 5
+
+
+@every_process
+def test_schedule(process):
+    noise = w.process(process)
+    t_T = jnp.linspace(0, 1, 257)
+    a_T = np.asarray(jax.jit(noise.alpha)(t_T))
+    assert a_T[0] == 1 and a_T[-1] == 0
+    assert (np.diff(a_T) < 0).all()
+    inner_T = t_T[1:-1]
+    rate_T, gone_T = jax.jit(lambda t: (noise.rate(t), noise.mask_prob(t)))(inner_T)
+    slope_T = jax.jit(jax.vmap(jax.grad(noise.mask_prob)))(inner_T)
+    np.testing.assert_allclose(rate_T * gone_T, slope_T, rtol=2e-5)
+    np.testing.assert_allclose(gone_T, 1 - a_T[1:-1], atol=1e-6)
+    small = jnp.float32(1e-6)
+    want = np.float64(1e-6) * np.float64(jax.grad(noise.mask_prob)(small)) / np.float64(noise.mask_prob(small))
+    np.testing.assert_allclose(noise.rate(small) * 1e-6, want, rtol=1e-4)  # no cancellation next to t = 0
+
+
+@every_process
+def test_corruption_follows_log_q(process):
+    """z is drawn from the law that the enumerations use, and what is not noisable stays."""
+    noise, n = w.process(process), 20_000
+    x_BL = np.broadcast_to(np.array([[2, 0, 1]], np.int32), (n, 3))
+    noisable_BL = np.broadcast_to(np.array([[True, False, True]]), (n, 3))
+    t_B = np.full(n, 0.4, np.float32)
+    z_BL = np.asarray(jax.jit(noise.corrupt)(keys.per_sample(keys.root(0), jnp.arange(n)), x_BL, t_B, noisable_BL))
+    every_ZL = np.concatenate([w.Z_ZL[:, :1], 0 * w.Z_ZL[:, :1], w.Z_ZL[:, 2:]], 1)[w.Z_ZL[:, 1] == 0]
+    log_q_ZL = np.asarray(noise.log_q(every_ZL, t_B[: len(every_ZL)], x_BL[: len(every_ZL)]), np.float64)[:, [0, 2]]
+    drawn_Z = np.array([(z_BL == z_L).all(-1).sum() for z_L in every_ZL])
+    assert drawn_Z.sum() == n
+    assert w.chi_square(drawn_Z, np.exp(log_q_ZL.sum(-1))) > 1e-4
+
+
+def _prefix_denoise(canvas, *, mask, cache=None, carry=None):
+    """Any network that reads leftwards, so that what follows a sequence cannot matter to it."""
+    table_VV = np.random.default_rng(0).normal(size=(w.VOCAB.size, w.VOCAB.size)).astype(np.float32)
+    read_BLV = jnp.asarray(table_VV)[canvas.z_BL]
+    logits_BLV = jnp.cumsum(read_BLV, 1) - read_BLV + canvas.t_BL[..., None]
+    return Output(Logits(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf)))
+
+
+def _batch():
+    x_BL = np.random.default_rng(1).integers(0, w.V, (B, L)).astype(np.int32)
+    return w.batch_of(x_BL)
+
+
+@every_objective
+def test_loss_does_not_depend_on_how_a_batch_is_cut(member):
+    """Microbatches, hosts and the order of rows leave the sums alone; another step or another sample number changes the noise."""
+    objective, batch = w.objective(member), _batch()
+    loss = jax.jit(lambda batch, step: objective.loss(_prefix_denoise, batch, keys.key(keys.root(0), "noise", step)))
+    total = lambda parts, step=3: sum(float(loss(w.rows(batch, np.array(p)), step).nats_sum) for p in parts)  # noqa: E731
+    whole = total([range(B)])
+    for parts in ([[5, 2, 7, 0, 1, 3, 6, 4]], [range(4), range(4, B)], [range(0, B, 2), range(1, B, 2)]):
+        np.testing.assert_allclose(total(parts), whole, rtol=1e-6)
+    assert (objective.process is None) == (total([range(B)], step=4) == whole)
+
+
+@every_objective
+def test_padding_changes_nothing(member):
+    objective, batch = w.objective(member), _batch()
+    more = ((0, 0), (0, 3))
+    padded = Batch(
+        jnp.pad(batch.tokens_BL, more, constant_values=w.VOCAB.pad),
+        jnp.pad(batch.weights_BL, more),
+        jnp.pad(batch.noisable_BL, more),
+        batch.index_B,
+        {"segments_BL": jnp.pad(jnp.ones((B, L), jnp.int32), more)},
+        total=B,
+    )
+    loss = jax.jit(lambda batch: objective.loss(_prefix_denoise, batch, keys.root(7)))
+    short, long = loss(batch), loss(padded)
+    np.testing.assert_allclose(long.nats_sum, short.nats_sum, rtol=1e-6)
+    assert long.weight_sum == short.weight_sum and jax.tree.all(jax.tree.map(np.array_equal, long.metrics, short.metrics))
+
+
+@every_process
+def test_masks_belong_to_the_sample_not_to_its_place(process):
+    noise, x_BL = w.process(process), np.tile(np.arange(w.V, dtype=np.int32), (6, 2))
+    t_B, all_BL = jnp.full(6, 0.5), jnp.ones(x_BL.shape, bool)
+    draw = lambda index_B: np.asarray(noise.corrupt(keys.per_sample(keys.root(0), jnp.array(index_B)), x_BL, t_B, all_BL))  # noqa: E731
+    first_BL = draw([0, 1, 2, 3, 4, 5])
+    assert (draw([5, 4, 3, 2, 1, 0])[::-1] == first_BL).all()
+    assert (draw([10, 11, 12, 13, 14, 15]) != first_BL).any()
+    assert len({row.tobytes() for row in first_BL}) > 1, "rows are not noised alike"
