@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--repeats={args.repeats} must be at least 1")
     targets = [args.config] if args.config else list(RECIPES)
     runs = [_run(target, overrides) for target in targets]
+    peer = importlib.import_module(f"dlm.benches.peers.{args.peer}") if args.peer else None
     found = {}
     if args.startup:  # before this process takes the accelerator
         from dlm.benches import startup
@@ -51,12 +52,11 @@ def main(argv: list[str] | None = None) -> None:
     from dlm.run import rundir
 
     found["machine"] = rundir.environment()
-    say(
-        f"{', '.join(sorted(set(found['machine']['devices'])))}, {found['machine']['cores']} cores; median of {args.repeats} rounds (range)"
-    )
+    machine = found["machine"]
+    say(f"{', '.join(machine['devices'])}, {machine['cores']} cores, jax {machine['jax']}; medians (ranges) of {args.repeats} rounds")
     found["models"] = []
     for target, run in zip(targets, runs, strict=True):
-        found["models"].append(model := measure(target, run, args.repeats, args.peer))
+        found["models"].append(model := measure(target, run, args.repeats, peer))
         say(table(model))
     if args.json:
         cli.emit(found)
@@ -69,11 +69,11 @@ def _run(target: str, overrides: list[tuple[str, str]]) -> spec.Run:
     return spec.run(config)
 
 
-def measure(target: str, run: spec.Run, rounds: int, peer: str | None = None) -> dict:
+def measure(target: str, run: spec.Run, rounds: int, peer=None) -> dict:
     """All numbers of one model, as --json prints them."""
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(run, Path(folder))
-        twin = importlib.import_module(f"dlm.benches.peers.{peer}").Twin(trial.experiment, trial.params, trial.batch) if peer else None
+        twin = peer.Twin(trial.experiment, trial.params, trial.batch) if peer else None
         measures = {f"peak.{dtype}": lambda dtype=dtype: trial.peak(dtype) for dtype in dict.fromkeys(("float32", run.nn.compute.dtype))}
         measures |= dict(bare=trial.bare, loop=trial.loop)
         if twin:
@@ -84,7 +84,7 @@ def measure(target: str, run: spec.Run, rounds: int, peer: str | None = None) ->
         trial.logs.close()
     found = report(target, run, trial, raw)
     if twin:
-        found["peer"] = _peer(peer, twin, raw)
+        found["peer"] = peer_report(twin, raw)
     return found
 
 
@@ -252,15 +252,15 @@ def report(target: str, run: spec.Run, trial: Trial, raw: dict) -> dict:
     return found
 
 
-def _peer(name: str, twin, raw: dict) -> dict:
+def peer_report(twin, raw: dict) -> dict:
+    """The twin against us: a ratio above 1 says that we are faster."""
     theirs = raw["peer"]
     return dict(
-        name=name,
+        name=twin.name,
         ratio=benches.ratio(theirs, [min(seconds) for seconds in raw["bare"]]),
         seconds=benches.spread(theirs),
         parameters=twin.parameters,
         logits_difference=twin.difference,
-        version=twin.version,
     )
 
 
@@ -290,7 +290,7 @@ def table(m: dict) -> str:
     if "peer" in m:
         p = m["peer"]
         lines.append(
-            f"  {p['name']:<10} {benches.told(p['ratio'])} × the speed of {p['version']} (aim {LIMITS['peer']}), whose update takes "
+            f"  peer       {benches.told(p['ratio'])} × the speed of {p['name']} (aim {LIMITS['peer']}), whose update takes "
             f"{benches.told(p['seconds'], 1e3, 1)} ms; logits agree to {p['logits_difference']:.1e}"
         )
     return "\n".join(lines)

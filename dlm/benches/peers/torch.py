@@ -23,7 +23,7 @@ _ACTIVATIONS = dict(gelu=lambda h: F.gelu(h, approximate="tanh"), relu2=lambda h
 class Twin:
     """Our model's twin, ready to update on our batch."""
 
-    version = f"PyTorch {torch.__version__}"
+    name = f"PyTorch {torch.__version__}"
 
     def __init__(self, experiment, params, batch):
         import jax

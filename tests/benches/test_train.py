@@ -1,0 +1,88 @@
+"""`dlm.bench train`: what it tells of a tiny model is consistent, and each ratio means what it says."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dlm import bench
+from dlm.benches import startup, train
+from dlm.run import cli, peak, spec
+from tests import tiny
+
+
+@pytest.fixture
+def recipe(corpus, tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(f"def get_config(arg=None):\n    return {tiny.recipe(corpus)!r} | (dict(objective='ar') if arg else {{}})\n")
+    return path
+
+
+def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
+    monkeypatch.setattr(peak, "measure", lambda dtype: 1e12)
+    bench.main(["train", f"--config={recipe}", "--config.data.length=16", "--repeats=2", "--json"])
+    out, err = capsys.readouterr()
+    (model,) = json.loads(out)["models"]
+    run = spec.run(spec.recipe(str(recipe)) | dict(data=dict(tiny.recipe("x")["data"], length=16)))
+    assert model["parameters"] == run.nn.parameters and (model["batch"], model["length"]) == (8, 16)
+    step, loop, sampling = model["step"], model["loop"], model["sampling"]
+    flops = run.nn.flops_per_token(16) * 8 * 16
+    np.testing.assert_allclose(step["flops_per_s"]["min"], flops / step["seconds"]["max"])
+    np.testing.assert_allclose(step["share"]["min"], step["flops_per_s"]["min"] / 1e12)
+    np.testing.assert_allclose(step["tokens_per_s"]["max"], 8 * 16 / step["seconds"]["min"])
+    assert all(loop["phases_seconds"][k]["min"] > 0 for k in ("data", "step", "eval", "save")) and 0 < loop["data_share"]["median"] < 1
+    assert 0 < loop["ratio"]["min"] <= loop["ratio"]["median"] and (sampling["rows"], sampling["steps"]) == (4, 64)
+    assert sampling["ratio"]["min"] > 0.5  # per pass: a forward pass is part of it
+    assert "GFLOP/s" in err and "data wait" in err
+
+
+def test_a_causal_model_has_no_ancestral_sampling(recipe, monkeypatch, capsys):
+    monkeypatch.setattr(peak, "measure", lambda dtype: 1e12)
+    bench.main(["train", f"--config={recipe}:ar", "--repeats=1", "--json"])
+    assert "sampling" not in json.loads(capsys.readouterr().out)["models"][0]
+
+
+def test_ratios_pair_what_was_measured_in_the_same_round(recipe):
+    run = spec.run(spec.recipe(str(recipe)) | dict(nn=dict(layers=1, compute=dict(dtype="bfloat16"))))
+    trial = SimpleNamespace(flops=300.0, updates=2, params=dict(a=np.zeros((3, 5))))
+    raw = {
+        "peak.float32": [300.0, 30.0],
+        "peak.bfloat16": [600.0, 100.0],
+        "bare": [[1.0, 3.0], [10.0, 30.0]],
+        "loop": [dict(data=1.0, step=4.0, eval=5.0, save=0.0, all=10.0), dict(data=0.0, step=40.0, eval=0.0, save=0.0, all=40.0)],
+        "sampling": [1.0, 4.0],
+        "passes": [1.0, 2.0],
+        "peer": [2.0, 5.0],
+    }
+    found = train.report("x", run, trial, raw)
+    assert found["parameters"] == 15 and found["flops_per_update"] == 300.0
+    assert found["step"]["share"] == dict(median=0.4, min=0.3, max=0.5)
+    assert found["step"]["share_of_float32"] == dict(median=1.0, min=1.0, max=1.0)
+    assert found["step"]["tokens_per_s"]["max"] == 8 * 32
+    assert found["loop"]["ratio"] == dict(median=1.125, min=1.0, max=1.25)
+    assert found["loop"]["data_share"]["max"] == 0.2 and found["loop"]["phases_share"]["eval"] == 0.1
+    assert found["sampling"]["ratio"]["max"] == 2.0
+    twin = SimpleNamespace(name="twin", parameters=15, difference=0.0)
+    assert train.peer_report(twin, raw)["ratio"] == dict(median=1.25, min=0.5, max=2.0)
+
+
+def test_a_missing_peer_names_its_requirements(recipe, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "dlm.benches.peers.torch", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(bench.main, ["train", f"--config={recipe}", "--peer=torch"])
+    assert "requirements-parity.txt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_startup_is_measured_from_outside(recipe, capsys):
+    bench.main(["startup", f"--config={recipe}", "--config.nn.layers=1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["cold"]["median"] > found["help"]["median"] > 0 and found["warm"]["median"] > found["print_config"]["median"]
+
+
+def test_startup_tells_why_a_run_failed(recipe):
+    with pytest.raises(spec.UserError, match="did not reach its first update.*nn.layerz"):
+        startup.measure(str(recipe), [("config.nn.layerz", "1")], 1)
