@@ -25,5 +25,6 @@ def by_hash(documents: Iterable[str], share: float) -> dict[Split, list[str]]:
 
 
 def check_share(share: float) -> None:
-    if not 0 < share < 1:
-        raise ValueError(f"held_out must lie between 0 and 1, not {share}")
+    """1 holds everything out, which makes a file a pure test text."""
+    if not 0 < share <= 1:
+        raise ValueError(f"held_out must be above 0 and at most 1, not {share}")

@@ -41,23 +41,23 @@ class Local:
             raise ValueError("paths must name at least one file")
 
     def documents(self, split: data.Split) -> list[str]:
-        return self._splits[split]
+        found = self._splits[split]
+        if not found:
+            total = sum(map(len, self._splits.values()))
+            raise UserError(
+                f"none of {total} documents of {', '.join(self.paths)} is in the split {split!r}: "
+                f"change held_out={self.held_out:g} or unit={self.unit!r}, or name held_out_paths"
+            )
+        return found
 
     @functools.cached_property
     def _splits(self) -> dict[data.Split, list[str]]:
         train = self._read(self.paths)
         if self.held_out_paths is None:
-            splits = data.by_hash(train, self.held_out)
-        else:  # what is held out is never trained on, whichever files it stands in
-            held_out = dict.fromkeys(self._read(self.held_out_paths))
-            splits = dict(train=[d for d in dict.fromkeys(train) if d not in held_out], held_out=list(held_out))
-        for split, documents in splits.items():
-            if not documents:
-                raise UserError(
-                    f"none of {len(set(train))} documents of {', '.join(self.paths)} is in the split {split!r}: "
-                    f"change held_out={self.held_out:g} or unit={self.unit!r}, or name held_out_paths"
-                )
-        return splits
+            return data.by_hash(train, self.held_out)
+        # What is held out is never trained on, whichever files it stands in.
+        held_out = dict.fromkeys(self._read(self.held_out_paths))
+        return dict(train=[d for d in dict.fromkeys(train) if d not in held_out], held_out=list(held_out))
 
     def _read(self, patterns: tuple[str, ...]) -> list[str]:
         files = dict.fromkeys(file for pattern in patterns for file in _files(pattern))

@@ -50,8 +50,8 @@ class Masked:
 
     def loss(self, denoise, batch: Batch, key: jax.Array) -> Loss:
         """One draw of t and z per sample: an unbiased estimate of the batch's bound."""
-        t_B = self._times(batch, key)
-        z_BL = self._corrupted(batch, keys.key(key, "corrupt"), t_B)
+        t_B = self._grid(self.uniform(batch, key))
+        z_BL = self.corrupted(batch, key, t_B)
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
         return Loss(self.terms(denoise, batch, z_BL, t_B).sum(), batch.weights_BL.sum(), {"masked_sum": counted_BL.sum() * 1.0})
 
@@ -68,22 +68,27 @@ class Masked:
             sample_key = keys.key(key, "bound", k)
             u_B = keys.uniform_BL(keys.per_sample(keys.key(sample_key, "time"), batch.index_B), 1)[:, 0]
             t_B = self._grid((k + u_B) / samples)
-            return None, self.terms(denoise, batch, self._corrupted(batch, keys.key(sample_key, "corrupt"), t_B), t_B)
+            return None, self.terms(denoise, batch, self.corrupted(batch, sample_key, t_B), t_B)
 
         _, terms_TBL = jax.lax.scan(draw, None, jnp.arange(samples))
         pairs = terms_TBL.sum(-1).reshape(samples // 2, 2, -1)
         return Bound(terms_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
 
-    def _corrupted(self, batch, key, t_B):
-        return self.process.corrupt(keys.per_sample(key, batch.index_B), batch.tokens_BL, t_B, batch.noisable_BL)
+    def uniform(self, batch: Batch, key: jax.Array):
+        """u_B in [0, 1), one per sample: (π(slot) + u)/B over the global batch when stratified.
 
-    def _times(self, batch, key):
-        """t = (π(slot) + u)/B over the global batch: a sample's time depends on its number and the step alone."""
+        A sample's number and the step decide it, whatever batch, host or microbatch the sample is in.
+        """
         u_B = keys.uniform_BL(keys.per_sample(keys.key(key, "time"), batch.index_B), 1)[:, 0]
-        if self.times == "stratified":
-            stratum_B = jax.random.permutation(keys.key(key, "strata"), batch.total)[batch.index_B % batch.total]
-            u_B = (stratum_B + u_B) / batch.total
-        return self._grid(u_B)
+        if self.times == "iid":
+            return u_B
+        stratum_B = jax.random.permutation(keys.key(key, "strata"), batch.total)[batch.index_B % batch.total]
+        return (stratum_B + u_B) / batch.total
+
+    def corrupted(self, batch: Batch, key: jax.Array, t_B):
+        """z ~ q(z_t | x), keyed by sample number."""
+        key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
+        return self.process.corrupt(key_B, batch.tokens_BL, t_B, batch.noisable_BL)
 
     def _grid(self, t_B):
         """Continuous t away from 0, or the end of its step on the grid {1/T, …, 1}."""

@@ -22,7 +22,7 @@ def belongs(workdir: Path, run: spec.Run) -> bool:
         raise UserError(f"--workdir={workdir} is a file")
     if not (workdir / CONFIG).is_file():
         raise UserError(f"--workdir={workdir} holds other things: choose an empty or a new directory")
-    changed = spec.differences(read_config(workdir), spec.plain(run))
+    changed = spec.differences(_stored(workdir), spec.plain(run))
     if changed:
         raise UserError(f"--workdir={workdir} belongs to a run with another config ({changed[0]}): choose another directory")
     return True
@@ -40,7 +40,14 @@ def create(workdir: Path, run: spec.Run, tokenizer) -> None:
 
 
 def read_config(workdir: Path) -> dict:
-    """The config a run directory was made with."""
+    """The config a run directory was made with; a published tokenizer is read from the copy that the run keeps."""
+    config = _stored(workdir)
+    if (config.get("text") or {}).get("path"):
+        config["text"]["path"] = str(Path(workdir) / "tokenizer.json")
+    return config
+
+
+def _stored(workdir: Path) -> dict:
     path = Path(workdir) / CONFIG
     if not path.is_file():
         raise UserError(
