@@ -1,0 +1,29 @@
+"""The whole suite runs on four virtual CPU devices; what was compiled is kept, so that a second run is quick."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "dlm" / "xla-tests"))
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def token_cache(tmp_path_factory):
+    """Tokens of test corpora do not go into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLM_CACHE", str(tmp_path_factory.mktemp("tokens")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A text file of 40 paragraphs, a few of them held out."""
+    from tests import tiny
+
+    return tiny.write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt")

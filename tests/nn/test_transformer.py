@@ -1,0 +1,176 @@
+"""The backbone: who sees whom (by gradient), padding, cache, scan, remat, precision, time, parameter counts and names."""
+
+import dataclasses
+import itertools
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.nn import transformer
+from dlm.nn.config import FFN, Attention
+from dlm.nn.masks import Mask
+from dlm.objectives.ar import AR
+from dlm.objectives.masked import Masked
+from dlm.run import axes, spec
+from tests import tiny
+
+L = 6
+FULL, CAUSAL, SHIFTED = Mask(), Mask("causal"), Mask("causal", shift=1)
+CONFIG = tiny.model_config()
+PARAMS = tiny.random_params(CONFIG)
+SEGMENTS = np.array([1, 1, 2, 2, 2, 3])
+
+
+def logits(config, params, canvas, mask=FULL):
+    return jax.jit(lambda p, c: tiny.denoiser(config, p)(c, mask=mask).prediction.logits_BLV)(params, canvas)
+
+
+def finite(logits_BLV):
+    return np.asarray(logits_BLV)[..., : tiny.VOCAB.eos + 1]
+
+
+def influence(mask, segments=None):
+    """[L, L + 1]: the gradient of logits_i with respect to what token j is embedded as (last column: bos)."""
+    canvas = tiny.canvas(np.arange(L)[None], **({} if segments is None else dict(segments_BL=segments[None])))
+
+    def out_L(embed_VD):
+        logits_LV = tiny.denoiser(CONFIG, {**PARAMS, "embed_VD": embed_VD})(canvas, mask=mask).prediction.logits_BLV[0]
+        return jnp.where(jnp.isfinite(logits_LV), logits_LV, 0.0) @ jnp.arange(1.0, tiny.VOCAB.size + 1)
+
+    grad_LVD = np.asarray(jax.jit(jax.jacrev(out_L))(PARAMS["embed_VD"]))
+    return np.abs(grad_LVD).max(-1)[:, [*range(L), tiny.VOCAB.bos]]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["one", "packed"])
+@pytest.mark.parametrize("mask", [FULL, CAUSAL, SHIFTED], ids=["full", "causal", "shifted"])
+def test_who_sees_whom(mask, packed):
+    seen = influence(mask, SEGMENTS if packed else None)
+    segments = SEGMENTS if packed else np.ones(L)
+    want = {FULL: np.ones((L, L)), CAUSAL: np.tri(L), SHIFTED: np.tri(L, k=-1)}[mask] * (segments[:, None] == segments)
+    assert ((seen[:, :L] > 1e-6) == want).all() and (seen[:, :L][want == 0] == 0).all()
+    assert ((seen[:, L] > 1e-6) == (mask.shift == 1)).all()  # bos stands where a segment starts, and only there
+
+
+@pytest.mark.parametrize(
+    "objective", [Masked(spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB), AR(tiny.VOCAB)], ids=["masked", "ar"]
+)
+def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objective):
+    x_BL = tiny.tokens(2, L)
+    padded_BL = np.pad(x_BL, ((0, 0), (0, 3)), constant_values=tiny.VOCAB.pad)
+    segments_BL = np.pad(np.ones_like(x_BL), ((0, 0), (0, 3)))
+    short, long = tiny.batch(x_BL, segments_BL=np.ones_like(x_BL)), tiny.batch(padded_BL, segments_BL=segments_BL)
+
+    @jax.jit
+    def both(params, batch):
+        found = jax.value_and_grad(lambda p: objective.loss(tiny.denoiser(CONFIG, p), batch, jax.random.key(1)).nats_sum)(params)
+        canvas = tiny.canvas(batch.tokens_BL, segments_BL=batch.fields["segments_BL"])
+        return found, tiny.denoiser(CONFIG, params)(canvas, mask=objective.mask).prediction.logits_BLV
+
+    (loss, grads), logits_BLV = both(PARAMS, short)
+    (padded_loss, padded_grads), padded_BLV = both(PARAMS, long)
+    assert loss > 1 and all(np.isfinite(g).all() for g in jax.tree.leaves(padded_grads))
+    tiny.close(padded_loss, loss)
+    tiny.close(padded_grads, grads)
+    tiny.close(finite(padded_BLV[:, :L]), finite(logits_BLV))
+
+
+def test_cached_decoding_is_the_full_forward():
+    x_BL = tiny.tokens(2, L)
+    model = transformer.Transformer(CONFIG)
+    full_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL), SHIFTED)
+    step = jax.jit(lambda c, cache: tiny.denoiser(CONFIG, PARAMS)(c, mask=SHIFTED, cache=cache))
+    cache, parts = transformer.memory(model, 2, L + 2), []
+    for begin, end in [(0, 3), *((i, i + 1) for i in range(3, L))]:
+        output = step(tiny.canvas(x_BL[:, begin:end]), cache)
+        cache = output.cache
+        parts.append(output.prediction.logits_BLV)
+    tiny.close(finite(np.concatenate(parts, 1)), finite(full_BLV))
+    assert int(cache.length) == L
+
+
+def test_scan_and_remat_compute_the_same_function():
+    batch = tiny.batch(tiny.tokens(2, L))
+
+    def value_and_grad(**compute):
+        config = tiny.model_config(layers=3, **compute)
+        nats = lambda p: AR(tiny.VOCAB).loss(tiny.denoiser(config, p), batch, None).nats_sum  # noqa: E731
+        return jax.jit(jax.value_and_grad(nats))(tiny.random_params(config))
+
+    plain = value_and_grad()
+    for compute in (dict(unroll=3), dict(remat="block"), dict(remat="dots"), dict(remat="block", unroll=2)):
+        tiny.close(value_and_grad(**compute), plain)
+
+
+def test_bfloat16_is_near_float32_and_not_the_same():
+    x = tiny.canvas(tiny.tokens(2, L))
+    wide, narrow = (finite(logits(tiny.model_config(dtype=d), PARAMS, x)) for d in ("float32", "bfloat16"))
+    error = np.abs(wide - narrow).max() / np.abs(wide).max()
+    assert 1e-4 < error < 3e-2 and narrow.dtype == np.float32
+
+
+def test_time_conditioning_starts_as_the_identity_and_is_then_heard():
+    timed = tiny.model_config(time="adaln")
+    model, x_BL = transformer.Transformer(timed), tiny.tokens(2, L)
+    fresh = transformer.initialise(model, jax.random.key(0))
+    untimed = transformer.initialise(transformer.Transformer(CONFIG), jax.random.key(0))
+    only = {k: v for k, v in jax.tree_util.tree_leaves_with_path(fresh)}
+    shared = jax.tree_util.tree_map_with_path(lambda path, _: only[path], untimed)
+    early, late = tiny.canvas(x_BL, t=0.1), tiny.canvas(x_BL, t=0.9)
+    at_first = logits(timed, fresh, early)
+    tiny.identical(at_first, logits(timed, fresh, late))
+    tiny.close(finite(at_first), finite(logits(CONFIG, shared, early)))
+    later = tiny.random_params(timed)
+    assert np.abs(finite(logits(timed, later, early)) - finite(logits(timed, later, late))).max() > 1e-2
+    tiny.identical(logits(CONFIG, PARAMS, early), logits(CONFIG, PARAMS, late))
+
+
+def test_special_ids_are_never_generated():
+    probs_BLV = jax.nn.softmax(logits(CONFIG, PARAMS, tiny.canvas(tiny.tokens(2, L))), -1)
+    assert (probs_BLV[..., list(tiny.VOCAB.never)] == 0).all() and (probs_BLV[..., : tiny.VOCAB.eos + 1] > 0).all()
+
+
+# -------------------------------------------------------------------------------------------------- counts, names, shapes
+
+
+def shapes_fit(config):
+    """Every parameter has the shape that its name says; returns how many parameters there are."""
+    a = config.attention
+    sizes = dict(D=config.width, H=a.heads, J=a.kv_heads, K=a.head_size, F=config.ffn.width, V=config.vocab.size)
+    sizes |= dict(Q=config.TIME_WIDTH, R=config.TIME_FEATURES)
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tiny.shapes(config)):
+        stacked = (config.layers,) if path[0].key == "layers" else ()
+        assert leaf.shape == stacked + tuple(sizes[c] for c in axes.suffix(path[-1].key)), path
+        assert leaf.dtype == jnp.float32
+        total += leaf.size
+    return total
+
+
+def test_counts_and_names_for_every_combination_of_options():
+    for qk_norm, kind, embeddings, time in itertools.product(("none", "rms"), ("swiglu", "relu2"), ("tied", "untied"), ("none", "adaln")):
+        attention = dataclasses.replace(tiny.ATTENTION, qk_norm=qk_norm)
+        config = tiny.model_config(attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time)
+        assert shapes_fit(config) == config.parameters
+
+
+def shipped():
+    """Every recipe of configs/ with every one of its sizes."""
+    for file in sorted(Path("configs").glob("*.py")):
+        sized = re.search(r"choices\(arg.*\bsize=", file.read_text(encoding="utf-8"))
+        yield from (f"{file}:size={size}" for size in ("tiny", "small", "base", "1b")) if sized else [str(file)]
+
+
+@pytest.mark.parametrize("target", list(shipped()))
+def test_counts_and_names_of_every_shipped_config(target):
+    config = spec.run(spec.recipe(target)).nn
+    assert shapes_fit(config) == config.parameters
+
+
+def test_flops_are_six_per_matmul_parameter_and_the_square():
+    config = tiny.model_config(attention=Attention(2, 1, 4), ffn=FFN("relu2", 12), layers=3)
+    matrices = 3 * (8 * 4 * (2 + 2 + 1 + 1) + 2 * 8 * 12) + 20 * 8
+    assert config.flops_per_token(16) == 6 * matrices + 3 * 12 * 2 * 4 * 16

@@ -1,0 +1,109 @@
+"""The small world of the tests: a vocabulary of 20 ids, a network of a few thousand parameters, a corpus of 40 paragraphs.
+
+The same few shapes everywhere, so that few programs compile.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlm.nn import transformer
+from dlm.nn.config import FFN, Attention, Compute, ModelConfig
+from dlm.run.contracts import Batch, Canvas
+from dlm.run.spec import Vocab
+
+VOCAB = Vocab(size=20, eos=16, bos=17, pad=18, mask=19)
+ATTENTION = Attention(heads=4, kv_heads=2, head_size=4)
+
+
+def model_config(**changes) -> ModelConfig:
+    """Two layers, width 8, grouped heads; `changes` are fields of ModelConfig or of its `compute`."""
+    compute = {f.name: changes.pop(f.name) for f in dataclasses.fields(Compute) if f.name in changes}
+    given = dict(layers=2, width=8, attention=ATTENTION, ffn=FFN(width=12), embeddings="untied", compute=Compute(**compute), vocab=VOCAB)
+    return ModelConfig(**given | changes)
+
+
+def shapes(config):
+    """The parameters' shapes by name; nothing is allocated."""
+    return jax.eval_shape(lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0)))
+
+
+def random_params(config, seed=0, scale=0.5):
+    """Parameters with nothing at its initial zero, so that every one of them matters."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(scale * rng.normal(size=p.shape), jnp.float32), shapes(config))
+
+
+def denoiser(config, params=None):
+    return transformer.denoiser(transformer.Transformer(config), random_params(config) if params is None else params)
+
+
+def canvas(z_BL, t=0.5, **fields) -> Canvas:
+    z_BL = jnp.asarray(z_BL, jnp.int32)
+    fields = {k: jnp.asarray(v, jnp.int32) for k, v in fields.items()}
+    return Canvas(z_BL, jnp.full(z_BL.shape, t, jnp.float32), jnp.zeros(z_BL.shape, bool), fields)
+
+
+def batch(tokens_BL, index_B=None, total=None, **fields) -> Batch:
+    """A batch of real tokens; segment 0, where segments are given, is padding."""
+    tokens_BL = jnp.asarray(tokens_BL, jnp.int32)
+    fields = {k: jnp.asarray(v, jnp.int32) for k, v in fields.items()}
+    real_BL = fields["segments_BL"] > 0 if "segments_BL" in fields else jnp.ones(tokens_BL.shape, bool)
+    index_B = jnp.arange(len(tokens_BL)) if index_B is None else jnp.asarray(index_B)
+    return Batch(tokens_BL, real_BL * 1.0, real_BL, index_B, fields, total=total or len(tokens_BL))
+
+
+def tokens(rows, length, seed=0):
+    """Random ids that a model may generate."""
+    return np.random.default_rng(seed).integers(0, VOCAB.eos, (rows, length)).astype(np.int32)
+
+
+def close(a, b, tolerance=1e-5):
+    """Both trees agree leaf by leaf, relative to 1 or to the leaf's largest value."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=tolerance * max(1.0, float(jnp.abs(jnp.asarray(y)).max()))), a, b)
+
+
+def identical(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def write_corpus(path):
+    words = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run", "up", "to", "red", "barns", "while", "it", "rained")
+    rng = np.random.default_rng(0)
+    paragraphs = [" ".join(rng.choice(words, 30)) + f" {i}." for i in range(40)]
+    path.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+    return path
+
+
+def recipe(corpus, **changes) -> dict:
+    """The plain config of a tiny run on one device: 4 updates, bytes, batches of 8 × 32. Dotted names change a field."""
+    from dlm.run import spec
+
+    config = dict(
+        steps=4,
+        text="bytes",
+        data=dict(source=dict(name="local", paths=(str(corpus),), unit="paragraph", held_out=0.2), batch=8, length=32),
+        nn=dict(layers=2, width=16, attention=dict(heads=2, kv_heads=1, head_size=8), ffn=dict(width=24)),
+        objective="masked",
+        optim=dict(lr=1e-2, warmup=1),
+        mesh=dict(data=1),
+        sampler=dict(steps=4),
+        evals=dict(bound=dict(samples=2)),
+        every=dict(log=1, save=2),
+    )
+    for dotted, value in changes.items():
+        *parents, leaf = dotted.replace("__", ".").split(".")
+        section = config
+        for parent in parents:
+            if isinstance(section.get(parent), str):
+                section[parent] = dict(name=section[parent])
+            section = section.setdefault(parent, {})
+        section[leaf] = value
+    return spec.plain(config)
+
+
+AR = dict(objective="ar", sampler=dict(steps=1, block=1))
