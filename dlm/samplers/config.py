@@ -15,6 +15,8 @@ class Sampler:
     top_p: float = 1.0
 
     def __post_init__(self):
+        if not hasattr(self.rule, "step"):
+            raise ValueError(f"rule={type(self.rule).__module__.removeprefix('dlm.')} is not a sampling rule, such as samplers.ancestral")
         if self.steps < 1 or self.block < 0:
             raise ValueError(f"steps={self.steps} must be positive and block={self.block} not negative")
         if self.temperature < 0 or not 0 < self.top_p <= 1:

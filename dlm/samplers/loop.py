@@ -5,7 +5,7 @@
     step     t = 1 ──> s ──> … ──> 0          denoise, then the rule moves the active positions from t to s
 
 A bidirectional network sees the whole canvas at every step. A causal one decodes position by position with a cache of keys and
-values. Positions outside the block, and anchors, never change.
+values; it is told the time 0 it was trained at. Positions outside the block, and anchors, never change.
 """
 
 from dataclasses import dataclass, replace
@@ -72,7 +72,7 @@ def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampl
         n, nfe, canvas, state, logprob_BL, tape = carry
         b, i = n // steps, n % steps
         t, s = 1 - i / steps, 1 - (i + 1) / steps
-        t_L = jnp.where(block_L == b, t, block_L > b)
+        t_L = jnp.where(block_L == b, t, block_L > b) * (mask.kind != "causal")
         seen = replace(canvas, t_BL=jnp.broadcast_to(t_L, (B, L)).astype(jnp.float32))
         active_BL = (block_L == b) & ~canvas.frozen_BL
         output = denoise(seen, mask=mask)
@@ -95,15 +95,18 @@ def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampl
 def _cached(denoise, sampler, process, mask, canvas, key_B, *, cache, prefill, trace) -> Sampled:
     B, L = canvas.z_BL.shape
     record = _Recorder(L if trace else 0)
-    one = jnp.ones((B, 1))
+    tape, one = record.blank(B, L), jnp.ones((B, 1))
+    canvas = replace(canvas, t_BL=jnp.zeros((B, L)))
     if prefill:
         cache = denoise(jax.tree.map(lambda x: x[:, :prefill], canvas), mask=mask, cache=cache).cache
+        tape = record(tape, 0, canvas.z_BL, jnp.zeros((B, L)), 1 - prefill / L)
 
     def step(carry):
         i, nfe, canvas, cache, state, logprob_BL, ended_B, tape = carry
         seen = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i, 1, 1), canvas)
-        output = denoise(replace(seen, t_BL=one), mask=mask, cache=cache)
-        new, state, new_logprob_B1 = _advance(sampler, process, key_B, i, output, seen, ~seen.frozen_BL, 1.0, 0.0, state, 0 * one)
+        output = denoise(seen, mask=mask, cache=cache)
+        active_B1 = ~seen.frozen_BL & ~ended_B[:, None]  # a row that has ended does not wait for the others with tokens of its own
+        new, state, new_logprob_B1 = _advance(sampler, process, key_B, i, output, seen, active_B1, 1.0, 0.0, state, 0 * one)
         canvas = replace(canvas, z_BL=jax.lax.dynamic_update_slice_in_dim(canvas.z_BL, new.z_BL, i, 1))
         logprob_BL = jax.lax.dynamic_update_slice_in_dim(logprob_BL, new_logprob_B1, i, 1)
         ended_B |= (new.z_BL[:, 0] == process.vocab.eos) & ~seen.frozen_BL[:, 0]
@@ -111,7 +114,7 @@ def _cached(denoise, sampler, process, mask, canvas, key_B, *, cache, prefill, t
         return i + 1, nfe + 1, canvas, cache, state, logprob_BL, ended_B, record(tape, nfe, canvas.z_BL, logprob_BL, 1 - (i + 1) / L)
 
     carry = (jnp.int32(prefill), jnp.int32(prefill > 0), canvas, cache, sampler.rule.init(canvas))
-    carry += (jnp.zeros((B, L)), jnp.zeros(B, bool), record.blank(B, L))
+    carry += (jnp.zeros((B, L)), jnp.zeros(B, bool), tape)
     end = jnp.where(canvas.z_BL == process.vocab.mask, jnp.arange(1, L + 1), 0).max()
     carry = jax.lax.while_loop(lambda c: (c[0] < end) & ~c[6].all(), step, carry)
     _, nfe, canvas, _, _, logprob_BL, _, tape = carry

@@ -1,0 +1,105 @@
+"""Requests to replies: templates, padding, batches, eos, traces, and what a causal model refuses."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from dlm.nn import transformer
+from dlm.nn.masks import Mask
+from dlm.run import spec
+from dlm.run.spec import UserError
+from dlm.samplers.config import Sampler
+from dlm.samplers.generate import Generator, Request
+from dlm.text.bytes import Bytes
+from tests import tiny
+
+TOKENIZER = Bytes().fit(())
+CONFIG = tiny.model_config(vocab=TOKENIZER.vocab)
+PARAMS = tiny.random_params(CONFIG, scale=0.4)
+PROCESS = spec.build("mask", "noise", TOKENIZER.vocab)
+MODEL = transformer.Transformer(CONFIG)
+SHIFTED = Mask("causal", shift=1)
+
+
+def denoise(params, canvas, **kwargs):
+    return transformer.denoiser(MODEL, params)(canvas, **kwargs)
+
+
+def generator(mask=None, denoise=denoise, params=PARAMS, trace=False, seed=0, rule="ancestral", **settings):
+    sampler = Sampler(spec.build(rule, "samplers"), **settings)
+    memory = partial(transformer.memory, MODEL)
+    return Generator(denoise, memory, params, TOKENIZER, sampler, PROCESS, mask or Mask(), seed=seed, trace=trace)
+
+
+MASKED = generator(steps=4, trace=True)
+AR = generator(SHIFTED, steps=1, block=1, trace=True)
+
+
+@pytest.mark.parametrize("make", [MASKED, AR], ids=["masked", "ar"])
+def test_neither_its_batch_nor_padding_changes_a_row(make):
+    request = Request.prompt("ab", 6)
+    alone = make([request])[0]
+    among = make([request, Request.prompt("", 11), Request.prompt("abc", 1)])
+    tiny.identical(among[0].ids, alone.ids)
+    assert among[0].logprob == pytest.approx(alone.logprob, abs=1e-4) and among[0].text == alone.text
+    assert [len(r.ids) for r in among] == [8, 11, 4] and among[0].text.startswith("ab")
+
+
+@pytest.mark.parametrize("make", [MASKED, AR], ids=["masked", "ar"])
+def test_the_trace_ends_in_the_reply(make):
+    reply = make([Request.prompt("ab", 6)])[0]
+    states_TL, n = reply.trace["states"], reply.nfe
+    assert states_TL.shape == (n + 1, 8) and reply.trace["confidence"].shape == (n, 8) and len(reply.trace["times"]) == n + 1
+    assert states_TL[0].tolist() == [*b"ab", *[TOKENIZER.mask] * 6] and (states_TL[-1] == reply.ids).all()
+    assert reply.trace["times"][0] == 1 and (np.diff(reply.trace["times"]) < 0).all()
+    last = reply.trace["confidence"][-1]
+    assert (last[:2] == 0).all() and ((last[2:] > 0) & (last[2:] <= 1)).all()
+    assert np.log(last[2:]).sum() == pytest.approx(reply.logprob, abs=1e-4)
+
+
+def test_infilling_keeps_every_anchor():
+    reply = MASKED([Request.infill("a___b___", 3)])[0]
+    assert reply.ids[[0, 4]].tolist() == [*b"ab"] and reply.frozen.tolist() == [True, *[False] * 3, True, *[False] * 3]
+    assert reply.nfe == 4 and not np.isin(reply.ids, TOKENIZER.vocab.never).any()
+    assert Request.infill("___", 2) == Request.prompt("", 2) == Request((2,))
+
+
+def test_text_ends_at_the_first_generated_eos():
+    def eos_at_three(params, canvas, **kwargs):
+        import jax.numpy as jnp
+
+        from dlm.run.contracts import Logits, Output
+
+        id_L = jnp.where(jnp.arange(canvas.z_BL.shape[1]) == 3, TOKENIZER.eos, ord("x"))
+        return Output(Logits(jnp.where(jnp.arange(TOKENIZER.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros((*canvas.z_BL.shape, 1))))
+
+    (reply,) = generator(denoise=eos_at_three, params={}, steps=2)([Request.prompt("ab", 4)])
+    assert reply.text == "abx" and reply.ids.tolist() == [*b"abx", TOKENIZER.eos, *b"xx"]
+
+
+def test_a_long_prompt_is_read_in_one_pass():
+    prompt = "the quick brown fox jumps over the lazy dog"
+    reply = AR([Request.prompt(prompt, 3)])[0]
+    assert reply.nfe <= 1 + len(prompt) - 32 + 3 and reply.text.startswith(prompt)
+
+
+def test_seeds_differ_and_repeat():
+    one, same, other = (generator(steps=4, seed=s)([Request.prompt("", 8)] * 2) for s in (0, 0, 1))
+    tiny.identical([r.ids for r in one], [r.ids for r in same])
+    assert (one[0].ids != other[0].ids).any() and (one[0].ids != one[1].ids).any()
+
+
+def test_what_is_refused():
+    for settings in (dict(steps=4, block=1), dict(steps=1, block=0), dict(steps=1, block=8)):
+        with pytest.raises(UserError, match="a causal model decides one position in one step"):
+            generator(SHIFTED, **settings)
+    with pytest.raises(UserError, match="cannot fill in"):
+        AR([Request.infill("a___b", 3)])
+    with pytest.raises(UserError, match="no ___"):
+        Request.infill("ab", 3)
+    with pytest.raises(UserError, match="nothing to generate"):
+        MASKED([])
+    for settings in (dict(steps=0), dict(block=-1), dict(temperature=-1.0), dict(top_p=0.0), dict(top_p=1.1)):
+        with pytest.raises(ValueError, match="must"):
+            Sampler(spec.build("ancestral", "samplers"), **settings)
