@@ -1,4 +1,5 @@
-"""Optimizers: AdamW, or Muon for the matrices (momentum orthogonalised by Newton–Schulz) with AdamW for the rest.
+"""Optimizers: AdamW, or Muon for the matrices (momentum orthogonalised by Newton–Schulz) with AdamW for the
+rest (Optax gives it Nesterov's momentum too).
 
 Which parameters are matrices, and which are decayed, is read off their names by `run.axes`.
 """

@@ -30,7 +30,10 @@ def belongs(workdir: Path, run: spec.Run) -> bool:
 
 def create(workdir: Path, run: spec.Run, tokenizer) -> None:
     """A new run directory; config.json comes last, since it is what makes a directory a run's."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
     tokenizer.save(workdir)
     (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
     (workdir / ENVIRONMENT).write_text(json.dumps(dict(environment(), parameters=run.nn.parameters), indent=2) + "\n", encoding="utf-8")

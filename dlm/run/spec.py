@@ -206,8 +206,13 @@ def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab
         family = f.metadata["families"]
         if not isinstance(value, dict):
             raise UserError(f"config.{where} must be a dictionary of {family}, not {value!r}")
+        for k, v in value.items():
+            if not isinstance(v or {}, dict):
+                raise UserError(f"config.{where}.{k} is a section, not {v!r}")
         return {k: _member({"name": k, **(v or {})}, family, f"{where}.{k}", vocab) for k, v in value.items()}
     if "family" in f.metadata:
+        if isinstance(value, dict) and "name" not in value and isinstance(f.default, str):
+            value = {"name": f.default, **value}
         return _member(value, f.metadata["family"], where, vocab)
     if "module" in f.metadata:
         value = value or {}
@@ -218,11 +223,11 @@ def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab
 
 
 def _member(value: Any, family: str, where: str, vocab: Vocab | None) -> Any:
-    if value is None or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return value
     value = dict(name=value) if isinstance(value, str) else value
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise UserError(f"config.{where} must name a member of {family}, such as {_names(family)[:1]}, not {value!r}")
+        raise UserError(f"config.{where} must name a member of {family}, such as {_names(family)[0]!r}, not {value!r}")
     name = value["name"] if "." in value["name"] else f"{family}.{value['name']}"
     return _make(_dataclass(name, where, family), value, where, vocab)
 
@@ -262,6 +267,7 @@ def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
             return None
         return _typed(value, next(a for a in arguments if a is not type(None)), where, vocab)
     if origin is Literal:
+        value = "none" if value is None and "none" in arguments else value  # how a command line reads 'none'
         if value not in arguments:
             raise UserError(f"config.{where} must be {' | '.join(map(str, arguments))}, not {value!r}{nearest(value, arguments)}")
         return value
