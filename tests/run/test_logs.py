@@ -1,0 +1,42 @@
+"""Logs: rows past the step a run resumes from are dropped, broken last lines are forgiven, the live line has every figure."""
+
+import io
+import json
+
+from dlm.run import logs
+
+ROW = dict(loss=2.0, bits_per_byte=3.5, tokens_per_s=1500.0, share_of_peak=0.25)
+
+
+def test_resuming_drops_what_will_come_again(tmp_path):
+    first = logs.Logs(tmp_path, 0, 9, io.StringIO())
+    for step in range(1, 6):
+        first.write(dict(step=step, loss=float(step)))
+    first.close()
+    path = tmp_path / logs.METRICS
+    path.write_text(path.read_text() + '{"step": 6, "lo')
+    assert [row["step"] for row in logs.rows(path)] == [1, 2, 3, 4, 5]
+    second = logs.Logs(tmp_path, 3, 9, io.StringIO())
+    second.write(dict(step=4, loss=0.0))
+    second.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+    assert logs.rows(tmp_path / "none") == []
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    log = logs.Logs(tmp_path, 0, 1, io.StringIO())
+    log.write(dict(step=1, loss=1.0, phases=dict(data=1.0)))
+    log.close()
+    assert [p.stat().st_size > 0 for p in (tmp_path / "tensorboard").glob("events*")] == [True]
+
+
+def test_the_live_line(tmp_path):
+    stream = io.StringIO()
+    log = logs.Logs(tmp_path, 0, 100, stream)
+    for step in (1, 2, 100):
+        log.progress(dict(step=step, **ROW))
+    log.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2, "a log file gets a line every ten seconds, and the last one"
+    assert "step 100/100  loss 2.000  3.500 bits/byte  1.5k tok/s  25% of peak  ETA 0s" in lines[-1]
+    assert [logs.clock(s) for s in (12, 187, 3725)] == ["12s", "3m07s", "1h02m"]

@@ -1,0 +1,85 @@
+"""The loop: metrics one update behind, the last update logged and saved, evaluation and saving kept out of the speed."""
+
+import numpy as np
+import pytest
+
+from dlm.run import loop
+from dlm.run.loop import Every
+
+
+class Told:
+    """Notes what the loop does, in its order."""
+
+    def __init__(self):
+        self.rows, self.calls = [], []
+
+    def write(self, row):
+        self.rows.append(row)
+        self.calls.append(("row", row["step"]))
+
+    def progress(self, row):
+        pass
+
+
+def train(told, start, steps, **every):
+    def update(state, batch):
+        told.calls.append(("update", batch))
+        return state + 1, dict(
+            nats_sum=np.float32(10.0 * batch),
+            weight_sum=np.float32(5),
+            bytes_sum=np.float32(4),
+            masked_sum=np.float32(2),
+            lr=np.float32(batch),
+            grad_norm=np.float32(batch),
+        )
+
+    return loop.train(
+        start,
+        update,
+        iter(range(start + 1, steps + 1)),
+        start=start,
+        steps=steps,
+        every=Every(**every),
+        logs=told,
+        flops_per_token=2.0,
+        peak=4.0,
+        evaluate=lambda state, step: {"score": state},
+        save=lambda step, state: told.calls.append(("save", step)),
+    )
+
+
+def test_rows_come_one_update_behind_and_the_last_at_once():
+    told = Told()
+    state, phases = train(told, 0, 5, log=2, save=0)
+    assert state == 5 and set(phases.seconds) == {"data", "step", "save"}
+    assert told.calls == [
+        ("update", 1),
+        ("update", 2),
+        ("update", 3),
+        ("row", 2),
+        ("update", 4),
+        ("update", 5),
+        ("row", 4),
+        ("row", 5),
+        ("save", 5),
+    ]
+    assert [r["loss"] for r in told.rows] == [3.0, 7.0, 10.0]  # (10 + 20) / 10, (30 + 40) / 10, 50 / 5
+    row = told.rows[0]
+    assert (
+        row["bits_per_byte"] == pytest.approx(30 / 8 / np.log(2)) and row["masked_share"] == 0.4 and (row["lr"], row["grad_norm"]) == (2, 2)
+    )
+    assert row["share_of_peak"] == pytest.approx(row["tokens_per_s"] / 2)
+
+
+def test_evaluations_and_saves_see_the_state_of_their_step():
+    told = Told()
+    train(told, 2, 6, log=1, eval=3, save=2)
+    assert [c for c in told.calls if c[0] == "save"] == [("save", 4), ("save", 6)]
+    assert [(r["step"], r["score"]) for r in told.rows if "score" in r] == [(3, 3), (6, 6)]
+    assert [r["step"] for r in told.rows if "loss" in r] == [3, 4, 5, 6]
+
+
+def test_mistakes():
+    for wrong in (dict(log=0), dict(keep=0), dict(eval=-1)):
+        with pytest.raises(ValueError, match="must"):
+            Every(**wrong)

@@ -1,0 +1,169 @@
+"""The shape of the code base: who imports whom, what starts without JAX, how big things are, what is never done."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "dlm").rglob("*.py"))
+OURS = [*FILES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "configs").rglob("*.py"))]
+TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in OURS}
+named = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+
+FOUNDATION = {"run.spec", "run.keys", "run.axes", "run.contracts"}
+BELOW = {"noise", "nn.masks", "nn.cache"}
+LIBRARY = {"text", "data", "tasks", "noise", "nn", "objectives", "samplers", "oracle", "hf", "sim", "run"}
+MAY = {  # room → rooms or modules it may import, besides itself and the foundation
+    "text": set(),
+    "noise": set(),
+    "nn": set(),
+    "run": set(),
+    "data": {"text"},
+    "tasks": {"text"},
+    "objectives": BELOW,
+    "samplers": BELOW,
+    "oracle": BELOW,
+    "hf": {"nn"},
+    "sim": {"nn.config"},
+    "evals": LIBRARY,
+    "agents": LIBRARY | {"evals"},
+    "reports": LIBRARY | {"evals"},
+    "benches": LIBRARY | {"evals"},
+}
+EVERYTHING = {"run.assemble"}  # puts the rooms together, for the commands and the benches behind them
+NO_JAX = ["dlm.text.bytes", "dlm.text.bpe", "dlm.data.loader", "dlm.data.local", "dlm.data.tfds", "dlm.data.embedded", "dlm.nn.config"]
+NO_JAX += ["dlm.run.spec", "dlm.run.cli", "dlm.samplers.config", "dlm.train", "dlm.evaluate", "dlm.sample", "dlm.report"]
+
+
+def module(file):
+    return ".".join(file.relative_to(ROOT / "dlm").with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(tree):
+    """Our modules that a file imports, anywhere in it, without the leading 'dlm.'."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    known = {f"dlm.{module(f)}" for f in FILES}
+    return {name.removeprefix("dlm.") for name in found if name in known and name != "dlm."}
+
+
+@named
+def test_imports_point_down(file):
+    name = module(file)
+    room = name.split(".")[0]
+    if "." not in name and name not in MAY or name in EVERYTHING:  # a command
+        return
+    may = {room} | MAY[room] | FOUNDATION
+    foundation = name in FOUNDATION
+    for other in imported(TREES[file]):
+        package = (ROOT / "dlm" / other).is_dir()  # importing the package is importing its __init__ only
+        if foundation:
+            assert other in FOUNDATION | {"run"}, f"{name} imports {other}"
+        elif "." in other or package:
+            allowed = other in may or other.split(".")[0] in may or any(m.startswith(f"{other}.") for m in may)
+            assert allowed and (room == "benches" or other not in EVERYTHING), f"{name} may not import {other}"
+        else:
+            raise AssertionError(f"{name} imports the command {other}")
+
+
+def test_the_rule_sees_a_wrong_import():
+    tree = ast.parse("def f():\n    from dlm.samplers import loop\n    import dlm.nn.transformer")
+    assert imported(tree) == {"samplers", "samplers.loop", "nn.transformer"}
+
+
+def test_libraries_import_neither_recipes_nor_tests():
+    for file in FILES:
+        for node in ast.walk(TREES[file]):
+            names = (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            )
+            assert not {n.split(".")[0] for n in names} & {"tests", "configs"}, file
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_these_start_without_jax():
+    """Every module on its own would cost a process each; together they must not load JAX either."""
+    code = f"import sys, {', '.join(NO_JAX)}; print(*sorted({{'jax', 'flax', 'orbax', 'grain'}} & set(sys.modules)))"
+    reply = python("-c", code)
+    assert reply.returncode == 0 and reply.stdout.strip() == "", reply
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--config=configs/quickstart.py", "--print_config", "--config.steps=7"]], ids=lambda a: a[-1]
+)
+def test_help_and_print_config_load_no_jax(arguments):
+    code = (
+        f"import sys, dlm.train\ntry:\n    dlm.train.main({arguments!r})\nexcept SystemExit:\n    pass\nassert 'jax' not in sys.modules\n"
+    )
+    reply = python("-c", code)
+    assert reply.returncode == 0 and ("--workdir" in reply.stdout or '"steps": 7' in reply.stdout), reply
+
+
+# --------------------------------------------------------------------------------------------------------------- budgets
+
+
+def test_files_functions_and_dataclasses_stay_small():
+    over = []
+    for file, tree in TREES.items():
+        lines = len(file.read_text(encoding="utf-8").splitlines())
+        over += [f"{file}: {lines} lines"] if lines > 400 else []
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno - node.lineno + 1 > 60:
+                over.append(f"{file}: {node.name} has {node.end_lineno - node.lineno + 1} lines")
+            if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+                fields = [s for s in node.body if isinstance(s, ast.AnnAssign) and "ClassVar" not in ast.unparse(s.annotation)]
+                if len([f for f in fields if f.target.id != "vocab"]) > 12:
+                    over.append(f"{file}: {node.name} has {len(fields)} fields")
+    assert not over, over
+
+
+def test_names_say_what_is_inside():
+    for file in OURS:
+        assert not {"utils", "common", "misc", "helpers", "manager"} & {file.stem, *file.relative_to(ROOT).parts}, file
+
+
+@pytest.mark.parametrize("folder", ["dlm", "tests", "configs"])
+def test_every_module_says_what_it_is(folder):
+    missing = [f for f, tree in TREES.items() if f.is_relative_to(ROOT / folder) and not ast.get_docstring(tree)]
+    assert not missing
+
+
+def test_nothing_unsafe_is_called():
+    """No code from data: no pickle, eval, exec, yaml.load, and no shell."""
+    for file in FILES:
+        for node in ast.walk(TREES[file]):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = {a.name for a in node.names} | {getattr(node, "module", None)}
+                assert not names & {"pickle", "dill", "cloudpickle", "shelve", "marshal", "yaml"}, file
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "compile", "os.system", "os.popen", "pickle.loads", "yaml.load"), f"{file}: {called}"
+                for k in node.keywords:
+                    unsafe = (k.arg, ast.unparse(k.value)) in (("shell", "True"), ("allow_pickle", "True"))
+                    assert not unsafe, f"{file}: {called}"
+
+
+def test_nothing_is_tied_to_one_machine():
+    tied = re.compile(r"""["'\s=(](/(?:home|root|work|Users|tmp|mnt|opt)/\w)""")
+    listed = [*OURS, *(ROOT / "launch").glob("*"), *ROOT.glob("*.toml"), *ROOT.glob("*.txt"), *ROOT.glob("*.md")]
+    for file in listed:
+        found = tied.search(file.read_text(encoding="utf-8"))
+        assert not found, f"{file}: {found}"
+
+
+def test_lint_and_format():
+    for command in (["check"], ["format", "--check"]):
+        reply = python("-m", "ruff", *command, "--no-cache", "dlm", "tests", "configs")
+        assert reply.returncode == 0, reply.stdout + reply.stderr
