@@ -31,7 +31,7 @@ FLAGS = [
 LIMITS = dict(share=0.5, loop=1.05, sampling=1.15, peer=0.85)  # what must hold of `small` on 2 cores; `peer` is an aim
 ROWS, SAMPLING_STEPS = 4, 64
 BLOCK = 3.0  # seconds that one part may take in one round
-EVAL_BATCHES = 2
+EVAL_BATCHES = 1
 LARGEST_SAVE = 4e9  # bytes: writing more would measure the disk for minutes
 
 
@@ -77,7 +77,7 @@ def measure(target: str, run: spec.Run, rounds: int, peer=None) -> dict:
         measures = {f"peak.{dtype}": lambda dtype=dtype: trial.peak(dtype) for dtype in dict.fromkeys(("float32", run.nn.compute.dtype))}
         measures |= dict(bare=trial.bare, loop=trial.loop)
         if twin:
-            measures["peer"] = lambda: min(benches.seconds_each(twin.update, trial.updates + 1)[1:])
+            measures["peer"] = lambda: min(trial.timed(twin.update))
         if trial.objective.mask.kind == "full":
             measures |= dict(passes=trial.passes, sampling=trial.sampling)
         raw = benches.in_turns(measures, rounds)
@@ -112,9 +112,10 @@ class Trial:
         self.logs = Logs(folder, 0, run.steps, io.StringIO())
         self.folder, self.saves = folder, 0
         self.peaks: dict[str, float] = {}
-        self.updates = 2
+        self.updates, self.untimed = 1, 1
         slowest = max(self.bare())
-        self.updates = max(3, min(20, int(BLOCK / slowest)))
+        self.updates = max(1, min(20, int(BLOCK / slowest)))
+        self.untimed = int(self.updates > 1)  # a long update warms itself up
         self.evaluate(self.state, 0)
 
     def peak(self, dtype: str) -> float:
@@ -132,8 +133,11 @@ class Trial:
             self.state, sums = self.experiment.update(self.state, self.batch)
             jax.block_until_ready((self.state, sums))
 
-        once()
-        return benches.seconds_each(once, self.updates)
+        return self.timed(once)
+
+    def timed(self, call) -> list[float]:
+        """Seconds of each call of a round, after one that is not counted where calls are short."""
+        return benches.seconds_each(call, self.untimed + self.updates)[self.untimed :]
 
     def loop(self) -> dict[str, float]:
         """Seconds of each phase of the real loop over as many updates, and in all; read-ahead begins empty."""

@@ -38,6 +38,7 @@ def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
     assert "GFLOP/s" in err and "data wait" in err
 
 
+@pytest.mark.slow
 def test_a_causal_model_has_no_ancestral_sampling(recipe, monkeypatch, capsys):
     monkeypatch.setattr(peak, "measure", lambda dtype: 1e12)
     bench.main(["train", f"--config={recipe}:ar", "--repeats=1", "--json"])
