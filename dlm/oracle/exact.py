@@ -70,7 +70,7 @@ def ancestral_law(denoise, process, mask, steps: int, vocab, length: int, fields
         p_ZLV = np.asarray(_reverse(denoise, process, mask, z_ZL, t, s, fields), np.float64)
         kernel_ZZ = np.ones((len(z_ZL), 1))
         for i in range(length):
-            kernel_ZZ = (kernel_ZZ[:, :, None] * p_ZLV[:, i, None, ids]).reshape(len(z_ZL), -1)
+            kernel_ZZ = (kernel_ZZ[:, :, None] * p_ZLV[:, i][:, None, ids]).reshape(len(z_ZL), -1)
         p_Z = p_Z @ kernel_ZZ
     return p_Z[(z_ZL != vocab.mask).all(-1)]
 

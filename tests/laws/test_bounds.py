@@ -18,10 +18,6 @@ from dlm.oracle.exact import exact_bound
 from tests.laws import worlds as w
 
 every_objective = pytest.mark.parametrize("member", w.OBJECTIVES, ids=w.title)
-first_of_each = [next(m for m in w.OBJECTIVES if m["name"] == name) for name in dict.fromkeys(m["name"] for m in w.OBJECTIVES)]
-compiled_each = pytest.mark.parametrize(  # seconds of compilation each: the fast half takes every member with one process
-    "member", [pytest.param(m, id=w.title(m), marks=[] if m in first_of_each else pytest.mark.slow) for m in w.OBJECTIVES]
-)
 every_process = pytest.mark.parametrize("process", w.PROCESSES, ids=w.title)
 K = len(w.TABLES)
 
@@ -86,7 +82,7 @@ def test_a_wrong_weight_is_seen(wrong):
     assert np.abs(bound_KX[0] + np.log(w.law(w.WORLDS[0]))).max() > 0.1
 
 
-@compiled_each
+@w.one_of_each
 def test_a_random_transformer_spends_at_most_one(member):
     """A network conditioned on time, so the bound is no longer the same for every schedule; it is still a bound."""
     attention = config.Attention(heads=2, kv_heads=1, head_size=4)
@@ -130,7 +126,7 @@ def test_steps_cost_one_over_their_number(process):
 SEEDS = 300
 
 
-@compiled_each
+@w.one_of_each
 def test_the_reported_bound_and_the_loss(member):
     """Over many seeds the mean is the enumerated bound and the stated variance the spread, or somewhat above it (it errs on the safe
     side); for one seed the batch lies within four standard errors. The training loss has the same mean."""

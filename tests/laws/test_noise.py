@@ -10,7 +10,6 @@ from dlm.run.contracts import Batch, Logits, Output
 from tests.laws import worlds as w
 
 every_process = pytest.mark.parametrize("process", w.PROCESSES, ids=w.title)
-every_objective = pytest.mark.parametrize("member", [w.OBJECTIVES[0], *w.OBJECTIVES[1:]], ids=w.title)
 B, L = 8, 5
 
 
@@ -20,11 +19,11 @@ def test_schedule(process):
     t_T = jnp.linspace(0, 1, 257)
     a_T = np.asarray(jax.jit(noise.alpha)(t_T))
     assert a_T[0] == 1 and a_T[-1] == 0
-    assert (np.diff(a_T) < 0).all()
+    assert (np.diff(a_T) <= 0).all() and (np.diff(a_T[:128]) < 0).all()  # float32 has nothing left below α = 6e-8
     inner_T = t_T[1:-1]
     rate_T, gone_T = jax.jit(lambda t: (noise.rate(t), noise.mask_prob(t)))(inner_T)
     slope_T = jax.jit(jax.vmap(jax.grad(noise.mask_prob)))(inner_T)
-    np.testing.assert_allclose(rate_T * gone_T, slope_T, rtol=2e-5)
+    np.testing.assert_allclose(rate_T * gone_T, slope_T, rtol=2e-5, atol=5e-6)  # JAX's derivative of expm1 cancels near −1
     np.testing.assert_allclose(gone_T, 1 - a_T[1:-1], atol=1e-6)
     small = jnp.float32(1e-6)
     want = np.float64(1e-6) * np.float64(jax.grad(noise.mask_prob)(small)) / np.float64(noise.mask_prob(small))
@@ -59,7 +58,7 @@ def _batch():
     return w.batch_of(x_BL)
 
 
-@every_objective
+@w.one_of_each
 def test_loss_does_not_depend_on_how_a_batch_is_cut(member):
     """Microbatches, hosts and the order of rows leave the sums alone; another step or another sample number changes the noise."""
     objective, batch = w.objective(member), _batch()
@@ -71,7 +70,7 @@ def test_loss_does_not_depend_on_how_a_batch_is_cut(member):
     assert (objective.process is None) == (total([range(B)], step=4) == whole)
 
 
-@every_objective
+@w.one_of_each
 def test_padding_changes_nothing(member):
     objective, batch = w.objective(member), _batch()
     more = ((0, 0), (0, 3))

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import dlm
 from dlm.nn.masks import Mask
@@ -104,7 +105,7 @@ def choices(family, wanted):
 
 
 def title(config):
-    return "-".join(title(v) if isinstance(v, dict) else str(v).split(".")[-1] for v in config.values())
+    return "-".join(title(v) if isinstance(v, dict) else str(v).removeprefix("objectives.") for v in config.values())
 
 
 PROCESSES = [*choices("noise", "corrupt"), dict(name="noise.mask", schedule="polynomial", power=1.5)]
@@ -120,6 +121,16 @@ def objectives():
 
 
 OBJECTIVES = list(objectives())
+
+
+def first_of_each(argument, configs):
+    """Every config, where each costs seconds of compilation: the fast half takes the first of each member."""
+    first = {c["name"]: c for c in reversed(configs)}.values()
+    marks = [() if any(c is f for f in first) else pytest.mark.slow for c in configs]
+    return pytest.mark.parametrize(argument, [pytest.param(c, id=title(c), marks=m) for c, m in zip(configs, marks, strict=True)])
+
+
+one_of_each = first_of_each("member", OBJECTIVES)
 
 
 def objective(config, **more):
