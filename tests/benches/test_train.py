@@ -34,7 +34,7 @@ def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
     np.testing.assert_allclose(step["tokens_per_s"]["max"], 8 * 16 / step["seconds"]["min"])
     assert all(loop["phases_seconds"][k]["min"] > 0 for k in ("data", "step", "eval", "save")) and 0 < loop["data_share"]["median"] < 1
     assert 0 < loop["ratio"]["min"] <= loop["ratio"]["median"] and (sampling["rows"], sampling["steps"]) == (4, 64)
-    assert sampling["ratio"]["min"] > 0.5  # per pass: a forward pass is part of it
+    assert sampling["ratio"]["min"] > 0 and sampling["pass_seconds"]["min"] > 0
     assert "GFLOP/s" in err and "data wait" in err
 
 
