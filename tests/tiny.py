@@ -74,7 +74,7 @@ def identical(a, b):
 def write_corpus(path):
     words = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run", "up", "to", "red", "barns", "while", "it", "rained")
     rng = np.random.default_rng(0)
-    paragraphs = [" ".join(rng.choice(words, 30)) + f" {i}." for i in range(40)]
+    paragraphs = [" ".join(rng.choice(words, 15)) + "\n" + " ".join(rng.choice(words, 15)) + f" {i}." for i in range(40)]
     path.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     return path
 

@@ -126,7 +126,7 @@ def override(config: dict, dotted: str, text: str) -> None:
         if not isinstance(config.setdefault(parent, {}), dict):
             raise UserError(f"config.{'.'.join(parents[: i + 1])} is not a section, so config.{dotted} cannot be set")
         config = config[parent]
-    config[leaf] = text if isinstance(config.get(leaf), str) else literal(text)
+    config[leaf] = text if isinstance(config.get(leaf), str) and text != "None" else literal(text)
 
 
 def literal(text: str) -> Any:

@@ -115,6 +115,10 @@ def test_overrides():
     made = spec.run(config)
     assert (made.steps, made.objective.process.schedule, made.nn.time, made.optim.lr) == (1000, "cosine", "none", 3e-4)
     assert made.data.source.paths == ("a", "b") and made.data.source.held_out_paths is None
+    spec.override(config, "objective.name", "None")
+    assert config["objective"]["name"] is None
+    spec.override(config, "data.source.name", "1")
+    assert config["data"]["source"]["name"] == "1", "a text stays a text"
     with pytest.raises(UserError, match="config.steps is not a section, so config.steps.x cannot be set"):
         spec.override(config, "steps.x", "1")
 

@@ -1,0 +1,249 @@
+"""train → evaluate → sample on a tiny local corpus, through the commands; a run resumes byte for byte."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from dlm import evaluate, sample, train
+from dlm.run import cli, logs, spec
+from dlm.run.assemble import reopen
+from tests import tiny
+
+KINDS = ["masked", "ar"]
+
+
+def write_recipe(path, config):
+    path.write_text(f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {config!r}\n', encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{kind: (workdir, arguments)} of two runs of 4 updates whose corpus is gone."""
+    folder, made = tmp_path_factory.mktemp("runs"), {}
+    corpus = tiny.write_corpus(folder / "corpus.txt")
+    for kind in KINDS:
+        config = tiny.recipe(
+            corpus, text=dict(name="bpe", size=290), every=dict(log=1, save=2, eval=3), **(tiny.AR if kind == "ar" else {})
+        )
+        arguments = [f"--config={write_recipe(folder / f'{kind}.py', config)}", f"--workdir={folder / kind}"]
+        train.main([*arguments, "--config.optim.ema=0.5"])
+        made[kind] = folder / kind, [*arguments, "--config.optim.ema=0.5"]
+    return corpus, made
+
+
+def answer(capsys, command, *arguments):
+    """The one JSON object of a command."""
+    capsys.readouterr()
+    command.main([*map(str, arguments), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_directory_holds_what_it_takes(runs, kind):
+    workdir, _ = runs[1][kind]
+    names = {p.name for p in workdir.iterdir()}
+    assert {"config.json", "metrics.jsonl", "commit.txt", "environment.json", "checkpoints", "tokenizer.json"} <= names
+    assert spec.run(json.loads((workdir / "config.json").read_text())).optim.ema == 0.5
+    rows = logs.rows(workdir / "metrics.jsonl")
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4] and all(r["loss"] > 0 for r in rows if "loss" in r)
+    assert [r["step"] for r in rows if "bound.bits_per_byte" in r] == [3] and set(rows[-1]["phases"]) == {"data", "step", "eval", "save"}
+    assert ("masked_share" in rows[0]) == (kind == "masked")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resuming_is_byte_identical(runs, kind, tmp_path, capsys):
+    """As after a crash between two checkpoints: rows beyond the checkpoint are written again."""
+    workdir, arguments = runs[1][kind]
+    again = tmp_path / "again"
+    shutil.copytree(workdir, again)
+    shutil.rmtree(again / "checkpoints" / "4")
+    (again / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in logs.rows(again / "metrics.jsonl") if r["step"] <= 3))
+    train.main([arguments[0], f"--workdir={again}", *arguments[2:]])
+    assert "going on after update 2" in capsys.readouterr().err
+    tiny.identical(*(jax.device_get(reopen(w)[1]) for w in (workdir, again)))
+    exact = ("step", "loss", "grad_norm", "lr", "masked_share", "bound.bits_per_byte")
+    rows = [[{k: r[k] for k in exact if k in r} for r in logs.rows(w / "metrics.jsonl")] for w in (workdir, again)]
+    assert rows[0] == rows[1]
+
+
+def test_a_finished_run_is_left_alone(runs, capsys):
+    workdir, arguments = runs[1]["masked"]
+    before = content(workdir)
+    reply = answer(capsys, train, *arguments)
+    assert content(workdir) == before
+    assert (reply["workdir"], reply["updates"], reply["step"]) == (str(workdir), 4, 4) and reply["parameters"] > 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluate(runs, kind, capsys):
+    workdir, _ = runs[1][kind]
+    one, two, other = (answer(capsys, evaluate, f"--workdir={workdir}", "--evals=bound,compression", f"--seed={s}") for s in (0, 0, 1))
+    scores = [{s["name"]: (s["value"], s["se"]) for s in reply["scores"]} for reply in (one, two, other)]
+    assert scores[0] == scores[1] and (scores[0] == scores[2]) == (kind == "ar")
+    assert (scores[0]["bits_per_byte"][1] > 0) == (kind == "masked") and 1 < scores[0]["bits_per_byte"][0] < 20
+    assert {s["claims"] for s in one["scores"] if s["eval"] == "bound"} == {"exact" if kind == "ar" else "bound"}
+    assert (one["step"], one["seed"]) == (4, 0) and len((workdir / "evals.jsonl").read_text().splitlines()) >= 3 * len(one["scores"])
+    trained = [r for r in logs.rows(workdir / "metrics.jsonl") if "bound.bits_per_byte" in r][-1]
+    at_two = answer(capsys, evaluate, f"--workdir={workdir}", "--step=2", "--evals.bound.samples=4")
+    assert at_two["step"] == 2 and at_two["scores"][0]["settings"]["samples"] == 4 and trained["step"] == 3
+
+
+def test_evaluate_another_text(runs, tmp_path, capsys):
+    text = tmp_path / "other.txt"
+    text.write_text("a text of its own\n" * 9)
+    found = answer(capsys, evaluate, f"--workdir={runs[1]['ar'][0]}", f"--data={text}", "--evals=compression")
+    assert {s["name"]: s["value"] for s in found["scores"]}["held_out_bytes"] == 162 and found["scores"][0]["data"] == str(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sample_needs_the_run_directory_alone(runs, kind, tmp_path, capsys):
+    workdir, _ = runs[1][kind]
+    moved = tmp_path / "moved"
+    shutil.copytree(workdir, moved)
+    runs[0].rename(runs[0].with_suffix(".gone"))
+    try:
+        arguments = [f"--workdir={moved}", "--prompt=the cat ", "--num=2", "--length=6", f"--trace={tmp_path / 'new' / 'page.html'}"]
+        one, two = answer(capsys, sample, *arguments), answer(capsys, sample, *arguments)
+    finally:
+        runs[0].with_suffix(".gone").rename(runs[0])
+    texts = [[s["text"] for s in reply["samples"]] for reply in (one, two)]
+    assert texts[0] == texts[1] and all(t.startswith("the cat ") for t in texts[0])
+    pieces = one["samples"][0]["pieces"]
+    assert pieces[0] == ["the cat ", True] and [p[1] for p in pieces] == [True, False]
+    assert one["samples"][0]["nfe"] >= 1 and one["samples"][0]["kind"] == "prompt" and one["samples"][0]["logprob"] < 0
+    page = (tmp_path / "new" / "page.html").read_text()
+    assert page.startswith("<!doctype html>") or "<html" in page.lower()
+    assert len((moved / "samples.jsonl").read_text().splitlines()) == 4
+
+
+def test_infill(runs, capsys):
+    workdir = runs[1]["masked"][0]
+    reply = answer(
+        capsys, sample, f"--workdir={workdir}", "--infill=the ___ sat\\n___.", "--num=1", "--length=3", "--sampler.rule=confident"
+    )
+    (only,) = reply["samples"]
+    assert [p[1] for p in only["pieces"]] == [True, False, True, False, True]
+    assert [p[0] for p in only["pieces"] if p[1]] == ["the ", " sat\n", "."] and only["sampler"]["rule"]["name"] == "samplers.confident"
+
+
+def test_dry_run_says_sizes_and_writes_nothing(runs, tmp_path, capsys):
+    arguments = runs[1]["masked"][1]
+    reply = answer(capsys, train, arguments[0], f"--workdir={tmp_path / 'x'}", "--dry_run", "--config.steps=1e3")
+    run = spec.run(json.loads((runs[1]["masked"][0] / "config.json").read_text()))
+    assert reply["parameters"] == run.nn.parameters and reply["updates"] == 1000 and reply["tokens_per_update"] == 8 * 32
+    assert reply["state_bytes"] > 3 * 4 * reply["parameters"] and not (tmp_path / "x").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------------- errors
+
+
+def mistake(capsys, command, *arguments):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        cli.main(command.main, [*map(str, arguments)])
+    out, err = capsys.readouterr()
+    assert exit.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.fixture
+def place(tmp_path, corpus):
+    """(recipe argument, folder) with an empty file, a foreign directory and another run's directory."""
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("x")
+    return f"--config={write_recipe(tmp_path / 'recipe.py', tiny.recipe(corpus))}", tmp_path
+
+
+TRAIN = {
+    "--config.optim.lrr=1": r"unknown field config.optim.lrr (did you mean 'lr'?)",
+    "--config.steps=many": "config.steps must be of type int, not 'many'",
+    "--config.nn.attention.heads=3 --config.nn.attention.kv_heads=2": "heads=3 must be a multiple of kv_heads=2",
+    "--config.data.length=100000": "config.data.length=100000 is longer than the corpus (",
+    "--config.data.source=embeded": "no data 'data.embeded' (did you mean 'embedded'?)",
+    "--config.data.source={'name':'tfds','dataset':'nothing','data_dir':'FOLDER'}": "data set 'nothing' is not prepared in",
+    "--config.data.source.paths=FOLDER/none.txt": "no file FOLDER/none.txt",
+    "--config.data.source.paths=FOLDER/empty.txt": "FOLDER/empty.txt is empty",
+    "--config.data.source=3": "config.data.source must name a member of data",
+    "--config.evals.bound=3": "config.evals.bound is a section, not 3",
+    "--config.objective=None": "config.objective must name a member of objectives",
+    "--config.optim.microbatches=3": "config.data.batch=8 must be a multiple of optim.microbatches=3",
+    "--config.mesh.tensor=64": "config.mesh: ",
+    "--workdri=x": "unknown argument --workdri (did you mean '--workdir'?)",
+    "--workdir=FOLDER/foreign": "holds other things: choose an empty or a new directory",
+    "--workdir=FOLDER/empty.txt": "is a file",
+    "--workdir=FOLDER/empty.txt/below": "FOLDER/empty.txt/below",
+    "--config=FOLDER/recpe.py": "no recipe FOLDER/recpe.py (did you mean 'recipe.py'?)",
+}
+
+
+@pytest.mark.parametrize("arguments", TRAIN)
+def test_training_mistakes_are_one_line_and_write_nothing(arguments, place, capsys):
+    config, folder = place
+    before = content(folder)
+    given = [config, f"--workdir={folder / 'new'}", *arguments.replace("FOLDER", str(folder)).split()]
+    said = mistake(capsys, train, *given)
+    assert TRAIN[arguments].replace("FOLDER", str(folder)) in said
+    assert content(folder) == before and not (folder / "new").exists()
+
+
+def test_a_missing_workdir_is_asked_for(place, capsys):
+    assert "--workdir is missing" in mistake(capsys, train, place[0])
+    for command in (evaluate, sample):
+        assert "--workdir" in mistake(capsys, command)
+
+
+def test_another_runs_directory_is_refused(runs, capsys):
+    workdir, arguments = runs[1]["masked"]
+    before = content(workdir)
+    assert "belongs to a run with another config (optim.lr: 0.01 → 0.5)" in mistake(capsys, train, *arguments, "--config.optim.lr=0.5")
+    assert content(workdir) == before
+
+
+@pytest.mark.parametrize("command", [evaluate, sample])
+def test_directories_that_are_no_run(command, place, runs, capsys):
+    config, folder = place
+    assert "is not a run directory" in mistake(capsys, command, f"--workdir={folder / 'foreign'}")
+    assert "is not a run directory" in mistake(capsys, command, f"--workdir={folder / 'none'}")
+    shutil.copytree(runs[1]["masked"][0], folder / "young", ignore=shutil.ignore_patterns("checkpoints"))
+    assert "has no finished checkpoint yet" in mistake(capsys, command, f"--workdir={folder / 'young'}")
+    assert "no checkpoint of step 3" in mistake(capsys, command, f"--workdir={runs[1]['masked'][0]}", "--step=3")
+    assert not (folder / "none").exists() and sorted(p.name for p in (folder / "foreign").iterdir()) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "command, kind, arguments, said",
+    [
+        (sample, "masked", ["--sampler.rule=confidnt"], "no samplers 'samplers.confidnt' (did you mean 'confident'?)"),
+        (sample, "masked", ["--sampler.rule=config"], "samplers.config"),
+        (sample, "masked", ["--sampler.stps=3"], "(did you mean 'steps'?)"),
+        (sample, "masked", ["--prompt=a", "--infill=b___"], "exclude each other"),
+        (sample, "masked", ["--infill=nothing"], "the template has no ___"),
+        (sample, "masked", ["--num=0"], "--num and --length must be at least 1"),
+        (sample, "ar", ["--infill=a___b"], "cannot fill in"),
+        (sample, "ar", ["--steps=8"], "a causal model decides one position in one step"),
+        (evaluate, "masked", ["--evals=bond"], "(did you mean 'bound'?)"),
+        (evaluate, "masked", ["--evals.bound.samples=3"], "samples=3 must be even"),
+        (evaluate, "masked", ["--evals.bond.samples=4"], "(did you mean 'bound'?)"),
+        (evaluate, "masked", ["--data=nothing.txt"], "no file nothing.txt"),
+    ],
+    ids=str,
+)
+def test_mistakes_with_a_run(command, kind, arguments, said, runs, capsys):
+    workdir, _ = runs[1][kind]
+    before = content(workdir)
+    assert said in mistake(capsys, command, f"--workdir={workdir}", *arguments)
+    assert content(workdir) == before
+
+
+def test_numbers_are_finite(runs):
+    for workdir, _ in runs[1].values():
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(reopen(workdir)[1].params))
