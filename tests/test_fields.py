@@ -1,0 +1,316 @@
+"""No field is idle: another value of any field of any config changes a loss, a sample, an update, a batch, a score or a file.
+
+The dataclasses are found by walking from `spec.Run`, so a new field fails here until a row says what it changes.
+"""
+
+import dataclasses
+import importlib
+import types
+import typing
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dlm
+from dlm.evals.bound import HeldOut
+from dlm.noise.mask import MaskNoise
+from dlm.run import checkpoint, loop, mesh, optim, spec, state
+from dlm.run.assemble import Experiment
+from dlm.run.contracts import Bound, Loss
+from dlm.samplers import loop as sampling
+from tests import tiny
+from tests.run import test_loop as loop_tests
+from tests.samplers import test_loop as sampler_tests
+
+METHOD = dict(text="fit", data="documents", noise="corrupt", objectives="loss", samplers="step", evals="run")  # what makes a member
+
+
+def members(family):
+    found = []
+    for file in sorted((Path(dlm.__file__).parent / family).glob("*.py")):
+        if file.stem != "__init__":
+            module = importlib.import_module(f"dlm.{family}.{file.stem}")
+            found += [c for c in spec.exposed(module.__name__) if hasattr(c, METHOD[family])]
+    return found
+
+
+def reachable(cls):
+    """Every config dataclass below one, itself included."""
+    found = [cls]
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        below = []
+        if "module" in f.metadata:
+            below = spec.exposed(importlib.import_module(f"dlm.{f.metadata['module']}").__name__)
+        elif f.metadata.get("family") or f.metadata.get("families"):
+            below = members(f.metadata.get("family") or f.metadata["families"])
+        elif dataclasses.is_dataclass(hints[f.name]):
+            below = [hints[f.name]]
+        found += [c for b in below for c in reachable(b)]
+    return list(dict.fromkeys(found))
+
+
+ALL = [  # a section's own fields have the rows
+    f"{c.__name__}.{f.name}" for c in reachable(spec.Run) for f in dataclasses.fields(c) if f.name != "vocab" and "module" not in f.metadata
+]
+
+
+# ------------------------------------------------------------------------------------------------------------------- probes
+
+
+def network(**changes):
+    """The masked loss of a fixed batch under parameters with nothing at zero."""
+    config = tiny.model_config(**changes)
+    objective = spec.build("masked", "objectives", tiny.VOCAB)
+    params = tiny.random_params(config)
+    batch = tiny.batch(tiny.tokens(2, 6))
+    return jax.jit(lambda p: objective.loss(tiny.denoiser(config, p), batch, jax.random.key(0)).nats_sum)(params)
+
+
+def attention(**changes):
+    return network(attention=dataclasses.replace(tiny.ATTENTION, **changes))
+
+
+def ffn(**changes):
+    return network(ffn=dataclasses.replace(tiny.model_config().ffn, **changes))
+
+
+def objective(**changes):
+    """The loss of a denoiser that looks at its neighbours."""
+    made = spec.build(dict(name="masked") | changes, "objectives", tiny.VOCAB)
+    batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
+    return made.loss(sampler_tests.neighbours, batch, jax.random.key(0)).nats_sum
+
+
+def noise(**changes):
+    return MaskNoise(**dict(schedule="polynomial") | changes, vocab=tiny.VOCAB).mask_prob(jnp.array([0.2, 0.7]))
+
+
+def update(steps=6, **changes):
+    """The averaged parameters after five updates of a small made-up problem."""
+    o = optim.Optim(**dict(warmup=2, clip=5.0) | changes)
+    rng = np.random.default_rng(0)
+    params = {"up_DF": jnp.asarray(rng.normal(size=(3, 4))), "norm_D": jnp.asarray(rng.normal(size=3))}
+    loss_of = lambda p, b, k: Loss(100 * jnp.tanh(p["norm_D"] @ p["up_DF"]).sum() * b.tokens_BL.mean(), b.weights_BL.sum())  # noqa: E731
+    optimizer = optim.transformation(o, steps)
+    step = jax.jit(state.make_update(loss_of, o, optimizer, optim.rate(o, steps), jax.random.key(0), np.ones(20)))
+    now = state.create(params, o, optimizer)
+    for seed in range(5):
+        now, _ = step(now, tiny.batch(tiny.tokens(2, 3, seed)))
+    return now.averaged
+
+
+def sample(**changes):
+    rule = spec.build(changes.pop("rule", "ancestral"), "samplers")
+    sampler = spec.build(dict(name="samplers.config", steps=4), "samplers")
+    run = partial(sampling.generate, sampler_tests.neighbours, dataclasses.replace(sampler, rule=rule, **changes), sampler_tests.PROCESS)
+    return jax.jit(partial(run, sampler_tests.Mask()))(sampler_tests.template({3: 7}), sampler_tests.KEY_B).canvas.z_BL
+
+
+def confident(**changes):
+    return sample(rule=dict(name="confident", **changes), steps=10)
+
+
+def stream(corpus, **changes):
+    """The first two batches of a run, with the tokenizer's content."""
+    run = spec.run(tiny.recipe(corpus, **changes))
+    tokenizer = run.text.fit(run.data.source.documents("train"))
+    batches = run.data.batches(run.data.train_windows(tokenizer, run.seed), run.seed)
+    return tokenizer.content(), [next(batches) for _ in range(2)]
+
+
+def bpe(corpus, **changes):
+    return stream(corpus, text=dict(name="bpe", size=290) | changes)
+
+
+def documents(made):
+    return list(made.documents("train")), list(made.documents("held_out"))
+
+
+def local(corpus, **changes):
+    other = corpus.with_name("other.jsonl")
+    lines = "".join(f'{{"text": "one {i}", "body": "two {i}"}}\n' for i in range(20))
+    other.write_text(lines)
+    changes = {k: (str(other),) if v == "other" else v for k, v in changes.items()}
+    paths = (str(other),) if "field" in changes else (str(corpus),)
+    return documents(spec.build(dict(name="local", paths=paths, unit="paragraph", held_out=0.3) | changes, "data"))
+
+
+def embedded(**changes):
+    return documents(spec.build(dict(name="embedded", parts=("prose",), held_out=0.1) | changes, "data"))
+
+
+def tfds(corpus, **changes):
+    from dlm.data.local import Local
+    from dlm.data.tfds import Tfds, prepare
+
+    for folder, name, share in [("a", "one", 0.3), ("a", "two", 0.5), ("b", "one", 0.5)]:
+        if not (corpus.parent / folder / name).exists():
+            prepare(Local((str(corpus),), unit="paragraph", held_out=share), name, str(corpus.parent / folder))
+    changes = {k: str(corpus.parent / "b") if k == "data_dir" else v for k, v in changes.items()}
+    return documents(Tfds(**dict(dataset="one", data_dir=str(corpus.parent / "a")) | changes))
+
+
+def tfds_field(corpus, **changes):
+    """A field that is not there is an error that names it."""
+    try:
+        return tfds(corpus, **changes)
+    except spec.UserError as error:
+        return str(error)
+
+
+def held_out(**changes):
+    """A score of three windows whose nats depend on the draws."""
+
+    def bound(samples):
+        return lambda params, batch, key: Bound(batch.tokens_BL * 1.0 / samples, jnp.ones(len(batch.tokens_BL)))
+
+    def windows(limit):
+        for row in tiny.tokens(3, 5)[:limit]:
+            yield tiny.batch(row[None])
+
+    experiment = types.SimpleNamespace(bound=bound)
+    tokenizer = types.SimpleNamespace(bytes_V=np.arange(20))
+    subject = types.SimpleNamespace(experiment=experiment, held_out=windows, tokenizer=tokenizer, params=None, key=None)
+    return list(HeldOut(**changes).run(subject, 0))
+
+
+def told(**changes):
+    """What the loop writes, evaluates and saves in six updates."""
+    log = loop_tests.Told()
+    loop_tests.train(log, 0, 6, **dict(log=2, eval=0, save=2) | changes)
+    return log.calls
+
+
+def kept(tmp_path, **changes):
+    store = checkpoint.Store(tmp_path / str(changes), loop.Every(**changes).keep)
+    now = state.State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None)
+    for step in (1, 2, 3):
+        store.save(step, now)
+    store.close()
+    return checkpoint.steps(tmp_path / str(changes))
+
+
+def schedule(**changes):
+    return [float(optim.rate(optim.Optim(warmup=2), spec.Run(**dict(steps=8) | changes).steps)(s)) for s in range(8)]
+
+
+def evaluators(corpus, **changes):
+    return [type(e).__name__ for e in spec.run(tiny.recipe(corpus, **changes)).evals.values()]
+
+
+def reported(corpus, **changes):
+    """What an update of this run reports."""
+    run = spec.run(tiny.recipe(corpus, **changes))
+    made = Experiment(run, run.text.fit(()))
+    return sorted(jax.eval_shape(made.update, made.abstract_state(), tiny.batch(tiny.tokens(8, 32)))[1])
+
+
+ROWS = {  # field → (probe, another value, values both runs share)
+    **{f"Attention.{k}": (attention, v, {}) for k, v in dict(heads=2, kv_heads=4, head_size=8, qk_norm="none", rope_base=100.0).items()},
+    **{f"FFN.{k}": (ffn, v, {}) for k, v in dict(kind="relu2", width=16).items()},
+    "Compute.dtype": (network, "bfloat16", {}),
+    **{f"ModelConfig.{k}": (network, v, {}) for k, v in dict(layers=3, width=16, embeddings="tied", time="adaln").items()},
+    "ModelConfig.attention": (network, dataclasses.replace(tiny.ATTENTION, head_size=8), {}),
+    "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
+    "ModelConfig.compute": (network, dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"), {}),
+    **{f"Masked.{k}": (objective, v, {}) for k, v in dict(process=dict(name="mask", schedule="cosine"), times="iid", steps=2).items()},
+    **{f"MaskNoise.{k}": (noise, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
+    **{f"Optim.{k}": (update, v, {}) for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()},
+    **{f"Optim.{k}": (update, v, {}) for k, v in dict(weight_decay=0.5, ema=0.5).items()},
+    "Optim.clip": (update, 0.0, {}),
+    "Optim.muon_lr": (update, 0.1, dict(kind="muon")),
+    **{f"Sampler.{k}": (sample, v, {}) for k, v in dict(rule="confident", steps=2, block=3, temperature=0.2, top_p=0.3).items()},
+    "Confident.confidence": (confident, "entropy", {}),
+    "BPE.size": (bpe, 280, {}),
+    "BPE.sample": (bpe, 100, {}),
+    "BPE.path": (bpe, "tests/tokenizer.json", {}),
+    **{f"Loader.{k}": (stream, v, {}) for k, v in dict(batch=4, length=16).items()},
+    "Loader.source": (stream, dict(name="embedded", parts=("prose",)), {}),
+    **{f"Local.{k}": (local, v, {}) for k, v in dict(paths="other", held_out=0.6, unit="line", held_out_paths="other").items()},
+    "Local.field": (local, "body", {}),
+    **{f"Embedded.{k}": (embedded, v, {}) for k, v in dict(held_out=0.3, parts=("prose", "source")).items()},
+    **{f"Tfds.{k}": (tfds, v, {}) for k, v in dict(dataset="two", train="train[:3]", held_out="train", data_dir="b").items()},
+    "Tfds.field": (tfds_field, "body", {}),
+    **{f"HeldOut.{k}": (held_out, v, {}) for k, v in dict(samples=2, windows=2).items()},
+    **{f"Every.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
+    "Every.keep": (kept, 1, {}),
+    "Run.steps": (schedule, 4, {}),
+    "Run.seed": (stream, 1, {}),
+    "Run.text": (stream, dict(name="bpe", size=280), {}),
+    "Run.evals": (evaluators, dict(compression={}), {}),
+    "Run.objective": (reported, "ar", {}),
+}
+
+# These change how something is computed, not what: the program, or where it runs, is compared in their place.
+EXECUTION = {
+    "Compute.unroll": "layers per step of the scan: the same function, compiled otherwise",
+    "Compute.remat": "what the backward pass keeps or recomputes",
+    "Optim.microbatches": "the same sums in parts",
+    "Loader.threads": "who reads ahead; the stream must not depend on it (tests/data)",
+    "Mesh": "where arrays lie",
+}
+
+
+def value(probe, corpus, tmp_path, changes):
+    wanted = probe.__code__.co_varnames[: probe.__code__.co_argcount]
+    given = dict(corpus=corpus, tmp_path=tmp_path)
+    return probe(**{k: given[k] for k in wanted if k in given}, **changes)
+
+
+def same(a, b):
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    return all(np.shape(x) == np.shape(y) and np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_every_field_has_a_row():
+    assert len(EXECUTION) <= 5
+    covered = {name for name in ALL if name in ROWS or name in EXECUTION or name.split(".")[0] in EXECUTION}
+    assert set(ALL) - covered == set() and set(ROWS) - set(ALL) == set()
+    assert not set(ROWS) & set(EXECUTION)
+
+
+SLOW = ("Tfds", "Embedded", "Loader.source")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n.startswith(SLOW) else []) for n in ROWS])
+def test_a_field_changes_something(name, corpus, tmp_path):
+    probe, other, shared = ROWS[name]
+    field = name.split(".")[1]
+    if name == "BPE.path":
+        other = published(tmp_path)
+    changes = {FIELD.get(name, field): other}
+    before = value(probe, corpus, tmp_path, shared | ({"field": "text"} if name == "Local.field" else {}))
+    assert not same(value(probe, corpus, tmp_path, shared | changes), before)
+
+
+FIELD = {"Loader.batch": "data__batch", "Loader.length": "data__length", "Loader.source": "data__source"}
+
+
+def published(folder):
+    spec.build(dict(name="bpe", size=270), "text").fit(["some other text, some other merges, some other tokens"] * 9).save(folder)
+    return str(folder / "tokenizer.json")
+
+
+def test_what_changes_the_execution_alone_does_change_it(corpus):
+    def program(**compute):
+        config = tiny.model_config(**compute)
+        made = spec.build("masked", "objectives", tiny.VOCAB)
+        loss = lambda p, b: made.loss(tiny.denoiser(config, p), b, jax.random.key(0)).nats_sum  # noqa: E731
+        return str(jax.make_jaxpr(jax.grad(loss))(tiny.shapes(config), tiny.batch(tiny.tokens(2, 6))))
+
+    programs = {str(c): program(**c) for c in ({}, dict(unroll=2), dict(remat="block"), dict(remat="dots"))}
+    assert len(set(programs.values())) == 4
+
+    def parts(n):
+        loss_of = lambda p, b, k: Loss(p * b.weights_BL.sum(), b.weights_BL.sum())  # noqa: E731
+        return str(jax.make_jaxpr(lambda b: state._gradients(loss_of, 1.0, b, jax.random.key(0), n))(tiny.batch(tiny.tokens(4, 3))))
+
+    assert ("scan" in parts(2)) and ("scan" not in parts(1))
+    shapes = [dict(mesh.make(mesh.Mesh(**c)).shape) for c in ({}, dict(data=2), dict(fsdp=2), dict(tensor=2), dict(expert=2))]
+    assert all(a != b for i, a in enumerate(shapes) for b in shapes[:i])
