@@ -54,7 +54,8 @@ class Experiment:
 
     def new_state(self) -> state.State:
         """The state before the first update, made where it will live."""
-        return jax.jit(self._fresh, out_shardings=self._shardings(jax.eval_shape(self._fresh)))()
+        quick = {"xla_backend_optimization_level": 0}  # it runs once: compiling it is all it costs
+        return jax.jit(self._fresh, out_shardings=self._shardings(jax.eval_shape(self._fresh)), compiler_options=quick)()
 
     @cached_property
     def update(self):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlm.run import spec
+from dlm.run import memory, spec
 from dlm.run.spec import UserError
 
 BEGIN = time.time()  # commands import this module first, so that start-up time is told whole
@@ -62,6 +62,7 @@ _EXAMPLES = {"config": "optim.lr=3e-4", "sampler": "rule=confident", "evals": "b
 
 def main(command: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
     """Runs a command and exits: one line for the user's mistake, no traceback."""
+    memory.keep_freed()
     try:
         sys.exit(command(argv) or 0)
     except UserError as error:
