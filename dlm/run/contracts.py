@@ -61,6 +61,7 @@ class Prediction(Protocol):
     def probs(self) -> jax.Array: ...
     def draw(self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0) -> jax.Array: ...
     def confidence(self, kind: str = "top") -> jax.Array: ...
+    def at(self, position_BR: jax.Array) -> "Prediction": ...
 
 
 @_tree
@@ -92,6 +93,10 @@ class Logits:
         if kind == "margin":
             return -jnp.diff(jax.lax.top_k(self.probs(), 2)[0], axis=-1)[..., 0]
         return self.probs().max(-1)
+
+    def at(self, position_BR):
+        """The prediction of each row's positions alone, [B, R, V]."""
+        return Logits(jnp.take_along_axis(self.logits_BLV, position_BR[..., None], 1))
 
 
 def nucleus(logits_BLV: jax.Array, top_p: float) -> jax.Array:

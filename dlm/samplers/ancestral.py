@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from dlm.run import keys
 from dlm.run.contracts import Canvas
+from dlm.samplers import rounds
 
 
 @dataclass(frozen=True)
@@ -27,5 +28,10 @@ class Ancestral:
         whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
         u_BL = keys.uniform_BL(whether_B, masked_BL.shape[1])
         revealed_BL = masked_BL & (u_BL < process.reveal_prob(t_B, s_B)[:, None])
-        z_BL = jnp.where(revealed_BL, output.prediction.draw(which_B), canvas.z_BL)
-        return replace(canvas, z_BL=z_BL), state
+
+        def draw(z_BL, position_BR, valid_BR, n):
+            key_B = jax.vmap(jax.random.fold_in, (0, None))(which_B, n)
+            drawn_BR = output.prediction.at(position_BR).draw(key_B)
+            return rounds.put(z_BL, position_BR, jnp.where(valid_BR, drawn_BR, rounds.take(z_BL, position_BR)))
+
+        return replace(canvas, z_BL=rounds.over(revealed_BL, draw, canvas.z_BL)), state

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
 from dlm.run.contracts import Canvas, Output, Prediction
+from dlm.samplers import rounds
 from dlm.samplers.config import Sampler
 
 
@@ -40,6 +41,9 @@ class _Tempered:
 
     def draw(self, key_B):
         return self.base.draw(key_B, self.sampler.temperature, self.sampler.top_p)
+
+    def at(self, position_BR):
+        return _Tempered(self.base.at(position_BR), self.sampler)
 
     def __getattr__(self, name):
         return getattr(self.base, name)
@@ -128,8 +132,12 @@ def _advance(sampler, process, key_B, n, output: Output, canvas, active_BL, t, s
     tempered = replace(output, prediction=_Tempered(output.prediction, sampler))
     step_key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, n)
     new, state = sampler.rule.step(step_key_B, tempered, canvas, active_BL, t * full_B, s * full_B, state, process)
-    moved_BL = new.z_BL != canvas.z_BL
-    logprob_BL = jnp.where(moved_BL, output.prediction.log_prob(new.z_BL), logprob_BL)
+
+    def score(logprob_BL, position_BR, valid_BR, n):
+        scored_BR = output.prediction.at(position_BR).log_prob(rounds.take(new.z_BL, position_BR))
+        return rounds.put(logprob_BL, position_BR, jnp.where(valid_BR, scored_BR, rounds.take(logprob_BL, position_BR)))
+
+    logprob_BL = rounds.over(new.z_BL != canvas.z_BL, score, logprob_BL)
     return new, state, jnp.where(new.z_BL == process.vocab.mask, 0.0, logprob_BL)
 
 
