@@ -1,0 +1,146 @@
+"""One update: microbatches, the order of a batch and the mesh change nothing but rounding; a run resumes byte for byte."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.run import checkpoint, optim, spec, state
+from dlm.run.assemble import Experiment
+from dlm.run.contracts import Loss
+from dlm.run.spec import UserError
+from tests import tiny
+
+ROWS = 8
+
+
+def experiment(corpus, **changes):
+    # Adam divides a gradient by its own size, so one near zero turns rounding into a share of the rate: keep that small.
+    run = spec.run(tiny.recipe(corpus, **dict(optim__lr=1e-3) | changes))
+    return Experiment(run, run.text.fit(()))
+
+
+def updated(made, batches, before=None):
+    """(state, sums of the last update) after the batches."""
+    now = made.new_state() if before is None else before
+    for batch in batches:
+        now, sums = made.update(now, made.put(batch))
+    return jax.device_get((now, sums))
+
+
+@pytest.fixture(scope="module")
+def two(corpus):
+    """Two batches, as the loader gives them."""
+    made = experiment(corpus)
+    windows = made.run.data.train_windows(made.tokenizer, 0)
+    batches = made.run.data.batches(windows, 0)
+    return [next(batches), next(batches)]
+
+
+@pytest.fixture(scope="module")
+def plain(corpus, two):
+    return updated(experiment(corpus), two)
+
+
+MESHES = [dict(data=4), *(pytest.param(m, marks=pytest.mark.slow) for m in (dict(fsdp=4), dict(data=2, tensor=2), dict(fsdp=2, tensor=2)))]
+
+
+def agree(found, plain):
+    tiny.close(found[1], plain[1])
+    tiny.close(found[0].params, plain[0].params)
+    tiny.close(found[0].moments, plain[0].moments)
+
+
+def test_the_update_does_something(plain, corpus):
+    before = experiment(corpus).new_state().params
+    assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(plain[0].params), strict=True))
+    assert int(plain[0].step) == 2 and plain[1]["weight_sum"] == ROWS * 32 and 0 < plain[1]["masked_sum"] < ROWS * 32
+
+
+def test_microbatches_change_nothing(corpus, two, plain):
+    found = updated(experiment(corpus, optim__microbatches=4), two)
+    agree(found, plain)
+    assert found[1]["masked_sum"] == plain[1]["masked_sum"], "the same masks"
+
+
+def test_the_order_of_a_batch_changes_nothing(corpus, two, plain):
+    agree(updated(experiment(corpus), [{k: v[::-1] for k, v in batch.items()} for batch in two]), plain)
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_the_mesh_changes_nothing(mesh, corpus, two, plain):
+    made = experiment(corpus, mesh=mesh, nn__attention__kv_heads=1)
+    found = updated(made, two)
+    agree(found, plain)
+    assert found[1]["masked_sum"] == plain[1]["masked_sum"], "the same masks"
+    q = made.new_state().params["layers"]["attention"]["q_DHK"]
+    assert len(q.sharding.device_set) == 4
+    assert q.addressable_shards[0].data.size == q.size // (mesh.get("fsdp", 1) * mesh.get("tensor", 1))
+
+
+def test_noise_differs_between_steps_and_samples(corpus, two):
+    made = experiment(corpus)
+    state, first = made.update(made.new_state(), made.put(two[0]))
+    second = made.update(state, made.put(two[0]))[1]
+    assert first["masked_sum"] != second["masked_sum"]
+
+
+def test_the_loss_is_per_token_and_microbatches_weigh_by_tokens():
+    """Rows of unequal weight: the gradient of Σ nats / Σ weights, whatever the parts."""
+    o = optim.Optim(lr=1.0, clip=0.0)
+    batch = tiny.batch(tiny.tokens(4, 3), segments_BL=np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]]))
+
+    def loss_of(params, batch, key):
+        nats_BL = params["x_D"][0] * batch.tokens_BL * batch.weights_BL
+        return Loss(nats_BL.sum(), batch.weights_BL.sum())
+
+    weights_BL, tokens_BL = np.asarray(batch.weights_BL), np.asarray(batch.tokens_BL)
+    for parts in (1, 2):
+        chosen = optim.Optim(lr=1.0, clip=0.0, microbatches=parts)
+        optimizer = optim.transformation(o, 4)
+        begin = state.create({"x_D": jnp.ones(1)}, o, optimizer)
+        update = state.make_update(loss_of, chosen, optimizer, lambda s: 1.0, jax.random.key(0), np.arange(20))
+        sums = jax.jit(update)(begin, batch)[1]
+        assert float(sums["grad_norm"]) == pytest.approx((tokens_BL * weights_BL).sum() / weights_BL.sum(), rel=1e-5)
+        assert float(sums["bytes_sum"]) == (tokens_BL * weights_BL).sum()
+
+
+def test_averaged_parameters(corpus, two):
+    made = experiment(corpus, optim__ema=0.75)
+    before = jax.device_get(made.new_state())
+    now, _ = updated(made, two[:1])
+    tiny.close(now.ema, jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, before.params, now.params), 1e-6)
+    assert now.averaged is now.ema and before.averaged is before.ema
+
+
+def test_batches_that_cannot_be_split(corpus):
+    for changes in (dict(optim__microbatches=3), dict(mesh=dict(data=4), data__batch=6)):
+        with pytest.raises(UserError, match="config.data.batch=. must be a multiple of"):
+            experiment(corpus, **changes)
+    for mesh in (dict(fsdp=8), dict(tensor=3), dict(data=3, tensor=2)):
+        with pytest.raises(UserError, match="does not fit 4 cpu"):
+            experiment(corpus, mesh=mesh)
+
+
+# -------------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_comes_back_on_another_mesh_and_old_ones_go(corpus, tmp_path, two):
+    made = experiment(corpus, optim__ema=0.5, optim__kind="muon")
+    store, now = checkpoint.Store(tmp_path, keep=2), made.new_state()
+    kept = {}
+    for step in (1, 2, 3):
+        now, _ = made.update(now, made.put(two[0]))
+        store.save(step, now)
+        kept[step] = jax.device_get(now)
+    store.close()
+    assert checkpoint.steps(tmp_path) == [2, 3]
+    other = experiment(corpus, optim__ema=0.5, optim__kind="muon", mesh=dict(fsdp=2, tensor=2)).abstract_state()
+    store = checkpoint.Store(tmp_path)
+    for step in (None, 2):
+        found = store.restore(other, step)
+        tiny.identical(jax.device_get(found), kept[step or 3])
+    assert found.params["layers"]["ffn"]["up_DF"].sharding == other.params["layers"]["ffn"]["up_DF"].sharding
+    with pytest.raises(UserError, match=r"no checkpoint of step 1 in .*; there are \[2, 3\]"):
+        store.restore(other, 1)
+    store.close()
