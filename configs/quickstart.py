@@ -21,14 +21,14 @@ def get_config(arg=None):
     return ConfigDict(
         dict(
             seed=0,
-            steps=400,
+            steps=320,
             text=dict(name="text.bpe", size=4096),
             data=dict(source=dict(name="data.embedded", held_out=0.05), batch=8, length=128),
             nn=SIZES["tiny"],
             objective=dict(name="objectives.ar") if ar else dict(name="objectives.masked"),
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40),
             sampler=dict(rule="ancestral", steps=1, block=1) if ar else dict(rule="ancestral", steps=64),
-            evals=dict(bound=dict(samples=4)),
+            evals=dict(bound=dict(samples=2)),
             every=dict(log=20, save=0),
         )
     )

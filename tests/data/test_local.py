@@ -21,7 +21,7 @@ def test_forms(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.replace("row", "line").encode()))
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/c.txt").write_text("one\r\nparagraph\n\n\nand another\n", newline="")
-    (tmp_path / "deep/d.md.gz").write_bytes(gzip.compress(b"packed"))
+    (tmp_path / "deep/d.md.gz").write_bytes(gzip.compress(b"packed", mtime=0))
     assert everything(tmp_path / "a.jsonl", field="body") == sorted(row["body"] for row in rows)
     assert everything(tmp_path / "b.jsonl.gz", field="body") == sorted(row["body"].replace("row", "line") for row in rows)
     assert everything(tmp_path / "**/*.md.gz", tmp_path / "deep/*") == ["one\r\nparagraph\n\n\nand another\n", "packed"]  # once each
@@ -62,7 +62,7 @@ def test_held_out_files_are_never_trained_on(tmp_path):
         ("field.jsonl", b'{"text": "a"}\n{"txet": "b"}\n', "field.jsonl, line 2: no field 'text'; it has txet .did you mean 'txet'"),
         ("type.jsonl", b'{"text": 3}\n', "type.jsonl, line 1: field 'text' is not text but 3"),
         ("bad.txt.gz", b"not gzip", "bad.txt.gz: cannot be read"),
-        ("cut.txt.gz", gzip.compress(b"some text")[:-9], "cut.txt.gz: cannot be read"),
+        ("cut.txt.gz", gzip.compress(b"some text", mtime=0)[:-9], "cut.txt.gz: cannot be read"),
         ("one.txt", b"one document", "none of 1 documents of .*one.txt is in the split"),
     ],
 )
