@@ -275,10 +275,10 @@ def test_every_field_has_a_row():
     assert not set(ROWS) & set(EXECUTION)
 
 
-SLOW = ("Tfds", "Embedded", "Loader.source")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n.startswith(SLOW) else []) for n in ROWS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
 def test_a_field_changes_something(name, corpus, tmp_path):
     probe, other, shared = ROWS[name]
     field = name.split(".")[1]
@@ -297,6 +297,7 @@ def published(folder):
     return str(folder / "tokenizer.json")
 
 
+@pytest.mark.slow
 def test_what_changes_the_execution_alone_does_change_it(corpus):
     def program(**compute):
         config = tiny.model_config(**compute)

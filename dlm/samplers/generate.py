@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    text: str  # anchors and generated tokens, up to the first generated eos
+    text: str  # anchors and generated tokens, up to the first eos after the last anchor
     ids: np.ndarray
     frozen: np.ndarray  # bool, which ids are anchors
     logprob: float  # of the generated tokens when each was committed, nats
@@ -120,7 +120,8 @@ class Generator:
 
     def _reply(self, sampled: loop.Sampled, start_BL, b: int, length: int, seconds: float) -> Reply:
         ids, frozen = sampled.canvas.z_BL[b, :length], sampled.canvas.frozen_BL[b, :length]
-        ended = np.flatnonzero((ids == self.vocab.eos) & ~frozen)
+        last_anchor = int(np.flatnonzero(frozen)[-1]) if frozen.any() else -1
+        ended = np.flatnonzero((ids == self.vocab.eos) & (np.arange(length) > last_anchor))  # anchors are always shown
         shown = ids[: ended[0]] if len(ended) else ids
         trace = None
         if sampled.trace is not None:

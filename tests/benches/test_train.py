@@ -20,6 +20,7 @@ def recipe(corpus, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
     monkeypatch.setattr(peak, "measure", lambda dtype: 1e12)
     bench.main(["train", f"--config={recipe}", "--config.data.length=16", "--repeats=2", "--json"])

@@ -46,6 +46,7 @@ def content(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_directory_holds_what_it_takes(runs, kind):
     workdir, _ = runs[1][kind]
@@ -58,6 +59,7 @@ def test_a_run_directory_holds_what_it_takes(runs, kind):
     assert ("masked_share" in rows[0]) == (kind == "masked")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_resuming_is_byte_identical(runs, kind, tmp_path, capsys):
     """As after a crash between two checkpoints: rows beyond the checkpoint are written again."""
@@ -74,6 +76,7 @@ def test_resuming_is_byte_identical(runs, kind, tmp_path, capsys):
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone(runs, capsys):
     workdir, arguments = runs[1]["masked"]
     before = content(workdir)
@@ -82,6 +85,7 @@ def test_a_finished_run_is_left_alone(runs, capsys):
     assert (reply["workdir"], reply["updates"], reply["step"]) == (str(workdir), 4, 4) and reply["parameters"] > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluate(runs, kind, capsys):
     workdir, _ = runs[1][kind]
@@ -96,6 +100,7 @@ def test_evaluate(runs, kind, capsys):
     assert at_two["step"] == 2 and at_two["scores"][0]["settings"]["samples"] == 4 and trained["step"] == 3
 
 
+@pytest.mark.slow
 def test_evaluate_another_text(runs, tmp_path, capsys):
     text = tmp_path / "other.txt"
     text.write_text("a text of its own\n" * 9)
@@ -103,6 +108,7 @@ def test_evaluate_another_text(runs, tmp_path, capsys):
     assert {s["name"]: s["value"] for s in found["scores"]}["held_out_bytes"] == 162 and found["scores"][0]["data"] == str(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_sample_needs_the_run_directory_alone(runs, kind, tmp_path, capsys):
     workdir, _ = runs[1][kind]
@@ -124,6 +130,7 @@ def test_sample_needs_the_run_directory_alone(runs, kind, tmp_path, capsys):
     assert len((moved / "samples.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_infill(runs, capsys):
     workdir = runs[1]["masked"][0]
     reply = answer(
@@ -201,6 +208,7 @@ def test_a_missing_workdir_is_asked_for(place, capsys):
         assert "--workdir" in mistake(capsys, command)
 
 
+@pytest.mark.slow
 def test_another_runs_directory_is_refused(runs, capsys):
     workdir, arguments = runs[1]["masked"]
     before = content(workdir)
@@ -208,6 +216,7 @@ def test_another_runs_directory_is_refused(runs, capsys):
     assert content(workdir) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [evaluate, sample])
 def test_directories_that_are_no_run(command, place, runs, capsys):
     config, folder = place
@@ -219,6 +228,7 @@ def test_directories_that_are_no_run(command, place, runs, capsys):
     assert not (folder / "none").exists() and sorted(p.name for p in (folder / "foreign").iterdir()) == ["thesis.tex"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command, kind, arguments, said",
     [
@@ -244,6 +254,7 @@ def test_mistakes_with_a_run(command, kind, arguments, said, runs, capsys):
     assert content(workdir) == before
 
 
+@pytest.mark.slow
 def test_numbers_are_finite(runs):
     for workdir, _ in runs[1].values():
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(reopen(workdir)[1].params))

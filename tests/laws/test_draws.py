@@ -1,5 +1,7 @@
 """Categorical draws have no temperature bias: chi-square over a million draws, and the rare events that Gumbel noise loses."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from dlm.run.spec import Vocab
 from dlm.samplers.ancestral import Ancestral
 from tests.laws import worlds as w
 
+FAST = {"xla_backend_optimization_level": 3}  # the suite compiles for quick compilation; here running is what costs
 rng = np.random.default_rng(0)
 LAWS = dict(
     two=np.log([0.999, 0.001]),
@@ -23,7 +26,9 @@ LAWS = dict(
 
 def _counts(logits_V, draws, rows):
     """How often each id came up."""
-    draw = jax.jit(lambda key_B, logits: keys.categorical(key_B, jnp.broadcast_to(logits, (rows, 256, len(logits_V)))))
+    draw = jax.jit(
+        lambda key_B, logits: keys.categorical(key_B, jnp.broadcast_to(logits, (rows, 256, len(logits_V)))), compiler_options=FAST
+    )
     total_V = np.zeros(len(logits_V), np.int64)
     for i in range(draws // (rows * 256)):
         key_B = keys.per_sample(keys.root(i), jnp.arange(rows))
@@ -58,7 +63,7 @@ def _faithful(step, p_V, passes):
     return abs(nats.mean() - entropy) <= 3 * spread / len(nats) ** 0.5 + 1e-6
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=FAST)
 def _ancestral(key_B, logits_V):
     noise = w.spec.build(dict(name="mask", schedule="linear"), "noise", BIG)
     z_BL = jnp.full((1, LENGTH), SIZE, jnp.int32)
@@ -69,7 +74,7 @@ def _ancestral(key_B, logits_V):
     return done.z_BL
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=FAST)
 def _one_draw_low(key_B, logits_V):
     """Whether and which in one draw over V + 1 outcomes, from low-range Gumbel noise: what much public code does."""
     p_V = jax.nn.softmax(logits_V)
@@ -89,7 +94,7 @@ def test_rare_events():
 
 @pytest.mark.slow
 def test_one_draw_with_low_range_noise_loses_them():
-    assert not _faithful(_one_draw_low, UNIFORM, 14)
+    assert not _faithful(_one_draw_low, UNIFORM, 10)
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ def test_cached_decoding_is_the_full_forward():
     assert int(cache.length) == L
 
 
+@pytest.mark.slow
 def test_scan_and_remat_compute_the_same_function():
     batch = tiny.batch(tiny.tokens(2, L))
 
@@ -105,6 +106,7 @@ def test_scan_and_remat_compute_the_same_function():
         tiny.close(value_and_grad(**compute), plain)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32_and_not_the_same():
     x = tiny.canvas(tiny.tokens(2, L))
     wide, narrow = (finite(logits(tiny.model_config(dtype=d), PARAMS, x)) for d in ("float32", "bfloat16"))
@@ -112,6 +114,7 @@ def test_bfloat16_is_near_float32_and_not_the_same():
     assert 1e-4 < error < 3e-2 and narrow.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_time_conditioning_starts_as_the_identity_and_is_then_heard():
     timed = tiny.model_config(time="adaln")
     model, x_BL = transformer.Transformer(timed), tiny.tokens(2, L)

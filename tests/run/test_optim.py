@@ -45,6 +45,7 @@ def test_only_matrices_are_decayed(kind):
     assert any(map(axes.decayed, changes)) and not all(map(axes.decayed, changes))
 
 
+@pytest.mark.slow
 def test_muon_moves_every_matrix_of_every_layer_by_an_orthogonal_one():
     """Singular values near one, times the rate and √max(1, outputs/inputs); the rest moves as AdamW with Nesterov momentum moves it."""
     o = Optim(kind="muon", lr=1e-3, muon_lr=0.02, weight_decay=0.0, warmup=0, schedule="constant", clip=0.0)
@@ -65,6 +66,7 @@ def test_muon_moves_every_matrix_of_every_layer_by_an_orthogonal_one():
             np.testing.assert_allclose(changes[name], rest[name], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_global_norm_is_clipped():
     o = dict(kind="adamw", lr=1.0, warmup=0)
     grads = jax.tree.map(lambda p: 100 * p, PARAMS)

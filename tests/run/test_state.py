@@ -42,7 +42,8 @@ def plain(corpus, two):
     return updated(experiment(corpus), two)
 
 
-MESHES = [dict(data=4), *(pytest.param(m, marks=pytest.mark.slow) for m in (dict(fsdp=4), dict(data=2, tensor=2), dict(fsdp=2, tensor=2)))]
+MESHES = [dict(data=4), dict(fsdp=2, tensor=2)]
+pytestmark = pytest.mark.slow
 
 
 def agree(found, plain):

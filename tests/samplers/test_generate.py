@@ -36,6 +36,7 @@ MASKED = generator(steps=4, trace=True)
 AR = generator(SHIFTED, steps=1, block=1, trace=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [MASKED, AR], ids=["masked", "ar"])
 def test_neither_its_batch_nor_padding_changes_a_row(make):
     request = Request.prompt("ab", 6)
@@ -46,6 +47,7 @@ def test_neither_its_batch_nor_padding_changes_a_row(make):
     assert [len(r.ids) for r in among] == [8, 11, 4] and among[0].text.startswith("ab")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [MASKED, AR], ids=["masked", "ar"])
 def test_the_trace_ends_in_the_reply(make):
     reply = make([Request.prompt("ab", 6)])[0]
@@ -74,16 +76,19 @@ def test_text_ends_at_the_first_generated_eos():
         id_L = jnp.where(jnp.arange(canvas.z_BL.shape[1]) == 3, TOKENIZER.eos, ord("x"))
         return Output(Logits(jnp.where(jnp.arange(TOKENIZER.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros((*canvas.z_BL.shape, 1))))
 
-    (reply,) = generator(denoise=eos_at_three, params={}, steps=2)([Request.prompt("ab", 4)])
-    assert reply.text == "abx" and reply.ids.tolist() == [*b"abx", TOKENIZER.eos, *b"xx"]
+    prompted, filled = generator(denoise=eos_at_three, params={}, steps=2)([Request.prompt("ab", 4), Request((2, "a", 2, "b"))])
+    assert prompted.text == "abx" and prompted.ids.tolist() == [*b"abx", TOKENIZER.eos, *b"xx"]
+    assert filled.text == "xxaxb", "an eos between anchors does not hide the anchors after it"
 
 
+@pytest.mark.slow
 def test_a_long_prompt_is_read_in_one_pass():
     prompt = "the quick brown fox jumps over the lazy dog"
     reply = AR([Request.prompt(prompt, 3)])[0]
     assert reply.nfe <= 1 + len(prompt) - 32 + 3 and reply.text.startswith(prompt)
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_repeat():
     one, same, other = (generator(steps=4, seed=s)([Request.prompt("", 8)] * 2) for s in (0, 0, 1))
     tiny.identical([r.ids for r in one], [r.ids for r in same])

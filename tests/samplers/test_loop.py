@@ -63,6 +63,7 @@ def test_anchors_stay_blocks_follow_each_other_and_nothing_is_left(rule):
     assert 3 <= int(sampled.nfe) <= 9
 
 
+@pytest.mark.slow
 def test_confident_keeps_as_many_in_every_step_and_stops_when_nothing_is_left():
     for settings, counts in [
         (dict(steps=4), [3, 3, 2, 2]),
@@ -83,6 +84,7 @@ def test_passes_are_counted_until_every_row_is_settled():
     np.testing.assert_allclose(sampled.trace[2][:n], 1 - np.arange(1, n + 1) / 1000, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mode_by_temperature_and_by_nucleus():
     mode = sample(steps=4, temperature=0.0)[0]
     tiny.identical(sample(steps=4, top_p=1e-6)[0].canvas.z_BL, mode.canvas.z_BL)
@@ -91,6 +93,7 @@ def test_mode_by_temperature_and_by_nucleus():
     assert float(mode.logprob_BL.sum()) > float(hot.logprob_BL.sum()) and (mode.logprob_BL < 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", ["drawn", "top", "margin", "entropy"])
 def test_temperature_does_not_change_the_order(confidence):
     """The surest half goes first, by the prediction at temperature 1."""
@@ -105,6 +108,7 @@ def test_temperature_does_not_change_the_order(confidence):
         assert (np.sort(np.argsort(-sure_L)[: L // 2]) == np.flatnonzero(z_TBL[1, 0] != MASK)).all()
 
 
+@pytest.mark.slow
 def test_the_surest_of_what_was_drawn_goes_first():
     """Under a high temperature the confidence is still that of the drawn token at temperature 1."""
     sampled, z_TBL = sample(rule="confident", steps=L, temperature=3.0)
@@ -141,6 +145,7 @@ def prompted():
     return template({0: 4, 1: 9, 2: 9, 5: 1})
 
 
+@pytest.mark.slow
 def test_the_cache_changes_nothing(prompted):
     modes = partial(decode, prompted, KEY_B, temperature=0.0)
     plain, cached, prefilled = modes(False), modes(True), modes(True, prefill=2)
@@ -155,6 +160,7 @@ def test_the_cache_changes_nothing(prompted):
     assert int(prefilled.nfe) == int(cached.nfe) - 1
 
 
+@pytest.mark.slow
 def test_decoding_has_the_likelihood_that_training_measures(prompted):
     """log p of what was drawn is the objective's, for a model that listens to the time as well."""
     from dlm.objectives.ar import AR
@@ -167,6 +173,7 @@ def test_decoding_has_the_likelihood_that_training_measures(prompted):
     tiny.close(np.where(drawn_BL, sampled.logprob_BL, 0), np.where(drawn_BL, -nats_BL, 0))
 
 
+@pytest.mark.slow
 def test_a_row_that_has_ended_is_the_same_in_any_company():
     canvas = template({0: 4})
     for seed in range(30):  # until one row ends early and another does not
@@ -183,6 +190,7 @@ def test_a_row_that_has_ended_is_the_same_in_any_company():
     assert (together.canvas.z_BL[row, after:] == tiny.VOCAB.pad).all() and (together.logprob_BL[row, after:] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_trace_tells_every_pass_of_a_prefilled_decoding(prompted):
     sampled = jax.tree.map(np.asarray, decode(prompted, KEY_B, True, prefill=2))
     n = int(sampled.nfe)
