@@ -2,11 +2,11 @@
 
     size    layers  width  heads × size  kv  ffn           embeddings  vocabulary  parameters
     tiny         4    128      4 ×  32    4  relu²   512   tied             4,096        1.3M
-    small        8    512      8 ×  64    8  relu² 2,048   tied             8,192       29.4M
+    small        8    512      4 × 128    4  relu² 2,048   tied             8,192       29.4M
     base        12    768     12 ×  64   12  swiglu 2,048  untied          32,768      135.3M   as MDLM and MD4
     1b          20  2,048     16 × 128    4  swiglu 5,632  untied          32,768      1.04B
 
-tiny and small are for CPUs, where exp is slow and memory plentiful: squared ReLU, float32, unrolled layers. base and 1b are for
+tiny and small are for CPUs, where exp is slow and memory plentiful: squared ReLU, few heads, float32, unrolled layers. base and 1b are for
 accelerators: SwiGLU, bfloat16, one compiled layer, and in 1b activations recomputed in the backward pass.
 """
 
@@ -22,7 +22,7 @@ SIZES = {
     "small": dict(
         layers=8,
         width=512,
-        attention=dict(heads=8, kv_heads=8, head_size=64),
+        attention=dict(heads=4, kv_heads=4, head_size=128),
         ffn=dict(kind="relu2", width=2048),
         embeddings="tied",
         compute=dict(dtype="float32", unroll=8),
