@@ -21,7 +21,7 @@ def get_config(arg=None):
     return ConfigDict(
         dict(
             seed=0,
-            steps=320,
+            steps=360,
             text=dict(name="text.bpe", size=4096),
             data=dict(source=dict(name="data.embedded", held_out=0.05), batch=8, length=128),
             nn=SIZES["tiny"],
