@@ -275,8 +275,6 @@ def test_every_field_has_a_row():
     assert not set(ROWS) & set(EXECUTION)
 
 
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_a_field_changes_something(name, corpus, tmp_path):
