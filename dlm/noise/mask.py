@@ -46,10 +46,6 @@ class MaskNoise:
         hit_BL = keys.uniform_BL(key_B, x_BL.shape[1]) < self.mask_prob(t_B)[:, None]
         return jnp.where(hit_BL & noisable_BL, self.vocab.mask, x_BL)
 
-    def prior(self, shape):
-        """The canvas at t = 1: nothing but masks."""
-        return jnp.full(shape, self.vocab.mask, jnp.int32)
-
     def log_q(self, z_BL, t_B, x_BL):
         """log q(z_i | x_i) at each position, nats."""
         kept_B1, gone_B1 = jnp.log(self.alpha(t_B))[:, None], jnp.log(self.mask_prob(t_B))[:, None]
