@@ -4,7 +4,8 @@ Both share the backbone (1.3M parameters), the tokenizer, the data order and the
 
 A vocabulary of 4,096 ids suits small budgets of both kinds: a token then already carries 3.4 bytes, and most of what is left is easier
 to learn. Muon on the matrices beats AdamW (AR, --config.steps=300 --config.data.batch=16 --config.optim.warmup=100 with and without
---config.optim.kind=adamw: 2.03 against 2.15 bits/byte on 256 held-out windows), and small batches beat large ones at equal tokens (2.11 against 2.15 with AdamW; commit 721cef1, 2 cores).
+--config.optim.kind=adamw: 2.03 against 2.15 bits/byte on 256 held-out windows), and small batches beat large ones at equal tokens
+(--config.steps=600 --config.data.batch=8: 2.11 against 2.15, with AdamW). Commit 721cef1, 2 cores of an AVX-512 Xeon.
 
 Result of `bash launch/quickstart.sh` (commit 9604668, 2 cores of an AVX-512 Xeon, Python 3.11.7, seed 0): masked 2.665 ± 0.013
 bits/byte (bound), ar 2.139 (exact), gzip -9 2.074, xz -9 1.806.
