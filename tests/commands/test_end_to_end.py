@@ -141,14 +141,6 @@ def test_infill(runs, capsys):
     assert [p[0] for p in only["pieces"] if p[1]] == ["the ", " sat\n", "."] and only["sampler"]["rule"]["name"] == "samplers.confident"
 
 
-def test_dry_run_says_sizes_and_writes_nothing(runs, tmp_path, capsys):
-    arguments = runs[1]["masked"][1]
-    reply = answer(capsys, train, arguments[0], f"--workdir={tmp_path / 'x'}", "--dry_run", "--config.steps=1e3")
-    run = spec.run(json.loads((runs[1]["masked"][0] / "config.json").read_text()))
-    assert reply["parameters"] == run.nn.parameters and reply["updates"] == 1000 and reply["tokens_per_update"] == 8 * 32
-    assert reply["state_bytes"] > 3 * 4 * reply["parameters"] and not (tmp_path / "x").exists()
-
-
 # ------------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -200,6 +192,15 @@ def test_training_mistakes_are_one_line_and_write_nothing(arguments, place, caps
     said = mistake(capsys, train, *given)
     assert TRAIN[arguments].replace("FOLDER", str(folder)) in said
     assert content(folder) == before and not (folder / "new").exists()
+
+
+def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
+    config, folder = place
+    before = content(folder)
+    reply = answer(capsys, train, config, f"--workdir={folder / 'new'}", "--dry_run", "--config.steps=1e3")
+    assert reply["parameters"] == spec.run(tiny.recipe("x")).nn.parameters
+    assert reply["updates"] == 1000 and reply["tokens_per_update"] == 8 * 32
+    assert reply["state_bytes"] > 3 * 4 * reply["parameters"] and content(folder) == before
 
 
 def test_a_missing_workdir_is_asked_for(place, capsys):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import poisson
 
 from dlm.run import keys
 from dlm.run.contracts import Canvas, Logits, Output
@@ -56,7 +57,7 @@ def _faithful(step, p_V, passes):
     key_P1 = [keys.per_sample(keys.root(0), jnp.array([i])) for i in range(passes)]
     z = np.concatenate([np.asarray(step(key_1, jnp.asarray(np.log(p_V), jnp.float32)))[0] for key_1 in key_P1])
     nats = -np.log(p_V[z[z != SIZE]])
-    if abs(len(nats) - passes) > 3 * passes**0.5:
+    if min(poisson.cdf(len(nats), passes), poisson.sf(len(nats) - 1, passes)) < 1e-3:
         return False
     entropy = -(p_V * np.log(p_V)).sum()
     spread = np.sqrt((p_V * (np.log(p_V) + entropy) ** 2).sum())
@@ -88,13 +89,14 @@ ZIPF = 1 / np.arange(1, SIZE + 1) / (1 / np.arange(1, SIZE + 1)).sum()
 
 @pytest.mark.slow
 def test_rare_events():
-    assert _faithful(_ancestral, UNIFORM, 14)
+    assert _faithful(_ancestral, UNIFORM, 8)
     assert _faithful(_ancestral, ZIPF, 60)
 
 
 @pytest.mark.slow
 def test_one_draw_with_low_range_noise_loses_them():
-    assert not _faithful(_one_draw_low, UNIFORM, 14)
+    """It reveals one of seventy: 8 are expected here, and none has probability 3e-4."""
+    assert not _faithful(_one_draw_low, UNIFORM, 8)
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
-"""The laws reach a member the moment its file exists: wrong ones, planted in a copy of the package, are caught by listing alone."""
+"""The laws reach a member the moment its file exists: the README's example and three wrong ones, planted in a copy of the code."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = re.search(r"`dlm/objectives/early\.py`:\n\n```python\n(.*?)```", README, re.S)[1]
 MEMBER = """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,25 +25,48 @@ class Planted(_Masked):
     def weight(self, t):
         return super().weight(t) * {factor}
 """
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "claims, factor, caught",
-    [
-        ("", 1.0, ["test_every_member_says_what_it_claims"]),
-        ("bound", 0.8, ["test_oracle_reaches_log_p", "test_no_denoiser_spends_more_than_one"]),
-    ],
-    ids=["claims nothing", "too small a weight"],
+PLANTED = dict(
+    early=EXAMPLE,
+    late=EXAMPLE.replace("nats_BL / density_B", "nats_BL * density_B"),
+    silent=MEMBER.format(claims="", factor=1.0),
+    cheap=MEMBER.format(claims="bound", factor=0.8),
 )
-def test_a_wrong_objective_fails(tmp_path, claims, factor, caught):
-    leave = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "dlm", tmp_path / "dlm", ignore=leave)
-    shutil.copytree(ROOT / "tests" / "laws", tmp_path / "tests" / "laws", ignore=leave)
-    (tmp_path / "dlm" / "objectives" / "planted.py").write_text(MEMBER.format(claims=claims, factor=factor))
-    wanted = "planted and linear and (claims or oracle or spends_more)"
-    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-k", wanted]
-    command = [sys.executable, "-m", "pytest", *options, "tests/laws/test_bounds.py"]
-    ran = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=300)
-    failed = {line.split("::")[1].split("[")[0] for line in ran.stdout.splitlines() if line.startswith("FAILED")}
-    assert failed == set(caught), ran.stdout[-2000:]
+CAUGHT = dict(
+    early=set(),
+    late={"test_the_reported_bound_and_the_loss"},
+    silent={"test_every_member_says_what_it_claims"},
+    cheap={"test_oracle_reaches_log_p", "test_no_denoiser_spends_more_than_one"},
+)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("house")
+    for name in ("dlm", "tests/laws", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, source in PLANTED.items():
+        (folder / "dlm" / "objectives" / f"{name}.py").write_text(source, encoding="utf-8")
+    return folder
+
+
+def run(house, *command):
+    environment = os.environ | dict(PYTHONPATH=str(house), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.1")
+    return subprocess.run([sys.executable, "-m", *command], cwd=house, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_the_wrong_ones_are_caught_by_name_and_the_example_passes(house):
+    wanted = f"cosine and ({' or '.join(PLANTED)})"
+    options = ["-rpf", "--tb=short", "-p", "no:cacheprovider", "--import-mode=importlib", "-k", wanted]
+    told = run(house, "pytest", *options, "tests/laws/test_bounds.py").stdout
+    found = {name: dict(PASSED=set(), FAILED=set()) for name in PLANTED}
+    for verdict, law, name in re.findall(r"^(PASSED|FAILED) \S+::(\w+)\[(\w+)-", told, re.M):
+        found[name][verdict].add(law)
+    assert {name: laws["FAILED"] for name, laws in found.items()} == CAUGHT, told[-3000:]
+    assert len(found["early"]["PASSED"]) >= 4
+
+
+def test_the_example_trains(house):
+    line = next(line for line in README.splitlines() if line.startswith("launch/local.sh train") and "objectives.early" in line)
+    dry = run(house, "dlm.train", *shlex.split(line)[2:], "--dry_run", "--config.objective.power=3")
+    assert dry.returncode == 0, dry.stderr

@@ -30,7 +30,8 @@ def _draw(rule, z_BL, frozen_BL, *, noise=w.PROCESSES[0], mask=Mask(), **setting
     sampler = loop.Sampler(rule=spec.build(rule, "samplers", w.VOCAB), **settings)
     fields = {"table_BL": jnp.ones(z_BL.shape, jnp.int32)}
     canvas = Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields)
-    run = jax.jit(lambda canvas, key_B: loop.generate(w.tables, sampler, w.process(noise), mask, canvas, key_B).canvas.z_BL)
+    drawn = lambda canvas, key_B: loop.generate(w.tables, sampler, w.process(noise), mask, canvas, key_B).canvas.z_BL  # noqa: E731
+    run = jax.jit(drawn, compiler_options={"xla_backend_optimization_level": 1})  # twenty thousand rows: running costs too
     return np.asarray(run(canvas, keys.per_sample(keys.root(0), jnp.arange(len(z_BL)))))
 
 

@@ -14,10 +14,15 @@ from tests import tiny
 ROWS = 8
 
 
+MADE = {}  # one experiment, and its compiled update, for each config
+
+
 def experiment(corpus, **changes):
     # Adam divides a gradient by its own size, so one near zero turns rounding into a share of the rate: keep that small.
     run = spec.run(tiny.recipe(corpus, **dict(optim__lr=1e-3) | changes))
-    return Experiment(run, run.text.fit(()))
+    if str(run) not in MADE:
+        MADE[str(run)] = Experiment(run, run.text.fit(()))
+    return MADE[str(run)]
 
 
 def updated(made, batches, before=None):

@@ -69,7 +69,6 @@ def test_confident_keeps_as_many_in_every_step_and_stops_when_nothing_is_left():
         (dict(steps=4), [3, 3, 2, 2]),
         (dict(steps=3, block=5), [2, 2, 1, 2, 2, 1]),
         (dict(steps=50), [1] * 10),
-        (dict(steps=1), [10]),
     ]:
         sampled, z_TBL = sample(rule="confident", **settings)
         assert (-np.diff((z_TBL == MASK).sum(-1), axis=0) == np.array(counts)[:, None]).all()
