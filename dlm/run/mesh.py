@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dlm.run import axes
+from dlm.run import axes, memory
 from dlm.run.contracts import Batch
 from dlm.run.optim import name_of
 from dlm.run.spec import UserError
@@ -26,6 +26,7 @@ class Mesh:
 
 def make(config: Mesh) -> jax.sharding.Mesh:
     """The mesh over all devices; Auto axes, since Linen layers fail under Explicit ones."""
+    memory.run_inline()
     devices = jax.devices()
     others = config.fsdp * config.tensor * config.expert
     data = config.data or max(len(devices) // others, 1)
