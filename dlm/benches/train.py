@@ -29,8 +29,9 @@ FLAGS = [
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 LIMITS = dict(share=0.5, loop=1.05, sampling=1.15, peer=0.85)  # what must hold of `small` on 2 cores; `peer` is an aim
-ROWS, SAMPLING_STEPS = 4, 64
-BLOCK = 3.0  # seconds that one part may take in one round
+ROWS = 4
+BLOCK = 6.0  # seconds that one part may take in one round
+LONGEST = dict(updates=40, passes=64)  # of one part in one round
 EVAL_BATCHES = 1
 LARGEST_SAVE = 4e9  # bytes: writing more would measure the disk for minutes
 
@@ -113,9 +114,11 @@ class Trial:
         self.folder, self.saves = folder, 0
         self.peaks: dict[str, float] = {}
         self.updates, self.untimed = 1, 1
-        slowest = max(self.bare())
-        self.updates = max(1, min(20, int(BLOCK / slowest)))
+        self.updates = _fitting(max(self.bare()), LONGEST["updates"])
         self.untimed = int(self.updates > 1)  # a long update warms itself up
+        self.steps = 2
+        if self.objective.mask.kind == "full":
+            self.steps = max(2, _fitting(self.passes(), LONGEST["passes"]))
         self.evaluate(self.state, 0)
 
     def peak(self, dtype: str) -> float:
@@ -140,13 +143,11 @@ class Trial:
         return benches.seconds_each(call, self.untimed + self.updates)[self.untimed :]
 
     def loop(self) -> dict[str, float]:
-        """Seconds of each phase of the real loop over as many updates, and in all; read-ahead begins empty."""
+        """Seconds of each phase of the real loop over as many updates, and in all."""
         from dlm.run import checkpoint, loop
 
         self.saves += 1
         store = checkpoint.Store(self.folder / f"save{self.saves}")
-        for _ in range(self.updates):
-            next(self.batches)
         began = time.perf_counter()
         self.state, phases = loop.train(
             self.state,
@@ -184,7 +185,7 @@ class Trial:
         """Seconds of one jitted forward pass over a canvas of the same shape."""
         import jax
 
-        seconds = benches.seconds_each(lambda: jax.block_until_ready(self._forward(self.params)), SAMPLING_STEPS // 4 + 1)[1:]
+        seconds = benches.seconds_each(lambda: jax.block_until_ready(self._forward(self.params)), self.steps // 2 + 1)[1:]
         return sum(seconds) / len(seconds)
 
     @functools.cached_property
@@ -192,7 +193,7 @@ class Trial:
         from dlm.samplers.ancestral import Ancestral
         from dlm.samplers.config import Sampler
 
-        return self.experiment.generator(self.params, Sampler(rule=Ancestral(), steps=SAMPLING_STEPS))
+        return self.experiment.generator(self.params, Sampler(rule=Ancestral(), steps=self.steps))
 
     @functools.cached_property
     def _forward(self):
@@ -205,6 +206,11 @@ class Trial:
         canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))
         forward = jax.jit(lambda params, canvas: self.experiment.denoise(params, canvas, mask=self.objective.mask).prediction)
         return functools.partial(forward, canvas=canvas)
+
+
+def _fitting(seconds: float, most: int) -> int:
+    """How many calls of that many seconds fill one part of a round."""
+    return max(1, min(most, int(BLOCK / seconds)))
 
 
 def _limited(evaluator, windows: int):
@@ -250,7 +256,7 @@ def report(target: str, run: spec.Run, trial: Trial, raw: dict) -> dict:
         found["sampling"] = dict(
             ratio=benches.ratio(raw["sampling"], raw["passes"]),
             rows=ROWS,
-            steps=SAMPLING_STEPS,
+            steps=trial.steps,
             pass_seconds=benches.spread(raw["passes"]),
         )
     return found

@@ -34,7 +34,7 @@ def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
     np.testing.assert_allclose(step["share"]["min"], step["flops_per_s"]["min"] / 1e12)
     np.testing.assert_allclose(step["tokens_per_s"]["max"], 8 * 16 / step["seconds"]["min"])
     assert all(loop["phases_seconds"][k]["min"] > 0 for k in ("data", "step", "eval", "save")) and 0 < loop["data_share"]["median"] < 1
-    assert 0 < loop["ratio"]["min"] <= loop["ratio"]["median"] and (sampling["rows"], sampling["steps"]) == (4, 64)
+    assert 0 < loop["ratio"]["min"] <= loop["ratio"]["median"] and sampling["rows"] == 4 and 2 <= sampling["steps"] <= 64
     assert sampling["ratio"]["min"] > 0 and sampling["pass_seconds"]["min"] > 0
     assert "GFLOP/s" in err and "data wait" in err
 
@@ -48,7 +48,7 @@ def test_a_causal_model_has_no_ancestral_sampling(recipe, monkeypatch, capsys):
 
 def test_ratios_pair_what_was_measured_in_the_same_round(recipe):
     run = spec.run(spec.recipe(str(recipe)) | dict(nn=dict(layers=1, compute=dict(dtype="bfloat16"))))
-    trial = SimpleNamespace(flops=300.0, updates=2, params=dict(a=np.zeros((3, 5))))
+    trial = SimpleNamespace(flops=300.0, updates=2, steps=2, params=dict(a=np.zeros((3, 5))))
     raw = {
         "peak.float32": [300.0, 30.0],
         "peak.bfloat16": [600.0, 100.0],
