@@ -23,7 +23,7 @@ LN2 = float(np.log(2.0))
 class Every:
     """How often, in updates; 0 is never. The last update is always logged and saved."""
 
-    log: int = 20
+    log: int = 20  # a row more at every save
     eval: int = 0
     save: int = 1000
     keep: int = 2  # newest checkpoints that stay
@@ -63,7 +63,7 @@ def train(
     save: Callable[[int, State], None] = lambda step, state: None,
 ) -> tuple[State, Phases]:
     """Updates `start` … `steps`; returns the last state and the time of each phase."""
-    phases, meter = Phases(), _Meter(logs, every.log, steps, flops_per_token, peak)
+    phases, meter = Phases(), _Meter(logs, every.log, flops_per_token, peak)
     for step in range(start + 1, steps + 1):
         with phases("data"):
             batch = next(batches)
@@ -78,7 +78,7 @@ def train(
             meter.restart()
         if step == steps or (every.save and step % every.save == 0):
             with phases("step"):
-                meter.settle()
+                meter.close(step)
             with phases("save"):
                 save(step, state)
             meter.restart()
@@ -88,18 +88,16 @@ def train(
 class _Meter:
     """Turns the sums of each update into rows of metrics, one update behind the device."""
 
-    def __init__(self, logs: Logs, every: int, steps: int, flops_per_token: float, peak: float):
-        self._logs, self._every, self._steps = logs, every, steps
+    def __init__(self, logs: Logs, every: int, flops_per_token: float, peak: float):
+        self._logs, self._every = logs, every
         self._flops, self._peak = flops_per_token, peak
         self._pending: tuple[int, dict] | None = None
         self._rows: list[dict] = []
-        self._begin = time.perf_counter()
+        self._untimed, self._begin = 0, time.perf_counter()  # rows from before the clock was started again
 
     def push(self, step: int, sums: dict) -> None:
         self.settle()
         self._pending = (step, sums)
-        if step == self._steps:
-            self.settle()
 
     def settle(self) -> None:
         """Waits for the update that is under way."""
@@ -108,17 +106,23 @@ class _Meter:
         step, sums = self._pending
         self._pending = None
         self._rows.append(jax.tree.map(float, jax.device_get(sums)))
-        if step % self._every == 0 or step == self._steps:
+        if step % self._every == 0:
+            self._emit(step)
+
+    def close(self, step: int) -> None:
+        """Ends the row under way: what a checkpoint's successor logs must not need the updates before it."""
+        self.settle()
+        if self._rows:
             self._emit(step)
 
     def restart(self) -> None:
-        """Leaves what was not training out of the speed."""
-        self._rows, self._begin = [], time.perf_counter()
+        """Leaves what was not training, and the updates before it, out of the speed."""
+        self._untimed, self._begin = len(self._rows), time.perf_counter()
 
     def _emit(self, step: int) -> None:
         now = time.perf_counter()
         total = {k: sum(row[k] for row in self._rows) for k in self._rows[0]}
-        speed = total["weight_sum"] / (now - self._begin)
+        speed = sum(row["weight_sum"] for row in self._rows[self._untimed :]) / (now - self._begin)
         row = dict(
             step=step,
             loss=total["nats_sum"] / total["weight_sum"],
@@ -131,4 +135,5 @@ class _Meter:
         )
         self._logs.write(row)
         self._logs.progress(row)
+        self._rows = []
         self.restart()

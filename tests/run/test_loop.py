@@ -79,6 +79,17 @@ def test_evaluations_and_saves_see_the_state_of_their_step():
     assert [r["step"] for r in told.rows if "loss" in r] == [3, 4, 5, 6]
 
 
+def test_no_update_is_left_out_of_a_row_and_a_resumed_run_writes_the_same_rows():
+    told, resumed = Told(), Told()
+    train(told, 0, 9, log=4, eval=2, save=5)
+    assert [(r["step"], r["loss"]) for r in told.rows if "loss" in r] == [(4, 5.0), (5, 10.0), (8, 14.0), (9, 18.0)]
+    train(resumed, 5, 9, log=4, eval=2, save=5)
+    untimed = [
+        [{k: r[k] for k in r if k not in ("tokens_per_s", "share_of_peak")} for r in t.rows if r["step"] > 5] for t in (told, resumed)
+    ]
+    assert untimed[0] == untimed[1]
+
+
 def test_mistakes():
     for wrong in (dict(log=0), dict(keep=0), dict(eval=-1)):
         with pytest.raises(ValueError, match="must"):
