@@ -62,7 +62,7 @@ def train(run: spec.Run, workdir: Path) -> dict:
     from dlm.run import checkpoint, rundir
 
     ours = rundir.belongs(workdir, run)
-    done = (checkpoint.steps(workdir) or [0])[-1]
+    done = checkpoint.intact(workdir, say)
     if done >= run.steps:
         say(f"{workdir} is finished: {done} updates")
         return result(workdir, run, done)
@@ -77,8 +77,9 @@ def train(run: spec.Run, workdir: Path) -> dict:
     batches = experiment.batches(done)
     if not ours:
         rundir.create(workdir, run, tokenizer)
+    checkpoint.set_aside(workdir, after=done)
     store = checkpoint.Store(workdir, run.every.keep)
-    state = store.restore(experiment.abstract_state()) if done else experiment.new_state()
+    state = store.restore(experiment.abstract_state(), done) if done else experiment.new_state()
     logs = Logs(workdir, done, run.steps)
     logs.say(f"{workdir}: {run.nn.parameters / 1e6:.2f}M parameters, {run.data.batch} × {run.data.length} tokens per update; {pack.POLICY}")
     if done:

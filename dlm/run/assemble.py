@@ -11,7 +11,7 @@ import jax
 
 from dlm.nn import transformer
 from dlm.noise.mask import MaskNoise
-from dlm.run import checkpoint, keys, mesh, optim, rundir, spec, state
+from dlm.run import checkpoint, cli, keys, mesh, optim, rundir, spec, state
 from dlm.run.contracts import Batch
 from dlm.run.spec import UserError
 from dlm.samplers.generate import Generator
@@ -125,9 +125,10 @@ class Subject:
 
 
 def reopen(workdir: Path, step: int | None = None) -> tuple[Experiment, state.State]:
-    """A trained run from its directory alone, at its newest checkpoint or at `step`."""
+    """A trained run from its directory alone, at its newest intact checkpoint or at `step`."""
     run = spec.run(rundir.read_config(workdir))
-    if not checkpoint.steps(workdir):
+    step = checkpoint.intact(workdir, cli.say, step)
+    if not step:
         raise UserError(f"{workdir} has no finished checkpoint yet")
     experiment = Experiment(run, run.text.restore(Path(workdir)))
     store = checkpoint.Store(workdir, run.every.keep)

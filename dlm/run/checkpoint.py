@@ -1,10 +1,18 @@
-"""Checkpoints of the training state: Orbax, asynchronous, sharded; the step is all that the data order needs to go on."""
+"""Checkpoints of the training state: Orbax, asynchronous, sharded; the step is all that the data order needs to go on.
 
+When Orbax has finished a checkpoint it is sealed with a manifest of sha256 sums (`manifest`), and only then is an older one deleted.
+Every byte is verified before a restore; a damaged checkpoint is named in one line and the newest intact one taken.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import jax
 
+from dlm.run import manifest
 from dlm.run.spec import UserError
 from dlm.run.state import State
 
@@ -12,45 +20,107 @@ FOLDER = "checkpoints"
 
 
 def steps(workdir: Path) -> list[int]:
-    """Steps of the finished checkpoints in a run directory, without importing Orbax."""
+    """Steps of the sealed checkpoints in a run directory, without importing Orbax."""
+    return [n for n in _numbered(workdir) if (Path(workdir) / FOLDER / str(n) / manifest.FILE).exists()]
+
+
+def _numbered(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in (Path(workdir) / FOLDER).glob("*") if p.name.isdigit())
+
+
+def intact(workdir: Path, say: Callable[[str], None], step: int | None = None) -> int:
+    """The newest step whose every byte verifies, or `step` if it does; 0 where there is no checkpoint.
+
+    Damaged ones are told. A run with nothing but damaged checkpoints is refused: to start it over is the user's decision.
+    """
+    folder, numbered, first = Path(workdir) / FOLDER, _numbered(workdir), None
+    if step is not None and step not in numbered:
+        raise UserError(f"no checkpoint of step {step} in {folder}; there are {steps(workdir) or 'none'}")
+    for number in reversed(numbered) if step is None else [step]:
+        wrong = manifest.damage(folder / str(number))
+        if wrong is None:
+            return number
+        if step is not None:
+            raise UserError(f"checkpoint {step} is damaged: {wrong}; without --step the newest intact one is taken")
+        first = first or wrong
+        say(f"checkpoint {number} is unfinished or damaged, an older one is tried: {wrong}")
+    if steps(workdir):
+        raise UserError(f"no checkpoint is intact ({first}): delete {folder} to start over")
+    return 0
+
+
+def set_aside(workdir: Path, after: int) -> None:
+    """Makes room for the checkpoints after step `after`: what stands in their place is renamed, not deleted."""
+    for number in _numbered(workdir):
+        if number > after:
+            folder, n = Path(workdir) / FOLDER / str(number), 0
+            while (aside := folder.with_name(f"{number}.damaged{n or ''}")).exists():
+                n += 1
+            folder.rename(aside)
 
 
 class Store:
     """Saves and restores a run's states; the newest `keep` stay. Orbax (2 s to import) is loaded when first needed."""
 
     def __init__(self, workdir: Path, keep: int = 2):
-        self._folder, self._keep = (Path(workdir) / FOLDER).absolute(), keep
+        self._workdir, self._keep = Path(workdir).absolute(), keep
+        self._folder = self._workdir / FOLDER
+        self._sealing: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
     @cached_property
     def _manager(self):
         import orbax.checkpoint as ocp
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, enable_async_checkpointing=True)
-        return ocp.CheckpointManager(self._folder, options=options)
+        return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True))
 
     def save(self, step: int, state: State) -> None:
-        """Starts writing `state`; the copy off the device is done when this returns."""
+        """Starts writing `state`; the copy off the device is done when this returns. Raises what went wrong with the save before."""
         import orbax.checkpoint as ocp
 
+        self.wait()
         self._manager.save(step, args=ocp.args.StandardSave(_tree(state)))
+        self._sealing = threading.Thread(target=self._seal, args=(step,), name="seal")
+        self._sealing.start()
 
-    def restore(self, abstract: State, step: int | None = None) -> State:
-        """The state at `step` (default: the newest), laid out as the shapes and shardings of `abstract` say."""
+    def _seal(self, step: int) -> None:
+        try:
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                manifest.write(self._folder / str(step))
+                for old in steps(self._workdir)[: -self._keep]:
+                    _delete(self._folder / str(old))
+        except BaseException as error:
+            self._failure = error
+
+    def restore(self, abstract: State, step: int) -> State:
+        """The state at `step`, laid out as the shapes and shardings of `abstract` say. `intact` is asked before."""
         import orbax.checkpoint as ocp
 
-        known = sorted(self._manager.all_steps())
-        step = known[-1] if step is None and known else step
-        if step not in known:
-            raise UserError(f"no checkpoint of step {step} in {self._folder}; there are {known or 'none'}")
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(_tree(abstract)))
         return State(**{"ema": None, **restored})
 
+    def wait(self) -> None:
+        """Until the last save is sealed; raises what went wrong with it."""
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
     def close(self) -> None:
         """Waits for the last save."""
+        self.wait()
         if "_manager" in vars(self):
-            self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _delete(folder: Path) -> None:
+    """A folder that is half deleted bears no step's number."""
+    going = folder.with_name(f"{folder.name}.going")
+    folder.rename(going)
+    shutil.rmtree(going)
 
 
 def _tree(state: State) -> dict:

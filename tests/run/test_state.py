@@ -144,9 +144,9 @@ def test_a_checkpoint_comes_back_on_another_mesh_and_old_ones_go(corpus, tmp_pat
     other = experiment(corpus, optim__ema=0.5, optim__kind="muon", mesh=dict(fsdp=2, tensor=2)).abstract_state()
     store = checkpoint.Store(tmp_path)
     for step in (None, 2):
-        found = store.restore(other, step)
+        found = store.restore(other, checkpoint.intact(tmp_path, print, step))
         tiny.identical(jax.device_get(found), kept[step or 3])
     assert found.params["layers"]["ffn"]["up_DF"].sharding == other.params["layers"]["ffn"]["up_DF"].sharding
     with pytest.raises(UserError, match=r"no checkpoint of step 1 in .*; there are \[2, 3\]"):
-        store.restore(other, 1)
+        checkpoint.intact(tmp_path, print, 1)
     store.close()

@@ -1,0 +1,84 @@
+"""Damaged checkpoints: every kind of damage to every file is named in one line, and the newest intact checkpoint is taken."""
+
+import os
+import shutil
+
+import jax.numpy as jnp
+import pytest
+
+from dlm.run import checkpoint, manifest
+from dlm.run.spec import UserError
+from dlm.run.state import State
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run directory with checkpoints of steps 1 and 2."""
+    workdir = tmp_path_factory.mktemp("saved")
+    store = checkpoint.Store(workdir)
+    for step in (1, 2):
+        store.save(step, State(jnp.int32(step), {"x_D": jnp.arange(5.0) + step}, {"x_D": jnp.ones(2)}, None))
+    store.close()
+    return workdir
+
+
+@pytest.fixture
+def workdir(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def link(path):
+    twin = path.with_name("twin")
+    path.rename(twin)
+    path.symlink_to(twin)
+
+
+DAMAGES = dict(
+    flip=flip, cut=cut, missing=os.remove, empty=lambda p: p.write_bytes(b""), foreign=lambda p: p.with_name("x").touch(), link=link
+)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_any_damage_to_any_file_is_named_and_an_older_checkpoint_taken(kind, workdir):
+    newest = workdir / "checkpoints" / "2"
+    files = sorted(p.relative_to(newest) for p in newest.rglob("*") if p.is_file())
+    assert len(files) > 8
+    for file in files:
+        shutil.copytree(newest, workdir / "kept")
+        DAMAGES[kind](newest / file)
+        said = []
+        assert checkpoint.intact(workdir, said.append) == 1, file
+        (line,) = said
+        assert "checkpoint 2" in line and "\n" not in line and str(newest) in line
+        assert kind in ("foreign", "link") or str(file) in line
+        with pytest.raises(UserError, match="checkpoint 2 is damaged: .*manifest|checkpoint 2 is damaged: .*2"):
+            checkpoint.intact(workdir, print, 2)
+        shutil.rmtree(newest)
+        (workdir / "kept").rename(newest)
+    assert checkpoint.intact(workdir, print) == 2
+
+
+def test_nothing_intact_is_refused_and_nothing_is_zero(workdir, tmp_path):
+    for step in (1, 2):
+        flip(next((workdir / "checkpoints" / str(step) / "default" / "d").iterdir()))
+    with pytest.raises(UserError, match="no checkpoint is intact"):
+        checkpoint.intact(workdir, print)
+    assert checkpoint.intact(tmp_path / "new", print) == 0
+
+
+def test_what_is_not_sealed_is_no_checkpoint_and_makes_room(workdir):
+    (workdir / "checkpoints" / "2" / manifest.FILE).unlink()
+    assert checkpoint.steps(workdir) == [1] and checkpoint.intact(workdir, print) == 1
+    checkpoint.set_aside(workdir, after=1)
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir() if p.is_dir()) == ["1", "2.damaged"]
