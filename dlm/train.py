@@ -4,6 +4,7 @@ python -m dlm.train --config=configs/masked.py:size=tiny --workdir=runs/x [--con
 """
 
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from dlm.run import cli, spec
@@ -59,57 +60,69 @@ def describe(run: spec.Run) -> dict:
 
 def train(run: spec.Run, workdir: Path) -> dict:
     """Brings the run in `workdir` to `run.steps` updates. Bad data is noticed before anything is written."""
-    from dlm.run import checkpoint, rundir
+    from dlm.run import checkpoint, preempt, rundir
 
-    ours = rundir.belongs(workdir, run)
-    done = checkpoint.intact(workdir, say)
-    if done >= run.steps:
-        say(f"{workdir} is finished: {done} updates")
-        return result(workdir, run, done)
+    with preempt.Watch() as told, ExitStack() as held:
+        ours = rundir.belongs(workdir, run)
+        if ours:
+            held.enter_context(rundir.locked(workdir))
+        done = checkpoint.intact(workdir, say)
+        if done >= run.steps:
+            say(f"{workdir} is finished: {done} updates")
+            return result(workdir, run, done)
 
-    from dlm.data import pack
-    from dlm.run import loop, peak
-    from dlm.run.assemble import Experiment
-    from dlm.run.logs import Logs, clock
+        from dlm.run.assemble import Experiment
 
-    tokenizer = run.text.restore(workdir) if ours else run.text.fit(run.data.source.documents("train"))
-    experiment = Experiment(run, tokenizer)
-    batches = experiment.batches(done)
-    if not ours:
-        rundir.create(workdir, run, tokenizer)
-    checkpoint.set_aside(workdir, after=done)
-    store = checkpoint.Store(workdir, run.every.keep)
-    state = store.restore(experiment.abstract_state(), done) if done else experiment.new_state()
-    logs = Logs(workdir, done, run.steps)
-    logs.say(f"{workdir}: {run.nn.parameters / 1e6:.2f}M parameters, {run.data.batch} × {run.data.length} tokens per update; {pack.POLICY}")
-    if done:
-        logs.say(f"going on after update {done}")
-    state, phases = loop.train(
-        state,
-        _announced(experiment.update, logs),
-        batches,
-        start=done,
-        steps=run.steps,
-        every=run.every,
-        logs=logs,
-        flops_per_token=run.nn.flops_per_token(run.data.length),
-        peak=peak.measure(run.nn.compute.dtype),
-        evaluate=lambda state, step: scores(experiment, state, step),
-        save=store.save,
-    )
-    store.close()
-    seconds = {k: round(v, 2) for k, v in phases.seconds.items()}
-    logs.write({"step": run.steps, "phases": seconds, "seconds": round(time.time() - cli.BEGIN, 2)})
-    logs.say(f"{workdir}: finished in {clock(time.time() - cli.BEGIN)} ({', '.join(f'{k} {clock(v)}' for k, v in seconds.items())})")
-    logs.close()
+        tokenizer = run.text.restore(workdir) if ours else run.text.fit(run.data.source.documents("train"))
+        experiment = Experiment(run, tokenizer)
+        batches = experiment.batches(done)
+        if not ours:
+            held.enter_context(rundir.locked(workdir))
+            rundir.create(workdir, run, tokenizer)
+        checkpoint.set_aside(workdir, after=done)
+        _updates(experiment, workdir, batches, done, told)
     return result(workdir, run, run.steps)
 
 
-def scores(experiment, state, step: int) -> dict:
-    """The run's evaluators on the averaged parameters, as one flat row."""
+def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
+    """The updates after `done`, with everything they leave in `workdir`."""
+    from dlm.data import pack
+    from dlm.run import checkpoint, loop, peak
+    from dlm.run.logs import Logs, clock
+
+    run = experiment.run
+    store, logs = checkpoint.Store(workdir, run.every.keep), Logs(workdir, done, run.steps)
+    with closing(logs), closing(store):
+        state = store.restore(experiment.abstract_state(), done) if done else experiment.new_state()
+        sizes = f"{run.nn.parameters / 1e6:.2f}M parameters, {run.data.batch} × {run.data.length} tokens per update"
+        logs.say(f"{workdir}: {sizes}; {pack.POLICY}")
+        if done:
+            logs.say(f"going on after update {done}")
+        _, phases = loop.train(
+            state,
+            _announced(experiment.update, logs),
+            batches,
+            start=done,
+            steps=run.steps,
+            every=run.every,
+            logs=logs,
+            flops_per_token=run.nn.flops_per_token(run.data.length),
+            peak=peak.measure(run.nn.compute.dtype),
+            evaluate=lambda state, step: scores(experiment, state, step, lambda: told.here and step < run.steps),
+            save=store.save,
+            stop=told,
+        )
+        store.wait()
+        seconds = {k: round(v, 2) for k, v in phases.seconds.items()}
+        logs.write({"step": run.steps, "phases": seconds, "seconds": round(time.time() - cli.BEGIN, 2)})
+        logs.say(f"{workdir}: finished in {clock(time.time() - cli.BEGIN)} ({', '.join(f'{k} {clock(v)}' for k, v in seconds.items())})")
+
+
+def scores(experiment, state, step: int, stop=lambda: False) -> dict:
+    """The run's evaluators on the averaged parameters, as one flat row; cut short by Preempted once `stop()` says so."""
     from dlm.run.assemble import Subject
 
-    subject = Subject(experiment, state.averaged, experiment.run.data.source, experiment.run.seed)
+    subject = Subject(experiment, state.averaged, experiment.run.data.source, experiment.run.seed, stop)
     row = {}
     for name, evaluator in experiment.run.evals.items():
         for score, value, error in evaluator.run(subject, step):

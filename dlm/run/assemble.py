@@ -1,7 +1,7 @@
 """From a Run to everything it stands for: tokenizer, data, network, mesh, jitted functions. The one place that knows all rooms."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from dlm.nn import transformer
 from dlm.noise.mask import MaskNoise
 from dlm.run import checkpoint, cli, keys, mesh, optim, rundir, spec, state
 from dlm.run.contracts import Batch
+from dlm.run.preempt import Preempted
 from dlm.run.spec import UserError
 from dlm.samplers.generate import Generator
 
@@ -99,6 +100,7 @@ class Subject:
     params: Any
     source: Any  # whose held-out split is read
     seed: int = 0
+    stop: Callable[[], bool] = lambda: False  # asked before each batch; raises Preempted once it says yes
 
     @property
     def objective(self):
@@ -121,6 +123,8 @@ class Subject:
         loader = replace(self.experiment.run.data, source=self.source)
         windows = loader.held_out_windows(self.tokenizer, limit)
         for rows in loader.sequential(windows, loader.batch, jax.process_index(), jax.process_count()):
+            if jax.process_count() == 1 and self.stop():
+                raise Preempted()
             yield self.experiment.put(rows)
 
 

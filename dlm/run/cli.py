@@ -1,6 +1,7 @@
 """The command line of every command: flags, `--config.a.b=value` overrides, and errors told in one line.
 
-Exit codes: 0 success, 2 the user's mistake (`error: …` on stderr), 1 ours (a traceback), 130 interrupted.
+Exit codes: 0 success, 2 the user's mistake (`error: …` on stderr), 1 ours (a traceback), 130 interrupted, 75 stopped by a signal with
+everything saved: the same command goes on (`preempt`).
 """
 
 import argparse
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlm.run import memory, spec
+from dlm.run import memory, preempt, spec
 from dlm.run.spec import UserError
 
 BEGIN = time.time()  # commands import this module first, so that start-up time is told whole
@@ -68,6 +69,9 @@ def main(command: Callable[[list[str] | None], int | None], argv: list[str] | No
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except preempt.Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(preempt.EXIT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-METRICS = "metrics.jsonl"
+METRICS, OWED = "metrics.jsonl", "owed.json"
 
 
 class Logs:
@@ -15,9 +15,10 @@ class Logs:
     def __init__(self, workdir: Path, start: int, steps: int, stream: TextIO | None = None):
         self.stream, self.start, self.steps = stream or sys.stderr, start, steps
         self._path = Path(workdir) / METRICS
+        self._owed = Path(workdir) / OWED
         _forget_after(self._path, start)
         self._file = self._path.open("a", encoding="utf-8")
-        self._begin, self._board = time.perf_counter(), _board(workdir)
+        self._begin, self._board = time.perf_counter(), _board(workdir, start)
         self._live = self.stream.isatty()
         self._said = 0.0
 
@@ -34,6 +35,17 @@ class Logs:
             for name, value in row.items():
                 if name != "step" and isinstance(value, (int, float)):
                     self._board.add_scalar(name, value, row["step"])
+
+    def owe(self, step: int, what: dict) -> None:
+        """Keeps what a run that stops after `step` has not written yet."""
+        partial = self._owed.with_suffix(".part")
+        partial.write_text(json.dumps(dict(what, step=step)), encoding="utf-8")
+        partial.replace(self._owed)
+
+    def owed(self, step: int) -> dict | None:
+        """What the process that stopped after `step` has kept for this one."""
+        kept = json.loads(self._owed.read_text(encoding="utf-8")) if self._owed.exists() else {}
+        return kept if kept.get("step") == step else None
 
     def progress(self, row: dict) -> None:
         """The live line; on a pipe or in a log file at most one every ten seconds."""
@@ -88,9 +100,9 @@ def _forget_after(path: Path, step: int) -> None:
         partial.replace(path)
 
 
-def _board(workdir: Path):
+def _board(workdir: Path, start: int):
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(Path(workdir) / "tensorboard"), write_to_disk=True)
+    return SummaryWriter(str(Path(workdir) / "tensorboard"), write_to_disk=True, purge_step=start + 1 if start else None)

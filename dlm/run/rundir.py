@@ -1,9 +1,12 @@
 """The run directory: config.json, commit.txt, environment.json, tokenizer, metrics, checkpoints — enough to run again."""
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -11,12 +14,14 @@ from dlm.run import spec
 from dlm.run.spec import UserError
 
 CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
+LOCK = "lock"
+_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, "config.part", "tokenizer.json"}  # what a run killed while it began may have left
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 
 def belongs(workdir: Path, run: spec.Run) -> bool:
     """True when `workdir` already holds this very run; False when it is free. Anything else there is an error."""
-    if not workdir.exists() or (workdir.is_dir() and not any(workdir.iterdir())):
+    if not workdir.exists() or (workdir.is_dir() and {p.name for p in workdir.iterdir()} <= _BEFORE_CONFIG):
         return False
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file")
@@ -28,12 +33,32 @@ def belongs(workdir: Path, run: spec.Run) -> bool:
     return True
 
 
-def create(workdir: Path, run: spec.Run, tokenizer) -> None:
-    """A new run directory; config.json comes last, since it is what makes a directory a run's."""
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from training in `workdir`; the kernel takes the lock back when its holder ends, however it ends."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(f"--workdir={workdir} is in use by {holder}: wait for it, or choose another directory") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def create(workdir: Path, run: spec.Run, tokenizer) -> None:
+    """Fills a new run directory; config.json comes last, since it is what makes a directory a run's."""
+    if (workdir / CONFIG).exists():
+        raise UserError(f"--workdir={workdir} was begun by another process meanwhile: start again to go on with it")
+    workdir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(workdir)
     (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
     (workdir / ENVIRONMENT).write_text(json.dumps(dict(environment(), parameters=run.nn.parameters), indent=2) + "\n", encoding="utf-8")

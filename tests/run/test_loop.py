@@ -5,13 +5,14 @@ import pytest
 
 from dlm.run import loop
 from dlm.run.loop import Every
+from dlm.run.preempt import Preempted
 
 
 class Told:
     """Notes what the loop does, in its order."""
 
     def __init__(self):
-        self.rows, self.calls = [], []
+        self.rows, self.calls, self.debt = [], [], {}
 
     def write(self, row):
         self.rows.append(row)
@@ -20,8 +21,14 @@ class Told:
     def progress(self, row):
         pass
 
+    def owe(self, step, what):
+        self.debt = dict(what, step=step)
 
-def train(told, start, steps, **every):
+    def owed(self, step):
+        return self.debt if self.debt.get("step") == step else None
+
+
+def train(told, start, steps, stop=lambda: False, **every):
     def update(state, batch):
         told.calls.append(("update", batch))
         return state + 1, dict(
@@ -45,6 +52,7 @@ def train(told, start, steps, **every):
         peak=4.0,
         evaluate=lambda state, step: {"score": state},
         save=lambda step, state: told.calls.append(("save", step)),
+        stop=stop,
     )
 
 
@@ -86,6 +94,21 @@ def test_no_update_is_left_out_of_a_row_and_a_resumed_run_writes_the_same_rows()
     train(resumed, 5, 9, log=4, eval=2, save=5)
     untimed = [
         [{k: r[k] for k in r if k not in ("tokens_per_s", "share_of_peak")} for r in t.rows if r["step"] > 5] for t in (told, resumed)
+    ]
+    assert untimed[0] == untimed[1]
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_a_run_stopped_after_any_update_and_started_again_writes_the_same_rows(at):
+    whole, first, second, every = Told(), Told(), Told(), dict(log=4, eval=3, save=5)
+    train(whole, 0, 12, **every)
+    with pytest.raises(Preempted) as stopped:
+        train(first, 0, 12, stop=lambda: len([c for c in first.calls if c[0] == "update"]) >= at, **every)
+    assert stopped.value.step == at and (at == 0 or ("save", at) in first.calls)
+    second.debt = first.debt
+    train(second, at, 12, **every)
+    untimed = [
+        [{k: r[k] for k in r if k not in ("tokens_per_s", "share_of_peak")} for r in t] for t in (whole.rows, first.rows + second.rows)
     ]
     assert untimed[0] == untimed[1]
 
