@@ -87,7 +87,7 @@ def train(run: spec.Run, workdir: Path) -> dict:
 def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
     """The updates after `done`, with everything they leave in `workdir`."""
     from dlm.data import pack
-    from dlm.run import checkpoint, loop, peak
+    from dlm.run import checkpoint, incident, loop, meter, peak
     from dlm.run.logs import Logs, clock
 
     run = experiment.run
@@ -98,10 +98,7 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
         logs.say(f"{workdir}: {sizes}; {pack.POLICY}")
         if done:
             logs.say(f"going on after update {done}")
-        _, phases = loop.train(
-            state,
-            _announced(experiment.update, logs),
-            batches,
+        options = dict(
             start=done,
             steps=run.steps,
             every=run.every,
@@ -111,7 +108,12 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
             evaluate=lambda state, step: scores(experiment, state, step, lambda: told.here and step < run.steps),
             save=store.save,
             stop=told,
+            skips=run.optim.skip.limit,
         )
+        try:
+            _, phases = loop.train(state, _announced(experiment.update, logs), batches, **options)
+        except meter.Diverged as diverged:
+            raise UserError(incident.told(workdir, experiment, diverged)) from None
         store.wait()
         seconds = {k: round(v, 2) for k, v in phases.seconds.items()}
         logs.write({"step": run.steps, "phases": seconds, "seconds": round(time.time() - cli.BEGIN, 2)})

@@ -18,7 +18,7 @@ import pytest
 import dlm
 from dlm.evals.bound import HeldOut
 from dlm.noise.mask import MaskNoise
-from dlm.run import checkpoint, loop, mesh, optim, spec, state
+from dlm.run import checkpoint, loop, mesh, meter, optim, spec, state
 from dlm.run.assemble import Experiment
 from dlm.run.contracts import Bound, Loss
 from dlm.samplers import loop as sampling
@@ -102,6 +102,18 @@ def update(steps=6, **changes):
     for seed in range(5):
         now, _ = step(now, tiny.batch(tiny.tokens(2, 3, seed)))
     return now.averaged
+
+
+def skipping(**changes):
+    return update(skip=optim.Skip(**changes))
+
+
+def stopping(**changes):
+    """After how many updates that are left out the loop stops."""
+    log = loop_tests.Told()
+    with pytest.raises(meter.Diverged):
+        loop_tests.train(log, 0, 40, skipped=1.0, skips=optim.Skip(**changes).limit)
+    return log.calls
 
 
 def sample(**changes):
@@ -223,6 +235,9 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(weight_decay=0.5, ema=0.5).items()},
     "Optim.clip": (update, 0.0, {}),
+    "Optim.skip": (update, optim.Skip(norm=1e-6), {}),
+    "Skip.norm": (skipping, 1e-6, {}),
+    "Skip.limit": (stopping, 3, {}),
     "Optim.muon_lr": (update, 0.1, dict(kind="muon")),
     **{f"Sampler.{k}": (sample, v, {}) for k, v in dict(rule="confident", steps=2, block=3, temperature=0.2, top_p=0.3).items()},
     "Confident.confidence": (confident, "entropy", {}),

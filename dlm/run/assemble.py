@@ -69,6 +69,11 @@ class Experiment:
         update = state.make_update(loss_of, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V)
         return jax.jit(update, donate_argnums=0, out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None))
 
+    def loss_of(self, params, batch: Batch, step: int):
+        """The Loss of the update after `step` updates."""
+        key = keys.key(self.root, "noise", step)
+        return jax.jit(lambda params: self.objective.loss(functools.partial(self.denoise, params), batch, key))(params)
+
     def batches(self, step: int) -> Iterator[Batch]:
         """Batches of updates `step` + 1, `step` + 2, …, on the devices."""
         data = self.run.data

@@ -25,6 +25,11 @@ def key(root_key: jax.Array, stream: str, step=0) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(root_key, zlib.crc32(stream.encode()) & 0x7FFFFFFF), step)
 
 
+def words(key: jax.Array) -> list[int]:
+    """What a key is made of, to write it down."""
+    return jax.random.key_data(key).tolist()
+
+
 def per_sample(step_key: jax.Array, index_B: jax.Array) -> jax.Array:
     """One key per sample, a function of its global index alone."""
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, index_B)

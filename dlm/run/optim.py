@@ -14,6 +14,18 @@ from dlm.run import axes
 
 
 @dataclass(frozen=True)
+class Skip:
+    """When an update is left out: its loss or gradient is not finite, or (option) its gradient is too large."""
+
+    norm: float = 0.0  # largest global gradient norm of an update that counts, as optax.skip_large_updates has it; 0: any finite one
+    limit: int = 10  # updates left out in a row after which the run stops
+
+    def __post_init__(self):
+        if self.norm < 0 or self.limit < 1:
+            raise ValueError(f"norm={self.norm} must not be negative and limit={self.limit} at least 1")
+
+
+@dataclass(frozen=True)
 class Optim:
     kind: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3  # peak, of AdamW
@@ -26,6 +38,7 @@ class Optim:
     clip: float = 1.0  # largest global gradient norm; 0: no clipping
     ema: float = 0.0  # decay of the averaged parameters that evaluation and sampling use; 0: the parameters themselves
     microbatches: int = 1  # gradients of this many parts of the batch are summed before an update
+    skip: Skip = Skip()
 
     def __post_init__(self):
         if min(self.lr, self.muon_lr) <= 0 or min(self.warmup, self.weight_decay, self.clip) < 0:

@@ -40,21 +40,26 @@ def create(params, optim: Optim, optimizer: optax.GradientTransformation) -> Sta
 def make_update(loss_of, optim: Optim, optimizer: optax.GradientTransformation, schedule, root_key, bytes_V: np.ndarray):
     """`update(state, batch) → (state, sums)`; `loss_of(params, batch, key) → Loss`.
 
-    The noise key depends on the seed, the step and each sample's global number, never on where a sample is computed.
+    An update whose loss or gradient is not finite (or larger than optim.skip.norm) leaves all but the step as it was and counts in
+    `skipped_sum`. The noise key depends on the seed, the step and each sample's global number, never on where a sample is computed.
     """
 
     def update(state: State, batch: Batch):
         key = keys.key(root_key, "noise", state.step)
         grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
         grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)
+        norm = optax.tree.norm(grads)
+        good = jnp.isfinite(sums["nats_sum"]) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
         changes, moments = optimizer.update(grads, state.moments, state.params)
         params = optax.apply_updates(state.params, changes)
         ema = state.ema
         if ema is not None:
             ema = jax.tree.map(lambda e, p: e * optim.ema + p * (1 - optim.ema), ema, params)
+        made, kept = (params, moments, ema), (state.params, state.moments, state.ema)
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
-        sums |= dict(grad_norm=optax.global_norm(grads), lr=optim.lr * schedule(state.step))
-        return State(state.step + 1, params, moments, ema), sums
+        sums = {k: jnp.where(good, v, 0) for k, v in sums.items()}  # an update that is left out is not in the means
+        sums |= dict(skipped_sum=1.0 - good, grad_norm=norm, lr=optim.lr * schedule(state.step))
+        return State(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), made, kept)), sums
 
     return update
 

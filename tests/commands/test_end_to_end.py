@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dlm import evaluate, sample, train
+from dlm.benches import replay
 from dlm.run import cli, logs, spec
 from dlm.run.assemble import reopen
 from tests import tiny
@@ -201,6 +202,29 @@ def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
     assert reply["parameters"] == spec.run(tiny.recipe("x")).nn.parameters
     assert reply["updates"] == 1000 and reply["tokens_per_update"] == 8 * 32
     assert reply["state_bytes"] > 3 * 4 * reply["parameters"] and content(folder) == before
+
+
+@pytest.mark.slow
+def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
+    """A gradient larger than allowed from the first update on: four are left out, then the run stops and `bench replay` finds the first."""
+    config = tiny.recipe(corpus, steps=9, optim__skip=dict(norm=1e-9, limit=4), every=dict(log=1, save=2))
+    arguments = [f"--config={write_recipe(tmp_path / 'r.py', config)}", f"--workdir={tmp_path / 'w'}"]
+    said = mistake_after(capsys, train, *arguments)
+    assert "4 updates in a row had no usable loss or gradient, the first was update 1" in said and "bench replay" in said
+    rows = logs.rows(tmp_path / "w" / "metrics.jsonl")
+    assert all(r["skipped"] == 1 and r["loss"] == 0 for r in rows if "loss" in r)
+    found = answer(capsys, replay, f"--workdir={tmp_path / 'w'}")
+    assert found["same"] and found["skipped"] and found["step"] == 1 and float(found["grad_norm"]) > 1e-9 and found["not_finite"] == []
+
+
+def mistake_after(capsys, command, *arguments):
+    """The last line of a command that fails after it has begun."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        cli.main(command.main, [*map(str, arguments)])
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert exit.value.code == 2 and said.startswith("error: ")
+    return said
 
 
 def test_a_missing_workdir_is_asked_for(place, capsys):

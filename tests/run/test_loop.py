@@ -28,7 +28,7 @@ class Told:
         return self.debt if self.debt.get("step") == step else None
 
 
-def train(told, start, steps, stop=lambda: False, **every):
+def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, **every):
     def update(state, batch):
         told.calls.append(("update", batch))
         return state + 1, dict(
@@ -38,6 +38,7 @@ def train(told, start, steps, stop=lambda: False, **every):
             masked_sum=np.float32(2),
             lr=np.float32(batch),
             grad_norm=np.float32(batch),
+            skipped_sum=np.float32(skipped),
         )
 
     return loop.train(
@@ -53,6 +54,7 @@ def train(told, start, steps, stop=lambda: False, **every):
         evaluate=lambda state, step: {"score": state},
         save=lambda step, state: told.calls.append(("save", step)),
         stop=stop,
+        skips=skips,
     )
 
 

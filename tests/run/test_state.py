@@ -111,6 +111,23 @@ def test_the_loss_is_per_token_and_microbatches_weigh_by_tokens():
         assert float(sums["bytes_sum"]) == (tokens_BL * weights_BL).sum()
 
 
+def test_an_update_without_a_finite_gradient_or_with_too_large_a_one_changes_nothing_but_the_step():
+    batch = tiny.batch(tiny.tokens(2, 3))
+    before = None
+    for scale, norm, skipped in [(1.0, 0.0, 0), (np.nan, 0.0, 1), (np.inf, 0.0, 1), (5.0, 1.0, 1), (0.5, 1.0, 0)]:
+        o = optim.Optim(skip=optim.Skip(norm=norm), ema=0.5)
+        optimizer = optim.transformation(o, 4)
+        loss_of = lambda p, b, k, scale=scale: Loss(scale * p["x_D"][0] * b.weights_BL.sum(), b.weights_BL.sum())  # noqa: E731
+        update = state.make_update(loss_of, o, optimizer, lambda s: 1.0, jax.random.key(0), np.ones(20))
+        before = state.create({"x_D": jnp.ones(1)}, o, optimizer)
+        after, sums = jax.jit(update)(before, batch)
+        same = jax.tree.map(
+            lambda a, b: bool((a == b).all()), (before.params, before.moments, before.ema), (after.params, after.moments, after.ema)
+        )
+        assert sums["skipped_sum"] == skipped and all(jax.tree.leaves(same)) == bool(skipped) and after.step == 1
+        assert sums["weight_sum"] == (0 if skipped else 6) and np.isfinite(sums["nats_sum"])
+
+
 def test_averaged_parameters(corpus, two):
     made = experiment(corpus, optim__ema=0.75)
     before = jax.device_get(made.new_state())

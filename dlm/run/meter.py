@@ -1,0 +1,84 @@
+"""From the sums of each update to rows of metrics, one update behind the device; and how many updates had to be left out in a row."""
+
+import time
+
+import jax
+import numpy as np
+
+from dlm.run.logs import Logs
+
+LN2 = float(np.log(2.0))
+
+
+class Diverged(Exception):
+    """`skips` updates in a row, from `step` on, had to be left out."""
+
+    def __init__(self, step: int, skips: int):
+        super().__init__(f"{skips} updates in a row had no usable loss or gradient, the first was update {step}")
+        self.step = step
+
+
+class Meter:
+    """Turns the sums of each update into rows of metrics, one update behind the device."""
+
+    def __init__(self, logs: Logs, every: int, flops_per_token: float, peak: float, skips: int):
+        self._logs, self._every = logs, every
+        self._streak, self._skips = 0, skips
+        self._flops, self._peak = flops_per_token, peak
+        self._pending: tuple[int, dict] | None = None
+        self.rows: list[dict] = []  # sums of the updates since the last row
+        self._untimed, self._begin = 0, time.perf_counter()  # rows from before the clock was started again
+
+    def resume(self, rows: list[dict]) -> None:
+        """Goes on with the row that an earlier process had under way."""
+        self.rows = rows
+        self.restart()
+
+    def push(self, step: int, sums: dict) -> None:
+        self.settle()
+        self._pending = (step, sums)
+
+    def settle(self) -> None:
+        """Waits for the update that is under way."""
+        if self._pending is None:
+            return
+        step, sums = self._pending
+        self._pending = None
+        self.rows.append(jax.tree.map(float, jax.device_get(sums)))
+        self._streak = self._streak + 1 if self.rows[-1].get("skipped_sum") else 0
+        if self._streak and self._streak == self._skips:
+            raise Diverged(step - self._skips + 1, self._skips)
+        if step % self._every == 0:
+            self._emit(step)
+
+    def close(self, step: int) -> None:
+        """Ends the row under way: what a checkpoint's successor logs must not need the updates before it."""
+        self.settle()
+        if self.rows:
+            self._emit(step)
+
+    def restart(self) -> None:
+        """Leaves what was not training, and the updates before it, out of the speed."""
+        self._untimed, self._begin = len(self.rows), time.perf_counter()
+
+    def _emit(self, step: int) -> None:
+        now = time.perf_counter()
+        total = {k: sum(row[k] for row in self.rows) for k in self.rows[0]}
+        speed = sum(row["weight_sum"] for row in self.rows[self._untimed :]) / (now - self._begin)
+        skipped, tokens = total.get("skipped_sum", 0.0), max(total["weight_sum"], 1.0)
+        last = next((row for row in reversed(self.rows) if not row.get("skipped_sum")), None)
+        row = dict(
+            step=step,
+            loss=total["nats_sum"] / tokens,
+            bits_per_byte=total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0),
+            lr=self.rows[-1]["lr"],
+            grad_norm=last["grad_norm"] if last else 0.0,
+            **({"masked_share": total["masked_sum"] / tokens} if "masked_sum" in total else {}),
+            **({"skipped": int(skipped)} if skipped else {}),
+            tokens_per_s=speed,
+            share_of_peak=speed * self._flops / self._peak,
+        )
+        self._logs.write(row)
+        self._logs.progress(row)
+        self.rows = []
+        self.restart()
