@@ -1,0 +1,13 @@
+"""`dlm.bench resume`, a short version: a run that is killed twice ends as an undisturbed one does."""
+
+import random
+
+import pytest
+
+from dlm.benches import resume
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_an_undisturbed_one():
+    found = resume.disturbed("masked", 2, 30, random.Random(0))
+    assert found["kills"] == sum(found["survived"].values()) == 2 and found["differences"] == []
