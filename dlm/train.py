@@ -14,6 +14,7 @@ from dlm.run.spec import UserError
 FLAGS = [
     Flag("config", "recipe file, with its arguments after a colon: configs/masked.py:size=tiny,data=embedded", required=True),
     Flag("workdir", "run directory; one in use is resumed, never overwritten"),
+    Flag("accept_data", "go on although the training data have changed since the run began", type=bool),
     Flag("print_config", "print the recipe with the overrides, and stop", type=bool),
     Flag("dry_run", "check the config, print sizes, and stop: nothing is read, written or computed", type=bool),
     Flag("json", "print one JSON object on stdout at the end", type=bool),
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.dry_run:
         result = describe(run)
     elif args.workdir:
-        result = train(run, Path(args.workdir))
+        result = train(run, Path(args.workdir), args.accept_data)
     else:
         raise UserError("--workdir is missing: where shall the run be kept? For instance --workdir=runs/first")
     if args.json:
@@ -58,7 +59,7 @@ def describe(run: spec.Run) -> dict:
     )
 
 
-def train(run: spec.Run, workdir: Path) -> dict:
+def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict:
     """Brings the run in `workdir` to `run.steps` updates. Bad data is noticed before anything is written."""
     from dlm.run import checkpoint, preempt, rundir
 
@@ -79,6 +80,7 @@ def train(run: spec.Run, workdir: Path) -> dict:
         if not ours:
             held.enter_context(rundir.locked(workdir))
             rundir.create(workdir, run, tokenizer)
+        rundir.check_data(workdir, run.data.fingerprint(tokenizer), accept_data)
         checkpoint.set_aside(workdir, after=done)
         _updates(experiment, workdir, batches, done, told)
     return result(workdir, run, run.steps)

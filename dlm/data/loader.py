@@ -33,6 +33,10 @@ class Loader:
         if self.batch < 1 or self.length < 1 or self.threads < 0:
             raise ValueError(f"batch and length must be at least 1 and threads at least 0: {self.batch}, {self.length}, {self.threads}")
 
+    def fingerprint(self, tokenizer: Tokenizer) -> str:
+        """What the training data are: another corpus, order or tokenizer has another one."""
+        return tokens.fingerprint(tokenizer, self.source.documents("train"))
+
     def train_windows(self, tokenizer: Tokenizer, seed: int) -> pack.Windows:
         """Windows over the training documents in an order fixed by `seed`."""
         windows = self._windows(tokenizer, "train", seed)

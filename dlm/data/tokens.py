@@ -33,7 +33,7 @@ def folder() -> Path:
 def tokenized(tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | None = None) -> Tokens:
     """The tokens of all documents, without specials."""
     cache_dir = cache_dir or folder()
-    key = _key(tokenizer, documents)
+    key = fingerprint(tokenizer, documents)
     flat_file, offsets_file = cache_dir / f"{key}.tokens.npy", cache_dir / f"{key}.offsets.npy"
     try:
         return Tokens(np.load(flat_file, mmap_mode="r", allow_pickle=False), np.load(offsets_file, allow_pickle=False))
@@ -48,8 +48,9 @@ def tokenized(tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | 
     return made
 
 
-def _key(tokenizer: Tokenizer, documents: Sequence[str]) -> str:
-    """Documents that can say what they are without being read (`fingerprint`) are not read."""
+def fingerprint(tokenizer: Tokenizer, documents: Sequence[str]) -> str:
+    """A hash of the documents, their order and what encodes them. Those that can say what they are without being read
+    (`fingerprint`) are not read."""
     digest = hashlib.sha256(f"1 {tokenizer.fingerprint} ".encode())
     if hasattr(documents, "fingerprint"):
         digest.update(documents.fingerprint.encode())

@@ -14,8 +14,8 @@ from dlm.run import spec
 from dlm.run.spec import UserError
 
 CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
-LOCK = "lock"
-_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, "config.part", "tokenizer.json"}  # what a run killed while it began may have left
+LOCK, DATA = "lock", "data.sha256"
+_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, "config.part", "tokenizer.json"}  # what a run killed while it began may have left
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 
@@ -52,6 +52,19 @@ def locked(workdir: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
         yield
+
+
+def check_data(workdir: Path, fingerprint: str, accept: bool) -> None:
+    """Refuses training data other than those that the run began with, unless the user accepts them; they are the run's from then on."""
+    path = workdir / DATA
+    began = path.read_text(encoding="utf-8").strip() if path.exists() else fingerprint
+    if began != fingerprint and not accept:
+        raise UserError(
+            f"the training data of {workdir} have changed since it began (fingerprint {fingerprint[:8]}, then {began[:8]}): "
+            "restore them, or go on with the new ones by --accept_data"
+        )
+    if began != fingerprint or not path.exists():
+        path.write_text(fingerprint + "\n", encoding="utf-8")
 
 
 def create(workdir: Path, run: spec.Run, tokenizer) -> None:

@@ -78,11 +78,28 @@ def test_resuming_is_byte_identical(runs, kind, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_changed_data_are_refused_unless_accepted(runs, tmp_path, capsys):
+    workdir, arguments = runs[1]["ar"]
+    again, corpus = tmp_path / "again", runs[0]
+    shutil.copytree(workdir, again)
+    shutil.rmtree(again / "checkpoints" / "4")
+    before, text = content(again), corpus.read_text()
+    corpus.write_text(text.replace("cat", "cow", 1))
+    try:
+        words = [arguments[0], f"--workdir={again}", *arguments[2:]]
+        assert "have changed since it began" in mistake(capsys, train, *words)
+        assert {k: v for k, v in content(again).items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
+        assert answer(capsys, train, *words, "--accept_data")["updates"] == 4
+    finally:
+        corpus.write_text(text)
+
+
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone(runs, capsys):
     workdir, arguments = runs[1]["masked"]
     before = content(workdir)
     reply = answer(capsys, train, *arguments)
-    assert content(workdir) == before
+    assert {k: v for k, v in content(workdir).items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
     assert (reply["workdir"], reply["updates"], reply["step"]) == (str(workdir), 4, 4) and reply["parameters"] > 1000
 
 

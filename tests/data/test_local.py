@@ -43,6 +43,16 @@ def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
     assert everything(tmp_path / "book.txt", unit="file") == [content]
 
 
+def test_odd_bytes_are_kept_as_they_are(tmp_path):
+    """NUL, CRLF, a byte order mark, an empty document among others, a line of 10 MB: text like any other, byte for byte."""
+    content = "a\0b\r\n\ufeffc\u2028d"
+    (tmp_path / "odd.txt").write_bytes(content.encode())
+    assert everything(tmp_path / "odd.txt") == [content]
+    long = "x" * 10_000_000
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in (long, "", "end")))
+    assert everything(tmp_path / "long.jsonl") == ["", "end", long]
+
+
 def test_held_out_files_are_never_trained_on(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
     (tmp_path / "b.txt").write_text("two\nfour\n")

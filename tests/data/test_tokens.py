@@ -35,7 +35,7 @@ def test_tokens_are_computed_once(counted, tmp_path, monkeypatch):
 def test_the_key_covers_documents_borders_and_tokenizer(tmp_path):
     byte = Bytes().fit(())
     cases = [(byte, ["ab", "c"]), (byte, ["a", "bc"]), (byte, ["c", "ab"]), (BPE(size=270).fit(["abab"]), ["ab", "c"])]
-    assert len({tokens._key(*case) for case in cases}) == len(cases)
+    assert len({tokens.fingerprint(*case) for case in cases}) == len(cases)
 
 
 def test_broken_files_and_folders_that_cannot_be_written(counted, tmp_path):
