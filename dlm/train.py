@@ -93,7 +93,8 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
     from dlm.run.logs import Logs, clock
 
     run = experiment.run
-    store, logs = checkpoint.Store(workdir, run.every.keep), Logs(workdir, done, run.steps)
+    logs = Logs(workdir, done, run.steps)
+    store = checkpoint.Store(workdir, run.every.keep, run.every.unsaved, logs.say)
     with closing(logs), closing(store):
         state = store.restore(experiment.abstract_state(), done) if done else experiment.new_state()
         sizes = f"{run.nn.parameters / 1e6:.2f}M parameters, {run.data.batch} × {run.data.length} tokens per update"
@@ -109,6 +110,7 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
             peak=peak.measure(run.nn.compute.dtype),
             evaluate=lambda state, step: scores(experiment, state, step, lambda: told.here and step < run.steps),
             save=store.save,
+            check=store.check,
             stop=told,
             skips=run.optim.skip.limit,
         )

@@ -207,6 +207,19 @@ def kept(tmp_path, **changes):
     return checkpoint.steps(tmp_path / str(changes))
 
 
+def unsaved(tmp_path, **changes):
+    """What follows a save into a place where nothing can be written."""
+    (tmp_path / str(changes)).mkdir()
+    (tmp_path / str(changes) / checkpoint.FOLDER).write_text("not a folder")
+    store = checkpoint.Store(tmp_path / str(changes), unsaved=loop.Every(**changes).unsaved)
+    try:
+        store.save(1, state.State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None))
+        store.close()
+    except spec.UserError:
+        return "stopped"
+    return "went on"
+
+
 def schedule(**changes):
     return [float(optim.rate(optim.Optim(warmup=2), spec.Run(**dict(steps=8) | changes).steps)(s)) for s in range(8)]
 
@@ -254,6 +267,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"HeldOut.{k}": (held_out, v, {}) for k, v in dict(samples=2, windows=2).items()},
     **{f"Every.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
     "Every.keep": (kept, 1, {}),
+    "Every.unsaved": (unsaved, "go_on", {}),
     "Run.steps": (schedule, 4, {}),
     "Run.seed": (stream, 1, {}),
     "Run.text": (stream, dict(name="bpe", size=280), {}),

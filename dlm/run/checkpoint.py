@@ -62,11 +62,11 @@ def set_aside(workdir: Path, after: int) -> None:
 class Store:
     """Saves and restores a run's states; the newest `keep` stay. Orbax (2 s to import) is loaded when first needed."""
 
-    def __init__(self, workdir: Path, keep: int = 2):
-        self._workdir, self._keep = Path(workdir).absolute(), keep
+    def __init__(self, workdir: Path, keep: int = 2, unsaved: str = "stop", say: Callable[[str], None] = print):
+        self._workdir, self._keep, self._unsaved, self._say = Path(workdir).absolute(), keep, unsaved, say
         self._folder = self._workdir / FOLDER
         self._sealing: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failure: str | None = None
 
     @cached_property
     def _manager(self):
@@ -75,11 +75,16 @@ class Store:
         return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True))
 
     def save(self, step: int, state: State) -> None:
-        """Starts writing `state`; the copy off the device is done when this returns. Raises what went wrong with the save before."""
+        """Starts writing `state`; the copy off the device is done when this returns."""
         import orbax.checkpoint as ocp
 
         self.wait()
-        self._manager.save(step, args=ocp.args.StandardSave(_tree(state)))
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(_tree(state)))
+        except (OSError, ValueError) as error:
+            self._give_up(step, error)
+            self.check()
+            return
         self._sealing = threading.Thread(target=self._seal, args=(step,), name="seal")
         self._sealing.start()
 
@@ -90,8 +95,28 @@ class Store:
                 manifest.write(self._folder / str(step))
                 for old in steps(self._workdir)[: -self._keep]:
                     _delete(self._folder / str(old))
-        except BaseException as error:
-            self._failure = error
+        except Exception as error:
+            self._give_up(step, error)
+
+    def _give_up(self, step: int, error: Exception) -> None:
+        """Leaves nothing of a save that failed, and notes why it did."""
+        for left in [self._folder / str(step), *self._folder.glob(f"{step}.orbax-checkpoint-tmp*")]:
+            shutil.rmtree(left, ignore_errors=True)
+        vars(self).pop("_manager", None)
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        cause = next((line for line in lines if "No space left" in line), lines[0])[:200]
+        self._failure = (
+            f"the checkpoint of step {step} could not be written: {cause}; the last good one is {(steps(self._workdir) or ['none'])[-1]}"
+        )
+
+    def check(self) -> None:
+        """Tells of a save that failed since the last look; stops the run where its config says so."""
+        if self._failure is None:
+            return
+        failure, self._failure = self._failure, None
+        if self._unsaved == "stop":
+            raise UserError(f"{failure}; make room and start again, or set config.every.unsaved=go_on")
+        self._say(failure)
 
     def restore(self, abstract: State, step: int) -> State:
         """The state at `step`, laid out as the shapes and shardings of `abstract` say. `intact` is asked before."""
@@ -101,13 +126,11 @@ class Store:
         return State(**{"ema": None, **restored})
 
     def wait(self) -> None:
-        """Until the last save is sealed; raises what went wrong with it."""
+        """Until the last save is sealed."""
         if self._sealing is not None:
             self._sealing.join()
             self._sealing = None
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        self.check()
 
     def close(self) -> None:
         """Waits for the last save."""

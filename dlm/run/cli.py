@@ -5,6 +5,7 @@ everything saved: the same command goes on (`preempt`).
 """
 
 import argparse
+import errno
 import json
 import sys
 import time
@@ -77,6 +78,11 @@ def main(command: Callable[[list[str] | None], int | None], argv: list[str] | No
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'the disk'}; make room and start again", file=sys.stderr)
+        sys.exit(2)
 
 
 def emit(value: dict) -> None:

@@ -30,7 +30,10 @@ class Logs:
     def write(self, row: dict) -> None:
         """One row of metrics, with its `step`."""
         self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:  # what could not be written stays in the buffer and is tried again with the next row
+            self.say(f"{self._path} cannot be written now: {error.strerror}")
         if self._board is not None:
             for name, value in row.items():
                 if name != "step" and isinstance(value, (int, float)):

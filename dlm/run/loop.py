@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import jax
 
@@ -31,6 +31,7 @@ class Every:
     eval: int = 0
     save: int = 1000
     keep: int = 2  # newest checkpoints that stay
+    unsaved: Literal["stop", "go_on"] = "stop"  # what follows a checkpoint that could not be written
 
     def __post_init__(self):
         if min(self.log, self.keep) < 1 or min(self.eval, self.save) < 0:
@@ -65,6 +66,7 @@ def train(
     peak: float,
     evaluate: Callable[[State, int], dict] = lambda state, step: {},
     save: Callable[[int, State], None] = lambda step, state: None,
+    check: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
     skips: int = 0,
 ) -> tuple[State, Phases]:
@@ -95,6 +97,7 @@ def train(
         with phases("step"):
             state, sums = update(state, batch)
             meter.push(step, sums)
+        check()
         to_evaluate = bool(every.eval and step % every.eval == 0)
         to_save = step == steps or bool(every.save and step % every.save == 0)
         stopping = stop() and step < steps

@@ -1,5 +1,6 @@
 """Damaged checkpoints: every kind of damage to every file is named in one line, and the newest intact checkpoint is taken."""
 
+import errno
 import os
 import shutil
 
@@ -82,3 +83,29 @@ def test_what_is_not_sealed_is_no_checkpoint_and_makes_room(workdir):
     assert checkpoint.steps(workdir) == [1] and checkpoint.intact(workdir, print) == 1
     checkpoint.set_aside(workdir, after=1)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir() if p.is_dir()) == ["1", "2.damaged"]
+
+
+@pytest.mark.parametrize("unsaved", ["stop", "go_on"])
+def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoint_stays(unsaved, workdir, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    said = []
+    store = checkpoint.Store(workdir, keep=1, unsaved=unsaved, say=said.append)
+    now = State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "write", full)
+        store.save(3, now)
+        store._sealing.join()
+        if unsaved == "stop":
+            with pytest.raises(
+                UserError, match="checkpoint of step 3 could not be written: .*No space left.*last good one is 2; make room"
+            ):
+                store.check()
+        else:
+            store.check()
+            assert len(said) == 1 and "No space left" in said[0]
+    assert checkpoint.intact(workdir, print) == 2 and not (workdir / "checkpoints" / "3").exists()
+    store.save(4, now)
+    store.close()
+    assert checkpoint.steps(workdir) == [4] and checkpoint.intact(workdir, print) == 4
