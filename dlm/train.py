@@ -119,6 +119,8 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
         except meter.Diverged as diverged:
             raise UserError(incident.told(workdir, experiment, diverged)) from None
         store.wait()
+        if run.steps not in checkpoint.steps(workdir):
+            raise UserError(f"{workdir} made all {run.steps} updates, but the last is in no checkpoint: make room and start again")
         seconds = {k: round(v, 2) for k, v in phases.seconds.items()}
         logs.write({"step": run.steps, "phases": seconds, "seconds": round(time.time() - cli.BEGIN, 2)})
         logs.say(f"{workdir}: finished in {clock(time.time() - cli.BEGIN)} ({', '.join(f'{k} {clock(v)}' for k, v in seconds.items())})")

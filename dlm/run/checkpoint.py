@@ -4,6 +4,7 @@ When Orbax has finished a checkpoint it is sealed with a manifest of sha256 sums
 Every byte is verified before a restore; a damaged checkpoint is named in one line and the newest intact one taken.
 """
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable
@@ -72,6 +73,7 @@ class Store:
     def _manager(self):
         import orbax.checkpoint as ocp
 
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # its tracebacks: what failed is told in one line
         return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True))
 
     def save(self, step: int, state: State) -> None:
@@ -103,11 +105,11 @@ class Store:
         for left in [self._folder / str(step), *self._folder.glob(f"{step}.orbax-checkpoint-tmp*")]:
             shutil.rmtree(left, ignore_errors=True)
         vars(self).pop("_manager", None)
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        cause = next((line for line in lines if "No space left" in line), lines[0])[:200]
-        self._failure = (
-            f"the checkpoint of step {step} could not be written: {cause}; the last good one is {(steps(self._workdir) or ['none'])[-1]}"
-        )
+        said = str(error) or type(error).__name__
+        full = "No space left" in said or "RESOURCE_EXHAUSTED" in said
+        cause = "No space left on the disk" if full else said.splitlines()[0][:200]
+        good = (steps(self._workdir) or ["none"])[-1]
+        self._failure = f"the checkpoint of step {step} could not be written: {cause}; the last good one is {good}"
 
     def check(self) -> None:
         """Tells of a save that failed since the last look; stops the run where its config says so."""
