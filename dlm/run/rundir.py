@@ -20,14 +20,14 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def belongs(workdir: Path, run: spec.Run) -> bool:
-    """True when `workdir` already holds this very run; False when it is free. Anything else there is an error."""
+    """True when `workdir` already holds this very run, on whatever mesh; False when it is free. Anything else there is an error."""
     if not workdir.exists() or (workdir.is_dir() and {p.name for p in workdir.iterdir()} <= _BEFORE_CONFIG):
         return False
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file")
     if not (workdir / CONFIG).is_file():
         raise UserError(f"--workdir={workdir} holds other things: choose an empty or a new directory")
-    changed = spec.differences(_stored(workdir), spec.plain(run))
+    changed = [c for c in spec.differences(_stored(workdir), spec.plain(run)) if not c.startswith("mesh.")]
     if changed:
         raise UserError(f"--workdir={workdir} belongs to a run with another config ({changed[0]}): choose another directory")
     return True
@@ -75,6 +75,11 @@ def create(workdir: Path, run: spec.Run, tokenizer) -> None:
     tokenizer.save(workdir)
     (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
     (workdir / ENVIRONMENT).write_text(json.dumps(dict(environment(), parameters=run.nn.parameters), indent=2) + "\n", encoding="utf-8")
+    write_config(workdir, run)
+
+
+def write_config(workdir: Path, run: spec.Run) -> None:
+    """Also when a run goes on on another mesh, so that its evaluation finds the devices that it has now."""
     partial = workdir / "config.part"
     partial.write_text(spec.to_json(run), encoding="utf-8")
     partial.replace(workdir / CONFIG)
