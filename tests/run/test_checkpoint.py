@@ -1,6 +1,8 @@
 """Damaged checkpoints: every kind of damage to every file is named in one line, and the newest intact checkpoint is taken."""
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 
@@ -109,3 +111,16 @@ def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoin
     store.save(4, now)
     store.close()
     assert checkpoint.steps(workdir) == [4] and checkpoint.intact(workdir, print) == 4
+
+
+def test_nothing_outside_the_directory_is_read(workdir, tmp_path):
+    """A folder linked from elsewhere, and a manifest that names a file above it, are refused."""
+    newest = workdir / "checkpoints" / "2"
+    newest.rename(tmp_path / "elsewhere")
+    newest.symlink_to(tmp_path / "elsewhere")
+    assert manifest.damage(newest) == f"{newest} is a link" and checkpoint.intact(workdir, print) == 1
+    (tmp_path / "box").mkdir()
+    (tmp_path / "secret").write_text("x")
+    body = json.dumps({"../secret": [1, hashlib.sha256(b"x").hexdigest()]})
+    (tmp_path / "box" / manifest.FILE).write_text(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
+    assert "secret is missing" in manifest.damage(tmp_path / "box")
