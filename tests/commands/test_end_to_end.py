@@ -78,12 +78,11 @@ def test_resuming_is_byte_identical(runs, kind, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [dict(data=4), dict(data=2, fsdp=2)], ids=str)
-def test_a_run_goes_on_on_other_devices_and_back(runs, mesh, tmp_path):
+def test_a_run_goes_on_on_other_devices_and_back(runs, tmp_path):
     """Updates 3 and 4 on a mesh from one device's checkpoint, then on one device from the mesh's: the same masks, loss up to rounding."""
     workdir, arguments = runs[1]["masked"]
     there, back = tmp_path / "there", tmp_path / "back"
-    moved = [f"--config.mesh.{axis}={n}" for axis, n in mesh.items()]
+    moved = ["--config.mesh.data=4"]
     shutil.copytree(workdir, there)
     shutil.rmtree(there / "checkpoints" / "4")
     train.main([arguments[0], f"--workdir={there}", *arguments[2:], *moved])
@@ -95,7 +94,7 @@ def test_a_run_goes_on_on_other_devices_and_back(runs, mesh, tmp_path):
         assert [r["step"] for r in rows] == [1, 2, 3, 4]
         for one, other in zip(unbroken, rows, strict=True):
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-5) and other["masked_share"] == one["masked_share"]
-    assert spec.run(json.loads((there / "config.json").read_text())).mesh.data == mesh["data"]
+    assert spec.run(json.loads((there / "config.json").read_text())).mesh.data == 4
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def plain(corpus, two):
     return updated(experiment(corpus), two)
 
 
-MESHES = [dict(data=4), dict(fsdp=2, tensor=2)]
+MESHES = [dict(fsdp=2, tensor=2)]  # data=4 in tests/commands
 pytestmark = pytest.mark.slow
 
 
