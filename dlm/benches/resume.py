@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -121,45 +122,62 @@ def _corpus(path: Path) -> None:
 
 def _killed(command: list[str], env: dict, phase: str | None, nth: int, delay: float) -> str | None:
     """Starts the run and kills it `delay` seconds into the `nth` phase of that name; the phase that was hit, None if it finished."""
-    nth, last, said = 1 if phase == "compile" else nth, "start", []
+    nth, now, said = 1 if phase == "compile" else nth, dict(phase="start", sealing=False), []
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + PATIENCE
+        patience = threading.Timer(PATIENCE, process.terminate)
+        patience.start()
         for line in process.stderr:
             said.append(line)
-            if line.startswith("phase "):
-                last = line.split()[1]
-                nth -= last == phase
-                if phase and last == phase and nth == 0:
-                    time.sleep(delay)
-                    process.send_signal(signal.SIGKILL)
-                    break
-            if time.monotonic() > deadline:
-                process.kill()
-                raise RuntimeError(f"no end after {PATIENCE} s: {said[-3:]}")
+            told = _noted(line, now)
+            nth -= told == phase
+            if phase and told == phase and nth == 0:
+                time.sleep(delay)
+                process.send_signal(signal.SIGKILL)
+                break
         for line in process.stderr:  # what it said until the signal came
-            last = line.split()[1] if line.startswith("phase ") else last
+            _noted(line, now)
+        patience.cancel()
     if process.returncode == 0:
         return None
     if process.returncode != -signal.SIGKILL:
-        raise RuntimeError(f"the run failed with {process.returncode}: {''.join(said[-5:])}")
-    return last if last in PHASES else phase
+        raise RuntimeError(f"the run failed with {process.returncode} within {PATIENCE} s: {''.join(said[-5:])}")
+    return "save" if now["sealing"] else now["phase"]
+
+
+def _noted(line: str, now: dict) -> str | None:
+    """The phase that a line of the child's says has begun; `now` keeps where it is."""
+    kind, _, name = line.strip().partition(" ")
+    if kind == "sealing":
+        now["sealing"] = name == "begins"
+    if kind != "phase":
+        return None
+    now["phase"] = name
+    return name
 
 
 def _child() -> None:
-    """The command dlm.train, which says on stderr which phase it is in."""
-    from dlm.run import loop
+    """The command dlm.train, which says on stderr which phase it is in, and whether a checkpoint is being written behind it."""
+    from dlm.run import checkpoint, loop
 
-    plain, compiled = loop.Phases.__call__, False
+    phased, sealed, compiled = loop.Phases.__call__, checkpoint.Store._seal, False
+
+    def tell(*words):
+        print(*words, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def told(self, name):
         nonlocal compiled
-        print("phase", name if name != "step" or compiled else "compile", file=sys.stderr, flush=True)
-        with plain(self, name):
+        tell("phase", name if name != "step" or compiled else "compile")
+        with phased(self, name):
             yield
         compiled = compiled or name == "step"
 
-    loop.Phases.__call__ = told
+    def seal(self, step):
+        tell("sealing begins")
+        sealed(self, step)
+        tell("sealing ends")
+
+    loop.Phases.__call__, checkpoint.Store._seal = told, seal
     runpy.run_module("dlm.train", run_name="__main__")
 
 
