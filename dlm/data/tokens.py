@@ -6,13 +6,13 @@ time. Where nothing can be written the arrays stay in memory.
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from dlm.run import files
 from dlm.text import Tokenizer
 
 _CHUNK = 4_000_000  # characters encoded at a time
@@ -85,11 +85,5 @@ def _chunks(documents: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _write(path: Path, array: np.ndarray) -> None:
-    handle, partial = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(partial, path)
-    except OSError:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with files.whole(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)

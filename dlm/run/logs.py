@@ -6,6 +6,9 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from dlm.run import files
+from dlm.run.spec import UserError
+
 METRICS, OWED = "metrics.jsonl", "owed.json"
 
 
@@ -41,14 +44,17 @@ class Logs:
 
     def owe(self, step: int, what: dict) -> None:
         """Keeps what a run that stops after `step` has not written yet."""
-        partial = self._owed.with_suffix(".part")
-        partial.write_text(json.dumps(dict(what, step=step)), encoding="utf-8")
-        partial.replace(self._owed)
+        files.write(self._owed, json.dumps(dict(what, step=step)))
 
     def owed(self, step: int) -> dict | None:
         """What the process that stopped after `step` has kept for this one."""
-        kept = json.loads(self._owed.read_text(encoding="utf-8")) if self._owed.exists() else {}
-        return kept if kept.get("step") == step else None
+        try:
+            kept = json.loads(self._owed.read_text(encoding="utf-8"))
+            return {k: kept[k] for k in ("rows", "evaluation")} if kept["step"] == step else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{self._owed} is damaged: delete it, and the row of metrics under way when the run stopped is lost") from None
 
     def progress(self, row: dict) -> None:
         """The live line; on a pipe or in a log file at most one every ten seconds."""
@@ -98,9 +104,7 @@ def rows(path: Path) -> list[dict]:
 def _forget_after(path: Path, step: int) -> None:
     kept = [row for row in rows(path) if row["step"] <= step]
     if path.exists():
-        partial = path.with_suffix(".part")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        partial.replace(path)
+        files.write(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _board(workdir: Path, start: int):

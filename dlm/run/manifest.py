@@ -9,6 +9,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from dlm.run import files
+
 FILE = "manifest.json"
 _THREADS = 8  # hashing releases the interpreter lock
 _CHUNK = 1 << 22  # bytes read at a time
@@ -21,12 +23,7 @@ def write(folder: Path) -> None:
         names = _names(folder)
         sums = dict(zip(names, pool.map(lambda name: _sum(folder / name, sync=True), names), strict=True))
     body = json.dumps(sums, indent=0, sort_keys=True)
-    partial = folder / f"{FILE}.part"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / FILE)
+    files.write(folder / FILE, f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}", sync=True)
 
 
 def damage(folder: Path) -> str | None:
@@ -68,9 +65,9 @@ def _read(path: Path) -> dict[str, list]:
 def _names(folder: Path) -> list[str]:
     """Every file and link below the folder, but the manifest; links are not followed."""
     found = []
-    for root, folders, files in os.walk(folder):
+    for root, folders, here in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
-        found += [os.path.relpath(os.path.join(root, name), folder) for name in files + links]
+        found += [os.path.relpath(os.path.join(root, name), folder) for name in here + links]
     return sorted(set(found) - {FILE})
 
 

@@ -6,7 +6,6 @@ vocabulary.
 """
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -68,10 +67,3 @@ class Tokenizer(ABC):
     def fingerprint(self) -> str:
         """sha256 of `content`, in hex."""
         return hashlib.sha256(self.content().encode()).hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole file or nothing, whatever happens in between."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -22,6 +22,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from dlm import text
+from dlm.run import files
 from dlm.run.spec import UserError, Vocab
 
 FILE = "tokenizer.json"  # in a run directory
@@ -129,7 +130,7 @@ class BPETokenizer(text.Tokenizer):
 
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json`, which other libraries read too."""
-        text.write_atomically(Path(folder) / FILE, json.dumps(_with_specials(self._tree, self.vocab), indent=1, ensure_ascii=False))
+        files.write(Path(folder) / FILE, json.dumps(_with_specials(self._tree, self.vocab), indent=1, ensure_ascii=False))
 
 
 # ------------------------------------------------------------------------------------------------------------------ learning

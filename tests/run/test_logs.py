@@ -3,7 +3,10 @@
 import io
 import json
 
+import pytest
+
 from dlm.run import logs
+from dlm.run.spec import UserError
 
 ROW = dict(loss=2.0, bits_per_byte=3.5, tokens_per_s=1500.0, share_of_peak=0.25)
 
@@ -21,6 +24,18 @@ def test_resuming_drops_what_will_come_again(tmp_path):
     second.close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
     assert logs.rows(tmp_path / "none") == []
+
+
+def test_what_a_stopped_run_owes_is_kept_for_its_step_alone(tmp_path):
+    log, owed = logs.Logs(tmp_path, 0, 9, io.StringIO()), dict(rows=[dict(loss=1.5)], evaluation=True)
+    assert log.owed(3) is None
+    log.owe(3, owed)
+    assert log.owed(3) == owed and log.owed(2) is None
+    for damaged in ("", "[3]", '{"step": 3}'):
+        (tmp_path / logs.OWED).write_text(damaged)
+        with pytest.raises(UserError, match="owed.json is damaged: delete it"):
+            log.owed(3)
+    log.close()
 
 
 def test_tensorboard_files_are_written(tmp_path):
