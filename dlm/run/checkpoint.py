@@ -13,11 +13,12 @@ from pathlib import Path
 
 import jax
 
-from dlm.run import manifest
+from dlm.run import cli, manifest
 from dlm.run.spec import UserError
 from dlm.run.state import State
 
 FOLDER = "checkpoints"
+_GOING = ".going"  # how the name of a folder that is being deleted ends
 
 
 def steps(workdir: Path) -> list[int]:
@@ -63,7 +64,7 @@ def set_aside(workdir: Path, after: int) -> None:
 class Store:
     """Saves and restores a run's states; the newest `keep` stay. Orbax (2 s to import) is loaded when first needed."""
 
-    def __init__(self, workdir: Path, keep: int = 2, unsaved: str = "stop", say: Callable[[str], None] = print):
+    def __init__(self, workdir: Path, keep: int = 2, unsaved: str = "stop", say: Callable[[str], None] = cli.say):
         self._workdir, self._keep, self._unsaved, self._say = Path(workdir).absolute(), keep, unsaved, say
         self._folder = self._workdir / FOLDER
         self._sealing: threading.Thread | None = None
@@ -142,10 +143,10 @@ class Store:
 
 
 def _delete(folder: Path) -> None:
-    """A folder that is half deleted bears no step's number."""
-    going = folder.with_name(f"{folder.name}.going")
-    folder.rename(going)
-    shutil.rmtree(going)
+    """A folder that is half deleted bears no step's number; what a killed process left of one goes with the next."""
+    folder.rename(folder.with_name(f"{folder.name}{_GOING}"))
+    for going in folder.parent.glob(f"*{_GOING}"):
+        shutil.rmtree(going)
 
 
 def _tree(state: State) -> dict:

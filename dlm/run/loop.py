@@ -8,7 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NoReturn
@@ -76,7 +76,7 @@ def train(
     under way, an evaluation) is kept with the logs and made up for by the next start. `skips` updates left out in a row raise Diverged.
     """
     phases, meter = Phases(), Meter(logs, every.log, flops_per_token, peak, skips)
-    reader, saved = _Reader(batches), start
+    saved = start
     if owed := logs.owed(start):
         meter.resume(owed["rows"])
 
@@ -88,29 +88,30 @@ def train(
 
     if owed and owed["evaluation"] and not _evaluated(partial(evaluate, state, start), start, phases, logs, meter):
         leave(start, True)
-    for step in range(start + 1, steps + 1):
-        with phases("data"):
-            batch = reader.next(stop if jax.process_count() == 1 else lambda: False)
-        if batch is None:
-            meter.settle()
-            leave(step - 1, False)
-        with phases("step"):
-            state, sums = update(state, batch)
-            meter.push(step, sums)
-        check()
-        to_evaluate = bool(every.eval and step % every.eval == 0)
-        to_save = step == steps or bool(every.save and step % every.save == 0)
-        stopping = stop() and step < steps
-        if to_evaluate or to_save or stopping:
+    with closing(_Reader(batches, steps - start)) as reader:
+        for step in range(start + 1, steps + 1):
+            with phases("data"):
+                batch = reader.next(stop if jax.process_count() == 1 else lambda: False)
+            if batch is None:
+                meter.settle()
+                leave(step - 1, False)
             with phases("step"):
-                meter.close(step) if to_save else meter.settle()
-        if stopping or (to_evaluate and not _evaluated(partial(evaluate, state, step), step, phases, logs, meter)):
-            leave(step, to_evaluate)
-        if to_save:
-            with phases("save"):
-                save(step, state)
-            saved = step
-            meter.restart()
+                state, sums = update(state, batch)
+                meter.push(step, sums)
+            check()
+            to_evaluate = bool(every.eval and step % every.eval == 0)
+            to_save = step == steps or bool(every.save and step % every.save == 0)
+            stopping = stop() and step < steps
+            if to_evaluate or to_save or stopping:
+                with phases("step"):
+                    meter.close(step) if to_save else meter.settle()
+            if stopping or (to_evaluate and not _evaluated(partial(evaluate, state, step), step, phases, logs, meter)):
+                leave(step, to_evaluate)
+            if to_save:
+                with phases("save"):
+                    save(step, state)
+                saved = step
+                meter.restart()
     return state, phases
 
 
@@ -126,19 +127,25 @@ def _evaluated(evaluate: Callable[[], dict], step: int, phases: Phases, logs: Lo
 
 
 class _Reader:
-    """The next batch, read and put on the devices by a thread while an update runs, so that waiting for it can be interrupted."""
+    """The next of `count` batches, read and put on the devices by a thread while an update runs, so that waiting can be interrupted."""
 
-    def __init__(self, batches: Iterator):
+    def __init__(self, batches: Iterator, count: int):
         self._batches, self._wanted, self._ready = batches, queue.SimpleQueue(), queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True, name="batches").start()
+        threading.Thread(target=self._read, args=(count,), daemon=True, name="batches").start()
         self._wanted.put(True)
 
-    def _read(self) -> None:
-        while self._wanted.get():
+    def _read(self, count: int) -> None:
+        for _ in range(count):
+            if not self._wanted.get():
+                return
             try:
                 self._ready.put((next(self._batches), None))
             except BaseException as error:
                 self._ready.put((None, error))
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._wanted.put(False)
 
     def next(self, stop: Callable[[], bool]):
         """The batch, or None when asked to stop."""

@@ -65,7 +65,7 @@ def test_any_damage_to_any_file_is_named_and_an_older_checkpoint_taken(kind, wor
         (line,) = said
         assert "checkpoint 2" in line and "\n" not in line and str(newest) in line
         assert kind in ("foreign", "link") or str(file) in line
-        with pytest.raises(UserError, match="checkpoint 2 is damaged: .*manifest|checkpoint 2 is damaged: .*2"):
+        with pytest.raises(UserError, match="checkpoint 2 is damaged: "):
             checkpoint.intact(workdir, print, 2)
         shutil.rmtree(newest)
         (workdir / "kept").rename(newest)
@@ -108,9 +108,11 @@ def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoin
             store.check()
             assert len(said) == 1 and "No space left" in said[0]
     assert checkpoint.intact(workdir, print) == 2 and not (workdir / "checkpoints" / "3").exists()
+    (workdir / "checkpoints" / "1.going").mkdir(exist_ok=True)  # half deleted when the process was killed
     store.save(4, now)
     store.close()
     assert checkpoint.steps(workdir) == [4] and checkpoint.intact(workdir, print) == 4
+    assert not list((workdir / "checkpoints").glob("*.going"))
 
 
 def test_nothing_outside_the_directory_is_read(workdir, tmp_path):

@@ -1,5 +1,8 @@
 """The loop: metrics one update behind, the last update logged and saved, evaluation and saving kept out of the speed."""
 
+import contextlib
+import threading
+
 import numpy as np
 import pytest
 
@@ -28,7 +31,7 @@ class Told:
         return self.debt if self.debt.get("step") == step else None
 
 
-def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, **every):
+def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, batches=None, **every):
     def update(state, batch):
         told.calls.append(("update", batch))
         return state + 1, dict(
@@ -44,7 +47,7 @@ def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, **every)
     return loop.train(
         start,
         update,
-        iter(range(start + 1, steps + 1)),
+        batches or iter(range(start + 1, steps + 1)),
         start=start,
         steps=steps,
         every=Every(**every),
@@ -113,6 +116,18 @@ def test_a_run_stopped_after_any_update_and_started_again_writes_the_same_rows(a
         [{k: r[k] for k in r if k not in ("tokens_per_s", "share_of_peak")} for r in t] for t in (whole.rows, first.rows + second.rows)
     ]
     assert untimed[0] == untimed[1]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_batch_is_read_beyond_the_last_and_no_thread_stays(stopped):
+    told, before = Told(), threading.active_count()
+    batches = iter(range(1, 100))
+    with pytest.raises(Preempted) if stopped else contextlib.nullcontext():
+        train(told, 0, 3, batches=batches, stop=lambda: stopped and len(told.calls) > 0, log=1)
+    for thread in threading.enumerate():
+        if thread.name == "batches":
+            thread.join(timeout=10)
+    assert threading.active_count() <= before and next(batches) == (3 if stopped else 4)
 
 
 def test_mistakes():
