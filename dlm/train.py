@@ -77,12 +77,11 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict:
         tokenizer = run.text.restore(workdir) if ours else run.text.fit(run.data.source.documents("train"))
         experiment = Experiment(run, tokenizer)
         batches = experiment.batches(done)
-        if ours:
-            rundir.write_config(workdir, run)
-        else:
+        if not ours:
             held.enter_context(rundir.locked(workdir))
             rundir.create(workdir, run, tokenizer)
         rundir.check_data(workdir, run.data.fingerprint(tokenizer), accept_data)
+        rundir.write_config(workdir, run)
         checkpoint.set_aside(workdir, after=done)
         _updates(experiment, workdir, batches, done, told)
     return result(workdir, run, run.steps)

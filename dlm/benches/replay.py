@@ -5,7 +5,7 @@ python -m dlm.bench replay --workdir=RUN [--json]
 
 from pathlib import Path
 
-from dlm.run import cli, spec
+from dlm.run import cli
 from dlm.run.cli import Flag, say
 
 FLAGS = [
@@ -33,7 +33,7 @@ def replay(workdir: Path) -> dict:
     from dlm.run import checkpoint, incident, keys, rundir
     from dlm.run.assemble import Experiment
 
-    kept, run = incident.read(workdir), spec.run(rundir.read_config(workdir))
+    kept, run = incident.read(workdir), rundir.run_of(workdir)
     before = [s for s in checkpoint.steps(workdir) if s < kept["step"]]
     experiment = Experiment(run, run.text.restore(workdir))
     store = checkpoint.Store(workdir)
@@ -43,14 +43,14 @@ def replay(workdir: Path) -> dict:
     batches = experiment.batches(start)
     for _ in range(start + 1, kept["step"]):
         state, _ = experiment.update(state, next(batches))
-    batch, key = next(batches), keys.words(keys.key(experiment.root, "noise", kept["step"] - 1))
+    batch, key = next(batches), keys.key(experiment.root, "noise", kept["step"] - 1)
     bad = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(state.params) if not np.isfinite(leaf).all()]
-    loss = experiment.loss_of(state.params, batch, state.step)
+    loss = jax.jit(experiment.loss)(state.params, batch, key)
     sums = experiment.update(state, batch)[1]
     return dict(
         step=kept["step"],
         from_step=start,
-        same=incident.rows(batch) == kept["batch"] and key == kept["key"],
+        same=incident.rows(batch) == kept["batch"] and keys.words(key) == kept["key"],
         loss=float(loss.nats_sum / loss.weight_sum),
         grad_norm=float(sums["grad_norm"]),
         skipped=bool(sums["skipped_sum"]),

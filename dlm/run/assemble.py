@@ -61,18 +61,13 @@ class Experiment:
     @cached_property
     def update(self):
         """The jitted `update(state, batch) → (state, sums)`; the old state is given up."""
-
-        def loss_of(params, batch, key):
-            return self.objective.loss(functools.partial(self.denoise, params), batch, key)
-
         schedule = optim.rate(self.run.optim, self.run.steps)
-        update = state.make_update(loss_of, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V)
+        update = state.make_update(self.loss, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V)
         return jax.jit(update, donate_argnums=0, out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None))
 
-    def loss_of(self, params, batch: Batch, step: int):
-        """The Loss of the update after `step` updates."""
-        key = keys.key(self.root, "noise", step)
-        return jax.jit(lambda params: self.objective.loss(functools.partial(self.denoise, params), batch, key))(params)
+    def loss(self, params, batch: Batch, key):
+        """The objective's Loss of these parameters."""
+        return self.objective.loss(functools.partial(self.denoise, params), batch, key)
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Batches of updates `step` + 1, `step` + 2, …, on the devices."""
@@ -135,7 +130,7 @@ class Subject:
 
 def reopen(workdir: Path, step: int | None = None) -> tuple[Experiment, state.State]:
     """A trained run from its directory alone, at its newest intact checkpoint or at `step`."""
-    run = spec.run(rundir.read_config(workdir))
+    run = rundir.run_of(workdir)
     step = checkpoint.intact(workdir, cli.say, step)
     if not step:
         raise UserError(f"{workdir} has no finished checkpoint yet")

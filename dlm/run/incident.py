@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlm.run import keys
+from dlm.run import files, keys
 from dlm.run.spec import UserError
 
 FILE = "incident.json"
@@ -18,8 +18,8 @@ def told(workdir: Path, experiment, diverged) -> str:
     """Writes the file; returns the line that says so."""
     batch = next(experiment.batches(diverged.step - 1))
     key = keys.key(experiment.root, "noise", diverged.step - 1)
-    content = dict(step=diverged.step, seed=experiment.run.seed, key=keys.words(key), batch=rows(batch))
-    (Path(workdir) / FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
+    content = dict(step=diverged.step, key=keys.words(key), batch=rows(batch))
+    files.write(Path(workdir) / FILE, json.dumps(content) + "\n")
     return (
         f"{diverged}: {Path(workdir) / FILE} holds its batch and key, python -m dlm.bench replay --workdir={workdir} makes it again; "
         "try a smaller config.optim.lr, or a longer config.optim.warmup, in a new directory"
@@ -30,7 +30,7 @@ def read(workdir: Path) -> dict:
     path = Path(workdir) / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {k: content[k] for k in ("step", "seed", "key", "batch")}
+        return {k: content[k] for k in ("step", "key", "batch")}
     except FileNotFoundError:
         raise UserError(f"{workdir} has no {FILE}: no update of this run was left out until it stopped") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

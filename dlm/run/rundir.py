@@ -10,24 +10,27 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from dlm.run import spec
+from dlm.run import files, spec
 from dlm.run.spec import UserError
 
 CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
 LOCK, DATA = "lock", "data.sha256"
-_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, "config.part", "tokenizer.json"}  # what a run killed while it began may have left
+_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, "tokenizer.json"}  # what a run killed while it began may have left
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 
 def belongs(workdir: Path, run: spec.Run) -> bool:
     """True when `workdir` already holds this very run, on whatever mesh; False when it is free. Anything else there is an error."""
-    if not workdir.exists() or (workdir.is_dir() and {p.name for p in workdir.iterdir()} <= _BEFORE_CONFIG):
+    if not workdir.exists() or (workdir.is_dir() and {p.name for p in workdir.iterdir() if p.suffix != files.PARTIAL} <= _BEFORE_CONFIG):
         return False
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file")
     if not (workdir / CONFIG).is_file():
         raise UserError(f"--workdir={workdir} holds other things: choose an empty or a new directory")
-    changed = [c for c in spec.differences(_stored(workdir), spec.plain(run)) if not c.startswith("mesh.")]
+    stored = _stored(workdir)
+    # The text section as it is: a published tokenizer may be gone from where it was.
+    filled = spec.plain(_built(dict(stored, text=spec.plain(run.text)), workdir)) | dict(text=stored.get("text"))
+    changed = [c for c in spec.differences(filled, spec.plain(run)) if not c.startswith("mesh.")]
     if changed:
         raise UserError(f"--workdir={workdir} belongs to a run with another config ({changed[0]}): choose another directory")
     return True
@@ -64,14 +67,13 @@ def check_data(workdir: Path, fingerprint: str, accept: bool) -> None:
             "restore them, or go on with the new ones by --accept_data"
         )
     if began != fingerprint or not path.exists():
-        path.write_text(fingerprint + "\n", encoding="utf-8")
+        files.write(path, fingerprint + "\n")
 
 
 def create(workdir: Path, run: spec.Run, tokenizer) -> None:
-    """Fills a new run directory; config.json comes last, since it is what makes a directory a run's."""
+    """Fills a new run directory, which is locked; config.json comes last, since it is what makes a directory a run's."""
     if (workdir / CONFIG).exists():
         raise UserError(f"--workdir={workdir} was begun by another process meanwhile: start again to go on with it")
-    workdir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(workdir)
     (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
     (workdir / ENVIRONMENT).write_text(json.dumps(dict(environment(), parameters=run.nn.parameters), indent=2) + "\n", encoding="utf-8")
@@ -80,9 +82,7 @@ def create(workdir: Path, run: spec.Run, tokenizer) -> None:
 
 def write_config(workdir: Path, run: spec.Run) -> None:
     """Also when a run goes on on another mesh, so that its evaluation finds the devices that it has now."""
-    partial = workdir / "config.part"
-    partial.write_text(spec.to_json(run), encoding="utf-8")
-    partial.replace(workdir / CONFIG)
+    files.write(workdir / CONFIG, spec.to_json(run))
 
 
 def read_config(workdir: Path) -> dict:
@@ -91,6 +91,19 @@ def read_config(workdir: Path) -> dict:
     if (config.get("text") or {}).get("path"):
         config["text"]["path"] = str(Path(workdir) / "tokenizer.json")
     return config
+
+
+def run_of(workdir: Path) -> spec.Run:
+    """The run that a directory holds. Fields that the code has got since then have their defaults."""
+    return _built(read_config(workdir), workdir)
+
+
+def _built(config: dict, workdir: Path) -> spec.Run:
+    try:
+        return spec.run(config)
+    except UserError as error:
+        made = Path(workdir, COMMIT).read_text(encoding="utf-8").strip() if Path(workdir, COMMIT).exists() else "unknown"
+        raise UserError(f"{workdir} is a run of another version of dlm (commit {made}), which this one cannot read: {error}") from None
 
 
 def _stored(workdir: Path) -> dict:

@@ -107,7 +107,7 @@ def test_changed_data_are_refused_unless_accepted(runs, tmp_path, capsys):
     corpus.write_text(text.replace("cat", "cow", 1))
     try:
         words = [arguments[0], f"--workdir={again}", *arguments[2:]]
-        assert "have changed since it began" in mistake(capsys, train, *words)
+        assert "have changed since it began" in mistake(capsys, train, *words, "--config.mesh.data=2")
         assert {k: v for k, v in content(again).items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
         assert answer(capsys, train, *words, "--accept_data")["updates"] == 4
     finally:
