@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         result = train(run, Path(args.workdir), args.accept_data)
     else:
         raise UserError("--workdir is missing: where shall the run be kept? For instance --workdir=runs/first")
-    if args.json:
+    if args.json and result is not None:
         cli.emit(result)
     elif args.dry_run:
         say("\n".join(f"{k}: {v:,}" for k, v in result.items()))
@@ -59,42 +59,55 @@ def describe(run: spec.Run) -> dict:
     )
 
 
-def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict:
-    """Brings the run in `workdir` to `run.steps` updates. Bad data is noticed before anything is written."""
-    from dlm.run import checkpoint, preempt, rundir
+def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | None:
+    """Brings the run in `workdir` to `run.steps` updates; its last metrics, in the process that writes them.
+
+    Bad data is noticed before anything is written.
+    """
+    from dlm.run import checkpoint, hosts, preempt, rundir
 
     with preempt.Watch() as told, ExitStack() as held:
-        ours = rundir.belongs(workdir, run)
-        if ours:
-            held.enter_context(rundir.locked(workdir))
-        done = checkpoint.intact(workdir, say)
+
+        def found() -> tuple[bool, int]:
+            ours = rundir.belongs(workdir, run)
+            if ours:
+                held.enter_context(rundir.locked(workdir))
+            return ours, checkpoint.intact(workdir, say)
+
+        def begun() -> None:
+            if not ours:
+                held.enter_context(rundir.locked(workdir))
+                rundir.create(workdir, run, tokenizer)
+            rundir.check_data(workdir, fingerprint, accept_data)
+            rundir.write_config(workdir, run)
+            checkpoint.set_aside(workdir, after=done)
+
+        if hosts.join(say):
+            told.agree()
+        ours, done = hosts.together(found)
         if done >= run.steps:
             say(f"{workdir} is finished: {done} updates")
-            return result(workdir, run, done)
+            return result(workdir, run, done) if hosts.first() else None
 
         from dlm.run.assemble import Experiment
 
         tokenizer = run.text.restore(workdir) if ours else run.text.fit(run.data.source.documents("train"))
         experiment = Experiment(run, tokenizer)
-        batches = experiment.batches(done)
-        if not ours:
-            held.enter_context(rundir.locked(workdir))
-            rundir.create(workdir, run, tokenizer)
-        rundir.check_data(workdir, run.data.fingerprint(tokenizer), accept_data)
-        rundir.write_config(workdir, run)
-        checkpoint.set_aside(workdir, after=done)
+        batches, fingerprint = experiment.batches(done), run.data.fingerprint(tokenizer)
+        hosts.alike(fingerprint, "training data")
+        hosts.together(begun)
         _updates(experiment, workdir, batches, done, told)
-    return result(workdir, run, run.steps)
+    return result(workdir, run, run.steps) if hosts.first() else None
 
 
 def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
     """The updates after `done`, with everything they leave in `workdir`."""
     from dlm.data import pack
-    from dlm.run import checkpoint, incident, loop, meter, peak
+    from dlm.run import checkpoint, hosts, incident, loop, meter, peak
     from dlm.run.logs import Logs, clock
 
     run = experiment.run
-    logs = Logs(workdir, done, run.steps)
+    logs = Logs(workdir, done, run.steps, writes=hosts.first())
     store = checkpoint.Store(workdir, run.every.keep, run.every.unsaved, logs.say)
     with closing(logs), closing(store):
         state = store.restore(experiment.abstract_state(), done) if done else experiment.new_state()
@@ -109,7 +122,7 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
             logs=logs,
             flops_per_token=run.nn.flops_per_token(run.data.length),
             peak=peak.measure(run.nn.compute.dtype),
-            evaluate=lambda state, step: scores(experiment, state, step, lambda: told.here and step < run.steps),
+            evaluate=lambda state, step: scores(experiment, state, step, lambda: step < run.steps and told()),
             save=store.save,
             check=store.check,
             stop=told,
@@ -120,7 +133,7 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
         except meter.Diverged as diverged:
             raise UserError(incident.told(workdir, experiment, diverged)) from None
         store.wait()
-        if run.steps not in checkpoint.steps(workdir):
+        if not hosts.together(lambda: run.steps in checkpoint.steps(workdir)):
             raise UserError(f"{workdir} made all {run.steps} updates, but the last is in no checkpoint: make room and start again")
         seconds = {k: round(v, 2) for k, v in phases.seconds.items()}
         logs.write({"step": run.steps, "phases": seconds, "seconds": round(time.time() - cli.BEGIN, 2)})

@@ -4,6 +4,11 @@ The same few shapes everywhere, so that few programs compile.
 """
 
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +19,7 @@ from dlm.nn.config import FFN, Attention, Compute, ModelConfig
 from dlm.run.contracts import Batch, Canvas
 from dlm.run.spec import Vocab
 
+ROOT = Path(__file__).parents[1]
 VOCAB = Vocab(size=20, eos=16, bos=17, pad=18, mask=19)
 ATTENTION = Attention(heads=4, kv_heads=2, head_size=4)
 
@@ -77,6 +83,24 @@ def write_corpus(path):
     paragraphs = [" ".join(rng.choice(words, 15)) + "\n" + " ".join(rng.choice(words, 15)) + f" {i}." for i in range(40)]
     path.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     return path
+
+
+def processes(count: int, module: str, *arguments) -> list[subprocess.Popen]:
+    """Starts one command as several processes of one run, with one device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    shared = dict(os.environ, PYTHONPATH=str(ROOT), JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(count))
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT,
+            env=dict(shared, JAX_PROCESS_ID=str(i)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(count)
+    ]
 
 
 def recipe(corpus, **changes) -> dict:

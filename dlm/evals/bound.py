@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from dlm.run import mesh
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -26,12 +28,11 @@ class HeldOut:
         bound = subject.experiment.bound(self.samples)
         nats = variance = size = tokens = 0.0
         for batch in subject.held_out(self.windows or None):
-            found = bound(subject.params, batch, subject.key)
-            nats += float(np.asarray(found.nats_BL, np.float64).sum())
-            variance += float(np.asarray(found.variance_B, np.float64).sum())
-            weights_BL = np.asarray(batch.weights_BL)
-            size += float((subject.tokenizer.bytes_V[np.asarray(batch.tokens_BL)] * weights_BL).sum())
-            tokens += float(weights_BL.sum())
+            found, read = mesh.fetch((bound(subject.params, batch, subject.key), batch))
+            nats += float(found.nats_BL.astype(np.float64).sum())
+            variance += float(found.variance_B.astype(np.float64).sum())
+            size += float((subject.tokenizer.bytes_V[read.tokens_BL] * read.weights_BL).sum())
+            tokens += float(read.weights_BL.sum())
         bits = 1 / (math.log(2) * size)
         yield "bits_per_byte", nats * bits, math.sqrt(variance) * bits
         yield "nats_per_token", nats / tokens, math.sqrt(variance) / tokens

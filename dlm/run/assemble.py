@@ -123,7 +123,7 @@ class Subject:
         loader = replace(self.experiment.run.data, source=self.source)
         windows = loader.held_out_windows(self.tokenizer, limit)
         for rows in loader.sequential(windows, loader.batch, jax.process_index(), jax.process_count()):
-            if jax.process_count() == 1 and self.stop():
+            if self.stop():
                 raise Preempted()
             yield self.experiment.put(rows)
 

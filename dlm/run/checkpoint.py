@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from dlm.run import cli, manifest
+from dlm.run import cli, hosts, manifest
 from dlm.run.spec import UserError
 from dlm.run.state import State
 
@@ -94,7 +94,7 @@ class Store:
     def _seal(self, step: int) -> None:
         try:
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
+            if hosts.first():
                 manifest.write(self._folder / str(step))
                 for old in steps(self._workdir)[: -self._keep]:
                     _delete(self._folder / str(old))
@@ -103,8 +103,9 @@ class Store:
 
     def _give_up(self, step: int, error: Exception) -> None:
         """Leaves nothing of a save that failed, and notes why it did."""
-        for left in [self._folder / str(step), *self._folder.glob(f"{step}.orbax-checkpoint-tmp*")]:
-            shutil.rmtree(left, ignore_errors=True)
+        if hosts.first():
+            for left in [self._folder / str(step), *self._folder.glob(f"{step}.orbax-checkpoint-tmp*")]:
+                shutil.rmtree(left, ignore_errors=True)
         vars(self).pop("_manager", None)
         said = str(error) or type(error).__name__
         full = "No space left" in said or "RESOURCE_EXHAUSTED" in said

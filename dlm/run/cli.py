@@ -9,11 +9,12 @@ import errno
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlm.run import memory, preempt, spec
+from dlm.run import hosts, memory, preempt, spec
 from dlm.run.spec import UserError
 
 BEGIN = time.time()  # commands import this module first, so that start-up time is told whole
@@ -65,24 +66,35 @@ _EXAMPLES = {"config": "optim.lr=3e-4", "sampler": "rule=confident", "evals": "b
 def main(command: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
     """Runs a command and exits: one line for the user's mistake, no traceback."""
     memory.keep_freed()
+    sys.exit(_code(command, argv))
+
+
+def _code(command: Callable[[list[str] | None], int | None], argv: list[str] | None) -> int:
     try:
-        sys.exit(command(argv) or 0)
+        return command(argv) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return _told(f"error: {error}", 2)
     except preempt.Preempted as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(preempt.EXIT)
+        return preempt.EXIT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return _told("interrupted", 130)
     except BrokenPipeError:
-        sys.exit(1)
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            hosts.leave(traceback.format_exc())
             raise
-        print(f"error: {error.strerror}: {error.filename or 'the disk'}; make room and start again", file=sys.stderr)
-        sys.exit(2)
+        return _told(f"error: {error.strerror}: {error.filename or 'the disk'}; make room and start again", 2)
+    except Exception:
+        hosts.leave(traceback.format_exc())
+        raise
+
+
+def _told(text: str, code: int) -> int:
+    hosts.leave(text, code)
+    print(text, file=sys.stderr)
+    return code
 
 
 def emit(value: dict) -> None:

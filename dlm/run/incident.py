@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlm.run import files, keys
+from dlm.run import files, hosts, keys, mesh
 from dlm.run.spec import UserError
 
 FILE = "incident.json"
@@ -19,7 +19,8 @@ def told(workdir: Path, experiment, diverged) -> str:
     batch = next(experiment.batches(diverged.step - 1))
     key = keys.key(experiment.root, "noise", diverged.step - 1)
     content = dict(step=diverged.step, key=keys.words(key), batch=rows(batch))
-    files.write(Path(workdir) / FILE, json.dumps(content) + "\n")
+    if hosts.first():
+        files.write(Path(workdir) / FILE, json.dumps(content) + "\n")
     return (
         f"{diverged}: {Path(workdir) / FILE} holds its batch and key, python -m dlm.bench replay --workdir={workdir} makes it again; "
         "try a smaller config.optim.lr, or a longer config.optim.warmup, in a new directory"
@@ -39,5 +40,6 @@ def read(workdir: Path) -> dict:
 
 def rows(batch) -> dict:
     """A batch as plain lists."""
+    batch = mesh.fetch(batch)
     named = dict(tokens_BL=batch.tokens_BL, weights_BL=batch.weights_BL, index_B=batch.index_B, **batch.fields)
     return {name: np.asarray(array).tolist() for name, array in named.items()}

@@ -1,5 +1,6 @@
 """What a run says: one live line on stderr, `metrics.jsonl` always, TensorBoard files when tensorboardX is installed."""
 
+import io
 import json
 import sys
 import time
@@ -15,13 +16,16 @@ METRICS, OWED = "metrics.jsonl", "owed.json"
 class Logs:
     """Writes a run's metrics; rows past the step that a run resumes from are dropped, since they will come again."""
 
-    def __init__(self, workdir: Path, start: int, steps: int, stream: TextIO | None = None):
-        self.stream, self.start, self.steps = stream or sys.stderr, start, steps
+    def __init__(self, workdir: Path, start: int, steps: int, stream: TextIO | None = None, writes: bool = True):
+        """Of several processes one `writes`; the others keep silent and leave the files alone."""
+        self.stream, self.start, self.steps, self._writes = stream or sys.stderr, start, steps, writes
         self._path = Path(workdir) / METRICS
         self._owed = Path(workdir) / OWED
-        _forget_after(self._path, start)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._begin, self._board = time.perf_counter(), _board(workdir, start)
+        if writes:
+            _forget_after(self._path, start)
+        self._file = self._path.open("a", encoding="utf-8") if writes else io.StringIO()
+        self._begin, self._board = time.perf_counter(), _board(workdir, start) if writes else None
+        self.stream = self.stream if writes else io.StringIO()
         self._live = self.stream.isatty()
         self._said = 0.0
 
@@ -44,7 +48,8 @@ class Logs:
 
     def owe(self, step: int, what: dict) -> None:
         """Keeps what a run that stops after `step` has not written yet."""
-        files.write(self._owed, json.dumps(dict(what, step=step)))
+        if self._writes:
+            files.write(self._owed, json.dumps(dict(what, step=step)))
 
     def owed(self, step: int) -> dict | None:
         """What the process that stopped after `step` has kept for this one."""

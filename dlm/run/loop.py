@@ -101,7 +101,7 @@ def train(
             check()
             to_evaluate = bool(every.eval and step % every.eval == 0)
             to_save = step == steps or bool(every.save and step % every.save == 0)
-            stopping = stop() and step < steps
+            stopping = step < steps and stop()
             if to_evaluate or to_save or stopping:
                 with phases("step"):
                     meter.close(step) if to_save else meter.settle()

@@ -30,9 +30,11 @@ def make(config: Mesh) -> jax.sharding.Mesh:
     devices = jax.devices()
     others = config.fsdp * config.tensor * config.expert
     data = config.data or max(len(devices) // others, 1)
+    shape = f"data={config.data} fsdp={config.fsdp} tensor={config.tensor} expert={config.expert}"
     if data * others > len(devices) or (not config.data and len(devices) % others):
-        shape = f"data={config.data} fsdp={config.fsdp} tensor={config.tensor} expert={config.expert}"
         raise UserError(f"config.mesh: {shape} does not fit {len(devices)} {devices[0].platform} device(s)")
+    if jax.process_count() > 1 and data * others < len(devices):
+        raise UserError(f"config.mesh: {shape} leaves out devices of {jax.process_count()} processes: it must use all {len(devices)}")
     sizes = (data, config.fsdp, config.tensor, config.expert)
     return jax.make_mesh(sizes, axes.MESH, axis_types=(AxisType.Auto,) * 4, devices=devices[: data * others])
 
@@ -48,6 +50,15 @@ def state_shardings(mesh: jax.sharding.Mesh, abstract):
             return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(of, abstract)
+
+
+def fetch(tree):
+    """NumPy arrays of global values, in every process."""
+    if all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def put(mesh: jax.sharding.Mesh, rows: dict[str, np.ndarray], total: int) -> Batch:

@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 
+from dlm.run import hosts
+
 EXIT = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -27,21 +29,20 @@ class Watch:
     """`with Watch() as told:` — `told()` is true once the process, or any process of the run, has been asked to stop."""
 
     def __init__(self):
-        self._asked = threading.Event()
+        self._asked, self._agreed = threading.Event(), None
 
     def __call__(self) -> bool:
-        import jax
-
-        if jax.process_count() == 1:
-            return self._asked.is_set()
-        from jax.experimental import multihost_utils  # all must stop at the same step
-
-        return bool(multihost_utils.process_allgather(self._asked.is_set()).any())
+        """To be asked by all processes equally often: they say yes at the same call."""
+        return self._agreed() if self._agreed else self._asked.is_set()
 
     @property
     def here(self) -> bool:
-        """This process alone; for places that not all processes reach at the same time."""
+        """This process alone was asked, whatever the others say."""
         return self._asked.is_set()
+
+    def agree(self) -> None:
+        """From now on all processes of the run stop together."""
+        self._agreed = hosts.Agreement(self._asked)
 
     def __enter__(self) -> "Watch":
         self._active = threading.current_thread() is threading.main_thread()

@@ -1,7 +1,9 @@
 """train → evaluate → sample on a tiny local corpus, through the commands; a run resumes byte for byte."""
 
 import json
+import re
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from dlm import evaluate, sample, train
 from dlm.benches import replay
-from dlm.run import cli, logs, spec
+from dlm.run import checkpoint, cli, logs, spec
 from dlm.run.assemble import reopen
 from tests import tiny
 
@@ -95,6 +97,27 @@ def test_a_run_goes_on_on_other_devices_and_back(runs, tmp_path):
         for one, other in zip(unbroken, rows, strict=True):
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-5) and other["masked_share"] == one["masked_share"]
     assert spec.run(json.loads((there / "config.json").read_text())).mesh.data == 4
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_one_goes_on(runs, tmp_path):
+    """SIGTERM to one of them, around the first compilation; both save the same step. One device makes the rest, as if nothing had been."""
+    workdir, arguments = runs[1]["masked"]
+    again = tmp_path / "again"
+    both = tiny.processes(2, "dlm.train", arguments[0], f"--workdir={again}", *arguments[2:], "--config.mesh.data=2", "--config.steps=4")
+    for line in both[0].stderr:
+        if "parameters," in line:
+            both[1].send_signal(signal.SIGTERM)
+            break
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [75, 75], said
+    stopped = [re.search(r"stopped after update (\d);", text)[1] for text in said]
+    assert stopped[0] == stopped[1] and checkpoint.steps(again) == [int(stopped[0])] and int(stopped[0]) < 4
+    train.main([arguments[0], f"--workdir={again}", *arguments[2:]])
+    unbroken, broken = ([r for r in logs.rows(w / "metrics.jsonl") if "loss" in r] for w in (workdir, again))
+    assert [r["step"] for r in broken] == [1, 2, 3, 4]
+    for one, other in zip(unbroken, broken, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5) and other["masked_share"] == one["masked_share"]
 
 
 @pytest.mark.slow
