@@ -1,14 +1,16 @@
-"""Kill a tiny run again and again, start it again each time, and compare it byte for byte with one that nobody disturbed.
+"""Interrupt a tiny run again and again, start it again each time, and compare it byte for byte with one that nobody disturbed.
 
-python -m dlm.bench resume [--kills=20] [--objective=masked|ar] [--seed=N] [--json]
+python -m dlm.bench resume [--kills=20] [--terms=5] [--objective=masked|ar] [--seed=N] [--json]
 
 The run packs documents, sums gradients over microbatches, keeps averaged parameters and goes through its corpus several times. SIGKILL
-falls in the phase whose turn it is (compile, step, eval, save), after a random delay; the phase told is the one it really hit.
+or SIGTERM falls in the phase whose turn it is (compile, data, step, eval, save), after a random delay; the phase told is the one it
+really hit. After SIGTERM the run must end with the documented code, saved, without beginning a second update.
 """
 
 import contextlib
 import os
 import random
+import re
 import runpy
 import signal
 import subprocess
@@ -19,62 +21,66 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from dlm.run import cli
+from dlm.run import cli, preempt
 from dlm.run.cli import Flag, say
 from dlm.run.spec import UserError
 
-PHASES = ("compile", "step", "eval", "save")
+PHASES = ("compile", "data", "step", "eval", "save")
 TIMES = ("tokens_per_s", "share_of_peak", "phases", "seconds")  # fields of a row of metrics that may differ
 FLAGS = [
     Flag("kills", "how often the run is killed", default=20, type=int),
+    Flag("terms", "how often it is asked to stop, in between", default=5, type=int),
     Flag("objective", "one of the two (default: both, one after the other)", choices=("masked", "ar")),
-    Flag("seed", "of the moments at which it is killed", default=0, type=int),
+    Flag("seed", "of the moments at which it is interrupted", default=0, type=int),
     Flag("steps", "updates of the run", default=400, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 ROOT = Path(__file__).parents[2]
-LONGEST = dict(compile=0.5, step=0.02, eval=0.03, save=0.01)  # seconds from the beginning of a phase to the kill
+LONGEST = dict(compile=0.5, data=0.001, step=0.02, eval=0.03, save=0.01)  # seconds from the beginning of a phase to the signal
 PATIENCE = 300  # seconds that one process may take
 
 
 def main(argv: list[str] | None = None) -> int:
     args, _ = cli.parse(__doc__, FLAGS, argv)
-    if args.kills < 1 or args.steps < 8:
-        raise UserError("--kills must be at least 1 and --steps at least 8")
+    if min(args.kills, args.terms) < 0 or args.steps < 8:
+        raise UserError("--kills and --terms must not be negative, and --steps must be at least 8")
     found = {}
     for objective in [args.objective] if args.objective else ["masked", "ar"]:
-        found[objective] = one = disturbed(objective, args.kills, args.steps, random.Random(args.seed))
-        survived = ", ".join(f"{phase} {n}" for phase, n in one["survived"].items())
+        found[objective] = one = disturbed(objective, args.kills, args.terms, args.steps, random.Random(args.seed))
         same = f"differences: {', '.join(one['differences'])}" if one["differences"] else "no difference"
-        say(f"{objective}: {one['kills']} kills survived ({survived}) in {args.steps} updates; {same}")
+        say(f"{objective}: {_told(one['kills'])} kills survived, {_told(one['terms'])} wishes to stop, {args.steps} updates; {same}")
     if args.json:
         cli.emit(found)
     return int(any(one["differences"] for one in found.values()))
 
 
-def disturbed(objective: str, kills: int, steps: int, rng: random.Random) -> dict:
-    """How many kills the run survived in each phase, and what in it differs from the undisturbed one."""
-    survived = Counter(dict.fromkeys(PHASES, 0))
+def _told(hits: dict[str, int]) -> str:
+    return f"{sum(hits.values())} ({', '.join(f'{phase} {n}' for phase, n in hits.items())})"
+
+
+def disturbed(objective: str, kills: int, terms: int, steps: int, rng: random.Random) -> dict:
+    """How many kills and wishes to stop hit the run in each phase, and what in it differs from the undisturbed one."""
+    hits = {number: Counter(dict.fromkeys(PHASES, 0)) for number in (signal.SIGKILL, signal.SIGTERM)}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         _corpus(folder / "corpus.txt")
         words = [sys.executable, "-m", "dlm.benches.resume", *recipe(objective, folder / "corpus.txt", steps)]
         env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"), DLM_CACHE=str(folder / "tokens"))
-        _killed([*words, f"--workdir={folder / 'whole'}"], env, None, 0, 0.0)
-        command, done = [*words, f"--workdir={folder / 'broken'}"], 0
-        for _ in range(kills):
-            phase = min(PHASES, key=lambda p: (survived[p], rng.random()))
-            hit = _killed(command, env, phase, rng.randint(1, 4), rng.uniform(0, LONGEST[phase]))
-            if hit is None:
+        _interrupted([*words, f"--workdir={folder / 'whole'}"], env)
+        command = [*words, f"--workdir={folder / 'broken'}"]
+        for number in rng.sample([signal.SIGKILL] * kills + [signal.SIGTERM] * terms, kills + terms):
+            phase = min(PHASES, key=lambda p, of=hits[number]: (of[p], rng.random()))
+            hit = _interrupted(command, env, phase, number, rng.randint(1, 4), rng.uniform(0, LONGEST[phase]))
+            if hit is None:  # it ended before
                 break
-            survived[hit] += 1
-            done += 1
-        _killed(command, env, None, 0, 0.0)
-        return dict(kills=done, survived=dict(survived), differences=differences(folder / "whole", folder / "broken"))
+            hits[number][hit] += 1
+        _interrupted(command, env)
+        found = differences(folder / "whole", folder / "broken")
+        return dict(kills=dict(hits[signal.SIGKILL]), terms=dict(hits[signal.SIGTERM]), differences=found)
 
 
 def recipe(objective: str, corpus: Path, steps: int) -> list[str]:
-    """A run of 8 × 32 tokens in two microbatches, 23 updates an epoch."""
+    """A run of 8 × 32 tokens in two microbatches, several epochs long."""
     ar = objective == "ar"
     sections = dict(
         steps=steps,
@@ -120,27 +126,35 @@ def _corpus(path: Path) -> None:
     path.write_text("\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(60)) + "\n", encoding="utf-8")
 
 
-def _killed(command: list[str], env: dict, phase: str | None, nth: int, delay: float) -> str | None:
-    """Starts the run and kills it `delay` seconds into the `nth` phase of that name; the phase that was hit, None if it finished."""
-    nth, now, said = 1 if phase == "compile" else nth, dict(phase="start", sealing=False), []
+def _interrupted(command: list[str], env: dict, phase: str = "", number: int = 0, nth: int = 1, delay: float = 0.0) -> str | None:
+    """Starts the run and sends it the signal `number`, `delay` seconds into the `nth` phase of that name.
+
+    The phase that it really hit; None if the run finished.
+    """
+    nth, now, said, later = 1 if phase == "compile" else nth, dict(phase="start", sealing=False), [], 0
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
-        patience = threading.Timer(PATIENCE, process.terminate)
+        patience = threading.Timer(PATIENCE, process.kill)
         patience.start()
         for line in process.stderr:
             said.append(line)
             told = _noted(line, now)
             nth -= told == phase
-            if phase and told == phase and nth == 0:
+            if told == phase and nth == 0:
                 time.sleep(delay)
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(number)
                 break
-        for line in process.stderr:  # what it said until the signal came
-            _noted(line, now)
+        for line in process.stderr:  # what it said until the signal came, and what it did about it
+            said.append(line)
+            if "asked to stop" in line:
+                now, later = dict(now, asked=True), 0
+            later += _noted(line, {} if "asked" in now else now) in ("step", "compile")
         patience.cancel()
     if process.returncode == 0:
         return None
-    if process.returncode != -signal.SIGKILL:
-        raise RuntimeError(f"the run failed with {process.returncode} within {PATIENCE} s: {''.join(said[-5:])}")
+    if process.returncode != {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: preempt.EXIT}.get(number):
+        raise RuntimeError(f"the run ended with {process.returncode} within {PATIENCE} s: {''.join(said[-5:])}")
+    if number == signal.SIGTERM and (later > 1 or not re.search(r"stopped after update \d+;", said[-1])):
+        raise RuntimeError(f"the run made {later} updates after it was asked to stop: {''.join(said[-5:])}")
     return "save" if now["sealing"] else now["phase"]
 
 

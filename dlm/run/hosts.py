@@ -5,6 +5,7 @@ TPU pod does. They share a file system. Process 0 alone writes and decides; the 
 without a word on the way of the devices.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -116,10 +117,8 @@ def leave(text: str, code: int = 1) -> None:
     if client is None:
         return
     print(text, file=sys.stderr, flush=True)
-    try:
+    with contextlib.suppress(Exception):  # the others are busy, or gone
         client.wait_at_barrier("dlm/leave", _FAREWELL * 1000)
-    except Exception:  # the others are busy, or gone
-        pass
     os._exit(code)
 
 

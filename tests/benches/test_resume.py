@@ -1,4 +1,4 @@
-"""`dlm.bench resume`, a short version: a run that is killed ends as an undisturbed one does."""
+"""`dlm.bench resume`, a short version: a run that is killed, or asked to stop, ends as an undisturbed one does."""
 
 import random
 
@@ -8,6 +8,6 @@ from dlm.benches import resume
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_an_undisturbed_one():
-    found = resume.disturbed("masked", 1, 100, random.Random(0))
-    assert found["kills"] == sum(found["survived"].values()) == 1 and found["differences"] == []
+def test_an_interrupted_run_ends_as_an_undisturbed_one():
+    found = resume.disturbed("masked", 1, 1, 100, random.Random(0))
+    assert sum(found["kills"].values()) == sum(found["terms"].values()) == 1 and found["differences"] == []
