@@ -32,7 +32,7 @@ class Windows:
         self._lengths = np.diff(tokens.offsets)[order]
         self._starts = np.concatenate([[0], np.cumsum(self._lengths + 1)])  # in the stream
         self._offsets = tokens.offsets[:-1][order]  # in the flat array
-        self._flat, self._eos, self._pad, self.length = tokens.flat, eos, pad, length
+        self._tokens, self._eos, self._pad, self.length = tokens, eos, pad, length
         self.total = int(self._starts[-1])  # tokens in the stream, eos included
         self._windows = self.total // length if shuffled else -(-self.total // length)
 
@@ -52,7 +52,7 @@ class Windows:
         document_BL = np.searchsorted(self._starts, at_BL, "right") - 1
         inside_BL = at_BL - self._starts[document_BL]
         last_BL = inside_BL == self._lengths[document_BL]
-        token_BL = self._flat[np.minimum(self._offsets[document_BL] + inside_BL, max(len(self._flat) - 1, 0))]
+        token_BL = self._tokens.at(np.minimum(self._offsets[document_BL] + inside_BL, max(len(self._tokens.flat) - 1, 0)))
         positions_BL = np.minimum(inside_BL, np.arange(self.length))  # a piece begins at its document's start or the window's
         return dict(
             tokens_BL=np.where(real_BL, np.where(last_BL, self._eos, token_BL), self._pad).astype(np.int32),

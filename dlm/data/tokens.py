@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dlm.run import files
+from dlm.run.spec import UserError
 from dlm.text import Tokenizer
 
 _CHUNK = 4_000_000  # characters encoded at a time
@@ -23,6 +24,17 @@ class Tokens(NamedTuple):
 
     flat: np.ndarray  # uint16, or uint32 where ids do not fit
     offsets: np.ndarray  # int64, one more than there are documents
+    size: int = 2**32  # of the vocabulary: every id is below
+    file: Path | None = None  # that `flat` is read from
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """flat[index]; a file that was damaged since it was written must not reach a model, which would clip ids without a word."""
+        ids = self.flat[index]
+        if ids.size and ids.max() >= self.size:
+            raise UserError(
+                f"{self.file} is damaged: it holds id {ids.max()}, and the vocabulary {self.size} ids; delete it and start again"
+            )
+        return ids
 
 
 def folder() -> Path:
@@ -36,9 +48,12 @@ def tokenized(tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | 
     key = fingerprint(tokenizer, documents)
     flat_file, offsets_file = cache_dir / f"{key}.tokens.npy", cache_dir / f"{key}.offsets.npy"
     try:
-        return Tokens(np.load(flat_file, mmap_mode="r", allow_pickle=False), np.load(offsets_file, allow_pickle=False))
-    except (OSError, ValueError):  # absent, or cut short by a full disk
-        made = _encoded(tokenizer, documents)
+        flat, offsets = np.load(flat_file, mmap_mode="r", allow_pickle=False), np.load(offsets_file, allow_pickle=False)
+        if offsets[0] == 0 and offsets[-1] == len(flat) and (np.diff(offsets) >= 0).all():
+            return Tokens(flat, offsets, tokenizer.size, flat_file)
+    except (OSError, ValueError, IndexError):  # absent, cut short by a full disk, or something else
+        pass
+    made = _encoded(tokenizer, documents)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         _write(offsets_file, made.offsets)
@@ -69,7 +84,7 @@ def _encoded(tokenizer: Tokenizer, documents: Sequence[str]) -> Tokens:
         ids = tokenizer.encode_all(chunk)
         flats.append(np.concatenate(ids).astype(dtype))
         lengths.extend(map(len, ids))
-    return Tokens(np.concatenate(flats), np.cumsum(lengths, dtype=np.int64))
+    return Tokens(np.concatenate(flats), np.cumsum(lengths, dtype=np.int64), tokenizer.size)
 
 
 def _chunks(documents: Sequence[str]) -> Iterator[list[str]]:

@@ -1,9 +1,12 @@
 """The token cache: same tokens with and without it, keyed by tokenizer and documents, never half-written."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
-from dlm.data import tokens
+from dlm.data import pack, tokens
+from dlm.run.spec import UserError
 from dlm.text.bpe import BPE
 from dlm.text.bytes import Bytes
 
@@ -49,6 +52,32 @@ def test_broken_files_and_folders_that_cannot_be_written(counted, tmp_path):
     assert len(calls) == 3
     np.testing.assert_array_equal(again.flat, in_memory.flat)
     np.testing.assert_array_equal(again.offsets, in_memory.offsets)
+
+
+class Trap:
+    """What runs code where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_files_that_were_meddled_with_run_nothing_and_reach_no_model(counted, tmp_path):
+    tokenizer, calls = counted
+    tokens.tokenized(tokenizer, DOCUMENTS, tmp_path)
+    (flat,), (offsets,) = tmp_path.glob("*.tokens.npy"), tmp_path.glob("*.offsets.npy")
+    for file in (flat, offsets):
+        np.save(file, np.array([Trap(tmp_path / "sprung")], object), allow_pickle=True)
+        assert tokens.tokenized(tokenizer, DOCUMENTS, tmp_path).offsets.tolist() == [0, 3, 4, 24]
+    np.save(offsets, np.array([0, 9, 4, 24]))  # a document that ends before it begins
+    assert tokens.tokenized(tokenizer, DOCUMENTS, tmp_path).offsets.tolist() == [0, 3, 4, 24]
+    assert len(calls) == 4 and not (tmp_path / "sprung").exists()
+    np.save(flat, np.full(24, 300, np.uint16))
+    windows = pack.Windows(tokens.tokenized(tokenizer, DOCUMENTS, tmp_path), 8, tokenizer.eos, tokenizer.pad)
+    with pytest.raises(UserError, match=f"{flat.name} is damaged: it holds id 300, and the vocabulary {tokenizer.size} ids; delete it"):
+        windows.rows(np.arange(2))
 
 
 def test_the_folder_follows_the_environment(tmp_path, monkeypatch):
