@@ -91,11 +91,24 @@ def _content(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{file}, line {line}: not UTF-8") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file}, line {_last_line(raw)}: cannot be unpacked further ({error})") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     if not content.strip():
         raise UserError(f"{file} is empty")
     return content
+
+
+def _last_line(packed: bytes) -> int:
+    """The number of the line up to which a broken gzip file can be unpacked."""
+    unpacked, stream = 0, zlib.decompressobj(wbits=31)
+    for begin in range(0, len(packed), 512):
+        try:
+            unpacked += stream.decompress(packed[begin : begin + 512]).count(b"\n")
+        except zlib.error:
+            break
+    return unpacked + 1
 
 
 def _json_lines(content: str, file: Path, field: str) -> Iterator[str]:
