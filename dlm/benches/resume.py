@@ -147,7 +147,7 @@ def _interrupted(command: list[str], env: dict, phase: str = "", number: int = 0
             said.append(line)
             if "asked to stop" in line:
                 now, later = dict(now, asked=True), 0
-            later += _noted(line, {} if "asked" in now else now) in ("step", "compile")
+            later += _noted(line, {} if "asked" in now else now) == "data"
         patience.cancel()
     if process.returncode == 0:
         return None

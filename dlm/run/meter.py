@@ -65,15 +65,11 @@ class Meter:
         now = time.perf_counter()
         total = {k: sum(row[k] for row in self.rows) for k in self.rows[0]}
         speed = sum(row["weight_sum"] for row in self.rows[self._untimed :]) / (now - self._begin)
-        skipped, tokens = total.get("skipped_sum", 0.0), max(total["weight_sum"], 1.0)
-        last = next((row for row in reversed(self.rows) if not row.get("skipped_sum")), None)
+        skipped, made = total.get("skipped_sum", 0.0), [row for row in self.rows if not row.get("skipped_sum")]
         row = dict(
             step=step,
-            loss=total["nats_sum"] / tokens,
-            bits_per_byte=total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0),
+            **(_means(total, made[-1]) if made else {}),  # nothing where no update was made
             lr=self.rows[-1]["lr"],
-            grad_norm=last["grad_norm"] if last else 0.0,
-            **({"masked_share": total["masked_sum"] / tokens} if "masked_sum" in total else {}),
             **({"skipped": int(skipped)} if skipped else {}),
             tokens_per_s=speed,
             share_of_peak=speed * self._flops / self._peak,
@@ -82,3 +78,13 @@ class Meter:
         self._logs.progress(row)
         self.rows = []
         self.restart()
+
+
+def _means(total: dict, last: dict) -> dict:
+    tokens = max(total["weight_sum"], 1.0)
+    return dict(
+        loss=total["nats_sum"] / tokens,
+        bits_per_byte=total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0),
+        grad_norm=last["grad_norm"],
+        **({"masked_share": total["masked_sum"] / tokens} if "masked_sum" in total else {}),
+    )

@@ -266,15 +266,17 @@ def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
 
 @pytest.mark.slow
 def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
-    """A gradient larger than allowed from the first update on: four are left out, then the run stops and `bench replay` finds the first."""
-    config = tiny.recipe(corpus, steps=9, optim__skip=dict(norm=1e-9, limit=4), every=dict(log=1, save=2))
+    """Update 1 leaps to parameters without a finite gradient: the next three are left out, the run stops, `bench replay` finds the first."""
+    config = tiny.recipe(corpus, steps=9, optim__lr=1e38, optim__skip=dict(limit=3), every=dict(log=1, save=1, keep=9))
     arguments = [f"--config={write_recipe(tmp_path / 'r.py', config)}", f"--workdir={tmp_path / 'w'}"]
     said = mistake_after(capsys, train, *arguments)
-    assert "4 updates in a row had no usable loss or gradient, the first was update 1" in said and "bench replay" in said
+    assert "3 updates in a row had no usable loss or gradient, the first was update 2" in said and "bench replay" in said
     rows = logs.rows(tmp_path / "w" / "metrics.jsonl")
-    assert all(r["skipped"] == 1 and r["loss"] == 0 for r in rows if "loss" in r)
+    assert [("loss" in r, r.get("skipped", 0)) for r in rows] == [(True, 0), (False, 1), (False, 1)]
     found = answer(capsys, replay, f"--workdir={tmp_path / 'w'}")
-    assert found["same"] and found["skipped"] and found["step"] == 1 and float(found["grad_norm"]) > 1e-9 and found["not_finite"] == []
+    assert found["same"] and found["skipped"] and (found["step"], found["from_step"]) == (2, 1) and not np.isfinite(float(found["grad_norm"]))
+    (tmp_path / "w" / "incident.json").write_text("{}")
+    assert "incident.json is damaged" in mistake(capsys, replay, f"--workdir={tmp_path / 'w'}")
 
 
 def mistake_after(capsys, command, *arguments):

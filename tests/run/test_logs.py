@@ -50,8 +50,11 @@ def test_the_live_line(tmp_path):
     log = logs.Logs(tmp_path, 0, 100, stream)
     for step in (1, 2, 100):
         log.progress(dict(step=step, **ROW))
+    log.progress(dict(step=100, skipped=20, tokens_per_s=0.0, share_of_peak=0.0))
     log.close()
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 2, "a log file gets a line every ten seconds, and the last one"
+    *lines, skipped = stream.getvalue().splitlines()
+    assert "step 100/100  20 updates left out  0.0k tok/s" in skipped and len(lines) == 2, (
+        "a log file gets a line every ten seconds, and the last one"
+    )
     assert "step 100/100  loss 2.000  3.500 bits/byte  1.5k tok/s  25% of peak  ETA 0s" in lines[-1]
     assert [logs.clock(s) for s in (12, 187, 3725)] == ["12s", "3m07s", "1h02m"]
