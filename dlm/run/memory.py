@@ -1,11 +1,11 @@
 """Keep freed memory instead of handing it back to the kernel and faulting it in again at the next step.
 
 XLA:CPU allocates its temporary buffers anew for every call. glibc maps such large blocks afresh, so each training step of a
-small model pays tens of thousands of page faults. With blocks below 2 GiB inside the heap and no trimming they are reused, and a step
-takes four fifths of the time. Resident memory then stays at its peak.
+small model pays tens of thousands of page faults. With blocks below 2 GiB inside the heap and no trimming they are reused.
+Resident memory then stays at its peak.
 
 Only the main thread has a heap that can keep large blocks, so programs must run in it (`run_inline`). One heap for all threads would do
-as well, but there the threads that compile wait for each other: the quickstart's update took 10.2 s to compile instead of 7.6.
+as well, but there the threads that compile wait for each other.
 """
 
 import ctypes

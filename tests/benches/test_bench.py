@@ -1,5 +1,6 @@
 """`dlm.bench`: benches are found by their files, mistakes are one line, and measuring takes turns."""
 
+import json
 import subprocess
 import sys
 
@@ -18,6 +19,9 @@ from dlm.run import cli
         (["train", "--repeats=0"], "--repeats=0"),
         (["train", "--config=nowhere.py"], "no recipe nowhere.py"),
         (["startup", "--config=nowhere.py"], "no recipe nowhere.py"),
+        (["restore", "--millions=0"], "--millions and --repeats must be at least 1"),
+        (["resume", "--kills=-1"], "--kills and --terms must not be negative"),
+        (["fuzz", "--cases=0"], "--cases=0"),
     ],
 )
 def test_a_mistake_is_one_line(argv, said, capsys):
@@ -31,6 +35,13 @@ def test_help_lists_the_benches_and_nothing_imports_jax():
     code = "import sys; from dlm import bench; import dlm.benches.train, dlm.benches.startup; bench.main(['--help'])"
     done = subprocess.run([sys.executable, "-c", code + "; sys.exit('jax' in sys.modules)"], capture_output=True, text=True)
     assert done.returncode == 0 and "\n  startup " in done.stdout and "\n  train " in done.stdout
+
+
+@pytest.mark.slow
+def test_restoring_is_measured_on_a_state_of_that_size(capsys):
+    bench.main(["restore", "--millions=1", "--repeats=1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert 11e6 < found["bytes"] < 13e6 and found["ratio"]["median"] == found["verify"]["median"] / found["restore"]["median"]
 
 
 def test_parts_take_turns_and_the_first_round_does_not_count():

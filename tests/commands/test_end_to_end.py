@@ -81,14 +81,13 @@ def test_resuming_is_byte_identical(runs, kind, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_goes_on_on_other_devices_and_back(runs, tmp_path):
-    """Updates 3 and 4 on a mesh from one device's checkpoint, then on one device from the mesh's: the same masks, loss up to rounding."""
+    """Updates 3 and 4 on four devices from one device's checkpoint, and on one from that of two: same masks, loss up to rounding."""
     workdir, arguments = runs[1]["masked"]
     there, back = tmp_path / "there", tmp_path / "back"
-    moved = ["--config.mesh.data=4"]
     shutil.copytree(workdir, there)
     shutil.rmtree(there / "checkpoints" / "4")
-    train.main([arguments[0], f"--workdir={there}", *arguments[2:], *moved])
-    train.main([arguments[0], f"--workdir={back}", *arguments[2:], *moved])
+    train.main([arguments[0], f"--workdir={there}", *arguments[2:], "--config.mesh.data=4"])
+    train.main([arguments[0], f"--workdir={back}", *arguments[2:], "--config.mesh.data=2"])
     shutil.rmtree(back / "checkpoints" / "4")
     train.main([arguments[0], f"--workdir={back}", *arguments[2:]])
     unbroken, *others = ([r for r in logs.rows(w / "metrics.jsonl") if "loss" in r] for w in (workdir, there, back))
@@ -274,7 +273,9 @@ def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
     rows = logs.rows(tmp_path / "w" / "metrics.jsonl")
     assert [("loss" in r, r.get("skipped", 0)) for r in rows] == [(True, 0), (False, 1), (False, 1)]
     found = answer(capsys, replay, f"--workdir={tmp_path / 'w'}")
-    assert found["same"] and found["skipped"] and (found["step"], found["from_step"]) == (2, 1) and not np.isfinite(float(found["grad_norm"]))
+    assert (
+        found["same"] and found["skipped"] and (found["step"], found["from_step"]) == (2, 1) and not np.isfinite(float(found["grad_norm"]))
+    )
     (tmp_path / "w" / "incident.json").write_text("{}")
     assert "incident.json is damaged" in mistake(capsys, replay, f"--workdir={tmp_path / 'w'}")
 
