@@ -33,12 +33,18 @@ def chain_rule(world):
 
 
 @worlds
-def test_log_prob_entropy_and_draws(world):
+def test_log_prob_and_entropy(world):
     X_XL, p_X = all_sequences(world.size, world.length), chain_rule(world)
     log_p_X = np.asarray(jax.jit(world.log_prob)(X_XL), np.float64)
     assert abs(np.exp(log_p_X).sum() - 1) < 1e-6
     np.testing.assert_allclose(log_p_X, np.log(p_X), atol=2e-6)
     assert abs(world.entropy() + (p_X * np.log(p_X)).sum()) < 1e-6
+
+
+@pytest.mark.slow
+@worlds
+def test_draws(world):
+    p_X = chain_rule(world)
     place_L = world.size ** np.arange(world.length - 1, -1, -1)
     drawn_X = np.bincount(
         (np.asarray(jax.jit(world.sample, static_argnums=1)(jax.random.key(0), 50_000)) * place_L).sum(1), minlength=len(p_X)

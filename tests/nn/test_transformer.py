@@ -61,6 +61,7 @@ def test_who_sees_whom(mask, packed):
     assert ((seen[:, L] > 1e-6) == (mask.shift == 1)).all()  # bos stands where a segment starts, and only there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective", [Masked(spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB), AR(tiny.VOCAB)], ids=["masked", "ar"]
 )
