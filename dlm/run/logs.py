@@ -22,7 +22,7 @@ class Logs:
         self._path = Path(workdir) / METRICS
         self._owed = Path(workdir) / OWED
         if writes:
-            _forget_after(self._path, start)
+            _forget(self._path, start, (self.owed(start) or {}).get("evaluation", False))
         self._file = self._path.open("a", encoding="utf-8") if writes else io.StringIO()
         self._begin, self._board = time.perf_counter(), _board(workdir, start) if writes else None
         self.stream = self.stream if writes else io.StringIO()
@@ -107,8 +107,9 @@ def rows(path: Path) -> list[dict]:
     return found
 
 
-def _forget_after(path: Path, step: int) -> None:
-    kept = [row for row in rows(path) if row["step"] <= step]
+def _forget(path: Path, after: int, evaluation: bool) -> None:
+    """Drops the rows after a step, and where the `evaluation` of that step is still owed, one that was written but not kept."""
+    kept = [row for row in rows(path) if row["step"] <= after and not (evaluation and row["step"] == after and "lr" not in row)]
     if path.exists():
         files.write(path, "".join(json.dumps(row) + "\n" for row in kept))
 

@@ -38,6 +38,18 @@ def test_what_a_stopped_run_owes_is_kept_for_its_step_alone(tmp_path):
     log.close()
 
 
+def test_an_evaluation_made_up_for_by_a_process_that_was_killed_then_is_not_kept_twice(tmp_path):
+    log = logs.Logs(tmp_path, 0, 9, io.StringIO())
+    log.write(dict(step=3, loss=1.0, lr=0.1))
+    log.owe(3, dict(rows=[], evaluation=True))
+    log.close()
+    for _ in range(2):
+        log = logs.Logs(tmp_path, 3, 9, io.StringIO())
+        log.write({"step": 3, "bound.bits_per_byte": 2.0})
+        log.close()
+    assert logs.rows(tmp_path / logs.METRICS) == [dict(step=3, loss=1.0, lr=0.1), {"step": 3, "bound.bits_per_byte": 2.0}]
+
+
 def test_tensorboard_files_are_written(tmp_path):
     log = logs.Logs(tmp_path, 0, 1, io.StringIO())
     log.write(dict(step=1, loss=1.0, phases=dict(data=1.0)))
