@@ -8,6 +8,7 @@ really hit. After SIGTERM the run must end with the documented code, saved, with
 """
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -111,7 +112,8 @@ def differences(a: Path, b: Path) -> list[str]:
             found.append(name)
     rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in logs.rows(w / logs.METRICS)] for w in (a, b)]
     if rows[0] != rows[1]:
-        found.append("metrics")
+        p, q = next((p, q) for p, q in itertools.zip_longest(*rows) if p != q)
+        found.append(f"metrics, first {p} and {q}")
     streams = [e.batches(int(s.step)) for e, s in ((one, x), (two, y))]
     for _ in range(3):
         p, q = map(next, streams)
