@@ -265,7 +265,7 @@ def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
 
 @pytest.mark.slow
 def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
-    """Update 1 leaps to parameters without a finite gradient: the next three are left out, the run stops, `bench replay` finds the first."""
+    """Update 1 leaps to parameters without a finite gradient: three are left out, the run stops, `bench replay` finds the first."""
     config = tiny.recipe(corpus, steps=9, optim__lr=1e38, optim__skip=dict(limit=3), every=dict(log=1, save=1, keep=9))
     arguments = [f"--config={write_recipe(tmp_path / 'r.py', config)}", f"--workdir={tmp_path / 'w'}"]
     said = mistake_after(capsys, train, *arguments)
