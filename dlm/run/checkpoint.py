@@ -4,8 +4,10 @@ When Orbax has finished a checkpoint it is sealed with a manifest of sha256 sums
 Every byte is verified before a restore; a damaged checkpoint is named in one line and the newest intact one taken.
 """
 
+import errno
 import logging
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -75,6 +77,7 @@ class Store:
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # its tracebacks: what failed is told in one line
+        _hush()
         return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True))
 
     def save(self, step: int, state: State) -> None:
@@ -83,6 +86,7 @@ class Store:
 
         self.wait()
         try:
+            self._check_room(state)
             self._manager.save(step, args=ocp.args.StandardSave(_tree(state)))
         except (OSError, ValueError) as error:
             self._give_up(step, error)
@@ -90,6 +94,13 @@ class Store:
             return
         self._sealing = threading.Thread(target=self._seal, args=(step,), name="seal")
         self._sealing.start()
+
+    def _check_room(self, state: State) -> None:
+        """Notices a full disk before half of a checkpoint is on it."""
+        done = steps(self._workdir)
+        need = manifest.room(self._folder / str(done[-1])) if done else sum(x.nbytes for x in jax.tree.leaves(_tree(state)))
+        if hosts.first() and shutil.disk_usage(self._workdir).free < need:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     def _seal(self, step: int) -> None:
         try:
@@ -148,6 +159,17 @@ def _delete(folder: Path) -> None:
     folder.rename(folder.with_name(f"{folder.name}{_GOING}"))
     for going in folder.parent.glob(f"*{_GOING}"):
         shutil.rmtree(going)
+
+
+def _hush() -> None:
+    """Where one write of a checkpoint fails, Orbax leaves the others, and TensorStore prints a traceback for each that ends later."""
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _tree(state: State) -> dict:

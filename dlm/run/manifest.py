@@ -13,6 +13,7 @@ from dlm.run import files
 
 FILE = "manifest.json"
 _THREADS = 8  # hashing releases the interpreter lock
+_BLOCK = 4096  # bytes in which a disk hands out room
 _CHUNK = 1 << 22  # bytes read at a time
 
 
@@ -24,6 +25,14 @@ def write(folder: Path) -> None:
         sums = dict(zip(names, pool.map(lambda name: _sum(folder / name, sync=True), names), strict=True))
     body = json.dumps(sums, indent=0, sort_keys=True)
     files.write(folder / FILE, f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}", sync=True)
+
+
+def room(folder: Path) -> int:
+    """Bytes that a copy of the folder takes on a disk, its own blocks and its folders' included; 0 where its manifest cannot be read."""
+    try:
+        return sum((-(-size // _BLOCK) + 1) * _BLOCK for size, _ in _read(Path(folder) / FILE).values())
+    except (OSError, ValueError):
+        return 0
 
 
 def damage(folder: Path) -> str | None:

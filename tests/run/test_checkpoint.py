@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -113,6 +115,29 @@ def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoin
     store.close()
     assert checkpoint.steps(workdir) == [4] and checkpoint.intact(workdir, print) == 4
     assert not list((workdir / "checkpoints").glob("*.going"))
+
+
+def test_a_disk_without_room_for_one_more_is_noticed_before_half_of_it_is_written(workdir, monkeypatch):
+    folder = workdir / "checkpoints"
+    taken = sum(p.stat().st_size for p in (folder / "2").rglob("*"))
+    assert taken < manifest.room(folder / "2") < taken + 2 * 4096 * len(list((folder / "2").rglob("*")))
+    usage, before = shutil.disk_usage(workdir), sorted(folder.rglob("*"))
+    for free, told in [(manifest.room(folder / "2") - 1, 1), (usage.free, 0)]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        store = checkpoint.Store(workdir, unsaved="go_on", say=(said := []).append)
+        store.save(3, State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None))
+        assert len(said) == told and (not told or sorted(folder.rglob("*")) == before)
+        store.close()
+    assert checkpoint.intact(workdir, print) == 3
+
+
+def test_writes_that_fail_after_the_first_print_no_traceback(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    checkpoint._hush()
+    for text in ("Event loop is closed", "something else"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))
+    assert [str(t.exc_value) for t in told] == ["something else"]
 
 
 def test_nothing_outside_the_directory_is_read(workdir, tmp_path):
