@@ -140,6 +140,21 @@ def test_writes_that_fail_after_the_first_print_no_traceback(monkeypatch):
     assert [str(t.exc_value) for t in told] == ["something else"]
 
 
+def test_a_large_file_is_summed_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "PIECE", 1000)
+    monkeypatch.setattr(manifest, "_CHUNK", 300)
+    content = bytes(i % 251 for i in range(2500))
+    (tmp_path / "big").write_bytes(content)
+    manifest.write(tmp_path)
+    sums = [hashlib.sha256(content[i : i + 1000]).hexdigest() for i in (0, 1000, 2000)]
+    assert json.loads((tmp_path / manifest.FILE).read_text().split("\n", 1)[1]) == {"big": [2500, *sums]}
+    for at in (0, 1234, 2499):
+        (tmp_path / "big").write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+        assert "big was changed" in manifest.damage(tmp_path)
+    (tmp_path / "big").write_bytes(content)
+    assert manifest.damage(tmp_path) is None
+
+
 def test_nothing_outside_the_directory_is_read(workdir, tmp_path):
     """A folder linked from elsewhere, and a manifest that names a file above it, are refused."""
     newest = workdir / "checkpoints" / "2"
