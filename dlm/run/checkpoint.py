@@ -86,8 +86,9 @@ class Store:
 
         self.wait()
         try:
+            manager = self._manager  # makes the folder
             self._check_room(state)
-            self._manager.save(step, args=ocp.args.StandardSave(_tree(state)))
+            manager.save(step, args=ocp.args.StandardSave(_tree(state)))
         except (OSError, ValueError) as error:
             self._give_up(step, error)
             self.check()
@@ -99,7 +100,7 @@ class Store:
         """Notices a full disk before half of a checkpoint is on it."""
         done = steps(self._workdir)
         need = manifest.room(self._folder / str(done[-1])) if done else sum(x.nbytes for x in jax.tree.leaves(_tree(state)))
-        if hosts.first() and shutil.disk_usage(self._workdir).free < need:
+        if hosts.first() and shutil.disk_usage(self._folder).free < need:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def _seal(self, step: int) -> None:
