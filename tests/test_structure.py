@@ -31,12 +31,13 @@ MAY = {  # room → rooms or modules it may import, besides itself and the found
     "sim": {"nn.config"},
     "evals": LIBRARY,
     "agents": LIBRARY | {"evals"},
+    "sweeps": {"run"},
     "reports": LIBRARY | {"evals"},
     "benches": LIBRARY | {"evals"},
 }
 EVERYTHING = {"run.assemble"}  # puts the rooms together, for the commands and the benches behind them
 NO_JAX = ["dlm.text.bytes", "dlm.text.bpe", "dlm.data.loader", "dlm.data.local", "dlm.data.tfds", "dlm.data.embedded", "dlm.nn.config"]
-NO_JAX += ["dlm.run.spec", "dlm.run.cli", "dlm.samplers.config", "dlm.train", "dlm.evaluate", "dlm.sample", "dlm.report"]
+NO_JAX += ["dlm.run.spec", "dlm.run.cli", "dlm.samplers.config", "dlm.train", "dlm.evaluate", "dlm.sample", "dlm.report", "dlm.sweep"]
 
 
 def module(file):

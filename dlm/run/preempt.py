@@ -18,10 +18,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preempted(Exception):
-    """The run stopped after update `step`, which is saved."""
+    """The run stopped after update `step`, which is saved; or `what` stopped."""
 
-    def __init__(self, step: int = 0):
-        super().__init__(f"stopped after update {step}; the same command goes on from there")
+    def __init__(self, step: int = 0, what: str = ""):
+        super().__init__(f"{what or f'stopped after update {step}'}; the same command goes on from there")
         self.step = step
 
 

@@ -16,6 +16,7 @@ import runpy
 import sys
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -97,10 +98,16 @@ def recipe(target: str) -> dict:
     if not Path(path).is_file():
         near = nearest(Path(path).name, [p.name for p in Path(path).parent.glob("*.py")] if Path(path).parent.is_dir() else [])
         raise UserError(f"no recipe {path}{near}")
-    get_config = runpy.run_path(path).get("get_config")
-    if get_config is None:
-        raise UserError(f"{path} has no get_config()")
-    return plain(get_config(arg or None))
+    return plain(defined(target, "get_config")(arg or None))
+
+
+def defined(target: str, name: str) -> Callable:
+    """The function `name` of FILE.py[:args]."""
+    path = target.partition(":")[0]
+    function = runpy.run_path(path).get(name)
+    if not callable(function):
+        raise UserError(f"{path} has no {name}()")
+    return function
 
 
 def choices(arg: str | None, **allowed: tuple[str, ...]) -> types.SimpleNamespace:
@@ -119,6 +126,19 @@ def choices(arg: str | None, **allowed: tuple[str, ...]) -> types.SimpleNamespac
 
 def override(config: dict, dotted: str, text: str) -> None:
     """Set `config['a']['b']` from the command line's `a.b` and its text: a Python literal, or the text itself."""
+    section, leaf = _section(config, dotted)
+    value = literal(text)
+    section[leaf] = text if isinstance(section.get(leaf), str) and text != "None" and not isinstance(value, dict) else value
+
+
+def put(config: dict, dotted: str, value: Any) -> None:
+    """Set `config['a']['b']` to a value."""
+    section, leaf = _section(config, dotted)
+    section[leaf] = value
+
+
+def _section(config: dict, dotted: str) -> tuple[dict, str]:
+    """The dictionary that holds the field `a.b`, made where there is none, and the field's own name."""
     *parents, leaf = dotted.split(".")
     for i, parent in enumerate(parents):
         if isinstance(config.get(parent), str) and parent != "name":  # a member given by its name alone
@@ -126,7 +146,7 @@ def override(config: dict, dotted: str, text: str) -> None:
         if not isinstance(config.setdefault(parent, {}), dict):
             raise UserError(f"config.{'.'.join(parents[: i + 1])} is not a section, so config.{dotted} cannot be set")
         config = config[parent]
-    config[leaf] = text if isinstance(config.get(leaf), str) and text != "None" else literal(text)
+    return config, leaf
 
 
 def literal(text: str) -> Any:

@@ -1,0 +1,38 @@
+"""Objective × width × seed on the text that every Python installation carries: 4 objectives, 2 widths, 3 seeds, within an hour of 2 cores.
+
+objective   ar; masked with the linear, cosine and geometric schedule
+width       64, 128 (depth, tokenizer, data order and updates stay the same)
+seed        0, 1, 2
+
+python -m dlm.sweep --config=configs/sweeps/objectives.py --workdir=runs/objectives --parallel=2
+python -m dlm.report runs/objectives
+"""
+
+from ml_collections import ConfigDict
+
+from dlm.run.spec import choices
+from dlm.sweeps.grid import chain, over, point, product, repeat
+
+
+def get_config(arg=None):
+    choices(arg)
+    return ConfigDict(
+        dict(
+            seed=0,
+            steps=300,
+            text=dict(name="text.bpe", size=2048),
+            data=dict(source=dict(name="data.embedded", held_out=0.05), batch=8, length=128),
+            nn=dict(layers=3, width=64, attention=dict(heads=2, kv_heads=2, head_size=32), ffn=dict(width=256)),
+            objective=dict(name="objectives.masked"),
+            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40),
+            sampler=dict(rule="ancestral", steps=64),
+            evals=dict(bound=dict(samples=4, windows=256)),
+            every=dict(log=20, save=100),
+        )
+    )
+
+
+def sweep():
+    ar = point("ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1})
+    masked = product(point("masked", {}), over("objective.process.schedule", "linear", "cosine", "geometric"))
+    return repeat(product(chain(ar, masked), over("nn.width", 64, 128)), seeds=3)

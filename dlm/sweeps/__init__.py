@@ -1,0 +1,1 @@
+"""sweeps — many runs: points in plain Python, processes side by side, search."""

@@ -1,0 +1,122 @@
+"""Sweeps in plain Python: a point is a set of overrides by dotted name, a sweep a list of points.
+
+    def sweep():                                          # in a recipe, beside get_config
+        objective = chain(point("ar", {"objective": "objectives.ar"}), over("objective.process.schedule", "linear", "cosine"))
+        return repeat(product(objective, over("nn.width", 64, 128)), seeds=3)
+
+`product` combines every point of one list with every point of the next, `zip` the first with the first, `chain` puts lists end to end,
+`repeat` runs each point with several seeds. A point is named after what it overrides: width=64-seed=1.
+"""
+
+import builtins
+import copy
+import functools
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dlm.run import spec
+from dlm.run.spec import UserError
+
+_LONGEST = 120  # characters of a name, which becomes a directory's
+
+
+@dataclass(frozen=True)
+class Point:
+    """Overrides, and one label for each choice that was made."""
+
+    labels: tuple[str, ...]
+    overrides: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return re.sub(r"[^\w.=+-]+", "_", "-".join(self.labels))[:_LONGEST] or "run"
+
+
+def point(label: str, overrides: dict[str, Any]) -> list[Point]:
+    """One point with a name of its own."""
+    return [Point((label,), dict(overrides))]
+
+
+def over(field: str, *values: Any) -> list[Point]:
+    """A point for each value of one field."""
+    return [Point((f"{field.rpartition('.')[2]}={spec.plain(v)}",), {field: v}) for v in values]
+
+
+def product(*lists: Sequence[Point]) -> list[Point]:
+    """Every combination of one point of each list; the last list varies fastest."""
+    return [functools.reduce(_both, points) for points in itertools.product(*lists)]
+
+
+def zip(*lists: Sequence[Point]) -> list[Point]:
+    """The first points of all lists together, then the second ones."""
+    if len({len(points) for points in lists}) > 1:
+        raise UserError(f"zip of lists of {', '.join(str(len(points)) for points in lists)} points: give all the same number")
+    return [functools.reduce(_both, points) for points in builtins.zip(*lists, strict=True)]
+
+
+def chain(*lists: Sequence[Point]) -> list[Point]:
+    """The points of all lists, one list after the other."""
+    return [p for points in lists for p in points]
+
+
+def repeat(points: Sequence[Point], seeds: int) -> list[Point]:
+    """Each point with the seeds 0 … seeds − 1."""
+    return product(points, over("seed", *range(seeds)))
+
+
+def _both(a: Point, b: Point) -> Point:
+    for twice in a.overrides.keys() & b.overrides.keys():
+        raise UserError(f"{twice} is overridden twice, in {a.name} and in {b.name}")
+    return Point(a.labels + b.labels, a.overrides | b.overrides)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A recipe's points, each with its validated run and the flags that make dlm.train build it."""
+
+    target: str
+    points: tuple[Point, ...]
+    runs: dict[str, spec.Run]
+    flags: dict[str, tuple[str, ...]]
+
+    def point(self, name: str) -> Point:
+        return next(p for p in self.points if p.name == name)
+
+
+def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
+    """The sweep of FILE.py[:args]; `overrides` (dotted name, text) hold for all of its runs. Every run is validated.
+
+    Raises UserError for a recipe without sweep(), for names that come twice and for the first run that cannot be built.
+    """
+    base, points = spec.recipe(target), spec.defined(target, "sweep")()
+    if not points or not all(isinstance(p, Point) for p in points):
+        raise UserError(f"sweep() of {target} must return at least one point of dlm.sweeps.grid")
+    for name, times in Counter(p.name for p in points).items():
+        if times > 1:
+            raise UserError(f"sweep() of {target} makes {times} runs with the name {name!r}: label them apart with point()")
+    common = tuple(f"--{dotted}={text}" for dotted, text in overrides)
+    for dotted, text in overrides:
+        spec.override(base, dotted.removeprefix("config."), text)
+    made = {p.name: _built(base, p) for p in points}
+    flags = {name: (f"--config={target}", *common, *words) for name, (_, words) in made.items()}
+    return Sweep(target, tuple(points), {name: run for name, (run, _) in made.items()}, flags)
+
+
+def _built(base: dict, p: Point) -> tuple[spec.Run, list[str]]:
+    config, told, words = copy.deepcopy(base), copy.deepcopy(base), []
+    for field, value in p.overrides.items():
+        text = value if isinstance(value, str) else repr(spec.plain(value))
+        spec.put(config, field, spec.plain(value))
+        spec.override(told, field, text)
+        words.append(f"--config.{field}={text}")
+    try:
+        run = spec.run(config)
+        if spec.run(told) != run:
+            raise UserError(f"{' '.join(words)} means something else on a command line; give the whole section as a dictionary")
+    except UserError as error:
+        raise UserError(f"run {p.name!r}: {error}") from None
+    return run, words

@@ -1,0 +1,74 @@
+"""Sweeps in plain Python: points combine, their names tell them apart, and a mistake is told before anything runs."""
+
+import itertools
+
+import pytest
+
+from dlm.run import spec
+from dlm.run.spec import UserError
+from dlm.sweeps import grid
+from dlm.sweeps.grid import chain, over, point, product, repeat
+from tests import tiny
+
+
+def names(points):
+    return [p.name for p in points]
+
+
+def test_points_combine():
+    a, b = over("nn.width", 8, 16), over("optim.lr", 0.1, 0.2)
+    assert names(product(a, b)) == ["width=8-lr=0.1", "width=8-lr=0.2", "width=16-lr=0.1", "width=16-lr=0.2"]
+    assert [p.overrides for p in grid.zip(a, b)] == [{"nn.width": 8, "optim.lr": 0.1}, {"nn.width": 16, "optim.lr": 0.2}]
+    assert names(chain(a, point("a/b c", {}))) == ["width=8", "width=16", "a_b_c"]
+    assert [p.overrides["seed"] for p in repeat(a, 2)] == [0, 1, 0, 1] and names(repeat(a, 2))[1] == "width=8-seed=1"
+    with pytest.raises(UserError, match="zip of lists of 2, 1 points"):
+        grid.zip(a, over("seed", 0))
+    with pytest.raises(UserError, match="nn.width is overridden twice, in width=8 and in width=8"):
+        product(a, a)
+
+
+def written(path, config, body):
+    path.write_text(f"from dlm.sweeps.grid import *\ndef get_config(arg=None):\n    return {config!r}\ndef sweep():\n    return {body}\n")
+    return str(path)
+
+
+def test_a_run_is_what_its_flags_build(tmp_path):
+    """Names, sections, tuples, None and numbers survive the command line that the sweep prints."""
+    config = tiny.recipe("corpus.txt")
+    body = """product(
+        chain(point('ar', {'objective': {'name': 'objectives.ar'}, 'sampler': {'steps': 1, 'block': 1}}),
+              point('masked', {'objective': 'masked'})),
+        over('data.source.paths', ('a b.txt', "it's.txt")), over('data.source.held_out_paths', None, ['x']), over('optim.lr', 1e-3, 2))"""
+    sweep = grid.load(written(tmp_path / "r.py", config, body), [("config.steps", "9")])
+    assert len(sweep.runs) == 8 and {run.steps for run in sweep.runs.values()} == {9}
+    for name, run in sweep.runs.items():
+        target, *words = sweep.flags[name]
+        again = spec.recipe(target.removeprefix("--config="))
+        for word in words:
+            dotted, _, text = word.removeprefix("--config.").partition("=")
+            spec.override(again, dotted, text)
+        assert spec.run(again) == run
+    lr = {run.optim.lr for run in sweep.runs.values()}
+    assert lr == {1e-3, 2.0} and {type(r.objective).__name__ for r in sweep.runs.values()} == {"AR", "Masked"}
+    assert len({str(spec.plain(run)) for run in sweep.runs.values()}) == len(list(itertools.product("ab", "ab", "ab")))
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        ("over('optim.lrr', 1)", r"run 'lrr=1': unknown field config.optim.lrr .did you mean 'lr'?"),
+        ("chain(over('seed', 1), over('seed', 1))", "2 runs with the name 'seed=1'"),
+        ("[]", "must return at least one point"),
+        ("[{'seed': 1}]", "must return at least one point"),
+        ("over('steps', 0)", "run 'steps=0': config: steps must be at least 1"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_runs(body, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        grid.load(written(tmp_path / "r.py", tiny.recipe("corpus.txt"), body))
+
+
+def test_a_recipe_without_a_sweep(tmp_path):
+    (tmp_path / "r.py").write_text("def get_config(arg=None):\n    return {}\n")
+    with pytest.raises(UserError, match=r"r.py has no sweep\(\)"):
+        grid.load(str(tmp_path / "r.py"))
