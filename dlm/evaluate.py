@@ -1,6 +1,6 @@
 """Evaluate a trained run from its directory alone; scores are appended to its evals.jsonl.
 
-python -m dlm.evaluate --workdir=runs/x [--step=N] [--evals=bound,compression] [--data=FILE|NAME] [--seed=0] [--json]
+python -m dlm.evaluate --workdir=runs/x [--step=N] [--evals=bound,infill] [--sampler.steps=16] [--data=FILE|NAME] [--seed=0] [--json]
 """
 
 import datetime
@@ -23,31 +23,47 @@ SCORES = "evals.jsonl"
 
 
 def main(argv: list[str] | None = None) -> None:
-    args, overrides = cli.parse(__doc__, FLAGS, argv, ("evals",))
+    args, overrides = cli.parse(__doc__, FLAGS, argv, ("evals", "sampler"))
     workdir = Path(args.workdir)
-    evaluators = chosen(workdir, args.evals, overrides)
+    evaluators = chosen(workdir, args.evals, [o for o in overrides if o[0].startswith("evals.")])
     source = other(args.data) if args.data else None
 
-    from dlm.run.assemble import Subject, reopen
+    from dlm.run.assemble import Subject, reopen, sampler
 
+    drawn = sampler(workdir, [o for o in overrides if o[0].startswith("sampler.")])
     experiment, state = reopen(workdir, args.step)
-    subject = Subject(experiment, state.averaged, source or experiment.run.data.source, args.seed)
-    records = []
-    for name, evaluator in evaluators.items():
-        begin = time.perf_counter()
-        found = list(evaluator.run(subject, int(state.step)))
-        seconds = round(time.perf_counter() - begin, 2)
-        common = dict(step=int(state.step), seed=args.seed, data=args.data or "held_out", eval=name, seconds=seconds)
-        common |= dict(claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator))
-        records += [dict(common, name=score, value=value, se=error) for score, value, error in found]
+    subject = Subject(experiment, state.averaged, source or experiment.run.data.source, args.seed, sampler=drawn)
+    records = [record for name, one in evaluators.items() for record in scored(subject, int(state.step), name, one, args.data)]
     append(workdir / SCORES, records)
     if args.json:
         print(json.dumps(dict(workdir=str(workdir), step=int(state.step), seed=args.seed, scores=records)))
         return
     say(f"{workdir}, update {int(state.step)}, {args.data or 'held-out text'}, seed {args.seed}")
-    for r in records:
-        error = f" ± {r['se']:.4f}" if r["se"] else ""
-        say(f"  {r['eval']}.{r['name']:<24} {r['value']:10.4f}{error:<10}  {r['claims']}, {r['seconds']:.1f} s")
+    say(table(records))
+
+
+def scored(subject, step: int, name: str, evaluator, data: str | None) -> list[dict]:
+    """The records of one evaluator: each score with its error, seed, settings, and the sampler and passes that it took, if any."""
+    begin = time.perf_counter()
+    found = list(evaluator.run(subject, step))
+    seconds = round(time.perf_counter() - begin, 2)
+    common = dict(step=step, seed=subject.seed, data=data or "held_out", eval=name, seconds=seconds, **subject.facts)
+    common |= dict(claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator))
+    subject.facts.clear()
+    return [dict(common, name=score, value=value, se=error) for score, value, error in found]
+
+
+def table(records: list[dict]) -> str:
+    """A line for each score, for a terminal."""
+    names = [f"{r['eval']}.{r['name']}" for r in records]
+    lines = [f"  {'score':<{max(map(len, names))}}  {'value':>10}  {'± error':<9}  {'claim':<8}  {'passes':>6}  {'seconds':>7}"]
+    for name, r in zip(names, records, strict=True):
+        error = f"± {r['se']:.4f}" if r["se"] else ""
+        passes = f"{r['nfe']:.0f}" if "nfe" in r else ""
+        lines.append(
+            f"  {name:<{max(map(len, names))}}  {r['value']:10.4f}  {error:<9}  {r['claims']:<8}  {passes:>6}  {r['seconds']:7.1f}"
+        )
+    return "\n".join(lines)
 
 
 def chosen(workdir: Path, names: str | None, overrides: list[tuple[str, str]]) -> dict:

@@ -37,30 +37,17 @@ def main(argv: list[str] | None = None) -> None:
     if args.num < 1 or (args.length is not None and args.length < 1):
         raise UserError("--num and --length must be at least 1")
     workdir = Path(args.workdir)
-    sampler = settings(workdir, args.steps, overrides)
+    steps = [("sampler.steps", str(args.steps))] if args.steps is not None else []
 
-    from dlm.run.assemble import reopen
+    from dlm.run import assemble
 
-    experiment, state = reopen(workdir, args.step)
+    sampler = assemble.sampler(workdir, [*steps, *overrides])
+    experiment, state = assemble.reopen(workdir, args.step)
     generator = experiment.generator(state.averaged, sampler, seed=args.seed, trace=bool(args.trace or args.animate))
     replies = generator([request(args, experiment)] * args.num)
     records = [record(args, sampler, experiment.tokenizer, reply) for reply in replies]
     append(workdir / SAMPLES, records)
     show(args, experiment, sampler, replies, records)
-
-
-def settings(workdir: Path, steps: int | None, overrides: list[tuple[str, str]]):
-    """The run's sampler, with the flags and `--sampler.FIELD=VALUE` applied."""
-    from dlm.run import rundir
-
-    config = rundir.read_config(workdir)
-    for dotted, text in [*([("sampler.steps", str(steps))] if steps is not None else []), *overrides]:
-        parts = dotted.split(".")
-        if parts[1] == "rule" and len(parts) == 2:
-            config["sampler"]["rule"] = text
-        else:
-            spec.override(config, dotted, text)
-    return spec.run(config).sampler
 
 
 def request(args, experiment):

@@ -23,10 +23,13 @@ from dlm.run.assemble import Experiment
 from dlm.run.contracts import Bound, Loss
 from dlm.samplers import loop as sampling
 from tests import tiny
+from tests.evals.probes import asked, calibration, generated, judged, task
 from tests.run import test_loop as loop_tests
 from tests.samplers import test_loop as sampler_tests
 
-METHOD = dict(text="fit", data="documents", noise="corrupt", objectives="loss", samplers="step", evals="run")  # what makes a member
+METHOD = dict(
+    text="fit", data="documents", noise="corrupt", objectives="loss", samplers="step", evals="run", tasks="grade"
+)  # what makes a member
 
 
 def members(family):
@@ -264,6 +267,17 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Embedded.{k}": (embedded, v, {}) for k, v in dict(held_out=0.3, parts=("prose", "source")).items()},
     **{f"Tfds.{k}": (tfds, v, {}) for k, v in dict(dataset="two", train="train[:3]", held_out="train", data_dir="b").items()},
     "Tfds.field": (tfds_field, "body", {}),
+    **{f"Problems.{k}": (generated, v, {}) for k, v in dict(task="countdown", count=5).items()},
+    **{f"Brackets.{k}": (task("brackets"), v, {}) for k, v in dict(depth=2, opened=7, seed=1).items()},
+    **{f"Countdown.{k}": (task("countdown"), v, {}) for k, v in dict(numbers=4, largest=9, seed=1).items()},
+    **{f"StarGraph.{k}": (task("star_graph"), v, {}) for k, v in dict(arms=2, length=2, seed=1).items()},
+    **{f"Sudoku.{k}": (task("sudoku"), v, {}) for k, v in dict(box=3, holes=0.2, seed=1).items()},
+    **{f"Samples.{k}": (asked("samples", {}), v, {}) for k, v in dict(num=3, length=5).items()},
+    **{f"GenPPL.{k}": (asked("gen_ppl", dict(judge="a")), v, {}) for k, v in dict(judge="b").items()},
+    **{f"GenPPL.{k}": (judged, v, {}) for k, v in dict(num=3, length=5).items()},
+    **{f"Infill.{k}": (asked("infill", dict(num=4, length=30)), v, {}) for k, v in dict(num=3, length=20, hole=4, temperature=1.0).items()},
+    **{f"Tasks.{k}": (asked("tasks", dict(num=4)), v, {}) for k, v in dict(task="countdown", num=3, temperature=1.0).items()},
+    **{f"Calibration.{k}": (calibration, v, {}) for k, v in dict(windows=2, bins=1).items()},
     **{f"HeldOut.{k}": (held_out, v, {}) for k, v in dict(samples=2, windows=2).items()},
     **{f"Every.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
     "Every.keep": (kept, 1, {}),

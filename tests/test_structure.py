@@ -22,7 +22,7 @@ MAY = {  # room → rooms or modules it may import, besides itself and the found
     "noise": set(),
     "nn": set(),
     "run": set(),
-    "data": {"text"},
+    "data": {"text", "tasks"},
     "tasks": {"text"},
     "objectives": BELOW,
     "samplers": BELOW,

@@ -1,13 +1,14 @@
 """From a Run to everything it stands for: tokenizer, data, network, mesh, jitted functions. The one place that knows all rooms."""
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dlm.nn import transformer
 from dlm.noise.mask import MaskNoise
@@ -15,7 +16,9 @@ from dlm.run import checkpoint, cli, keys, mesh, optim, rundir, spec, state
 from dlm.run.contracts import Batch
 from dlm.run.preempt import Preempted
 from dlm.run.spec import UserError
-from dlm.samplers.generate import Generator
+from dlm.samplers.generate import Generator, Reply, Request
+
+_ROWS = 16  # samples drawn at a time by an evaluator
 
 
 class Experiment:
@@ -101,6 +104,9 @@ class Subject:
     source: Any  # whose held-out split is read
     seed: int = 0
     stop: Callable[[], bool] = lambda: False  # asked before each batch; raises Preempted once it says yes
+    sampler: Any = None  # None: the run's own
+    facts: dict = field(default_factory=dict)  # what an evaluator did: sampler, passes
+    _generators: dict = field(default_factory=dict)  # by sampler, so that each compiles once
 
     @property
     def objective(self):
@@ -126,6 +132,41 @@ class Subject:
             if self.stop():
                 raise Preempted()
             yield self.experiment.put(rows)
+
+    def generate(self, templates: Sequence[tuple], **changes) -> list[Reply]:
+        """Replies to templates, by the sampler with some fields changed; batches of one size, so that one program serves all."""
+        sampler = replace(self.sampler or self.experiment.run.sampler, **changes)
+        if sampler not in self._generators:
+            self._generators[sampler] = self.experiment.generator(self.params, sampler, seed=self.seed)
+        generator, replies = self._generators[sampler], []
+        for begin in range(0, len(templates), _ROWS):
+            if self.stop():
+                raise Preempted()
+            part = [Request(tuple(t)) for t in templates[begin : begin + _ROWS]]
+            padded = part + part[-1:] * (min(_ROWS, len(templates)) - len(part))
+            replies += generator(padded, first=begin)[: len(part)]
+        self.facts.update(sampler=spec.plain(sampler), nfe=float(np.mean([r.nfe for r in replies])))
+        return replies
+
+    def draw(self, num: int, length: int = 0) -> list[Reply]:
+        """Samples from nothing; length 0 is that of training."""
+        return self.generate([(length or self.experiment.run.data.length,)] * num)
+
+    def other(self, workdir: str) -> "Subject":
+        """Another run, to be asked about what this one drew."""
+        experiment, state = reopen(Path(workdir))
+        return Subject(experiment, state.averaged, experiment.run.data.source, self.seed)
+
+
+def sampler(workdir: Path, overrides: Sequence[tuple[str, str]]):
+    """The run's sampler, with `sampler.FIELD=VALUE` applied."""
+    config = rundir.read_config(workdir)
+    for dotted, text in overrides:
+        if dotted == "sampler.rule":
+            config["sampler"]["rule"] = text
+        else:
+            spec.override(config, dotted, text)
+    return spec.run(config).sampler
 
 
 def reopen(workdir: Path, step: int | None = None) -> tuple[Experiment, state.State]:

@@ -21,7 +21,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-FAMILIES = ("text", "data", "noise", "nn", "objectives", "samplers", "evals", "run")
+FAMILIES = ("text", "data", "noise", "nn", "objectives", "samplers", "evals", "tasks", "run")
 
 
 class UserError(Exception):

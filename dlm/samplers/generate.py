@@ -1,7 +1,7 @@
 """Strings in, strings out: `generate(list[Request]) -> list[Reply]` is all that agents, tasks and commands know of a model.
 
-A request is a template: strings are anchors that never change, numbers are holes of that many tokens. A prompt is a string and
-one hole; infilling has text on both sides.
+A request is a template: strings (or ids) are anchors that never change, numbers are holes of that many tokens. A prompt is a string
+and one hole; infilling has text on both sides.
 """
 
 import time
@@ -25,7 +25,7 @@ _BUCKET = 32  # canvas and prefill lengths are multiples of this, so that few sh
 
 @dataclass(frozen=True)
 class Request:
-    parts: tuple[str | int, ...]
+    parts: tuple[str | int | np.ndarray, ...]
 
     @classmethod
     def prompt(cls, text: str, tokens: int) -> "Request":
@@ -77,12 +77,12 @@ class Generator:
     def vocab(self) -> Vocab:
         return self.tokenizer.vocab
 
-    def __call__(self, requests: list[Request]) -> list[Reply]:
-        """One batch; row i draws from the key of sample i, whatever stands in the other rows."""
+    def __call__(self, requests: list[Request], first: int = 0) -> list[Reply]:
+        """One batch; row i draws from the key of sample `first` + i, whatever stands in the other rows."""
         rows = [self._row(r) for r in requests]
         canvas, lengths = self._canvas(rows)
         prefill = self._prefill(canvas)
-        key_B = keys.per_sample(keys.key(keys.root(self.seed), "sample"), jnp.arange(len(rows)))
+        key_B = keys.per_sample(keys.key(keys.root(self.seed), "sample"), first + jnp.arange(len(rows)))
         begin = time.perf_counter()
         sampled = jax.block_until_ready(self._run(self.params, canvas, key_B, prefill=prefill))
         seconds = time.perf_counter() - begin
@@ -91,11 +91,14 @@ class Generator:
 
     def _row(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """(ids, frozen) of a template; adjacent anchors are encoded where they stand."""
-        if self.mask.kind == "causal" and any(isinstance(p, str) for p in request.parts[1:]):
+        if self.mask.kind == "causal" and any(not isinstance(p, int) for p in request.parts[1:]):
             raise UserError("an autoregressive model cannot fill in: it does not see the text after the hole")
-        ids = [self.tokenizer.encode(p) if isinstance(p, str) else np.full(p, self.vocab.mask, np.int32) for p in request.parts]
-        frozen = [np.full(len(i), isinstance(p, str)) for i, p in zip(ids, request.parts, strict=True)]
+        ids = [np.full(p, self.vocab.mask, np.int32) if isinstance(p, int) else self._anchor(p) for p in request.parts]
+        frozen = [np.full(len(i), not isinstance(p, int)) for i, p in zip(ids, request.parts, strict=True)]
         return np.concatenate(ids).astype(np.int32), np.concatenate(frozen)
+
+    def _anchor(self, part: str | np.ndarray) -> np.ndarray:
+        return self.tokenizer.encode(part) if isinstance(part, str) else part
 
     def _canvas(self, rows) -> tuple[Canvas, list[int]]:
         """Rows padded to one bucketed length; padding is frozen and, where positions see everything, a segment of its own."""

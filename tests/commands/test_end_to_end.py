@@ -161,6 +161,23 @@ def test_evaluate(runs, kind, capsys):
 
 
 @pytest.mark.slow
+def test_evaluators_that_draw_give_the_same_for_the_same_seed(runs, capsys):
+    (masked, _), (ar, _) = runs[1]["masked"], runs[1]["ar"]
+    flags = ["samples.num=4", "gen_ppl.num=4", "infill.num=4", "infill.length=12", "infill.hole=4", "tasks.num=4", "calibration.windows=9"]
+    words = [f"--workdir={masked}", "--evals=samples,gen_ppl,infill,tasks,calibration", "--sampler.steps=2", "--evals.tasks.task.depth=3"]
+    words += [f"--evals.gen_ppl.judge={ar}", *(f"--evals.{flag}" for flag in flags)]
+    one, two = (answer(capsys, evaluate, *words, "--seed=3")["scores"] for _ in range(2))
+    assert [(s["name"], s["value"], s["se"]) for s in one] == [(s["name"], s["value"], s["se"]) for s in two] and len(one) == 18
+    drawn = [s for s in one if s["eval"] != "calibration"]
+    assert all(s["nfe"] == 2 and s["sampler"]["steps"] == 2 and s["seconds"] > 0 and s["seed"] == 3 and s["se"] >= 0 for s in drawn)
+    assert {s["sampler"]["temperature"] for s in one if s["eval"] == "infill"} == {0.0}
+    other = answer(capsys, evaluate, f"--workdir={ar}", "--evals=infill", "--evals.infill.num=4", "--evals.infill.length=12")["scores"]
+    assert [s["name"] for s in other] == ["token_accuracy", "exact_match"] and "judge is missing" in mistake(
+        capsys, evaluate, f"--workdir={masked}", "--evals=gen_ppl"
+    )
+
+
+@pytest.mark.slow
 def test_evaluate_another_text(runs, tmp_path, capsys):
     text = tmp_path / "other.txt"
     text.write_text("a text of its own\n" * 9)

@@ -1,0 +1,65 @@
+"""Calibration: is the model right as often as it is sure? Expected calibration error (Guo et al., arXiv:1706.04599, eq. 3).
+
+    ECE = Σ_b n_b/n |accuracy_b − confidence_b|      b: bins of equal width over the probability of the likeliest token
+
+Every held-out token that the objective has the model predict counts once: the masked ones of a draw of time and noise, or all of them
+for an autoregressive model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlm.evals import jackknife
+from dlm.run import mesh
+
+
+@dataclass(frozen=True)
+class Calibration:
+    windows: int = 128  # evenly spread held-out windows; 0: all
+    bins: int = 15
+
+    claims: ClassVar[str] = "samples"
+
+    def __post_init__(self):
+        if self.windows < 0 or self.bins < 1:
+            raise ValueError(f"windows={self.windows} must not be negative and bins={self.bins} at least 1")
+
+    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+        """(name, value, standard error) over the windows."""
+        counted = jax.jit(lambda params, batch, key: self._counted(subject, params, batch, key))
+        rows = []
+        for batch in subject.held_out(self.windows or None):
+            sums_BS3, real_B = mesh.fetch((counted(subject.params, batch, subject.key), batch.weights_BL.sum(1) > 0))
+            rows.append(sums_BS3[real_B])
+        rows_NS3 = np.concatenate(rows).astype(np.float64)
+        yield "ece", *jackknife(_error, rows_NS3)
+        yield "accuracy", *jackknife(lambda rows: rows[..., 1].sum() / max(rows[..., 0].sum(), 1), rows_NS3)
+        yield "confidence", *jackknife(lambda rows: rows[..., 2].sum() / max(rows[..., 0].sum(), 1), rows_NS3)
+
+    def _counted(self, subject, params, batch, key):
+        """[B, S, 3]: tokens, right ones and the sum of confidence in each of S bins of each window."""
+        seen = []
+
+        def denoise(canvas, **options):
+            output = subject.experiment.denoise(params, canvas, **options)
+            seen.append((canvas.z_BL, output.prediction))
+            return output
+
+        subject.objective.loss(denoise, batch, key)
+        z_BL, prediction = seen[0]
+        asked_BL = batch.weights_BL > 0
+        if subject.objective.process is not None:
+            asked_BL &= z_BL == subject.tokenizer.mask
+        sure_BL, right_BL = prediction.confidence("top"), prediction.draw(None, temperature=0) == batch.tokens_BL
+        bin_BLS = jax.nn.one_hot(jnp.minimum((sure_BL * self.bins).astype(int), self.bins - 1), self.bins) * asked_BL[..., None]
+        return jnp.stack([bin_BLS.sum(1), (bin_BLS * right_BL[..., None]).sum(1), (bin_BLS * sure_BL[..., None]).sum(1)], -1)
+
+
+def _error(rows_NS3: np.ndarray) -> float:
+    sums_S3 = rows_NS3.sum(0)
+    return float(np.abs(sums_S3[:, 1] - sums_S3[:, 2]).sum() / max(sums_S3[:, 0].sum(), 1))

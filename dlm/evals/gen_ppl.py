@@ -1,0 +1,76 @@
+"""Generative perplexity: what another, autoregressive model thinks of the samples. Always with their variety, since dull text scores well.
+
+    gen_bits_per_byte = Σ −log₂ p_judge(sample) / Σ bytes,     gen_ppl = exp(Σ −log p_judge / Σ tokens of the judge)
+
+The judge is a run directory. It reads each sample from its beginning, cut at the length that it was trained with, eos included; its
+scores of as many held-out documents say where real text stands.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dlm.evals import jackknife
+from dlm.evals.samples import variety
+from dlm.run import mesh
+from dlm.run.spec import UserError
+
+
+@dataclass(frozen=True)
+class GenPPL:
+    judge: str = ""  # run directory of an autoregressive model
+    num: int = 64  # samples
+    length: int = 0  # tokens of each; 0: as long as in training
+
+    claims: ClassVar[str] = "samples"
+
+    def __post_init__(self):
+        if self.num < 2 or self.length < 0:
+            raise ValueError(f"num={self.num} must be at least 2 and length={self.length} not negative")
+
+    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+        """(name, value, standard error) over the samples."""
+        if not self.judge:
+            raise UserError("a judge is missing: --evals.gen_ppl.judge=RUN, the directory of an autoregressive run")
+        judge = subject.other(self.judge)
+        if judge.objective.claims != "exact":
+            raise UserError(f"--evals.gen_ppl.judge={self.judge} is no autoregressive run: its likelihood is a bound")
+        replies = subject.draw(self.num, self.length)
+        yield from _told("gen", judged(judge, [reply.text for reply in replies]))
+        yield from _told("real", judged(judge, subject.held_out_documents[: self.num]))
+        yield from variety([reply.ids for reply in replies], subject.tokenizer.eos)
+
+
+def judged(judge, texts: list[str]) -> np.ndarray:
+    """[N, 3]: nats, bytes and tokens of each text under the judge."""
+    loader, tokenizer, rows = judge.experiment.run.data, judge.tokenizer, []
+    bound = judge.experiment.bound(2)
+    for begin in range(0, len(texts), loader.batch):
+        ids_B = [np.append(i, tokenizer.eos)[: loader.length] for i in tokenizer.encode_all(texts[begin : begin + loader.batch])]
+        batch = _batch(ids_B, loader.batch, loader.length, tokenizer.pad)
+        nats_BL = mesh.fetch(bound(judge.params, judge.experiment.put(batch), judge.key)).nats_BL
+        size_BL = tokenizer.bytes_V[batch["tokens_BL"]] * batch["weights_BL"]
+        rows += [(nats_BL[b].sum(), size_BL[b].sum(), len(ids)) for b, ids in enumerate(ids_B)]
+    return np.array(rows, np.float64)
+
+
+def _batch(ids_B: list[np.ndarray], batch: int, length: int, pad: int) -> dict[str, np.ndarray]:
+    """Texts as rows of their own, padded to one shape."""
+    real_BL = np.zeros((batch, length), bool)
+    tokens_BL = np.full((batch, length), pad, np.int32)
+    for b, ids in enumerate(ids_B):
+        tokens_BL[b, : len(ids)], real_BL[b, : len(ids)] = ids, True
+    positions_BL = np.where(real_BL, np.arange(length), 0).astype(np.int32)
+    fields = dict(segments_BL=real_BL.astype(np.int32), positions_BL=positions_BL, index_B=np.arange(batch, dtype=np.int32))
+    return dict(tokens_BL=tokens_BL, weights_BL=real_BL.astype(np.float32), noisable_BL=real_BL, **fields)
+
+
+def _told(name: str, rows_N3: np.ndarray) -> Iterator[tuple[str, float, float]]:
+    def bits(rows):
+        return rows[:, 0].sum() / math.log(2) / max(rows[:, 1].sum(), 1)
+
+    yield f"{name}_bits_per_byte", *jackknife(bits, rows_N3)
+    yield f"{name}_ppl", *jackknife(lambda rows: math.exp(rows[:, 0].sum() / rows[:, 2].sum()), rows_N3)

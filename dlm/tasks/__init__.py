@@ -1,0 +1,23 @@
+"""tasks — generated problems with an exact grader, one per file. No JAX.
+
+A task is a sequence of problems without end, the same in every process: `task[i] → Problem`, `task.grade(problem, answer) → bool`,
+`task.longest`, the characters of the longest answer. A grader checks the answer, it does not compare it with one that is known.
+"""
+
+import random
+from typing import NamedTuple
+
+
+class Problem(NamedTuple):
+    prompt: str
+    answer: str  # one that is right
+
+    @property
+    def document(self) -> str:
+        """What a model is trained on."""
+        return self.prompt + self.answer
+
+
+def rng(task, i: int) -> random.Random:
+    """Of problem `i`, whatever was asked before."""
+    return random.Random(f"{type(task).__name__} {task.seed} {i}")

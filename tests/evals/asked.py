@@ -1,0 +1,36 @@
+"""A subject that notes what an evaluator asks for and answers as it is told: no network, no sampling."""
+
+import types
+
+import numpy as np
+
+from dlm.nn.masks import Mask
+from dlm.samplers.generate import Reply
+from dlm.text.bytes import Bytes
+
+
+class Asked:
+    """`fill(n, hole)` is what stands in the hole of the n-th template asked for: ids, or a string."""
+
+    def __init__(self, documents=("the cat sat on a mat. ", "dogs ran up to red barns. ", "it rained. "), fill=None, mask="full"):
+        self.tokenizer, self.held_out_documents = Bytes().fit(()), list(documents)
+        self.objective, self.facts, self.asked = types.SimpleNamespace(mask=Mask(mask)), {}, []
+        self.fill = fill or (lambda n, hole: np.arange(hole) % (5 + n))
+
+    def generate(self, templates, **changes):
+        replies = []
+        for template in templates:
+            parts = [self.fill(len(replies), p) if isinstance(p, int) else p for p in template]
+            ids = np.concatenate([self.tokenizer.encode(p) if isinstance(p, str) else p for p in parts]).astype(np.int32)
+            ends = np.flatnonzero(ids == self.tokenizer.eos)
+            text = self.tokenizer.decode(ids[: ends[0]] if len(ends) else ids)
+            replies.append(Reply(text, ids, np.zeros(len(ids), bool), 0.0, 4, 0.0))
+        self.asked.append((templates, changes))
+        return replies
+
+    def draw(self, num, length=0):
+        return self.generate([(length or 12,)] * num)
+
+
+def scores(evaluator, subject):
+    return {name: (value, se) for name, value, se in evaluator.run(subject, 0)}

@@ -1,0 +1,63 @@
+"""Calibration: the error of a model whose confidence and accuracy are known."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.evals import calibration
+from dlm.evals.calibration import Calibration
+from dlm.nn.masks import Mask
+from dlm.objectives.ar import AR
+from dlm.objectives.masked import Masked
+from dlm.run import spec
+from dlm.run.contracts import Logits, Output
+from tests import tiny
+from tests.evals.asked import scores
+
+
+def measured(objective, tokens_BL, logits_V, batches=1, **fields):
+    """What calibration says of a model that answers every position with one law."""
+
+    def denoise(params, canvas, *, mask, **_):
+        assert isinstance(mask, Mask)
+        return Output(Logits(jnp.broadcast_to(jnp.asarray(logits_V), (*canvas.z_BL.shape, logits_V.shape[-1]))))
+
+    asked = []
+    subject = types.SimpleNamespace(
+        experiment=types.SimpleNamespace(denoise=denoise),
+        objective=objective,
+        tokenizer=tiny.VOCAB,
+        params=None,
+        key=jax.random.key(0),
+        held_out=lambda limit: asked.append(limit) or iter([tiny.batch(tokens_BL)] * batches),
+    )
+    return scores(Calibration(**fields), subject), asked
+
+
+MASKED = Masked(spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB)
+
+
+@pytest.mark.parametrize("objective", [AR(tiny.VOCAB), MASKED], ids=["ar", "masked"])
+def test_a_known_gap(objective):
+    """Sure of token 3 with probability 0.6, while all tokens are 3, or a quarter of them."""
+    logits_V = np.full(20, -np.inf, np.float32)
+    logits_V[[3, 4]] = np.log([0.6, 0.4])
+    always, asked = measured(objective, np.full((8, 16), 3), logits_V, windows=5)
+    assert always["ece"][0] == pytest.approx(0.4, abs=1e-5) and asked == [5]
+    assert (always["accuracy"][0], always["confidence"][0]) == (1.0, pytest.approx(0.6, abs=1e-5)) and always["ece"][1] < 1e-6
+    quarter = np.where(np.arange(64 * 16).reshape(64, 16) % 4 == 0, 3, 5)
+    seldom, _ = measured(objective, quarter, logits_V)
+    assert seldom["accuracy"][0] == pytest.approx(0.25, abs=0 if objective.process is None else 0.06)
+    assert seldom["ece"][0] == pytest.approx(0.6 - seldom["accuracy"][0], abs=1e-5)
+
+
+def test_bins_tell_errors_apart_that_cancel():
+    """One bin sees only the mean: as often right as sure. Two see that low confidence is too low and high too high."""
+    rows_NS3 = np.array([[[10, 5, 2.0], [10, 5, 8.0]]])
+
+    assert calibration._error(rows_NS3) == pytest.approx(0.3) and calibration._error(rows_NS3.sum(1, keepdims=True)) == 0
+    with pytest.raises(ValueError, match="bins=0"):
+        Calibration(bins=0)

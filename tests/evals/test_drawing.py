@@ -1,0 +1,118 @@
+"""Evaluators that draw: their arithmetic on known answers, what they ask of the model, and their uncertainty."""
+
+import math
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.data import problems
+from dlm.evals import jackknife
+from dlm.evals.gen_ppl import GenPPL
+from dlm.evals.infill import Infill
+from dlm.evals.samples import Samples
+from dlm.evals.tasks import Tasks
+from dlm.run.contracts import Bound
+from dlm.run.spec import UserError
+from dlm.tasks.brackets import Brackets
+from tests.evals.asked import Asked, scores
+
+
+def test_the_jackknife_of_a_mean_is_the_textbook_error_and_a_ratio_follows_the_delta_method():
+    x_N = np.random.default_rng(0).normal(size=50)
+    value, se = jackknife(np.mean, x_N)
+    assert (value, se) == (pytest.approx(x_N.mean()), pytest.approx(x_N.std(ddof=1) / 50**0.5))
+    rows = np.stack([2 + x_N, np.abs(3 + 0.1 * x_N)], 1)
+    value, se = jackknife(lambda r: r[:, 0].sum() / r[:, 1].sum(), rows)
+    rest = rows[:, 0] - value * rows[:, 1]
+    assert se == pytest.approx((50 / 49 * np.square(rest).sum()) ** 0.5 / rows[:, 1].sum(), rel=0.02)
+    assert jackknife(np.mean, [3.0]) == (3.0, 0.0)
+
+
+def test_variety_of_known_samples():
+    subject = Asked()
+    eos = subject.tokenizer.eos
+    given = [[1, 1, 1, 1], [1, 2, 1, 2], [1, 2, 3, 4], [1, 2, eos, 9]]
+    subject.fill = lambda n, hole: np.array(given[n])
+    found = scores(Samples(num=4, length=4), subject)
+    log2 = math.log(2)
+    assert found["entropy"][0] == pytest.approx((0 + log2 + 2 * log2 + log2) / 4) and found["entropy"][1] > 0
+    assert found["distinct_1"][0] == pytest.approx(4 / 14) and found["distinct_2"][0] == pytest.approx(5 / 10)
+    assert found["distinct_3"][0] == pytest.approx(5 / 6) and subject.asked[0][0] == [(4,)] * 4
+
+
+def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it():
+    """A judge for whom every token costs 2 nats, an eos 3; texts of 4 and 2 tokens, cut at 5 with their eos."""
+    tokenizer = Asked().tokenizer
+
+    def bound(samples):
+        return lambda params, batch, key: Bound(
+            batch.weights_BL * jnp.where(batch.tokens_BL == tokenizer.eos, 3.0, 2.0), jnp.zeros(len(batch.tokens_BL))
+        )
+
+    judge = types.SimpleNamespace(
+        experiment=types.SimpleNamespace(
+            bound=bound, put=lambda rows: types.SimpleNamespace(**{k: jnp.asarray(v) for k, v in rows.items()}), run=None
+        ),
+        tokenizer=tokenizer,
+        params=None,
+        key=None,
+        objective=types.SimpleNamespace(claims="exact"),
+    )
+    judge.experiment.run = types.SimpleNamespace(data=types.SimpleNamespace(batch=2, length=5))
+    subject = Asked(documents=["abcdefgh"] * 9, fill=lambda n, hole: ["abcd", "xy", "abcd"][n])
+    subject.other = lambda workdir: judge if workdir == "there" else pytest.fail(workdir)
+    found = scores(GenPPL(judge="there", num=3, length=4), subject)
+    nats, size, tokens = 11 + 7 + 11, 4 + 2 + 4, 5 + 3 + 5
+    assert found["gen_bits_per_byte"][0] == pytest.approx(nats / math.log(2) / size) and found["gen_bits_per_byte"][1] > 0
+    assert found["gen_ppl"][0] == pytest.approx(math.exp(nats / tokens)) and found["entropy"][0] > 0
+    assert found["real_bits_per_byte"] == (pytest.approx(10 / math.log(2) / 5), pytest.approx(0)), "long texts are cut"
+    with pytest.raises(UserError, match="a judge is missing: --evals.gen_ppl.judge=RUN"):
+        scores(GenPPL(), subject)
+    judge.objective.claims = "bound"
+    with pytest.raises(UserError, match="judge=there is no autoregressive run"):
+        scores(GenPPL(judge="there"), subject)
+
+
+@pytest.mark.parametrize("mask", ["full", "causal"])
+def test_infilling_compares_the_hole_alone_and_a_causal_model_gets_the_left_side(mask):
+    documents = ["abcdefghijklmnop", "too short", "ABCDEFGHIJKLMNOP"]
+    subject = Asked(documents, mask=mask, fill=lambda n, hole: ["fghx", "FGHI"][n])
+    found = scores(Infill(num=2, length=14, hole=4, temperature=0.5), subject)
+    assert found == dict(token_accuracy=(0.875, 0.125), exact_match=(0.5, 0.5))
+    (templates, changes), encode = subject.asked[0], subject.tokenizer.encode
+    left, hole, *right = templates[0]
+    assert changes == dict(temperature=0.5) and hole == 4 and (left == encode("abcde")).all() and len(right) == (mask == "full")
+    assert not right or (right[0] == encode("jklmn")).all()
+    with pytest.raises(UserError, match="only 0 held-out document.s. have 17 tokens"):
+        scores(Infill(length=17), subject)
+
+
+def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
+    task = Brackets(depth=3, opened=4)
+    asked = problems.held_out(task, 4)
+    eos = Asked().tokenizer.eos
+    answers = [asked[0].answer, asked[1].answer + ")", asked[2].answer, "no"]
+
+    def fill(n, hole):
+        assert hole == task.longest + 1
+        return np.append(Asked().tokenizer.encode(answers[n]), [eos, 65])[:hole]
+
+    subject = Asked(fill=fill)
+    found = scores(Tasks(task=task, num=4), subject)
+    assert found["brackets_accuracy"][0] == 0.5 and 0 < found["brackets_accuracy"][1] < 0.5
+    assert [t[0] for t in subject.asked[0][0]] == [p.prompt for p in asked] and subject.asked[0][1] == dict(temperature=0.0)
+    source = problems.Problems(task=task, count=500)
+    trained = set(source.documents("train"))
+    assert not trained & {p.document for p in problems.held_out(task, 20)} and set(source.documents("held_out")) >= {asked[0].document}
+
+
+def test_mistakes():
+    for make, wrong in [(Samples, dict(num=1)), (GenPPL, dict(length=-1)), (Infill, dict(hole=48)), (Tasks, dict(num=0))]:
+        with pytest.raises(ValueError, match="must"):
+            make(**wrong)
+    with pytest.raises(UserError, match="none of 1 problems is in the split"):
+        [problems.Problems(task=Brackets(), count=1).documents(split) for split in ("train", "held_out")]
+    with pytest.raises(ValueError, match="has only . different problems"):
+        problems.held_out(Brackets(depth=1, opened=1), 9)

@@ -1,0 +1,64 @@
+"""Every task: problems that do not depend on what was asked before, right answers that are graded so, and wrong ones that are not."""
+
+import importlib
+import random
+from pathlib import Path
+
+import pytest
+
+import dlm
+from dlm.run import spec
+from dlm.tasks import Problem, brackets, countdown, star_graph, sudoku
+
+NAMES = sorted(p.stem for p in (Path(dlm.__file__).parent / "tasks").glob("*.py") if p.stem != "__init__")
+
+
+def member(name, **fields):
+    (cls,) = spec.exposed(importlib.import_module(f"dlm.tasks.{name}").__name__)
+    return cls(**fields)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_keeps_to_its_card(name):
+    task, again = member(name), member(name)
+    problems = [task[i] for i in range(50)]
+    assert problems == [again[i] for i in reversed(range(50))][::-1] and len(set(problems)) > 40
+    assert problems != [member(name, seed=1)[i] for i in range(50)]
+    rng = random.Random(0)
+    for p, other in zip(problems, [*problems[1:], problems[0]], strict=True):
+        assert task.grade(p, p.answer) and len(p.answer) <= task.longest and "\n" not in p.document
+        assert not task.grade(p, "") and not task.grade(p, p.answer[:-1]) and not task.grade(p, p.answer + p.answer[-1])
+        letters = list(p.answer)
+        letters[rng.randrange(len(letters))] = "?"
+        assert not task.grade(p, "".join(letters)) and (other == p or task.grade(p, other.answer) in (True, False))
+
+
+def test_graders_check_the_answer_and_not_its_likeness():
+    ends = Problem("([=", "])")
+    assert brackets.Brackets().grade(ends, "()])") and not brackets.Brackets().grade(ends, ")]")
+    sums = Problem("2 3 4 14=", "(3+4)*2")
+    for answer, right in [("2*(4+3)", True), ("2*3+2*4", False), ("14", False), ("2*(4+3)*1", False), ("__import__('os')", False)]:
+        assert countdown.Countdown().grade(sums, answer) is right
+    assert not countdown.Countdown().grade(sums, "9**9**9") and not countdown.Countdown().grade(sums, "(" * 5000)
+    star = Problem("a>b,b>c,a>d,d>e a-e=", "a>d>e")
+    for answer, right in [("a>d>e", True), ("a>b>c", False), ("a>b>e", False), ("a>e", False)]:
+        assert star_graph.StarGraph(arms=2, length=2).grade(star, answer) is right
+    grid = Problem("1...............=", "1234341221434321")
+    for answer, right in [("1234341221434321", True), ("1234341243212143", True), ("2134341221434321", False), ("1234341243211243", False)]:
+        assert sudoku.Sudoku().grade(grid, answer) is right
+
+
+@pytest.mark.parametrize("box", [2, 3])
+def test_grids_keep_their_givens(box):
+    task = sudoku.Sudoku(box=box, holes=0.3)
+    for i in range(20):
+        assert task.grade(task[i], task[i].answer) and task[i].prompt.count(".") == round(0.3 * box**4)
+
+
+@pytest.mark.parametrize(
+    "name, wrong",
+    [("brackets", dict(depth=0)), ("countdown", dict(numbers=1)), ("star_graph", dict(arms=20, length=9)), ("sudoku", dict(box=4))],
+)
+def test_mistakes(name, wrong):
+    with pytest.raises(ValueError, match="must be"):
+        member(name, **wrong)
