@@ -1,45 +1,105 @@
-"""The report page: table, curves, samples side by side, and what each run ran on. One file, no network."""
+"""The report page: table, plots, config differences, samples with their replay, and what each run ran on. One file, no network."""
 
 import html
 import json
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dlm.reports import curves, table
+from dlm.reports import plots, table
+from dlm.reports.groups import Group, differences, interval
+from dlm.reports.record import Record
 from dlm.reports.replay import printable
 
 CANNOT_INFILL = "cannot infill: it does not see the right context"
+PRICES = dict(  # of a model's quality: label, attribute of a record
+    flops="training FLOPs", parameters="parameters", tokens="tokens read", seconds="training seconds at the median speed"
+)
+QUALITIES = dict(  # scores that are drawn as bars where a run has them: label, whether smaller is better
+    gen_bits_per_byte=("bits/byte of the samples under the judge", True),
+    entropy=("entropy of the samples, nats per token", False),
+    distinct_2=("distinct pairs of tokens in the samples", False),
+    token_accuracy=("infilled tokens that are the original ones", False),
+    ece=("expected calibration error", True),
+)
 
 
-def page(records: list[table.Record], rows: list[table.Row], out: Path) -> str:
-    """report.html, to be written into `out` (links to replays are relative to it)."""
-    lines = {r.model: [(m["step"], m["bits_per_byte"]) for m in r.metrics if "bits_per_byte" in m] for r in records}
+def page(groups: list[Group]) -> str:
+    """report.html."""
+    rows = table.rows(groups)
+    data = ", ".join(sorted({row.data for row in rows if row.data})) or "not scored yet"
     parts = dict(
-        title=html.escape("Report on " + ", ".join(record.model for record in records)),
-        notes="".join(f"<p class=warning>{html.escape(text)}</p>" for text in table.warnings(records)),
-        table=_table(rows),
-        data=html.escape(", ".join(sorted({row.data for row in rows if row.data})) or "not scored yet"),
-        curves=curves.svg(lines, "updates", "training bits/byte"),
-        samples="".join(_samples(record, out) for record in records if record.samples),
-        runs="".join(map(_origin, records)),
+        title=html.escape(f"Report on {len(groups)} models" if len(groups) > 4 else "Report on " + ", ".join(g.label for g in groups)),
+        notes="".join(f"<p class=warning>{html.escape(text)}</p>" for text in table.warnings(groups)),
+        table=_table(table.HEAD, [table.cells(row) for row in rows], "Models and their scores"),
+        data=html.escape(data),
+        plots="".join(_plots(groups, rows)),
+        differences=_differences(groups),
+        samples=_side_by_side([_samples(g.label, r) for g in groups for r in g.records if r.samples]),
+        runs="".join(_origin(g.label, r) for g in groups for r in g.records),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return re.sub(r"{{(\w+)}}", lambda m: parts[m[1]], Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
 
-def _table(rows: list[table.Row]) -> str:
-    head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in table.HEAD)
+def _plots(groups: list[Group], rows: list[table.Row]):
+    """Headed figures, those that have something to show."""
+    scored = [(r.model, r.bits_per_byte, r.interval or 0.0) for r in rows if r.bits_per_byte is not None]
+    yield _figure("Held-out bits per byte", plots.bars(scored, "held-out bits/byte, 95 % interval"))
+    yield _figure("Training", plots.curves(groups, "bits_per_byte", "training bits/byte"))
+    yield _figure("Held-out text while training", plots.curves(groups, "bound.bits_per_byte", "held-out bits/byte"))
+    for attribute, label in PRICES.items():
+        points = [(g.label, g.mean(lambda r, a=attribute: getattr(r, a)) or 0, *s) for g in groups if (s := g.score("bits_per_byte"))]
+        yield _figure(f"Quality against {label}", plots.pareto(points, label, "held-out bits/byte"))
+    accuracies = {n: (n.replace("_", " "), False) for g in groups for r in g.records for n in r.scores if n.endswith("_accuracy")}
+    for name, (label, lower) in (QUALITIES | {n: v for n, v in accuracies.items() if n not in QUALITIES}).items():
+        found = [(g.label, *s) for g in groups if (s := g.score(name))]
+        yield _figure(f"{label[0].upper()}{label[1:]}", plots.bars(found, f"{label}, 95 % interval"))
+        yield _figure(f"{label[0].upper()}{label[1:]} against passes", plots.pareto(_passes(groups, name), "forward passes", label, lower))
+
+
+def _passes(groups: list[Group], name: str) -> list[tuple[str, float, float, float]]:
+    """(label, NFE, mean, half of its 95 % interval) of a score for every number of forward passes that it was measured with."""
+    found: dict[tuple[str, float], dict[Path, tuple[float, float]]] = {}
+    for group in groups:
+        for record in group.records:
+            for score in record.evals:
+                if score["name"] == name and score.get("nfe"):
+                    found.setdefault((group.label, score["nfe"]), {})[record.workdir] = score["value"], score.get("se") or 0.0
+    return [
+        (label, nfe, *interval([v for v, _ in latest.values()], next(iter(latest.values()))[1])) for (label, nfe), latest in found.items()
+    ]
+
+
+def _figure(title: str, drawing: str) -> str:
+    return f"<figure><h2>{html.escape(title)}</h2>{drawing}</figure>" if drawing else ""
+
+
+def _table(head, rows, title: str) -> str:
+    """A table that scrolls by itself, also by keyboard."""
+    top = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in head)
     body = ""
-    for row in rows:
-        first, *rest = map(html.escape, table.cells(row))
+    for first, *rest in (map(html.escape, row) for row in rows):
         body += f"<tr><th scope=row>{first}</th>" + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    inside = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(title)}">{inside}</div>'
 
 
-def _samples(record: table.Record, out: Path) -> str:
-    parts = [f"<section><h3>{html.escape(record.model)}</h3>"]
+def _differences(groups: list[Group]) -> str:
+    fields, values = differences(groups)
+    if not fields:
+        return "<p>The configs differ in their seeds alone.</p>" if sum(len(g.records) for g in groups) > 1 else ""
+    rows = [[group.label, *row] for group, row in zip(groups, values, strict=True)]
+    return _table(["model", *fields], rows, "Differences between the configs")
+
+
+def _side_by_side(samples: list[str]) -> str:
+    given = "<p class=soft>What was given is underlined.</p>"
+    return f"<h2>Samples</h2>{given}<div class=side>{''.join(samples)}</div>" if samples else ""
+
+
+def _samples(label: str, record: Record) -> str:
+    parts = [f"<section><h3>{html.escape(label)} <small>{html.escape(record.workdir.name)}</small></h3>"]
     for sample in record.shown():
         pieces = sample.get("pieces") or [[sample["text"], False]]
         text = "".join(f"<u>{html.escape(printable(p))}</u>" if given else html.escape(printable(p)) for p, given in pieces)
@@ -47,26 +107,31 @@ def _samples(record: table.Record, out: Path) -> str:
         about = [f"{k} {v}" for k, v in named.items()]
         about += [f"{k} {sample[k]}" for k in ("seed", "nfe") if k in sample]
         kind = "Infilling" if sample["kind"] == "infill" else "Sample"
-        parts.append(f"<figure><figcaption>{kind} <small>{html.escape(', '.join(about))}</small>{_replay(sample, out)}</figcaption>")
-        parts.append(f"<pre>{text}</pre></figure>")
+        parts.append(f"<figure><figcaption>{kind} <small>{html.escape(', '.join(about))}</small></figcaption><pre>{text}</pre></figure>")
+    parts += [_replay(trace) for trace in dict.fromkeys(s["trace"] for s in record.shown() if s.get("trace"))]
     if record.one_sided:
-        parts.append(f"<p>{html.escape(record.model)} {CANNOT_INFILL}.</p>")
+        parts.append(f"<p>{html.escape(label)} {CANNOT_INFILL}.</p>")
     return "".join(parts) + "</section>"
 
 
-def _replay(sample: dict, out: Path) -> str:
-    """A link to the replay of a sample, where that page still exists."""
-    if not sample.get("trace") or not Path(sample["trace"]).is_file():
+def _replay(trace: str) -> str:
+    """The replay page of some samples inside this one, where it still exists."""
+    try:
+        inside = html.escape(Path(trace).read_text(encoding="utf-8"))
+    except OSError:
         return ""
-    return f' <a href="{html.escape(Path(os.path.relpath(sample["trace"], out)).as_posix())}">replay</a>'
+    name = html.escape(Path(trace).name)
+    frame = f'<iframe loading="lazy" title="Replay of the denoising, {name}" srcdoc="{inside}"></iframe>'
+    return f"<details class=replay><summary>Replay the denoising</summary>{frame}</details>"
 
 
-def _origin(record: table.Record) -> str:
+def _origin(label: str, record: Record) -> str:
     facts = {"directory": record.workdir, "commit": record.commit or "unknown", **record.environment}
     items = "".join(
         f"<div><dt>{html.escape(str(k))}</dt><dd>{html.escape(v if isinstance(v, str) else json.dumps(v, default=str))}</dd></div>"
         for k, v in facts.items()
     )
     config = html.escape(json.dumps(record.config, indent=2, ensure_ascii=False))
-    title = f"<h3>{html.escape(record.model)}</h3>"
-    return f"<section>{title}<dl>{items}</dl><details><summary>config.json</summary><pre>{config}</pre></details></section>"
+    title = f"{html.escape(label)} <small>{html.escape(record.workdir.name)}</small>"
+    inside = f"<dl>{items}</dl><details><summary>config.json</summary><pre>{config}</pre></details>"
+    return f"<details><summary>{title}</summary>{inside}</details>"

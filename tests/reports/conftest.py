@@ -15,7 +15,7 @@ def runs(tmp_path):
     return [write(tmp_path / "masked", "masked", 3.014, 0.006, "bound"), write(tmp_path / "ar", "ar", 2.1512, 0.0, "exact")]
 
 
-def write(folder, objective, bits, se, claims):
+def write(folder, objective, bits, se, claims, **changes):
     folder.mkdir()
     score = dict(step=40, seed=0, data="embedded", eval="bound")
     scores = [("bits_per_byte", 9.0, se, claims), ("bits_per_byte", bits, se, claims), ("gzip_bits_per_byte", 2.7, 0.0, "exact")]
@@ -25,11 +25,12 @@ def write(folder, objective, bits, se, claims):
     samples = [
         dict(kind="sample", text=f"sample {i} of {objective}\n  \x1b[2J<i>", sampler={"steps": 64}, seed=i, nfe=64) for i in range(4)
     ]
-    (folder / "config.json").write_text(json.dumps({"objective": {"name": f"objectives.{objective}"}, "steps": 40, "seed": 3}))
+    config = {"objective": {"name": f"objectives.{objective}"}, "steps": 40, "seed": 3, "data": {"batch": 8, "length": 16}, **changes}
+    (folder / "config.json").write_text(json.dumps(config))
     metrics = [dict(step=s, loss=3.0, bits_per_byte=6.0 - s / 20, tokens_per_s=v) for s, v in ((20, 10.0), (30, 7012.0), (40, 8000.0))]
     (folder / "metrics.jsonl").write_text(lines([*metrics, {"step": 40, "bound": 1.0}]))
     (folder / "evals.jsonl").write_text(lines(dict(score, name=n, value=v, se=e, claims=c) for n, v, e, c in scores))
     (folder / "samples.jsonl").write_text(lines([*samples, infill] if objective == "masked" else samples))
-    (folder / "environment.json").write_text(json.dumps({"jax": "0.10.2", "parameters": 1049600}))
+    (folder / "environment.json").write_text(json.dumps({"jax": "0.10.2", "parameters": 1049600, "flops_per_token": 2.0}))
     (folder / "commit.txt").write_text("abc123\n")
     return folder

@@ -1,26 +1,74 @@
-"""The report page: one file, all text escaped, anchors underlined, and the replay linked where it lies."""
+"""The report page: one file, all text escaped, anchors underlined, replays inside it; on a phone nothing but tables scrolls sideways."""
 
+import json
 import re
+import shutil
+import subprocess
 
-from dlm.reports import summary, table
+import pytest
+
+from dlm.reports import record, summary
+from dlm.reports.groups import grouped
+from tests.reports.conftest import lines, write
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def page(runs):
+    return summary.page(grouped(record.read(runs)))
 
 
 def test_the_page(runs, tmp_path):
-    (tmp_path / "replay.html").touch()
+    (tmp_path / "replay.html").write_text('<p id="replayed">"steps"</p>')
     samples = (
         (runs[0] / "samples.jsonl").read_text().replace('"kind": "infill"', f'"trace": "{tmp_path / "replay.html"}", "kind": "infill"')
     )
     (runs[0] / "samples.jsonl").write_text(samples)
-    records = table.read(runs)
-    page = summary.page(records, table.rows(records), tmp_path / "out")
-    assert "<u>def </u>f&lt;b&gt;<u>(x):</u>" in page and "sample 3 of ar\n  ␛[2J&lt;i&gt;" in page and "sample 0" not in page
-    assert page.count(summary.CANNOT_INFILL) == 1 and "3.014 ± 0.006" in page and "abc123" in page and "1049600" in page
-    assert re.findall(r'(?:href|src)="([^"]*)"', page) == ["../replay.html"] and "http" not in page and "{{" not in page
+    text = page(runs)
+    assert "<u>def </u>f&lt;b&gt;<u>(x):</u>" in text and "sample 3 of ar\n  ␛[2J&lt;i&gt;" in text and "sample 0" not in text
+    assert text.count(summary.CANNOT_INFILL) == 1 and "3.014 ± 0.012" in text and "abc123" in text and "1049600" in text
+    assert text.count("srcdoc=") == 1 and "&lt;p id=&quot;replayed&quot;&gt;&quot;steps&quot;" in text
+    assert not re.findall(r'(?:href|src)="[^#"]', text) and "{{" not in text and "<th scope=col>objective.name</th>" in text
+    assert set(re.findall(r"https?://[^ \"']+", text)) <= {"http://www.w3.org/2000/svg"}, "nothing is fetched"
+    for title in ("Held-out bits per byte", "Training"):
+        assert f"<h2>{title}</h2>" in text
 
 
-def test_parts_that_are_missing_are_left_out(runs, tmp_path):
+def test_every_number_of_passes_is_a_point(tmp_path):
+    runs = [write(tmp_path / f"r{i}", "masked", 2.0, 0.1, "bound", seed=i) for i in range(2)]
+    for i, run in enumerate(runs):
+        scores = [dict(name="entropy", value=v + i, se=0.5, nfe=n, step=40) for n, v in ((4, 9.0), (4, 1.0), (16, 2.0))]
+        (run / "evals.jsonl").write_text(lines(scores))
+    (group,) = grouped(record.read(runs))
+    (label, four, mean, half), (_, sixteen, *_) = summary._passes([group], "entropy")
+    assert (label, four, mean, sixteen) == ("masked", 4, 1.5, 16) and half == pytest.approx(12.706 * 0.5, rel=1e-3), "the latest counts"
+    assert "against passes" in summary.page([group])
+
+
+def test_parts_that_are_missing_are_left_out(runs):
     for name in ("samples.jsonl", "evals.jsonl", "environment.json", "commit.txt"):
         (runs[0] / name).unlink()
-    records = table.read(runs[:1])
-    page = summary.page(records, table.rows(records), tmp_path)
-    assert "masked has no held-out score" in page and "<figure>" not in page and "None" not in page
+    text = page(runs[:1])
+    assert "masked has no held-out score" in text and "<figcaption>" not in text and "None" not in text and "Samples" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_a_phone_shows_the_page_without_scrolling_sideways(runs, tmp_path):
+    sizes = "innerWidth, document.documentElement.scrollWidth, document.querySelectorAll('svg').length"
+    measure = f"<script>document.title = JSON.stringify([{sizes}])</script>"
+    config = json.loads((runs[1] / "config.json").read_text())
+    (runs[1] / "config.json").write_text(json.dumps(dict(config, nn={f"field_of_a_long_name_{i}": "x" * 30 for i in range(9)})))
+    (tmp_path / "page.html").write_text(page(runs).replace("</body>", measure + "</body>"))
+    words = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=390,844",
+        "--dump-dom",
+        f"file://{tmp_path / 'page.html'}",
+    ]
+    shown = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
+    inner, wide, drawings = json.loads(re.search(r"<title>(.*?)</title>", shown)[1])
+    assert wide <= inner and drawings >= 2

@@ -1,0 +1,128 @@
+"""A run, read from its directory alone: its config, what it logged, scored and drew, and where."""
+
+import re
+import statistics
+from dataclasses import dataclass
+from json import JSONDecodeError, loads
+from pathlib import Path
+
+from dlm.run.logs import rows as json_lines
+from dlm.run.spec import UserError
+
+_DIGITS = re.compile(r"(\d+)")  # of names, which sort by their numbers
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run directory, as the commands left it."""
+
+    workdir: Path
+    config: dict
+    metrics: list[dict]
+    evals: list[dict]  # every score, in the order of writing
+    samples: list[dict]
+    environment: dict
+    commit: str
+
+    @property
+    def objective(self) -> str:
+        found = self.config.get("objective", "?")
+        return (found["name"] if isinstance(found, dict) else str(found)).removeprefix("objectives.")
+
+    @property
+    def scores(self) -> dict[str, dict]:
+        """The latest score of each name."""
+        return {score["name"]: score for score in self.evals}
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """The median over the run: the first rows compile, and a laptop is interrupted."""
+        speeds = [row["tokens_per_s"] for row in self.metrics if "tokens_per_s" in row]
+        return statistics.median(speeds) if speeds else None
+
+    @property
+    def updates(self) -> int:
+        return self.metrics[-1]["step"]
+
+    @property
+    def tokens(self) -> int | None:
+        """Read in training."""
+        data = self.config.get("data", {})
+        return self.updates * data["batch"] * data["length"] if {"batch", "length"} <= data.keys() else None
+
+    @property
+    def flops(self) -> float | None:
+        """Of the training, forward and backward."""
+        each = self.environment.get("flops_per_token")
+        return None if each is None or self.tokens is None else each * self.tokens
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the training, at its median speed."""
+        return self.tokens / self.tokens_per_s if self.tokens and self.tokens_per_s else None
+
+    @property
+    def parameters(self) -> int | None:
+        found = self.scores.get("parameters", {}).get("value", self.environment.get("parameters"))
+        return None if found is None else int(found)
+
+    @property
+    def one_sided(self) -> bool:
+        """True of an autoregressive model, which sees no text after a hole."""
+        return self.objective == "ar"
+
+    def text_of(self, score: dict) -> str | None:
+        """What a score was measured on: the run's own held-out split, or what `--data` named."""
+        source = self.config.get("data", {}).get("source", {}).get("name", "the run's data").removeprefix("data.")
+        return f"held-out split of {source}" if score.get("data") == "held_out" else score.get("data")
+
+    def shown(self) -> list[dict]:
+        """The latest three samples and the latest infilling."""
+        infills = [s for s in self.samples if s["kind"] == "infill"]
+        return [s for s in self.samples if s["kind"] == "sample"][-3:] + infills[-1:]
+
+
+def read(paths: list[str]) -> list[Record]:
+    """The records of run directories, and of those inside a folder that holds some, as a sweep's does."""
+    records = [record for path in paths for record in _found(Path(path))]
+    return list({record.workdir.resolve(): record for record in records}.values())
+
+
+def _found(path: Path) -> list[Record]:
+    if not path.is_dir():
+        raise UserError(f"no run directory {path}: train first, or check the path")
+    if (path / "config.json").exists():
+        return [_read(path)]
+    inside = sorted((p.parent for p in path.glob("*/config.json")), key=_natural)
+    begun = [p for p in inside if json_lines(p / "metrics.jsonl")]
+    if not begun:
+        raise UserError(f"{path} is not a run directory, and no folder in it is one that has trained: it has no config.json")
+    return [_read(p) for p in begun]
+
+
+def _natural(path: Path) -> list:
+    return [int(part) if part.isdigit() else part for part in _DIGITS.split(path.name)]
+
+
+def _read(workdir: Path) -> Record:
+    metrics, commit = json_lines(workdir / "metrics.jsonl"), workdir / "commit.txt"
+    if not metrics:
+        raise UserError(f"{workdir} has no metrics.jsonl yet: train it first")
+    return Record(
+        workdir=workdir,
+        config=_json(workdir / "config.json"),
+        metrics=metrics,
+        evals=json_lines(workdir / "evals.jsonl"),
+        samples=json_lines(workdir / "samples.jsonl"),
+        environment=_json(workdir / "environment.json") or {},
+        commit=commit.read_text(encoding="utf-8").strip() if commit.exists() else "",
+    )
+
+
+def _json(path: Path) -> dict | None:
+    try:
+        return loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,52 @@
+"""Models: which runs are one, what they are called, and how far their mean can be trusted."""
+
+import pytest
+from scipy import stats
+
+from dlm.reports import groups, record
+from tests.reports.conftest import write
+
+
+def made(tmp_path, *changes):
+    paths = [write(tmp_path / f"run{i}", c.pop("objective", "masked"), 2.0 + i, 0.1, "bound", **c) for i, c in enumerate(changes)]
+    return groups.grouped(record.read(paths))
+
+
+def test_seeds_of_one_config_are_one_model_with_students_interval(tmp_path):
+    one, other = made(tmp_path, dict(seed=0), dict(seed=1), dict(seed=2), dict(seed=0, nn=dict(width=8)))
+    assert [r.workdir.name for r in one.records] == ["run0", "run1", "run2"] and len(other.records) == 1
+    mean, half = one.score("bits_per_byte")
+    low, high = stats.t.interval(0.95, 2, loc=3.0, scale=1.0 / 3**0.5)
+    assert (mean, half) == (3.0, pytest.approx((high - low) / 2, rel=1e-3))
+    assert other.score("bits_per_byte") == (5.0, pytest.approx(0.196)) and other.score("nothing") is None
+
+
+def test_the_quantiles_are_students():
+    assert pytest.approx(stats.t.ppf(0.975, range(1, 31)), abs=6e-4) == groups.T975
+    assert groups.interval([float(i % 2) for i in range(40)])[1] == pytest.approx(1.96 * (0.5 * 40 / 39 * 0.5) ** 0.5 / 40**0.5)
+
+
+def test_names_are_as_short_as_tells_the_models_apart(tmp_path):
+    linear, cosine = (dict(name="objectives.masked", process=dict(schedule=s)) for s in ("linear", "cosine"))
+    found = made(
+        tmp_path,
+        dict(objective="ar", sampler=dict(steps=1)),
+        *(dict(objective_=0, nn=dict(width=w), sampler=dict(steps=9)) | {"objective": "masked"} for w in (8, 16)),
+    )
+    assert [g.label for g in found] == ["ar", "masked, width=8", "masked, width=16"]
+    configs = [dict(objective=o, nn=dict(width=w, wide=w > 8), seed=s) for o in (linear, cosine) for w in (8, 16) for s in (0, 1)]
+    names = groups.labels([groups.flattened(c) for c in configs])
+    assert names[::2] == [f"masked, schedule={s}, {w}" for s in ("linear", "cosine") for w in ("wide=False", "wide=True")]
+    assert groups.labels([{"objective.name": "objectives.ar", "text.name": t} for t in ("text.bpe", "text.bytes")]) == [
+        "ar, text=bpe",
+        "ar, text=bytes",
+    ]
+
+
+def test_runs_of_one_config_and_one_seed_stay_apart(tmp_path):
+    assert [g.label for g in made(tmp_path, {}, {})] == ["masked (run0)", "masked (run1)"]
+
+
+def test_differences_leave_out_the_seed_and_what_is_shared(tmp_path):
+    fields, values = groups.differences(made(tmp_path, dict(seed=0, steps=1), dict(seed=1, steps=2, extra="x")))
+    assert (fields, values) == (["steps", "extra"], [["1", ""], ["2", "x"]])

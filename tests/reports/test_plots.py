@@ -1,0 +1,53 @@
+"""Plots: what they draw, read back from the SVG; every text is text, and nothing is drawn of nothing."""
+
+import math
+import re
+import xml.dom.minidom
+
+import pytest
+
+from dlm.reports import groups, plots, record
+from tests.reports.conftest import lines, write
+
+
+def texts(svg):
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A model of two seeds and one of one."""
+    paths = [write(tmp_path / f"r{i}", "masked", 2.0, 0.1, "bound", seed=i, **c) for i, c in enumerate([{}, {}, dict(nn=dict(width=1))])]
+    for i, path in enumerate(paths):
+        rows = [dict(step=s, bits_per_byte=4.0 - s / 100 + i / 10, lonely=1.0) for s in (20, 40, 60)] + [
+            dict(step=61, bits_per_byte=math.nan)
+        ]
+        (path / "metrics.jsonl").write_text(lines(rows))
+    return groups.grouped(record.read(paths))
+
+
+def test_curves_have_a_line_for_each_model_and_a_band_where_there_are_seeds(two):
+    svg = plots.curves(two, "bits_per_byte", "bits<byte>")
+    assert {g.label for g in two} <= set(texts(svg)) and "bits&lt;byte&gt;" in svg and svg.count("FillBetween") == 1
+    assert plots._points(two[0], "bits_per_byte") == {20: [3.8, 3.9], 40: [3.6, 3.7], 60: [pytest.approx(3.4), 3.5]}
+    xml.dom.minidom.parseString(svg.replace("xlink:", ""))
+    assert 'role="img"' in svg[:300] and "width=" not in svg.split(">")[0] and plots.curves(two, "none", "y") == ""
+    other = plots.curves(two, "lonely", "y")
+    assert not set(re.findall(r'id="([^"]+)"', svg)) & set(re.findall(r'id="([^"]+)"', other)), "two drawings on a page share no id"
+
+
+def test_bars_say_their_value_and_interval():
+    svg = plots.bars([("a&b", 2.0, 0.25), ("c", 1.0, 0.0)], "bits")
+    assert {"a&amp;b: 2.000 ± 0.250", "c: 1.000", "bits"} <= set(texts(svg)) and plots.bars([], "x") == ""
+
+
+def test_the_front_is_what_none_beats():
+    points = [(1, 5.0), (2, 4.0), (2, 3.0), (3, 3.5), (4, 3.0), (5, 1.0)]
+    assert plots.front(points, lower=True) == [(1, 5.0), (2, 3.0), (5, 1.0)]
+    assert plots.front(points, lower=False) == [(1, 5.0)]
+
+
+def test_prices_that_are_all_the_same_are_not_drawn():
+    assert plots.pareto([("a", 5, 1.0, 0.1), ("b", 5, 2.0, 0.0), ("c", 0, 1.0, 0.0)], "FLOPs", "bits") == ""
+    svg = plots.pareto([("a", 5e3, 1.0, 0.1), ("b", 9e6, 2.0, 0.0)], "FLOPs", "bits")
+    assert {"a", "b", "FLOPs", "bits"} <= set(texts(svg)) and any(t.endswith("M") for t in texts(svg))
