@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dlm import bench, evaluate, report, sample, train
+from dlm import bench, evaluate, report, sample, sweep, train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = dict(train=train, evaluate=evaluate, sample=sample, report=report, bench=bench)
+COMMANDS = dict(train=train, evaluate=evaluate, sample=sample, sweep=sweep, report=report, bench=bench)
 SHELL = [line.partition("  #")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
 SMALL = ["--config.steps=2", "--config.data.batch=4", "--config.data.length=16", "--config.text.size=300", "--config.nn.layers=1"]
 
@@ -42,10 +42,16 @@ def test_everyday_commands_run(tmp_path, monkeypatch, capsys):
             continue
         if name == "report":
             shutil.copytree("runs/first", "runs/second")
+        flags += ["--dry_run"] if name == "sweep" else []  # an hour otherwise
         COMMANDS[name].main(flags + (SMALL + local if name == "train" and "--dry_run" not in flags else []))
         ran.append(name)
     assert {"train", "evaluate", "sample", "report"} <= set(ran)
     assert Path("replay.html").is_file() and Path("runs/report/report.html").is_file()
+
+
+def test_the_sweep_that_is_shown_is_the_one_that_is_shipped():
+    shown = re.search(r"```python\n(def sweep\(\):\n.*?)```", README, re.S)[1]
+    assert shown in (ROOT / "configs" / "sweeps" / "objectives.py").read_text(encoding="utf-8")
 
 
 def test_every_command_of_the_readme_exists():
