@@ -14,6 +14,7 @@ from dlm.reports.groups import Group
 COLOURS = ("#2f6fba", "#c2600d", "#1f8a5b", "#9147a8", "#8a6d1b", "#b8325e", "#3a8f9c", "#6b6b6b")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_FEW = 6  # prices that are all marked on the axis
 INK = "#767676"  # readable on white and on black
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -97,8 +98,10 @@ def pareto(points: list[tuple[str, float, float, float]], x_label: str, y_label:
         spread = max(p[1] for p in points) / min(p[1] for p in points)
         axes.set(xlabel=x_label, ylabel=y_label, xscale="log" if spread > 8 else "linear")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_minor_formatter(NullFormatter() if spread > 20 else EngFormatter(sep=""))
-        axes.tick_params(axis="x", which="both", labelrotation=30)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if len(prices := sorted({p[1] for p in points})) <= _FEW and spread > 1.5:
+            axes.set_xticks(prices)
+        axes.tick_params(axis="x", labelrotation=30)
         _legend(axes)
     return figure.svg
 

@@ -104,7 +104,7 @@ def _samples(label: str, record: Record) -> str:
         pieces = sample.get("pieces") or [[sample["text"], False]]
         text = "".join(f"<u>{html.escape(printable(p))}</u>" if given else html.escape(printable(p)) for p, given in pieces)
         named = {k: v["name"].removeprefix("samplers.") if isinstance(v, dict) else v for k, v in sample.get("sampler", {}).items()}
-        about = [f"{k} {v}" for k, v in named.items()]
+        about = [f"{k} {v}" for k, v in named.items() if k != "name"]
         about += [f"{k} {sample[k]}" for k in ("seed", "nfe") if k in sample]
         kind = "Infilling" if sample["kind"] == "infill" else "Sample"
         parts.append(f"<figure><figcaption>{kind} <small>{html.escape(', '.join(about))}</small></figcaption><pre>{text}</pre></figure>")
