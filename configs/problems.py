@@ -1,10 +1,13 @@
 """Generated problems with an exact grader: what a model of either kind can solve, not only how likely it finds a text.
 
-    task        brackets | countdown | star_graph | sudoku
-    objective   masked | ar
+task        brackets | countdown | star_graph | sudoku
+objective   masked | ar
 
-    python -m dlm.sweep --config=configs/problems.py:task=brackets --workdir=runs/brackets --parallel=2 --evals=bound,tasks
-    python -m dlm.evaluate --workdir=runs/brackets/masked-seed=0 --evals=tasks --evals.tasks.num=200 --sampler.rule=confident
+python -m dlm.sweep --config=configs/problems.py:task=brackets --workdir=runs/brackets --parallel=2 --evals=bound,tasks
+python -m dlm.evaluate --workdir=runs/brackets/masked-seed=0 --evals=tasks --evals.tasks.num=200 --sampler.rule=confident
+
+=== results of configs/problems.py:task=brackets, none yet ===
+=== end of results ===
 """
 
 from ml_collections import ConfigDict

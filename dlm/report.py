@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from dlm.reports import record, summary, table
+from dlm.reports import notebook, record, summary, table
 from dlm.reports.groups import Group, grouped
 from dlm.reports.replay import printable
 from dlm.run import cli, files
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = _Parser(prog="python -m dlm.report", description=__doc__, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUNDIR", help="run directories, or a sweep's folder of them")
     parser.add_argument("--out", metavar="DIR", help="where report.html and results.csv go (default: the first RUNDIR)")
+    parser.add_argument("--into", metavar="RECIPE", help="also put the table into this recipe's docstring, between its markers")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of the table")
     report(parser.parse_args(argv))
 
@@ -36,6 +37,8 @@ def report(args: argparse.Namespace) -> None:
         files.write(out / "report.html", page)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}") from error
+    if args.into:
+        cli.say(f"results written into {notebook.write(args.into, groups)}")
     for warning in table.warnings(groups):
         cli.say(f"warning: {warning}")
     if args.json:

@@ -32,7 +32,7 @@ MAY = {  # room → rooms or modules it may import, besides itself and the found
     "evals": LIBRARY,
     "agents": LIBRARY | {"evals"},
     "sweeps": {"run"},
-    "reports": LIBRARY | {"evals"},
+    "reports": LIBRARY | {"evals", "sweeps"},
     "benches": LIBRARY | {"evals"},
 }
 EVERYTHING = {"run.assemble"}  # puts the rooms together, for the commands and the benches behind them

@@ -48,9 +48,7 @@ def grouped(records: list[Record]) -> list[Group]:
     """The models, in the order of their first runs. Runs of one config and one seed stay apart, by their directories."""
     kept = defaultdict(list)
     for r in records:
-        flat = flattened(r.config)
-        flat.pop("seed", None)
-        kept[json.dumps(flat, sort_keys=True)].append(r)
+        kept[json.dumps({f: v for f, v in flattened(r.config).items() if _tells(f)}, sort_keys=True)].append(r)
     parts = []
     for runs in kept.values():
         apart = len({r.config.get("seed") for r in runs}) < len(runs)
@@ -65,10 +63,15 @@ def labels(configs: list[dict[str, Any]]) -> list[str]:
     order = {section: i for i, section in enumerate(_FIRST)}
     fields = sorted({f for c in configs for f in c}, key=lambda f: (order.get(f.split(".")[0], len(order)), len(f.split(".")), f))
     chosen = ["objective.name"]
-    for field in [f for f in fields if f not in ("seed", "objective.name")]:
+    for field in [f for f in fields if _tells(f) and f != "objective.name"]:
         if _classes(configs, [*chosen, field]) > _classes(configs, chosen):
             chosen.append(field)
     return [", ".join(_shown(f, c[f]) for f in chosen if f in c) or "run" for c in configs]
+
+
+def _tells(field: str) -> bool:
+    """Whether a field says which model a run is; where its arrays lie does not."""
+    return field != "seed" and not field.startswith("mesh.")
 
 
 def _classes(configs: list[dict], fields: list[str]) -> int:
@@ -95,5 +98,5 @@ def flattened(config: Any, above: str = "") -> dict[str, Any]:
 def differences(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
     """(fields, a row of values for each group) of what differs between the configs, seeds apart."""
     configs = [flattened(g.records[0].config) for g in groups]
-    fields = [f for f in dict.fromkeys(f for c in configs for f in c) if f != "seed" and _classes(configs, [f]) > 1]
+    fields = [f for f in dict.fromkeys(f for c in configs for f in c) if _tells(f) and _classes(configs, [f]) > 1]
     return fields, [["" if c.get(f) is None else str(c[f]) for f in fields] for c in configs]

@@ -138,7 +138,17 @@ def environment() -> dict:
 
     versions = {p: metadata.version(p) for p in _PACKAGES}
     devices = [f"{d.platform} {d.device_kind}" for d in jax.local_devices()]
-    return dict(python=platform.python_version(), machine=platform.platform(), cores=_cores(), devices=devices, **versions)
+    about = dict(python=platform.python_version(), machine=platform.platform(), processor=_processor(), cores=_cores())
+    return dict(about, devices=devices, **versions)
+
+
+def _processor() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _cores() -> int:

@@ -1,0 +1,87 @@
+"""A recipe's docstring is its lab notebook: the results of its runs, between two markers, with what made them.
+
+    === results of configs/x.py:size=tiny, config 1a2b3c4d5e6f, commit 83bfaab, 2 × Xeon, Python 3.11.7, seeds 0 1 2 ===
+    model   claim   held-out bits/byte …
+    === end of results ===
+
+The config's hash is of everything that the recipe says; a test fails where the recipe was changed after its results.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from dlm.reports import table
+from dlm.reports.groups import Group
+from dlm.run import files, spec
+from dlm.run.spec import UserError
+from dlm.sweeps import grid
+
+_MARKED = re.compile(r"^([ \t]*)=== results of (\S+),(.*?) ===\n.*?^[ \t]*=== end of results ===\n", re.MULTILINE | re.DOTALL)
+_HASH = re.compile(r" config ([0-9a-f]{12}),")
+
+
+def digest(target: str) -> str:
+    """The first 12 digits of the sha256 of what FILE.py[:args] says, its sweep included."""
+    said = [spec.recipe(target), {name: p.overrides for name, p in _points(target).items()}]
+    return hashlib.sha256(json.dumps([spec.plain(said[0]), spec.plain(said[1])], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _points(target: str) -> dict[str, grid.Point]:
+    try:
+        return {p.name: p for p in spec.defined(target, "sweep")()}
+    except UserError:  # a recipe of one run
+        return {}
+
+
+def write(target: str, groups: list[Group]) -> Path:
+    """Puts the table of these runs between the markers of the recipe FILE.py[:args]; the file's path.
+
+    Raises UserError where the file has no markers for that target, or where a run is not one of its.
+    """
+    path = Path(target.partition(":")[0])
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    place = next((m for m in _MARKED.finditer(text) if m[2] == target), None)
+    if place is None:
+        lines = f"'=== results of {target}, none yet ===' and '=== end of results ==='"
+        raise UserError(f"{path} has no place for results of {target}: put the two lines {lines} into its docstring")
+    _check(target, groups)
+    indent, records = place[1], [r for g in groups for r in g.records]
+    seeds = " ".join(str(s) for s in sorted({r.config.get("seed", 0) for r in records}))
+    made = f"config {digest(target)}, commit {_same(r.commit[:7] for r in records)}, {_same(map(_machine, records))}, seeds {seeds}"
+    body = f"=== results of {target}, {made} ===\n{table.as_text(table.rows(groups))}\n=== end of results ===\n"
+    shown = "".join(f"{indent}{line}".rstrip() + "\n" for line in body.splitlines())
+    files.write(path, text[: place.start()] + shown + text[place.end() :])
+    return path
+
+
+def _check(target: str, groups: list[Group]) -> None:
+    base = spec.recipe(target)
+    known = [spec.plain(run) for run in (grid.load(target).runs.values() if _points(target) else [spec.run(base)])]
+    for record in (r for g in groups for r in g.records):
+        changes = [[c for c in spec.differences(one, record.config) if not c.startswith("mesh.")] for one in known]
+        if all(changes):
+            raise UserError(f"{record.workdir} is no run of {target}: {min(changes, key=len)[0]}")
+
+
+def _same(values) -> str:
+    return " and ".join(dict.fromkeys(values))
+
+
+def _machine(record) -> str:
+    about = record.environment
+    devices = about.get("devices", [])
+    kind = about.get("processor") or "cpu" if all(d.startswith("cpu") for d in devices) else devices[0]
+    count = about.get("cores", 1) if all(d.startswith("cpu") for d in devices) else len(devices)
+    return f"{count} × {kind}, Python {about.get('python', '?')}"
+
+
+def stale(path: Path) -> list[str]:
+    """The targets in a recipe's docstring whose results are of another config than the recipe has now."""
+    found = []
+    for place in _MARKED.finditer(Path(path).read_text(encoding="utf-8")):
+        told = _HASH.search(place[3] + ",")
+        if told and told[1] != digest(f"{path}:{place[2].partition(':')[2]}".rstrip(":")):
+            found.append(place[2])
+    return found

@@ -1,0 +1,76 @@
+"""Results in a recipe's docstring: written where they belong, of its own runs alone, and stale once the recipe changes."""
+
+from pathlib import Path
+
+import pytest
+
+from dlm.reports import groups, notebook, record
+from dlm.run import spec
+from dlm.run.spec import UserError
+from tests import tiny
+from tests.reports.conftest import lines
+
+RECIPE = '''"""A recipe.
+
+    === results of {path}:n={n}, none yet ===
+    === end of results ===
+
+    === results of {path}, none yet ===
+    === end of results ===
+"""
+from dlm.sweeps.grid import over
+
+
+def get_config(arg=None):
+    return {config!r}
+
+
+def sweep():
+    return over("seed", 0, 1)
+'''
+
+
+@pytest.fixture
+def made(tmp_path, corpus):
+    """(recipe, its runs)."""
+    path, config = tmp_path / "recipe.py", tiny.recipe(corpus)
+    path.write_text(RECIPE.format(path=path, n=1, config=config))
+    for seed in (0, 1):
+        folder = tmp_path / f"seed={seed}"
+        folder.mkdir()
+        run = spec.run(dict(config, seed=seed, mesh=dict(data=seed + 1)))
+        (folder / "config.json").write_text(spec.to_json(run))
+        (folder / "commit.txt").write_text("abcdef0123\n")
+        (folder / "metrics.jsonl").write_text(lines([dict(step=4, loss=1.0)]))
+        (folder / "environment.json").write_text('{"devices": ["cpu cpu"], "cores": 2, "processor": "Z80", "python": "3.11"}')
+        (folder / "evals.jsonl").write_text(lines([dict(name="bits_per_byte", value=2.0 + seed, se=0.1, claims="bound", step=4)]))
+    return path, groups.grouped(record.read([tmp_path]))
+
+
+def test_results_stand_between_their_markers_with_what_made_them(made):
+    path, found = made
+    for _ in range(2):  # the second time over the first
+        assert notebook.write(str(path), found) == path
+    text = path.read_text()
+    made_by = f"config {notebook.digest(str(path))}, commit abcdef0, 2 × Z80, Python 3.11, seeds 0 1"
+    assert text.count(f"    === results of {path}, {made_by} ===\n    model") == 1 and f"{path}:n=1, none yet" in text
+    assert "    masked   bound   2.500 ± 6.353" in text and text.count("=== end of results ===") == 2
+    compile(text, "recipe.py", "exec")
+    assert notebook.stale(path) == []
+    path.write_text(text.replace("'lr': 0.01", "'lr': 0.02"))
+    assert notebook.stale(path) == [str(path)]
+
+
+def test_runs_of_another_recipe_and_recipes_without_a_place_are_refused(made, tmp_path):
+    path, found = made
+    path.write_text(path.read_text().replace("'lr': 0.01", "'lr': 0.02"))
+    with pytest.raises(UserError, match="seed=0 is no run of .*recipe.py: optim.lr: 0.02 → 0.01"):
+        notebook.write(str(path), found)
+    with pytest.raises(UserError, match="has no place for results of .*: put the two lines"):
+        notebook.write(f"{path}:n=2", found)
+    assert "none yet" in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/**/*.py")), ids=lambda p: p.name)
+def test_no_shipped_result_is_stale(path):
+    assert notebook.stale(path) == []
