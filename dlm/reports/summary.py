@@ -27,11 +27,12 @@ QUALITIES = dict(  # scores that are drawn as bars where a run has them: label, 
 def page(groups: list[Group]) -> str:
     """report.html."""
     rows = table.rows(groups)
+    head, *lines = table.shown(rows)
     data = ", ".join(sorted({row.data for row in rows if row.data})) or "not scored yet"
     parts = dict(
         title=html.escape(f"Report on {len(groups)} models" if len(groups) > 4 else "Report on " + ", ".join(g.label for g in groups)),
         notes="".join(f"<p class=warning>{html.escape(text)}</p>" for text in table.warnings(groups)),
-        table=_table(table.HEAD, [table.cells(row) for row in rows], "Models and their scores"),
+        table=_table(head, lines, "Models and their scores"),
         data=html.escape(data),
         plots="".join(_plots(groups, rows)),
         differences=_differences(groups),

@@ -9,7 +9,7 @@ A score keeps its claim, bound or exact, and is never printed without its 95 % i
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dlm.reports.groups import Group, differences, flattened
 from dlm.reports.record import Record
@@ -30,6 +30,7 @@ class Row:
     step: int | None = None
     data: str | None = None
     commits: tuple[str, ...] = ()
+    accuracies: dict[str, tuple[float, float]] = field(default_factory=dict)  # of tasks and infilling, each with half of its interval
 
 
 def rows(groups: list[Group]) -> list[Row]:
@@ -56,6 +57,7 @@ def _model(group: Group) -> Row:
         step=score.get("step", last.updates),
         data=last.text_of(score),
         commits=tuple(dict.fromkeys(r.commit for r in group.records)),
+        accuracies={n: group.score(n) for n in sorted({n for r in group.records for n in r.scores if n.endswith("_accuracy")})},
     )
 
 
@@ -79,22 +81,30 @@ def warnings(groups: list[Group]) -> list[str]:
     return found
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row as shown: unknown is blank."""
-    bits = "" if row.bits_per_byte is None else f"{row.bits_per_byte:.3f}"
-    if row.interval is not None:
-        bits += f" ± {row.interval:.3f}"
+def shown(table: list[Row]) -> list[tuple[str, ...]]:
+    """The table's head and lines as text, with a column for every accuracy; unknown is blank."""
+    names = list(dict.fromkeys(name for row in table for name in row.accuracies))
+    head = (*HEAD[:3], *(name.replace("_", " ") for name in names), *HEAD[3:])
+    return [head, *(_cells(row, names) for row in table)]
+
+
+def _cells(row: Row, names: list[str]) -> tuple[str, ...]:
+    scores = [_score(row.bits_per_byte, row.interval), *(_score(*row.accuracies.get(name, (None, None))) for name in names)]
     counts = ("" if n is None else f"{n:,.0f}" for n in (row.seeds, row.tokens_per_s, row.parameters))
-    return (row.model, row.claim or "", bits, *counts)
+    return (row.model, row.claim or "", *scores, *counts)
+
+
+def _score(value: float | None, half: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" + (f" ± {half:.3f}" if half else "")
 
 
 def as_text(table: list[Row]) -> str:
     """The table for a terminal; the point of every score stands in one column."""
-    lines = [HEAD, *map(cells, table)]
-    width = [max(len(line[c]) for line in lines) for c in range(len(HEAD))]
-    left = (0, 1, 2)
-    shown = ["   ".join(f"{cell:{'<' if c in left else '>'}{width[c]}}" for c, cell in enumerate(line)).rstrip() for line in lines]
-    return "\n".join([shown[0], "─" * max(map(len, shown)), *shown[1:]])
+    lines = shown(table)
+    width = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+    left = range(len(lines[0]) - 3)
+    rows = ["   ".join(f"{cell:{'<' if c in left else '>'}{width[c]}}" for c, cell in enumerate(line)).rstrip() for line in lines]
+    return "\n".join([rows[0], "─" * max(map(len, rows)), *rows[1:]])
 
 
 def as_csv(groups: list[Group]) -> str:

@@ -25,6 +25,14 @@ def test_the_table_of_two_runs(runs):
     ]
 
 
+def test_accuracies_have_columns_of_their_own(runs):
+    with (runs[0] / "evals.jsonl").open("a") as f:
+        f.write(json.dumps(dict(name="brackets_accuracy", value=0.25, se=0.1, claims="samples", step=40)) + "\n")
+    head, _, masked, ar, _ = table.as_text(table.rows(groups(runs))).splitlines()
+    at = head.index("brackets accuracy")
+    assert masked[at : at + 13] == "0.250 ± 0.196" and ar[at : at + 13] == " " * 13 and head.index("seeds") > at
+
+
 def test_csv_has_a_line_for_each_run_with_every_score_its_error_and_origin(runs):
     masked, ar = csv.DictReader(table.as_csv(groups(runs)).splitlines())
     assert (ar["model"], ar["seed"], ar["bits_per_byte"], ar["bits_per_byte_claims"]) == ("ar", "3", "2.1512", "exact")
