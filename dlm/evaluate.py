@@ -8,7 +8,7 @@ import json
 import time
 from pathlib import Path
 
-from dlm.run import cli, spec
+from dlm.run import cli, logs, rundir, spec
 from dlm.run.cli import Flag, say
 
 FLAGS = [
@@ -25,15 +25,15 @@ SCORES = "evals.jsonl"
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("evals", "sampler"))
     workdir = Path(args.workdir)
-    evaluators = chosen(workdir, args.evals, [o for o in overrides if o[0].startswith("evals.")])
-    source = other(args.data) if args.data else None
+    from dlm.run.assemble import Subject, evaluators, reopen, sampler
 
-    from dlm.run.assemble import Subject, reopen, sampler
+    chosen = evaluators(rundir.read_config(workdir).get("evals", {}), args.evals, [o for o in overrides if o[0].startswith("evals.")])
+    source = other(args.data) if args.data else None
 
     drawn = sampler(workdir, [o for o in overrides if o[0].startswith("sampler.")])
     experiment, state = reopen(workdir, args.step)
     subject = Subject(experiment, state.averaged, source or experiment.run.data.source, args.seed, sampler=drawn)
-    records = [record for name, one in evaluators.items() for record in scored(subject, int(state.step), name, one, args.data)]
+    records = [record for name, one in chosen.items() for record in scored(subject, int(state.step), name, one, args.data)]
     append(workdir / SCORES, records)
     if args.json:
         print(json.dumps(dict(workdir=str(workdir), step=int(state.step), seed=args.seed, scores=records)))
@@ -66,22 +66,6 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def chosen(workdir: Path, names: str | None, overrides: list[tuple[str, str]]) -> dict:
-    """The evaluators to run: those of the config or the named ones, with `--evals.NAME.FIELD=VALUE` applied."""
-    from dlm.run import rundir
-
-    configured = rundir.read_config(workdir).get("evals", {})
-    wanted = {name: dict(configured.get(name, {})) for name in (names.split(",") if names else configured)}
-    for dotted, text in overrides:
-        name, _, field = dotted.removeprefix("evals.").partition(".")
-        if name not in wanted or not field:
-            raise spec.UserError(
-                f"--{dotted}: expected --evals.NAME.FIELD with NAME one of {', '.join(wanted)}{spec.nearest(name, wanted)}"
-            )
-        spec.override(wanted[name], field, text)
-    return {name: spec.build({**settings, "name": f"evals.{name}"}, "evals", where=f"evals.{name}") for name, settings in wanted.items()}
-
-
 def other(data: str):
     """A source whose held-out split is the whole of a file, or that of a named data set."""
     if data == "embedded":
@@ -94,8 +78,7 @@ def other(data: str):
 def append(path: Path, records: list[dict]) -> None:
     """One line per record, each with the time of writing, in one write."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(dict(time=now, **r), ensure_ascii=False) + "\n" for r in records))
+    logs.append(path, [dict(time=now, **r) for r in records])
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 python -m dlm.sweep --config=configs/sweeps/x.py --workdir=runs/x [--parallel=2] [--config.steps=100] [--dry_run | --print=slurm]
 """
 
+import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from dlm.run import cli
+from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import UserError
 from dlm.sweeps import grid
@@ -15,7 +16,7 @@ from dlm.sweeps import grid
 FLAGS = [
     Flag("config", "recipe file with a sweep() beside its get_config(), with its arguments after a colon", required=True),
     Flag("workdir", "folder of the run directories, one for each point"),
-    Flag("parallel", "runs at a time; they share the cores, and CUDA_VISIBLE_DEVICES", default=1, type=int),
+    Flag("parallel", "runs at a time (in a search: seeds of a try); they share the cores, and CUDA_VISIBLE_DEVICES", default=1, type=int),
     Flag("evals", "evaluators after the training, separated by commas, or none (default: those of the recipe)"),
     Flag("search", "let Optuna choose this many tries instead of running all", default=0, type=int),
     Flag("metric", "the score that a search is for", default="bits_per_byte"),
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int | None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config", "evals"))
     if args.parallel < 1 or args.search < 0:
         raise UserError("--parallel must be at least 1 and --search not negative")
+    if args.search and args.evals == "none":
+        raise UserError("--search needs a score to go by: leave out --evals=none")
     changes = [o for o in overrides if o[0].startswith("config.")]
     sweep = grid.load(args.config, changes)
     if args.dry_run:
@@ -45,7 +48,7 @@ def main(argv: list[str] | None = None) -> int | None:
     return carried_out(sweep, work, args)
 
 
-def listed(sweep: grid.Sweep, json: bool) -> None:
+def listed(sweep: grid.Sweep, as_json: bool) -> None:
     """The names and sizes of all runs."""
     rows = [
         dict(name=name, updates=run.steps, parameters=run.nn.parameters, tokens=run.steps * run.data.batch * run.data.length)
@@ -54,27 +57,35 @@ def listed(sweep: grid.Sweep, json: bool) -> None:
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         say(f"{row['name']:<{width}}  {row['updates']:>9,} updates  {row['tokens']:>15,} tokens  {row['parameters']:>13,} parameters")
-    if json:
+    if as_json:
         cli.emit(dict(runs=rows))
 
 
 def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) -> list:
     """What is to be done for each point, and how it is known to be done."""
-    from dlm.run import checkpoint, logs
+    from dlm.run import assemble, checkpoint, logs, rundir
     from dlm.sweeps import fleet
 
+    configs = {name: spec.plain(run)["evals"] for name, run in sweep.runs.items()}
+    asked = [tuple(flag.removeprefix("--").split("=", 1)) for flag in flags]
     if (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
         raise UserError(
             f"--workdir={workdir} is a {'run directory' if workdir.is_dir() else 'file'}: name a folder that may hold many runs"
         )
 
+    if evals != "none":
+        assemble.evaluators(next(iter(configs.values())), evals, asked)  # a mistake in the flags is told before anything runs
+    for name, run in sweep.runs.items():  # a run of another config must not count as done
+        rundir.belongs(workdir / name, run)
+
     def trained(name: str) -> bool:
         return sweep.runs[name].steps in checkpoint.steps(workdir / name)
 
     def scored(name: str) -> bool:
-        rows = logs.rows(workdir / name / "evals.jsonl")
-        have = {row["eval"] for row in rows if row["step"] == sweep.runs[name].steps}
-        return have >= set(evals.split(",") if evals else sweep.runs[name].evals)
+        wanted = assemble.evaluators(configs[name], evals, asked)
+        rows = [row for row in logs.rows(workdir / name / "evals.jsonl") if row["step"] == sweep.runs[name].steps]
+        have = [(row["eval"], row["settings"]) for row in rows]
+        return all((key, json.loads(json.dumps(spec.plain(one)))) in have for key, one in wanted.items())
 
     found = []
     for name, words in sweep.flags.items():

@@ -1,4 +1,10 @@
-"""Generated problems as a corpus: each document is a prompt and an answer of one of the `tasks`."""
+"""Generated problems as a corpus: each document is a prompt and an answer of one of the `tasks`, filled up with blanks.
+
+    prompt=answer·····      as long as the longest answer, so that how much room there is tells nothing of the answer, in training as
+                            in evaluation
+
+Problems are held out by the hash of their prompt: no prompt that is asked was trained on, whichever of its answers was shown.
+"""
 
 import functools
 from dataclasses import dataclass
@@ -27,17 +33,30 @@ class Problems:
 
     @functools.cached_property
     def _splits(self) -> dict[data.Split, list[str]]:
-        return data.by_hash((self.task[i].document for i in range(self.count)), SHARE)
+        splits: dict[data.Split, dict[str, None]] = dict(train={}, held_out={})
+        for problem in map(self.task.__getitem__, range(self.count)):
+            splits["held_out" if data.is_held_out(problem.prompt, SHARE) else "train"][document(self.task, problem)] = None
+        return {split: list(documents) for split, documents in splits.items()}
+
+
+def document(task, problem: Problem) -> str:
+    """What a model is trained on."""
+    return problem.prompt + problem.answer.ljust(task.longest)
 
 
 def held_out(task, num: int) -> list[Problem]:
-    """The first `num` different problems that training leaves out."""
+    """The first `num` different problems that training leaves out.
+
+    Raises UserError for a task that has not as many.
+    """
     found, i = {}, 0
     while len(found) < num:
         problem = task[i]
-        if data.is_held_out(problem.document, SHARE):
-            found[problem.document] = problem
+        if data.is_held_out(problem.prompt, SHARE):
+            found.setdefault(problem.prompt, problem)
         i += 1
         if i > 1000 * (num + 10):
-            raise ValueError(f"{type(task).__name__} has only {len(found)} different problems among the first {i} that are held out")
+            raise UserError(
+                f"{type(task).__name__} has only {len(found)} held-out problems among its first {i}: ask for fewer, or make it larger"
+            )
     return list(found.values())

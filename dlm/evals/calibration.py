@@ -31,7 +31,7 @@ class Calibration:
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the windows."""
-        counted = jax.jit(lambda params, batch, key: self._counted(subject, params, batch, key))
+        counted = subject.experiment.counted(self.count)
         rows = []
         for batch in subject.held_out(self.windows or None):
             sums_BS3, real_B = mesh.fetch((counted(subject.params, batch, subject.key), batch.weights_BL.sum(1) > 0))
@@ -41,20 +41,20 @@ class Calibration:
         yield "accuracy", *jackknife(lambda rows: rows[..., 1].sum() / max(rows[..., 0].sum(), 1), rows_NS3)
         yield "confidence", *jackknife(lambda rows: rows[..., 2].sum() / max(rows[..., 0].sum(), 1), rows_NS3)
 
-    def _counted(self, subject, params, batch, key):
+    def count(self, experiment, params, batch, key):
         """[B, S, 3]: tokens, right ones and the sum of confidence in each of S bins of each window."""
         seen = []
 
         def denoise(canvas, **options):
-            output = subject.experiment.denoise(params, canvas, **options)
+            output = experiment.denoise(params, canvas, **options)
             seen.append((canvas.z_BL, output.prediction))
             return output
 
-        subject.objective.loss(denoise, batch, key)
+        experiment.objective.loss(denoise, batch, key)
         z_BL, prediction = seen[0]
         asked_BL = batch.weights_BL > 0
-        if subject.objective.process is not None:
-            asked_BL &= z_BL == subject.tokenizer.mask
+        if experiment.objective.process is not None:
+            asked_BL &= z_BL == experiment.run.nn.vocab.mask
         sure_BL, right_BL = prediction.confidence("top"), prediction.draw(None, temperature=0) == batch.tokens_BL
         bin_BLS = jax.nn.one_hot(jnp.minimum((sure_BL * self.bins).astype(int), self.bins - 1), self.bins) * asked_BL[..., None]
         return jnp.stack([bin_BLS.sum(1), (bin_BLS * right_BL[..., None]).sum(1), (bin_BLS * sure_BL[..., None]).sum(1)], -1)

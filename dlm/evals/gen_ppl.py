@@ -2,12 +2,12 @@
 
     gen_bits_per_byte = Σ −log₂ p_judge(sample) / Σ bytes,     gen_ppl = exp(Σ −log p_judge / Σ tokens of the judge)
 
-The judge is a run directory. It reads each sample from its beginning, cut at the length that it was trained with, eos included; its
-scores of as many held-out documents say where real text stands.
+The judge is a run directory. It reads each sample from its beginning, cut at the length that it was trained with, and the eos of those
+that end in one. Its scores of as many held-out documents, cut at as many tokens, say where real text stands.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,22 +38,31 @@ class GenPPL:
         judge = subject.other(self.judge)
         if judge.objective.claims != "exact":
             raise UserError(f"--evals.gen_ppl.judge={self.judge} is no autoregressive run: its likelihood is a bound")
-        replies = subject.draw(self.num, self.length)
-        yield from _told("gen", judged(judge, [reply.text for reply in replies]))
-        yield from _told("real", judged(judge, subject.held_out_documents[: self.num]))
+        replies, tokenizer = subject.draw(self.num, self.length), subject.tokenizer
+        real = [np.append(ids, tokenizer.eos) for ids in tokenizer.encode_all(subject.held_out_documents[: self.num])]
+        for name, ids_N in dict(gen=[r.ids for r in replies], real=[ids[: len(replies[0].ids)] for ids in real]).items():
+            yield from _told(name, judged(judge, *zip(*(_ended(ids, tokenizer) for ids in ids_N), strict=True)))
         yield from variety([reply.ids for reply in replies], subject.tokenizer.eos)
 
 
-def judged(judge, texts: list[str]) -> np.ndarray:
-    """[N, 3]: nats, bytes and tokens of each text under the judge."""
+def _ended(ids: np.ndarray, tokenizer) -> tuple[str, bool]:
+    """(text up to the first eos, whether there is one)."""
+    ends = np.flatnonzero(ids == tokenizer.eos)
+    return tokenizer.decode(ids[: ends[0]] if len(ends) else ids), bool(len(ends))
+
+
+def judged(judge, texts: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
+    """[N, 3]: nats, bytes and tokens of each text under the judge, with an eos where it has `ended`."""
     loader, tokenizer, rows = judge.experiment.run.data, judge.tokenizer, []
     bound = judge.experiment.bound(2)
     for begin in range(0, len(texts), loader.batch):
-        ids_B = [np.append(i, tokenizer.eos)[: loader.length] for i in tokenizer.encode_all(texts[begin : begin + loader.batch])]
+        part = slice(begin, begin + loader.batch)
+        encoded = zip(tokenizer.encode_all(list(texts[part])), ended[part], strict=True)
+        ids_B = [np.append(ids, [tokenizer.eos] * end)[: loader.length].astype(np.int32) for ids, end in encoded]
         batch = _batch(ids_B, loader.batch, loader.length, tokenizer.pad)
         nats_BL = mesh.fetch(bound(judge.params, judge.experiment.put(batch), judge.key)).nats_BL
         size_BL = tokenizer.bytes_V[batch["tokens_BL"]] * batch["weights_BL"]
-        rows += [(nats_BL[b].sum(), size_BL[b].sum(), len(ids)) for b, ids in enumerate(ids_B)]
+        rows += [(nats_BL[b].sum(), size_BL[b].sum(), len(ids)) for b, ids in enumerate(ids_B)]  # an empty text costs nothing
     return np.array(rows, np.float64)
 
 
@@ -73,4 +82,4 @@ def _told(name: str, rows_N3: np.ndarray) -> Iterator[tuple[str, float, float]]:
         return rows[:, 0].sum() / math.log(2) / max(rows[:, 1].sum(), 1)
 
     yield f"{name}_bits_per_byte", *jackknife(bits, rows_N3)
-    yield f"{name}_ppl", *jackknife(lambda rows: math.exp(rows[:, 0].sum() / rows[:, 2].sum()), rows_N3)
+    yield f"{name}_ppl", *jackknife(lambda rows: math.exp(rows[:, 0].sum() / max(rows[:, 2].sum(), 1)), rows_N3)

@@ -1,6 +1,7 @@
 """Accuracy on generated problems with an exact grader: the model completes a prompt, the grader says whether it solves the problem.
 
-The problems are held out by the hash of their text, so a model trained on `data.problems` of the same task has seen none of them.
+The problems are held out by the hash of their prompt, so a model trained on `data.problems` of the same task has been asked none of
+them. There is as much room for the answer as for the longest one, which blanks fill up as in training.
 """
 
 from collections.abc import Iterator
@@ -30,5 +31,5 @@ class Tasks:
         """(name, value, standard error) over the problems."""
         asked = problems.held_out(self.task, self.num)
         replies = subject.generate([(p.prompt, self.task.longest + 1) for p in asked], temperature=self.temperature)
-        right_N = [self.task.grade(p, reply.text[len(p.prompt) :]) for p, reply in zip(asked, replies, strict=True)]
+        right_N = [self.task.grade(p, reply.text[len(p.prompt) :].rstrip(" ")) for p, reply in zip(asked, replies, strict=True)]
         yield f"{type(self.task).__name__.lower()}_accuracy", *jackknife(np.mean, right_N)

@@ -66,6 +66,7 @@ def _points(group: Group, name: str) -> dict[int, list[float]]:
 
 def bars(rows: list[tuple[str, float, float]], x_label: str) -> str:
     """(label, value, half of its 95 % interval), one bar each, from the top; names above the bars, so that a phone has room for both."""
+    rows = [row for row in rows if all(map(math.isfinite, row[1:]))]
     if not rows:
         return ""
     with _Figure(f"{x_label}: {', '.join(label for label, *_ in rows)}", (5.4, 0.7 + 0.5 * len(rows))) as (figure, axes):
@@ -81,7 +82,7 @@ def bars(rows: list[tuple[str, float, float]], x_label: str) -> str:
 
 def pareto(points: list[tuple[str, float, float, float]], x_label: str, y_label: str, lower: bool = True) -> str:
     """(label, price, value, half of its interval); a line joins those that no other beats in both. '' where all cost the same."""
-    points = [p for p in points if p[1] > 0]
+    points = [p for p in points if p[1] > 0 and all(map(math.isfinite, p[1:]))]
     if len({p[1] for p in points}) < 2:
         return ""
     from matplotlib.ticker import EngFormatter, NullFormatter

@@ -31,8 +31,8 @@ class Record:
 
     @property
     def scores(self) -> dict[str, dict]:
-        """The latest score of each name."""
-        return {score["name"]: score for score in self.evals}
+        """Of each name the latest score at the newest step that has one."""
+        return {score["name"]: score for score in sorted(self.evals, key=lambda score: score.get("step", 0))}
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -63,8 +63,7 @@ class Record:
 
     @property
     def parameters(self) -> int | None:
-        found = self.scores.get("parameters", {}).get("value", self.environment.get("parameters"))
-        return None if found is None else int(found)
+        return self.environment.get("parameters")
 
     @property
     def one_sided(self) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+GENERATOR = '<meta name="generator" content="dlm replay">'  # tells this page from any other
 _CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dlm.reports import plots, table
 from dlm.reports.groups import Group, differences, interval
 from dlm.reports.record import Record
-from dlm.reports.replay import printable
+from dlm.reports.replay import GENERATOR, printable
 
 CANNOT_INFILL = "cannot infill: it does not see the right context"
 PRICES = dict(  # of a model's quality: label, attribute of a record
@@ -60,16 +60,19 @@ def _plots(groups: list[Group], rows: list[table.Row]):
 
 
 def _passes(groups: list[Group], name: str) -> list[tuple[str, float, float, float]]:
-    """(label, NFE, mean, half of its 95 % interval) of a score for every number of forward passes that it was measured with."""
-    found: dict[tuple[str, float], dict[Path, tuple[float, float]]] = {}
+    """(label, forward passes, mean, half of its 95 % interval) of a score for every sampler that it was measured with."""
+    found: dict[tuple[str, str], dict[Path, dict]] = {}
     for group in groups:
         for record in group.records:
             for score in record.evals:
                 if score["name"] == name and score.get("nfe"):
-                    found.setdefault((group.label, score["nfe"]), {})[record.workdir] = score["value"], score.get("se") or 0.0
-    return [
-        (label, nfe, *interval([v for v, _ in latest.values()], next(iter(latest.values()))[1])) for (label, nfe), latest in found.items()
-    ]
+                    found.setdefault((group.label, json.dumps(score.get("sampler"))), {})[record.workdir] = score
+    points = []
+    for (label, _), latest in found.items():
+        scores = list(latest.values())
+        value, half = interval([s["value"] for s in scores], scores[0].get("se") or 0.0)
+        points.append((label, sum(s["nfe"] for s in scores) / len(scores), value, half))
+    return points
 
 
 def _figure(title: str, drawing: str) -> str:
@@ -116,14 +119,18 @@ def _samples(label: str, record: Record) -> str:
 
 
 def _replay(trace: str) -> str:
-    """The replay page of some samples inside this one, where it still exists."""
+    """The replay page of some samples inside this one, where it still exists; in a sandbox, since anybody may have written it."""
     try:
-        inside = html.escape(Path(trace).read_text(encoding="utf-8"))
-    except OSError:
+        inside = Path(trace).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    if GENERATOR not in inside[:500]:
         return ""
     name = html.escape(Path(trace).name)
-    frame = f'<iframe loading="lazy" title="Replay of the denoising, {name}" srcdoc="{inside}"></iframe>'
-    return f"<details class=replay><summary>Replay the denoising</summary>{frame}</details>"
+    options = f'sandbox="allow-scripts" loading="lazy" title="Replay of the denoising, {name}"'
+    return (
+        f'<details class=replay><summary>Replay the denoising</summary><iframe {options} srcdoc="{html.escape(inside)}"></iframe></details>'
+    )
 
 
 def _origin(label: str, record: Record) -> str:

@@ -1,4 +1,4 @@
-"""Models side by side: what each scored, beside what gzip makes of the same bytes.
+"""Models side by side: what each scored, beside what gzip makes of the held-out bytes.
 
     masked            bound    3.014 ± 0.012    3    7,012    1,049,600
     ar                exact    2.151            1    7,390    1,049,600
@@ -9,6 +9,7 @@ A score keeps its claim, bound or exact, and is never printed without its 95 % i
 
 import csv
 import io
+import math
 from dataclasses import dataclass, field
 
 from dlm.reports.groups import Group, differences, flattened
@@ -70,7 +71,13 @@ def warnings(groups: list[Group]) -> list[str]:
     if len(texts) > 1 or len(sizes) > 1:
         different = ", ".join(sorted(texts if len(texts) > 1 else sizes))
         found.append(f"scored on different text ({different}): these bits per byte do not compare")
+    windows = {r.scores["bits_per_byte"].get("settings", {}).get("windows", 0) for _, r in records if "bits_per_byte" in r.scores}
+    if windows - {0} and (len(windows) > 1 or any(n in r.scores for _, r in records for n in BASELINES)):
+        told = ", ".join(f"{n} windows" if n else "all" for n in sorted(windows))
+        found.append(f"bits per byte are of {told} of the held-out text, gzip, xz and order-0 of all of it")
     for label, record in records:
+        if not all(math.isfinite(s["value"]) for s in record.scores.values()):
+            found.append(f"{label} has scores that are not finite ({record.workdir}): they are in the table alone")
         step, last = record.scores.get("bits_per_byte", {}).get("step"), record.updates
         if step is None:
             found.append(f"{label} has no held-out score: python -m dlm.evaluate --workdir={record.workdir}")

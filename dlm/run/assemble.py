@@ -30,6 +30,7 @@ class Experiment:
         self.model = transformer.Transformer(run.nn)
         self.optimizer = optim.transformation(run.optim, run.steps)
         self.root = keys.root(run.seed)
+        self._generators: dict = {}
         rows, parts, shares = run.data.batch, run.optim.microbatches, self._shares
         if rows % (parts * shares):
             raise UserError(
@@ -89,10 +90,18 @@ class Experiment:
         return jax.jit(lambda params, batch, key: self.objective.bound(functools.partial(self.denoise, params), batch, key, samples))
 
     def generator(self, params, sampler, *, seed: int = 0, trace: bool = False) -> Generator:
-        """Requests to replies with these parameters."""
-        process = self.objective.process or MaskNoise(vocab=self.run.nn.vocab)
-        memory = functools.partial(transformer.memory, self.model)
-        return Generator(self.denoise, memory, params, self.tokenizer, sampler, process, self.objective.mask, seed=seed, trace=trace)
+        """Requests to replies with these parameters; one sampler compiles once, whatever the parameters and the seed."""
+        if (sampler, trace) not in self._generators:
+            process = self.objective.process or MaskNoise(vocab=self.run.nn.vocab)
+            memory = functools.partial(transformer.memory, self.model)
+            given = self.denoise, memory, params, self.tokenizer, sampler, process, self.objective.mask
+            self._generators[sampler, trace] = Generator(*given, seed=seed, trace=trace)
+        return self._generators[sampler, trace].holding(params, seed)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def counted(self, count: Callable):
+        """The jitted `count(experiment, params, batch, key)` of an evaluator."""
+        return jax.jit(functools.partial(count, self))
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,6 @@ class Subject:
     stop: Callable[[], bool] = lambda: False  # asked before each batch; raises Preempted once it says yes
     sampler: Any = None  # None: the run's own
     facts: dict = field(default_factory=dict)  # what an evaluator did: sampler, passes
-    _generators: dict = field(default_factory=dict)  # by sampler, so that each compiles once
 
     @property
     def objective(self):
@@ -136,9 +144,7 @@ class Subject:
     def generate(self, templates: Sequence[tuple], **changes) -> list[Reply]:
         """Replies to templates, by the sampler with some fields changed; batches of one size, so that one program serves all."""
         sampler = replace(self.sampler or self.experiment.run.sampler, **changes)
-        if sampler not in self._generators:
-            self._generators[sampler] = self.experiment.generator(self.params, sampler, seed=self.seed)
-        generator, replies = self._generators[sampler], []
+        generator, replies = self.experiment.generator(self.params, sampler, seed=self.seed), []
         for begin in range(0, len(templates), _ROWS):
             if self.stop():
                 raise Preempted()
@@ -158,14 +164,24 @@ class Subject:
         return Subject(experiment, state.averaged, experiment.run.data.source, self.seed)
 
 
+def evaluators(configured: dict, names: str | None, overrides: Sequence[tuple[str, str]]) -> dict:
+    """{name: evaluator}: those of a config's `evals` or the named ones, with `evals.NAME.FIELD=VALUE` applied."""
+    wanted = {name: dict(configured.get(name) or {}) for name in (names.split(",") if names else configured)}
+    if not wanted:
+        raise UserError("the run's config names no evaluator: say which with --evals=bound")
+    for dotted, text in overrides:
+        name, _, field_ = dotted.removeprefix("evals.").partition(".")
+        if name not in wanted or not field_:
+            raise UserError(f"--{dotted}: expected --evals.NAME.FIELD with NAME one of {', '.join(wanted)}{spec.nearest(name, wanted)}")
+        spec.override(wanted[name], field_, text)
+    return {name: spec.build({**settings, "name": f"evals.{name}"}, "evals", where=f"evals.{name}") for name, settings in wanted.items()}
+
+
 def sampler(workdir: Path, overrides: Sequence[tuple[str, str]]):
     """The run's sampler, with `sampler.FIELD=VALUE` applied."""
     config = rundir.read_config(workdir)
     for dotted, text in overrides:
-        if dotted == "sampler.rule":
-            config["sampler"]["rule"] = text
-        else:
-            spec.override(config, dotted, text)
+        spec.override(config, dotted, text)
     return spec.run(config).sampler
 
 

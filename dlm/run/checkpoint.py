@@ -67,6 +67,8 @@ class Store:
     """Saves and restores a run's states; the newest `keep` stay. Orbax (2 s to import) is loaded when first needed."""
 
     def __init__(self, workdir: Path, keep: int = 2, unsaved: str = "stop", say: Callable[[str], None] = cli.say):
+        if unsaved == "go_on" and hosts.several():  # only one process knows of it, and the next save needs all
+            raise UserError("config.every.unsaved=go_on is for a single process: set it to stop")
         self._workdir, self._keep, self._unsaved, self._say = Path(workdir).absolute(), keep, unsaved, say
         self._folder = self._workdir / FOLDER
         self._sealing: threading.Thread | None = None
@@ -108,10 +110,19 @@ class Store:
             self._manager.wait_until_finished()
             if hosts.first():
                 manifest.write(self._folder / str(step))
-                for old in steps(self._workdir)[: -self._keep]:
-                    _delete(self._folder / str(old))
         except Exception as error:
             self._give_up(step, error)
+            return
+        if hosts.first():
+            self._forget()
+
+    def _forget(self) -> None:
+        """Deletes the older checkpoints; one that cannot be deleted is tried again after the next save."""
+        try:
+            for old in steps(self._workdir)[: -self._keep]:
+                _delete(self._folder / str(old))
+        except OSError as error:
+            self._say(f"an old checkpoint cannot be deleted now: {error}")
 
     def _give_up(self, step: int, error: Exception) -> None:
         """Leaves nothing of a save that failed, and notes why it did."""

@@ -77,6 +77,11 @@ def _place() -> tuple[int, int]:
     return distributed.global_state.process_id, distributed.global_state.num_processes
 
 
+def several() -> bool:
+    """Whether this process is one of several."""
+    return _client() is not None
+
+
 def first() -> bool:
     """Whether this process is the one that writes."""
     return _client() is None or _place()[0] == 0

@@ -1,7 +1,9 @@
 """What a run says: one live line on stderr, `metrics.jsonl` always, TensorBoard files when tensorboardX is installed."""
 
+import contextlib
 import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -95,16 +97,24 @@ def clock(seconds: float) -> str:
 
 
 def rows(path: Path) -> list[dict]:
-    """The rows of a .jsonl file; a last line cut short by a crash is left out."""
+    """The rows of a .jsonl file; a line cut short by a crash is left out."""
     if not path.exists():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # text in a row may hold other line separators
+        with contextlib.suppress(json.JSONDecodeError):
             found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return found
+
+
+def append(path: Path, added: list[dict]) -> None:
+    """Rows at the end of a .jsonl file, in one write; behind a line that a crash cut short they begin a new one."""
+    with path.open("ab+") as file:
+        cut = b""
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            cut = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(cut + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in added).encode())
 
 
 def _forget(path: Path, after: int, evaluation: bool) -> None:

@@ -4,6 +4,7 @@ A request is a template: strings (or ids) are anchors that never change, numbers
 and one hole; infilling has text on both sides.
 """
 
+import copy
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +73,12 @@ class Generator:
             return loop.generate(partial(denoise, params), sampler, process, mask, canvas, key_B, **options)
 
         self._run = jax.jit(run, static_argnames="prefill")
+
+    def holding(self, params, seed: int) -> "Generator":
+        """The same, compiled already, with other parameters and another seed."""
+        other = copy.copy(self)
+        other.params, other.seed = params, seed
+        return other
 
     @property
     def vocab(self) -> Vocab:

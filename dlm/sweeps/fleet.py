@@ -133,17 +133,23 @@ class Fleet:
             if cores:
                 with suppress(OSError):
                     os.sched_setaffinity(process.pid, cores)
-            last = ""
-            for line in process.stderr:
-                log.write(line)
-                log.flush()
-                last = line.strip() or last
-                if line.startswith("step "):
-                    self._board.tell(job.name, last, slot)
-            process.wait()
-            with self._lock:
-                self._processes.remove(process)
-        return process.returncode, last
+            try:
+                return self._heard(process, job, log, slot)
+            finally:  # whatever happens here, no run goes on unheard beside the next
+                process.terminate()
+                process.wait()
+                with self._lock:
+                    self._processes.remove(process)
+
+    def _heard(self, process: subprocess.Popen, job: Job, log: TextIO, slot: int) -> tuple[int, str]:
+        last = ""
+        for line in process.stderr:
+            log.write(line)
+            log.flush()
+            last = line.strip() or last
+            if line.startswith("step "):
+                self._board.tell(job.name, last, slot)
+        return process.wait(), last
 
 
 def _shares(parallel: int) -> list[tuple[dict[str, str], set[int]]]:
@@ -219,7 +225,7 @@ set -uo pipefail
 tasks=(
 {tasks}
 )
-bash -c "${{tasks[$SLURM_ARRAY_TASK_ID]}}" &
+bash -c "${{tasks[$SLURM_ARRAY_TASK_ID]}}; exit \\$?" & # more than one command, so that bash stays and its child gets the signal
 task=$!
 trap 'pkill -TERM -P "$task"' TERM
 wait "$task"
@@ -228,6 +234,6 @@ if [[ $code -gt 128 ]]; then # the trap interrupted the wait
   wait "$task"
   code=$?
 fi
-[[ $code != {exit} ]] || scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+[[ $code != {exit} && $code != 143 ]] || scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit "$code"
 """

@@ -78,13 +78,9 @@ def _both(a: Point, b: Point) -> Point:
 class Sweep:
     """A recipe's points, each with its validated run and the flags that make dlm.train build it."""
 
-    target: str
     points: tuple[Point, ...]
     runs: dict[str, spec.Run]
     flags: dict[str, tuple[str, ...]]
-
-    def point(self, name: str) -> Point:
-        return next(p for p in self.points if p.name == name)
 
 
 def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
@@ -92,7 +88,7 @@ def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
 
     Raises UserError for a recipe without sweep(), for names that come twice and for the first run that cannot be built.
     """
-    base, points = spec.recipe(target), spec.defined(target, "sweep")()
+    base, points = spec.recipe(target), list(spec.defined(target, "sweep")() or [])
     if not points or not all(isinstance(p, Point) for p in points):
         raise UserError(f"sweep() of {target} must return at least one point of dlm.sweeps.grid")
     for name, times in Counter(p.name for p in points).items():
@@ -103,7 +99,7 @@ def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
         spec.override(base, dotted.removeprefix("config."), text)
     made = {p.name: _built(base, p) for p in points}
     flags = {name: (f"--config={target}", *common, *words) for name, (_, words) in made.items()}
-    return Sweep(target, tuple(points), {name: run for name, (run, _) in made.items()}, flags)
+    return Sweep(tuple(points), {name: run for name, (run, _) in made.items()}, flags)
 
 
 def _built(base: dict, p: Point) -> tuple[spec.Run, list[str]]:

@@ -3,6 +3,7 @@
 Where all points have equally many labels, as those of a product have, each position is a categorical parameter of its own.
 """
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -42,9 +43,13 @@ def search(
         if key in keys and key not in scores:
             scores[key] = score(keys[key])
         value = scores.get(key)
-        study.tell(trial, value, state=optuna.trial.TrialState.COMPLETE if value is not None else optuna.trial.TrialState.FAIL)
-    order = sorted(scores, key=lambda key: (scores[key] is None, (scores[key] or 0) * (-1 if maximize else 1)))
+        study.tell(trial, *([value] if _good(value) else [None, optuna.trial.TrialState.FAIL]))
+    order = sorted(scores, key=lambda key: (not _good(scores[key]), (scores[key] if _good(scores[key]) else 0) * (-1 if maximize else 1)))
     return {"-".join(key): scores[key] for key in order}
+
+
+def _good(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _groups(points: Sequence[Point]) -> dict[tuple[str, ...], list[Point]]:

@@ -1,7 +1,8 @@
 """tasks — generated problems with an exact grader, one per file. No JAX.
 
 A task is a sequence of problems without end, the same in every process: `task[i] → Problem`, `task.grade(problem, answer) → bool`,
-`task.longest`, the characters of the longest answer. A grader checks the answer, it does not compare it with one that is known.
+`task.longest`, the characters of the longest answer. A grader checks the answer, it does not compare it with one that is known. What is
+asked stands in the prompt in one canonical form, so that two problems are the same where their prompts are.
 """
 
 import random
@@ -11,11 +12,6 @@ from typing import NamedTuple
 class Problem(NamedTuple):
     prompt: str
     answer: str  # one that is right
-
-    @property
-    def document(self) -> str:
-        """What a model is trained on."""
-        return self.prompt + self.answer
 
 
 def rng(task, i: int) -> random.Random:

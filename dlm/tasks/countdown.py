@@ -36,8 +36,7 @@ class Countdown:
             kind = draw.choice(list(OPERATORS))
             text = f"({text}){SIGNS[kind]}{n}" if kind is ast.Mult and not text.isdigit() else f"{text}{SIGNS[kind]}{n}"
             value = OPERATORS[kind](value, n)
-        draw.shuffle(numbers)
-        return Problem(f"{' '.join(map(str, numbers))} {value}=", text)
+        return Problem(f"{' '.join(map(str, sorted(numbers)))} {value}=", text)
 
     def grade(self, problem: Problem, answer: str) -> bool:
         *numbers, target = map(int, problem.prompt[:-1].split())

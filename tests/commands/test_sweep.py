@@ -38,6 +38,8 @@ def test_a_sweep_runs_all_it_can_and_a_second_call_does_the_rest(recipe, tmp_pat
     assert "no file none.txt" in runs["blind"]["error"] and f"blind failed: no file none.txt (log: {workdir}/logs/blind.log)" in err
     scores = logs.rows(workdir / "lr=0.01" / "evals.jsonl")
     assert json.loads(out)["scores"] == {"lr=0.01": next(s["value"] for s in scores if s["name"] == "bits_per_byte")}
+    code, out, err = told(capsys, recipe("over('optim.lr', 0.01)"), f"--workdir={workdir}", "--config.steps=3")
+    assert code == 2 and "belongs to a run with another config (steps: 2 → 3)" in err, "what is done is done for its own config"
     code, out, err = told(capsys, recipe("over('optim.lr', 0.01)"), f"--workdir={workdir}")
     assert code == 0 and "1 skipped" in err and logs.rows(workdir / "lr=0.01" / "evals.jsonl") == scores
     capsys.readouterr()
@@ -89,6 +91,9 @@ def test_a_search_scores_tries_by_the_mean_over_their_seeds(recipe, tmp_path, ca
         ("over('seed', 1)", ["--workdir="], "--workdir is missing"),
         ("over('seed', 1)", ["--workdir=RUN"], "is a run directory: name a folder that may hold many runs"),
         ("over('seed', 1)", ["--config.stepz=1"], "unknown field config.stepz"),
+        ("over('seed', 1)", ["--evals.bound.samples=3"], "samples=3 must be even"),
+        ("over('seed', 1)", ["--evals=bond"], "did you mean 'bound'?"),
+        ("over('seed', 1)", ["--search=3", "--evals=none"], "--search needs a score to go by"),
         ("over('seed', 1)", ["--paralel=1"], "did you mean '--parallel'?"),
     ],
 )

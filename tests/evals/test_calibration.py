@@ -25,11 +25,11 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
         assert isinstance(mask, Mask)
         return Output(Logits(jnp.broadcast_to(jnp.asarray(logits_V), (*canvas.z_BL.shape, logits_V.shape[-1]))))
 
-    asked = []
+    asked, run = [], types.SimpleNamespace(nn=types.SimpleNamespace(vocab=tiny.VOCAB))
+    experiment = types.SimpleNamespace(denoise=denoise, objective=objective, run=run)
+    experiment.counted = lambda count: jax.jit(lambda *given: count(experiment, *given))
     subject = types.SimpleNamespace(
-        experiment=types.SimpleNamespace(denoise=denoise),
-        objective=objective,
-        tokenizer=tiny.VOCAB,
+        experiment=experiment,
         params=None,
         key=jax.random.key(0),
         held_out=lambda limit: asked.append(limit) or iter([tiny.batch(tokens_BL)] * batches),

@@ -43,7 +43,7 @@ def test_variety_of_known_samples():
 
 
 def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it():
-    """A judge for whom every token costs 2 nats, an eos 3; texts of 4 and 2 tokens, cut at 5 with their eos."""
+    """A judge for whom every token costs 2 nats, an eos 3; samples of 4 tokens, one of which ends before; real text cut at 4 as well."""
     tokenizer = Asked().tokenizer
 
     def bound(samples):
@@ -61,13 +61,16 @@ def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it():
         objective=types.SimpleNamespace(claims="exact"),
     )
     judge.experiment.run = types.SimpleNamespace(data=types.SimpleNamespace(batch=2, length=5))
-    subject = Asked(documents=["abcdefgh"] * 9, fill=lambda n, hole: ["abcd", "xy", "abcd"][n])
+    samples = ["abcd", np.array([*tokenizer.encode("xy"), tokenizer.eos, 65]), "abcd"]
+    subject = Asked(documents=["abcdefgh"] * 9, fill=lambda n, hole: tokenizer.encode(s) if isinstance(s := samples[n], str) else s)
     subject.other = lambda workdir: judge if workdir == "there" else pytest.fail(workdir)
     found = scores(GenPPL(judge="there", num=3, length=4), subject)
-    nats, size, tokens = 11 + 7 + 11, 4 + 2 + 4, 5 + 3 + 5
+    nats, size, tokens = 8 + 7 + 8, 4 + 2 + 4, 4 + 3 + 4
     assert found["gen_bits_per_byte"][0] == pytest.approx(nats / math.log(2) / size) and found["gen_bits_per_byte"][1] > 0
     assert found["gen_ppl"][0] == pytest.approx(math.exp(nats / tokens)) and found["entropy"][0] > 0
-    assert found["real_bits_per_byte"] == (pytest.approx(10 / math.log(2) / 5), pytest.approx(0)), "long texts are cut"
+    assert found["real_bits_per_byte"] == (pytest.approx(8 / math.log(2) / 4), pytest.approx(0)), "cut where samples are"
+    subject.held_out_documents, subject.fill = ["abcdefg"] * 3, lambda n, hole: "abcdefg"
+    assert scores(GenPPL(judge="there", num=3), subject)["gen_ppl"] == (pytest.approx(math.exp(2)), pytest.approx(0)), "the judge reads 5"
     with pytest.raises(UserError, match="a judge is missing: --evals.gen_ppl.judge=RUN"):
         scores(GenPPL(), subject)
     judge.objective.claims = "bound"
@@ -93,7 +96,7 @@ def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
     task = Brackets(depth=3, opened=4)
     asked = problems.held_out(task, 4)
     eos = Asked().tokenizer.eos
-    answers = [asked[0].answer, asked[1].answer + ")", asked[2].answer, "no"]
+    answers = [asked[0].answer.ljust(3), asked[1].answer + ")", asked[2].answer, "no"]
 
     def fill(n, hole):
         assert hole == task.longest + 1
@@ -104,8 +107,10 @@ def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
     assert found["brackets_accuracy"][0] == 0.5 and 0 < found["brackets_accuracy"][1] < 0.5
     assert [t[0] for t in subject.asked[0][0]] == [p.prompt for p in asked] and subject.asked[0][1] == dict(temperature=0.0)
     source = problems.Problems(task=task, count=500)
-    trained = set(source.documents("train"))
-    assert not trained & {p.document for p in problems.held_out(task, 20)} and set(source.documents("held_out")) >= {asked[0].document}
+    trained = {text.partition("=")[0] for text in source.documents("train")}
+    assert not trained & {p.prompt[:-1] for p in problems.held_out(task, 20)} and len(trained) > 100
+    assert problems.document(task, asked[0]) in source.documents("held_out")
+    assert {len(text.partition("=")[2]) for text in source.documents("train")} == {3}, "the room tells nothing of the answer"
 
 
 def test_mistakes():
@@ -114,5 +119,5 @@ def test_mistakes():
             make(**wrong)
     with pytest.raises(UserError, match="none of 1 problems is in the split"):
         [problems.Problems(task=Brackets(), count=1).documents(split) for split in ("train", "held_out")]
-    with pytest.raises(ValueError, match="has only . different problems"):
+    with pytest.raises(UserError, match="has only . held-out problems"):
         problems.held_out(Brackets(depth=1, opened=1), 9)

@@ -9,6 +9,7 @@ import pytest
 
 from dlm.reports import record, summary
 from dlm.reports.groups import grouped
+from dlm.reports.replay import GENERATOR
 from tests.reports.conftest import lines, write
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -19,7 +20,7 @@ def page(runs):
 
 
 def test_the_page(runs, tmp_path):
-    (tmp_path / "replay.html").write_text('<p id="replayed">"steps"</p>')
+    (tmp_path / "replay.html").write_text(f'{GENERATOR}<p id="replayed">"steps"</p>')
     samples = (
         (runs[0] / "samples.jsonl").read_text().replace('"kind": "infill"', f'"trace": "{tmp_path / "replay.html"}", "kind": "infill"')
     )
@@ -27,7 +28,9 @@ def test_the_page(runs, tmp_path):
     text = page(runs)
     assert "<u>def </u>f&lt;b&gt;<u>(x):</u>" in text and "sample 3 of ar\n  ␛[2J&lt;i&gt;" in text and "sample 0" not in text
     assert text.count(summary.CANNOT_INFILL) == 1 and "3.014 ± 0.012" in text and "abc123" in text and "1049600" in text
-    assert text.count("srcdoc=") == 1 and "&lt;p id=&quot;replayed&quot;&gt;&quot;steps&quot;" in text
+    assert (
+        text.count('sandbox="allow-scripts"') == text.count("srcdoc=") == 1 and "&lt;p id=&quot;replayed&quot;&gt;&quot;steps&quot;" in text
+    )
     assert not re.findall(r'(?:href|src)="[^#"]', text) and "{{" not in text and "<th scope=col>objective.name</th>" in text
     assert set(re.findall(r"https?://[^ \"']+", text)) <= {"http://www.w3.org/2000/svg"}, "nothing is fetched"
     for title in ("Held-out bits per byte", "Training"):
@@ -37,12 +40,31 @@ def test_the_page(runs, tmp_path):
 def test_every_number_of_passes_is_a_point(tmp_path):
     runs = [write(tmp_path / f"r{i}", "masked", 2.0, 0.1, "bound", seed=i) for i in range(2)]
     for i, run in enumerate(runs):
-        scores = [dict(name="entropy", value=v + i, se=0.5, nfe=n, step=40) for n, v in ((4, 9.0), (4, 1.0), (16, 2.0))]
+        given = ((4, 9.0), (4, 1.0), (16, 2.0))
+        scores = [dict(name="entropy", value=v + i, se=0.5, nfe=n - i / 4, sampler=dict(steps=n), step=40) for n, v in given]
         (run / "evals.jsonl").write_text(lines(scores))
     (group,) = grouped(record.read(runs))
     (label, four, mean, half), (_, sixteen, *_) = summary._passes([group], "entropy")
-    assert (label, four, mean, sixteen) == ("masked", 4, 1.5, 16) and half == pytest.approx(12.706 * 0.5, rel=1e-3), "the latest counts"
+    assert (label, four, mean, sixteen) == ("masked", 3.875, 1.5, 15.875) and half == pytest.approx(12.706 * 0.5, rel=1e-3), (
+        "the latest counts"
+    )
     assert "against passes" in summary.page([group])
+
+
+@pytest.mark.parametrize("content", [b"<script>parent.document.title = 1</script>", b"\xff", None])
+def test_what_is_no_replay_is_not_shown(runs, tmp_path, content):
+    if content is not None:
+        (tmp_path / "other").write_bytes(content)
+    with (runs[0] / "samples.jsonl").open("a") as file:
+        file.write(json.dumps(dict(kind="sample", text="t", trace=str(tmp_path / "other"))) + "\n")
+    assert "iframe" not in page(runs).partition("<main>")[2]
+
+
+def test_a_run_that_diverged_does_not_take_the_report_with_it(runs):
+    with (runs[0] / "evals.jsonl").open("a") as file:
+        file.write('{"name": "bits_per_byte", "value": NaN, "se": NaN, "claims": "bound", "step": 40, "data": "embedded"}\n')
+    text = page(runs)
+    assert "masked has scores that are not finite" in text and "ar: 2.151" in text
 
 
 def test_parts_that_are_missing_are_left_out(runs):

@@ -50,18 +50,30 @@ def test_only_the_newest_samples_are_shown(runs):
 def test_unfair_comparisons_are_named(runs):
     assert table.warnings(groups(runs)) == []
     with (runs[1] / "evals.jsonl").open("a") as f:
-        f.write(json.dumps(dict(name="bits_per_byte", value=1.0, se=0.0, claims="exact", step=20, data="other.txt")) + "\n")
+        f.write(json.dumps(dict(name="bits_per_byte", value=1.0, se=0.0, claims="exact", step=40, data="other.txt")) + "\n")
+    with (runs[1] / "metrics.jsonl").open("a") as f:
+        f.write(json.dumps(dict(step=60, loss=1.0)) + "\n")
     (runs[0] / "evals.jsonl").unlink()
     (runs[0] / "commit.txt").write_text("def456\n")
     said = "\n".join(table.warnings(groups(runs)))
     for part in (
         "embedded, other.txt",
         "masked has no held-out",
-        "step 20, but trained to step 40",
+        "step 40, but trained to step 60",
         "2 versions of the code (abc123, def456)",
     ):
         assert part in said
     assert said.count("\n") == 3
+
+
+def test_an_older_steps_score_does_not_replace_a_newer_ones_and_part_of_the_text_is_named(runs):
+    with (runs[0] / "evals.jsonl").open("a") as f:
+        f.write(json.dumps(dict(name="bits_per_byte", value=9.0, se=0.0, claims="bound", step=20, data="embedded")) + "\n")
+    assert table.rows(groups(runs))[0].bits_per_byte == 3.014 and table.warnings(groups(runs)) == []
+    with (runs[0] / "evals.jsonl").open("a") as f:
+        f.write(json.dumps(dict(name="bits_per_byte", value=3.0, se=0.0, step=40, data="embedded", settings=dict(windows=9))) + "\n")
+    (said,) = table.warnings(groups(runs))
+    assert said == "bits per byte are of all, 9 windows of the held-out text, gzip, xz and order-0 of all of it"
 
 
 def test_a_folder_of_runs_is_read_in_the_order_of_its_numbers_and_what_has_not_begun_is_left_out(tmp_path):

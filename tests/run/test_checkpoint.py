@@ -117,6 +117,23 @@ def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoin
     assert not list((workdir / "checkpoints").glob("*.going"))
 
 
+def test_an_old_checkpoint_that_cannot_be_deleted_takes_no_new_one_with_it(workdir, monkeypatch):
+    def busy(folder):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(checkpoint, "_delete", busy)
+    store = checkpoint.Store(workdir, keep=1, say=(said := []).append)
+    store.save(3, State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None))
+    store.close()
+    assert checkpoint.intact(workdir, print) == 3 and len(said) == 1 and "cannot be deleted now" in said[0]
+
+
+def test_of_several_processes_none_goes_on_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.hosts, "several", lambda: True)
+    with pytest.raises(UserError, match="unsaved=go_on is for a single process"):
+        checkpoint.Store(tmp_path, unsaved="go_on")
+
+
 def test_a_disk_without_room_for_one_more_is_noticed_before_half_of_it_is_written(workdir, monkeypatch):
     folder = workdir / "checkpoints"
     taken = sum(p.stat().st_size for p in (folder / "2").rglob("*"))

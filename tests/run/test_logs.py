@@ -50,6 +50,15 @@ def test_an_evaluation_made_up_for_by_a_process_that_was_killed_then_is_not_kept
     assert logs.rows(tmp_path / logs.METRICS) == [dict(step=3, loss=1.0, lr=0.1), {"step": 3, "bound.bits_per_byte": 2.0}]
 
 
+def test_rows_with_any_text_in_them_and_behind_a_line_cut_short_are_found(tmp_path):
+    path = tmp_path / "evals.jsonl"
+    for text in ("a\u2028b", "c\x85d"):
+        logs.append(path, [dict(text=text)])
+    path.write_bytes(path.read_bytes() + '{"text": "é'.encode()[:-1])
+    logs.append(path, [dict(text="e"), dict(text="f")])
+    assert [row["text"] for row in logs.rows(path)] == ["a\u2028b", "c\x85d", "e", "f"]
+
+
 def test_tensorboard_files_are_written(tmp_path):
     log = logs.Logs(tmp_path, 0, 1, io.StringIO())
     log.write(dict(step=1, loss=1.0, phases=dict(data=1.0)))

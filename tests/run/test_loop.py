@@ -31,7 +31,7 @@ class Told:
         return self.debt if self.debt.get("step") == step else None
 
 
-def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, batches=None, **every):
+def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, batches=None, evaluate=None, **every):
     def update(state, batch):
         told.calls.append(("update", batch))
         return state + 1, dict(
@@ -54,7 +54,7 @@ def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, batches=
         logs=told,
         flops_per_token=2.0,
         peak=4.0,
-        evaluate=lambda state, step: {"score": state},
+        evaluate=evaluate or (lambda state, step: {"score": state}),
         save=lambda step, state: told.calls.append(("save", step)),
         stop=stop,
         skips=skips,
@@ -128,6 +128,20 @@ def test_no_batch_is_read_beyond_the_last_and_no_thread_stays(stopped):
         if thread.name == "batches":
             thread.join(timeout=10)
     assert threading.active_count() <= before and next(batches) == (3 if stopped else 4)
+
+
+def test_an_evaluation_that_is_cut_short_is_owed_and_made_up_for():
+    told, again = Told(), Told()
+
+    def cut(state, step):
+        raise Preempted()
+
+    with pytest.raises(Preempted) as stopped:
+        train(told, 0, 6, evaluate=cut, log=4, eval=2, save=5)
+    assert stopped.value.step == 2 and told.debt["evaluation"] and len(told.debt["rows"]) == 2 and ("save", 2) in told.calls
+    again.debt = told.debt
+    train(again, 2, 6, log=4, eval=2, save=5)
+    assert [(r["step"], r.get("score"), r.get("loss")) for r in again.rows][:2] == [(2, 2, None), (4, None, 5.0)]
 
 
 def test_mistakes():

@@ -113,6 +113,32 @@ def test_the_slurm_script_runs_its_task_and_requeues_a_preempted_one(tmp_path):
     assert done.returncode == 75 and done.stdout == "scontrol requeue 77_1\n"
 
 
+@pytest.mark.parametrize("commands", [1, 2])
+def test_slurms_warning_reaches_the_run_whatever_its_place(commands, tmp_path):
+    """The script gets TERM; the run saves and ends with 75, and is queued again."""
+    (tmp_path / "act.py").write_text(CODE)
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "scontrol $@"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    words = (("act", "waits", "x"), bool)
+    (tmp_path / "s.sh").write_text(fleet.slurm([Job("a", tmp_path, (words,) * commands)], 1, python=sys.executable))
+    env = dict(
+        os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}", PYTHONPATH=str(tmp_path), SLURM_ARRAY_TASK_ID="0", SLURM_ARRAY_JOB_ID="7"
+    )
+    with subprocess.Popen(["bash", str(tmp_path / "s.sh")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as script:
+        assert script.stderr.readline().startswith("step 1")
+        time.sleep(0.3)
+        script.terminate()
+        out, _ = script.communicate(timeout=20)
+    assert script.returncode == 75 and out == "scontrol requeue 7_0\n"
+
+
+def test_a_log_that_cannot_be_written_leaves_no_run_behind(sent, monkeypatch):
+    """The run is ended, and only its own job has failed."""
+    monkeypatch.setattr(Fleet, "_heard", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    outcomes, _ = sent("waits", parallel=1)
+    assert [(o.kind, o.error) for o in outcomes] == [("failed", "OSError: disk full")]
+
+
 def test_the_board_redraws_on_a_terminal():
     class Terminal(io.StringIO):
         def isatty(self):

@@ -68,6 +68,12 @@ def test_a_mistake_is_told_before_anything_runs(body, said, tmp_path):
         grid.load(written(tmp_path / "r.py", tiny.recipe("corpus.txt"), body))
 
 
+def test_points_may_be_yielded(tmp_path):
+    path = written(tmp_path / "r.py", tiny.recipe("corpus.txt"), "None")
+    (tmp_path / "r.py").write_text((tmp_path / "r.py").read_text().replace("return None", "yield from over('seed', 1, 2)"))
+    assert list(grid.load(path).runs) == ["seed=1", "seed=2"]
+
+
 def test_a_recipe_without_a_sweep(tmp_path):
     (tmp_path / "r.py").write_text("def get_config(arg=None):\n    return {}\n")
     with pytest.raises(UserError, match=r"r.py has no sweep\(\)"):

@@ -26,7 +26,7 @@ def test_every_task_keeps_to_its_card(name):
     assert problems != [member(name, seed=1)[i] for i in range(50)]
     rng = random.Random(0)
     for p, other in zip(problems, [*problems[1:], problems[0]], strict=True):
-        assert task.grade(p, p.answer) and len(p.answer) <= task.longest and "\n" not in p.document
+        assert task.grade(p, p.answer) and len(p.answer) <= task.longest and "\n" not in p.prompt + p.answer
         assert not task.grade(p, "") and not task.grade(p, p.answer[:-1]) and not task.grade(p, p.answer + p.answer[-1])
         letters = list(p.answer)
         letters[rng.randrange(len(letters))] = "?"
