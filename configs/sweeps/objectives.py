@@ -8,19 +8,20 @@ python -m dlm.sweep --config=configs/sweeps/objectives.py --workdir=runs/objecti
 python -m dlm.report runs/objectives
 
     === results of configs/sweeps/objectives.py, config 5595bab7bd88, commit 7d6312a, 1 × cpu, Python 3.11.7, seeds 0 1 2 ===
-    model                                   claim   held-out bits/byte   seeds   tokens/s   parameters
-    ──────────────────────────────────────────────────────────────────────────────────────────────────
-    ar, width=64                            exact   2.525 ± 0.059            3      4,983      328,320
-    ar, width=128                           exact   2.329 ± 0.029            3      3,356      656,448
-    masked, schedule=cosine, width=64       bound   2.997 ± 0.035            3      7,302      328,320
-    masked, schedule=cosine, width=128      bound   2.981 ± 0.014            3      4,301      656,448
-    masked, schedule=geometric, width=64    bound   3.056 ± 0.019            3      5,675      328,320
-    masked, schedule=geometric, width=128   bound   3.047 ± 0.017            3      5,452      656,448
-    masked, schedule=linear, width=64       bound   2.969 ± 0.051            3      4,834      328,320
-    masked, schedule=linear, width=128      bound   2.942 ± 0.019            3      4,691      656,448
+    model                                   claim   held-out bits/byte   token accuracy   seeds   tokens/s   parameters
+    ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    ar, width=64                            exact   2.525 ± 0.059                             3      4,983      328,320
+    ar, width=128                           exact   2.329 ± 0.029        0.009 ± 0.023        3      3,356      656,448
+    masked, schedule=cosine, width=64       bound   2.997 ± 0.035        0.004 ± 0.007        3      7,302      328,320
+    masked, schedule=cosine, width=128      bound   2.981 ± 0.014                             3      4,301      656,448
+    masked, schedule=geometric, width=64    bound   3.056 ± 0.019                             3      5,675      328,320
+    masked, schedule=geometric, width=128   bound   3.047 ± 0.017                             3      5,452      656,448
+    masked, schedule=linear, width=64       bound   2.969 ± 0.051                             3      4,834      328,320
+    masked, schedule=linear, width=128      bound   2.942 ± 0.019        0.002 ± 0.023        3      4,691      656,448
     gzip -9                                 exact   2.074
     xz -9                                   exact   1.806
     order-0 entropy                         exact   4.638
+    note: bits per byte are of 256 windows of the held-out text, gzip, xz and order-0 of all of it
     === end of results ===
 """
 

@@ -50,7 +50,8 @@ def write(target: str, groups: list[Group]) -> Path:
     indent, records = place[1], [r for g in groups for r in g.records]
     seeds = " ".join(str(s) for s in sorted({r.config.get("seed", 0) for r in records}))
     made = f"config {digest(target)}, commit {_same(r.commit[:7] for r in records)}, {_same(map(_machine, records))}, seeds {seeds}"
-    body = f"=== results of {target}, {made} ===\n{table.as_text(table.rows(groups))}\n=== end of results ===\n"
+    notes = "".join(f"note: {text}\n" for text in table.warnings(groups))
+    body = f"=== results of {target}, {made} ===\n{table.as_text(table.rows(groups))}\n{notes}=== end of results ===\n"
     shown = "".join(f"{indent}{line}".rstrip() + "\n" for line in body.splitlines())
     files.write(path, text[: place.start()] + shown + text[place.end() :])
     return path

@@ -47,7 +47,7 @@ def made(tmp_path, corpus):
     return path, groups.grouped(record.read([tmp_path]))
 
 
-def test_results_stand_between_their_markers_with_what_made_them(made):
+def test_results_stand_between_their_markers_with_what_made_them(made, tmp_path):
     path, found = made
     for _ in range(2):  # the second time over the first
         assert notebook.write(str(path), found) == path
@@ -56,7 +56,10 @@ def test_results_stand_between_their_markers_with_what_made_them(made):
     assert text.count(f"    === results of {path}, {made_by} ===\n    model") == 1 and f"{path}:n=1, none yet" in text
     assert "    masked   bound   2.500 ± 6.353" in text and text.count("=== end of results ===") == 2
     compile(text, "recipe.py", "exec")
-    assert notebook.stale(path) == []
+    assert "    note: masked" not in text and notebook.stale(path) == []
+    (tmp_path / "seed=0" / "commit.txt").write_text("fedcba\n")
+    notebook.write(str(path), groups.grouped(record.read([tmp_path])))
+    assert "\n    note: the runs are of 2 versions of the code (abcdef0123, fedcba)\n    === end" in path.read_text()
     path.write_text(text.replace("'lr': 0.01", "'lr': 0.02"))
     assert notebook.stale(path) == [str(path)]
 
