@@ -231,6 +231,12 @@ def evaluators(corpus, **changes):
     return [type(e).__name__ for e in spec.run(tiny.recipe(corpus, **changes)).evals.values()]
 
 
+def dropped(**changes):
+    """The loss of an autoregressive model."""
+    made = spec.build(dict(name="ar", **changes), "objectives", tiny.VOCAB)
+    return float(made.loss(tiny.denoiser(tiny.model_config()), tiny.batch(tiny.tokens(2, 6)), jax.random.key(0)).nats_sum)
+
+
 def reported(corpus, **changes):
     """What an update of this run reports."""
     run = spec.run(tiny.recipe(corpus, **changes))
@@ -247,6 +253,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
     "ModelConfig.compute": (network, dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"), {}),
     **{f"Masked.{k}": (objective, v, {}) for k, v in dict(process=dict(name="mask", schedule="cosine"), times="iid", steps=2).items()},
+    "AR.dropout": (dropped, 0.5, {}),
     **{f"MaskNoise.{k}": (noise, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(weight_decay=0.5, ema=0.5).items()},

@@ -8,12 +8,13 @@ With α(0) = 1 and α(1) = 0 there are no further terms. The sum is over masked 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
+from dlm.noise.times import Kind, draw
 from dlm.run import keys
 from dlm.run.contracts import Batch, Bound, Canvas, Loss
 from dlm.run.spec import Vocab, member
@@ -24,7 +25,7 @@ _SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution
 @dataclass(frozen=True)
 class Masked:
     process: Any = member("noise", "mask")
-    times: Literal["stratified", "iid"] = "stratified"  # stratified: over the whole global batch
+    times: Kind = "stratified"  # how t is drawn: noise.times
     steps: int = 0  # of the discretised bound; 0 is continuous time
     vocab: Vocab | None = None
 
@@ -75,15 +76,8 @@ class Masked:
         return Bound(terms_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
 
     def uniform(self, batch: Batch, key: jax.Array):
-        """u_B in [0, 1), one per sample: (π(slot) + u)/B over the global batch when stratified.
-
-        A sample's number and the step decide it, whatever batch, host or microbatch the sample is in.
-        """
-        u_B = keys.uniform_BL(keys.per_sample(keys.key(key, "time"), batch.index_B), 1)[:, 0]
-        if self.times == "iid":
-            return u_B
-        stratum_B = jax.random.permutation(keys.key(key, "strata"), batch.total)[batch.index_B % batch.total]
-        return (stratum_B + u_B) / batch.total
+        """u_B in [0, 1], one per sample (`noise.times`)."""
+        return draw(self.times, batch.index_B, batch.total, key)
 
     def corrupted(self, batch: Batch, key: jax.Array, t_B):
         """z ~ q(z_t | x), keyed by sample number."""

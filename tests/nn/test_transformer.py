@@ -63,7 +63,7 @@ def test_who_sees_whom(mask, packed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "objective", [Masked(spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB), AR(tiny.VOCAB)], ids=["masked", "ar"]
+    "objective", [Masked(spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB), AR(vocab=tiny.VOCAB)], ids=["masked", "ar"]
 )
 def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objective):
     x_BL = tiny.tokens(2, L)
@@ -105,7 +105,7 @@ def test_scan_and_remat_compute_the_same_function():
 
     def value_and_grad(**compute):
         config = tiny.model_config(layers=3, **compute)
-        nats = lambda p: AR(tiny.VOCAB).loss(tiny.denoiser(config, p), batch, None).nats_sum  # noqa: E731
+        nats = lambda p: AR(vocab=tiny.VOCAB).loss(tiny.denoiser(config, p), batch, None).nats_sum  # noqa: E731
         return jax.jit(jax.value_and_grad(nats))(tiny.random_params(config))
 
     plain = value_and_grad()

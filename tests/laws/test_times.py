@@ -1,0 +1,74 @@
+"""Times: each kind is uniform, keeps its promise, and depends on the sample's number alone; none changes the mean of a loss."""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.noise import times
+from dlm.oracle.exact import exact_bound
+from tests.laws import worlds as w
+
+KINDS = typing.get_args(times.Kind)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+B = 8
+
+
+def drawn(kind, index_B=range(B), seeds=1):
+    keys = jax.random.split(jax.random.key(1), seeds)
+    return np.asarray(jax.jit(jax.vmap(lambda key: times.draw(kind, jnp.array([*index_B]), B, key)))(keys))
+
+
+@every_kind
+def test_each_time_is_uniform(kind):
+    u_SB = drawn(kind, seeds=2000)
+    for b in (0, 1, B - 1):
+        assert w.chi_square(np.histogram(u_SB[:, b], 20, (0, 1))[0], np.ones(20)) > 1e-4
+    assert (u_SB >= 0).all() and (u_SB <= 1).all() and len(np.unique(u_SB)) > 0.9 * u_SB.size / (2 if kind == "antithetic" else 1)
+
+
+@every_kind
+def test_a_time_belongs_to_the_sample_not_to_its_place(kind):
+    whole_B = drawn(kind)[0]
+    assert (drawn(kind, [5, 2, 7])[0] == whole_B[[5, 2, 7]]).all()
+    assert (drawn(kind, range(B, 2 * B))[0] != whole_B).all(), "the next batch has times of its own"
+
+
+def test_what_each_promises():
+    assert (np.sort((drawn("stratified", seeds=50) * B).astype(int), 1) == np.arange(B)).all()
+    u_SB = drawn("antithetic", seeds=50)
+    np.testing.assert_allclose(u_SB[:, ::2] + u_SB[:, 1::2], 1, atol=1e-6)
+    assert np.var(drawn("iid", seeds=500).mean(1)) > 5 * np.var(drawn("stratified", seeds=500).mean(1))
+
+
+@pytest.mark.slow
+@every_kind
+def test_no_kind_changes_the_mean_of_the_loss(kind):
+    objective = w.objective(dict(name="masked", times=kind))
+    want = exact_bound(objective, w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))).sum()
+    batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)))
+    loss = jax.jit(lambda keys: jax.lax.map(lambda key: objective.loss(w.tables, batch, key).nats_sum, keys))
+    nats_S = np.asarray(loss(jax.random.split(jax.random.key(0), 600)), np.float64)
+    assert abs(nats_S.mean() - want) < 4 * nats_S.std(ddof=1) / 600**0.5
+
+
+def test_dropout_masks_that_share_of_the_input_and_leaves_what_is_reported():
+    plain, noisy = (w.objective(dict(name="ar", dropout=share)) for share in (0.0, 0.25))
+    batch, seen = w.batch_of(np.tile(w.X_XL, (20, 1))), []
+
+    def denoise(canvas, *, mask):
+        seen.append(canvas.z_BL)
+        return w.tables(canvas, mask=mask)
+
+    for objective in (plain, noisy):
+        objective.loss(denoise, batch, jax.random.key(0))
+        objective.bound(denoise, batch, jax.random.key(0), 2)
+    shares = [float((z_BL == w.VOCAB.mask).mean()) for z_BL in seen]
+    assert shares[0] == shares[1] == shares[3] == 0 and shares[2] == pytest.approx(0.25, abs=0.03)
+    assert (
+        np.asarray(seen[2])[np.asarray(seen[2]) != w.VOCAB.mask] == np.asarray(batch.tokens_BL)[np.asarray(seen[2]) != w.VOCAB.mask]
+    ).all()
+    with pytest.raises(w.spec.UserError, match="dropout=1.0 must be in"):
+        w.objective(dict(name="ar", dropout=1.0))
