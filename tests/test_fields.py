@@ -267,7 +267,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "BPE.size": (bpe, 280, {}),
     "BPE.sample": (bpe, 100, {}),
     "BPE.path": (bpe, "tests/tokenizer.json", {}),
-    **{f"Loader.{k}": (stream, v, {}) for k, v in dict(batch=4, length=16).items()},
+    **{f"Loader.{k}": (stream, v, {}) for k, v in dict(batch=4, length=16, windows=3).items()},
     "Loader.source": (stream, dict(name="embedded", parts=("prose",)), {}),
     **{f"Local.{k}": (local, v, {}) for k, v in dict(paths="other", held_out=0.6, unit="line", held_out_paths="other").items()},
     "Local.field": (local, "body", {}),
@@ -347,7 +347,7 @@ def test_a_field_changes_something(name, corpus, tmp_path):
     assert not same(value(probe, corpus, tmp_path, shared | changes), before)
 
 
-FIELD = {"Loader.batch": "data__batch", "Loader.length": "data__length", "Loader.source": "data__source"}
+FIELD = {"Loader.batch": "data__batch", "Loader.length": "data__length", "Loader.windows": "data__windows", "Loader.source": "data__source"}
 
 
 def published(folder):

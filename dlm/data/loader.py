@@ -28,8 +28,11 @@ class Loader:
     batch: int = 32  # sequences per update, over all hosts
     length: int = 128  # tokens per sequence
     threads: int = 2  # that read ahead; 0 reads when asked
+    windows: int = 0  # of the training text that are read, again and again: for studies of repeated data; 0: all
 
     def __post_init__(self):
+        if self.windows < 0:
+            raise ValueError(f"windows={self.windows} must not be negative")
         if self.batch < 1 or self.length < 1 or self.threads < 0:
             raise ValueError(f"batch and length must be at least 1 and threads at least 0: {self.batch}, {self.length}, {self.threads}")
 
@@ -37,14 +40,16 @@ class Loader:
         """What the training data are: another corpus, order or tokenizer has another one."""
         return tokens.fingerprint(tokenizer, self.source.documents("train"))
 
-    def train_windows(self, tokenizer: Tokenizer, seed: int) -> pack.Windows:
-        """Windows over the training documents in an order fixed by `seed`."""
+    def train_windows(self, tokenizer: Tokenizer, seed: int) -> Windows:
+        """Windows over the training documents in an order fixed by `seed`; the first `self.windows` of them, where that is not 0."""
         windows = self._windows(tokenizer, "train", seed)
         if not len(windows):
             raise spec.UserError(
                 f"config.data.length={self.length} is longer than the corpus ({windows.total} tokens): shorten it, or give more text"
             )
-        return windows
+        if self.windows > len(windows):
+            raise spec.UserError(f"config.data.windows={self.windows} is more than the corpus has ({len(windows)}): ask for fewer")
+        return pack.Chosen(windows, np.arange(self.windows)) if self.windows else windows
 
     def held_out_windows(self, tokenizer: Tokenizer, limit: int | None = None) -> Windows:
         """Windows over the held-out documents in their own order; with `limit`, that many of them, evenly spread."""

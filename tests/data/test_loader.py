@@ -102,3 +102,17 @@ def test_mistakes():
         first(1, processes=3)
     with pytest.raises(spec.UserError, match="config.data: batch and length"):
         spec.run(dict(steps=1, data=dict(batch=0)))
+
+
+def test_few_windows_are_read_again_and_again():
+    """Every epoch holds each of them once; those are the first of the stream, and no other is ever read."""
+    few, rows = Loader(source=Source(), batch=4, length=16, threads=0, windows=8), []
+    for batch in first(6, few):
+        rows += [row.tobytes() for row in batch["tokens_BL"]]
+    whole = LOADER.train_windows(TOKENIZER, 0)
+    assert sorted(rows[:8]) == sorted(rows[8:16]) == sorted(rows[16:]) == sorted(whole[i]["tokens_L"].tobytes() for i in range(8))
+    assert rows[:8] != rows[8:16], "in another order"
+    with pytest.raises(spec.UserError, match="data.windows=999 is more than the corpus has"):
+        Loader(source=Source(), batch=4, length=16, windows=999).train_windows(TOKENIZER, 0)
+    with pytest.raises(ValueError, match="windows=-1"):
+        Loader(windows=-1)
