@@ -6,11 +6,11 @@ objective   masked | ar
 python -m dlm.sweep --config=configs/problems.py:task=brackets --workdir=runs/brackets --parallel=2 --evals=bound,tasks
 python -m dlm.evaluate --workdir=runs/brackets/masked-seed=0 --evals=tasks --evals.tasks.num=200 --sampler.rule=confident
 
-=== results of configs/problems.py:task=brackets, config 6b79be08b23c, commit c5d22ce, 1 × cpu, Python 3.11.7, seeds 0 1 ===
+=== results of configs/problems.py:task=brackets, config 6b79be08b23c, commit d1de49b, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 ===
 model    claim   held-out bits/byte   brackets accuracy   seeds   tokens/s   parameters
 ───────────────────────────────────────────────────────────────────────────────────────
-ar       exact   1.748 ± 0.001        1.000                   2     10,436      213,792
-masked   bound   1.970 ± 0.132        0.098 ± 0.731           2      9,059      213,792
+ar       exact   1.636 ± 0.007        1.000                   2      8,247      213,792
+masked   bound   1.793 ± 0.107        0.708 ± 0.159           2      9,207      213,792
 === end of results ===
 """
 
