@@ -253,6 +253,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
     "ModelConfig.compute": (network, dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"), {}),
     **{f"Masked.{k}": (objective, v, {}) for k, v in dict(process=dict(name="mask", schedule="cosine"), times="iid", steps=2).items()},
+    "Masked.coupling": (objective, "complementary", {}),
     "AR.dropout": (dropped, 0.5, {}),
     **{f"MaskNoise.{k}": (noise, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()},

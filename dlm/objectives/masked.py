@@ -5,10 +5,14 @@
     T steps           t ∈ {1/T, …, 1}, s = t − 1/T,  w = T (α_s − α_t)/(1 − α_t)
 
 With α(0) = 1 and α(1) = 0 there are no further terms. The sum is over masked positions and is never divided by their number.
+
+`coupling="complementary"` looks at each sequence twice, through a mask and through its complement, so that every token is predicted
+once (arXiv:2505.16839, with the bound's own weights): under the linear schedule the complement of a mask drawn at t is one drawn at 1 − t,
+and the mean of both has the bound as its mean.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +30,7 @@ _SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution
 class Masked:
     process: Any = member("noise", "mask")
     times: Kind = "stratified"  # how t is drawn: noise.times
+    coupling: Literal["single", "complementary"] = "single"  # complementary: twice the passes for each sequence
     steps: int = 0  # of the discretised bound; 0 is continuous time
     vocab: Vocab | None = None
 
@@ -35,6 +40,8 @@ class Masked:
     def __post_init__(self):
         if self.steps < 0:
             raise ValueError(f"steps={self.steps} must be 0 (continuous time) or positive")
+        if self.coupling == "complementary" and (self.steps or getattr(self.process, "schedule", "linear") != "linear"):
+            raise ValueError("coupling='complementary' needs steps=0 and process.schedule='linear', where a complement has a time, 1 − t")
 
     def weight(self, t):
         """w(t), so that E_t of the weighted terms is the bound."""
@@ -53,6 +60,13 @@ class Masked:
         """One draw of t and z per sample: an unbiased estimate of the batch's bound."""
         t_B = self._grid(self.uniform(batch, key))
         z_BL = self.corrupted(batch, key, t_B)
+        loss = self._at(denoise, batch, z_BL, t_B)
+        if self.coupling == "single":
+            return loss
+        other_BL = jnp.where(batch.noisable_BL & (z_BL != self.vocab.mask), self.vocab.mask, batch.tokens_BL)
+        return jax.tree.map(lambda a, b: (a + b) / 2, loss, self._at(denoise, batch, other_BL, self._grid(1 - t_B)))
+
+    def _at(self, denoise, batch: Batch, z_BL, t_B) -> Loss:
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
         return Loss(self.terms(denoise, batch, z_BL, t_B).sum(), batch.weights_BL.sum(), {"masked_sum": counted_BL.sum() * 1.0})
 

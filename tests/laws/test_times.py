@@ -1,5 +1,6 @@
 """Times: each kind is uniform, keeps its promise, and depends on the sample's number alone; none changes the mean of a loss."""
 
+import dataclasses
 import typing
 
 import jax
@@ -43,15 +44,38 @@ def test_what_each_promises():
     assert np.var(drawn("iid", seeds=500).mean(1)) > 5 * np.var(drawn("stratified", seeds=500).mean(1))
 
 
-@pytest.mark.slow
-@every_kind
-def test_no_kind_changes_the_mean_of_the_loss(kind):
-    objective = w.objective(dict(name="masked", times=kind))
-    want = exact_bound(objective, w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))).sum()
+def losses(seeds=600, **fields):
+    """The batch's loss in nats for many keys."""
+    objective = w.objective(dict(name="masked", **fields))
     batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)))
     loss = jax.jit(lambda keys: jax.lax.map(lambda key: objective.loss(w.tables, batch, key).nats_sum, keys))
-    nats_S = np.asarray(loss(jax.random.split(jax.random.key(0), 600)), np.float64)
+    return np.asarray(loss(jax.random.split(jax.random.key(0), seeds)), np.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coupling", ["single", "complementary"])
+@every_kind
+def test_neither_times_nor_coupling_changes_the_mean_of_the_loss(kind, coupling):
+    want = exact_bound(w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))).sum()
+    nats_S = losses(times=kind, coupling=coupling)
     assert abs(nats_S.mean() - want) < 4 * nats_S.std(ddof=1) / 600**0.5
+
+
+def test_a_complement_masks_what_the_mask_leaves_and_no_more():
+    objective, seen = w.objective(dict(name="masked", coupling="complementary")), []
+    batch = dataclasses.replace(w.batch_of(w.X_XL), noisable_BL=jnp.asarray(np.arange(w.L) > 0) & jnp.ones(w.X_XL.shape, bool))
+
+    def denoise(canvas, *, mask):
+        seen.append(np.asarray(canvas.z_BL))
+        return w.tables(canvas, mask=mask)
+
+    loss = objective.loss(denoise, batch, jax.random.key(0))
+    one_BL, other_BL = (z_BL == w.VOCAB.mask for z_BL in seen)
+    assert (one_BL ^ other_BL)[:, 1:].all() and not (one_BL | other_BL)[:, 0].any() and 0 < one_BL.mean() < 2 / 3
+    assert float(loss.metrics["masked_sum"]) == len(w.X_XL) and float(loss.weight_sum) == w.X_XL.size
+    for wrong in (dict(steps=2), dict(process=dict(name="mask", schedule="cosine"))):
+        with pytest.raises(w.spec.UserError, match="coupling='complementary' needs"):
+            w.objective(dict(name="masked", coupling="complementary", **wrong))
 
 
 def test_dropout_masks_that_share_of_the_input_and_leaves_what_is_reported():
