@@ -1,0 +1,51 @@
+"""`dlm.bench variance`: its arithmetic against a plain loop, and what it refuses."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from dlm import bench, train
+from dlm.run import cli
+from dlm.run.assemble import reopen
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("variance")
+    (folder / "r.py").write_text(
+        f"def get_config(arg=None):\n    return {tiny.recipe(corpus, steps=1, nn__layers=1, every=dict(log=1))!r}\n"
+    )
+    train.main([f"--config={folder / 'r.py'}", f"--workdir={folder / 'run'}"])
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_both_variances_are_those_of_a_plain_loop(run, capsys):
+    capsys.readouterr()
+    bench.main(["variance", f"--workdir={run}", "--draws=3", "--json"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(r["coupling"], r["times"]) for r in rows][:2] == [("single", "iid"), ("single", "stratified")] and len(rows) == 6
+    experiment, state = reopen(run)
+    objective, batch = replace(experiment.objective, times="iid"), next(experiment.batches(0))
+    value = jax.jit(
+        jax.value_and_grad(
+            lambda p, key: (loss := objective.loss(lambda *a, **k: experiment.denoise(p, *a, **k), batch, key)).nats_sum / loss.weight_sum
+        )
+    )
+    from dlm.run import keys
+
+    found = [value(state.params, key) for key in jax.random.split(keys.key(experiment.root, "noise"), 3)]
+    flat = np.stack([np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)]) for _, grads in found])
+    assert rows[0]["loss_variance"] == pytest.approx(np.var([float(v) for v, _ in found], ddof=1), rel=1e-3)
+    assert rows[0]["gradient_variance"] == pytest.approx(flat.var(0, ddof=1).sum(), rel=1e-3)
+
+
+def test_mistakes(capsys, tmp_path):
+    for words, said in [(["--draws=1"], "--draws=1 must be at least 2"), ([], "is not a run directory")]:
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(bench.main, ["variance", f"--workdir={tmp_path}", *words])
+        assert said in capsys.readouterr().err
