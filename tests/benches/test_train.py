@@ -79,6 +79,7 @@ def test_startup_is_measured_from_outside(recipe, capsys):
     assert found["cold"]["median"] > found["help"]["median"] > 0 and found["warm"]["median"] > found["print_config"]["median"]
 
 
+@pytest.mark.slow
 def test_startup_tells_why_a_run_failed(recipe):
     with pytest.raises(spec.UserError, match="did not reach its first update.*nn.layerz"):
         startup.measure(str(recipe), [("config.nn.layerz", "1")], 1)

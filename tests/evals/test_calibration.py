@@ -40,6 +40,7 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
 MASKED = Masked(spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [AR(vocab=tiny.VOCAB), MASKED], ids=["ar", "masked"])
 def test_a_known_gap(objective):
     """Sure of token 3 with probability 0.6, while all tokens are 3, or a quarter of them."""

@@ -107,6 +107,7 @@ def test_given_positions_condition_the_bound():
 # ------------------------------------------------------------------------------------------------------- discretised bound
 
 
+@pytest.mark.slow
 @every_process
 def test_steps_cost_one_over_their_number(process):
     """Under p, the oracle's T-step bound lies above its continuous one: fewer masks never make an exact posterior worse on average.

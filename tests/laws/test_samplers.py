@@ -58,6 +58,7 @@ def test_ancestral_law_tends_to_p(process):
     assert all(abs(_law(noise, steps).sum() - 1) < 1e-5 for steps in (1, 32, 64)), "no mask is left"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [w.PROCESSES[0], pytest.param(w.PROCESSES[1], marks=pytest.mark.slow)], ids=w.title)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_draws_follow_the_ancestral_law(process, steps):
@@ -73,17 +74,20 @@ def test_one_step_draws_the_factorised_law():
     np.testing.assert_allclose(_law(w.process(w.PROCESSES[0]), 1), product_X, atol=1e-6)
 
 
+@pytest.mark.slow
 @every_rule
 def test_one_position_at_a_time_is_exact(rule):
     """Blocks of one leave a rule nothing to order: left to right, each from its exact conditional."""
     assert w.chi_square(w.counts(_checked(rule, block=1, steps=1)), P_X) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_causal_denoiser_draws_from_p():
     drawn_BL = _draw("ancestral", MASKS, MASKS < 0, mask=Mask("causal", shift=1), block=1, steps=1)
     assert w.chi_square(w.counts(drawn_BL), P_X) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [0, 2])
 @every_rule
 def test_anchors_stay_and_no_mask_is_left(rule, block):

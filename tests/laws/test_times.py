@@ -37,6 +37,7 @@ def test_a_time_belongs_to_the_sample_not_to_its_place(kind):
     assert (drawn(kind, range(B, 2 * B))[0] != whole_B).all(), "the next batch has times of its own"
 
 
+@pytest.mark.slow
 def test_what_each_promises():
     assert (np.sort((drawn("stratified", seeds=50) * B).astype(int), 1) == np.arange(B)).all()
     u_SB = drawn("antithetic", seeds=50)
@@ -61,6 +62,7 @@ def test_neither_times_nor_coupling_changes_the_mean_of_the_loss(kind, coupling)
     assert abs(nats_S.mean() - want) < 4 * nats_S.std(ddof=1) / 600**0.5
 
 
+@pytest.mark.slow
 def test_a_complement_masks_what_the_mask_leaves_and_no_more():
     objective, seen = w.objective(dict(name="masked", coupling="complementary")), []
     batch = dataclasses.replace(w.batch_of(w.X_XL), noisable_BL=jnp.asarray(np.arange(w.L) > 0) & jnp.ones(w.X_XL.shape, bool))
@@ -78,6 +80,7 @@ def test_a_complement_masks_what_the_mask_leaves_and_no_more():
             w.objective(dict(name="masked", coupling="complementary", **wrong))
 
 
+@pytest.mark.slow
 def test_dropout_masks_that_share_of_the_input_and_leaves_what_is_reported():
     plain, noisy = (w.objective(dict(name="ar", dropout=share)) for share in (0.0, 0.25))
     batch, seen = w.batch_of(np.tile(w.X_XL, (20, 1))), []

@@ -63,6 +63,7 @@ def test_outcomes_and_logs(sent):
     assert [o.kind for o in again] == ["skipped", "failed", "skipped", "failed"]
 
 
+@pytest.mark.slow
 def test_a_wish_to_stop_reaches_all_and_begins_no_more(sent):
     began = time.monotonic()
     outcomes, _ = sent("waits", "waits", "writes", stop=lambda: time.monotonic() - began > 1)
@@ -80,6 +81,7 @@ def test_slots_share_cores_and_accelerators(sent, monkeypatch):
     assert fleet._shares(1) == [({}, set())]
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_still_being_left_is_waited_for(sent, tmp_path):
     with rundir.locked(tmp_path / "busy"):
         job = Job("a", tmp_path / "busy", ())
