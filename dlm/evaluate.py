@@ -6,6 +6,7 @@ python -m dlm.evaluate --workdir=runs/x [--step=N] [--evals=bound,infill] [--sam
 import datetime
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from dlm.run import cli, logs, rundir, spec
@@ -44,12 +45,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def scored(subject, step: int, name: str, evaluator, data: str | None) -> list[dict]:
     """The records of one evaluator: each score with its error, seed, settings, and the sampler and passes that it took, if any."""
-    begin = time.perf_counter()
+    begin, subject = time.perf_counter(), replace(subject, facts={})
     found = list(evaluator.run(subject, step))
     seconds = round(time.perf_counter() - begin, 2)
     common = dict(step=step, seed=subject.seed, data=data or "held_out", eval=name, seconds=seconds, **subject.facts)
     common |= dict(claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator))
-    subject.facts.clear()
     return [dict(common, name=score, value=value, se=error) for score, value, error in found]
 
 

@@ -8,7 +8,7 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from dlm.run import cli, spec
+from dlm.run import cli, logs, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import UserError
 from dlm.sweeps import grid
@@ -63,7 +63,7 @@ def listed(sweep: grid.Sweep, as_json: bool) -> None:
 
 def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) -> list:
     """What is to be done for each point, and how it is known to be done."""
-    from dlm.run import assemble, checkpoint, logs, rundir
+    from dlm.run import assemble, checkpoint, rundir
     from dlm.sweeps import fleet
 
     configs = {name: spec.plain(run)["evals"] for name, run in sweep.runs.items()}
@@ -137,11 +137,10 @@ def carried_out(sweep: grid.Sweep, work: list, args) -> int:
 
 
 def latest(run: Path, metric: str) -> float | None:
-    """The newest score of that name in a run directory."""
-    from dlm.run import logs
+    """The score of that name that a report would show of a run directory; None before there is one."""
+    from dlm.reports import record
 
-    values = [row["value"] for row in logs.rows(run / "evals.jsonl") if row["name"] == metric]
-    return values[-1] if values else None
+    return record.scores(logs.rows(run / "evals.jsonl")).get(metric, {}).get("value")
 
 
 def _searched(sweep: grid.Sweep, work: list, args, outcomes: list, told) -> dict:

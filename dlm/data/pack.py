@@ -79,3 +79,19 @@ class Chosen:
         inside_B = numbers_B < len(self)
         chosen_B = self._numbers[np.where(inside_B, numbers_B, 0)]
         return self._windows.rows(np.where(inside_B, chosen_B, len(self._windows)))
+
+
+def apart(ids_B: list[np.ndarray], batch: int, length: int, pad: int) -> dict[str, np.ndarray]:
+    """Texts that are not packed: each a row of its own, padded to one shape; rows that no text fills have weight 0."""
+    real_BL = np.zeros((batch, length), bool)
+    tokens_BL = np.full((batch, length), pad, np.int32)
+    for b, ids in enumerate(ids_B):
+        tokens_BL[b, : len(ids)], real_BL[b, : len(ids)] = ids, True
+    return dict(
+        tokens_BL=tokens_BL,
+        segments_BL=real_BL.astype(np.int32),
+        positions_BL=np.where(real_BL, np.arange(length), 0).astype(np.int32),
+        weights_BL=real_BL.astype(np.float32),
+        noisable_BL=real_BL,
+        index_B=np.arange(batch, dtype=np.int32),
+    )

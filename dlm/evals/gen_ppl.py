@@ -9,27 +9,19 @@ that end in one. Its scores of as many held-out documents, cut at as many tokens
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
+from dlm.data import pack
 from dlm.evals import jackknife
-from dlm.evals.samples import variety
+from dlm.evals.samples import Samples, before, variety
 from dlm.run import mesh
 from dlm.run.spec import UserError
 
 
 @dataclass(frozen=True)
-class GenPPL:
+class GenPPL(Samples):
     judge: str = ""  # run directory of an autoregressive model
-    num: int = 64  # samples
-    length: int = 0  # tokens of each; 0: as long as in training
-
-    claims: ClassVar[str] = "samples"
-
-    def __post_init__(self):
-        if self.num < 2 or self.length < 0:
-            raise ValueError(f"num={self.num} must be at least 2 and length={self.length} not negative")
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the samples."""
@@ -47,8 +39,8 @@ class GenPPL:
 
 def _ended(ids: np.ndarray, tokenizer) -> tuple[str, bool]:
     """(text up to the first eos, whether there is one)."""
-    ends = np.flatnonzero(ids == tokenizer.eos)
-    return tokenizer.decode(ids[: ends[0]] if len(ends) else ids), bool(len(ends))
+    text = before(tokenizer.eos, ids)
+    return tokenizer.decode(text), len(text) < len(ids)
 
 
 def judged(judge, texts: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
@@ -59,22 +51,11 @@ def judged(judge, texts: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
         part = slice(begin, begin + loader.batch)
         encoded = zip(tokenizer.encode_all(list(texts[part])), ended[part], strict=True)
         ids_B = [np.append(ids, [tokenizer.eos] * end)[: loader.length].astype(np.int32) for ids, end in encoded]
-        batch = _batch(ids_B, loader.batch, loader.length, tokenizer.pad)
+        batch = pack.apart(ids_B, loader.batch, loader.length, tokenizer.pad)
         nats_BL = mesh.fetch(bound(judge.params, judge.experiment.put(batch), judge.key)).nats_BL
         size_BL = tokenizer.bytes_V[batch["tokens_BL"]] * batch["weights_BL"]
         rows += [(nats_BL[b].sum(), size_BL[b].sum(), len(ids)) for b, ids in enumerate(ids_B)]  # an empty text costs nothing
     return np.array(rows, np.float64)
-
-
-def _batch(ids_B: list[np.ndarray], batch: int, length: int, pad: int) -> dict[str, np.ndarray]:
-    """Texts as rows of their own, padded to one shape."""
-    real_BL = np.zeros((batch, length), bool)
-    tokens_BL = np.full((batch, length), pad, np.int32)
-    for b, ids in enumerate(ids_B):
-        tokens_BL[b, : len(ids)], real_BL[b, : len(ids)] = ids, True
-    positions_BL = np.where(real_BL, np.arange(length), 0).astype(np.int32)
-    fields = dict(segments_BL=real_BL.astype(np.int32), positions_BL=positions_BL, index_B=np.arange(batch, dtype=np.int32))
-    return dict(tokens_BL=tokens_BL, weights_BL=real_BL.astype(np.float32), noisable_BL=real_BL, **fields)
 
 
 def _told(name: str, rows_N3: np.ndarray) -> Iterator[tuple[str, float, float]]:

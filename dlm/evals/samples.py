@@ -32,11 +32,17 @@ class Samples:
 
 def variety(ids_N: list[np.ndarray], eos: int) -> Iterator[tuple[str, float, float]]:
     """The scores of some samples, each up to its first eos."""
-    cut_N = [ids[: list(ids).index(eos)] if eos in ids else ids for ids in ids_N]
+    cut_N = [before(eos, ids) for ids in ids_N]
     yield "entropy", *jackknife(np.mean, [_entropy(ids) for ids in cut_N])
     for n in (1, 2, 3):
         grams_N = [Counter(zip(*(ids[i:].tolist() for i in range(n)), strict=False)) for ids in cut_N]
         yield f"distinct_{n}", *jackknife(lambda chosen, grams=grams_N: _distinct([grams[i] for i in chosen]), range(len(grams_N)))
+
+
+def before(eos: int, ids: np.ndarray) -> np.ndarray:
+    """The ids up to the first eos, all of them where there is none."""
+    ends = np.flatnonzero(ids == eos)
+    return ids[: ends[0]] if len(ends) else ids
 
 
 def _entropy(ids: np.ndarray) -> float:

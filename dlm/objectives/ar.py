@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
+from dlm.noise.mask import MaskNoise
 from dlm.run import keys
 from dlm.run.contracts import Batch, Bound, Canvas, Loss
 from dlm.run.spec import Vocab
@@ -39,8 +40,8 @@ class AR:
         """Nats of the batch, exact without dropout; with it, those of the tokens behind an input of which a part is masked."""
         z_BL = batch.tokens_BL
         if self.dropout:
-            hit_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), z_BL.shape[1]) < self.dropout
-            z_BL = jnp.where(hit_BL & batch.noisable_BL, self.vocab.mask, z_BL)
+            key_B, t_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B), jnp.full(batch.index_B.shape, self.dropout)
+            z_BL = MaskNoise(vocab=self.vocab).corrupt(key_B, z_BL, t_B, batch.noisable_BL)
         nats_BL = self.terms(denoise, batch, z_BL, jnp.zeros(batch.index_B.shape))
         return Loss(nats_BL.sum(), batch.weights_BL.sum())
 

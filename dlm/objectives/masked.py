@@ -79,13 +79,12 @@ class Masked:
         if samples < 2 or samples % 2:
             raise ValueError(f"samples={samples} must be even and at least 2, to pair neighbouring strata")
 
-        def draw(_, k):
+        def one(_, k):
             sample_key = keys.key(key, "bound", k)
-            u_B = keys.uniform_BL(keys.per_sample(keys.key(sample_key, "time"), batch.index_B), 1)[:, 0]
-            t_B = self._grid((k + u_B) / samples)
+            t_B = self._grid((k + draw("iid", batch.index_B, batch.total, sample_key)) / samples)
             return None, self.terms(denoise, batch, self.corrupted(batch, sample_key, t_B), t_B)
 
-        _, terms_TBL = jax.lax.scan(draw, None, jnp.arange(samples))
+        _, terms_TBL = jax.lax.scan(one, None, jnp.arange(samples))
         pairs = terms_TBL.sum(-1).reshape(samples // 2, 2, -1)
         return Bound(terms_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
 

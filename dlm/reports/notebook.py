@@ -24,15 +24,8 @@ _HASH = re.compile(r" config ([0-9a-f]{12}),")
 
 def digest(target: str) -> str:
     """The first 12 digits of the sha256 of what FILE.py[:args] says, its sweep included."""
-    said = [spec.recipe(target), {name: p.overrides for name, p in _points(target).items()}]
-    return hashlib.sha256(json.dumps([spec.plain(said[0]), spec.plain(said[1])], sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _points(target: str) -> dict[str, grid.Point]:
-    try:
-        return {p.name: p for p in spec.defined(target, "sweep")()}
-    except UserError:  # a recipe of one run
-        return {}
+    said = [spec.recipe(target), {p.name: p.overrides for p in grid.points_of(target) or []}]
+    return hashlib.sha256(json.dumps([spec.plain(part) for part in said], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write(target: str, groups: list[Group]) -> Path:
@@ -58,8 +51,8 @@ def write(target: str, groups: list[Group]) -> Path:
 
 
 def _check(target: str, groups: list[Group]) -> None:
-    base = spec.recipe(target)
-    known = [spec.plain(run) for run in (grid.load(target).runs.values() if _points(target) else [spec.run(base)])]
+    swept = grid.points_of(target) is not None
+    known = [spec.plain(run) for run in (grid.load(target).runs.values() if swept else [spec.run(spec.recipe(target))])]
     for record in (r for g in groups for r in g.records):
         config = spec.plain(spec.run(record.config))  # what the code has got since then has its default
         changes = [[c for c in spec.differences(one, config) if not c.startswith("mesh.")] for one in known]

@@ -31,8 +31,8 @@ class Record:
 
     @property
     def scores(self) -> dict[str, dict]:
-        """Of each name the latest score at the newest step that has one."""
-        return {score["name"]: score for score in sorted(self.evals, key=lambda score: score.get("step", 0))}
+        """Its scores by name."""
+        return scores(self.evals)
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -79,6 +79,11 @@ class Record:
         """The latest three samples and the latest infilling."""
         infills = [s for s in self.samples if s["kind"] == "infill"]
         return [s for s in self.samples if s["kind"] == "sample"][-3:] + infills[-1:]
+
+
+def scores(evals: list[dict]) -> dict[str, dict]:
+    """Of each name the latest score at the newest step that has one."""
+    return {score["name"]: score for score in sorted(evals, key=lambda score: score.get("step", 0))}
 
 
 def read(paths: list[str]) -> list[Record]:

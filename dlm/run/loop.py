@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NoReturn
 
-import jax
-
+from dlm.run import hosts
 from dlm.run.logs import Logs
 from dlm.run.meter import Meter
 from dlm.run.preempt import Preempted
@@ -91,7 +90,7 @@ def train(
     with closing(_Reader(batches, steps - start)) as reader:
         for step in range(start + 1, steps + 1):
             with phases("data"):
-                batch = reader.next(stop if jax.process_count() == 1 else lambda: False)
+                batch = reader.next((lambda: False) if hosts.several() else stop)
             if batch is None:
                 meter.settle()
                 leave(step - 1, False)

@@ -98,16 +98,16 @@ def recipe(target: str) -> dict:
     if not Path(path).is_file():
         near = nearest(Path(path).name, [p.name for p in Path(path).parent.glob("*.py")] if Path(path).parent.is_dir() else [])
         raise UserError(f"no recipe {path}{near}")
-    return plain(defined(target, "get_config")(arg or None))
+    get_config = defined(target, "get_config")
+    if get_config is None:
+        raise UserError(f"{path} has no get_config()")
+    return plain(get_config(arg or None))
 
 
-def defined(target: str, name: str) -> Callable:
-    """The function `name` of FILE.py[:args]."""
-    path = target.partition(":")[0]
-    function = runpy.run_path(path).get(name)
-    if not callable(function):
-        raise UserError(f"{path} has no {name}()")
-    return function
+def defined(target: str, name: str) -> Callable | None:
+    """The function `name` of FILE.py[:args]; None where there is none."""
+    function = runpy.run_path(target.partition(":")[0]).get(name)
+    return function if callable(function) else None
 
 
 def choices(arg: str | None, **allowed: tuple[str, ...]) -> types.SimpleNamespace:

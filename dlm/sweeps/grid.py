@@ -83,12 +83,20 @@ class Sweep:
     flags: dict[str, tuple[str, ...]]
 
 
+def points_of(target: str) -> list[Point] | None:
+    """What sweep() of FILE.py[:args] returns; None where the recipe has none."""
+    sweep = spec.defined(target, "sweep")
+    return None if sweep is None else list(sweep() or [])
+
+
 def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
     """The sweep of FILE.py[:args]; `overrides` (dotted name, text) hold for all of its runs. Every run is validated.
 
     Raises UserError for a recipe without sweep(), for names that come twice and for the first run that cannot be built.
     """
-    base, points = spec.recipe(target), list(spec.defined(target, "sweep")() or [])
+    base, points = spec.recipe(target), points_of(target)
+    if points is None:
+        raise UserError(f"{target} has no sweep()")
     if not points or not all(isinstance(p, Point) for p in points):
         raise UserError(f"sweep() of {target} must return at least one point of dlm.sweeps.grid")
     for name, times in Counter(p.name for p in points).items():

@@ -101,7 +101,7 @@ def test_the_slurm_script_runs_its_task_and_requeues_a_preempted_one(tmp_path):
     (tmp_path / "s.sh").write_text(script)
     assert "#SBATCH --array=0-1%3" in script and "#SBATCH --requeue" in script
 
-    def ran(path=""):
+    def ran():
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / "scontrol").write_text('#!/bin/sh\necho "scontrol $@"\n')
         (tmp_path / "bin" / "scontrol").chmod(0o755)

@@ -24,13 +24,15 @@ def test_every_task_keeps_to_its_card(name):
     problems = [task[i] for i in range(50)]
     assert problems == [again[i] for i in reversed(range(50))][::-1] and len(set(problems)) > 40
     assert problems != [member(name, seed=1)[i] for i in range(50)]
-    rng = random.Random(0)
+    rng, borrowed = random.Random(0), 0
     for p, other in zip(problems, [*problems[1:], problems[0]], strict=True):
         assert task.grade(p, p.answer) and len(p.answer) <= task.longest and "\n" not in p.prompt + p.answer
         assert not task.grade(p, "") and not task.grade(p, p.answer[:-1]) and not task.grade(p, p.answer + p.answer[-1])
         letters = list(p.answer)
         letters[rng.randrange(len(letters))] = "?"
-        assert not task.grade(p, "".join(letters)) and (other == p or task.grade(p, other.answer) in (True, False))
+        assert not task.grade(p, "".join(letters))
+        borrowed += task.grade(p, other.answer)
+    assert borrowed < 10, "the answer to another problem is seldom one to this"
 
 
 def test_graders_check_the_answer_and_not_its_likeness():
