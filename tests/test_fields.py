@@ -89,6 +89,14 @@ def objective(**changes):
     return made.loss(sampler_tests.neighbours, batch, jax.random.key(0)).nats_sum
 
 
+def blocks(**changes):
+    """The loss of block diffusion half-way through a run."""
+    made = spec.build(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
+    batch = tiny.batch(tiny.tokens(8, 6))
+    batch = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((8, 1), 0.1)))
+    return made.loss(tiny.denoiser(tiny.model_config()), batch, jax.random.key(0)).nats_sum
+
+
 def noise(**changes):
     return MaskNoise(**dict(schedule="polynomial") | changes, vocab=tiny.VOCAB).mask_prob(jnp.array([0.2, 0.7]))
 
@@ -253,7 +261,11 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
     "ModelConfig.compute": (network, dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"), {}),
     **{f"Masked.{k}": (objective, v, {}) for k, v in dict(process=dict(name="mask", schedule="cosine"), times="iid", steps=2).items()},
-    "Masked.coupling": (objective, "complementary", {}),
+    **{f"Masked.{k}": (objective, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()},
+    **{f"Block.{k}": (blocks, v, {}) for k, v in dict(size=4, clip=(0.3, 0.8), context="causal", grow=0.9, times="iid", steps=2).items()},
+    **{f"Block.{k}": (blocks, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="context").items()},
+    "Block.process": (blocks, dict(name="mask", schedule="cosine"), {}),
+    "Block.auxiliary": (blocks, 0.5, dict(context="causal")),
     "AR.dropout": (dropped, 0.5, {}),
     **{f"MaskNoise.{k}": (noise, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()},

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from dlm.nn import cache as kv_cache
-from dlm.nn import config, norms, rope
+from dlm.nn import config, masks, norms, rope
 
 
 class SelfAttention(nn.Module):
@@ -15,7 +15,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD, cos, sin, allowed, kv=None, length=None):
-        """(x_BLD, new (k, v) or None). `allowed` is bool [B or 1, L, M] or None; `kv` the memory of this layer."""
+        """(x_BLD, new (k, v) or None). `allowed` is bool [B or 1, L, M], None or masks.Streams; `kv` the memory of this layer."""
         c, dtype = self.config, x_BLD.dtype
         D, H, J, K = self.width, c.heads, c.kv_heads, c.head_size
         inward, outward = nn.initializers.normal(D**-0.5), nn.initializers.normal((2 * self.layers * H * K) ** -0.5)
@@ -32,8 +32,17 @@ class SelfAttention(nn.Module):
         q_BLHK, k_BLJK = rope.rotate(q_BLHK, cos, sin), rope.rotate(k_BLJK, cos, sin)
         if kv is not None:
             k_BLJK, v_BLJK = kv = tuple(kv_cache.write(old, new, length) for old, new in zip(kv, (k_BLJK, v_BLJK), strict=True))
-        heard_BLHK = attend(q_BLHK, k_BLJK.astype(dtype), v_BLJK.astype(dtype), allowed)
+        listen = two_streams if isinstance(allowed, masks.Streams) else attend
+        heard_BLHK = listen(q_BLHK, k_BLJK.astype(dtype), v_BLJK.astype(dtype), allowed)
         return jnp.einsum("BLHK,HKD->BLD", heard_BLHK, o_HKD), kv
+
+
+def two_streams(q_BLHK, k_BLJK, v_BLJK, allowed: masks.Streams):
+    """Attention of [z ; x]: z hears both streams, x hears x alone."""
+    half = q_BLHK.shape[1] // 2
+    noised_BLHK = attend(q_BLHK[:, :half], k_BLJK, v_BLJK, allowed.noised)
+    clean_BLHK = attend(q_BLHK[:, half:], k_BLJK[:, half:], v_BLJK[:, half:], allowed.clean)
+    return jnp.concatenate([noised_BLHK, clean_BLHK], 1)
 
 
 def attend(q_BLHK, k_BMJK, v_BMJK, allowed):

@@ -1,14 +1,27 @@
 """Which positions a position may see: a static spec, plus the segments of a packed batch, with one dense reference.
 
-full, 1 segment    causal          causal, shift 1        two segments, full
-█ █ █ █            █ · · ·         reads token i−1,       █ █ · ·
-█ █ █ █            █ █ · ·         predicts token i:      █ █ · ·
-█ █ █ █            █ █ █ ·         sees j < i only        · · █ █
-█ █ █ █            █ █ █ █                                · · █ █
+full, 1 segment    causal          causal, shift 1        two segments, full     block, size 2
+█ █ █ █            █ · · ·         reads token i−1,       █ █ · ·                █ █ · ·
+█ █ █ █            █ █ · ·         predicts token i:      █ █ · ·                █ █ · ·
+█ █ █ █            █ █ █ ·         sees j < i only        · · █ █                █ █ █ █
+█ █ █ █            █ █ █ █                                · · █ █                █ █ █ █
+
+Two streams: where a canvas carries the clean sequence too (`fields['clean_BL']`), a network reads [z ; x] at once, so that every block is
+predicted from its own noised tokens and from clean earlier ones in one pass (BD3-LM, arXiv:2503.09573, figure 3):
+
+             z        x        block, size 2                    partition: the two groups predict each other
+    z     █ █ · ·  · · · ·     z sees its block of z,           z_i sees itself (a mask) and the other group of x,
+          █ █ · ·  · · · ·     and the blocks of x before it    x sees its own group (PGM, arXiv:2505.18883)
+          · · █ █  █ █ · ·
+          · · █ █  █ █ · ·
+    x     · · · ·  █ █ · ·     x sees the blocks up to its own; with context='causal' the tokens up to itself
+          · · · ·  █ █ · ·     (NB-Diff, arXiv:2512.06776)
+          · · · ·  █ █ █ █
+          · · · ·  █ █ █ █
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +31,58 @@ import jax.numpy as jnp
 class Mask:
     """A static attention spec. With `shift` 1 position i reads token i−1 (bos where a segment starts) and predicts token i."""
 
-    kind: Literal["full", "causal"] = "full"
+    kind: Literal["full", "causal", "block", "partition"] = "full"
     shift: Literal[0, 1] = 0
+    size: int = 0  # positions of a block, counted from the start of each segment
+    context: Literal["block", "causal"] = "block"  # how the clean stream sees itself
+
+    @property
+    def streams(self) -> bool:
+        """Whether a network must be given the clean tokens in a stream of their own, in sampling too."""
+        return self.kind == "partition" or self.context == "causal"
 
 
-def dense(mask: Mask, query_L, memory_M, segments_BL=None, segments_BM=None):
+class Streams(NamedTuple):
+    """Who sees whom in a two-stream pass."""
+
+    noised: jax.Array  # bool [B or 1, L, 2L]: z on [z ; x]
+    clean: jax.Array  # bool [B or 1, L, L]: x on x
+
+
+def dense(mask: Mask, query_L, memory_M, segments_BL=None, segments_BM=None, block_BL=None, block_BM=None):
     """bool [B or 1, L, M], True where position query_L may see memory_M; None where everything sees everything."""
     allowed = None
     if mask.kind == "causal":
         allowed = (query_L[:, None] >= memory_M[None, :])[None]
-    if segments_BL is not None:
-        same = segments_BL[:, :, None] == segments_BM[:, None, :]
-        allowed = same if allowed is None else allowed & same
-    return allowed
+    if mask.kind == "block":
+        allowed = block_BL[:, :, None] >= block_BM[:, None, :]
+    return _within(allowed, segments_BL, segments_BM)
+
+
+def streams(mask: Mask, block_BL, segments_BL=None) -> Streams:
+    """Who sees whom on [z ; x]. Blocks are seen in the order of their numbers, whatever positions they hold."""
+    i_L = jnp.arange(block_BL.shape[1])
+    query, memory = block_BL[:, :, None], block_BL[:, None, :]
+    if mask.kind == "partition":
+        own, other, clean = (i_L[:, None] == i_L)[None], query != memory, query == memory
+    else:
+        own, other, clean = query == memory, query > memory, query >= memory
+        if mask.context == "causal":
+            clean = (i_L[:, None] >= i_L)[None]
+    own, other, clean = (_within(a, segments_BL, segments_BL) for a in jnp.broadcast_arrays(own, other, clean))
+    return Streams(jnp.concatenate([own, other], -1), clean)
+
+
+def blocks(size, positions_BL: jax.Array) -> jax.Array:
+    """The number of each position's block, block_BL: where in the row it starts. No block reaches over a segment's start."""
+    return jnp.arange(positions_BL.shape[1]) - positions_BL % size
+
+
+def _within(allowed, segments_BL, segments_BM):
+    if segments_BL is None:
+        return allowed
+    same = segments_BL[:, :, None] == segments_BM[:, None, :]
+    return same if allowed is None else allowed & same
 
 
 def shifted(z_BL: jax.Array, before_B: jax.Array, bos: int, segments_BL=None) -> jax.Array:

@@ -2,11 +2,13 @@
 
     h ← embed[z];   N times:  h ← h + attention(rms h),  h ← h + ffn(rms h);   logits = unembed · rms h
 
-Under a shifted mask position i reads token i−1 and predicts token i, so a prediction always stands where its token does.
+Under a shifted mask position i reads token i−1 and predicts token i, so a prediction always stands where its token does. A canvas that
+carries the clean sequence is read in two streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -54,34 +56,27 @@ class Transformer(nn.Module):
         """Logits over the vocabulary for every position of the canvas (a slice of it, after what the cache holds)."""
         c, vocab = self.config, self.config.vocab
         dtype = jnp.dtype(c.compute.dtype)
-        z_BL, segments_BL = canvas.z_BL, canvas.fields.get("segments_BL")
-        B, L = z_BL.shape
-        start = 0 if kv is None else kv.length
-        query_L = start + jnp.arange(L)
-        memory_M = query_L if kv is None else jnp.arange(kv.k_NBMJK.shape[2])
-        positions_BL = canvas.fields.get("positions_BL", query_L[None])
-        if kv is None:
-            allowed = masks.dense(mask, query_L, memory_M, segments_BL, segments_BL)
-        else:  # a cached row is one segment, decoded left to right
-            allowed = masks.dense(masks.Mask("causal"), query_L, memory_M)
-        if mask.shift:
-            before_B = jnp.full((B,), vocab.bos, z_BL.dtype) if kv is None else kv.before_B
-            ids_BL = masks.shifted(z_BL, before_B, vocab.bos, segments_BL)
-        else:
-            ids_BL = z_BL
-
+        read = _read(canvas, mask, kv, vocab)
         embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
-        h_BLD = embed_VD.astype(dtype)[ids_BL]
-        shared = (*rope.angles(positions_BL, c.attention.head_size, c.attention.rope_base), allowed, start, self._time(canvas, dtype))
+        h_BLD = embed_VD.astype(dtype)[read.ids_BL]
+        angles = rope.angles(read.positions_BL, c.attention.head_size, c.attention.rope_base)
+        shared = (*angles, read.allowed, read.start, self._time(read.t_BL, dtype))
         h_BLD, memory = self._layers()(h_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
         hidden_BLD = norms.rms(h_BLD, self.param("norm_D", nn.initializers.zeros, (c.width,)))
         if c.embeddings == "untied":
             embed_VD = self.param("unembed_VD", nn.initializers.normal(c.width**-0.5), (vocab.size, c.width))
-        logits_BLV = jnp.einsum("BLD,VD->BLV", hidden_BLD, embed_VD.astype(dtype), preferred_element_type=jnp.float32)
         never_V = jnp.zeros(vocab.size, bool).at[jnp.array(vocab.never)].set(True)
+
+        def told(hidden_BLD):
+            logits_BLV = jnp.einsum("BLD,VD->BLV", hidden_BLD, embed_VD.astype(dtype), preferred_element_type=jnp.float32)
+            return Logits(jnp.where(never_V, -jnp.inf, logits_BLV))
+
+        L = canvas.z_BL.shape[1]
+        heads = dict(clean=told(hidden_BLD[:, L:])) if isinstance(read.allowed, masks.Streams) else None
+        hidden_BLD = hidden_BLD[:, :L]
         if kv is not None:
-            kv = cache.KV(*memory, before_B=z_BL[:, -1], length=kv.length + L)
-        return Output(Logits(jnp.where(never_V, -jnp.inf, logits_BLV)), hidden_BLD=hidden_BLD, cache=kv)
+            kv = cache.KV(*memory, before_B=canvas.z_BL[:, -1], length=kv.length + L)
+        return Output(told(hidden_BLD), hidden_BLD=hidden_BLD, cache=kv, heads=heads)
 
     def _layers(self):
         c = self.config
@@ -91,16 +86,59 @@ class Transformer(nn.Module):
         scan = dict(length=c.layers, unroll=min(c.compute.unroll, c.layers), in_axes=(0, nn.broadcast), out_axes=0)
         return nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)(c, name="layers")
 
-    def _time(self, canvas, dtype):
+    def _time(self, t_BL, dtype):
         """Sinusoidal features of each position's time, through one learned layer; None without time conditioning."""
         c = self.config
         if c.time == "none":
             return None
         frequency = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), c.TIME_FEATURES // 2))
-        angle = canvas.t_BL[..., None] * frequency
+        angle = t_BL[..., None] * frequency
         features_BLR = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
         time_RQ = self.param("time_RQ", nn.initializers.normal(c.TIME_FEATURES**-0.5), (c.TIME_FEATURES, c.TIME_WIDTH))
         return jax.nn.silu(features_BLR @ time_RQ).astype(dtype)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the layers are given: token ids, their positions and times, who sees whom, where the slice starts in the cache."""
+
+    ids_BL: jax.Array
+    positions_BL: jax.Array
+    t_BL: jax.Array
+    allowed: Any
+    start: Any
+
+
+def _read(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Read:
+    z_BL, segments_BL = canvas.z_BL, canvas.fields.get("segments_BL")
+    B, L = z_BL.shape
+    start = 0 if kv is None else kv.length
+    query_L = start + jnp.arange(L)
+    positions_BL = canvas.fields.get("positions_BL", query_L[None])
+    if kv is not None:  # a cached row is one segment, decoded left to right
+        allowed = masks.dense(masks.Mask("causal"), query_L, jnp.arange(kv.k_NBMJK.shape[2]))
+    elif mask.streams or "clean_BL" in canvas.fields:
+        return _two_streams(canvas, mask, positions_BL, vocab)
+    else:
+        block_BL = masks.blocks(mask.size, positions_BL) if mask.kind == "block" else None
+        allowed = masks.dense(mask, query_L, query_L, segments_BL, segments_BL, block_BL, block_BL)
+    if mask.shift:
+        before_B = jnp.full((B,), vocab.bos, z_BL.dtype) if kv is None else kv.before_B
+        z_BL = masks.shifted(z_BL, before_B, vocab.bos, segments_BL)
+    return _Read(z_BL, positions_BL, canvas.t_BL, allowed, start)
+
+
+def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, vocab) -> _Read:
+    """[z ; x] at the same positions; x is at time 0. Where no clean stream is given, what stands on the canvas is it."""
+    z_BL, clean_BL = canvas.z_BL, canvas.fields.get("clean_BL", canvas.z_BL)
+    if mask.kind == "partition":  # the tokens themselves are in x; z asks for those of the other group
+        block_BL, z_BL = canvas.fields.get("block_BL", z_BL == vocab.mask), jnp.full_like(z_BL, vocab.mask)
+    else:
+        block_BL = canvas.fields.get("block_BL", masks.blocks(mask.size, positions_BL))
+    positions_BL = jnp.concatenate([positions_BL, positions_BL], 1)
+    t_BL = jnp.concatenate([canvas.t_BL, jnp.zeros_like(canvas.t_BL)], 1)
+    allowed = masks.streams(mask, block_BL, canvas.fields.get("segments_BL"))
+    return _Read(jnp.concatenate([z_BL, clean_BL], 1), positions_BL, t_BL, allowed, 0)
 
 
 def initialise(model: Transformer, key: jax.Array):

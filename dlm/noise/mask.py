@@ -5,7 +5,7 @@ q(z_s | z_t = m, x) = (1 − α_s)/(1 − α_t) δ_m + (α_s − α_t)/(1 − α
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ class MaskNoise:
     schedule: Literal["linear", "cosine", "polynomial", "geometric"] = "linear"
     power: float = 2.0  # of the polynomial schedule
     vocab: Vocab | None = None
+
+    absorbing: ClassVar = True  # what is destroyed is a mask, and never anything else
 
     def __post_init__(self):
         if self.power <= 0:
@@ -41,15 +43,15 @@ class MaskNoise:
         """(α_s − α_t)/(1 − α_t): probability that a position masked at t is revealed by s < t."""
         return 1 - self.mask_prob(s) / self.mask_prob(t)
 
-    def corrupt(self, key_B, x_BL, t_B, noisable_BL):
-        """z ~ q(z_t | x), one time per row; positions that are not noisable are kept."""
-        hit_BL = keys.uniform_BL(key_B, x_BL.shape[1]) < self.mask_prob(t_B)[:, None]
+    def corrupt(self, key_B, x_BL, t_BL, noisable_BL):
+        """z ~ q(z_t | x), each position at its own time ([B, 1] will do); positions that are not noisable are kept."""
+        hit_BL = keys.uniform_BL(key_B, x_BL.shape[1]) < self.mask_prob(t_BL)
         return jnp.where(hit_BL & noisable_BL, self.vocab.mask, x_BL)
 
-    def log_q(self, z_BL, t_B, x_BL):
+    def log_q(self, z_BL, t_BL, x_BL):
         """log q(z_i | x_i) at each position, nats."""
-        kept_B1, gone_B1 = jnp.log(self.alpha(t_B))[:, None], jnp.log(self.mask_prob(t_B))[:, None]
-        return jnp.where(z_BL == self.vocab.mask, gone_B1, jnp.where(z_BL == x_BL, kept_B1, -jnp.inf))
+        kept_BL, gone_BL = jnp.log(self.alpha(t_BL)), jnp.log(self.mask_prob(t_BL))
+        return jnp.where(z_BL == self.vocab.mask, gone_BL, jnp.where(z_BL == x_BL, kept_BL, -jnp.inf))
 
     def reverse(self, prediction, z_BL, t_B, s_B):
         """p(z_s | z_t) of each position, probs_BLV, with the prediction in the place of x."""

@@ -1,1 +1,109 @@
-"""objectives — batch → what is trained (loss) and what is reported (bound), in nats."""
+"""objectives — batch → what is trained (loss) and what is reported (bound), in nats; here is what all that destroy tokens have in common.
+
+    loss     one draw of t and z per sample:    E_t E_{z ~ q(z_t|x)} Σ_i terms_i(z, t)
+    bound    the same mean from several draws, t stratified within each sequence, with its Monte-Carlo error
+
+A member says what it destroys tokens with and what a destroyed sequence costs (`terms`). What `bound` returns is a bound, or exact; the
+`loss` is an `Estimate` of it, or, where only training is meant, a `Loss` that claims nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from dlm.nn.masks import Mask
+from dlm.noise.times import Kind, draw
+from dlm.run import keys
+from dlm.run.contracts import Batch, Bound, Canvas, Estimate, Loss
+from dlm.run.spec import Vocab
+
+SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution of the bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diffusion:
+    times: Kind = "stratified"  # how t is drawn: noise.times
+    vocab: Vocab | None = None
+
+    claims: ClassVar[str] = "bound"
+    mask: ClassVar[Any] = Mask("full")
+
+    @property
+    def trains(self) -> str:
+        """'bound' where the loss has the bound's mean, 'heuristic' where it has not."""
+        return "bound"
+
+    def terms(self, denoise, batch: Batch, z_BL, t_BL) -> jax.Array:
+        """What the destroyed sequence z costs at time t, nats_BL; its mean over t and z is the bound."""
+        raise TypeError(f"{type(self).__name__} has no terms()")
+
+    def cells(self, length: int) -> int:
+        """Into how many equal cells of (0, 1] time falls, if nothing changes inside a cell; 0 for continuous time."""
+        return 0
+
+    def drawn(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(t_BL, density): the time of each position in a training step, and how densely such times are drawn (1: uniformly)."""
+        t_BL = self.at(draw(self.times, batch.index_B, batch.total, key, self.parts(batch)), batch)
+        return t_BL, jnp.ones_like(t_BL)
+
+    def at(self, u_BP, batch: Batch) -> jax.Array:
+        """Times t_BL from uniform numbers, as many per sample as it has `parts`."""
+        return jnp.broadcast_to(jnp.maximum(u_BP, SMALLEST), batch.tokens_BL.shape)
+
+    def corrupted(self, batch: Batch, key: jax.Array, t_BL) -> jax.Array:
+        """z ~ q(z_t | x), keyed by sample number."""
+        key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
+        return self.process.corrupt(key_B, batch.tokens_BL, t_BL, batch.noisable_BL)
+
+    def log_q(self, batch: Batch, z_BL, t_BL) -> jax.Array:
+        """log q(z | x) of the sequence, in parts along its positions: what `corrupted` draws, for enumerations."""
+        given_BL = jnp.where(z_BL == batch.tokens_BL, 0.0, -jnp.inf)
+        return jnp.where(batch.noisable_BL, self.process.log_q(z_BL, t_BL, batch.tokens_BL), given_BL)
+
+    def views(self, batch: Batch, key: jax.Array) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+        """What a training step looks at: (z_BL, t_BL, the density of t_BL), once or more."""
+        t_BL, density_BL = self.drawn(batch, key)
+        return [(self.corrupted(batch, key, t_BL), t_BL, density_BL)]
+
+    def loss(self, denoise, batch: Batch, key: jax.Array) -> Loss:
+        """The mean over the views of a training step."""
+        views = self.views(batch, key)
+        losses = [self._cost(denoise, batch, *view) for view in views]
+        return jax.tree.map(lambda *parts: sum(parts) / len(views), *losses)
+
+    def _cost(self, denoise, batch: Batch, z_BL, t_BL, density_BL) -> Loss:
+        kind = Estimate if self.trains == self.claims else Loss
+        nats_BL = self.trained(denoise, batch, z_BL, t_BL) / density_BL
+        changed_BL = (z_BL != batch.tokens_BL) & (batch.weights_BL > 0)
+        return kind(nats_BL.sum(), batch.weights_BL.sum(), {"masked_sum": changed_BL.sum() * 1.0})
+
+    def trained(self, denoise, batch: Batch, z_BL, t_BL) -> jax.Array:
+        """What a view costs in training; the terms themselves unless a member weighs them otherwise."""
+        return self.terms(denoise, batch, z_BL, t_BL)
+
+    def bound(self, denoise, batch: Batch, key: jax.Array, samples: int) -> Bound:
+        """Mean of `samples` draws (an even number), t stratified within each sequence; memory is that of one draw.
+
+        The variance is estimated from neighbouring strata, E(y_2j − y_2j+1)² ≥ var y_2j + var y_2j+1 (Cochran's collapsed
+        strata), so it errs on the safe side.
+        """
+        if samples < 2 or samples % 2:
+            raise ValueError(f"samples={samples} must be even and at least 2, to pair neighbouring strata")
+
+        def one(_, k):
+            sample_key = keys.key(key, "bound", k)
+            t_BL = self.at((k + draw("iid", batch.index_B, batch.total, sample_key, self.parts(batch))) / samples, batch)
+            return None, self.terms(denoise, batch, self.corrupted(batch, sample_key, t_BL), t_BL)
+
+        _, terms_TBL = jax.lax.scan(one, None, jnp.arange(samples))
+        pairs = terms_TBL.sum(-1).reshape(samples // 2, 2, -1)
+        return Bound(terms_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
+
+    def parts(self, batch: Batch) -> int:
+        """How many times of its own a sample has."""
+        return 1
+
+    def canvas(self, batch: Batch, z_BL, t_BL, **fields) -> Canvas:
+        return Canvas(z_BL, t_BL, ~batch.noisable_BL, batch.fields | fields)

@@ -3,100 +3,140 @@
     −log p(x) ≤ E_t E_{z ~ q(z_t|x)} [ w(t) Σ_{i masked} −log p(x_i | z) ],      t ~ U(0, 1)
     continuous time   w(t) = −α'(t)/(1 − α(t)), which is 1/t for the linear schedule
     T steps           t ∈ {1/T, …, 1}, s = t − 1/T,  w = T (α_s − α_t)/(1 − α_t)
+    fixed count       k ~ U{1, …, n} positions of n are masked,  w = n/k  (`pattern="count"`; the bound of any-order autoregression)
 
 With α(0) = 1 and α(1) = 0 there are no further terms. The sum is over masked positions and is never divided by their number.
 
 `coupling="complementary"` looks at each sequence twice, through a mask and through its complement, so that every token is predicted
 once (arXiv:2505.16839, with the bound's own weights): under the linear schedule the complement of a mask drawn at t is one drawn at 1 − t,
-and the mean of both has the bound as its mean.
+that of k masks one of n − k, and the mean of both has the bound as its mean. (The complement of n masks would be none; it is n again.)
+
+`weights` are those of training: the bound's; `flat`, 1 at every masked position; `context`, more where kept tokens are near
+(CART in Dream, arXiv:2508.15487: ½ Σ_{j kept} p(1 − p)^(|i−j|−1)). With the latter two the loss is no estimate of the bound, which is still
+what is reported.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
-from dlm.noise.times import Kind, draw
+from dlm.noise import counts
+from dlm.objectives import SMALLEST, Diffusion
 from dlm.run import keys
-from dlm.run.contracts import Batch, Bound, Canvas, Loss
-from dlm.run.spec import Vocab, member
+from dlm.run.contracts import Batch, Output
+from dlm.run.spec import member
 
-_SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution of the bound
+_NEAR = 0.3  # p of the geometric law in `context`
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(Diffusion):
     process: Any = member("noise", "mask")
-    times: Kind = "stratified"  # how t is drawn: noise.times
+    pattern: Literal["bernoulli", "count"] = "bernoulli"  # each position on its own, or a fixed number of them
     coupling: Literal["single", "complementary"] = "single"  # complementary: twice the passes for each sequence
+    weights: Literal["bound", "flat", "context"] = "bound"
     steps: int = 0  # of the discretised bound; 0 is continuous time
-    vocab: Vocab | None = None
 
-    claims: ClassVar = "bound"
     mask: ClassVar = Mask("full")
 
     def __post_init__(self):
         if self.steps < 0:
             raise ValueError(f"steps={self.steps} must be 0 (continuous time) or positive")
-        if self.coupling == "complementary" and (self.steps or getattr(self.process, "schedule", "linear") != "linear"):
+        if getattr(self.process, "absorbing", False) is False and self.process != "mask":
+            raise ValueError(f"process={self.process} leaves no masks: it needs noise.mask, or objective.name='objectives.hybrid'")
+        plain = not self.steps and getattr(self.process, "schedule", "linear") == "linear"
+        if self.coupling == "complementary" and not plain:
             raise ValueError("coupling='complementary' needs steps=0 and process.schedule='linear', where a complement has a time, 1 − t")
+        if self.pattern == "count" and not plain:
+            raise ValueError("pattern='count' needs steps=0 and process.schedule='linear': a number of masks has no other schedule")
 
-    def weight(self, t):
+    @property
+    def trains(self) -> str:
+        return "bound" if self.weights == "bound" else "heuristic"
+
+    def weight(self, t_BL):
         """w(t), so that E_t of the weighted terms is the bound."""
         if not self.steps:
-            return self.process.rate(t)
-        return self.steps * self.process.reveal_prob(t, t - 1 / self.steps)
+            return self.process.rate(t_BL)
+        return self.steps * self.process.reveal_prob(t_BL, t_BL - 1 / self.steps)
 
-    def terms(self, denoise, batch: Batch, z_BL, t_B):
+    def terms(self, denoise, batch: Batch, z_BL, t_BL):
         """w(t)·(−log p(x_i | z)) at masked positions, 0 elsewhere, nats."""
-        canvas = Canvas(z_BL, jnp.broadcast_to(t_B[:, None], z_BL.shape), ~batch.noisable_BL, batch.fields)
-        nats_BL = -denoise(canvas, mask=self.mask).prediction.log_prob(batch.tokens_BL)
+        t_BL = self._told(batch, z_BL, t_BL)
+        return self.weighed("bound", self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
+
+    def trained(self, denoise, batch: Batch, z_BL, t_BL):
+        t_BL = self._told(batch, z_BL, t_BL)
+        return self.weighed(self.weights, self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
+
+    def read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
+        """What the network says of the destroyed sequence."""
+        return denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask)
+
+    def weighed(self, weights: str, output: Output, batch: Batch, z_BL, t_BL):
+        """The cross-entropy at masked positions under one of the `weights`."""
+        scale = {"bound": self._scale, "flat": lambda *_: 1.0, "context": self._nearness}[weights](batch, z_BL, t_BL)
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
-        return jnp.where(counted_BL, self.weight(t_B)[:, None] * batch.weights_BL * nats_BL, 0.0)
+        return jnp.where(counted_BL, -scale * batch.weights_BL * output.prediction.log_prob(batch.tokens_BL), 0.0)
 
-    def loss(self, denoise, batch: Batch, key: jax.Array) -> Loss:
-        """One draw of t and z per sample: an unbiased estimate of the batch's bound."""
-        t_B = self._grid(self.uniform(batch, key))
-        z_BL = self.corrupted(batch, key, t_B)
-        loss = self._at(denoise, batch, z_BL, t_B)
-        if self.coupling == "single":
-            return loss
-        other_BL = jnp.where(batch.noisable_BL & (z_BL != self.vocab.mask), self.vocab.mask, batch.tokens_BL)
-        return jax.tree.map(lambda a, b: (a + b) / 2, loss, self._at(denoise, batch, other_BL, self._grid(1 - t_B)))
+    def _told(self, batch: Batch, z_BL, t_BL):
+        """The time that the network is told: where masks are counted, their share."""
+        if self.pattern == "bernoulli":
+            return t_BL
+        return jnp.broadcast_to(self._masked(z_BL, batch) / jnp.maximum(self._size(batch), 1), z_BL.shape)
 
-    def _at(self, denoise, batch: Batch, z_BL, t_B) -> Loss:
-        counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
-        return Loss(self.terms(denoise, batch, z_BL, t_B).sum(), batch.weights_BL.sum(), {"masked_sum": counted_BL.sum() * 1.0})
+    def _scale(self, batch: Batch, z_BL, t_BL):
+        if self.pattern == "count":
+            return self._size(batch) / jnp.maximum(self._masked(z_BL, batch), 1)
+        return self.weight(t_BL)
 
-    def bound(self, denoise, batch: Batch, key: jax.Array, samples: int) -> Bound:
-        """Mean of `samples` draws (an even number), t stratified within each sequence; memory is that of one draw.
+    def _nearness(self, batch: Batch, z_BL, t_BL):
+        i_L = jnp.arange(z_BL.shape[1])
+        distance_LL = jnp.abs(i_L[:, None] - i_L)
+        near_LL = jnp.where(distance_LL > 0, 0.5 * _NEAR * (1 - _NEAR) ** jnp.maximum(distance_LL - 1, 0), 0.0)
+        return jnp.where(z_BL == self.vocab.mask, 0.0, 1.0) @ near_LL
 
-        The variance is estimated from neighbouring strata, E(y_2j − y_2j+1)² ≥ var y_2j + var y_2j+1 (Cochran's collapsed
-        strata), so it errs on the safe side.
-        """
-        if samples < 2 or samples % 2:
-            raise ValueError(f"samples={samples} must be even and at least 2, to pair neighbouring strata")
+    # ---------------------------------------------------------------------------------------- what is masked at a time
 
-        def one(_, k):
-            sample_key = keys.key(key, "bound", k)
-            t_B = self._grid((k + draw("iid", batch.index_B, batch.total, sample_key)) / samples)
-            return None, self.terms(denoise, batch, self.corrupted(batch, sample_key, t_B), t_B)
+    def groups(self, batch: Batch):
+        """Whose masks are counted together; None: those of a row."""
+        return None
 
-        _, terms_TBL = jax.lax.scan(one, None, jnp.arange(samples))
-        pairs = terms_TBL.sum(-1).reshape(samples // 2, 2, -1)
-        return Bound(terms_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
+    def _size(self, batch: Batch):
+        return counts.total(batch.noisable_BL, self.groups(batch))
 
-    def uniform(self, batch: Batch, key: jax.Array):
-        """u_B in [0, 1], one per sample (`noise.times`)."""
-        return draw(self.times, batch.index_B, batch.total, key)
+    def _masked(self, z_BL, batch: Batch):
+        return counts.total((z_BL == self.vocab.mask) & batch.noisable_BL, self.groups(batch))
 
-    def corrupted(self, batch: Batch, key: jax.Array, t_B):
-        """z ~ q(z_t | x), keyed by sample number."""
-        key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
-        return self.process.corrupt(key_B, batch.tokens_BL, t_B, batch.noisable_BL)
+    def cells(self, length):
+        return self.steps if self.pattern == "bernoulli" else math.lcm(*range(1, length + 1))
 
-    def _grid(self, t_B):
-        """Continuous t away from 0, or the end of its step on the grid {1/T, …, 1}."""
-        return jnp.ceil(jnp.maximum(t_B, _SMALLEST) * self.steps) / self.steps if self.steps else jnp.maximum(t_B, _SMALLEST)
+    def at(self, u_BP, batch):
+        t_BL = super().at(u_BP, batch)
+        return jnp.ceil(t_BL * self.steps) / self.steps if self.steps else t_BL
+
+    def corrupted(self, batch, key, t_BL):
+        if self.pattern == "bernoulli":
+            return super().corrupted(batch, key, t_BL)
+        u_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1])
+        k_BL = counts.number(t_BL, self._size(batch))
+        chosen_BL = counts.chosen(u_BL, batch.noisable_BL, k_BL, self.groups(batch))
+        return jnp.where(chosen_BL, self.vocab.mask, batch.tokens_BL)
+
+    def log_q(self, batch, z_BL, t_BL):
+        if self.pattern == "bernoulli":
+            return super().log_q(batch, z_BL, t_BL)
+        masked_BL, k_BL = z_BL == self.vocab.mask, counts.number(t_BL, self._size(batch))
+        log_q_BL = counts.log_law(masked_BL, batch.noisable_BL, k_BL, self.groups(batch))
+        return jnp.where(masked_BL | (z_BL == batch.tokens_BL), log_q_BL, -jnp.inf)
+
+    def views(self, batch, key):
+        (z_BL, t_BL, density_BL), *_ = views = super().views(batch, key)
+        if self.coupling == "complementary":
+            again_BL = self._masked(z_BL, batch) == self._size(batch) if self.pattern == "count" else False
+            left_BL = batch.noisable_BL & ((z_BL != self.vocab.mask) | again_BL)
+            views.append((jnp.where(left_BL, self.vocab.mask, batch.tokens_BL), jnp.maximum(1 - t_BL, SMALLEST), density_BL))
+        return views

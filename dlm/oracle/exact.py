@@ -1,9 +1,9 @@
 """Exact answers on small worlds: a bound by enumeration and quadrature, a sampler's output law by propagation, distances.
 
-    bound(x) = ∫₀¹ dt Σ_z q(z_t = z | x) Σ_i terms_i(z, t)
+    bound(x) = ∫₀¹ dt Σ_z q(z_t = z | x) Σ_i terms_i(z, t)          q = exp(objective.log_q), which for most is a product over positions
 
 A Monte-Carlo bound is unbiased, but its exponential is not: Σ_x exp(−bound) read 7.11 with one draw where the truth is 1. So
-nothing here is drawn: z runs over every sequence that `process.log_q` allows, t over quadrature nodes, sums are in float64.
+nothing here is drawn: z runs over every sequence that `objective.log_q` allows, t over quadrature nodes, sums are in float64.
 """
 
 from functools import partial
@@ -15,6 +15,7 @@ import numpy as np
 from dlm.run.contracts import Batch, Canvas
 
 _ROWS = 4096  # rows of one compiled call
+_FEW = 12  # times at which to look for what may happen; of more than that the middle one tells it
 
 
 def all_sequences(size: int, length: int) -> np.ndarray:
@@ -42,16 +43,17 @@ def exact_bound(objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=Non
     noisable_BL = np.ones(x_BL.shape, bool) if noisable_BL is None else np.asarray(noisable_BL)
     batch = Batch(x_BL, noisable_BL.astype(np.float32), noisable_BL, np.arange(len(x_BL), dtype=np.int32), fields or {})
     if objective.process is None:
-        return _terms(objective, denoise, batch, x_BL, np.zeros(len(x_BL), np.float32)).astype(np.float64)
+        return _terms(objective, denoise, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)).astype(np.float64)
     z_ZL = alphabet(vocab)[all_sequences(len(alphabet(vocab)), x_BL.shape[1])]
-    row_R, z_RL = _support(objective.process, x_BL, z_ZL, noisable_BL)
-    batch_R = jax.tree.map(lambda a: np.asarray(a)[row_R], batch)
+    times_T, weight_T = _times(objective, x_BL.shape[1], nodes)
+    row_R, z_RL = _support(objective, batch, z_ZL, times_T if len(times_T) <= _FEW else times_T[len(times_T) // 2 :][:1])
+    batch_R = _rows(batch, row_R)
     nats_B = np.zeros(len(x_BL))
-    for t, weight in zip(*_times(objective, nodes), strict=True):
-        t_R = np.full(len(row_R), t, np.float32)
-        log_q_R = np.where(batch_R.noisable_BL, _log_q(objective.process, z_RL, t_R, batch_R.tokens_BL), 0.0).sum(-1, dtype=np.float64)
-        terms_R = _terms(objective, denoise, batch_R, z_RL, t_R).astype(np.float64)
-        np.add.at(nats_B, row_R, weight * np.exp(log_q_R) * terms_R)
+    for t, weight in zip(times_T, weight_T, strict=True):
+        t_R1 = np.full((len(row_R), 1), t, np.float32)
+        q_R = np.exp(np.asarray(_log_q(objective, batch_R, z_RL, t_R1), np.float64).sum(-1))
+        terms_R = _terms(objective, denoise, batch_R, z_RL, t_R1).astype(np.float64)
+        np.add.at(nats_B, row_R, weight * np.where(q_R > 0, q_R * terms_R, 0.0))
     return nats_B
 
 
@@ -63,7 +65,7 @@ def ancestral_law(denoise, process, mask, steps: int, vocab, length: int, fields
     """
     ids = alphabet(vocab)
     z_ZL = ids[all_sequences(len(ids), length)]
-    p_Z = np.exp(np.asarray(process.log_q(z_ZL, np.ones(len(z_ZL), np.float32), np.zeros_like(z_ZL)), np.float64).sum(-1))
+    p_Z = np.exp(np.asarray(process.log_q(z_ZL, np.ones((1, 1), np.float32), np.zeros_like(z_ZL)), np.float64).sum(-1))
     fields = {k: np.broadcast_to(v, z_ZL.shape) for k, v in (fields or {}).items()}
     for k in range(steps, 0, -1):
         t, s = np.float32(k / steps), np.float32((k - 1) / steps)
@@ -75,44 +77,48 @@ def ancestral_law(denoise, process, mask, steps: int, vocab, length: int, fields
     return p_Z[(z_ZL != vocab.mask).all(-1)]
 
 
-def _times(objective, nodes):
-    """Quadrature in t of weight 1 on (0, 1); t = u⁴ smooths the fractional powers of t that a schedule may have at 0."""
-    steps = getattr(objective, "steps", 0)
-    if steps:
-        return np.arange(1, steps + 1) / steps, np.full(steps, 1 / steps)
+def _times(objective, length, nodes):
+    """Quadrature in t of weight 1 on (0, 1); t = u⁴ smooths the fractional powers of t that a schedule may have at 0.
+
+    An objective that is constant on cells of [0, 1] says so by `cells(length)`, their number, and is read at their ends.
+    """
+    cells = objective.cells(length)
+    if cells:
+        return np.arange(1, cells + 1) / cells, np.full(cells, 1 / cells)
     u, weight = np.polynomial.legendre.leggauss(nodes)
     u = (u + 1) / 2
     return u**4, weight / 2 * 4 * u**3
 
 
-def _support(process, x_BL, z_ZL, noisable_BL):
-    """(row of x, z) for every pair that has a chance under q; at t = 1/2 all that can happen does."""
-    rows, found = [], []
-    for b, x_L in enumerate(x_BL):
-        x_ZL = np.broadcast_to(x_L, z_ZL.shape)
-        log_q_ZL = np.asarray(_log_q(process, z_ZL, np.full(len(z_ZL), 0.5, np.float32), x_ZL))
-        fits_Z = np.where(noisable_BL[b], np.isfinite(log_q_ZL), z_ZL == x_ZL).all(-1)
-        rows.append(np.full(fits_Z.sum(), b))
-        found.append(z_ZL[fits_Z])
-    return np.concatenate(rows), np.concatenate(found)
+def _support(objective, batch, z_ZL, times_T):
+    """(row of x, z) for every pair that has a chance under q at some of the times."""
+    row_R, z_RL = np.repeat(np.arange(len(batch.tokens_BL)), len(z_ZL)), np.tile(z_ZL, (len(batch.tokens_BL), 1))
+    batch_R, fits_R = _rows(batch, row_R), np.zeros(len(row_R), bool)
+    for t in times_T:
+        fits_R |= np.isfinite(_log_q(objective, batch_R, z_RL, np.full((len(row_R), 1), t, np.float32))).all(-1)
+    return row_R[fits_R], z_RL[fits_R]
+
+
+def _rows(batch, row_R):
+    return jax.tree.map(lambda a: np.asarray(a)[row_R], batch)
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_q(process, z_BL, t_B, x_BL):
-    return process.log_q(z_BL, t_B, x_BL)
+def _log_q(objective, batch, z_BL, t_B1):
+    return objective.log_q(batch, z_BL, jnp.broadcast_to(t_B1, z_BL.shape))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _terms_jit(objective, denoise, batch, z_BL, t_B):
-    return objective.terms(denoise, batch, z_BL, t_B).sum(-1)
+def _terms_jit(objective, denoise, batch, z_BL, t_B1):
+    return objective.terms(denoise, batch, z_BL, jnp.broadcast_to(t_B1, z_BL.shape)).sum(-1)
 
 
-def _terms(objective, denoise, batch, z_BL, t_B):
+def _terms(objective, denoise, batch, z_BL, t_B1):
     """Σ_i terms per row, in compiled calls of one shape or two."""
     rows = len(z_BL)
     parts = [slice(i, i + _ROWS) for i in range(0, rows, _ROWS)]
     cut = lambda part: jax.tree.map(lambda a: a[part], batch)  # noqa: E731
-    return np.concatenate([np.asarray(_terms_jit(objective, denoise, cut(p), z_BL[p], t_B[p])) for p in parts])
+    return np.concatenate([np.asarray(_terms_jit(objective, denoise, cut(p), z_BL[p], t_B1[p])) for p in parts])
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -1,8 +1,8 @@
 """A hidden Markov chain: long-range dependence whose posteriors are still exact, by forward–backward in log space.
 
-    s_1 ─> s_2 ─> … ─> s_L        forward  f_i(s) = log p(s_i = s, tokens known up to i)
-     │      │           │         backward b_i(s) = log p(tokens known after i | s_i = s)
-    x_1    x_2         x_L        p(x_i = v | known) ∝ Σ_s exp(f_i + b_i)(s) · emit(s, v)   where x_i is unknown
+    s_1 ─> s_2 ─> … ─> s_L        forward  f_i(s) = log p(s_i = s, what is told before i)
+     │      │           │         backward b_i(s) = log p(what is told after i | s_i = s)
+    x_1    x_2         x_L        p(x_i = v | what is told of the others) ∝ Σ_s exp(f_i + b_i)(s) · emit(s, v)
 
 S hidden states, V tokens.
 """
@@ -43,8 +43,8 @@ class Hmm(World):
     def size(self) -> int:
         return self.emit_SV.shape[1]
 
-    def posterior(self, z_BL, known_BL):
-        evidence_LBS = self._evidence(z_BL, known_BL)
+    def posterior(self, evidence_BLV):
+        evidence_LBS = self._emitted(evidence_BLV)
 
         def backward(after_BS, evidence_BS):
             before_BS = logsumexp(self.step_SS + (after_BS + evidence_BS)[:, None, :], -1)
@@ -55,7 +55,8 @@ class Hmm(World):
         return logsumexp(log_LBS[..., None] + self.emit_SV, -2).swapaxes(0, 1)
 
     def log_prob(self, x_BL):
-        return logsumexp(self._forward(self._evidence(x_BL, jnp.ones(x_BL.shape, bool)))[-1], -1)
+        evidence_LBS = jnp.asarray(self.emit_SV).T[x_BL].swapaxes(0, 1)
+        return logsumexp(self._forward(evidence_LBS)[-1] + evidence_LBS[-1], -1)
 
     def sample(self, key, n):
         def draw(state_B, i):
@@ -69,15 +70,16 @@ class Hmm(World):
         first_B = _choose(key_B, jnp.broadcast_to(start_S, (n, len(start_S))))
         return jax.lax.scan(draw, first_B, jnp.arange(self.length))[1].T
 
-    def _evidence(self, z_BL, known_BL):
-        """log p(z_i | s_i), 0 where nothing is known of it; position first, for the scans."""
-        likelihood_BLS = jnp.asarray(self.emit_SV).T[jnp.clip(z_BL, 0, self.size - 1)]
-        return jnp.where(known_BL[..., None], likelihood_BLS, 0.0).swapaxes(0, 1)
+    def _emitted(self, evidence_BLV):
+        """log p(what is told of x_i | s_i), position first, for the scans."""
+        return logsumexp(self.emit_SV + evidence_BLV[..., None, :], -1).swapaxes(0, 1)
 
     def _forward(self, evidence_LBS):
+        """log p(s_i, what is told before i), position first."""
+
         def forward(before_BS, evidence_BS):
             here_BS = before_BS + evidence_BS
-            return logsumexp(here_BS[:, :, None] + self.step_SS, 1), here_BS
+            return logsumexp(here_BS[:, :, None] + self.step_SS, 1), before_BS
 
         start_BS = jnp.broadcast_to(self.start_S, evidence_LBS.shape[1:])
         return jax.lax.scan(forward, start_BS, evidence_LBS)[1]

@@ -30,13 +30,18 @@ class Tabular(World):
         """Log-probabilities drawn from a normal law of standard deviation `spread`, then normalised."""
         return cls(size, length, spread * np.random.default_rng(seed).normal(size=size**length))
 
-    def posterior(self, z_BL, known_BL):
+    def posterior(self, evidence_BLV):
         x_XL = all_sequences(self.size, self.length)
-        fits_BX = (~known_BL[:, None] | (z_BL[:, None] == x_XL)).all(-1)
-        log_BX = jnp.where(fits_BX, self.log_p_X, -jnp.inf)
-        best_B1 = log_BX.max(-1, keepdims=True)
-        mass_BX = jnp.where(jnp.isfinite(best_B1), jnp.exp(log_BX - best_B1), 0.0)
-        return jnp.log(jnp.einsum("bx,xlv->blv", mass_BX, jax.nn.one_hot(x_XL, self.size), precision="highest"))
+        told_BLX = jnp.stack([evidence_BLV[:, i, x_XL[:, i]] for i in range(self.length)], 1)
+
+        def without(i):
+            log_BX = self.log_p_X + jnp.where(jnp.arange(self.length)[:, None] == i, 0.0, told_BLX).sum(1)
+            best_B1 = log_BX.max(-1, keepdims=True)
+            mass_BX = jnp.where(jnp.isfinite(best_B1), jnp.exp(log_BX - best_B1), 0.0)
+            return jnp.log(mass_BX @ jax.nn.one_hot(x_XL, self.size)[:, i]) + jnp.where(jnp.isfinite(best_B1), best_B1, 0.0)
+
+        with jax.default_matmul_precision("highest"):
+            return jax.lax.map(without, jnp.arange(self.length)).swapaxes(0, 1)
 
     def log_prob(self, x_BL):
         return jnp.asarray(self.log_p_X)[(x_BL * self.size ** np.arange(self.length - 1, -1, -1)).sum(-1)]

@@ -7,6 +7,9 @@ tokens are known (those that are not the mask), the attention mask which of them
 
 A known token that i may see at i itself gives a point mass. Where what is seen has probability 0, as tokens drawn independently
 of each other may, the answer is uniform over the tokens.
+
+Under noise that leaves no masks nothing is known for certain: `under(process)` weighs every token by its likelihood q(z_j | x_j) and
+answers with the leave-one-out posterior p(x_i | z_j, j ≠ i), the optimum of the bounds of uniform and hybrid noise.
 """
 
 from abc import ABC, abstractmethod
@@ -30,8 +33,8 @@ class World(ABC):
     length: int  # L
 
     @abstractmethod
-    def posterior(self, z_BL: jax.Array, known_BL: jax.Array) -> jax.Array:
-        """Unnormalised log p(x_i = v | z where known), BLV; only where position i itself is unknown does it matter."""
+    def posterior(self, evidence_BLV: jax.Array) -> jax.Array:
+        """Unnormalised log p(x_i = v | what is told of the other positions), BLV; evidence_BLV is log p(what is told of x_i | x_i = v)."""
 
     @abstractmethod
     def log_prob(self, x_BL: jax.Array) -> jax.Array:
@@ -54,26 +57,56 @@ class World(ABC):
 
     def denoise(self, canvas: Canvas, *, mask: masks.Mask, cache=None, carry=None) -> Output:
         """The exact posterior of every position under the attention `mask`."""
-        z_BL = canvas.z_BL
-        B, L = z_BL.shape
-        known_BL = z_BL != self.vocab.mask
-        seen_LL = seen(mask, L)
-        if seen_LL.all():
-            logits_BLV = self.posterior(z_BL, known_BL)
+        B, L = canvas.z_BL.shape
+        if mask == masks.Mask():
+            view_BL = canvas.z_BL
+            logits_BLV = self.posterior(self._evidence(view_BL))
         else:  # one posterior per reader i, of which its own position is kept
-            known_BLL = known_BL[:, None, :] & seen_LL
-            log_BLLV = self.posterior(jnp.repeat(z_BL, L, 0), known_BLL.reshape(B * L, L)).reshape(B, L, L, -1)
-            logits_BLV = log_BLLV[:, np.arange(L), np.arange(L)]
+            view_BLL = views(mask, canvas, self.vocab.mask)
+            log_BLLV = self.posterior(self._evidence(view_BLL.reshape(B * L, L))).reshape(B, L, L, -1)
+            logits_BLV, view_BL = log_BLLV[:, np.arange(L), np.arange(L)], view_BLL[:, np.arange(L), np.arange(L)]
+        point_BLV = jnp.where(jax.nn.one_hot(view_BL, self.size, dtype=bool), 0.0, -jnp.inf)
+        return self._told(jnp.where((view_BL != self.vocab.mask)[..., None], point_BLV, logits_BLV))
+
+    def under(self, process, own: bool = False):
+        """A `denoise` that knows how `process` destroys tokens; with `own` z_i itself is taken as evidence on x_i, too."""
+
+        def denoise(canvas: Canvas, *, mask: masks.Mask, cache=None, carry=None) -> Output:
+            token_BL = jnp.broadcast_to(jnp.arange(self.size)[:, None, None], (self.size, *canvas.z_BL.shape))
+            log_q_BLV = jnp.moveaxis(jax.vmap(lambda x_BL: process.log_q(canvas.z_BL, canvas.t_BL, x_BL))(token_BL), 0, -1)
+            evidence_BLV = jnp.where(canvas.frozen_BL[..., None], self._evidence(canvas.z_BL), log_q_BLV)
+            logits_BLV = self.posterior(evidence_BLV)
+            return self._told(logits_BLV + evidence_BLV if own else logits_BLV)
+
+        return denoise
+
+    def _evidence(self, view_BL):
+        """Certainty of what is seen, nothing where a mask is."""
+        point_BLV = jnp.where(jax.nn.one_hot(view_BL, self.size, dtype=bool), 0.0, -jnp.inf)
+        return jnp.where((view_BL == self.vocab.mask)[..., None], 0.0, point_BLV)
+
+    def _told(self, logits_BLV) -> Output:
         best_BL1 = logits_BLV.max(-1, keepdims=True)
         logits_BLV = jnp.where(jnp.isfinite(best_BL1), logits_BLV - best_BL1, 0.0)
-        point_BLV = jnp.where(jax.nn.one_hot(z_BL, self.size, dtype=bool), 0.0, -jnp.inf)
-        told_BL = known_BL & seen_LL.diagonal()
-        logits_BLV = jnp.where(told_BL[..., None], point_BLV, logits_BLV)
         return Output(Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 3)), constant_values=-jnp.inf)))
 
 
-def seen(mask: masks.Mask, length: int) -> np.ndarray:
-    """seen_LL[i, j]: may position i use token j? Under a shift it reads what stands before it."""
-    i_L = np.arange(length)
+def views(mask: masks.Mask, canvas: Canvas, blank: int) -> jax.Array:
+    """views_BLL[b, i, j]: what position i sees at j when it predicts token i; `blank` where nothing.
+
+    Under a shift it reads what stands before it. A clean stream shows the tokens of other blocks (`nn.masks`).
+    """
+    z_BL, L = canvas.z_BL, canvas.z_BL.shape[1]
+    i_L = jnp.arange(L)
+    z_BLL = z_BL[:, None, :]
+    if mask.kind == "partition":
+        block_BL, clean_BL = canvas.fields.get("block_BL", z_BL == blank), canvas.fields.get("clean_BL", z_BL)
+        return jnp.where(block_BL[:, :, None] != block_BL[:, None, :], clean_BL[:, None, :], blank)
+    if mask.kind == "block":
+        positions_BL = canvas.fields.get("positions_BL", i_L[None])
+        block_BL = jnp.broadcast_to(canvas.fields.get("block_BL", masks.blocks(mask.size, positions_BL)), z_BL.shape)
+        query, memory = block_BL[:, :, None], block_BL[:, None, :]
+        clean_BLL = canvas.fields.get("clean_BL", z_BL)[:, None, :]
+        return jnp.where(query == memory, z_BLL, jnp.where(query > memory, clean_BLL, blank))
     allowed_1LL = masks.dense(mask, i_L, i_L + mask.shift)
-    return np.ones((length, length), bool) if allowed_1LL is None else allowed_1LL[0]
+    return jnp.broadcast_to(z_BLL, (len(z_BL), L, L)) if allowed_1LL is None else jnp.where(allowed_1LL, z_BLL, blank)

@@ -66,7 +66,7 @@ class Experiment:
     def update(self):
         """The jitted `update(state, batch) → (state, sums)`; the old state is given up."""
         schedule = optim.rate(self.run.optim, self.run.steps)
-        update = state.make_update(self.loss, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V)
+        update = state.make_update(self.loss, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V, self.run.steps)
         return jax.jit(update, donate_argnums=0, out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None))
 
     def loss(self, params, batch: Batch, key):

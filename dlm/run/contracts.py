@@ -113,11 +113,17 @@ def nucleus(logits_BLV: jax.Array, top_p: float) -> jax.Array:
 @_tree
 @dataclass(frozen=True)
 class Loss:
-    """Sums, so that microbatches and hosts add up exactly: the loss is nats_sum / weight_sum."""
+    """Sums, so that microbatches and hosts add up exactly: the loss is nats_sum / weight_sum. It claims nothing about a likelihood."""
 
     nats_sum: jax.Array
     weight_sum: jax.Array
     metrics: dict[str, jax.Array] = field(default_factory=dict)  # further sums
+
+
+@_tree
+@dataclass(frozen=True)
+class Estimate(Loss):
+    """A loss whose mean is what the objective reports, a bound or the exact likelihood."""
 
 
 @_tree

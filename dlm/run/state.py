@@ -4,7 +4,7 @@ loss = Σ nats / Σ weights over the global batch; microbatches add up sums of n
 number changes neither the loss nor, up to rounding, the gradient
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from dlm.run import keys
-from dlm.run.contracts import Batch
+from dlm.run.contracts import Batch, Estimate
 from dlm.run.optim import Optim
 
 
@@ -37,19 +37,22 @@ def create(params, optim: Optim, optimizer: optax.GradientTransformation) -> Sta
     return State(jnp.int32(0), params, optimizer.init(params), ema)
 
 
-def make_update(loss_of, optim: Optim, optimizer: optax.GradientTransformation, schedule, root_key, bytes_V: np.ndarray):
+def make_update(loss_of, optim: Optim, optimizer: optax.GradientTransformation, schedule, root_key, bytes_V: np.ndarray, steps: int = 1):
     """`update(state, batch) → (state, sums)`; `loss_of(params, batch, key) → Loss`.
 
     An update whose loss or gradient is not finite (or larger than optim.skip.norm) leaves all but the step as it was and counts in
-    `skipped_sum`. The noise key depends on the seed, the step and each sample's global number, never on where a sample is computed.
+    `skipped_sum`. The share of `steps` already done is in the batch's fields. The noise key depends on the seed, the step and each
+    sample's global number, never on where a sample is computed.
     """
 
     def update(state: State, batch: Batch):
         key = keys.key(root_key, "noise", state.step)
+        progress_B1 = jnp.broadcast_to(state.step / steps, batch.index_B.shape)[:, None]
+        batch = replace(batch, fields=batch.fields | {"progress_B1": progress_B1})
         grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
         grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)
         norm = optax.tree.norm(grads)
-        good = jnp.isfinite(sums["nats_sum"]) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
+        good = jnp.isfinite(sums.get("nats_sum", sums.get("loss_sum"))) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
         changes, moments = optimizer.update(grads, state.moments, state.params)
         params = optax.apply_updates(state.params, changes)
         ema = state.ema
@@ -70,7 +73,8 @@ def _gradients(loss_of, params, batch: Batch, key, parts: int):
     def one(batch):
         def nats(params):
             loss = loss_of(params, batch, key)
-            return loss.nats_sum, dict(nats_sum=loss.nats_sum, weight_sum=loss.weight_sum, **loss.metrics)
+            name = "nats_sum" if isinstance(loss, Estimate) else "loss_sum"  # what is no likelihood is not called one
+            return loss.nats_sum, {name: loss.nats_sum, "weight_sum": loss.weight_sum, **loss.metrics}
 
         return jax.grad(nats, has_aux=True)(params)
 

@@ -6,7 +6,7 @@ and one hole; infilling has text on both sides.
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -65,6 +65,10 @@ class Generator:
         if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
             given = f"sampler.block={sampler.block} and sampler.steps={sampler.steps}"
             raise UserError(f"a causal model decides one position in one step: {given} must both be 1")
+        if mask.kind == "block":
+            if sampler.block not in (0, mask.size):
+                raise UserError(f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size")
+            sampler = replace(sampler, block=mask.size)
         self.params, self.tokenizer, self.sampler, self.mask, self.seed = params, tokenizer, sampler, mask, seed
 
         def run(params, canvas, key_B, prefill):
@@ -117,7 +121,7 @@ class Generator:
         frozen_BL = np.ones((len(rows), L), bool)
         for b, (ids, frozen) in enumerate(rows):
             z_BL[b, : len(ids)], frozen_BL[b, : len(ids)] = ids, frozen
-        padded = min(lengths) < L and self.mask.kind == "full"
+        padded = min(lengths) < L and self.mask.kind != "causal"
         fields = {"segments_BL": jnp.asarray(np.arange(L) < np.array(lengths)[:, None], jnp.int32)} if padded else {}
         return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields), lengths
 

@@ -22,12 +22,12 @@ from dlm.objectives.masked import Masked as _Masked
 class Planted(_Masked):
     claims: ClassVar = {claims!r}
 
-    def weight(self, t):
-        return super().weight(t) * {factor}
+    def weight(self, t_BL):
+        return super().weight(t_BL) * {factor}
 """
 PLANTED = dict(
     early=EXAMPLE,
-    late=EXAMPLE.replace("nats_BL / density_B", "nats_BL * density_B"),
+    late=EXAMPLE.replace(" - 1) / self.power", " - 1)"),
     silent=MEMBER.format(claims="", factor=1.0),
     cheap=MEMBER.format(claims="bound", factor=0.8),
 )

@@ -17,9 +17,9 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 B = 8
 
 
-def drawn(kind, index_B=range(B), seeds=1):
+def drawn(kind, index_B=range(B), seeds=1, parts=1, part=0):
     keys = jax.random.split(jax.random.key(1), seeds)
-    return np.asarray(jax.jit(jax.vmap(lambda key: times.draw(kind, jnp.array([*index_B]), B, key)))(keys))
+    return np.asarray(jax.jit(jax.vmap(lambda key: times.draw(kind, jnp.array([*index_B]), B, key, parts)))(keys))[..., part]
 
 
 @every_kind
@@ -37,9 +37,19 @@ def test_a_time_belongs_to_the_sample_not_to_its_place(kind):
     assert (drawn(kind, range(B, 2 * B))[0] != whole_B).all(), "the next batch has times of its own"
 
 
+@every_kind
+def test_parts_have_times_of_their_own_whatever_their_number(kind):
+    assert (drawn(kind, parts=3, part=0) == drawn(kind)).all() and (drawn(kind, parts=3, part=2) == drawn(kind, parts=4, part=2)).all()
+    last_SB = drawn(kind, seeds=2000, parts=3, part=2)
+    assert w.chi_square(np.histogram(last_SB[:, 1], 20, (0, 1))[0], np.ones(20)) > 1e-4
+    assert (drawn(kind, parts=3, part=1) != drawn(kind)).all()
+
+
 @pytest.mark.slow
 def test_what_each_promises():
     assert (np.sort((drawn("stratified", seeds=50) * B).astype(int), 1) == np.arange(B)).all()
+    u_P = drawn("stratified", [3], parts=16, part=slice(None))[0, 0]
+    assert np.diff(np.sort(np.append(u_P, u_P.min() + 1))).max() < 0.3, "spread within a sample"
     u_SB = drawn("antithetic", seeds=50)
     np.testing.assert_allclose(u_SB[:, ::2] + u_SB[:, 1::2], 1, atol=1e-6)
     assert np.var(drawn("iid", seeds=500).mean(1)) > 5 * np.var(drawn("stratified", seeds=500).mean(1))

@@ -9,7 +9,7 @@ from dlm.oracle.exact import all_sequences, total_variation
 from dlm.oracle.hmm import Hmm
 from dlm.oracle.markov import Markov
 from dlm.oracle.tabular import Tabular
-from dlm.oracle.world import seen
+from dlm.oracle.world import views
 from dlm.run.spec import UserError
 from tests.laws.worlds import canvas, chi_square
 
@@ -53,21 +53,34 @@ def test_draws(world):
 
 
 @worlds
-@pytest.mark.parametrize("mask", [Mask(), Mask("causal", shift=1)], ids=["full", "causal"])
+@pytest.mark.parametrize("mask", [Mask(), Mask("causal", shift=1), Mask("block", size=2)], ids=["full", "causal", "block"])
 def test_posterior_is_the_enumerated_one(world, mask):
     X_XL, p_X = all_sequences(world.size, world.length), chain_rule(world)
     Z_ZL = all_sequences(world.size + 1, world.length)
     got_ZLV = np.asarray(jax.jit(lambda c: world.denoise(c, mask=mask).prediction.probs())(canvas(Z_ZL)))
-    for i, seen_L in enumerate(seen(mask, world.length)):
-        fits_ZX = ((Z_ZL[:, None] == X_XL) | (Z_ZL[:, None] == world.vocab.mask) | ~seen_L).all(-1)
+    view_ZLL = np.asarray(views(mask, canvas(Z_ZL), world.vocab.mask))
+    for i in range(world.length):
+        fits_ZX = ((view_ZLL[:, i, None] == X_XL) | (view_ZLL[:, i, None] == world.vocab.mask)).all(-1)
         want_ZV = (fits_ZX * p_X) @ np.eye(world.size)[X_XL[:, i]]
         want_ZV /= want_ZV.sum(-1, keepdims=True)
         np.testing.assert_allclose(got_ZLV[:, i, : world.size], want_ZV, atol=2e-6)
     assert (got_ZLV[..., world.size :] == 0).all()
 
 
-def test_a_shifted_causal_reader_sees_what_is_before_it():
-    assert (seen(Mask("causal", shift=1), 4) == np.tri(4, k=-1, dtype=bool)).all()
+def sees(mask, **fields):
+    """[L, L] of the positions 0 … 3 as text: a letter of z, its capital from the clean stream, a dot for nothing."""
+    z_1L, clean_1L = np.array([[0, 1, 2, 3]]), np.array([[10, 11, 12, 13]])
+    view_LL = np.asarray(views(mask, canvas(z_1L, **({"clean_BL": clean_1L} if fields.pop("two", True) else {}), **fields), 20))[0]
+    return ["".join("." if v == 20 else "abcd"[v % 10].upper() if v > 9 else "abcd"[v] for v in row) for row in view_LL]
+
+
+def test_who_sees_what():
+    assert sees(Mask("causal", shift=1), two=False) == ["....", "a...", "ab..", "abc."]
+    assert sees(Mask("block", size=2), two=False) == ["ab..", "ab..", "abcd", "abcd"]
+    assert sees(Mask("block", size=2)) == ["ab..", "ab..", "ABcd", "ABcd"]
+    assert sees(Mask("block", size=2), positions_BL=np.array([[0, 0, 1, 2]])) == ["a...", "Abc.", "Abc.", "ABCd"]
+    assert sees(Mask("block", size=1), block_BL=np.array([[2, 0, 3, 1]])) == ["aB.D", ".b..", "ABcD", ".B.d"]
+    assert sees(Mask("partition"), block_BL=np.array([[0, 1, 1, 0]])) == [".BC.", "A..D", "A..D", ".BC."]
 
 
 def test_impossible_evidence_gives_a_uniform_answer_not_nan():

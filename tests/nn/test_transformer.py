@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.nn import transformer
+from dlm.nn import masks, transformer
 from dlm.nn.config import FFN, Attention
 from dlm.nn.masks import Mask
 from dlm.objectives.ar import AR
@@ -59,6 +59,47 @@ def test_who_sees_whom(mask, packed):
     want = {FULL: np.ones((L, L)), CAUSAL: np.tri(L), SHIFTED: np.tri(L, k=-1)}[mask] * (segments[:, None] == segments)
     assert ((seen[:, :L] > 1e-6) == want).all() and (seen[:, :L][want == 0] == 0).all()
     assert ((seen[:, L] > 1e-6) == (mask.shift == 1)).all()  # bos stands where a segment starts, and only there
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["one", "packed"])
+@pytest.mark.parametrize("size", [1, 2, 4, L])
+def test_two_streams_are_the_blocks_one_by_one(size, packed):
+    """Clean past blocks are read block-causally, so a row cut behind its block says the same as one pass over both streams."""
+    mask, x_BL = Mask("block", size=size), tiny.tokens(2, L)
+    z_BL = np.where(np.random.default_rng(1).random(x_BL.shape) < 0.5, tiny.VOCAB.mask, x_BL)
+    positions_BL = np.tile([0, 1, 0, 1, 2, 0] if packed else np.arange(L), (2, 1))
+    segments_BL = np.cumsum(positions_BL == 0, 1)
+    fields = dict(segments_BL=segments_BL, positions_BL=positions_BL)
+    both_BLV = finite(logits(CONFIG, PARAMS, tiny.canvas(z_BL, clean_BL=x_BL, **fields), mask))
+    block_BL = np.asarray(masks.blocks(size, jnp.asarray(positions_BL)))
+    for start in np.unique(block_BL):
+        row_BL = np.where(block_BL < start, x_BL, np.where(block_BL > start, tiny.VOCAB.pad, z_BL))  # what is after a block is not seen
+        own_BLV = finite(logits(CONFIG, PARAMS, tiny.canvas(row_BL, **fields), mask))
+        tiny.close(both_BLV[block_BL == start], own_BLV[block_BL == start])
+
+
+def test_a_causal_context_is_an_autoregressive_model_of_its_own():
+    """Its clean stream is the causal network, and a canvas without one is read as its own context."""
+    x_BL, mask = tiny.tokens(2, L), Mask("block", size=2, context="causal")
+    z_BL = np.where(np.arange(L) >= 4, tiny.VOCAB.mask, x_BL)
+    output = jax.jit(lambda c: tiny.denoiser(CONFIG, PARAMS)(c, mask=mask))
+    given = output(tiny.canvas(z_BL, clean_BL=x_BL))
+    tiny.close(finite(given.heads["clean"].logits_BLV), finite(logits(CONFIG, PARAMS, tiny.canvas(x_BL), CAUSAL)))
+    tiny.close(finite(output(tiny.canvas(z_BL)).prediction.logits_BLV)[:, 4:], finite(given.prediction.logits_BLV)[:, 4:])
+
+
+def test_the_groups_of_a_partition_predict_each_other():
+    """No token reaches its own prediction or its group's, and none is replaced by a mask."""
+    x_BL, mask = tiny.tokens(1, L), Mask("partition")
+    group_BL = np.array([[0, 1, 1, 0, 1, 0]])
+    base = finite(logits(CONFIG, PARAMS, tiny.canvas(x_BL, clean_BL=x_BL, block_BL=group_BL), mask))
+    for j in range(L):
+        other_BL = np.where(np.arange(L) == j, (x_BL + 1) % 16, x_BL)
+        moved = finite(logits(CONFIG, PARAMS, tiny.canvas(other_BL, clean_BL=other_BL, block_BL=group_BL), mask))
+        assert ((np.abs(moved - base)[0].max(-1) > 1e-6) == (group_BL[0] != group_BL[0, j])).all()
+    masked_BL = np.where(group_BL == 1, tiny.VOCAB.mask, x_BL)
+    asked = finite(logits(CONFIG, PARAMS, tiny.canvas(masked_BL), mask))
+    tiny.close(asked[group_BL == 1], base[group_BL == 1])
 
 
 @pytest.mark.slow
