@@ -9,6 +9,18 @@ size=small  10,000 updates of 32 × 256 tokens
 
     python -m dlm.sweep --config=configs/challenges/block_size.py --workdir=runs/block_size --parallel=2
     python -m dlm.report runs/block_size --into=configs/challenges/block_size.py
+
+    === results of configs/challenges/block_size.py, config 4629ef254d95, commit 9151099, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 2 ===
+    model             claim   held-out bits/byte   seeds   tokens/s   parameters
+    ────────────────────────────────────────────────────────────────────────────
+    ar                exact   2.511 ± 0.124            3      9,068      262,784
+    block, size=1     bound   2.622 ± 0.093            3      3,767      262,784
+    block, size=4     bound   3.001 ± 0.004            3      3,062      262,784
+    block, size=16    bound   3.089 ± 0.007            3      2,630      262,784
+    block, size=64    bound   3.144 ± 0.023            3      2,388      262,784
+    block, size=128   bound   3.161 ± 0.037            3      2,540      262,784
+    masked            bound   3.162 ± 0.018            3      6,113      262,784
+    === end of results ===
 """
 
 from ml_collections import ConfigDict

@@ -29,6 +29,7 @@ class Loader:
     length: int = 128  # tokens per sequence
     threads: int = 2  # that read ahead; 0 reads when asked
     windows: int = 0  # of the training text that are read, again and again: for studies of repeated data; 0: all
+    mark: str = ""  # characters of which a token must consist to be marked, for objectives and scores that tell tokens apart
 
     def __post_init__(self):
         if self.windows < 0:
@@ -62,7 +63,11 @@ class Loader:
 
     def _windows(self, tokenizer: Tokenizer, split: str, seed: int | None) -> pack.Windows:
         found = tokens.tokenized(tokenizer, self.source.documents(split))
-        return pack.Windows(found, self.length, tokenizer.eos, tokenizer.pad, seed)
+        pieces = [tokenizer.piece(i) for i in range(tokenizer.size)] if self.mark else []
+        marked_V = (
+            np.array([n > 0 and set(p) <= set(self.mark) for p, n in zip(pieces, tokenizer.bytes_V, strict=True)]) if pieces else None
+        )
+        return pack.Windows(found, self.length, tokenizer.eos, tokenizer.pad, seed, marked_V)
 
     def batches(self, windows: Windows, seed: int, step: int = 0, process: int = 0, processes: int = 1) -> Iterator[Arrays]:
         """The batches of steps `step`, `step + 1`, … without end; this process's slots, in the order of `index_B`."""

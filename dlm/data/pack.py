@@ -24,7 +24,7 @@ class Windows:
     Without it the order is the corpus's own and the last window is padded.
     """
 
-    def __init__(self, tokens: Tokens, length: int, eos: int, pad: int, order_seed: int | None = None):
+    def __init__(self, tokens: Tokens, length: int, eos: int, pad: int, order_seed: int | None = None, marked_V: np.ndarray | None = None):
         documents = len(tokens.offsets) - 1
         shuffled = order_seed is not None
         # RandomState, unlike Generator, promises the same numbers in every NumPy version.
@@ -32,7 +32,7 @@ class Windows:
         self._lengths = np.diff(tokens.offsets)[order]
         self._starts = np.concatenate([[0], np.cumsum(self._lengths + 1)])  # in the stream
         self._offsets = tokens.offsets[:-1][order]  # in the flat array
-        self._tokens, self._eos, self._pad, self.length = tokens, eos, pad, length
+        self._tokens, self._eos, self._pad, self._marked_V, self.length = tokens, eos, pad, marked_V, length
         self.total = int(self._starts[-1])  # tokens in the stream, eos included
         self._windows = self.total // length if shuffled else -(-self.total // length)
 
@@ -54,8 +54,10 @@ class Windows:
         last_BL = inside_BL == self._lengths[document_BL]
         token_BL = self._tokens.at(np.minimum(self._offsets[document_BL] + inside_BL, max(len(self._tokens.flat) - 1, 0)))
         positions_BL = np.minimum(inside_BL, np.arange(self.length))  # a piece begins at its document's start or the window's
-        return dict(
-            tokens_BL=np.where(real_BL, np.where(last_BL, self._eos, token_BL), self._pad).astype(np.int32),
+        tokens_BL = np.where(real_BL, np.where(last_BL, self._eos, token_BL), self._pad).astype(np.int32)
+        marks = {} if self._marked_V is None else {"marked_BL": self._marked_V[tokens_BL]}
+        return marks | dict(
+            tokens_BL=tokens_BL,
             segments_BL=np.where(real_BL, document_BL - document_BL[:, :1] + 1, 0).astype(np.int32),
             positions_BL=np.where(real_BL, positions_BL, 0).astype(np.int32),
             weights_BL=real_BL.astype(np.float32),

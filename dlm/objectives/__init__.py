@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
+from dlm.noise import times
 from dlm.noise.times import Kind, draw
 from dlm.run import keys
 from dlm.run.contracts import Batch, Bound, Canvas, Estimate, Loss
-from dlm.run.spec import Vocab
+from dlm.run.spec import UserError, Vocab
 
 SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution of the bound
 
@@ -32,8 +33,8 @@ class Diffusion:
 
     @property
     def trains(self) -> str:
-        """'bound' where the loss has the bound's mean, 'heuristic' where it has not."""
-        return "bound"
+        """What `claims` says where the loss has the mean of what is reported, 'heuristic' where it has not."""
+        return self.claims
 
     def terms(self, denoise, batch: Batch, z_BL, t_BL) -> jax.Array:
         """What the destroyed sequence z costs at time t, nats_BL; its mean over t and z is the bound."""
@@ -45,8 +46,13 @@ class Diffusion:
 
     def drawn(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(t_BL, density): the time of each position in a training step, and how densely such times are drawn (1: uniformly)."""
-        t_BL = self.at(draw(self.times, batch.index_B, batch.total, key, self.parts(batch)), batch)
-        return t_BL, jnp.ones_like(t_BL)
+        u_BP = draw(self.times, batch.index_B, batch.total, key, self.parts(batch))
+        if self.times != "importance":
+            return self.at(u_BP, batch), jnp.ones(batch.tokens_BL.shape)
+        if u_BP.shape[1] != 1:
+            raise UserError("times='importance' is for sequences with one time: blocks have many, so give them times='stratified'")
+        u_BP, density_BP = times.sharpened(u_BP, batch.fields.get("cost_BT", jnp.zeros((1, times.BUCKETS))))
+        return self.at(u_BP, batch), jnp.broadcast_to(density_BP, batch.tokens_BL.shape)
 
     def at(self, u_BP, batch: Batch) -> jax.Array:
         """Times t_BL from uniform numbers, as many per sample as it has `parts`."""
@@ -57,29 +63,42 @@ class Diffusion:
         key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
         return self.process.corrupt(key_B, batch.tokens_BL, t_BL, batch.noisable_BL)
 
+    def destroyed(self, batch: Batch, key: jax.Array, t_BL) -> jax.Array:
+        """z as training sees it; what is reported always has `corrupted`."""
+        return self.corrupted(batch, key, t_BL)
+
+    def support(self, vocab: Vocab, length: int):
+        """Every z that `corrupted` may draw, z_ZL, where these are not simply all sequences of tokens and masks."""
+        return None
+
     def log_q(self, batch: Batch, z_BL, t_BL) -> jax.Array:
         """log q(z | x) of the sequence, in parts along its positions: what `corrupted` draws, for enumerations."""
         given_BL = jnp.where(z_BL == batch.tokens_BL, 0.0, -jnp.inf)
         return jnp.where(batch.noisable_BL, self.process.log_q(z_BL, t_BL, batch.tokens_BL), given_BL)
 
     def views(self, batch: Batch, key: jax.Array) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
-        """What a training step looks at: (z_BL, t_BL, the density of t_BL), once or more."""
+        """What a training step looks at, once or more: (z_BL, t_BL, the density by which its cost is divided)."""
         t_BL, density_BL = self.drawn(batch, key)
-        return [(self.corrupted(batch, key, t_BL), t_BL, density_BL)]
+        return [(self.destroyed(batch, key, t_BL), t_BL, density_BL)]
 
     def loss(self, denoise, batch: Batch, key: jax.Array) -> Loss:
         """The mean over the views of a training step."""
         views = self.views(batch, key)
-        losses = [self._cost(denoise, batch, *view) for view in views]
+        losses = [self._cost(denoise, batch, *view, keys.key(key, "view", n)) for n, view in enumerate(views)]
         return jax.tree.map(lambda *parts: sum(parts) / len(views), *losses)
 
-    def _cost(self, denoise, batch: Batch, z_BL, t_BL, density_BL) -> Loss:
+    def _cost(self, denoise, batch: Batch, z_BL, t_BL, density_BL, key) -> Loss:
         kind = Estimate if self.trains == self.claims else Loss
-        nats_BL = self.trained(denoise, batch, z_BL, t_BL) / density_BL
-        changed_BL = (z_BL != batch.tokens_BL) & (batch.weights_BL > 0)
-        return kind(nats_BL.sum(), batch.weights_BL.sum(), {"masked_sum": changed_BL.sum() * 1.0})
+        nats_BL = self.trained(denoise, batch, z_BL, t_BL, key)
+        noised_BL = self.noised(batch, z_BL) & (batch.weights_BL > 0)
+        seen = times.squares(t_BL[:, 0], jax.lax.stop_gradient(nats_BL.sum(1))) if self.times == "importance" else None
+        return kind((nats_BL / density_BL).sum(), batch.weights_BL.sum(), {"masked_sum": noised_BL.sum() * 1.0}, seen)
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL) -> jax.Array:
+    def noised(self, batch: Batch, z_BL) -> jax.Array:
+        """Which positions are destroyed, bool_BL."""
+        return z_BL != batch.tokens_BL
+
+    def trained(self, denoise, batch: Batch, z_BL, t_BL, key) -> jax.Array:
         """What a view costs in training; the terms themselves unless a member weighs them otherwise."""
         return self.terms(denoise, batch, z_BL, t_BL)
 
@@ -100,6 +119,14 @@ class Diffusion:
         _, terms_TBL = jax.lax.scan(one, None, jnp.arange(samples))
         pairs = terms_TBL.sum(-1).reshape(samples // 2, 2, -1)
         return Bound(terms_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
+
+    def memory(self):
+        """What training remembers from update to update, before the first; None for nothing."""
+        return times.fresh() if self.times == "importance" else None
+
+    def remember(self, memory, sums):
+        """The memory after an update."""
+        return times.remembered(memory, sums)
 
     def parts(self, batch: Batch) -> int:
         """How many times of its own a sample has."""

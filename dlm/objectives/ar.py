@@ -30,6 +30,10 @@ class AR:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
 
+    def memory(self):
+        """Nothing is remembered from update to update."""
+        return None
+
     @property
     def trains(self) -> str:
         return "heuristic" if self.dropout else "exact"

@@ -44,6 +44,10 @@ class Block(Masked):
             raise ValueError(f"auxiliary={self.auxiliary} needs context='causal': a clean stream that sees its own block knows the answer")
 
     @property
+    def claims(self) -> str:
+        return "exact" if self.size == 1 and self.pattern == "count" else "bound"
+
+    @property
     def trains(self) -> str:
         return super().trains if self.clip == (0.0, 1.0) and not self.auxiliary and not self.grow else "heuristic"
 
@@ -78,8 +82,8 @@ class Block(Masked):
     def read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
         return denoise(self.canvas(batch, z_BL, t_BL, clean_BL=batch.tokens_BL, block_BL=self.groups(batch)), mask=self.mask)
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL):
-        t_BL = self._told(batch, z_BL, t_BL)
+    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
+        t_BL = self.told(batch, z_BL, t_BL)
         output = self.read(denoise, batch, z_BL, t_BL)
         nats_BL = self.weighed(self.weights, output, batch, z_BL, t_BL)
         return nats_BL + self.auxiliary * _next(output.heads["clean"], batch) if self.auxiliary else nats_BL

@@ -45,8 +45,9 @@ class Masked(Diffusion):
     def __post_init__(self):
         if self.steps < 0:
             raise ValueError(f"steps={self.steps} must be 0 (continuous time) or positive")
-        if getattr(self.process, "absorbing", False) is False and self.process != "mask":
-            raise ValueError(f"process={self.process} leaves no masks: it needs noise.mask, or objective.name='objectives.hybrid'")
+        if not getattr(self.process, "absorbing", self.process == "mask"):
+            name = type(self.process).__module__.removeprefix("dlm.")
+            raise ValueError(f"process.name={name!r} leaves no masks: it needs noise.mask, or objective.name='objectives.hybrid'")
         plain = not self.steps and getattr(self.process, "schedule", "linear") == "linear"
         if self.coupling == "complementary" and not plain:
             raise ValueError("coupling='complementary' needs steps=0 and process.schedule='linear', where a complement has a time, 1 − t")
@@ -55,7 +56,7 @@ class Masked(Diffusion):
 
     @property
     def trains(self) -> str:
-        return "bound" if self.weights == "bound" else "heuristic"
+        return self.claims if self.weights == "bound" else "heuristic"
 
     def weight(self, t_BL):
         """w(t), so that E_t of the weighted terms is the bound."""
@@ -65,11 +66,11 @@ class Masked(Diffusion):
 
     def terms(self, denoise, batch: Batch, z_BL, t_BL):
         """w(t)·(−log p(x_i | z)) at masked positions, 0 elsewhere, nats."""
-        t_BL = self._told(batch, z_BL, t_BL)
+        t_BL = self.told(batch, z_BL, t_BL)
         return self.weighed("bound", self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL):
-        t_BL = self._told(batch, z_BL, t_BL)
+    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
+        t_BL = self.told(batch, z_BL, t_BL)
         return self.weighed(self.weights, self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
 
     def read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
@@ -82,7 +83,7 @@ class Masked(Diffusion):
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
         return jnp.where(counted_BL, -scale * batch.weights_BL * output.prediction.log_prob(batch.tokens_BL), 0.0)
 
-    def _told(self, batch: Batch, z_BL, t_BL):
+    def told(self, batch: Batch, z_BL, t_BL):
         """The time that the network is told: where masks are counted, their share."""
         if self.pattern == "bernoulli":
             return t_BL

@@ -44,7 +44,8 @@ def exact_bound(objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=Non
     batch = Batch(x_BL, noisable_BL.astype(np.float32), noisable_BL, np.arange(len(x_BL), dtype=np.int32), fields or {})
     if objective.process is None:
         return _terms(objective, denoise, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)).astype(np.float64)
-    z_ZL = alphabet(vocab)[all_sequences(len(alphabet(vocab)), x_BL.shape[1])]
+    z_ZL = objective.support(vocab, x_BL.shape[1])
+    z_ZL = alphabet(vocab)[all_sequences(len(alphabet(vocab)), x_BL.shape[1])] if z_ZL is None else z_ZL
     times_T, weight_T = _times(objective, x_BL.shape[1], nodes)
     row_R, z_RL = _support(objective, batch, z_ZL, times_T if len(times_T) <= _FEW else times_T[len(times_T) // 2 :][:1])
     batch_R = _rows(batch, row_R)
@@ -78,7 +79,7 @@ def ancestral_law(denoise, process, mask, steps: int, vocab, length: int, fields
 
 
 def _times(objective, length, nodes):
-    """Quadrature in t of weight 1 on (0, 1); t = u⁴ smooths the fractional powers of t that a schedule may have at 0.
+    """Quadrature in t of weight 1 on (0, 1); dt ∝ u³(1 − u)³ du smooths the fractional powers that a schedule may have at either end.
 
     An objective that is constant on cells of [0, 1] says so by `cells(length)`, their number, and is read at their ends.
     """
@@ -87,7 +88,7 @@ def _times(objective, length, nodes):
         return np.arange(1, cells + 1) / cells, np.full(cells, 1 / cells)
     u, weight = np.polynomial.legendre.leggauss(nodes)
     u = (u + 1) / 2
-    return u**4, weight / 2 * 4 * u**3
+    return u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3), weight / 2 * 140 * u**3 * (1 - u) ** 3
 
 
 def _support(objective, batch, z_ZL, times_T):

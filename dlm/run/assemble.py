@@ -48,7 +48,7 @@ class Experiment:
 
     def _fresh(self) -> state.State:
         params = transformer.initialise(self.model, keys.key(self.root, "init"))
-        return state.create(params, self.run.optim, self.optimizer)
+        return state.create(params, self.run.optim, self.optimizer, self.objective.memory())
 
     def _shardings(self, abstract):
         return mesh.state_shardings(self.mesh, abstract)
@@ -66,7 +66,8 @@ class Experiment:
     def update(self):
         """The jitted `update(state, batch) → (state, sums)`; the old state is given up."""
         schedule = optim.rate(self.run.optim, self.run.steps)
-        update = state.make_update(self.loss, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V, self.run.steps)
+        given = self.loss, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V, self.run.steps
+        update = state.make_update(*given, getattr(self.objective, "remember", None))
         return jax.jit(update, donate_argnums=0, out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None))
 
     def loss(self, params, batch: Batch, key):

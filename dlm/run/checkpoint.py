@@ -152,7 +152,7 @@ class Store:
         import orbax.checkpoint as ocp
 
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(_tree(abstract)))
-        return State(**{"ema": None, **restored})
+        return State(**{"ema": None, "memory": None, **restored})
 
     def wait(self) -> None:
         """Until the last save is sealed."""
@@ -187,7 +187,7 @@ def _hush() -> None:
 
 
 def _tree(state: State) -> dict:
-    tree = dict(step=state.step, params=state.params, moments=state.moments, ema=state.ema)
+    tree = dict(step=state.step, params=state.params, moments=state.moments, ema=state.ema, memory=state.memory)
     return {k: v for k, v in tree.items() if v is not None}
 
 

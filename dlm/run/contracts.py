@@ -60,6 +60,7 @@ class Prediction(Protocol):
     def log_prob(self, ids_BL: jax.Array) -> jax.Array: ...
     def probs(self) -> jax.Array: ...
     def draw(self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0) -> jax.Array: ...
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> "Prediction": ...
     def confidence(self, kind: str = "top") -> jax.Array: ...
     def at(self, position_BR: jax.Array) -> "Prediction": ...
 
@@ -83,7 +84,14 @@ class Logits:
         """ids_BL drawn from the law sharpened to p^(1/temperature) and cut to its nucleus; temperature 0 takes the mode."""
         if temperature == 0:
             return self.logits_BLV.argmax(-1).astype(jnp.int32)
-        return keys.categorical(key_B, nucleus(self.logits_BLV / temperature, top_p))
+        return keys.categorical(key_B, self.tempered(temperature, top_p).logits_BLV)
+
+    def tempered(self, temperature=1.0, top_p=1.0):
+        """The law that `draw` draws from."""
+        if temperature == 0:
+            best_BLV = jax.nn.one_hot(self.logits_BLV.argmax(-1), self.logits_BLV.shape[-1], dtype=bool)
+            return Logits(jnp.where(best_BLV, 0.0, -jnp.inf))
+        return Logits(nucleus(self.logits_BLV / temperature, top_p))
 
     def confidence(self, kind="top"):
         """'top': largest probability; 'margin': lead over the second; 'entropy': minus the entropy in nats. Higher is surer."""
@@ -118,6 +126,7 @@ class Loss:
     nats_sum: jax.Array
     weight_sum: jax.Array
     metrics: dict[str, jax.Array] = field(default_factory=dict)  # further sums
+    seen: Any = None  # sums of what an objective remembers from update to update (`noise.times`)
 
 
 @_tree

@@ -68,7 +68,9 @@ class Logs:
         now = time.perf_counter()
         done = row["step"] - self.start
         left = (now - self._begin) / max(done, 1) * (self.steps - row["step"])
-        scores = f"loss {row['loss']:.3f}  {row['bits_per_byte']:.3f} bits/byte" if "loss" in row else f"{row['skipped']} updates left out"
+        scores = f"loss {row['loss']:.3f}" if "loss" in row else f"{row['skipped']} updates left out"
+        if "bits_per_byte" in row:  # no loss that only trains is told as a likelihood
+            scores += f"  {row['bits_per_byte']:.3f} bits/byte"
         line = (
             f"step {row['step']}/{self.steps}  {scores}  "
             f"{row['tokens_per_s'] / 1e3:.1f}k tok/s  {row['share_of_peak']:.0%} of peak  ETA {clock(left)}"

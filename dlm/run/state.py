@@ -24,6 +24,7 @@ class State:
     params: Any
     moments: Any
     ema: Any  # None when evaluation uses the parameters themselves
+    memory: Any = None  # mean squares of the costs at each time, for times="importance"
 
     @property
     def averaged(self):
@@ -31,24 +32,25 @@ class State:
         return self.params if self.ema is None else self.ema
 
 
-def create(params, optim: Optim, optimizer: optax.GradientTransformation) -> State:
+def create(params, optim: Optim, optimizer: optax.GradientTransformation, memory=None) -> State:
     """The state before the first update."""
     ema = jax.tree.map(jnp.copy, params) if optim.ema else None
-    return State(jnp.int32(0), params, optimizer.init(params), ema)
+    return State(jnp.int32(0), params, optimizer.init(params), ema, memory)
 
 
-def make_update(loss_of, optim: Optim, optimizer: optax.GradientTransformation, schedule, root_key, bytes_V: np.ndarray, steps: int = 1):
+def make_update(
+    loss_of, optim: Optim, optimizer: optax.GradientTransformation, schedule, root_key, bytes_V: np.ndarray, steps: int = 1, remember=None
+):
     """`update(state, batch) → (state, sums)`; `loss_of(params, batch, key) → Loss`.
 
     An update whose loss or gradient is not finite (or larger than optim.skip.norm) leaves all but the step as it was and counts in
-    `skipped_sum`. The share of `steps` already done is in the batch's fields. The noise key depends on the seed, the step and each
-    sample's global number, never on where a sample is computed.
+    `skipped_sum`. The share of `steps` already done is in the batch's fields; `remember(memory, sums)` gives the state's next memory. The
+    noise key depends on the seed, the step and each sample's global number, never on where a sample is computed.
     """
 
     def update(state: State, batch: Batch):
         key = keys.key(root_key, "noise", state.step)
-        progress_B1 = jnp.broadcast_to(state.step / steps, batch.index_B.shape)[:, None]
-        batch = replace(batch, fields=batch.fields | {"progress_B1": progress_B1})
+        batch = replace(batch, fields=batch.fields | _told(state, len(batch.index_B), steps))
         grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
         grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)
         norm = optax.tree.norm(grads)
@@ -58,13 +60,20 @@ def make_update(loss_of, optim: Optim, optimizer: optax.GradientTransformation, 
         ema = state.ema
         if ema is not None:
             ema = jax.tree.map(lambda e, p: e * optim.ema + p * (1 - optim.ema), ema, params)
-        made, kept = (params, moments, ema), (state.params, state.moments, state.ema)
+        memory = None if state.memory is None else remember(state.memory, sums.pop("seen"))
+        made, kept = (params, moments, ema, memory), (state.params, state.moments, state.ema, state.memory)
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
         sums = {k: jnp.where(good, v, 0) for k, v in sums.items()}  # an update that is left out is not in the means
         sums |= dict(skipped_sum=1.0 - good, grad_norm=norm, lr=optim.lr * schedule(state.step))
         return State(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), made, kept)), sums
 
     return update
+
+
+def _told(state: State, rows: int, steps: int) -> dict[str, jax.Array]:
+    """What an objective may want to know of the run so far, as fields of every row."""
+    told = {"progress_B1": jnp.broadcast_to(state.step / steps, (rows, 1))}
+    return told if state.memory is None else told | {"cost_BT": jnp.broadcast_to(state.memory, (rows, len(state.memory)))}
 
 
 def _gradients(loss_of, params, batch: Batch, key, parts: int):
@@ -74,7 +83,8 @@ def _gradients(loss_of, params, batch: Batch, key, parts: int):
         def nats(params):
             loss = loss_of(params, batch, key)
             name = "nats_sum" if isinstance(loss, Estimate) else "loss_sum"  # what is no likelihood is not called one
-            return loss.nats_sum, {name: loss.nats_sum, "weight_sum": loss.weight_sum, **loss.metrics}
+            seen = {} if loss.seen is None else {"seen": loss.seen}
+            return loss.nats_sum, {name: loss.nats_sum, "weight_sum": loss.weight_sum, **loss.metrics, **seen}
 
         return jax.grad(nats, has_aux=True)(params)
 

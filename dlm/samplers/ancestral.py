@@ -1,7 +1,8 @@
 """Ancestral sampling: draw z_s from the reverse process with the network's prediction in the place of x (arXiv:2406.07524, eq. 7).
 
-A masked position is revealed with probability (α_s − α_t)/(1 − α_t), each on its own, and then drawn from its prediction.
-Whether and which are two draws: one draw over V + 1 outcomes loses rare events to float32 noise.
+A masked position is revealed with probability (α_s − α_t)/(1 − α_t), each on its own, and then drawn from its prediction. Under noise that
+changes tokens into others every position may change, to what the process's reverse says. Whether and which are two draws: one draw
+over all outcomes loses rare events to float32 noise.
 """
 
 from dataclasses import dataclass, replace
@@ -18,12 +19,15 @@ from dlm.samplers import rounds
 @dataclass(frozen=True)
 class Ancestral:
     claims: ClassVar = "law → p as 1/steps"
+    masks_only: ClassVar = False
 
     def init(self, canvas: Canvas):
         return ()
 
     def step(self, key_B, output, canvas: Canvas, active_BL, t_B, s_B, state, process):
-        """The canvas at time s. Only active masked positions may change; at s = 0 all of them are revealed."""
+        """The canvas at time s. Only active positions may change; at s = 0 no mask is left."""
+        if not process.absorbing:
+            return self._changed(key_B, output, canvas, active_BL, t_B, s_B, process), state
         masked_BL = active_BL & (canvas.z_BL == process.vocab.mask)
         whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
         u_BL = keys.uniform_BL(whether_B, masked_BL.shape[1])
@@ -35,3 +39,10 @@ class Ancestral:
             return rounds.put(z_BL, position_BR, jnp.where(valid_BR, drawn_BR, rounds.take(z_BL, position_BR)))
 
         return replace(canvas, z_BL=rounds.over(revealed_BL, draw, canvas.z_BL)), state
+
+    def _changed(self, key_B, output, canvas: Canvas, active_BL, t_B, s_B, process) -> Canvas:
+        probs_BLV = process.reverse(output.prediction.tempered(), canvas.z_BL, t_B, s_B)
+        others_BLV = jnp.where(jax.nn.one_hot(canvas.z_BL, probs_BLV.shape[-1], dtype=bool), 0.0, probs_BLV)
+        whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
+        moves_BL = active_BL & (keys.uniform_BL(whether_B, canvas.z_BL.shape[1]) < others_BLV.sum(-1))
+        return replace(canvas, z_BL=jnp.where(moves_BL, keys.categorical(which_B, jnp.log(others_BLV)), canvas.z_BL))

@@ -18,6 +18,7 @@ class Confident:
     confidence: Literal["drawn", "top", "margin", "entropy"] = "drawn"
 
     claims: ClassVar = "no law: the order depends on the confidence"
+    masks_only: ClassVar = True  # what is no mask is never changed
 
     def init(self, canvas: Canvas):
         return ()

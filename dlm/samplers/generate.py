@@ -65,6 +65,9 @@ class Generator:
         if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
             given = f"sampler.block={sampler.block} and sampler.steps={sampler.steps}"
             raise UserError(f"a causal model decides one position in one step: {given} must both be 1")
+        if sampler.rule.masks_only and not process.absorbing:
+            rule = type(sampler.rule).__module__.removeprefix("dlm.")
+            raise UserError(f"sampler.rule={rule} fills masks, and this model's noise leaves none: use samplers.ancestral")
         if mask.kind == "block":
             if sampler.block not in (0, mask.size):
                 raise UserError(f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size")

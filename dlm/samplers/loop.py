@@ -42,6 +42,9 @@ class _Tempered:
     def draw(self, key_B):
         return self.base.draw(key_B, self.sampler.temperature, self.sampler.top_p)
 
+    def tempered(self):
+        return self.base.tempered(self.sampler.temperature, self.sampler.top_p)
+
     def at(self, position_BR):
         return _Tempered(self.base.at(position_BR), self.sampler)
 
@@ -67,7 +70,11 @@ def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampl
     record = _Recorder(blocks * steps if trace else 0)
 
     def following(canvas, n):
-        """The next pass: another step of this block while it has masks, else the first block that has some."""
+        """The next pass: another step of this block while it has masks, else the first block that has some.
+
+        Under noise that leaves no masks every step of every block is made."""
+        if not process.absorbing:
+            return n + 1
         open_L = (canvas.z_BL == process.vocab.mask).any(0)
         here = (open_L & (block_L == n // steps)).any()
         return jnp.where(here, n + 1, jnp.where(open_L, block_L, blocks).min() * steps)
@@ -90,6 +97,9 @@ def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampl
             record(tape, nfe, canvas.z_BL, logprob_BL, 1 - (n + 1) / (blocks * steps)),
         )
 
+    if not process.absorbing:  # a hole is what is left of any text at t = 1
+        noise_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, blocks * steps)
+        canvas = replace(canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, process.prior(noise_B, (B, L))))
     start = following(canvas, jnp.int32(-1))
     carry = (start, jnp.int32(0), canvas, sampler.rule.init(canvas), jnp.zeros((B, L)), record.blank(B, L))
     _, nfe, canvas, _, logprob_BL, tape = jax.lax.while_loop(lambda c: c[0] < blocks * steps, step, carry)

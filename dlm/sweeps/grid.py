@@ -11,6 +11,7 @@
 import builtins
 import copy
 import functools
+import inspect
 import itertools
 import re
 from collections import Counter
@@ -84,9 +85,12 @@ class Sweep:
 
 
 def points_of(target: str) -> list[Point] | None:
-    """What sweep() of FILE.py[:args] returns; None where the recipe has none."""
+    """What sweep() of FILE.py[:args] returns (sweep(args) where it takes them, as get_config does); None where the recipe has none."""
     sweep = spec.defined(target, "sweep")
-    return None if sweep is None else list(sweep() or [])
+    if sweep is None:
+        return None
+    given = (target.partition(":")[2] or None,) if inspect.signature(sweep).parameters else ()
+    return list(sweep(*given) or [])
 
 
 def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:

@@ -15,16 +15,20 @@ import pytest
 from dlm.nn import config, transformer
 from dlm.objectives.masked import Masked
 from dlm.oracle.exact import exact_bound
+from dlm.run.contracts import Estimate
 from tests.laws import worlds as w
 
 every_objective = pytest.mark.parametrize("member", w.OBJECTIVES, ids=w.title)
-every_process = pytest.mark.parametrize("process", w.PROCESSES, ids=w.title)
+every_absorbing = pytest.mark.parametrize("process", w.ABSORBING, ids=w.title)
 K = len(w.TABLES)
 
 
 @cache
 def _bounds(objective):
-    """bound_KX of every sequence under every table of w.TABLES, in one enumeration."""
+    """bound_KX of every sequence under the oracle of every world and under two random tables."""
+    if objective.process is not None and not objective.process.absorbing:
+        oracles = [exact_bound(objective, w.oracle(k, objective.process), w.X_XL, w.VOCAB) for k in range(3)]
+        return np.stack(oracles + [exact_bound(objective, w.tables, w.X_XL, w.VOCAB, w.for_table(k, len(w.X_XL))) for k in (3, 4)])
     x_BL = np.tile(w.X_XL, (K, 1))
     fields = {"table_BL": np.repeat(np.arange(K, dtype=np.int32), len(w.X_XL))[:, None] + np.zeros((1, w.L), np.int32)}
     return exact_bound(objective, w.tables, x_BL, w.VOCAB, fields).reshape(K, -1)
@@ -37,7 +41,11 @@ def _exact(objective):
 
 @every_objective
 def test_every_member_says_what_it_claims(member):
-    assert w.objective(member).claims in ("exact", "bound")
+    """What is no estimate of what is reported is of another type, so that nothing can take it for a likelihood."""
+    objective, batch = w.objective(member), w.batch_of(w.X_XL, {"marked_BL": np.ones_like(w.X_XL)})
+    assert objective.claims in ("exact", "bound") and objective.trains in (objective.claims, "heuristic")
+    loss = jax.eval_shape(lambda: objective.loss(w.tables, batch, jax.random.key(0)))
+    assert isinstance(loss, Estimate) == (objective.trains == objective.claims)
 
 
 @every_objective
@@ -58,9 +66,9 @@ def test_no_denoiser_spends_more_than_one(member):
         assert (spent_K[3:] < 0.99).all(), "random denoisers leave slack, else this test sees nothing"
 
 
-@every_process
+@every_absorbing
 def test_schedules_do_not_change_the_bound(process):
-    first = w.objective(dict(name="masked", process=w.PROCESSES[0]))
+    first = w.objective(dict(name="masked", process=w.ABSORBING[0]))
     np.testing.assert_allclose(_bounds(w.objective(dict(name="masked", process=process))), _bounds(first), rtol=1e-5)
 
 
@@ -82,7 +90,7 @@ class Unweighted(Masked):
 
 @pytest.mark.parametrize("wrong", [DividedByMasked, Unweighted])
 def test_a_wrong_weight_is_seen(wrong):
-    bound_KX = _bounds(wrong(w.process(w.PROCESSES[0]), vocab=w.VOCAB))
+    bound_KX = _bounds(wrong(w.process(w.ABSORBING[0]), vocab=w.VOCAB))
     assert np.exp(-bound_KX[0]).sum() > 1.1
     assert np.abs(bound_KX[0] + np.log(w.law(w.WORLDS[0]))).max() > 0.1
 
@@ -96,7 +104,7 @@ def test_a_random_transformer_spends_at_most_one(member):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: jnp.asarray(0.7 * rng.normal(size=p.shape), jnp.float32), shapes)
     spent = np.exp(-exact_bound(w.objective(member), transformer.denoiser(model, params), w.X_XL, w.VOCAB, nodes=24)).sum()
-    assert 0.01 < spent <= 1 + 1e-5
+    assert 1e-3 < spent <= 1 + 1e-5
 
 
 def test_given_positions_condition_the_bound():
@@ -104,8 +112,11 @@ def test_given_positions_condition_the_bound():
     given_XL = np.broadcast_to(np.arange(w.L) > 0, w.X_XL.shape)
     p_X = w.law(w.WORLDS[0])
     first_V = p_X.reshape(w.V, -1).sum(-1)
-    for member in (w.OBJECTIVES[0], w.OBJECTIVES[-1]):
-        bound_X = exact_bound(w.objective(member), w.tables, w.X_XL, w.VOCAB, noisable_BL=given_XL, nodes=24)
+    names = ("ar", "masked", "block", "hybrid")
+    for member in (next(m for m in w.OBJECTIVES if m["name"] == f"objectives.{name}") for name in names):
+        objective = w.objective(member)
+        denoise = w.oracle(0, objective.process)
+        bound_X = exact_bound(objective, denoise, w.X_XL, w.VOCAB, noisable_BL=given_XL, nodes=24)
         np.testing.assert_allclose(bound_X, -np.log(p_X / first_V[w.X_XL[:, 0]]), atol=1e-5)
 
 
@@ -113,7 +124,7 @@ def test_given_positions_condition_the_bound():
 
 
 @pytest.mark.slow
-@every_process
+@every_absorbing
 def test_steps_cost_one_over_their_number(process):
     """Under p, the oracle's T-step bound lies above its continuous one: fewer masks never make an exact posterior worse on average.
 
@@ -138,13 +149,13 @@ def test_the_reported_bound_and_the_loss(member):
     side); for one seed the batch lies within four standard errors. The training loss has the same mean."""
     objective = w.objective(member)
     want_X = _bounds(objective)[3]
-    batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)))
+    batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)) | {"marked_BL": w.X_XL % 2})
     both = lambda key: (objective.bound(w.tables, batch, key, 8), objective.loss(w.tables, batch, key))  # noqa: E731
     bound, loss = jax.jit(lambda keys: jax.lax.map(both, keys))(jax.random.split(jax.random.key(0), SEEDS))
     nats_SX, variance_SX = np.asarray(bound.nats_BL, np.float64).sum(-1), np.asarray(bound.variance_B, np.float64)
     loss_S = np.asarray(loss.nats_sum, np.float64)
     assert (np.asarray(loss.weight_sum) == w.X_XL.size).all()
-    if _exact(objective) and getattr(objective, "pattern", "count") == "count":  # a block of one mask: nothing is left to chance
+    if objective.claims == "exact":
         np.testing.assert_allclose(nats_SX, np.broadcast_to(want_X, nats_SX.shape), rtol=1e-5)
         np.testing.assert_allclose(loss_S, want_X.sum(), rtol=1e-5)
         assert (variance_SX == 0).all()
@@ -153,19 +164,21 @@ def test_the_reported_bound_and_the_loss(member):
     assert np.abs((nats_SX.mean(0) - want_X) / np.sqrt(spread_X / SEEDS)).max() < 4
     assert 0.95 < variance_SX.mean() / spread_X.mean() < 1.6
     assert abs((nats_SX[0] - want_X).sum()) < 4 * np.sqrt(variance_SX[0].sum())
-    assert abs(loss_S.mean() - want_X.sum()) < 4 * loss_S.std(ddof=1) / SEEDS**0.5
+    if objective.trains == objective.claims:
+        assert abs(loss_S.mean() - want_X.sum()) < 4 * loss_S.std(ddof=1) / SEEDS**0.5
 
 
 @every_objective
 def test_gradients_are_finite_at_every_time(member):
     objective = w.objective(member)
     batch = w.batch_of(w.X_XL)
-    masks_BL = np.full_like(w.X_XL, w.VOCAB.mask)
+    absorbing = objective.process is not None and objective.process.absorbing
+    gone_BL = np.full_like(w.X_XL, w.VOCAB.mask) if absorbing else (w.X_XL + 1) % w.V
 
     def total(scale, t):
         finite_KZLV = jnp.where(jnp.isfinite(w.TABLES), w.TABLES, 0.0)
         denoise = w.table_denoise(jnp.where(jnp.arange(w.VOCAB.size) < w.V, finite_KZLV[3:] * scale, -jnp.inf))
-        z_BL = batch.tokens_BL if objective.process is None else masks_BL
+        z_BL = batch.tokens_BL if objective.process is None else gone_BL
         return objective.terms(denoise, batch, z_BL, jnp.full(z_BL.shape, t)).sum()
 
     grads = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(jnp.ones((len(w.Z_ZL), w.L, w.VOCAB.size)), jnp.array([1e-6, 0.5, 1.0]))

@@ -14,6 +14,7 @@ from dlm.run.contracts import Canvas
 from dlm.samplers import loop
 from tests.laws import worlds as w
 
+HALF = dict(name="hybrid", uniform=0.5)
 P_X = w.law(w.WORLDS[1])
 ONE = {"table_BL": jnp.ones((1, w.L), jnp.int32)}  # w.TABLES[1], the oracle of WORLDS[1]
 N = 20_000
@@ -23,14 +24,19 @@ every_rule = w.first_of_each("rule", w.RULES)
 
 @cache
 def _law(noise, steps):
-    return ancestral_law(w.tables, noise, Mask(), steps, w.VOCAB, w.L, ONE)
+    return ancestral_law(_oracle(noise), noise, Mask(), steps, w.VOCAB, w.L, ONE)
 
 
-def _draw(rule, z_BL, frozen_BL, *, noise=w.PROCESSES[0], mask=Mask(), **settings):
+@cache
+def _oracle(noise):
+    return w.tables if noise.absorbing else w.oracle(1, noise)
+
+
+def _draw(rule, z_BL, frozen_BL, *, noise=dict(name="mask"), mask=Mask(), **settings):
     sampler = loop.Sampler(rule=spec.build(rule, "samplers", w.VOCAB), **settings)
     fields = {"table_BL": jnp.ones(z_BL.shape, jnp.int32)}
     canvas = Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields)
-    drawn = lambda canvas, key_B: loop.generate(w.tables, sampler, w.process(noise), mask, canvas, key_B).canvas.z_BL  # noqa: E731
+    drawn = lambda canvas, key_B: loop.generate(_oracle(w.process(noise)), sampler, w.process(noise), mask, canvas, key_B).canvas.z_BL  # noqa: E731
     run = jax.jit(drawn, compiler_options={"xla_backend_optimization_level": 1})  # twenty thousand rows: running costs too
     return np.asarray(run(canvas, keys.per_sample(keys.root(0), jnp.arange(len(z_BL)))))
 
@@ -59,7 +65,7 @@ def test_ancestral_law_tends_to_p(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("process", [w.PROCESSES[0], pytest.param(w.PROCESSES[1], marks=pytest.mark.slow)], ids=w.title)
+@pytest.mark.parametrize("process", [dict(name="mask"), dict(name="mask", schedule="cosine"), dict(name="uniform"), HALF], ids=w.title)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_draws_follow_the_ancestral_law(process, steps):
     drawn_X = w.counts(_checked("ancestral", noise=process, steps=steps))
@@ -71,7 +77,7 @@ def test_one_step_draws_the_factorised_law():
     first_LV = np.asarray(jnp.exp(jax.nn.log_softmax(w.TABLES[1][-1])))[:, : w.V]  # the last state of the canvas is all masks
     assert (w.Z_ZL[-1] == w.VOCAB.mask).all()
     product_X = np.prod(first_LV[np.arange(w.L), w.X_XL], -1)
-    np.testing.assert_allclose(_law(w.process(w.PROCESSES[0]), 1), product_X, atol=1e-6)
+    np.testing.assert_allclose(_law(w.process(dict(name="mask")), 1), product_X, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -107,19 +107,28 @@ def title(config):
     return "-".join(title(v) if isinstance(v, dict) else str(v).removeprefix("objectives.") for v in config.values())
 
 
-PROCESSES = [*choices("noise", "corrupt"), dict(name="noise.mask", schedule="polynomial", power=1.5)]
+PROCESSES = [
+    *choices("noise", "corrupt"),
+    dict(name="noise.mask", schedule="polynomial", power=1.5),
+    dict(name="noise.hybrid", uniform=0.5),
+]
+LINEAR = [dict(name="noise.mask", schedule="linear"), dict(name="noise.mask", schedule="cosine")]
+ABSORBING = [p for p in PROCESSES if spec.build(p, "noise", VOCAB).absorbing]
 RULES = choices("samplers", "step")
 
 
 SIZES = {"block": [dict(size=1), dict(size=2), dict(size=3), dict(size=2, context="causal")]}  # those that matter at L = 3
 
 
+EVERY = ("masked", "hybrid")  # tried under every process; what is built upon them under a linear and a curved schedule
+
+
 def objectives():
-    """A config for every member of dlm/objectives, with every process, pattern of masks and size that it takes."""
+    """A config for every member of dlm/objectives, with processes, patterns of masks and sizes that it takes."""
     for stem in listed("objectives"):
         name = f"objectives.{stem}"
         has = {f.name for f in dataclasses.fields(spec.build(name, "objectives", VOCAB))}
-        processes = [dict(process=p) for p in PROCESSES] if "process" in has else [{}]
+        processes = [dict(process=p) for p in (PROCESSES if stem in EVERY else LINEAR)] if "process" in has else [{}]
         patterns = [{}, dict(pattern="count")] if "pattern" in has else [{}]
         for size, pattern, process in itertools.product(SIZES.get(stem, [{}]), patterns, processes):
             try:
@@ -148,6 +157,11 @@ def objective(config, **more):
 
 def process(config):
     return spec.build(config, "noise", VOCAB)
+
+
+def oracle(k, process):
+    """The denoiser with which the bound of this process reaches −log p of WORLDS[k]."""
+    return WORLDS[k].under(process) if process is not None and not process.absorbing else table_denoise(TABLES[k : k + 1])
 
 
 def chi_square(counts_X, p_X):

@@ -1,0 +1,76 @@
+"""Which tokens to mask: expressions with labelled functional tokens (operators, brackets, =), learned from five ways to mask.
+
+plain          each token at random
+complementary  the mask and its complement
+priority       functional tokens more, arXiv:2603.15803
+inverse        functional tokens more, then what was left
+permuted       the same rates on as many other positions of the row: the control of `inverse`
+
+A pair of views costs two passes, so those arms have half the sequences per update: all make as many passes. Scored on held-out problems with
+half of the tokens masked, alike for all; `marked` tokens are the functional ones.
+
+size=tiny   1,000 updates of 16 (8) × 64 bytes, 3 seeds, under half an hour of a laptop for all
+size=small  20,000 updates of 64 (32) × 128 bytes
+
+    python -m dlm.sweep --config=configs/challenges/masking.py --workdir=runs/masking --parallel=2
+    python -m dlm.report runs/masking --into=configs/challenges/masking.py
+
+    === results of configs/challenges/masking.py, none yet ===
+    === end of results ===
+"""
+
+from ml_collections import ConfigDict
+
+from dlm.run.spec import choices
+from dlm.sweeps.grid import chain, point, repeat
+
+TRAINING = {
+    "tiny": dict(steps=1000, batch=16, length=64, width=64, layers=3, count=20_000),
+    "small": dict(steps=20_000, batch=64, length=128, width=256, layers=6, count=1_000_000),
+}
+
+
+def training(arg):
+    return TRAINING[choices(arg, size=tuple(TRAINING)).size]
+
+
+def get_config(arg=None):
+    t = training(arg)
+    heads = t["width"] // 32
+    return ConfigDict(
+        dict(
+            seed=0,
+            steps=t["steps"],
+            text=dict(name="text.bytes"),
+            data=dict(
+                source=dict(name="data.problems", task=dict(name="tasks.countdown"), count=t["count"]),
+                batch=t["batch"],
+                length=t["length"],
+                mark="+-*()=",
+            ),
+            nn=dict(
+                layers=t["layers"],
+                width=t["width"],
+                attention=dict(heads=heads, kv_heads=heads, head_size=32),
+                ffn=dict(width=4 * t["width"]),
+            ),
+            objective=dict(name="objectives.masked"),
+            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10),
+            sampler=dict(rule="confident", steps=8),
+            evals=dict(bound=dict(samples=4, windows=256), tokens=dict(windows=512)),
+            every=dict(log=50, save=0),
+        )
+    )
+
+
+def sweep(arg=None):
+    half = {"data.batch": training(arg)["batch"] // 2}
+    priority = dict(name="objectives.priority")
+    arms = chain(
+        point("plain", {}),
+        point("complementary", {"objective.coupling": "complementary", **half}),
+        point("priority", {"objective": priority}),
+        point("inverse", {"objective": dict(priority, coupling="complementary"), **half}),
+        point("permuted", {"objective": dict(priority, coupling="complementary", marks="permuted"), **half}),
+    )
+    return repeat(arms, seeds=3)

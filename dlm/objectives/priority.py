@@ -1,0 +1,79 @@
+"""Complementary priority masking: tokens that carry the structure are masked more, then the inverse (arXiv:2603.15803).
+
+    marked positions   masked by time t with probability 1 − (1 − t)^k         k: strength; 1 is no priority
+    all others         with t^k
+
+Each is a schedule of its own, so every masked position is weighed with its schedule's rate. With `coupling="complementary"` the second view
+is the inverse: what the first left, a mask drawn at 1 − t in which the marked positions come last. Which positions are marked the data
+say (`data.mark`). `marks="permuted"` gives the same rates to other positions of the same row: the control.
+
+A rate that depends on the token tells something about it, so this is for training alone; reported is the bound of `masked`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from dlm.objectives import SMALLEST
+from dlm.objectives.masked import Masked
+from dlm.run import keys
+from dlm.run.contracts import Batch
+from dlm.run.spec import UserError
+
+
+@dataclass(frozen=True)
+class Priority(Masked):
+    strength: float = 2.0  # k
+    marks: Literal["own", "permuted"] = "own"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.strength < 1:
+            raise ValueError(f"strength={self.strength} must be at least 1")
+        if self.pattern != "bernoulli" or self.steps or self.process.schedule != "linear" or self.weights != "bound":
+            raise ValueError(
+                "priority has schedules and weights of its own: pattern, process.schedule, weights and steps must be the defaults"
+            )
+
+    @property
+    def trains(self) -> str:
+        return "heuristic"
+
+    def views(self, batch: Batch, key: jax.Array):
+        t_BL, density_BL = self.drawn(batch, key)
+        first_BL = self.marked(batch, key)
+        hit_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1]) < self._gone(t_BL, first_BL)
+        views = [(self._masks(batch, hit_BL), t_BL, density_BL / self._rate(t_BL, first_BL))]
+        if self.coupling == "complementary":
+            t_BL = jnp.maximum(1 - t_BL, SMALLEST)
+            views.append((self._masks(batch, ~hit_BL), t_BL, density_BL / self._rate(t_BL, ~first_BL)))
+        return views
+
+    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
+        return self.weighed("flat", self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
+
+    def marked(self, batch: Batch, key: jax.Array):
+        """Which positions come first, bool_BL."""
+        if "marked_BL" not in batch.fields:
+            raise UserError("objectives.priority needs marked tokens: say of which characters with config.data.mark, such as '()+-*/='")
+        marked_BL = batch.fields["marked_BL"] > 0
+        if self.marks == "own":
+            return marked_BL
+        u_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "marks"), batch.index_B), marked_BL.shape[1])
+        from_BL = jnp.argsort(jnp.where(batch.noisable_BL, u_BL, 2.0), 1)  # noisable positions in a random order, then the rest
+        to_BL = jnp.argsort(~batch.noisable_BL, 1, stable=True)
+        return jnp.put_along_axis(marked_BL, to_BL, jnp.take_along_axis(marked_BL, from_BL, 1), 1, inplace=False)
+
+    def _gone(self, t_BL, first_BL):
+        """Probability of a mask by time t."""
+        return jnp.where(first_BL, -jnp.expm1(self.strength * jnp.log1p(-jnp.minimum(t_BL, 1 - 1e-7))), t_BL**self.strength)
+
+    def _rate(self, t_BL, first_BL):
+        """The derivative of `_gone` over `_gone`."""
+        first_rate_BL = self.strength * (1 - t_BL) ** (self.strength - 1) / jnp.maximum(self._gone(t_BL, True), 1e-12)
+        return jnp.where(first_BL, jnp.maximum(first_rate_BL, 1e-12), self.strength / t_BL)
+
+    def _masks(self, batch: Batch, hit_BL):
+        return jnp.where(hit_BL & batch.noisable_BL, self.vocab.mask, batch.tokens_BL)
