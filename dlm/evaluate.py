@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     chosen = evaluators(rundir.read_config(workdir).get("evals", {}), args.evals, [o for o in overrides if o[0].startswith("evals.")])
     source = other(args.data) if args.data else None
 
-    drawn = sampler(workdir, [o for o in overrides if o[0].startswith("sampler.")])
+    flags = [o for o in overrides if o[0].startswith("sampler.")]
+    drawn = sampler(workdir, flags) if flags else None
     experiment, state = reopen(workdir, args.step)
     subject = Subject(experiment, state.averaged, source or experiment.run.data.source, args.seed, sampler=drawn)
     records = [record for name, one in chosen.items() for record in scored(subject, int(state.step), name, one, args.data)]

@@ -20,6 +20,7 @@ from dlm.samplers import rounds
 class Ancestral:
     claims: ClassVar = "law → p as 1/steps"
     masks_only: ClassVar = False
+    chance: ClassVar = "reveals positions at random"
 
     def init(self, canvas: Canvas):
         return ()

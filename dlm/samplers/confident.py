@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
+from dlm.samplers import rounds
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,23 @@ class Confident:
     def init(self, canvas: Canvas):
         return ()
 
+    @property
+    def chance(self) -> str | None:
+        """How positions depend on what is drawn, if they do."""
+        if self.confidence != "drawn":
+            return None
+        return "picks positions by the tokens that it draws; with confidence='top', 'margin' or 'entropy' it does not"
+
+    def positions(self, prediction, canvas: Canvas, masked_BL, t_B, s_B):
+        """The masked positions whose prediction is surest, whatever is drawn."""
+        return rounds.first(masked_BL, prediction.confidence(self.confidence), t_B, s_B)
+
     def step(self, key_B, output, canvas: Canvas, active_BL, t_B, s_B, state, process):
         """The canvas with the surest of the active masked positions revealed."""
         masked_BL = active_BL & (canvas.z_BL == process.vocab.mask)
         drawn_BL = output.prediction.draw(key_B)
         if self.confidence == "drawn":
-            sure_BL = output.prediction.log_prob(drawn_BL)
+            revealed_BL = rounds.first(masked_BL, output.prediction.log_prob(drawn_BL), t_B, s_B)
         else:
-            sure_BL = output.prediction.confidence(self.confidence)
-        rank_BL = jnp.argsort(jnp.argsort(-jnp.where(masked_BL, sure_BL, -jnp.inf), 1), 1)
-        keep_B = jnp.ceil(masked_BL.sum(1) * (t_B - s_B) / t_B - 1e-3)  # float32 makes 3 of 3.0000002
-        revealed_BL = masked_BL & (rank_BL < keep_B[:, None])
+            revealed_BL = self.positions(output.prediction, canvas, masked_BL, t_B, s_B)
         return replace(canvas, z_BL=jnp.where(revealed_BL, drawn_BL, canvas.z_BL)), state

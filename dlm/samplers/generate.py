@@ -54,6 +54,21 @@ class Reply:
     trace: dict[str, Any] | None = None  # states [T+1, L], confidence [T, L], times [T+1]
 
 
+def suited(sampler: Sampler, process, mask: Mask) -> Sampler:
+    """The sampler as a model with this noise and this attention needs it; raises UserError where it cannot be."""
+    if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
+        given = f"sampler.block={sampler.block} and sampler.steps={sampler.steps}"
+        raise UserError(f"a causal model decides one position in one step: {given} must both be 1")
+    if sampler.rule.masks_only and not process.absorbing:
+        rule = type(sampler.rule).__module__.removeprefix("dlm.")
+        raise UserError(f"sampler.rule={rule} fills masks, and this model's noise leaves none: use samplers.ancestral")
+    if mask.kind == "block":
+        if sampler.block not in (0, mask.size):
+            raise UserError(f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size")
+        sampler = replace(sampler, block=mask.size)
+    return sampler
+
+
 class Generator:
     """A denoiser with everything it takes to turn requests into replies.
 
@@ -62,16 +77,7 @@ class Generator:
     """
 
     def __init__(self, denoise, memory, params, tokenizer, sampler: Sampler, process, mask: Mask, *, seed=0, trace=False):
-        if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
-            given = f"sampler.block={sampler.block} and sampler.steps={sampler.steps}"
-            raise UserError(f"a causal model decides one position in one step: {given} must both be 1")
-        if sampler.rule.masks_only and not process.absorbing:
-            rule = type(sampler.rule).__module__.removeprefix("dlm.")
-            raise UserError(f"sampler.rule={rule} fills masks, and this model's noise leaves none: use samplers.ancestral")
-        if mask.kind == "block":
-            if sampler.block not in (0, mask.size):
-                raise UserError(f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size")
-            sampler = replace(sampler, block=mask.size)
+        sampler = suited(sampler, process, mask)
         self.params, self.tokenizer, self.sampler, self.mask, self.seed = params, tokenizer, sampler, mask, seed
 
         def run(params, canvas, key_B, prefill):

@@ -31,3 +31,10 @@ def put(array_BL: jax.Array, position_BR: jax.Array, value_BR) -> jax.Array:
 def take(array_BL: jax.Array, position_BR: jax.Array) -> jax.Array:
     """Each row's values at its positions."""
     return jnp.take_along_axis(array_BL, position_BR, 1)
+
+
+def first(masked_BL: jax.Array, score_BL: jax.Array, t_B: jax.Array, s_B: jax.Array) -> jax.Array:
+    """bool_BL: of each row's masked positions the share (t − s)/t with the highest scores, at least one; ties go to the left."""
+    rank_BL = jnp.argsort(jnp.argsort(-jnp.where(masked_BL, score_BL, -jnp.inf), 1), 1)
+    keep_B = jnp.ceil(masked_BL.sum(1) * (t_B - s_B) / t_B - 1e-3)  # float32 makes 3 of 3.0000002
+    return masked_BL & (rank_BL < keep_B[:, None])

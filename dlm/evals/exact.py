@@ -1,0 +1,133 @@
+"""The exact likelihood of held-out text under the sampler that is really used (DUEL, arXiv:2603.01367, eq. 6), beside the bound.
+
+    log p(x) = Σ_k Σ_{i in F(z_k)} log p(x_i | z_k)        F: the positions that the rule reveals in pass k; z_k: x where they are revealed
+
+The sampler is replayed on the text: its rule picks positions, and the true tokens are put there in the place of drawn ones. That is exact
+where the picks depend on the canvas alone, and takes as many passes as sampling. The bound speaks of the order of training, all orders
+alike; `gap` is how far it lies above. Tokens are scored at the sampler's temperature, and positions are picked as it does.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from dlm.run import keys, mesh, spec
+from dlm.run.contracts import Canvas
+from dlm.run.spec import UserError
+from dlm.samplers import generate, loop
+from dlm.samplers.config import Sampler
+
+
+@dataclass(frozen=True)
+class Exact:
+    rule: Any = spec.member("samplers", "ordered")  # unless a sampler is given with --sampler.…
+    steps: int = 0  # passes per block; 0: as many as it has positions
+    windows: int = 64  # evenly spread held-out windows; 0: all
+    samples: int = 4  # of the bound on the same windows, an even number
+
+    claims: ClassVar[str] = "exact"
+
+    def __post_init__(self):
+        if self.samples < 2 or self.samples % 2 or min(self.windows, self.steps) < 0:
+            raise ValueError(
+                f"samples={self.samples} must be even and at least 2; windows={self.windows} and steps={self.steps} not negative"
+            )
+
+    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+        """(name, value, standard error); an exact score has none, the gap has the bound's."""
+        experiment, objective = subject.experiment, subject.objective
+        bound, score, sampler = experiment.bound(self.samples), None, experiment.run.sampler
+        if objective.mask.kind != "causal":
+            length = objective.mask.size or experiment.run.data.length
+            sampler = subject.sampler or Sampler(self.rule, self.steps or length, block=objective.mask.size)
+            score = experiment.counted(_Replayed(sampler := _deterministic(sampler, objective)))
+        exact, above, variance, size, passes = 0.0, 0.0, 0.0, 0.0, 1
+        for batch in subject.held_out(self.windows or None):
+            found, read = mesh.fetch((bound(subject.params, batch, subject.key), batch))
+            nats_BL = found.nats_BL
+            if score is not None:
+                nats_BL, passes = mesh.fetch(score(subject.params, batch, subject.key))
+            exact += float(nats_BL.astype(np.float64).sum())
+            above += float(found.nats_BL.astype(np.float64).sum())
+            variance += float(found.variance_B.astype(np.float64).sum())
+            size += float((subject.tokenizer.bytes_V[read.tokens_BL] * read.weights_BL).sum())
+        subject.facts.update(sampler=spec.plain(sampler), nfe=float(passes))
+        bits = 1 / (math.log(2) * size)
+        yield "exact_bits_per_byte", exact * bits, 0.0
+        yield "gap_bits_per_byte", (above - exact) * bits, math.sqrt(variance) * bits
+
+
+def _deterministic(sampler: Sampler, objective) -> Sampler:
+    """The sampler, if which positions it reveals does not hang on chance."""
+    rule = type(sampler.rule).__module__.removeprefix("dlm.")
+    if not objective.process.absorbing:
+        raise UserError("evals.exact replays which masks are revealed, and this run's noise leaves none: only its bound is known")
+    if sampler.rule.chance:
+        why = f"{rule} {sampler.rule.chance}"
+        raise UserError(f"no exact likelihood: {why}")
+    return generate.suited(sampler, objective.process, objective.mask)
+
+
+@dataclass(frozen=True)
+class _Replayed:
+    """`count` of an evaluator: (nats_BL, passes) of a batch under a sampler."""
+
+    sampler: Sampler
+
+    def __call__(self, experiment, params, batch, key):
+        objective = experiment.objective
+        denoise = functools.partial(experiment.denoise, params)
+        return replayed(denoise, self.sampler, objective.process, objective.mask, batch, key)
+
+
+def replayed(denoise, sampler: Sampler, process, mask, batch, key):
+    """(−log p(x_i | z) of each token when its position is revealed, forward passes)."""
+    hidden_BL = jnp.where(batch.noisable_BL, process.vocab.mask, batch.tokens_BL)
+    fields = batch.fields | {"truth_BL": batch.tokens_BL}
+    canvas = Canvas(hidden_BL, jnp.ones(hidden_BL.shape), ~batch.noisable_BL, fields)
+    told = replace(sampler, rule=_Told(sampler.rule), temperature=1.0, top_p=1.0)
+
+    def scored(canvas, **options):
+        output = denoise(canvas, **options)
+        return replace(output, prediction=_Scored(output.prediction, sampler.temperature, sampler.top_p))
+
+    done = loop.generate(scored, told, process, mask, canvas, keys.per_sample(key, batch.index_B))
+    return jnp.where(batch.weights_BL > 0, -batch.weights_BL * done.logprob_BL, 0.0), done.nfe
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A rule that picks positions as another one does, and puts the true tokens there."""
+
+    rule: Any
+
+    def init(self, canvas):
+        return self.rule.init(canvas)
+
+    def step(self, key_B, output, canvas, active_BL, t_B, s_B, state, process):
+        masked_BL = active_BL & (canvas.z_BL == process.vocab.mask)
+        revealed_BL = self.rule.positions(output.prediction, canvas, masked_BL, t_B, s_B)
+        return replace(canvas, z_BL=jnp.where(revealed_BL, canvas.fields["truth_BL"], canvas.z_BL)), state
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A prediction that scores tokens at the sampler's temperature and nucleus, and is as sure as it is."""
+
+    base: Any
+    temperature: float
+    top_p: float
+
+    def log_prob(self, ids_BL):
+        return self.base.tempered(self.temperature, self.top_p).log_prob(ids_BL)
+
+    def at(self, position_BR):
+        return _Scored(self.base.at(position_BR), self.temperature, self.top_p)
+
+    def __getattr__(self, name):
+        return getattr(self.base, name)

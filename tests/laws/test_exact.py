@@ -1,0 +1,95 @@
+"""The likelihood under the sampler: it sums to 1 over all texts, is the law of what is drawn, and needs picks without chance."""
+
+import jax
+import numpy as np
+import pytest
+
+from dlm.evals.exact import _deterministic, replayed
+from dlm.nn.masks import Mask
+from dlm.oracle.exact import exact_bound
+from dlm.run import spec
+from dlm.run.spec import UserError
+from dlm.samplers.config import Sampler
+from tests.laws import worlds as w
+from tests.laws.test_samplers import MASKS, _draw
+
+NOISE = w.process(dict(name="mask"))
+RULES = [r for r in w.RULES if spec.build(r, "samplers", w.VOCAB).chance is None and r.get("order") != "given"]
+every_rule = pytest.mark.parametrize("rule", RULES, ids=w.title)
+
+
+def law(rule, table, mask=Mask(), **settings):
+    """(p_X of every sequence under the sampler, passes)."""
+    sampler = Sampler(rule=spec.build(rule, "samplers", w.VOCAB), **settings)
+    batch = w.batch_of(w.X_XL, w.for_table(table, len(w.X_XL)))
+    nats_BL, passes = jax.jit(lambda batch: replayed(w.tables, sampler, NOISE, mask, batch, jax.random.key(0)))(batch)
+    return np.exp(-np.asarray(nats_BL, np.float64).sum(1)), int(passes)
+
+
+@every_rule
+@pytest.mark.parametrize("settings", [dict(steps=3), dict(steps=2), dict(steps=2, block=2)], ids=str)
+def test_it_is_a_law_and_with_the_oracle_position_by_position_it_is_p(rule, settings):
+    for table in (0, 3):
+        p_X, passes = law(rule, table, **settings)
+        assert abs(p_X.sum() - 1) < 1e-5 and passes <= settings["steps"] * (1 + (settings.get("block", 3) < 3))
+        near = np.abs(p_X - w.law(w.WORLDS[0])).max() < 1e-6
+        assert near == (table == 0 and settings != dict(steps=2))
+
+
+@pytest.mark.slow
+@every_rule
+def test_it_is_the_law_of_what_is_drawn(rule):
+    drawn_X = w.counts(_draw(rule, MASKS, MASKS < 0, steps=2))
+    p_X, _ = law(rule, 1, steps=2)
+    assert w.chi_square(drawn_X, p_X) > 1e-4
+    assert w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4, "two steps are seen to differ from p, else this test sees nothing"
+
+
+def test_the_sampler_s_temperature_is_scored_and_does_not_move_the_order():
+    rule = dict(name="confident", confidence="top")
+    cold_X, _ = law(rule, 3, steps=3, temperature=0.5)
+    cut_X, _ = law(rule, 3, steps=3, top_p=0.6)
+    plain_X, _ = law(rule, 3, steps=3)
+    assert abs(cold_X.sum() - 1) < 1e-5 and abs(cut_X.sum() - 1) < 1e-5 and (cut_X == 0).any()
+    assert cold_X.max() > plain_X.max() and np.argmax(cold_X) == np.argmax(plain_X)
+
+
+def test_a_given_order_is_followed():
+    rule = dict(name="ordered", order="given")
+    with pytest.raises(UserError, match="needs an order"):
+        law(rule, 3, steps=3)
+    given = {"order_BL": np.broadcast_to([0, 1, 2], w.X_XL.shape)}
+    sampler = Sampler(rule=spec.build(rule, "samplers"), steps=3)
+    batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)) | given)
+    nats_BL, _ = replayed(w.tables, sampler, NOISE, Mask(), batch, jax.random.key(0))
+    np.testing.assert_allclose(np.exp(-nats_BL.sum(1)), law(dict(name="ordered"), 3, steps=3)[0], rtol=1e-5)
+
+
+def test_the_mean_over_orders_lies_on_the_bound():
+    """For a network that knows what it sees and nothing else, the bound is the mean of the exact costs of all orders."""
+    sampler = Sampler(rule=spec.build(dict(name="ordered", order="given"), "samplers"), steps=3)
+    costs = []
+    for order in w.objective(dict(name="any_order")).support(w.VOCAB, w.L):
+        batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)) | {"order_BL": np.broadcast_to(order, w.X_XL.shape)})
+        costs.append(replayed(w.tables, sampler, NOISE, Mask(), batch, jax.random.key(0))[0].sum(1))
+    bound_X = exact_bound(w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL)))
+    np.testing.assert_allclose(np.mean(costs, 0), bound_X, rtol=1e-5)
+    likelihoods = exact_bound(w.objective(dict(name="any_order")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL)))
+    np.testing.assert_allclose(likelihoods, bound_X, rtol=1e-5)
+
+
+def test_a_block_model_is_replayed_block_by_block():
+    """Blocks of one are read from left to right, whatever the rule says inside a block."""
+    objective = w.objective(dict(name="block", size=1, pattern="count"))
+    p_X, passes = law(dict(name="confident", confidence="top"), 3, mask=objective.mask, block=1, steps=1)
+    bound_X = exact_bound(objective, w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL)))
+    np.testing.assert_allclose(-np.log(p_X), bound_X, rtol=1e-5)
+    assert passes == w.L
+
+
+@pytest.mark.parametrize("rule, why", [("ancestral", "at random"), ("confident", "by the tokens that it draws")])
+def test_picks_that_hang_on_chance_are_refused_by_name(rule, why):
+    with pytest.raises(UserError, match=f"samplers.{rule} .*{why}"):
+        _deterministic(Sampler(rule=spec.build(rule, "samplers")), w.objective(dict(name="masked")))
+    with pytest.raises(UserError, match="leaves none"):
+        _deterministic(Sampler(rule=spec.build("ordered", "samplers")), w.objective(dict(name="hybrid")))
