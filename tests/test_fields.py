@@ -23,7 +23,7 @@ from dlm.run.assemble import Experiment
 from dlm.run.contracts import Bound, Loss
 from dlm.samplers import loop as sampling
 from tests import tiny
-from tests.evals.probes import asked, calibration, generated, judged, task
+from tests.evals.probes import asked, calibration, exact, generated, judged, task, tokens
 from tests.run import test_loop as loop_tests
 from tests.samplers import test_loop as sampler_tests
 
@@ -97,8 +97,46 @@ def blocks(**changes):
     return made.loss(tiny.denoiser(tiny.model_config()), batch, jax.random.key(0)).nats_sum
 
 
+def kin(name):
+    """A probe: the loss of another kind of diffusion."""
+
+    def probe(**changes):
+        made = spec.build(dict(name=name.lower()) | changes, "objectives", tiny.VOCAB)
+        batch = tiny.batch(tiny.tokens(4, 6))
+        fields = dict(marked_BL=batch.tokens_BL % 2, cost_BT=jnp.arange(32.0)[None] + jnp.ones((4, 1)))
+        batch = dataclasses.replace(batch, fields=fields)
+        return made.loss(tiny.denoiser(tiny.model_config()), batch, jax.random.key(0)).nats_sum
+
+    probe.__name__ = name
+    return probe
+
+
+COSINE = dict(name="mask", schedule="cosine")
+KIN = {
+    "Hybrid": dict(times="iid", process=dict(name="uniform"), weights="dynamic"),
+    "Learned": dict(times="importance"),
+    "Partition": dict(times="iid"),
+    "Priority": dict(times="iid", coupling="complementary", strength=3.0, marks="permuted"),
+    "Span": dict(times="iid", process=COSINE, coupling="complementary", weights="flat", steps=2, length=2),
+    "ProSeCo": dict(times="iid", process=COSINE, pattern="count", coupling="complementary", weights="flat", steps=2)
+    | dict(correction=1.0, temperature=0.0),
+}
+
+
 def noise(**changes):
     return MaskNoise(**dict(schedule="polynomial") | changes, vocab=tiny.VOCAB).mask_prob(jnp.array([0.2, 0.7]))
+
+
+def uniform(**changes):
+    return spec.build(dict(name="uniform", schedule="polynomial") | changes, "noise", tiny.VOCAB).alpha(jnp.array([0.2, 0.7]))
+
+
+def hybrid(**changes):
+    return spec.build(dict(name="hybrid") | changes, "noise", tiny.VOCAB).masses(jnp.array([0.2, 0.7]))
+
+
+def ordered(**changes):
+    return sample(rule=dict(name="ordered", order="shuffled") | changes, steps=3)
 
 
 def update(steps=6, **changes):
@@ -264,6 +302,13 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Masked.{k}": (objective, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()},
     **{f"Block.{k}": (blocks, v, {}) for k, v in dict(size=4, clip=(0.3, 0.8), context="causal", grow=0.9, times="iid", steps=2).items()},
     **{f"Block.{k}": (blocks, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="context").items()},
+    **{f"{c}.{k}": (kin(c), v, {}) for c, row in KIN.items() for k, v in row.items()},
+    **{f"UniformNoise.{k}": (uniform, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
+    "HybridNoise.uniform": (hybrid, 0.3, {}),
+    **{f"Ordered.{k}": (ordered, v, {}) for k, v in dict(order="right_to_left", seed=1).items()},
+    "Loader.mark": (stream, "ab", {}),
+    **{f"MaskedTokens.{k}": (tokens, v, {}) for k, v in dict(windows=2, rate=0.9).items()},
+    **{f"Exact.{k}": (exact, v, {}) for k, v in dict(rule=dict(name="confident", confidence="top"), steps=2, windows=2, samples=2).items()},
     "Block.process": (blocks, dict(name="mask", schedule="cosine"), {}),
     "Block.auxiliary": (blocks, 0.5, dict(context="causal")),
     "AR.dropout": (dropped, 0.5, {}),
@@ -360,7 +405,7 @@ def test_a_field_changes_something(name, corpus, tmp_path):
     assert not same(value(probe, corpus, tmp_path, shared | changes), before)
 
 
-FIELD = {"Loader.batch": "data__batch", "Loader.length": "data__length", "Loader.windows": "data__windows", "Loader.source": "data__source"}
+FIELD = {"Loader.batch": "data__batch", "Loader.length": "data__length", "Loader.windows": "data__windows", "Loader.mark": "data__mark", "Loader.source": "data__source"}
 
 
 def published(folder):

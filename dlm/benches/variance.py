@@ -1,11 +1,13 @@
-"""How much a training loss and its gradient scatter, for each way to draw times and masks, at equal forward passes.
+"""How much a training loss and its gradient scatter, for each way to draw times and masks and to weigh them, at equal forward passes.
 
-python -m dlm.bench variance --workdir=RUN [--draws=64] [--json]
+python -m dlm.bench variance --workdir=RUN [--draws=64] [--all] [--json]
 
-One batch of the run's training data and its parameters stay fixed; only the noise is drawn anew. All estimators have the same mean (a law
-test), so the one with the smallest variance learns most from a pass. A complementary pair takes two passes and counts twice.
+One batch of the run's training data and its parameters stay fixed; only the noise is drawn anew. Where losses have the same mean (a law
+test: all with the bound's weights), the one with the smallest variance learns most from a pass. Other weights have other means, so
+gradients are compared by noise over signal. A complementary pair takes two passes and counts twice; importance has measured its
+costs beforehand.
 
-    Var g = E‖g‖² − ‖E g‖²      over all parameters, without the bias of the estimated mean
+    Var g = E‖g‖² − ‖E g‖²      over all parameters, without the bias of the estimated mean;      noise = √(Var g) / ‖E g‖
 """
 
 import itertools
@@ -20,29 +22,44 @@ from dlm.run.spec import UserError
 FLAGS = [
     Flag("workdir", "a run of objectives.masked with the linear schedule", required=True),
     Flag("draws", "of the noise, for each way", default=64, type=int),
+    Flag("all", "every combination, not only those that differ from the plain one in one choice or are made of the best", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
+AXES = ("times", "pattern", "coupling", "weights")
+PLAIN = dict(times="iid", pattern="bernoulli", coupling="single", weights="bound")
+GOOD = dict(times="stratified", pattern="count", coupling="complementary", weights="bound")  # the best of each in the literature
 
 
 def main(argv: list[str] | None = None) -> None:
     args, _ = cli.parse(__doc__, FLAGS, argv)
     if args.draws < 2:
         raise UserError(f"--draws={args.draws} must be at least 2")
-    rows = measure(Path(args.workdir), args.draws)
+    rows = measure(Path(args.workdir), args.draws, args.all)
     plain = rows[0]
-    say(f"{args.workdir}: variance at equal passes, as a multiple of {plain['times']}, {plain['coupling']} ({args.draws} draws)")
-    say(f"  {'times':<11} {'coupling':<14} {'loss':>8} {'gradient':>9}   {'mean loss, nats per token':>26}")
+    say(f"{args.workdir}: variance at equal passes, as a multiple of the plain way's ({args.draws} draws)")
+    head = f"  {'times':<11} {'pattern':<10} {'coupling':<14} {'weights':<8}"
+    say(f"{head} {'loss':>7} {'gradient':>9} {'noise':>7}   {'nats per token':>18}")
     for row in rows:
         ratios = row["loss_variance"] / plain["loss_variance"], row["gradient_variance"] / plain["gradient_variance"]
+        told = f"  {row['times']:<11} {row['pattern']:<10} {row['coupling']:<14} {row['weights']:<8}"
         mean = f"{row['loss']:.3f} ± {row['loss_se']:.3f}"
-        say(f"  {row['times']:<11} {row['coupling']:<14} {ratios[0]:>8.2f} {ratios[1]:>9.2f}   {mean:>26}")
+        say(f"{told} {ratios[0]:>7.2f} {ratios[1]:>9.2f} {row['gradient_noise']:>7.2f}   {mean:>18}")
     if args.json:
         cli.emit(dict(workdir=args.workdir, draws=args.draws, rows=rows))
 
 
-def measure(workdir: Path, draws: int) -> list[dict]:
+def ways(every: bool) -> list[dict]:
+    """The plain way first; then those that change one choice of it or of the good one, or all combinations."""
+    from dlm.objectives.masked import Masked
+
+    hints = typing.get_type_hints(Masked)
+    found = [dict(zip(AXES, v, strict=True)) for v in itertools.product(*(typing.get_args(hints[a]) for a in AXES))]
+    near = [w for w in found if every or min(sum(w[a] != base[a] for a in AXES) for base in (PLAIN, GOOD)) <= 1]
+    return sorted(near, key=lambda way: (way != PLAIN, *(way[a] != PLAIN[a] for a in reversed(AXES))))
+
+
+def measure(workdir: Path, draws: int, every: bool = False) -> list[dict]:
     """A row for each way: mean loss with its standard error, and both variances times the passes that a draw takes."""
-    from dlm.noise import times
     from dlm.objectives.masked import Masked
     from dlm.run.assemble import reopen
 
@@ -51,9 +68,7 @@ def measure(workdir: Path, draws: int) -> list[dict]:
     if type(objective) is not Masked or objective.process.schedule != "linear" or objective.steps:
         raise UserError(f"{workdir} is no run of objectives.masked with the linear schedule in continuous time")
     batch = next(experiment.batches(0))
-    kinds = sorted(typing.get_args(times.Kind), key=lambda kind: kind != "iid")  # iid, single is the plain one
-    ways = itertools.product(("single", "complementary"), kinds)
-    return [_scatter(experiment, state.params, batch, replace(objective, times=kind, coupling=c), draws) for c, kind in ways]
+    return [_scatter(experiment, state.params, batch, replace(objective, **way), draws) | way for way in ways(every)]
 
 
 def _scatter(experiment, params, batch, objective, draws: int) -> dict:
@@ -65,6 +80,11 @@ def _scatter(experiment, params, batch, objective, draws: int) -> dict:
 
     from dlm.run import keys
 
+    denoise = functools.partial(experiment.denoise, params)
+    key_S = jax.random.split(keys.key(experiment.root, "noise"), draws)
+    if objective.times == "importance":
+        batch = _measured(objective, denoise, batch, key_S)
+
     def nats(params, key):
         loss = objective.loss(functools.partial(experiment.denoise, params), batch, key)
         return loss.nats_sum / loss.weight_sum
@@ -75,15 +95,27 @@ def _scatter(experiment, params, batch, objective, draws: int) -> dict:
         return jax.tree.map(jnp.add, total, grads), (value, square)
 
     zero = jax.tree.map(jnp.zeros_like, params)
-    key_S = jax.random.split(keys.key(experiment.root, "noise"), draws)
     total, (loss_S, square_S) = jax.jit(lambda key_S: jax.lax.scan(draw, zero, key_S))(key_S)
     mean_square = sum(float(jnp.square(g / draws).sum()) for g in jax.tree.leaves(total))
     passes, loss_S = 1 + (objective.coupling == "complementary"), np.asarray(loss_S, np.float64)
+    variance = (float(square_S.mean()) - mean_square) * draws / (draws - 1)
+    signal = max(mean_square - variance / draws, 1e-30)
     return dict(
-        times=objective.times,
-        coupling=objective.coupling,
         loss=float(loss_S.mean()),
         loss_se=float(loss_S.std(ddof=1) / draws**0.5),
         loss_variance=float(loss_S.var(ddof=1) * passes),
-        gradient_variance=(float(square_S.mean()) - mean_square) * draws / (draws - 1) * passes,
+        gradient_variance=variance * passes,
+        gradient_noise=(variance * passes / signal) ** 0.5,
     )
+
+
+def _measured(objective, denoise, batch, key_S):
+    """The batch with the mean square of its costs at each time, as training comes to know them."""
+    import jax
+
+    def cost(key):
+        return objective.loss(denoise, batch, key).seen
+
+    sums = jax.jit(lambda key_S: jax.lax.map(cost, key_S).sum(0))(jax.vmap(lambda k: jax.random.fold_in(k, 1))(key_S))
+    memory = objective.remember(objective.memory(), sums)
+    return replace(batch, fields=batch.fields | {"cost_BT": memory[None] + 0 * batch.weights_BL[:, :1]})

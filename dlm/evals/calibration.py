@@ -50,10 +50,10 @@ class Calibration:
             seen.append((canvas.z_BL, output.prediction))
             return output
 
-        experiment.objective.loss(denoise, batch, key)
+        experiment.held(params).loss(denoise, batch, key)
         z_BL, prediction = seen[0]
         asked_BL = batch.weights_BL > 0
-        if experiment.objective.process is not None:
+        if experiment.objective.process is not None and experiment.objective.process.absorbing:
             asked_BL &= z_BL == experiment.run.nn.vocab.mask
         sure_BL, right_BL = prediction.confidence("top"), prediction.draw(None, temperature=0) == batch.tokens_BL
         bin_BLS = jax.nn.one_hot(jnp.minimum((sure_BL * self.bins).astype(int), self.bins - 1), self.bins) * asked_BL[..., None]

@@ -16,7 +16,7 @@ from dlm.noise import Mixing
 
 
 @dataclass(frozen=True)
-class Hybrid(Mixing):
+class HybridNoise(Mixing):
     uniform: float = 0.1  # p_u, the largest share of uniform noise
 
     def __post_init__(self):

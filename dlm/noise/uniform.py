@@ -14,7 +14,7 @@ from dlm.noise import Mixing, schedules
 
 
 @dataclass(frozen=True)
-class Uniform(Mixing):
+class UniformNoise(Mixing):
     schedule: Literal["linear", "cosine", "polynomial", "geometric"] = "linear"
     power: float = 2.0  # of the polynomial schedule
 

@@ -15,19 +15,19 @@ import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
 from dlm.noise import times
-from dlm.noise.times import Kind, draw
+from dlm.noise.times import draw
 from dlm.run import keys
 from dlm.run.contracts import Batch, Bound, Canvas, Estimate, Loss
-from dlm.run.spec import UserError, Vocab
+from dlm.run.spec import Vocab
 
 SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution of the bound
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diffusion:
-    times: Kind = "stratified"  # how t is drawn: noise.times
     vocab: Vocab | None = None
 
+    times: ClassVar[str] = "iid"  # how t is drawn (noise.times); a field of those whose cost depends on it
     claims: ClassVar[str] = "bound"
     mask: ClassVar[Any] = Mask("full")
 
@@ -49,8 +49,6 @@ class Diffusion:
         u_BP = draw(self.times, batch.index_B, batch.total, key, self.parts(batch))
         if self.times != "importance":
             return self.at(u_BP, batch), jnp.ones(batch.tokens_BL.shape)
-        if u_BP.shape[1] != 1:
-            raise UserError("times='importance' is for sequences with one time: blocks have many, so give them times='stratified'")
         u_BP, density_BP = times.sharpened(u_BP, batch.fields.get("cost_BT", jnp.zeros((1, times.BUCKETS))))
         return self.at(u_BP, batch), jnp.broadcast_to(density_BP, batch.tokens_BL.shape)
 

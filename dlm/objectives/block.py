@@ -34,6 +34,8 @@ class Block(Masked):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.times == "importance":
+            raise ValueError("times='importance' is for sequences with one time, and every block has its own: use times='stratified'")
         if self.size < 1:
             raise ValueError(f"size={self.size} must be at least 1")
         if len(self.clip) != 2 or not 0 <= self.clip[0] < self.clip[1] <= 1:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
+from dlm.noise.times import Kind
 from dlm.objectives import Diffusion
 from dlm.run.contracts import Batch
 from dlm.run.spec import member
@@ -28,6 +29,7 @@ _TINY = 1e-18  # its square is a float32 still
 @dataclass(frozen=True)
 class Hybrid(Diffusion):
     process: Any = member("noise", "hybrid")
+    times: Kind = "stratified"
     weights: Literal["bound", "dynamic"] = "bound"
 
     mask: ClassVar = Mask("full")

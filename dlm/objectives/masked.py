@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
 from dlm.noise import counts
+from dlm.noise.times import Kind
 from dlm.objectives import SMALLEST, Diffusion
 from dlm.run import keys
 from dlm.run.contracts import Batch, Output
@@ -35,6 +36,7 @@ _NEAR = 0.3  # p of the geometric law in `context`
 @dataclass(frozen=True)
 class Masked(Diffusion):
     process: Any = member("noise", "mask")
+    times: Kind = "stratified"
     pattern: Literal["bernoulli", "count"] = "bernoulli"  # each position on its own, or a fixed number of them
     coupling: Literal["single", "complementary"] = "single"  # complementary: twice the passes for each sequence
     weights: Literal["bound", "flat", "context"] = "bound"

@@ -13,12 +13,15 @@ import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
 from dlm.noise.mask import MaskNoise
+from dlm.noise.times import Kind
 from dlm.objectives import Diffusion
 from dlm.run.contracts import Batch
 
 
 @dataclass(frozen=True)
 class Partition(Diffusion):
+    times: Kind = "stratified"
+
     mask: ClassVar = Mask("partition")
 
     @property

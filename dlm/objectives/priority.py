@@ -11,11 +11,12 @@ A rate that depends on the token tells something about it, so this is for traini
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from dlm.noise.mask import MaskNoise
 from dlm.objectives import SMALLEST
 from dlm.objectives.masked import Masked
 from dlm.run import keys
@@ -28,14 +29,15 @@ class Priority(Masked):
     strength: float = 2.0  # k
     marks: Literal["own", "permuted"] = "own"
 
+    process: ClassVar = property(lambda self: MaskNoise(vocab=self.vocab))  # what is reported; training has schedules of its own
+    pattern: ClassVar = "bernoulli"
+    weights: ClassVar = "bound"
+    steps: ClassVar = 0
+
     def __post_init__(self):
         super().__post_init__()
         if self.strength < 1:
             raise ValueError(f"strength={self.strength} must be at least 1")
-        if self.pattern != "bernoulli" or self.steps or self.process.schedule != "linear" or self.weights != "bound":
-            raise ValueError(
-                "priority has schedules and weights of its own: pattern, process.schedule, weights and steps must be the defaults"
-            )
 
     @property
     def trains(self) -> str:

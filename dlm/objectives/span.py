@@ -7,6 +7,7 @@ model of single masks is what is reported (`masked`'s bound), and what is sample
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,12 @@ from dlm.run.contracts import Batch
 class Span(Masked):
     length: int = 4  # positions that are masked together
 
+    pattern: ClassVar = "bernoulli"  # a span is masked or not; a number of single masks says nothing here
+
     def __post_init__(self):
         super().__post_init__()
         if self.length < 2:
             raise ValueError(f"length={self.length} must be at least 2; single masks are objectives.masked")
-        if self.pattern != "bernoulli":
-            raise ValueError("pattern='count' counts single masks: spans need pattern='bernoulli'")
 
     @property
     def trains(self) -> str:

@@ -48,6 +48,8 @@ class Experiment:
 
     def _fresh(self) -> state.State:
         params = transformer.initialise(self.model, keys.key(self.root, "init"))
+        if hasattr(self.objective, "init"):
+            params["objective"] = self.objective.init(keys.key(self.root, "objective"))
         return state.create(params, self.run.optim, self.optimizer, self.objective.memory())
 
     def _shardings(self, abstract):
@@ -72,7 +74,11 @@ class Experiment:
 
     def loss(self, params, batch: Batch, key):
         """The objective's Loss of these parameters."""
-        return self.objective.loss(functools.partial(self.denoise, params), batch, key)
+        return self.held(params).loss(functools.partial(self.denoise, params), batch, key)
+
+    def held(self, params):
+        """The objective, with what it has learned itself."""
+        return self.objective.holding(params["objective"]) if "objective" in params else self.objective
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Batches of updates `step` + 1, `step` + 2, …, on the devices."""
@@ -88,14 +94,13 @@ class Experiment:
     @functools.lru_cache(maxsize=8)  # noqa: B019 — an experiment lives as long as its process
     def bound(self, samples: int):
         """The jitted `bound(params, batch, key) → Bound`."""
-        return jax.jit(lambda params, batch, key: self.objective.bound(functools.partial(self.denoise, params), batch, key, samples))
+        return jax.jit(lambda params, batch, key: self.held(params).bound(functools.partial(self.denoise, params), batch, key, samples))
 
     def generator(self, params, sampler, *, seed: int = 0, trace: bool = False) -> Generator:
         """Requests to replies with these parameters; one sampler compiles once, whatever the parameters and the seed."""
         if (sampler, trace) not in self._generators:
-            process = self.objective.process or MaskNoise(vocab=self.run.nn.vocab)
-            memory = functools.partial(transformer.memory, self.model)
-            given = self.denoise, memory, params, self.tokenizer, sampler, process, self.objective.mask
+            masks, memory = MaskNoise(vocab=self.run.nn.vocab), functools.partial(transformer.memory, self.model)
+            given = self.denoise, memory, params, self.tokenizer, sampler, lambda p: self.held(p).process or masks, self.objective.mask
             self._generators[sampler, trace] = Generator(*given, seed=seed, trace=trace)
         return self._generators[sampler, trace].holding(params, seed)
 

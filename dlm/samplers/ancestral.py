@@ -27,7 +27,7 @@ class Ancestral:
 
     def step(self, key_B, output, canvas: Canvas, active_BL, t_B, s_B, state, process):
         """The canvas at time s. Only active positions may change; at s = 0 no mask is left."""
-        if not process.absorbing:
+        if not hasattr(process, "reveal_prob"):  # noise on tokens, or a schedule for each of them
             return self._changed(key_B, output, canvas, active_BL, t_B, s_B, process), state
         masked_BL = active_BL & (canvas.z_BL == process.vocab.mask)
         whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)

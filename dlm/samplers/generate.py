@@ -72,18 +72,18 @@ def suited(sampler: Sampler, process, mask: Mask) -> Sampler:
 class Generator:
     """A denoiser with everything it takes to turn requests into replies.
 
-    `denoise(params, canvas, *, mask, cache)` and `memory(batch, length)`, an empty cache, come from the network; `process` and
-    `mask` from the objective it was trained with.
+    `denoise(params, canvas, *, mask, cache)` and `memory(batch, length)`, an empty cache, come from the network; `process(params)`
+    and `mask` from the objective it was trained with.
     """
 
     def __init__(self, denoise, memory, params, tokenizer, sampler: Sampler, process, mask: Mask, *, seed=0, trace=False):
-        sampler = suited(sampler, process, mask)
+        sampler = suited(sampler, process(params), mask)
         self.params, self.tokenizer, self.sampler, self.mask, self.seed = params, tokenizer, sampler, mask, seed
 
         def run(params, canvas, key_B, prefill):
             cache = memory(*canvas.z_BL.shape) if mask.kind == "causal" else None
             options = dict(cache=cache, prefill=prefill, trace=trace)
-            return loop.generate(partial(denoise, params), sampler, process, mask, canvas, key_B, **options)
+            return loop.generate(partial(denoise, params), sampler, process(params), mask, canvas, key_B, **options)
 
         self._run = jax.jit(run, static_argnames="prefill")
 

@@ -26,7 +26,7 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
         return Output(Logits(jnp.broadcast_to(jnp.asarray(logits_V), (*canvas.z_BL.shape, logits_V.shape[-1]))))
 
     asked, run = [], types.SimpleNamespace(nn=types.SimpleNamespace(vocab=tiny.VOCAB))
-    experiment = types.SimpleNamespace(denoise=denoise, objective=objective, run=run)
+    experiment = types.SimpleNamespace(denoise=denoise, objective=objective, run=run, held=lambda params: objective)
     experiment.counted = lambda count: jax.jit(lambda *given: count(experiment, *given))
     subject = types.SimpleNamespace(
         experiment=experiment,
@@ -37,7 +37,7 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
     return scores(Calibration(**fields), subject), asked
 
 
-MASKED = Masked(spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB)
+MASKED = Masked(process=spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB)
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ class Unweighted(Masked):
 
 @pytest.mark.parametrize("wrong", [DividedByMasked, Unweighted])
 def test_a_wrong_weight_is_seen(wrong):
-    bound_KX = _bounds(wrong(w.process(w.ABSORBING[0]), vocab=w.VOCAB))
+    bound_KX = _bounds(wrong(process=w.process(w.ABSORBING[0]), vocab=w.VOCAB))
     assert np.exp(-bound_KX[0]).sum() > 1.1
     assert np.abs(bound_KX[0] + np.log(w.law(w.WORLDS[0]))).max() > 0.1
 

@@ -104,7 +104,7 @@ def test_the_groups_of_a_partition_predict_each_other():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "objective", [Masked(spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB), AR(vocab=tiny.VOCAB)], ids=["masked", "ar"]
+    "objective", [Masked(process=spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB), AR(vocab=tiny.VOCAB)], ids=["masked", "ar"]
 )
 def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objective):
     x_BL = tiny.tokens(2, L)

@@ -29,7 +29,7 @@ def denoise(params, canvas, **kwargs):
 def generator(mask=None, denoise=denoise, params=PARAMS, trace=False, seed=0, rule="ancestral", **settings):
     sampler = Sampler(spec.build(rule, "samplers"), **settings)
     memory = partial(transformer.memory, MODEL)
-    return Generator(denoise, memory, params, TOKENIZER, sampler, PROCESS, mask or Mask(), seed=seed, trace=trace)
+    return Generator(denoise, memory, params, TOKENIZER, sampler, lambda p: PROCESS, mask or Mask(), seed=seed, trace=trace)
 
 
 MASKED = generator(steps=4, trace=True)

@@ -1,0 +1,71 @@
+"""Gradient sparsity: how times and masks are drawn, and how losses are weighed, at equal forward passes.
+
+A masked model learns from its masked positions alone, and weights of 1/t make a rare mask count for much. What scatters is measured by
+
+    python -m dlm.bench variance --workdir=runs/gradient_sparsity/plain-seed=0
+
+(one batch and one set of parameters, only the noise drawn anew), and what it is worth by training: the plain way (independent times,
+Bernoulli masks), then one choice after the other. A complementary pair takes two passes and has half the batch. The held-out bound has the
+same 8 draws per window for all.
+
+    python -m dlm.sweep --config=configs/challenges/gradient_sparsity.py --workdir=runs/gradient_sparsity --parallel=2
+    python -m dlm.report runs/gradient_sparsity --into=configs/challenges/gradient_sparsity.py
+
+size=tiny   400 updates of 8 × 128 tokens, 3 seeds, about 20 minutes of a laptop for all
+size=small  10,000 updates of 32 × 256 tokens
+
+    === results of configs/challenges/gradient_sparsity.py, none yet ===
+    === end of results ===
+"""
+
+from ml_collections import ConfigDict
+
+from dlm.run.spec import choices
+from dlm.sweeps.grid import chain, point, repeat
+
+TRAINING = {
+    "tiny": dict(steps=400, batch=8, length=128, vocabulary=1024, width=64, layers=3),
+    "small": dict(steps=10_000, batch=32, length=256, vocabulary=8192, width=512, layers=8),
+}
+
+
+def training(arg):
+    return TRAINING[choices(arg, size=tuple(TRAINING)).size]
+
+
+def get_config(arg=None):
+    t = training(arg)
+    heads = t["width"] // 32
+    return ConfigDict(
+        dict(
+            seed=0,
+            steps=t["steps"],
+            text=dict(name="text.bpe", size=t["vocabulary"]),
+            data=dict(source=dict(name="data.embedded", held_out=0.05), batch=t["batch"], length=t["length"]),
+            nn=dict(
+                layers=t["layers"],
+                width=t["width"],
+                attention=dict(heads=heads, kv_heads=heads, head_size=32),
+                ffn=dict(width=4 * t["width"]),
+            ),
+            objective=dict(name="objectives.masked", times="iid"),
+            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10),
+            sampler=dict(rule="ancestral", steps=64),
+            evals=dict(bound=dict(samples=8, windows=256)),
+            every=dict(log=20, save=0),
+        )
+    )
+
+
+def sweep(arg=None):
+    half = {"data.batch": training(arg)["batch"] // 2}
+    arms = chain(
+        point("plain", {}),
+        point("stratified", {"objective.times": "stratified"}),
+        point("count", {"objective.pattern": "count"}),
+        point("importance", {"objective.times": "importance", "objective.pattern": "count"}),
+        point("pair", {"objective.coupling": "complementary", "objective.pattern": "count", **half}),
+        point("flat", {"objective.weights": "flat", "objective.pattern": "count"}),
+        point("context", {"objective.weights": "context", "objective.pattern": "count"}),
+    )
+    return repeat(arms, seeds=3)

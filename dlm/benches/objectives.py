@@ -1,0 +1,114 @@
+"""What an update costs under each objective, as a multiple of plain masked diffusion's, and how fast a bound is evaluated.
+
+python -m dlm.bench objectives [--config=configs/masked.py:size=tiny] [--only=block,hybrid] [--repeats=4] [--json] [--config.nn.layers=2 …]
+
+    update       the jitted update on one batch, with the same backbone, batch and length; block: at most 2.2 (it has twice the positions)
+    evaluation   the bare forward passes of held-out text over the bound's evaluator, data and all: at least 0.8
+
+All are measured in turns, again and again; told is the median of the ratios within a round, with their range.
+"""
+
+import dataclasses
+import time
+
+from dlm import benches
+from dlm.run import cli, spec
+from dlm.run.cli import Flag, say
+from dlm.run.spec import UserError
+
+FLAGS = [
+    Flag("config", "recipe of a masked model", default="configs/masked.py:size=tiny"),
+    Flag("only", "objectives beside masked, by name; block:16 has blocks of 16", default=""),
+    Flag("repeats", "rounds", default=4, type=int),
+    Flag("json", "print one JSON object on stdout", type=bool),
+]
+ALL = ("ar", "block:4", "block:16", "any_order", "partition", "hybrid", "learned", "proseco", "priority", "span")
+LIMITS = dict(block=2.2, evaluation=0.8)
+WINDOWS, SAMPLES = 64, 2  # of an evaluation
+
+
+def main(argv: list[str] | None = None) -> None:
+    args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
+    if args.repeats < 1:
+        raise UserError(f"--repeats={args.repeats} must be at least 1")
+    config = spec.recipe(args.config)
+    for dotted, text in overrides:
+        spec.override(config, dotted.removeprefix("config."), text)
+    found = measure(config, args.only.split(",") if args.only else ALL, args.repeats)
+    for name, ratio in found["updates"].items():
+        limit = f"   (at most {LIMITS['block']})" if name.startswith("block") else ""
+        say(f"  update       {name:<12} {benches.told(ratio)} × masked{limit}")
+    seconds = benches.told(found["masked_seconds"], 1e3, 0)
+    say(f"  evaluation   {benches.told(found['evaluation'])} of the bare forward passes' speed (at least {LIMITS['evaluation']})")
+    say(f"  masked       {seconds} ms an update of {found['batch']} × {found['length']} tokens")
+    if args.json:
+        cli.emit(found | dict(config=args.config, limits=LIMITS))
+
+
+def measure(config: dict, names, rounds: int) -> dict:
+    """All numbers, as --json prints them."""
+    config = dict(config, data=dict(config["data"], mark="."))  # so that `priority` has something to prefer
+    masked = _Arm(config, "masked", None)
+    arms = {name: _Arm(config, name, masked.tokenizer) for name in names}
+    measures = {"masked": masked.update, **{name: arm.update for name, arm in arms.items()}}
+    raw = benches.in_turns(measures | dict(passes=masked.passes, bound=masked.bound), rounds)
+    return dict(
+        batch=masked.run.data.batch,
+        length=masked.run.data.length,
+        masked_seconds=benches.spread(raw["masked"]),
+        updates={name: benches.ratio(raw[name], raw["masked"]) for name in arms},
+        evaluation=benches.ratio(raw["passes"], raw["bound"]),
+    )
+
+
+class _Arm:
+    """One objective, ready to be timed."""
+
+    def __init__(self, config: dict, name: str, tokenizer):
+        from dlm.run.assemble import Experiment
+
+        stem, _, size = name.partition(":")
+        objective = dict(name=f"objectives.{stem}") | (dict(size=int(size)) if size else {})
+        sampler = dict(rule="ancestral", steps=1, block=1) if stem == "ar" else config.get("sampler", {})
+        self.run = spec.run(dict(config, objective=objective, sampler=sampler))
+        self.tokenizer = tokenizer or self.run.text.fit(self.run.data.source.documents("train"))
+        self.experiment = Experiment(self.run, self.tokenizer)
+        self.state, self.batch = self.experiment.new_state(), next(self.experiment.batches(0))
+
+    def update(self) -> float:
+        """Seconds of an update, the best of three."""
+
+        def once():
+            import jax
+
+            self.state, sums = self.experiment.update(self.state, self.batch)
+            jax.block_until_ready(sums)
+
+        return min(benches.seconds_each(once, 3))
+
+    def passes(self) -> float:
+        """Seconds of the forward passes that an evaluation takes, on a batch that is on the device."""
+        import jax
+
+        from dlm.run.contracts import Canvas
+
+        canvas = Canvas(self.batch.tokens_BL, 0 * self.batch.weights_BL, ~self.batch.noisable_BL, self.batch.fields)
+        if not hasattr(self, "_forward"):
+            objective, denoise = self.experiment.objective, self.experiment.denoise
+            self._forward = jax.jit(lambda params, canvas: denoise(params, canvas, mask=objective.mask).prediction)
+        times = SAMPLES * -(-WINDOWS // self.run.data.batch)
+        return sum(benches.seconds_each(lambda: jax.block_until_ready(self._forward(self.state.averaged, canvas)), times))
+
+    def bound(self) -> float:
+        """Seconds of the bound's evaluator over as many windows, data and all."""
+        from dlm.evals.bound import HeldOut
+        from dlm.run.assemble import Subject
+
+        subject = Subject(self.experiment, self.state.averaged, self.run.data.source)
+        begin = time.perf_counter()
+        list(dataclasses.replace(HeldOut(), samples=SAMPLES, windows=WINDOWS).run(subject, 0))
+        return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    cli.main(main)
