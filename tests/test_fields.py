@@ -405,7 +405,13 @@ def test_a_field_changes_something(name, corpus, tmp_path):
     assert not same(value(probe, corpus, tmp_path, shared | changes), before)
 
 
-FIELD = {"Loader.batch": "data__batch", "Loader.length": "data__length", "Loader.windows": "data__windows", "Loader.mark": "data__mark", "Loader.source": "data__source"}
+FIELD = {
+    "Loader.batch": "data__batch",
+    "Loader.length": "data__length",
+    "Loader.windows": "data__windows",
+    "Loader.mark": "data__mark",
+    "Loader.source": "data__source",
+}
 
 
 def published(folder):

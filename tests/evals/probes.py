@@ -57,3 +57,20 @@ def task(name):
 
 def generated(**changes):
     return str(spec.build(dict(name="problems", **dict(count=300) | changes), "data").documents("train")[:9])
+
+
+def _scored(corpus, name, **changes):
+    """What an evaluator says of a real network on a few held-out windows."""
+    from tests.evals.test_exact import says_e, subject
+
+    evaluator = spec.build(dict(name=f"evals.{name}", windows=4) | changes, "evals")
+    made = subject(corpus)
+    return str(scores(evaluator, says_e(made) if name == "tokens" else made))
+
+
+def exact(corpus, **changes):
+    return _scored(corpus, "exact", **dict(steps=4, samples=4) | changes)
+
+
+def tokens(corpus, **changes):
+    return _scored(corpus, "tokens", **changes)

@@ -1,4 +1,4 @@
-"""Times, patterns, couplings and weights are axes of their own: what is built has the bound's mean or is a heuristic, the rest is refused."""
+"""Times, patterns, couplings and weights are axes of their own: what is built has the bound's mean or is a heuristic, else refused."""
 
 import dataclasses
 import itertools

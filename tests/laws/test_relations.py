@@ -1,4 +1,4 @@
-"""What one objective is of another: reductions that hold for any network, closed forms against their definitions, and planted wrong ones."""
+"""What one objective is of another: reductions that hold for any network, closed forms against definitions, planted wrong ones."""
 
 from dataclasses import dataclass
 
@@ -89,7 +89,7 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
 
 @dataclass(frozen=True)
 class JointSubTokens(Masked):
-    """All that is masked predicted as one, weighed by 1/t like marginals: what published perplexities were withdrawn for."""
+    """All that is masked predicted as one, weighed by 1/t like marginals: why published perplexities were withdrawn."""
 
     def terms(self, denoise, batch, z_BL, t_BL):
         joint_B = -jnp.log(_mass(batch.tokens_BL) / _mass(z_BL))
@@ -117,7 +117,7 @@ def test_a_joint_loss_of_sub_tokens_spends_too_much():
     wrong = JointSubTokens(process=w.process(dict(name="mask")), vocab=w.VOCAB)
     bound_X = exact_bound(wrong, w.tables, w.X_XL, w.VOCAB, w.for_table(0, len(w.X_XL)))
     assert np.exp(-bound_X).sum() > 1.1
-    assert P_X @ bound_X < w.WORLDS[0].entropy() - 0.1, "below the entropy"
+    assert P_X @ bound_X < w.WORLDS[0].entropy() - 0.02, "below the entropy"
 
 
 def test_the_wrong_posterior_does_not_reach_log_p():

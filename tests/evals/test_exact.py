@@ -1,0 +1,92 @@
+"""The evaluators that read held-out text with a real, if tiny, network: exact likelihood beside the bound, masked tokens by kind."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from dlm.evals.exact import Exact
+from dlm.evals.tokens import MaskedTokens
+from dlm.run import spec
+from dlm.run.assemble import Experiment, Subject
+from dlm.run.spec import UserError
+from tests import tiny
+from tests.evals.asked import scores
+
+pytestmark = pytest.mark.slow
+
+
+def subject(corpus, objective="masked", **changes):
+    run = spec.run(tiny.recipe(corpus, nn__layers=1, data__mark="aeiou", objective=objective, **changes))
+    experiment = Experiment(run, run.text.fit(()))
+    return Subject(experiment, tiny.random_params(run.nn, scale=0.3), run.data.source)
+
+
+def exact(**fields):
+    return spec.build(dict(name="exact") | fields, "evals")
+
+
+def says_e(subject):
+    """The same with parameters that answer every mask with an 'e'."""
+    params = jax.tree.map(lambda p: 0 * p, subject.params)
+    always_VD = np.full_like(params["embed_VD"], 1e-3)
+    always_VD[ord("e")] = 1.0
+    return dataclasses.replace(subject, params={**params, "embed_VD": always_VD})
+
+
+@pytest.fixture(scope="module")
+def masked(corpus):
+    return subject(corpus)
+
+
+def test_the_gap_is_the_bound_less_the_exact_likelihood(masked):
+    found = scores(exact(windows=8, steps=4, samples=2), masked)
+    bits, gap = found["exact_bits_per_byte"], found["gap_bits_per_byte"]
+    batch = next(iter(masked.held_out(8)))
+    bound = masked.experiment.bound(2)(masked.params, batch, masked.key)
+    size = (masked.tokenizer.bytes_V[batch.tokens_BL] * batch.weights_BL).sum()
+    assert bits[0] + gap[0] == pytest.approx(float(bound.nats_BL.sum()) / np.log(2) / float(size), rel=1e-5)
+    assert bits[1] == 0 and gap[1] == pytest.approx(float(bound.variance_B.sum()) ** 0.5 / np.log(2) / float(size), rel=1e-5)
+    assert masked.facts["nfe"] == 4 and masked.facts["sampler"]["rule"]["order"] == "left_to_right"
+
+
+def test_an_autoregressive_model_has_no_gap_and_blocks_have_their_own_passes(corpus):
+    ar = scores(exact(windows=8, samples=2), subject(corpus, "ar", sampler=dict(steps=1, block=1)))
+    assert ar["gap_bits_per_byte"] == (0.0, 0.0)
+    blocks = subject(corpus, dict(name="block", size=8))
+    scores(exact(windows=8, samples=2), blocks)
+    assert blocks.facts["nfe"] == 32 and blocks.facts["sampler"]["block"] == 8
+
+
+def test_a_sampler_that_is_given_is_the_one_that_is_scored(masked):
+    given = dataclasses.replace(
+        masked.experiment.run.sampler, rule=spec.build(dict(name="confident", confidence="top"), "samplers"), steps=3
+    )
+    scores(exact(windows=8, samples=2), asked := dataclasses.replace(masked, sampler=given, facts={}))
+    assert asked.facts["nfe"] == 3 and asked.facts["sampler"]["rule"]["name"] == "samplers.confident"
+    with pytest.raises(UserError, match="samplers.ancestral reveals positions at random"):
+        scores(exact(windows=8), dataclasses.replace(masked, sampler=masked.experiment.run.sampler))
+
+
+def test_masked_tokens_are_scored_by_kind(corpus, masked):
+    """Parameters that always answer 'e': right where an e was masked, so among the marked vowels alone."""
+    found = scores(MaskedTokens(windows=8, rate=0.5), says_e(masked))
+    text = np.concatenate([np.asarray(b.tokens_BL)[np.asarray(b.weights_BL) > 0] for b in masked.held_out(8)])
+    vowels = np.isin(text, [*b"aeiou"])
+    assert found["unmarked_token_accuracy"][0] == 0
+    assert found["marked_token_accuracy"][0] == pytest.approx((text[vowels] == ord("e")).mean(), abs=0.12)
+    assert found["token_accuracy"][0] == pytest.approx((text == ord("e")).mean(), abs=0.05) and found["token_accuracy"][1] > 0
+    with pytest.raises(UserError, match="predicts none"):
+        scores(MaskedTokens(), subject(corpus, "ar", sampler=dict(steps=1, block=1)))
+
+
+def test_mistakes():
+    for cls, wrong in [
+        (Exact, dict(samples=3)),
+        (Exact, dict(windows=-1)),
+        (MaskedTokens, dict(rate=0.0)),
+        (MaskedTokens, dict(windows=-1)),
+    ]:
+        with pytest.raises(ValueError, match="must"):
+            cls(**wrong)
