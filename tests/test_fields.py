@@ -17,13 +17,13 @@ import pytest
 
 import dlm
 from dlm.evals.bound import HeldOut
-from dlm.noise.mask import MaskNoise
 from dlm.run import checkpoint, loop, mesh, meter, optim, spec, state
 from dlm.run.assemble import Experiment
 from dlm.run.contracts import Bound, Loss
 from dlm.samplers import loop as sampling
 from tests import tiny
 from tests.evals.probes import asked, calibration, exact, generated, judged, task, tokens
+from tests.laws.probes import KIN, blocks, dropped, hybrid, kin, noise, objective, uniform
 from tests.run import test_loop as loop_tests
 from tests.samplers import test_loop as sampler_tests
 
@@ -82,63 +82,6 @@ def ffn(**changes):
     return network(ffn=dataclasses.replace(tiny.model_config().ffn, **changes))
 
 
-def objective(**changes):
-    """The loss of a denoiser that looks at its neighbours."""
-    made = spec.build(dict(name="masked") | changes, "objectives", tiny.VOCAB)
-    batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
-    return made.loss(sampler_tests.neighbours, batch, jax.random.key(0)).nats_sum
-
-
-def blocks(**changes):
-    """The loss of block diffusion half-way through a run."""
-    made = spec.build(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
-    batch = tiny.batch(tiny.tokens(8, 6))
-    batch = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((8, 1), 0.1)))
-    return made.loss(tiny.denoiser(tiny.model_config()), batch, jax.random.key(0)).nats_sum
-
-
-def kin(name):
-    """A probe: the loss of another kind of diffusion."""
-
-    def probe(**changes):
-        made = spec.build(dict(name=name.lower()) | changes, "objectives", tiny.VOCAB)
-        batch = tiny.batch(tiny.tokens(4, 6))
-        fields = dict(marked_BL=batch.tokens_BL % 2, cost_BT=jnp.arange(32.0)[None] + jnp.ones((4, 1)))
-        batch = dataclasses.replace(batch, fields=fields)
-        return made.loss(tiny.denoiser(tiny.model_config()), batch, jax.random.key(0)).nats_sum
-
-    probe.__name__ = name
-    return probe
-
-
-COSINE = dict(name="mask", schedule="cosine")
-KIN = {
-    "Hybrid": dict(times="iid", process=dict(name="uniform"), weights="dynamic"),
-    "Learned": dict(times="importance"),
-    "Partition": dict(times="iid"),
-    "Priority": dict(times="iid", coupling="complementary", strength=3.0, marks="permuted"),
-    "Span": dict(times="iid", process=COSINE, coupling="complementary", weights="flat", steps=2, length=2),
-    "ProSeCo": dict(times="iid", process=COSINE, pattern="count", coupling="complementary", weights="flat", steps=2)
-    | dict(correction=1.0, temperature=0.0),
-}
-
-
-def noise(**changes):
-    return MaskNoise(**dict(schedule="polynomial") | changes, vocab=tiny.VOCAB).mask_prob(jnp.array([0.2, 0.7]))
-
-
-def uniform(**changes):
-    return spec.build(dict(name="uniform", schedule="polynomial") | changes, "noise", tiny.VOCAB).alpha(jnp.array([0.2, 0.7]))
-
-
-def hybrid(**changes):
-    return spec.build(dict(name="hybrid") | changes, "noise", tiny.VOCAB).masses(jnp.array([0.2, 0.7]))
-
-
-def ordered(**changes):
-    return sample(rule=dict(name="ordered", order="shuffled") | changes, steps=3)
-
-
 def update(steps=6, **changes):
     """The averaged parameters after five updates of a small made-up problem."""
     o = optim.Optim(**dict(warmup=2, clip=5.0) | changes)
@@ -170,6 +113,10 @@ def sample(**changes):
     sampler = spec.build(dict(name="samplers.config", steps=4), "samplers")
     run = partial(sampling.generate, sampler_tests.neighbours, dataclasses.replace(sampler, rule=rule, **changes), sampler_tests.PROCESS)
     return jax.jit(partial(run, sampler_tests.Mask()))(sampler_tests.template({3: 7}), sampler_tests.KEY_B).canvas.z_BL
+
+
+def ordered(**changes):
+    return sample(rule=dict(name="ordered", order="shuffled") | changes, steps=3)
 
 
 def confident(**changes):
@@ -275,12 +222,6 @@ def schedule(**changes):
 
 def evaluators(corpus, **changes):
     return [type(e).__name__ for e in spec.run(tiny.recipe(corpus, **changes)).evals.values()]
-
-
-def dropped(**changes):
-    """The loss of an autoregressive model."""
-    made = spec.build(dict(name="ar", **changes), "objectives", tiny.VOCAB)
-    return float(made.loss(tiny.denoiser(tiny.model_config()), tiny.batch(tiny.tokens(2, 6)), jax.random.key(0)).nats_sum)
 
 
 def reported(corpus, **changes):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dlm import bench, train
+from dlm.benches import variance
 from dlm.run import cli
 from dlm.run.assemble import reopen
 from tests import tiny
@@ -28,7 +29,11 @@ def test_both_variances_are_those_of_a_plain_loop(run, capsys):
     capsys.readouterr()
     bench.main(["variance", f"--workdir={run}", "--draws=3", "--json"])
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [(r["coupling"], r["times"]) for r in rows][:2] == [("single", "iid"), ("single", "stratified")] and len(rows) == 6
+    assert {k: rows[0][k] for k in variance.AXES} == variance.PLAIN and variance.GOOD in [{k: r[k] for k in variance.AXES} for r in rows]
+    assert len(rows) == 16 and len(variance.ways(True)) == 48 and {r["times"] for r in rows} >= {"importance", "antithetic"}
+    for row in rows:
+        passes = 1 + (row["coupling"] == "complementary")
+        assert row["loss_variance"] == pytest.approx(3 * passes * row["loss_se"] ** 2, rel=1e-4) and row["gradient_noise"] > 0
     experiment, state = reopen(run)
     objective, batch = replace(experiment.objective, times="iid"), next(experiment.batches(0))
     value = jax.jit(

@@ -14,6 +14,7 @@ from dlm.run.contracts import Canvas
 from dlm.samplers import loop
 from tests.laws import worlds as w
 
+PLAIN = dict(name="mask")
 HALF = dict(name="hybrid", uniform=0.5)
 P_X = w.law(w.WORLDS[1])
 ONE = {"table_BL": jnp.ones((1, w.L), jnp.int32)}  # w.TABLES[1], the oracle of WORLDS[1]
@@ -32,7 +33,7 @@ def _oracle(noise):
     return w.tables if noise.absorbing else w.oracle(1, noise)
 
 
-def _draw(rule, z_BL, frozen_BL, *, noise=dict(name="mask"), mask=Mask(), **settings):
+def _draw(rule, z_BL, frozen_BL, *, noise=PLAIN, mask=Mask(), **settings):
     sampler = loop.Sampler(rule=spec.build(rule, "samplers", w.VOCAB), **settings)
     fields = {"table_BL": jnp.ones(z_BL.shape, jnp.int32)}
     canvas = Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields)
