@@ -14,7 +14,16 @@ same 8 draws per window for all.
 size=tiny   400 updates of 8 × 128 tokens, 3 seeds, about 20 minutes of a laptop for all
 size=small  10,000 updates of 32 × 256 tokens
 
-    === results of configs/challenges/gradient_sparsity.py, none yet ===
+    === results of configs/challenges/gradient_sparsity.py, config 8803dd447a66, commit 7fb9fc8, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 2 ===
+    model                                                                         claim   held-out bits/byte   seeds   tokens/s   parameters
+    ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    masked, coupling=single, pattern=count, times=iid, weights=context            bound   3.126 ± 0.029            3      7,281      262,784
+    masked, coupling=single, pattern=count, times=iid, weights=bound              bound   3.160 ± 0.017            3      8,124      262,784
+    masked, coupling=single, pattern=count, times=iid, weights=flat               bound   3.170 ± 0.030            3      6,574      262,784
+    masked, coupling=single, pattern=count, times=importance, weights=bound       bound   3.155 ± 0.018            3      8,324      262,784
+    masked, coupling=complementary, pattern=count, times=iid, weights=bound       bound   3.185 ± 0.035            3      3,598      262,784
+    masked, coupling=single, pattern=bernoulli, times=iid, weights=bound          bound   3.163 ± 0.022            3      7,397      262,784
+    masked, coupling=single, pattern=bernoulli, times=stratified, weights=bound   bound   3.152 ± 0.026            3      6,674      262,784
     === end of results ===
 """
 

@@ -5,6 +5,7 @@ import itertools
 import typing
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -57,18 +58,31 @@ ESTIMATES += [
 ]
 
 
+STEP = 0.05
+FINITE = np.isfinite(w.TABLES[3])
+DIRECTION = np.where(FINITE, np.random.default_rng(5).normal(size=FINITE.shape), 0.0).astype(np.float32)
+NEAR = w.table_denoise(np.stack([np.where(FINITE, w.TABLES[3] + s * DIRECTION, -np.inf) for s in (0, STEP, -STEP)]).astype(np.float32))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ESTIMATES, ids=w.title)
-def test_what_is_called_an_estimate_has_the_mean_of_the_bound(config):
-    """Also with times drawn where costs were large: importance is given a lopsided memory."""
-    objective = w.objective(config)
-    x_XL = w.X_XL[1::2]
-    want = exact_bound(objective, w.tables, x_XL, w.VOCAB, w.for_table(3, len(x_XL))).sum()
-    memory = {"cost_BT": np.tile(np.linspace(3, 0.1, 32) ** 4, (len(x_XL), 1)).astype(np.float32)}
-    batch = w.batch_of(x_XL, w.for_table(3, len(x_XL)) | memory)
-    loss = jax.jit(lambda keys: jax.lax.map(lambda key: objective.loss(w.tables, batch, key).nats_sum, keys))
-    nats_S = np.asarray(loss(jax.random.split(jax.random.key(1), SEEDS)), np.float64)
-    assert abs(nats_S.mean() - want) < 4 * nats_S.std(ddof=1) / SEEDS**0.5
+def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(config):
+    """Along a random direction of the network's logits, by differences of the enumerated bound. Also with times drawn where costs were
+    large: importance is given a lopsided memory."""
+    objective, x_XL = w.objective(config), w.X_XL[1::2]
+    n, fields = len(x_XL), {"table_BL": np.repeat(np.arange(3, dtype=np.int32), len(x_XL))[:, None] + np.zeros((1, w.L), np.int32)}
+    want, above, below = exact_bound(objective, NEAR, np.tile(x_XL, (3, 1)), w.VOCAB, fields).reshape(3, n).sum(1)
+    memory = {"cost_BT": np.tile(np.linspace(3, 0.1, 32) ** 4, (n, 1)).astype(np.float32)}
+    batch = w.batch_of(x_XL, memory)
+
+    def loss(s, key):
+        table_ZLV = jnp.where(FINITE, jnp.where(FINITE, w.TABLES[3], 0.0) + s * DIRECTION, -jnp.inf)
+        return objective.loss(w.table_denoise(table_ZLV[None]), batch, key).nats_sum
+
+    both = jax.jit(lambda keys: jax.lax.map(lambda key: jax.jvp(lambda s: loss(s, key), (0.0,), (1.0,)), keys))
+    for found_S, wanted in zip(both(jax.random.split(jax.random.key(1), SEEDS)), (want, (above - below) / (2 * STEP)), strict=True):
+        found_S = np.asarray(found_S, np.float64)
+        assert abs(found_S.mean() - wanted) < 4 * found_S.std(ddof=1) / SEEDS**0.5
 
 
 def test_a_complement_of_a_count_masks_the_rest_and_never_nothing():
