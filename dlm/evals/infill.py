@@ -34,7 +34,7 @@ class Infill:
         """(name, value, standard error) over the documents."""
         real_NL = self._documents(subject)
         begin = (self.length - self.hole) // 2
-        end, both = begin + self.hole, subject.objective.mask.kind == "full"
+        end, both = begin + self.hole, subject.objective.mask.kind in ("full", "partition")
         templates = [(ids[:begin], self.hole, *([ids[end:]] if both else [])) for ids in real_NL]
         replies = subject.generate(templates, temperature=self.temperature)
         right_NK = np.array([reply.ids[begin:end] == ids[begin:end] for reply, ids in zip(replies, real_NL, strict=True)])
