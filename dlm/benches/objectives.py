@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 def measure(config: dict, names, rounds: int) -> dict:
     """All numbers, as --json prints them."""
     config = dict(config, data=dict(config["data"], mark="."))  # so that `priority` has something to prefer
+    say(f"building and compiling masked, {', '.join(names)}; then {rounds} rounds")
     masked = _Arm(config, "masked", None)
     arms = {name: _Arm(config, name, masked.tokenizer) for name in names}
     measures = {"masked": masked.update, **{name: arm.update for name, arm in arms.items()}}
@@ -76,7 +77,7 @@ class _Arm:
         self.state, self.batch = self.experiment.new_state(), next(self.experiment.batches(0))
 
     def update(self) -> float:
-        """Seconds of an update, the best of three."""
+        """Seconds of an update, the better of two."""
 
         def once():
             import jax
@@ -84,7 +85,7 @@ class _Arm:
             self.state, sums = self.experiment.update(self.state, self.batch)
             jax.block_until_ready(sums)
 
-        return min(benches.seconds_each(once, 3))
+        return min(benches.seconds_each(once, 2))
 
     def passes(self) -> float:
         """Seconds of the forward passes that an evaluation takes, on a batch that is on the device."""
