@@ -242,7 +242,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Masked.{k}": (objective, v, {}) for k, v in dict(process=dict(name="mask", schedule="cosine"), times="iid", steps=2).items()},
     **{f"Masked.{k}": (objective, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()},
     **{f"Block.{k}": (blocks, v, {}) for k, v in dict(size=4, clip=(0.3, 0.8), context="causal", grow=0.9, times="iid", steps=2).items()},
-    **{f"Block.{k}": (blocks, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="context").items()},
+    **{f"Block.{k}": (blocks, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()},
     **{f"{c}.{k}": (kin(c), v, {}) for c, row in KIN.items() for k, v in row.items()},
     **{f"UniformNoise.{k}": (uniform, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
     "HybridNoise.uniform": (hybrid, 0.3, {}),

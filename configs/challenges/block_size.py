@@ -18,7 +18,7 @@ size=small  10,000 updates of 32 × 256 tokens
     model             claim   held-out bits/byte   seeds   tokens/s   parameters
     ────────────────────────────────────────────────────────────────────────────
     ar                exact   2.511 ± 0.124            3      9,068      262,784
-    block, size=1     bound   2.622 ± 0.093            3      3,767      262,784
+    block, size=1     exact   2.622 ± 0.093            3      3,767      262,784
     block, size=4     bound   3.001 ± 0.004            3      3,062      262,784
     block, size=16    bound   3.089 ± 0.007            3      2,630      262,784
     block, size=64    bound   3.144 ± 0.023            3      2,388      262,784

@@ -1,10 +1,12 @@
-"""The exact likelihood of held-out text under the sampler that is really used (DUEL, arXiv:2603.01367, eq. 6), beside the bound.
+"""The exact likelihood of held-out text under a sampler (DUEL, arXiv:2603.01367, eq. 6), beside the bound.
 
     log p(x) = Σ_k Σ_{i in F(z_k)} log p(x_i | z_k)        F: the positions that the rule reveals in pass k; z_k: x where they are revealed
 
-The sampler is replayed on the text: its rule picks positions, and the true tokens are put there in the place of drawn ones. That is exact
-where the picks depend on the canvas alone, and takes as many passes as sampling. The bound speaks of the order of training, all orders
-alike; `gap` is how far it lies above. Tokens are scored at the sampler's temperature, and positions are picked as it does.
+The sampler is the one given with --sampler.…, else `rule`, from left to right if nothing is said. It is replayed on the text: its rule
+picks positions, and the true tokens are put there in the place of drawn ones. That is exact where the picks depend on the canvas alone,
+and takes as many passes as sampling. The bound speaks of the order of training, all orders
+alike; `gap` is how far it lies above. Tokens are scored at the sampler's temperature, and positions are picked as it does, over the
+whole packed window.
 """
 
 import functools
@@ -41,7 +43,9 @@ class Exact:
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error); an exact score has none, the gap has the bound's."""
         experiment, objective = subject.experiment, subject.objective
-        bound, score, sampler = experiment.bound(self.samples), None, experiment.run.sampler
+        bound, score, sampler = experiment.bound(self.samples), None, subject.sampler or experiment.run.sampler
+        if objective.mask.kind == "causal" and (sampler.temperature, sampler.top_p) != (1.0, 1.0):
+            raise UserError("an autoregressive model's likelihood is that of sampler.temperature=1 and sampler.top_p=1: set both")
         if objective.mask.kind != "causal":
             length = objective.mask.size or experiment.run.data.length
             sampler = subject.sampler or Sampler(self.rule, self.steps or length, block=objective.mask.size)

@@ -21,8 +21,8 @@ class MaskNoise(Mixing):
     absorbing: ClassVar = True
 
     def __post_init__(self):
-        if self.power <= 0:
-            raise ValueError(f"power={self.power} must be positive")
+        if not schedules.STEEPEST <= self.power <= schedules.FLATTEST:
+            raise ValueError(f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}: times next to 0 are float32's")
 
     def mask_prob(self, t):
         """1 − α(t), accurate near t = 0."""
@@ -34,7 +34,7 @@ class MaskNoise(Mixing):
 
     def reveal_prob(self, t, s):
         """(α_s − α_t)/(1 − α_t): probability that a position masked at t is revealed by s < t."""
-        return 1 - self.mask_prob(s) / self.mask_prob(t)
+        return 1 - self.mask_prob(s) / jnp.maximum(self.mask_prob(t), 1e-30)
 
     def masses(self, t):
         """(m, u): probability of a mask, and of uniform noise."""

@@ -12,6 +12,7 @@ import math
 import jax.numpy as jnp
 
 KINDS = ("linear", "cosine", "polynomial", "geometric")
+STEEPEST, FLATTEST = 0.5, 8.0  # powers; t is never drawn below 1e-6, and t^0.2 would leave 6 % of the bound there
 SIGMA = (1e-3, 20.0)  # geometric: σ at t = 0 and t = 1
 
 

@@ -19,8 +19,8 @@ class UniformNoise(Mixing):
     power: float = 2.0  # of the polynomial schedule
 
     def __post_init__(self):
-        if self.power <= 0:
-            raise ValueError(f"power={self.power} must be positive")
+        if not schedules.STEEPEST <= self.power <= schedules.FLATTEST:
+            raise ValueError(f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}: times next to 0 are float32's")
 
     def masses(self, t):
         """(m, u): probability of a mask, and of uniform noise."""

@@ -58,6 +58,6 @@ class AnyOrder(Diffusion):
         """−log p(x_i | x_j of lower rank), nats."""
         hidden_BL = jnp.where(batch.noisable_BL, self.vocab.mask, batch.tokens_BL)
         rank_BL = jnp.where(batch.noisable_BL, z_BL, -1)
-        canvas = self.canvas(batch, hidden_BL, jnp.zeros_like(t_BL), clean_BL=batch.tokens_BL, block_BL=rank_BL)
+        canvas = self.canvas(batch, hidden_BL, jnp.ones_like(t_BL), clean_BL=batch.tokens_BL, block_BL=rank_BL)
         nats_BL = -denoise(canvas, mask=self.mask).prediction.log_prob(batch.tokens_BL)
         return jnp.where(batch.noisable_BL & (batch.weights_BL > 0), batch.weights_BL * nats_BL, 0.0)

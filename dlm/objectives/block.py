@@ -40,6 +40,10 @@ class Block(Masked):
             raise ValueError(f"size={self.size} must be at least 1")
         if len(self.clip) != 2 or not 0 <= self.clip[0] < self.clip[1] <= 1:
             raise ValueError(f"clip={self.clip} must be two times, 0 <= first < second <= 1")
+        if self.clip != (0.0, 1.0) and (self.steps or self.coupling != "single"):
+            raise ValueError(f"clip={self.clip} needs steps=0 and coupling='single': a complement or a grid has times outside of it")
+        if self.weights == "context":
+            raise ValueError("weights='context' counts kept tokens on both sides, and a block does not see what follows: use bound or flat")
         if self.auxiliary < 0 or not 0 <= self.grow <= 1:
             raise ValueError(f"auxiliary={self.auxiliary} must not be negative, and grow={self.grow} must be in [0, 1]")
         if self.auxiliary and self.context != "causal":

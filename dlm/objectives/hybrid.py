@@ -52,7 +52,9 @@ class Hybrid(Diffusion):
     def _weighed(self, weights: str, denoise, batch: Batch, z_BL, t_BL):
         """`speed/q` is α w, and the divergences come divided by α."""
         prediction = denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask).prediction
-        x_BL, (mask_BL, uniform_BL) = batch.tokens_BL, self.process.masses(t_BL)
+        counted_BL = batch.noisable_BL & (batch.weights_BL > 0)
+        x_BL = jnp.where(counted_BL, batch.tokens_BL, self.vocab.eos)  # padding has no log-probability
+        z_BL, (mask_BL, uniform_BL) = jnp.where(counted_BL, z_BL, self.vocab.eos), self.process.masses(t_BL)
         alpha_BL = jnp.maximum(self.process.alpha(t_BL), _TINY)
         each_BL, masked_BL, kept_BL = uniform_BL / len(self.process.ids), z_BL == self.vocab.mask, z_BL == x_BL
         probs_BLV, log_x_BL = prediction.probs(), prediction.log_prob(x_BL)
@@ -60,7 +62,10 @@ class Hybrid(Diffusion):
         told_BL = jnp.take_along_axis(probs_BLV, z_BL[..., None], -1)[..., 0]
         chance_BL = jnp.where(masked_BL, 1.0, jnp.maximum(alpha_BL * told_BL + each_BL, _TINY))
         excess_BL = jnp.where(masked_BL, 0.0, kept_BL - told_BL) / chance_BL
-        ratio_BL = excess_BL - jnp.log1p(jnp.maximum(alpha_BL * excess_BL, -1 + 1e-7)) / alpha_BL
+        small_BL = ~masked_BL & ~kept_BL & (each_BL < 0.5 * chance_BL)  # r next to 0: from its own logarithm, not from 1 + (r − 1)
+        near_BL = jnp.log1p(jnp.maximum(alpha_BL * jnp.where(small_BL, 0.0, excess_BL), -0.75))
+        log_r_BL = jnp.where(small_BL, jnp.log(jnp.maximum(each_BL, _TINY)) - jnp.log(chance_BL), near_BL)
+        ratio_BL = excess_BL - log_r_BL / alpha_BL
         if weights == "bound":
             speeds = self.process.speeds(t_BL)
             q_BL = jnp.where(masked_BL, mask_BL, each_BL + jnp.where(kept_BL, alpha_BL, 0.0))
@@ -68,7 +73,6 @@ class Hybrid(Diffusion):
         else:
             rare_BL = jnp.minimum(self.process.ratio / len(self.process.ids) * jnp.sqrt((1 - alpha_BL) / alpha_BL), 1)
             scale_BL = alpha_BL * jnp.where(masked_BL, 2.0, jnp.where(kept_BL, rare_BL, 1.0))
-        counted_BL = batch.noisable_BL & (batch.weights_BL > 0)
         return jnp.where(counted_BL, scale_BL * batch.weights_BL * (kl_BL + ratio_BL), 0.0)
 
 

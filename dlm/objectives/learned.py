@@ -11,6 +11,7 @@ the score function; two draws of z at the same t are each other's baseline (REIN
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
+from dlm.noise import schedules
 from dlm.noise.times import Kind
 from dlm.objectives import Diffusion
 from dlm.run import keys
@@ -32,7 +34,11 @@ class Learned(Diffusion):
     __eq__, __hash__ = object.__eq__, object.__hash__  # two that hold other schedules are not the same, whatever their fields
 
     mask: ClassVar = Mask("full")
-    own: ClassVar = None  # {'power_V': log w}; None is w = 1
+    own: ClassVar = None  # {'power_V': …}, from which w follows; None is w = 1
+
+    def __post_init__(self):
+        if self.times == "importance":
+            raise ValueError("times='importance' remembers the cost of one view, and learned schedules compare two: use times='stratified'")
 
     def init(self, key: jax.Array) -> dict:
         """What is trained beside the network."""
@@ -46,14 +52,20 @@ class Learned(Diffusion):
 
     @property
     def process(self) -> "_PerToken":
-        return _PerToken(self.vocab, jnp.ones(self.vocab.size) if self.own is None else jnp.exp(self.own["power_V"]))
+        return _PerToken(self.vocab, jnp.ones(self.vocab.size) if self.own is None else jnp.exp(self._range(self.own["power_V"])))
+
+    def _range(self, log_V):
+        """Between the powers that float32 times allow, so that no bound can be bought next to t = 0; smooth, so that w can come back."""
+        low, high = math.log(schedules.STEEPEST), math.log(schedules.FLATTEST)
+        start = math.log(-low / high)  # w = 1 where log_V is 0
+        return low + (high - low) * jax.nn.sigmoid(log_V + start)
 
     def terms(self, denoise, batch: Batch, z_BL, t_BL):
         """What the masked positions cost, nats."""
         prediction = denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask).prediction
-        w_V, x_BL = self.process.power_V, batch.tokens_BL
-        own_BL = w_V[x_BL] * (1 + prediction.log_prob(x_BL))
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
+        w_V, x_BL = self.process.power_V, jnp.where(counted_BL, batch.tokens_BL, self.vocab.eos)  # padding has no log-probability
+        own_BL = w_V[x_BL] * (1 + prediction.log_prob(x_BL))
         return jnp.where(counted_BL, batch.weights_BL / t_BL * (prediction.probs() @ w_V - own_BL), 0.0)
 
     def loss(self, denoise, batch: Batch, key: jax.Array) -> Estimate:

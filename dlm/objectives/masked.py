@@ -53,6 +53,8 @@ class Masked(Diffusion):
         plain = not self.steps and getattr(self.process, "schedule", "linear") == "linear"
         if self.coupling == "complementary" and not plain:
             raise ValueError("coupling='complementary' needs steps=0 and process.schedule='linear', where a complement has a time, 1 − t")
+        if self.times == "importance" and self.steps:
+            raise ValueError(f"times='importance' needs continuous time, not steps={self.steps}")
         if self.pattern == "count" and not plain:
             raise ValueError("pattern='count' needs steps=0 and process.schedule='linear': a number of masks has no other schedule")
 
@@ -100,7 +102,10 @@ class Masked(Diffusion):
         i_L = jnp.arange(z_BL.shape[1])
         distance_LL = jnp.abs(i_L[:, None] - i_L)
         near_LL = jnp.where(distance_LL > 0, 0.5 * _NEAR * (1 - _NEAR) ** jnp.maximum(distance_LL - 1, 0), 0.0)
-        return jnp.where(z_BL == self.vocab.mask, 0.0, 1.0) @ near_LL
+        shown_BL = jnp.where((z_BL == self.vocab.mask) | (batch.weights_BL == 0), 0.0, 1.0)
+        segments_BL = batch.fields.get("segments_BL", jnp.ones_like(z_BL))
+        same_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
+        return jnp.einsum("BM,BLM,LM->BL", shown_BL, same_BLL.astype(jnp.float32), near_LL)
 
     # ---------------------------------------------------------------------------------------- what is masked at a time
 

@@ -36,8 +36,10 @@ class Priority(Masked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.strength < 1:
-            raise ValueError(f"strength={self.strength} must be at least 1")
+        if not 1 <= self.strength <= 100:
+            raise ValueError(f"strength={self.strength} must be from 1 to 100")
+        if self.times == "importance":
+            raise ValueError("times='importance' knows the bound's costs, and priority has rates of its own: use times='stratified'")
 
     @property
     def trains(self) -> str:

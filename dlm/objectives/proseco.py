@@ -6,6 +6,7 @@ The first term has a signal at masked positions only, the second at all of them;
 passes. Training only: reported is the bound of `masked`.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -23,7 +24,7 @@ class ProSeCo(Masked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.correction <= 0 or self.temperature < 0:
+        if not (0 < self.correction < math.inf and 0 <= self.temperature < math.inf):
             raise ValueError(f"correction={self.correction} must be positive and temperature={self.temperature} not negative")
 
     @property

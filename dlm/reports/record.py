@@ -67,8 +67,8 @@ class Record:
 
     @property
     def one_sided(self) -> bool:
-        """True of an autoregressive model, which sees no text after a hole."""
-        return self.objective == "ar"
+        """True of an autoregressive or block model, which sees no text after a hole."""
+        return self.objective in ("ar", "block", "any_order")
 
     def text_of(self, score: dict) -> str | None:
         """What a score was measured on: the run's own held-out split, or what `--data` named."""

@@ -65,6 +65,10 @@ def suited(sampler: Sampler, process, mask: Mask) -> Sampler:
     if mask.kind == "block":
         if sampler.block not in (0, mask.size):
             raise UserError(f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size")
+        if mask.size == 1:  # nothing is left to order, and the first of several steps would mostly reveal nothing
+            if getattr(sampler.rule, "order", "left_to_right") != "left_to_right":
+                raise UserError(f"sampler.rule.order={sampler.rule.order!r}: a model with blocks of one decides from left to right")
+            sampler = replace(sampler, steps=1)
         sampler = replace(sampler, block=mask.size)
     return sampler
 
@@ -111,8 +115,9 @@ class Generator:
 
     def _row(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """(ids, frozen) of a template; adjacent anchors are encoded where they stand."""
-        if self.mask.kind == "causal" and any(not isinstance(p, int) for p in request.parts[1:]):
-            raise UserError("an autoregressive model cannot fill in: it does not see the text after the hole")
+        if self.mask.kind in ("causal", "block") and any(not isinstance(p, int) for p in request.parts[1:]):
+            kind = "an autoregressive" if self.mask.kind == "causal" else "a block-diffusion"
+            raise UserError(f"{kind} model cannot fill in: it does not see the text after the hole")
         ids = [np.full(p, self.vocab.mask, np.int32) if isinstance(p, int) else self._anchor(p) for p in request.parts]
         frozen = [np.full(len(i), not isinstance(p, int)) for i, p in zip(ids, request.parts, strict=True)]
         return np.concatenate(ids).astype(np.int32), np.concatenate(frozen)

@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dlm.nn import masks
 from dlm.nn.masks import Mask
+from dlm.run import keys
 from dlm.run.contracts import Canvas, Output, Prediction
 from dlm.samplers import rounds
 from dlm.samplers.config import Sampler
@@ -66,7 +68,7 @@ def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampl
     B, L = canvas.z_BL.shape
     size = sampler.block or L
     blocks, steps = -(-L // size), sampler.steps
-    block_L = jnp.arange(L) // size
+    block_BL = _blocks(canvas, mask, size)
     record = _Recorder(blocks * steps if trace else 0)
 
     def following(canvas, n):
@@ -75,17 +77,17 @@ def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampl
         Under noise that leaves no masks every step of every block is made."""
         if not process.absorbing:
             return n + 1
-        open_L = (canvas.z_BL == process.vocab.mask).any(0)
-        here = (open_L & (block_L == n // steps)).any()
-        return jnp.where(here, n + 1, jnp.where(open_L, block_L, blocks).min() * steps)
+        open_BL = canvas.z_BL == process.vocab.mask
+        here = (open_BL & (block_BL == n // steps)).any()
+        return jnp.where(here, n + 1, jnp.where(open_BL, block_BL, blocks).min() * steps)
 
     def step(carry):
         n, nfe, canvas, state, logprob_BL, tape = carry
         b, i = n // steps, n % steps
         t, s = 1 - i / steps, 1 - (i + 1) / steps
-        t_L = jnp.where(block_L == b, t, block_L > b) * (mask.kind != "causal")
-        seen = replace(canvas, t_BL=jnp.broadcast_to(t_L, (B, L)).astype(jnp.float32))
-        active_BL = (block_L == b) & ~canvas.frozen_BL
+        t_BL = jnp.where(block_BL == b, t, block_BL > b) * (mask.kind != "causal")
+        seen = replace(canvas, t_BL=jnp.broadcast_to(t_BL, (B, L)).astype(jnp.float32))
+        active_BL = (block_BL == b) & ~canvas.frozen_BL
         output = denoise(seen, mask=mask)
         canvas, state, logprob_BL = _advance(sampler, process, key_B, n, output, seen, active_BL, t, s, state, logprob_BL)
         return (
@@ -98,12 +100,20 @@ def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampl
         )
 
     if not process.absorbing:  # a hole is what is left of any text at t = 1
-        noise_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, blocks * steps)
+        noise_B = jax.vmap(lambda k: keys.key(k, "prior"))(key_B)
         canvas = replace(canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, process.prior(noise_B, (B, L))))
     start = following(canvas, jnp.int32(-1))
     carry = (start, jnp.int32(0), canvas, sampler.rule.init(canvas), jnp.zeros((B, L)), record.blank(B, L))
     _, nfe, canvas, _, logprob_BL, tape = jax.lax.while_loop(lambda c: c[0] < blocks * steps, step, carry)
     return Sampled(canvas, logprob_BL, nfe, tape)
+
+
+def _blocks(canvas: Canvas, mask: Mask, size: int):
+    """The block of each position, [B or 1, L]; those of a block-causal network begin anew in every segment of a packed row."""
+    L = canvas.z_BL.shape[1]
+    if mask.kind == "block" and "positions_BL" in canvas.fields:
+        return masks.blocks(size, canvas.fields["positions_BL"]) // size
+    return jnp.arange(L)[None] // size
 
 
 def _cached(denoise, sampler, process, mask, canvas, key_B, *, cache, prefill, trace) -> Sampled:

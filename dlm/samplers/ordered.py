@@ -35,7 +35,7 @@ class Ordered:
                 raise UserError("sampler.rule.order='given' needs an order with each text: use left_to_right, right_to_left or shuffled")
             rank_BL = canvas.fields["order_BL"]
         elif self.order == "shuffled":
-            rank_BL = jax.random.permutation(jax.random.key(self.seed), L)[None]
+            rank_BL = jax.random.uniform(jax.random.key(self.seed), (L,))[None]  # the order of a prefix does not depend on what follows
         else:
             rank_BL = jnp.arange(L)[None] * (1 if self.order == "left_to_right" else -1)
         return rounds.first(masked_BL, -rank_BL.astype(jnp.float32), t_B, s_B)

@@ -43,7 +43,7 @@ def kin(name):
 COSINE = dict(name="mask", schedule="cosine")
 KIN = {
     "Hybrid": dict(times="iid", process=dict(name="uniform"), weights="dynamic"),
-    "Learned": dict(times="importance"),
+    "Learned": dict(times="iid"),
     "Partition": dict(times="iid"),
     "Priority": dict(times="iid", coupling="complementary", strength=3.0, marks="permuted"),
     "Span": dict(times="iid", process=COSINE, coupling="complementary", weights="flat", steps=2, length=2),

@@ -6,7 +6,7 @@ import pytest
 
 from dlm.evals.exact import _deterministic, replayed
 from dlm.nn.masks import Mask
-from dlm.oracle.exact import exact_bound
+from dlm.oracle.exact import exact_bound, total_variation
 from dlm.run import spec
 from dlm.run.spec import UserError
 from dlm.samplers.config import Sampler
@@ -14,7 +14,7 @@ from tests.laws import worlds as w
 from tests.laws.test_samplers import MASKS, _draw
 
 NOISE = w.process(dict(name="mask"))
-RULES = [r for r in w.RULES if spec.build(r, "samplers", w.VOCAB).chance is None and r.get("order") != "given"]
+RULES = [r for r in w.RULES if spec.build(r, "samplers", w.VOCAB).chance is None]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=w.title)
 
 
@@ -42,7 +42,9 @@ def test_it_is_the_law_of_what_is_drawn(rule):
     drawn_X = w.counts(_draw(rule, MASKS, MASKS < 0, steps=2))
     p_X, _ = law(rule, 1, steps=2)
     assert w.chi_square(drawn_X, p_X) > 1e-4
-    assert w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4, "two steps are seen to differ from p, else this test sees nothing"
+    far = total_variation(p_X, w.law(w.WORLDS[1])) > 0.02  # a pair of positions may be all but independent
+    assert far or rule.get("order") == "shuffled"
+    assert not far or w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4, "two steps are seen to differ from p, else this test sees nothing"
 
 
 def test_the_sampler_s_temperature_is_scored_and_does_not_move_the_order():

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.oracle.exact import exact_bound
+from dlm.nn.masks import Mask
+from dlm.oracle.exact import ancestral_law, exact_bound, total_variation
 from tests.laws import worlds as w
 
 POWERS = {"power_V": jnp.array([-0.7, 0.9, 0.2, 0.0, 0.0, 0.0])}
@@ -19,6 +20,14 @@ def test_a_bound_for_any_schedules_and_exact_with_their_posterior():
         assert np.exp(-blind_X).sum() < 1 - 1e-3
     for table in (3, 4):
         assert np.exp(-exact_bound(HELD, w.tables, w.X_XL, w.VOCAB, w.for_table(table, len(w.X_XL)))).sum() < 0.99
+
+
+def test_its_sampler_draws_from_p_as_steps_grow():
+    """Tokens of large w come first, and the law still tends to p: what is left falls by half as steps double."""
+    world, process = w.WORLDS[1], HELD.process
+    law = lambda steps: ancestral_law(world.under(process, own=True), process, Mask(), steps, w.VOCAB, w.L)  # noqa: E731
+    near, nearer = (total_variation(law(steps), w.law(world)) for steps in (16, 32))
+    assert 1.6 < near / nearer < 2.4 and nearer < 0.05 and abs(law(16).sum() - 1) < 1e-5
 
 
 def test_equal_schedules_are_masked_diffusion():

@@ -15,7 +15,6 @@ from dlm.nn import masks, transformer
 from dlm.nn.config import FFN, Attention
 from dlm.nn.masks import Mask
 from dlm.objectives.ar import AR
-from dlm.objectives.masked import Masked
 from dlm.run import axes, spec
 from tests import tiny
 
@@ -102,10 +101,22 @@ def test_the_groups_of_a_partition_predict_each_other():
     tiny.close(asked[group_BL == 1], base[group_BL == 1])
 
 
+OBJECTIVES = [
+    dict(name="masked"),
+    dict(name="ar"),
+    dict(name="masked", weights="context"),
+    dict(name="block", size=2),
+    dict(name="any_order"),
+    dict(name="partition"),
+    dict(name="hybrid"),
+    dict(name="hybrid", process=dict(name="mask")),
+    dict(name="learned"),
+    dict(name="proseco", temperature=0.0),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "objective", [Masked(process=spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB), AR(vocab=tiny.VOCAB)], ids=["masked", "ar"]
-)
+@pytest.mark.parametrize("objective", [spec.build(o, "objectives", tiny.VOCAB) for o in OBJECTIVES], ids=lambda o: type(o).__name__)
 def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objective):
     x_BL = tiny.tokens(2, L)
     padded_BL = np.pad(x_BL, ((0, 0), (0, 3)), constant_values=tiny.VOCAB.pad)
