@@ -78,7 +78,7 @@ class Experiment:
 
     def held(self, params):
         """The objective, with what it has learned itself."""
-        return self.objective.holding(params["objective"]) if "objective" in params else self.objective
+        return self.objective.holding(params["objective"]) if hasattr(self.objective, "init") else self.objective
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Batches of updates `step` + 1, `step` + 2, …, on the devices."""

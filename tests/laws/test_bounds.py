@@ -18,8 +18,8 @@ from dlm.oracle.exact import exact_bound
 from dlm.run.contracts import Estimate
 from tests.laws import worlds as w
 
-every_objective = pytest.mark.parametrize("member", w.OBJECTIVES, ids=w.title)
-every_absorbing = pytest.mark.parametrize("process", w.ABSORBING, ids=w.title)
+every_objective = w.first_of_each("member", w.OBJECTIVES)
+every_absorbing = w.first_of_each("process", w.ABSORBING)
 K = len(w.TABLES)
 
 

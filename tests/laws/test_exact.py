@@ -13,6 +13,7 @@ from dlm.samplers.config import Sampler
 from tests.laws import worlds as w
 from tests.laws.test_samplers import MASKS, _draw
 
+pytestmark = pytest.mark.slow
 NOISE = w.process(dict(name="mask"))
 RULES = [r for r in w.RULES if spec.build(r, "samplers", w.VOCAB).chance is None]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=w.title)

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dlm.nn.masks import Mask
 from dlm.oracle.exact import ancestral_law, exact_bound, total_variation
 from tests.laws import worlds as w
 
+pytestmark = pytest.mark.slow
 POWERS = {"power_V": jnp.array([-0.7, 0.9, 0.2, 0.0, 0.0, 0.0])}
 HELD = w.objective(dict(name="learned")).holding(POWERS)
 

@@ -12,6 +12,7 @@ from dlm.oracle.exact import exact_bound
 from dlm.run.contracts import Canvas, Logits, Output
 from tests.laws import worlds as w
 
+pytestmark = pytest.mark.slow
 P_X = w.law(w.WORLDS[0])
 RANDOM = w.for_table(3, len(w.X_XL))
 

@@ -60,6 +60,7 @@ def test_who_sees_whom(mask, packed):
     assert ((seen[:, L] > 1e-6) == (mask.shift == 1)).all()  # bos stands where a segment starts, and only there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True], ids=["one", "packed"])
 @pytest.mark.parametrize("size", [1, 2, 4, L])
 def test_two_streams_are_the_blocks_one_by_one(size, packed):
@@ -77,6 +78,7 @@ def test_two_streams_are_the_blocks_one_by_one(size, packed):
         tiny.close(both_BLV[block_BL == start], own_BLV[block_BL == start])
 
 
+@pytest.mark.slow
 def test_a_causal_context_is_an_autoregressive_model_of_its_own():
     """Its clean stream is the causal network, and a canvas without one is read as its own context."""
     x_BL, mask = tiny.tokens(2, L), Mask("block", size=2, context="causal")
@@ -87,6 +89,7 @@ def test_a_causal_context_is_an_autoregressive_model_of_its_own():
     tiny.close(finite(output(tiny.canvas(z_BL)).prediction.logits_BLV)[:, 4:], finite(given.prediction.logits_BLV)[:, 4:])
 
 
+@pytest.mark.slow
 def test_the_groups_of_a_partition_predict_each_other():
     """No token reaches its own prediction or its group's, and none is replaced by a mask."""
     x_BL, mask = tiny.tokens(1, L), Mask("partition")
