@@ -30,7 +30,6 @@ def main(argv: list[str] | None = None) -> None:
 
     chosen = evaluators(rundir.read_config(workdir).get("evals", {}), args.evals, [o for o in overrides if o[0].startswith("evals.")])
     source = other(args.data) if args.data else None
-
     flags = [o for o in overrides if o[0].startswith("sampler.")]
     drawn = sampler(workdir, flags) if flags else None
     experiment, state = reopen(workdir, args.step)

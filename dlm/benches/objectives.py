@@ -9,6 +9,7 @@ All are measured in turns, again and again; told is the median of the ratios wit
 """
 
 import dataclasses
+import functools
 import time
 
 from dlm import benches
@@ -78,14 +79,20 @@ class _Arm:
 
     def update(self) -> float:
         """Seconds of an update, the better of two."""
+        import jax
 
         def once():
-            import jax
-
             self.state, sums = self.experiment.update(self.state, self.batch)
             jax.block_until_ready(sums)
 
         return min(benches.seconds_each(once, 2))
+
+    @functools.cached_property
+    def _forward(self):
+        import jax
+
+        objective, denoise = self.experiment.objective, self.experiment.denoise
+        return jax.jit(lambda params, canvas: denoise(params, canvas, mask=objective.mask).prediction)
 
     def passes(self) -> float:
         """Seconds of the forward passes that an evaluation takes, on a batch that is on the device."""
@@ -94,9 +101,6 @@ class _Arm:
         from dlm.run.contracts import Canvas
 
         canvas = Canvas(self.batch.tokens_BL, 0 * self.batch.weights_BL, ~self.batch.noisable_BL, self.batch.fields)
-        if not hasattr(self, "_forward"):
-            objective, denoise = self.experiment.objective, self.experiment.denoise
-            self._forward = jax.jit(lambda params, canvas: denoise(params, canvas, mask=objective.mask).prediction)
         times = SAMPLES * -(-WINDOWS // self.run.data.batch)
         return sum(benches.seconds_each(lambda: jax.block_until_ready(self._forward(self.state.averaged, canvas)), times))
 

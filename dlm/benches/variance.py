@@ -113,9 +113,11 @@ def _measured(objective, denoise, batch, key_S):
     """The batch with the mean square of its costs at each time, as training comes to know them."""
     import jax
 
+    from dlm.noise import times
+
     def cost(key):
         return objective.loss(denoise, batch, key).seen
 
     sums = jax.jit(lambda key_S: jax.lax.map(cost, key_S).sum(0))(jax.vmap(lambda k: jax.random.fold_in(k, 1))(key_S))
-    memory = objective.remember(objective.memory(), sums)
+    memory = times.remembered(objective.memory(), sums)
     return replace(batch, fields=batch.fields | {"cost_BT": memory[None] + 0 * batch.weights_BL[:, :1]})

@@ -4,9 +4,9 @@
 
 The sampler is the one given with --sampler.…, else `rule`, from left to right if nothing is said. It is replayed on the text: its rule
 picks positions, and the true tokens are put there in the place of drawn ones. That is exact where the picks depend on the canvas alone,
-and takes as many passes as sampling. The bound speaks of the order of training, all orders
-alike; `gap` is how far it lies above. Tokens are scored at the sampler's temperature, and positions are picked as it does, over the
-whole packed window.
+and takes as many passes as sampling. The bound speaks of the order of training, all orders alike; `gap` is how far it lies above. Tokens
+are scored at the sampler's temperature, and positions are picked as it does, over the whole packed window. An autoregressive model has one
+order and one pass.
 """
 
 import functools
@@ -72,8 +72,7 @@ def _deterministic(sampler: Sampler, objective) -> Sampler:
     if not objective.process.absorbing:
         raise UserError("evals.exact replays which masks are revealed, and this run's noise leaves none: only its bound is known")
     if sampler.rule.chance:
-        why = f"{rule} {sampler.rule.chance}"
-        raise UserError(f"no exact likelihood: {why}")
+        raise UserError(f"no exact likelihood: {rule} {sampler.rule.chance}")
     return generate.suited(sampler, objective.process, objective.mask)
 
 

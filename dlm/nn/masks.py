@@ -37,7 +37,7 @@ class Mask:
     context: Literal["block", "causal"] = "block"  # how the clean stream sees itself
 
     @property
-    def streams(self) -> bool:
+    def needs_clean(self) -> bool:
         """Whether a network must be given the clean tokens in a stream of their own, in sampling too."""
         return self.kind == "partition" or self.context == "causal"
 
@@ -73,9 +73,13 @@ def streams(mask: Mask, block_BL, segments_BL=None) -> Streams:
     return Streams(jnp.concatenate([own, other], -1), clean)
 
 
-def blocks(size, positions_BL: jax.Array) -> jax.Array:
-    """The number of each position's block, block_BL: where in the row it starts. No block reaches over a segment's start."""
-    return jnp.arange(positions_BL.shape[1]) - positions_BL % size
+def blocks(size, fields: dict, length: int) -> jax.Array:
+    """The number of each position's block, [B or 1, L]: where in the row it starts. No block reaches over a segment's start.
+
+    `fields['block_BL']` says otherwise: an order of its own, or the groups of a partition.
+    """
+    place_1L = jnp.arange(length)[None]
+    return fields.get("block_BL", place_1L - fields.get("positions_BL", place_1L) % size)
 
 
 def _within(allowed, segments_BL, segments_BM):

@@ -117,10 +117,10 @@ def _read(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Read:
     positions_BL = canvas.fields.get("positions_BL", query_L[None])
     if kv is not None:  # a cached row is one segment, decoded left to right
         allowed = masks.dense(masks.Mask("causal"), query_L, jnp.arange(kv.k_NBMJK.shape[2]))
-    elif mask.streams or "clean_BL" in canvas.fields:
+    elif mask.needs_clean or "clean_BL" in canvas.fields:
         return _two_streams(canvas, mask, positions_BL, vocab)
     else:
-        block_BL = masks.blocks(mask.size, positions_BL) if mask.kind == "block" else None
+        block_BL = masks.blocks(mask.size, canvas.fields, L) if mask.kind == "block" else None
         allowed = masks.dense(mask, query_L, query_L, segments_BL, segments_BL, block_BL, block_BL)
     if mask.shift:
         before_B = jnp.full((B,), vocab.bos, z_BL.dtype) if kv is None else kv.before_B
@@ -134,7 +134,7 @@ def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, vocab) -> _Read
     if mask.kind == "partition":  # the tokens themselves are in x; z asks for those of the other group
         block_BL, z_BL = canvas.fields.get("block_BL", z_BL == vocab.mask), jnp.full_like(z_BL, vocab.mask)
     else:
-        block_BL = canvas.fields.get("block_BL", masks.blocks(mask.size, positions_BL))
+        block_BL = masks.blocks(mask.size, canvas.fields, z_BL.shape[1])
     positions_BL = jnp.concatenate([positions_BL, positions_BL], 1)
     t_BL = jnp.concatenate([canvas.t_BL, jnp.zeros_like(canvas.t_BL)], 1)
     allowed = masks.streams(mask, block_BL, canvas.fields.get("segments_BL"))

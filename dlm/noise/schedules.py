@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 KINDS = ("linear", "cosine", "polynomial", "geometric")
 STEEPEST, FLATTEST = 0.5, 8.0  # powers; t is never drawn below 1e-6, and t^0.2 would leave 6 % of the bound there
+WHY = "where no part of the bound lies below the smallest time"
 SIGMA = (1e-3, 20.0)  # geometric: σ at t = 0 and t = 1
 
 

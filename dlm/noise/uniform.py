@@ -20,7 +20,7 @@ class UniformNoise(Mixing):
 
     def __post_init__(self):
         if not schedules.STEEPEST <= self.power <= schedules.FLATTEST:
-            raise ValueError(f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}: times next to 0 are float32's")
+            raise ValueError(f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}, {schedules.WHY}")
 
     def masses(self, t):
         """(m, u): probability of a mask, and of uniform noise."""

@@ -122,10 +122,6 @@ class Diffusion:
         """What training remembers from update to update, before the first; None for nothing."""
         return times.fresh() if self.times == "importance" else None
 
-    def remember(self, memory, sums):
-        """The memory after an update."""
-        return times.remembered(memory, sums)
-
     def parts(self, batch: Batch) -> int:
         """How many times of its own a sample has."""
         return 1

@@ -7,6 +7,7 @@ and costs as much. Masked diffusion pays a pass for one set; here two streams (`
 order, so each token has a signal. The clean stream is causal in σ, so from left to right it can be decoded like any autoregressive model.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,8 +38,6 @@ class AnyOrder(Diffusion):
 
     def support(self, vocab, length):
         """Every order."""
-        import itertools
-
         return np.array(list(itertools.permutations(range(length))), np.int32)
 
     def corrupted(self, batch: Batch, key: jax.Array, t_BL):

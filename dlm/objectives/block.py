@@ -63,7 +63,7 @@ class Block(Masked):
 
     def groups(self, batch: Batch) -> jax.Array:
         """The number of each position's block."""
-        return masks.blocks(self._size_now(batch), _positions(batch))
+        return jnp.broadcast_to(masks.blocks(self._size_now(batch), batch.fields, batch.tokens_BL.shape[1]), batch.tokens_BL.shape)
 
     def _size_now(self, batch: Batch):
         progress_B1 = batch.fields.get("progress_B1")
@@ -95,13 +95,9 @@ class Block(Masked):
         return nats_BL + self.auxiliary * _next(output.heads["clean"], batch) if self.auxiliary else nats_BL
 
 
-def _positions(batch: Batch) -> jax.Array:
-    default_1L = jnp.arange(batch.tokens_BL.shape[1])[None]
-    return jnp.broadcast_to(batch.fields.get("positions_BL", default_1L), batch.tokens_BL.shape)
-
-
 def _next(prediction, batch: Batch) -> jax.Array:
     """−log p(x_{i+1} | x_{≤i}) at i, 0 where a segment ends."""
-    follows_BL = jnp.roll(_positions(batch), -1, 1) == _positions(batch) + 1
+    positions_BL = batch.fields.get("positions_BL", jnp.arange(batch.tokens_BL.shape[1])[None])
+    follows_BL = jnp.roll(positions_BL, -1, 1) == positions_BL + 1
     weights_BL = jnp.where(follows_BL, jnp.roll(batch.weights_BL, -1, 1), 0.0)
     return jnp.where(weights_BL > 0, -weights_BL * prediction.log_prob(jnp.roll(batch.tokens_BL, -1, 1)), 0.0)

@@ -103,8 +103,7 @@ def views(mask: masks.Mask, canvas: Canvas, blank: int) -> jax.Array:
         block_BL, clean_BL = canvas.fields.get("block_BL", z_BL == blank), canvas.fields.get("clean_BL", z_BL)
         return jnp.where(block_BL[:, :, None] != block_BL[:, None, :], clean_BL[:, None, :], blank)
     if mask.kind == "block":
-        positions_BL = canvas.fields.get("positions_BL", i_L[None])
-        block_BL = jnp.broadcast_to(canvas.fields.get("block_BL", masks.blocks(mask.size, positions_BL)), z_BL.shape)
+        block_BL = masks.blocks(mask.size, canvas.fields, L)
         query, memory = block_BL[:, :, None], block_BL[:, None, :]
         clean_BLL = canvas.fields.get("clean_BL", z_BL)[:, None, :]
         return jnp.where(query == memory, z_BLL, jnp.where(query > memory, clean_BLL, blank))

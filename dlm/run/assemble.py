@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dlm.nn import transformer
+from dlm.noise import times
 from dlm.noise.mask import MaskNoise
 from dlm.run import checkpoint, cli, keys, mesh, optim, rundir, spec, state
 from dlm.run.contracts import Batch
@@ -69,7 +70,7 @@ class Experiment:
         """The jitted `update(state, batch) → (state, sums)`; the old state is given up."""
         schedule = optim.rate(self.run.optim, self.run.steps)
         given = self.loss, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V, self.run.steps
-        update = state.make_update(*given, getattr(self.objective, "remember", None))
+        update = state.make_update(*given, times.remembered)
         return jax.jit(update, donate_argnums=0, out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None))
 
     def loss(self, params, batch: Batch, key):

@@ -83,7 +83,7 @@ class Meter:
 def _means(total: dict, last: dict) -> dict:
     tokens = max(total["weight_sum"], 1.0)
     return dict(
-        loss=total.get("nats_sum", total.get("loss_sum")) / tokens,
+        loss=total["loss_sum"] / tokens,
         **({"bits_per_byte": total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0)} if "nats_sum" in total else {}),
         grad_norm=last["grad_norm"],
         **({"masked_share": total["masked_sum"] / tokens} if "masked_sum" in total else {}),

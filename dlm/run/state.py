@@ -54,7 +54,7 @@ def make_update(
         grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
         grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)
         norm = optax.tree.norm(grads)
-        good = jnp.isfinite(sums.get("nats_sum", sums.get("loss_sum"))) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
+        good = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
         changes, moments = optimizer.update(grads, state.moments, state.params)
         params = optax.apply_updates(state.params, changes)
         ema = state.ema
@@ -82,9 +82,12 @@ def _gradients(loss_of, params, batch: Batch, key, parts: int):
     def one(batch):
         def nats(params):
             loss = loss_of(params, batch, key)
-            name = "nats_sum" if isinstance(loss, Estimate) else "loss_sum"  # what is no likelihood is not called one
-            seen = {} if loss.seen is None else {"seen": loss.seen}
-            return loss.nats_sum, {name: loss.nats_sum, "weight_sum": loss.weight_sum, **loss.metrics, **seen}
+            sums = dict(loss_sum=loss.nats_sum, weight_sum=loss.weight_sum, **loss.metrics)
+            if isinstance(loss, Estimate):  # what is no likelihood is not called one
+                sums["nats_sum"] = loss.nats_sum
+            if loss.seen is not None:
+                sums["seen"] = loss.seen
+            return loss.nats_sum, sums
 
         return jax.grad(nats, has_aux=True)(params)
 

@@ -43,7 +43,9 @@ class Ancestral:
 
     def _changed(self, key_B, output, canvas: Canvas, active_BL, t_B, s_B, process) -> Canvas:
         probs_BLV = process.reverse(output.prediction.tempered(), canvas.z_BL, t_B, s_B)
-        others_BLV = jnp.where(jax.nn.one_hot(canvas.z_BL, probs_BLV.shape[-1], dtype=bool), 0.0, probs_BLV)
+        here_BLV = jax.nn.one_hot(canvas.z_BL, probs_BLV.shape[-1], dtype=bool)
+        others_BLV, stays_BL = jnp.where(here_BLV, 0.0, probs_BLV), jnp.where(here_BLV, probs_BLV, 0.0).sum(-1)
         whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
-        moves_BL = active_BL & (keys.uniform_BL(whether_B, canvas.z_BL.shape[1]) < others_BLV.sum(-1))
+        u_BL = keys.uniform_BL(whether_B, canvas.z_BL.shape[1])
+        moves_BL = active_BL & ((u_BL < others_BLV.sum(-1)) | (stays_BL == 0))  # a float32 sum of 1 may lie below u
         return replace(canvas, z_BL=jnp.where(moves_BL, keys.categorical(which_B, jnp.log(others_BLV)), canvas.z_BL))

@@ -68,7 +68,8 @@ def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampl
     B, L = canvas.z_BL.shape
     size = sampler.block or L
     blocks, steps = -(-L // size), sampler.steps
-    block_BL = _blocks(canvas, mask, size)
+    fields = canvas.fields if mask.kind == "block" else {}  # a block-causal network's blocks begin anew in each segment of a packed row
+    block_BL = masks.blocks(size, fields, L) // size
     record = _Recorder(blocks * steps if trace else 0)
 
     def following(canvas, n):
@@ -106,14 +107,6 @@ def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampl
     carry = (start, jnp.int32(0), canvas, sampler.rule.init(canvas), jnp.zeros((B, L)), record.blank(B, L))
     _, nfe, canvas, _, logprob_BL, tape = jax.lax.while_loop(lambda c: c[0] < blocks * steps, step, carry)
     return Sampled(canvas, logprob_BL, nfe, tape)
-
-
-def _blocks(canvas: Canvas, mask: Mask, size: int):
-    """The block of each position, [B or 1, L]; those of a block-causal network begin anew in every segment of a packed row."""
-    L = canvas.z_BL.shape[1]
-    if mask.kind == "block" and "positions_BL" in canvas.fields:
-        return masks.blocks(size, canvas.fields["positions_BL"]) // size
-    return jnp.arange(L)[None] // size
 
 
 def _cached(denoise, sampler, process, mask, canvas, key_B, *, cache, prefill, trace) -> Sampled:

@@ -71,7 +71,7 @@ def test_two_streams_are_the_blocks_one_by_one(size, packed):
     segments_BL = np.cumsum(positions_BL == 0, 1)
     fields = dict(segments_BL=segments_BL, positions_BL=positions_BL)
     both_BLV = finite(logits(CONFIG, PARAMS, tiny.canvas(z_BL, clean_BL=x_BL, **fields), mask))
-    block_BL = np.asarray(masks.blocks(size, jnp.asarray(positions_BL)))
+    block_BL = np.asarray(masks.blocks(size, {"positions_BL": positions_BL}, L))
     for start in np.unique(block_BL):
         row_BL = np.where(block_BL < start, x_BL, np.where(block_BL > start, tiny.VOCAB.pad, z_BL))  # what is after a block is not seen
         own_BLV = finite(logits(CONFIG, PARAMS, tiny.canvas(row_BL, **fields), mask))
