@@ -54,7 +54,7 @@ def describe(run: spec.Run) -> dict:
         parameters=sum(x.size for x in jax.tree.leaves(state.params)),
         state_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         tokens_per_update=tokens,
-        flops_per_update=int(run.nn.flops_per_token(run.data.length) * tokens),
+        flops_per_update=int(run.flops_per_token * tokens),
         updates=run.steps,
     )
 
@@ -120,7 +120,7 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
             steps=run.steps,
             every=run.every,
             logs=logs,
-            flops_per_token=run.nn.flops_per_token(run.data.length),
+            flops_per_token=run.flops_per_token,
             peak=peak.measure(run.nn.compute.dtype),
             evaluate=lambda state, step: scores(experiment, state, step, lambda: step < run.steps and told()),
             save=store.save,

@@ -109,7 +109,7 @@ class Trial:
         self.batches = self.experiment.batches(0)
         self.batch = next(self.batches)
         self.bytes = sum(x.nbytes for x in jax.tree.leaves(self.state))
-        self.flops = run.nn.flops_per_token(run.data.length) * run.data.batch * run.data.length
+        self.flops = run.flops_per_token * run.data.batch * run.data.length
         self.logs = Logs(folder, 0, run.steps, io.StringIO())
         self.folder, self.saves = folder, 0
         self.peaks: dict[str, float] = {}
@@ -157,7 +157,7 @@ class Trial:
             steps=self.updates,
             every=dataclasses.replace(self.run.every, eval=self.updates, save=0),
             logs=self.logs,
-            flops_per_token=self.run.nn.flops_per_token(self.run.data.length),
+            flops_per_token=self.run.flops_per_token,
             peak=self.peaks[self.run.nn.compute.dtype],
             evaluate=self.evaluate,
             save=store.save if self.bytes <= LARGEST_SAVE else lambda step, state: None,

@@ -20,6 +20,7 @@ from dlm.run import keys
 from dlm.run.contracts import Batch, Bound, Canvas, Estimate, Loss
 from dlm.run.spec import Vocab
 
+LONGEST = 2**20  # of blocks, spans and grids of time: far beyond any use, and far within float32 and int32
 SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution of the bound
 
 
@@ -29,6 +30,7 @@ class Diffusion:
 
     times: ClassVar[str] = "iid"  # how t is drawn (noise.times); a field of those whose cost depends on it
     claims: ClassVar[str] = "bound"
+    reads: ClassVar[int] = 1  # how often the network reads a token in a training step: streams × passes
     mask: ClassVar[Any] = Mask("full")
 
     @property

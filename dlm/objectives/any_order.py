@@ -27,6 +27,7 @@ class AnyOrder(Diffusion):
     """What stands for the destroyed sequence `z` is the order: the rank of each position; given positions come first, with rank −1."""
 
     mask: ClassVar = Mask("block", size=1)
+    reads: ClassVar = 2
 
     @property
     def process(self) -> MaskNoise:

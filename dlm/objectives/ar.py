@@ -25,6 +25,7 @@ class AR:
     claims: ClassVar = "exact"
     mask: ClassVar = Mask("causal", shift=1)
     process: ClassVar = None
+    reads: ClassVar = 1
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:

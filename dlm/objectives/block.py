@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from dlm.nn import masks
 from dlm.nn.masks import Mask
+from dlm.objectives import LONGEST
 from dlm.objectives.masked import Masked
 from dlm.run.contracts import Batch, Output
 
@@ -36,8 +37,8 @@ class Block(Masked):
         super().__post_init__()
         if self.times == "importance":
             raise ValueError("times='importance' is for sequences with one time, and every block has its own: use times='stratified'")
-        if self.size < 1:
-            raise ValueError(f"size={self.size} must be at least 1")
+        if not 1 <= self.size <= LONGEST:
+            raise ValueError(f"size={self.size} must be from 1 to {LONGEST}")
         if len(self.clip) != 2 or not 0 <= self.clip[0] < self.clip[1] <= 1:
             raise ValueError(f"clip={self.clip} must be two times, 0 <= first < second <= 1")
         if self.clip != (0.0, 1.0) and (self.steps or self.coupling != "single"):
@@ -60,6 +61,10 @@ class Block(Masked):
     @property
     def mask(self) -> Mask:
         return Mask("block", size=self.size, context=self.context)
+
+    @property
+    def reads(self) -> int:
+        return 2 * super().reads
 
     def groups(self, batch: Batch) -> jax.Array:
         """The number of each position's block."""

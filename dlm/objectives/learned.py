@@ -34,6 +34,7 @@ class Learned(Diffusion):
     __eq__, __hash__ = object.__eq__, object.__hash__  # two that hold other schedules are not the same, whatever their fields
 
     mask: ClassVar = Mask("full")
+    reads: ClassVar = 2
     own: ClassVar = None  # {'power_V': …}, from which w follows; None is w = 1
 
     def __post_init__(self):

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from dlm.nn.masks import Mask
 from dlm.noise import counts
 from dlm.noise.times import Kind
-from dlm.objectives import SMALLEST, Diffusion
+from dlm.objectives import LONGEST, SMALLEST, Diffusion
 from dlm.run import keys
 from dlm.run.contracts import Batch, Output
 from dlm.run.spec import member
@@ -45,8 +45,8 @@ class Masked(Diffusion):
     mask: ClassVar = Mask("full")
 
     def __post_init__(self):
-        if self.steps < 0:
-            raise ValueError(f"steps={self.steps} must be 0 (continuous time) or positive")
+        if not 0 <= self.steps <= LONGEST:
+            raise ValueError(f"steps={self.steps} must be 0 (continuous time) or positive, up to {LONGEST}")
         if not getattr(self.process, "absorbing", self.process == "mask"):
             name = type(self.process).__module__.removeprefix("dlm.")
             raise ValueError(f"process.name={name!r} leaves no masks: it needs noise.mask, or objective.name='objectives.hybrid'")
@@ -57,6 +57,10 @@ class Masked(Diffusion):
             raise ValueError(f"times='importance' needs continuous time, not steps={self.steps}")
         if self.pattern == "count" and not plain:
             raise ValueError("pattern='count' needs steps=0 and process.schedule='linear': a number of masks has no other schedule")
+
+    @property
+    def reads(self) -> int:
+        return 1 if self.coupling == "single" else 2
 
     @property
     def trains(self) -> str:

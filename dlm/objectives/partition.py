@@ -23,6 +23,7 @@ class Partition(Diffusion):
     times: Kind = "stratified"
 
     mask: ClassVar = Mask("partition")
+    reads: ClassVar = 2
 
     @property
     def process(self) -> MaskNoise:

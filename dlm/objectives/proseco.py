@@ -28,6 +28,10 @@ class ProSeCo(Masked):
             raise ValueError(f"correction={self.correction} must be positive and temperature={self.temperature} not negative")
 
     @property
+    def reads(self) -> int:
+        return 2 * super().reads
+
+    @property
     def trains(self) -> str:
         return "heuristic"
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from dlm.objectives import LONGEST
 from dlm.objectives.masked import Masked
 from dlm.run import keys
 from dlm.run.contracts import Batch
@@ -25,8 +26,8 @@ class Span(Masked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.length < 2:
-            raise ValueError(f"length={self.length} must be at least 2; single masks are objectives.masked")
+        if not 2 <= self.length <= LONGEST:
+            raise ValueError(f"length={self.length} must be from 2 to {LONGEST}; single masks are objectives.masked")
 
     @property
     def trains(self) -> str:

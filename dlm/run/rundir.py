@@ -76,7 +76,7 @@ def create(workdir: Path, run: spec.Run, tokenizer) -> None:
         raise UserError(f"--workdir={workdir} was begun by another process meanwhile: start again to go on with it")
     tokenizer.save(workdir)
     (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
-    costs = dict(parameters=run.nn.parameters, flops_per_token=run.nn.flops_per_token(run.data.length))
+    costs = dict(parameters=run.nn.parameters, flops_per_token=run.flops_per_token)
     (workdir / ENVIRONMENT).write_text(json.dumps(environment() | costs, indent=2) + "\n", encoding="utf-8")
     write_config(workdir, run)
 

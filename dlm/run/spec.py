@@ -74,6 +74,11 @@ class Run:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
 
+    @property
+    def flops_per_token(self) -> float:
+        """Model FLOPs of one token of a training batch, however often the objective has it read."""
+        return self.nn.flops_per_token(self.data.length) * self.objective.reads
+
 
 def run(config: Any) -> Run:
     """The validated Run of a recipe's ConfigDict or of a `config.json`'s dictionary."""

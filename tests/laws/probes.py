@@ -31,10 +31,10 @@ def kin(name):
 
     def probe(**changes):
         made = spec.build(dict(name=name.lower()) | changes, "objectives", tiny.VOCAB)
-        batch = tiny.batch(tiny.tokens(4, 6))
+        batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
         fields = dict(marked_BL=batch.tokens_BL % 2, cost_BT=jnp.arange(32.0)[None] + jnp.ones((4, 1)))
         batch = dataclasses.replace(batch, fields=fields)
-        return made.loss(tiny.denoiser(tiny.model_config()), batch, jax.random.key(0)).nats_sum
+        return made.loss(sampler_tests.neighbours, batch, jax.random.key(0)).nats_sum
 
     probe.__name__ = name
     return probe
@@ -67,4 +67,4 @@ def hybrid(**changes):
 def dropped(**changes):
     """The loss of an autoregressive model."""
     made = spec.build(dict(name="ar", **changes), "objectives", tiny.VOCAB)
-    return float(made.loss(tiny.denoiser(tiny.model_config()), tiny.batch(tiny.tokens(2, 6)), jax.random.key(0)).nats_sum)
+    return float(made.loss(sampler_tests.neighbours, tiny.batch(tiny.tokens(2, sampler_tests.L)), jax.random.key(0)).nats_sum)

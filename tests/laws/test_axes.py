@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dlm.oracle.exact import exact_bound
+from dlm.run.contracts import Logits, Output
 from dlm.run.spec import UserError
 from tests.laws import worlds as w
 
@@ -93,3 +94,67 @@ def test_a_complement_of_a_count_masks_the_rest_and_never_nothing():
     whole_B = one_BL.all(1)
     assert (other_BL[whole_B]).all() and ((one_BL ^ other_BL)[~whole_B]).all() and 0.2 < whole_B.mean() < 0.5
     assert (np.bincount(one_BL.sum(1), minlength=4) > 0)[1:].all() and one_BL.any(1).all()
+
+
+def recorded(objective, batch, table=0):
+    """(loss, what the network was given) of a training step."""
+    seen = []
+
+    def denoise(canvas, *, mask):
+        seen.append((canvas, mask))
+        return w.tables(dataclasses.replace(canvas, fields=canvas.fields | w.for_table(table, len(batch.tokens_BL))), mask=mask)
+
+    return objective.loss(denoise, batch, jax.random.key(0)), seen
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_cost_of_a_step_is_told_as_it_is(stem):
+    for config in [dict(name=stem)] + [c for c in combinations(stem) if c.get("coupling") == "complementary"][:1]:
+        objective, batch = w.objective(config), w.batch_of(w.X_XL, dict(marked_BL=w.X_XL % 2))
+        assert objective.reads == sum(2 if "clean_BL" in canvas.fields else 1 for canvas, _ in recorded(objective, batch)[1])
+
+
+def test_a_network_is_told_the_share_that_is_masked():
+    batch = w.batch_of(w.X_XL)
+    batch = dataclasses.replace(batch, noisable_BL=batch.noisable_BL & (jnp.arange(w.L) > 0))
+    for config in (
+        dict(name="masked", pattern="count"),
+        dict(name="proseco", pattern="count"),
+        dict(name="block", size=3, pattern="count"),
+    ):
+        canvas = recorded(w.objective(config), batch)[1][0][0]
+        share_BL = np.asarray(canvas.z_BL == w.VOCAB.mask).sum(1, keepdims=True) / 2
+        np.testing.assert_allclose(np.asarray(canvas.t_BL), np.broadcast_to(share_BL, canvas.t_BL.shape), atol=1e-6)
+        assert {0.5, 1.0} == set(share_BL.ravel())
+
+
+def test_weights_that_look_at_kept_neighbours():
+    """½ Σ_{j kept} p (1 − p)^(|i − j| − 1), p = 0.3, over kept tokens of the same segment that count."""
+    x_BL = np.zeros((1, 6), np.int32)
+    z_BL = np.where(np.arange(6) == 2, w.VOCAB.mask, x_BL)
+    z_BL[0, 4] = w.VOCAB.mask
+    batch = w.batch_of(x_BL, dict(segments_BL=np.array([[1, 1, 1, 1, 1, 2]])))
+    batch = dataclasses.replace(batch, weights_BL=batch.weights_BL.at[0, 1].set(0.0))
+    half = lambda canvas, *, mask: Output(Logits(jnp.zeros((1, 6, w.VOCAB.size))))  # noqa: E731
+    objective = w.objective(dict(name="masked", weights="context"))
+    nats_BL = objective.trained(half, batch, jnp.asarray(z_BL), jnp.full((1, 6), 0.5), None)
+    near = lambda *distances: sum(0.5 * 0.3 * 0.7 ** (d - 1) for d in distances)  # noqa: E731
+    want = np.array([0, 0, near(2, 1), 0, near(4, 1), 0]) * np.log(w.VOCAB.size)
+    np.testing.assert_allclose(nats_BL[0], want, rtol=1e-5)
+
+
+def test_dynamic_weights_of_hybrid_noise():
+    """2 on masks, 1 on noise, B/n √((1 − α)/α) on what is kept, each times KL + r − log r − 1."""
+    objective = w.objective(dict(name="hybrid", weights="dynamic", process=dict(name="hybrid", uniform=0.5)))
+    noise, t, n = objective.process, jnp.full((1, 3), 0.3), w.V
+    x_BL, z_BL = jnp.array([[0, 1, 2]]), jnp.array([[w.VOCAB.mask, 2, 2]])
+    told_V = np.where(np.arange(w.VOCAB.size) < n, [0.5, 0.3, 0.2] + [0.0] * (w.VOCAB.size - n), 0)
+    logits = jnp.log(jnp.asarray(told_V))[None, None] + jnp.zeros((1, 3, 1))
+    found_L = objective.trained(lambda canvas, *, mask: Output(Logits(logits)), w.batch_of(x_BL), z_BL, t, None)[0]
+    alpha, uniform = float(noise.alpha(0.3)), float(noise.masses(0.3)[1])
+    laws = lambda p_V: alpha * np.asarray(p_V, np.float64)[:n] + uniform / n  # noqa: E731
+    for i, weight in enumerate((2.0, 1.0, min(noise.ratio / n * ((1 - alpha) / alpha) ** 0.5, 1))):
+        q_V, p_V = laws(np.eye(w.VOCAB.size)[int(x_BL[0, i])]), laws(told_V)
+        kl = (q_V * np.log(q_V / p_V)).sum()  # the masks' shares are equal
+        ratio = 1.0 if i == 0 else q_V[int(z_BL[0, i])] / p_V[int(z_BL[0, i])]
+        np.testing.assert_allclose(found_L[i], weight * (kl + ratio - np.log(ratio) - 1), rtol=1e-4)

@@ -90,7 +90,7 @@ ZIPF = 1 / np.arange(1, SIZE + 1) / (1 / np.arange(1, SIZE + 1)).sum()
 @pytest.mark.slow
 def test_rare_events():
     assert _faithful(_ancestral, UNIFORM, 8)
-    assert _faithful(_ancestral, ZIPF, 60)
+    assert _faithful(_ancestral, ZIPF, 40)
 
 
 @pytest.mark.slow

@@ -45,6 +45,26 @@ def test_parts_have_times_of_their_own_whatever_their_number(kind):
     assert (drawn(kind, parts=3, part=1) != drawn(kind)).all()
 
 
+def test_times_of_importance_follow_the_density_that_costs_are_divided_by():
+    costs_T = np.linspace(3, 0.1, times.BUCKETS) ** 2
+    costs_T[5] = 0  # not seen yet: as if it cost what the others do on average
+    u_BP = (np.arange(64_000)[None] + 0.5) / 64_000
+    t_P, density_P = (np.asarray(a)[0] for a in times.sharpened(jnp.asarray(u_BP, jnp.float32), jnp.asarray(costs_T[None], jnp.float32)))
+    size_T = np.sqrt(np.where(costs_T > 0, costs_T, costs_T.sum() / 31))
+    p_T = 0.9 * size_T / size_T.sum() + 0.1 / times.BUCKETS
+    np.testing.assert_allclose(np.histogram(t_P, times.BUCKETS, (0, 1))[0] / t_P.size, p_T, atol=1e-4)
+    np.testing.assert_allclose(density_P, times.BUCKETS * p_T[(t_P * times.BUCKETS).astype(int)], rtol=1e-4)
+    assert (np.diff(t_P) > 0).mean() > 0.99 and np.isclose((1 / density_P).mean(), 1, atol=1e-3), "all of [0, 1), in order"
+
+
+def test_what_is_remembered_is_a_running_mean_of_squares():
+    sums_2T = times.squares(jnp.array([0.0, 0.01, 0.5]), jnp.array([1.0, 3.0, 2.0]))
+    once_T = times.remembered(times.fresh(), sums_2T)
+    assert np.flatnonzero(once_T).tolist() == [0, 16] and once_T[0] == 5 and once_T[16] == 4
+    twice_T = times.remembered(once_T, times.squares(jnp.array([0.5]), jnp.array([6.0])))
+    assert twice_T[0] == 5 and np.isclose(twice_T[16], 0.95 * 4 + 0.05 * 36)
+
+
 @pytest.mark.slow
 def test_what_each_promises():
     assert (np.sort((drawn("stratified", seeds=50) * B).astype(int), 1) == np.arange(B)).all()
