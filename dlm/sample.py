@@ -4,7 +4,6 @@ python -m dlm.sample --workdir=runs/x [--prompt=TEXT | --infill='def ___(x): ret
                      [--sampler.rule=confident …] [--trace=out.html] [--animate] [--json]
 """
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -81,8 +80,9 @@ def show(args, experiment, sampler, replies, records) -> None:
     from dlm.reports import replay, terminal
 
     if args.trace or args.animate:
-        caption = {k: str(v) for k, v in dataclasses.asdict(sampler).items() if k != "rule"}
-        caption |= dict(rule=type(sampler.rule).__name__, nfe=str(replies[0].nfe), seed=str(args.seed))
+        from dlm.samplers.config import described
+
+        caption = described(spec.plain(sampler)) | dict(nfe=str(replies[0].nfe), seed=str(args.seed))
         traces = [trace(f"{records[0]['kind']} {i + 1}", reply, experiment.tokenizer, caption) for i, reply in enumerate(replies)]
     if args.trace:
         path = Path(args.trace)

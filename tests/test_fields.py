@@ -7,7 +7,6 @@ import dataclasses
 import importlib
 import types
 import typing
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,24 +16,31 @@ import pytest
 
 import dlm
 from dlm.evals.bound import HeldOut
+from dlm.nn.masks import Mask
 from dlm.run import checkpoint, loop, mesh, meter, optim, spec, state
 from dlm.run.assemble import Experiment
 from dlm.run.contracts import Bound, Loss
-from dlm.samplers import loop as sampling
 from tests import tiny
 from tests.evals.probes import asked, calibration, exact, generated, judged, task, tokens
 from tests.laws.probes import KIN, blocks, dropped, hybrid, kin, noise, objective, uniform
 from tests.run import test_loop as loop_tests
-from tests.samplers import test_loop as sampler_tests
+from tests.samplers.probes import ROWS as SAMPLERS
 
 METHOD = dict(
-    text="fit", data="documents", noise="corrupt", objectives="loss", samplers="step", evals="run", tasks="grade"
+    text="fit",
+    data="documents",
+    noise="corrupt",
+    objectives="loss",
+    samplers="step",
+    evals="run",
+    tasks="grade",
+    **{"samplers.remask": "rate"},
 )  # what makes a member
 
 
 def members(family):
     found = []
-    for file in sorted((Path(dlm.__file__).parent / family).glob("*.py")):
+    for file in sorted((Path(dlm.__file__).parent / family.replace(".", "/")).glob("*.py")):
         if file.stem != "__init__":
             module = importlib.import_module(f"dlm.{family}.{file.stem}")
             found += [c for c in spec.exposed(module.__name__) if hasattr(c, METHOD[family])]
@@ -74,6 +80,13 @@ def network(**changes):
     return jax.jit(lambda p: objective.loss(tiny.denoiser(config, p), batch, jax.random.key(0)).nats_sum)(params)
 
 
+def judged_by(**changes):
+    """What the network says beside its prediction."""
+    config = tiny.model_config(**changes)
+    heads = jax.jit(tiny.denoiser(config), static_argnames="mask")(tiny.canvas(tiny.tokens(2, 6)), mask=Mask()).heads
+    return {name: head.shape for name, head in (heads or {}).items()}
+
+
 def attention(**changes):
     return network(attention=dataclasses.replace(tiny.ATTENTION, **changes))
 
@@ -106,21 +119,6 @@ def stopping(**changes):
     with pytest.raises(meter.Diverged):
         loop_tests.train(log, 0, 40, skipped=1.0, skips=optim.Skip(**changes).limit)
     return log.calls
-
-
-def sample(**changes):
-    rule = spec.build(changes.pop("rule", "ancestral"), "samplers")
-    sampler = spec.build(dict(name="samplers.config", steps=4), "samplers")
-    run = partial(sampling.generate, sampler_tests.neighbours, dataclasses.replace(sampler, rule=rule, **changes), sampler_tests.PROCESS)
-    return jax.jit(partial(run, sampler_tests.Mask()))(sampler_tests.template({3: 7}), sampler_tests.KEY_B).canvas.z_BL
-
-
-def ordered(**changes):
-    return sample(rule=dict(name="ordered", order="shuffled") | changes, steps=3)
-
-
-def confident(**changes):
-    return sample(rule=dict(name="confident", **changes), steps=10)
 
 
 def stream(corpus, **changes):
@@ -236,6 +234,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"FFN.{k}": (ffn, v, {}) for k, v in dict(kind="relu2", width=16).items()},
     "Compute.dtype": (network, "bfloat16", {}),
     **{f"ModelConfig.{k}": (network, v, {}) for k, v in dict(layers=3, width=16, embeddings="tied", time="adaln").items()},
+    "ModelConfig.heads": (judged_by, ("quality",), {}),
     "ModelConfig.attention": (network, dataclasses.replace(tiny.ATTENTION, head_size=8), {}),
     "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
     "ModelConfig.compute": (network, dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"), {}),
@@ -246,7 +245,6 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"{c}.{k}": (kin(c), v, {}) for c, row in KIN.items() for k, v in row.items()},
     **{f"UniformNoise.{k}": (uniform, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
     "HybridNoise.uniform": (hybrid, 0.3, {}),
-    **{f"Ordered.{k}": (ordered, v, {}) for k, v in dict(order="right_to_left", seed=1).items()},
     "Loader.mark": (stream, "ab", {}),
     **{f"MaskedTokens.{k}": (tokens, v, {}) for k, v in dict(windows=2, rate=0.9).items()},
     **{f"Exact.{k}": (exact, v, {}) for k, v in dict(rule=dict(name="confident", confidence="top"), steps=2, windows=2, samples=2).items()},
@@ -261,8 +259,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "Skip.norm": (skipping, 1e-6, {}),
     "Skip.limit": (stopping, 3, {}),
     "Optim.muon_lr": (update, 0.1, dict(kind="muon")),
-    **{f"Sampler.{k}": (sample, v, {}) for k, v in dict(rule="confident", steps=2, block=3, temperature=0.2, top_p=0.3).items()},
-    "Confident.confidence": (confident, "entropy", {}),
+    **SAMPLERS,
     "BPE.size": (bpe, 280, {}),
     "BPE.sample": (bpe, 100, {}),
     "BPE.path": (bpe, "tests/tokenizer.json", {}),

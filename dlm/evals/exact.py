@@ -22,7 +22,8 @@ from dlm.run import keys, mesh, spec
 from dlm.run.contracts import Canvas
 from dlm.run.spec import UserError
 from dlm.samplers import generate, loop
-from dlm.samplers.config import Sampler
+from dlm.samplers.config import Cache, Sampler
+from dlm.samplers.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Exact:
         """(name, value, standard error); an exact score has none, the gap has the bound's."""
         experiment, objective = subject.experiment, subject.objective
         bound, score, sampler = experiment.bound(self.samples), None, subject.sampler or experiment.run.sampler
-        if objective.mask.kind == "causal" and (sampler.temperature, sampler.top_p) != (1.0, 1.0):
-            raise UserError("an autoregressive model's likelihood is that of sampler.temperature=1 and sampler.top_p=1: set both")
+        if objective.mask.kind == "causal" and (sampler.temperature, sampler.top_p, sampler.top_k) != (1.0, 1.0, 0):
+            raise UserError("an autoregressive model's likelihood is that of sampler.temperature=1, top_p=1 and top_k=0: set them")
         if objective.mask.kind != "causal":
             length = objective.mask.size or experiment.run.data.length
-            sampler = subject.sampler or Sampler(self.rule, self.steps or length, block=objective.mask.size)
+            sampler = subject.sampler or Sampler(rule=self.rule, steps=self.steps or length, block=objective.mask.size)
             score = experiment.counted(_Replayed(sampler := _deterministic(sampler, objective)))
         exact, above, variance, size, passes = 0.0, 0.0, 0.0, 0.0, 1
         for batch in subject.held_out(self.windows or None):
@@ -73,6 +74,8 @@ def _deterministic(sampler: Sampler, objective) -> Sampler:
         raise UserError("evals.exact replays which masks are revealed, and this run's noise leaves none: only its bound is known")
     if sampler.rule.chance:
         raise UserError(f"no exact likelihood: {rule} {sampler.rule.chance}")
+    if sampler.remask or sampler.then:
+        raise UserError("no exact likelihood: sampler.remask and sampler.then change tokens that were drawn")
     return generate.suited(sampler, objective.process, objective.mask)
 
 
@@ -93,18 +96,18 @@ def replayed(denoise, sampler: Sampler, process, mask, batch, key):
     hidden_BL = jnp.where(batch.noisable_BL, process.vocab.mask, batch.tokens_BL)
     fields = batch.fields | {"truth_BL": batch.tokens_BL}
     canvas = Canvas(hidden_BL, jnp.ones(hidden_BL.shape), ~batch.noisable_BL, fields)
-    told = replace(sampler, rule=_Told(sampler.rule), temperature=1.0, top_p=1.0)
+    told = replace(sampler, rule=_Told(sampler.rule), temperature=1.0, top_p=1.0, top_k=0, cache=Cache("none"))
 
     def scored(canvas, **options):
         output = denoise(canvas, **options)
-        return replace(output, prediction=_Scored(output.prediction, sampler.temperature, sampler.top_p))
+        return replace(output, prediction=_Scored(output.prediction, (sampler.temperature, sampler.top_p, sampler.top_k)))
 
     done = loop.generate(scored, told, process, mask, canvas, keys.per_sample(key, batch.index_B))
     return jnp.where(batch.weights_BL > 0, -batch.weights_BL * done.logprob_BL, 0.0), done.nfe
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Told(Rule):
     """A rule that picks positions as another one does, and puts the true tokens there."""
 
     rule: Any
@@ -112,9 +115,8 @@ class _Told:
     def init(self, canvas):
         return self.rule.init(canvas)
 
-    def step(self, key_B, output, canvas, active_BL, t_B, s_B, state, process):
-        masked_BL = active_BL & (canvas.z_BL == process.vocab.mask)
-        revealed_BL = self.rule.positions(output.prediction, canvas, masked_BL, t_B, s_B)
+    def step(self, key_B, output, canvas, now, state):
+        revealed_BL = self.rule.positions(output.prediction, canvas, now)
         return replace(canvas, z_BL=jnp.where(revealed_BL, canvas.fields["truth_BL"], canvas.z_BL)), state
 
 
@@ -123,14 +125,13 @@ class _Scored:
     """A prediction that scores tokens at the sampler's temperature and nucleus, and is as sure as it is."""
 
     base: Any
-    temperature: float
-    top_p: float
+    sharpness: tuple
 
     def log_prob(self, ids_BL):
-        return self.base.tempered(self.temperature, self.top_p).log_prob(ids_BL)
+        return self.base.tempered(*self.sharpness).log_prob(ids_BL)
 
     def at(self, position_BR):
-        return _Scored(self.base.at(position_BR), self.temperature, self.top_p)
+        return _Scored(self.base.at(position_BR), self.sharpness)
 
     def __getattr__(self, name):
         return getattr(self.base, name)

@@ -14,7 +14,7 @@ class SelfAttention(nn.Module):
     layers: int  # of the whole network: scales the output projection's initial size
 
     @nn.compact
-    def __call__(self, x_BLD, cos, sin, allowed, kv=None, length=None):
+    def __call__(self, x_BLD, cos, sin, allowed, kv=None, seat=None):
         """(x_BLD, new (k, v) or None). `allowed` is bool [B or 1, L, M], None or masks.Streams; `kv` the memory of this layer."""
         c, dtype = self.config, x_BLD.dtype
         D, H, J, K = self.width, c.heads, c.kv_heads, c.head_size
@@ -30,19 +30,19 @@ class SelfAttention(nn.Module):
             q_BLHK = norms.rms(q_BLHK, self.param("q_norm_K", nn.initializers.zeros, (K,)))
             k_BLJK = norms.rms(k_BLJK, self.param("k_norm_K", nn.initializers.zeros, (K,)))
         q_BLHK, k_BLJK = rope.rotate(q_BLHK, cos, sin), rope.rotate(k_BLJK, cos, sin)
+        half = x_BLD.shape[1] // 2 if isinstance(allowed, masks.Streams) else 0  # z, which is not remembered
+        (noised_k, k_BMJK), (noised_v, v_BMJK) = (jnp.split(x, [half], 1) for x in (k_BLJK, v_BLJK))
         if kv is not None:
-            k_BLJK, v_BLJK = kv = tuple(kv_cache.write(old, new, length) for old, new in zip(kv, (k_BLJK, v_BLJK), strict=True))
-        listen = two_streams if isinstance(allowed, masks.Streams) else attend
-        heard_BLHK = listen(q_BLHK, k_BLJK.astype(dtype), v_BLJK.astype(dtype), allowed)
+            k_BMJK, v_BMJK = kv = tuple(kv_cache.write(old, new, seat) for old, new in zip(kv, (k_BMJK, v_BMJK), strict=True))
+            k_BMJK, v_BMJK = k_BMJK.astype(dtype), v_BMJK.astype(dtype)
+        if half:
+            both = jnp.concatenate([noised_k, k_BMJK], 1), jnp.concatenate([noised_v, v_BMJK], 1)
+            noised_BLHK = attend(q_BLHK[:, :half], *both, allowed.noised)
+            clean_BLHK = attend(q_BLHK[:, half:], k_BMJK, v_BMJK, allowed.clean)
+            heard_BLHK = jnp.concatenate([noised_BLHK, clean_BLHK], 1)
+        else:
+            heard_BLHK = attend(q_BLHK, k_BMJK, v_BMJK, allowed)
         return jnp.einsum("BLHK,HKD->BLD", heard_BLHK, o_HKD), kv
-
-
-def two_streams(q_BLHK, k_BLJK, v_BLJK, allowed: masks.Streams):
-    """Attention of [z ; x]: z hears both streams, x hears x alone."""
-    half = q_BLHK.shape[1] // 2
-    noised_BLHK = attend(q_BLHK[:, :half], k_BLJK, v_BLJK, allowed.noised)
-    clean_BLHK = attend(q_BLHK[:, half:], k_BLJK[:, half:], v_BLJK[:, half:], allowed.clean)
-    return jnp.concatenate([noised_BLHK, clean_BLHK], 1)
 
 
 def attend(q_BLHK, k_BMJK, v_BMJK, allowed):

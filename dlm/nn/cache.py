@@ -1,6 +1,11 @@
-"""Keys and values of the positions already decoded: fixed shapes, so that one compiled step serves every position."""
+"""Keys and values of positions read before: fixed shapes, so that one compiled pass serves every place.
 
-from dataclasses import dataclass
+A network that is given a `KV` reads the positions of `seat` alone, writes their keys and values into the memory, and hears all of the
+memory that its mask lets it hear. Whoever calls it knows which positions of the memory are worth hearing (`samplers.reading`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +13,33 @@ import jax.numpy as jnp
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class KV:
-    """`length` positions of M are filled; before_B is the last token read, which a shifted mask needs."""
+class Seat:
+    """Where the positions that are read stand in the memory."""
 
+    place_BL: jax.Array  # int32, [1 or B, L]
+    start: Any  # of a run of positions, the same for all rows; None where they are scattered
+    before_B: jax.Array  # the token before a run, which a shifted mask reads
+    fields: dict[str, jax.Array] = field(default_factory=dict)  # of the whole canvas: segments_BL, block_BL
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KV:
     k_NBMJK: jax.Array
     v_NBMJK: jax.Array
-    before_B: jax.Array  # int32
-    length: jax.Array  # int32 scalar
+    seat: Seat | None = None
 
 
-def empty(layers: int, batch: int, memory: int, kv_heads: int, head_size: int, dtype, bos: int) -> KV:
+def empty(layers: int, batch: int, memory: int, kv_heads: int, head_size: int, dtype) -> KV:
     """A cache for `memory` positions with nothing in it."""
     shape = (layers, batch, memory, kv_heads, head_size)
-    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.full((batch,), bos, jnp.int32), jnp.int32(0))
+    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
-def write(memory_BMJK: jax.Array, new_BLJK: jax.Array, length: jax.Array) -> jax.Array:
-    """The memory with the new positions written after the first `length`."""
-    return jax.lax.dynamic_update_slice_in_dim(memory_BMJK, new_BLJK.astype(memory_BMJK.dtype), length, axis=1)
+def write(memory_BMJK: jax.Array, new_BLJK: jax.Array, seat: Seat) -> jax.Array:
+    """The memory with the new positions at their places."""
+    new_BLJK = new_BLJK.astype(memory_BMJK.dtype)
+    if seat.start is not None:
+        return jax.lax.dynamic_update_slice_in_dim(memory_BMJK, new_BLJK, seat.start, axis=1)
+    place_BL = jnp.broadcast_to(seat.place_BL, new_BLJK.shape[:2])
+    return jax.vmap(lambda memory, place, new: memory.at[place].set(new))(memory_BMJK, place_BL, new_BLJK)

@@ -58,12 +58,15 @@ class ModelConfig:
     ffn: FFN = field(default_factory=FFN)
     embeddings: Literal["tied", "untied"] = "tied"
     time: Literal["none", "adaln"] = "none"  # masked diffusion does not need the time: the mask ratio is visible
+    heads: tuple[str, ...] = ()  # beside the prediction; 'quality': is the token that stands here right? (`objectives.prism`)
     compute: Compute = field(default_factory=Compute)
     vocab: Vocab | None = None
 
     def __post_init__(self):
         if self.layers < 1 or self.width < 1:
             raise ValueError(f"layers={self.layers} and width={self.width} must be positive")
+        if unknown := set(self.heads) - {"quality"}:
+            raise ValueError(f"heads={self.heads}: no head {min(unknown)!r}; there is 'quality'")
 
     TIME_FEATURES = 64
     TIME_WIDTH = 128
@@ -83,6 +86,7 @@ class ModelConfig:
         if self.time == "adaln":
             per_layer += 4 * self.TIME_WIDTH * self.width
             time = self.TIME_FEATURES * self.TIME_WIDTH
+        time += (self.width + 1) * self.TIME_WIDTH * len(self.heads)
         tables = (2 if self.embeddings == "untied" else 1) * self.vocab.size * self.width
         return self.layers * per_layer + tables + time + self.width
 

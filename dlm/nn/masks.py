@@ -21,7 +21,7 @@ predicted from its own noised tokens and from clean earlier ones in one pass (BD
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,47 +45,60 @@ class Mask:
 class Streams(NamedTuple):
     """Who sees whom in a two-stream pass."""
 
-    noised: jax.Array  # bool [B or 1, L, 2L]: z on [z ; x]
-    clean: jax.Array  # bool [B or 1, L, L]: x on x
+    noised: jax.Array  # bool [B or 1, L, L + M]: z on [z ; x]
+    clean: jax.Array  # bool [B or 1, L, M]: x on x
 
 
-def dense(mask: Mask, query_L, memory_M, segments_BL=None, segments_BM=None, block_BL=None, block_BM=None):
-    """bool [B or 1, L, M], True where position query_L may see memory_M; None where everything sees everything."""
+class Side(NamedTuple):
+    """The positions that look, or those that are looked at; each [B or 1, length]."""
+
+    place: jax.Array  # where they stand in the row
+    block: Any = None  # the number of their block
+    segments: Any = None
+
+
+def side(mask: Mask, fields: dict, place_BL) -> Side:
+    """The positions of a canvas with these fields, which stand at these places."""
+    return Side(place_BL, blocks(mask.size, fields, place_BL) if mask.kind == "block" else None, fields.get("segments_BL"))
+
+
+def dense(mask: Mask, query: Side, memory: Side):
+    """bool [B or 1, L, M], True where a query may see a position of the memory; None where everything sees everything."""
     allowed = None
     if mask.kind == "causal":
-        allowed = (query_L[:, None] >= memory_M[None, :])[None]
+        allowed = query.place[:, :, None] >= memory.place[:, None, :]
     if mask.kind == "block":
-        allowed = block_BL[:, :, None] >= block_BM[:, None, :]
-    return _within(allowed, segments_BL, segments_BM)
+        allowed = query.block[:, :, None] >= memory.block[:, None, :]
+    return _within(allowed, query, memory)
 
 
-def streams(mask: Mask, block_BL, segments_BL=None) -> Streams:
-    """Who sees whom on [z ; x]. Blocks are seen in the order of their numbers, whatever positions they hold."""
-    i_L = jnp.arange(block_BL.shape[1])
-    query, memory = block_BL[:, :, None], block_BL[:, None, :]
+def streams(mask: Mask, own: Side, memory: Side) -> Streams:
+    """Who sees whom on [z ; x], where x is at hand as `memory`. Blocks are seen in the order of their numbers, whatever they hold."""
+    query, place = own.block[:, :, None], own.place[:, :, None]
     if mask.kind == "partition":
-        own, other, clean = (i_L[:, None] == i_L)[None], query != memory, query == memory
+        itself, other, clean = place == own.place[:, None, :], query != memory.block[:, None, :], query == memory.block[:, None, :]
     else:
-        own, other, clean = query == memory, query > memory, query >= memory
+        itself, other, clean = (query == own.block[:, None, :], query > memory.block[:, None, :], query >= memory.block[:, None, :])
         if mask.context == "causal":
-            clean = (i_L[:, None] >= i_L)[None]
-    own, other, clean = (_within(a, segments_BL, segments_BL) for a in jnp.broadcast_arrays(own, other, clean))
-    return Streams(jnp.concatenate([own, other], -1), clean)
+            clean = place >= memory.place[:, None, :]
+    itself, other, clean = _within(itself, own, own), _within(other, own, memory), _within(clean, own, memory)
+    B = max(len(itself), len(other))
+    noised = jnp.concatenate([jnp.broadcast_to(a, (B, *a.shape[1:])) for a in (itself, other)], -1)
+    return Streams(noised, clean)
 
 
-def blocks(size, fields: dict, length: int) -> jax.Array:
+def blocks(size, fields: dict, place_BL) -> jax.Array:
     """The number of each position's block, [B or 1, L]: where in the row it starts. No block reaches over a segment's start.
 
     `fields['block_BL']` says otherwise: an order of its own, or the groups of a partition.
     """
-    place_1L = jnp.arange(length)[None]
-    return fields.get("block_BL", place_1L - fields.get("positions_BL", place_1L) % size)
+    return fields.get("block_BL", place_BL - fields.get("positions_BL", place_BL) % size)
 
 
-def _within(allowed, segments_BL, segments_BM):
-    if segments_BL is None:
+def _within(allowed, query: Side, memory: Side):
+    if query.segments is None:
         return allowed
-    same = segments_BL[:, :, None] == segments_BM[:, None, :]
+    same = query.segments[:, :, None] == memory.segments[:, None, :]
     return same if allowed is None else allowed & same
 
 

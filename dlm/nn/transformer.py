@@ -4,6 +4,7 @@
 
 Under a shifted mask position i reads token i−1 and predicts token i, so a prediction always stands where its token does. A canvas that
 carries the clean sequence is read in two streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token.
+`heads['quality']` judges the tokens that stand.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, h_BLD, kv, shared):
         c = self.config
-        cos, sin, allowed, length, time_BLQ = shared
+        cos, sin, allowed, seat, time_BLQ = shared
         zeros = nn.initializers.zeros
 
         def enter(name):
@@ -36,9 +37,7 @@ class Block(nn.Module):
         def leave(name, x):
             return x if time_BLQ is None else x * (1 + self._modulation(f"{name}_gate_QD", time_BLQ))
 
-        heard, kv = attention.SelfAttention(c.attention, c.width, c.layers, name="attention")(
-            enter("attend"), cos, sin, allowed, kv, length
-        )
+        heard, kv = attention.SelfAttention(c.attention, c.width, c.layers, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
         h_BLD = h_BLD + leave("attend", heard)
         h_BLD = h_BLD + leave("ffn", ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")(enter("ffn")))
         return h_BLD, kv
@@ -53,14 +52,14 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, canvas: Canvas, mask: masks.Mask, kv: cache.KV | None = None) -> Output:
-        """Logits over the vocabulary for every position of the canvas (a slice of it, after what the cache holds)."""
+        """Logits over the vocabulary for every position of the canvas, or of the part of it that stands at the cache's seat."""
         c, vocab = self.config, self.config.vocab
         dtype = jnp.dtype(c.compute.dtype)
         read = _read(canvas, mask, kv, vocab)
         embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
         h_BLD = embed_VD.astype(dtype)[read.ids_BL]
         angles = rope.angles(read.positions_BL, c.attention.head_size, c.attention.rope_base)
-        shared = (*angles, read.allowed, read.start, self._time(read.t_BL, dtype))
+        shared = (*angles, read.allowed, None if kv is None else kv.seat, self._time(read.t_BL, dtype))
         h_BLD, memory = self._layers()(h_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
         hidden_BLD = norms.rms(h_BLD, self.param("norm_D", nn.initializers.zeros, (c.width,)))
         if c.embeddings == "untied":
@@ -72,11 +71,13 @@ class Transformer(nn.Module):
             return Logits(jnp.where(never_V, -jnp.inf, logits_BLV))
 
         L = canvas.z_BL.shape[1]
-        heads = dict(clean=told(hidden_BLD[:, L:])) if isinstance(read.allowed, masks.Streams) else None
+        heads = dict(clean=told(hidden_BLD[:, L:])) if isinstance(read.allowed, masks.Streams) else {}
         hidden_BLD = hidden_BLD[:, :L]
+        if "quality" in c.heads:
+            heads["quality"] = self._quality(hidden_BLD)
         if kv is not None:
-            kv = cache.KV(*memory, before_B=canvas.z_BL[:, -1], length=kv.length + L)
-        return Output(told(hidden_BLD), hidden_BLD=hidden_BLD, cache=kv, heads=heads)
+            kv = cache.KV(*memory)
+        return Output(told(hidden_BLD), hidden_BLD=hidden_BLD, cache=kv, heads=heads or None)
 
     def _layers(self):
         c = self.config
@@ -85,6 +86,13 @@ class Transformer(nn.Module):
             block = nn.remat(block, policy=_POLICIES[c.compute.remat], prevent_cse=c.compute.unroll > 1)
         scan = dict(length=c.layers, unroll=min(c.compute.unroll, c.layers), in_axes=(0, nn.broadcast), out_axes=0)
         return nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)(c, name="layers")
+
+    def _quality(self, hidden_BLD):
+        """The log-odds that each position's token is right, float32_BL."""
+        D, Q = self.config.width, self.config.TIME_WIDTH
+        weight_DQ = self.param("quality_DQ", nn.initializers.normal(D**-0.5), (D, Q)).astype(hidden_BLD.dtype)
+        weight_Q = self.param("quality_Q", nn.initializers.zeros, (Q,))
+        return jax.nn.silu(hidden_BLD @ weight_DQ).astype(jnp.float32) @ weight_Q
 
     def _time(self, t_BL, dtype):
         """Sinusoidal features of each position's time, through one learned layer; None without time conditioning."""
@@ -100,45 +108,39 @@ class Transformer(nn.Module):
 
 @dataclass(frozen=True)
 class _Read:
-    """What the layers are given: token ids, their positions and times, who sees whom, where the slice starts in the cache."""
+    """What the layers are given: token ids, their positions and times, who sees whom."""
 
     ids_BL: jax.Array
     positions_BL: jax.Array
     t_BL: jax.Array
     allowed: Any
-    start: Any
 
 
 def _read(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Read:
-    z_BL, segments_BL = canvas.z_BL, canvas.fields.get("segments_BL")
+    z_BL, fields = canvas.z_BL, canvas.fields
     B, L = z_BL.shape
-    start = 0 if kv is None else kv.length
-    query_L = start + jnp.arange(L)
-    positions_BL = canvas.fields.get("positions_BL", query_L[None])
-    if kv is not None:  # a cached row is one segment, decoded left to right
-        allowed = masks.dense(masks.Mask("causal"), query_L, jnp.arange(kv.k_NBMJK.shape[2]))
-    elif mask.needs_clean or "clean_BL" in canvas.fields:
-        return _two_streams(canvas, mask, positions_BL, vocab)
-    else:
-        block_BL = masks.blocks(mask.size, canvas.fields, L) if mask.kind == "block" else None
-        allowed = masks.dense(mask, query_L, query_L, segments_BL, segments_BL, block_BL, block_BL)
+    place_BL = jnp.arange(L)[None] if kv is None else kv.seat.place_BL
+    positions_BL = fields.get("positions_BL", place_BL)
+    own = memory = masks.side(mask, fields, place_BL)
+    if kv is not None:
+        memory = masks.side(mask, kv.seat.fields, jnp.arange(kv.k_NBMJK.shape[2])[None])
+    if mask.needs_clean and kv is None or "clean_BL" in fields:
+        return _two_streams(canvas, mask, positions_BL, own, memory, vocab)
     if mask.shift:
-        before_B = jnp.full((B,), vocab.bos, z_BL.dtype) if kv is None else kv.before_B
-        z_BL = masks.shifted(z_BL, before_B, vocab.bos, segments_BL)
-    return _Read(z_BL, positions_BL, canvas.t_BL, allowed, start)
+        before_B = jnp.full((B,), vocab.bos, z_BL.dtype) if kv is None else kv.seat.before_B
+        z_BL = masks.shifted(z_BL, before_B, vocab.bos, fields.get("segments_BL"))
+    return _Read(z_BL, positions_BL, canvas.t_BL, masks.dense(mask, own, memory))
 
 
-def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, vocab) -> _Read:
+def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, own, memory, vocab) -> _Read:
     """[z ; x] at the same positions; x is at time 0. Where no clean stream is given, what stands on the canvas is it."""
     z_BL, clean_BL = canvas.z_BL, canvas.fields.get("clean_BL", canvas.z_BL)
     if mask.kind == "partition":  # the tokens themselves are in x; z asks for those of the other group
-        block_BL, z_BL = canvas.fields.get("block_BL", z_BL == vocab.mask), jnp.full_like(z_BL, vocab.mask)
-    else:
-        block_BL = masks.blocks(mask.size, canvas.fields, z_BL.shape[1])
+        own = memory = own._replace(block=canvas.fields.get("block_BL", z_BL == vocab.mask))
+        z_BL = jnp.full_like(z_BL, vocab.mask)
     positions_BL = jnp.concatenate([positions_BL, positions_BL], 1)
     t_BL = jnp.concatenate([canvas.t_BL, jnp.zeros_like(canvas.t_BL)], 1)
-    allowed = masks.streams(mask, block_BL, canvas.fields.get("segments_BL"))
-    return _Read(jnp.concatenate([z_BL, clean_BL], 1), positions_BL, t_BL, allowed, 0)
+    return _Read(jnp.concatenate([z_BL, clean_BL], 1), positions_BL, t_BL, masks.streams(mask, own, memory))
 
 
 def initialise(model: Transformer, key: jax.Array):
@@ -161,4 +163,4 @@ def denoiser(model: Transformer, params) -> Callable[..., Output]:
 def memory(model: Transformer, batch: int, length: int) -> cache.KV:
     """An empty cache for `length` positions."""
     c = model.config
-    return cache.empty(c.layers, batch, length, c.attention.kv_heads, c.attention.head_size, jnp.dtype(c.compute.dtype), c.vocab.bos)
+    return cache.empty(c.layers, batch, length, c.attention.kv_heads, c.attention.head_size, jnp.dtype(c.compute.dtype))

@@ -28,6 +28,10 @@ class MaskNoise(Mixing):
         """1 − α(t), accurate near t = 0."""
         return schedules.mask_prob(self.schedule, self.power, t)
 
+    def time_of(self, gone):
+        """The time at which 1 − α(t) = gone."""
+        return schedules.time_of(self.schedule, self.power, gone)
+
     def rate(self, t):
         """−α'(t)/(1 − α(t)): how fast a masked position would be revealed, and the weight of the continuous-time bound."""
         return schedules.rate(self.schedule, self.power, t)

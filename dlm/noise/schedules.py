@@ -28,6 +28,18 @@ def mask_prob(kind: str, power: float, t):
     return jnp.expm1(-_risen(t)) / math.expm1(SIGMA[0] - SIGMA[1])
 
 
+def time_of(kind: str, power: float, gone):
+    """The time at which 1 − α(t) = gone."""
+    if kind == "linear":
+        return jnp.asarray(gone)
+    if kind == "cosine":
+        return 2 / jnp.pi * jnp.arcsin(jnp.minimum(gone, 1.0))
+    if kind == "polynomial":
+        return jnp.power(gone, 1 / power)
+    risen = -jnp.log1p(jnp.maximum(jnp.asarray(gone) * math.expm1(SIGMA[0] - SIGMA[1]), -1 + 1e-7))
+    return jnp.log1p(risen / SIGMA[0]) / math.log(SIGMA[1] / SIGMA[0])
+
+
 def rate(kind: str, power: float, t):
     """−α'(t) / (1 − α(t)); grows like 1/t near 0."""
     if kind == "linear":

@@ -68,7 +68,8 @@ class Block(Masked):
 
     def groups(self, batch: Batch) -> jax.Array:
         """The number of each position's block."""
-        return jnp.broadcast_to(masks.blocks(self._size_now(batch), batch.fields, batch.tokens_BL.shape[1]), batch.tokens_BL.shape)
+        place_1L = jnp.arange(batch.tokens_BL.shape[1])[None]
+        return jnp.broadcast_to(masks.blocks(self._size_now(batch), batch.fields, place_1L), batch.tokens_BL.shape)
 
     def _size_now(self, batch: Batch):
         progress_B1 = batch.fields.get("progress_B1")

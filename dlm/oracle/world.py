@@ -97,15 +97,15 @@ def views(mask: masks.Mask, canvas: Canvas, blank: int) -> jax.Array:
     Under a shift it reads what stands before it. A clean stream shows the tokens of other blocks (`nn.masks`).
     """
     z_BL, L = canvas.z_BL, canvas.z_BL.shape[1]
-    i_L = jnp.arange(L)
+    i_1L = jnp.arange(L)[None]
     z_BLL = z_BL[:, None, :]
     if mask.kind == "partition":
         block_BL, clean_BL = canvas.fields.get("block_BL", z_BL == blank), canvas.fields.get("clean_BL", z_BL)
         return jnp.where(block_BL[:, :, None] != block_BL[:, None, :], clean_BL[:, None, :], blank)
     if mask.kind == "block":
-        block_BL = masks.blocks(mask.size, canvas.fields, L)
+        block_BL = masks.blocks(mask.size, canvas.fields, i_1L)
         query, memory = block_BL[:, :, None], block_BL[:, None, :]
         clean_BLL = canvas.fields.get("clean_BL", z_BL)[:, None, :]
         return jnp.where(query == memory, z_BLL, jnp.where(query > memory, clean_BLL, blank))
-    allowed_1LL = masks.dense(mask, i_L, i_L + mask.shift)
+    allowed_1LL = masks.dense(mask, masks.Side(i_1L), masks.Side(i_1L + mask.shift))
     return jnp.broadcast_to(z_BLL, (len(z_BL), L, L)) if allowed_1LL is None else jnp.where(allowed_1LL, z_BLL, blank)

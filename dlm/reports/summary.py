@@ -10,6 +10,7 @@ from dlm.reports import plots, table
 from dlm.reports.groups import Group, differences, interval
 from dlm.reports.record import Record
 from dlm.reports.replay import GENERATOR, printable
+from dlm.samplers.config import described
 
 CANNOT_INFILL = "cannot infill: it does not see the right context"
 PRICES = dict(  # of a model's quality: label, attribute of a record
@@ -107,8 +108,7 @@ def _samples(label: str, record: Record) -> str:
     for sample in record.shown():
         pieces = sample.get("pieces") or [[sample["text"], False]]
         text = "".join(f"<u>{html.escape(printable(p))}</u>" if given else html.escape(printable(p)) for p, given in pieces)
-        named = {k: v["name"].removeprefix("samplers.") if isinstance(v, dict) else v for k, v in sample.get("sampler", {}).items()}
-        about = [f"{k} {v}" for k, v in named.items() if k != "name"]
+        about = [f"{k} {v}" for k, v in described(sample.get("sampler") or {}).items()]
         about += [f"{k} {sample[k]}" for k in ("seed", "nfe") if k in sample]
         kind = "Infilling" if sample["kind"] == "infill" else "Sample"
         parts.append(f"<figure><figcaption>{kind} <small>{html.escape(', '.join(about))}</small></figcaption><pre>{text}</pre></figure>")

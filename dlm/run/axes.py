@@ -23,7 +23,7 @@ TABLE = {
     "K": Axis("head size", None, True),
     "F": Axis("feed-forward width", "tensor", True),
     "V": Axis("vocabulary", "tensor", False),
-    "Q": Axis("time embedding width", None, False),
+    "Q": Axis("width of the time embedding and of a head", None, False),
     "R": Axis("time features", None, False),
 }
 

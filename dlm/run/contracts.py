@@ -53,15 +53,22 @@ class Output:
     heads: Any = None
     aux: Any = None
 
+    def at(self, position_BR: jax.Array) -> "Output":
+        """What is said of each row's positions alone; `heads` that are arrays hold a number for each position."""
+        take = lambda x: jnp.take_along_axis(x, position_BR, 1) if isinstance(x, jax.Array) else x.at(position_BR)  # noqa: E731
+        heads = None if self.heads is None else {name: take(head) for name, head in self.heads.items()}
+        return Output(self.prediction.at(position_BR), carry=self.carry, cache=self.cache, heads=heads)
+
 
 class Prediction(Protocol):
     """p(x_i | canvas) for every position; ids that are never generated (bos, pad, mask) have probability 0."""
 
     def log_prob(self, ids_BL: jax.Array) -> jax.Array: ...
     def probs(self) -> jax.Array: ...
-    def draw(self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0) -> jax.Array: ...
-    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> "Prediction": ...
+    def draw(self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> jax.Array: ...
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> "Prediction": ...
     def confidence(self, kind: str = "top") -> jax.Array: ...
+    def best(self) -> jax.Array: ...
     def at(self, position_BR: jax.Array) -> "Prediction": ...
 
 
@@ -80,18 +87,18 @@ class Logits:
     def probs(self):
         return jax.nn.softmax(self.logits_BLV, -1)
 
-    def draw(self, key_B, temperature=1.0, top_p=1.0):
-        """ids_BL drawn from the law sharpened to p^(1/temperature) and cut to its nucleus; temperature 0 takes the mode."""
+    def draw(self, key_B, temperature=1.0, top_p=1.0, top_k=0):
+        """ids_BL drawn from the law sharpened to p^(1/temperature), then cut to its top k and its nucleus; temperature 0 takes the mode."""
         if temperature == 0:
-            return self.logits_BLV.argmax(-1).astype(jnp.int32)
-        return keys.categorical(key_B, self.tempered(temperature, top_p).logits_BLV)
+            return self.best()
+        return keys.categorical(key_B, self.tempered(temperature, top_p, top_k).logits_BLV)
 
-    def tempered(self, temperature=1.0, top_p=1.0):
+    def tempered(self, temperature=1.0, top_p=1.0, top_k=0):
         """The law that `draw` draws from."""
         if temperature == 0:
             best_BLV = jax.nn.one_hot(self.logits_BLV.argmax(-1), self.logits_BLV.shape[-1], dtype=bool)
             return Logits(jnp.where(best_BLV, 0.0, -jnp.inf))
-        return Logits(nucleus(self.logits_BLV / temperature, top_p))
+        return Logits(nucleus(likeliest(self.logits_BLV / temperature, top_k), top_p))
 
     def confidence(self, kind="top"):
         """'top': largest probability; 'margin': lead over the second; 'entropy': minus the entropy in nats. Higher is surer."""
@@ -102,9 +109,20 @@ class Logits:
             return -jnp.diff(jax.lax.top_k(self.probs(), 2)[0], axis=-1)[..., 0]
         return self.probs().max(-1)
 
+    def best(self):
+        """The likeliest id at each position, ids_BL."""
+        return self.logits_BLV.argmax(-1).astype(jnp.int32)
+
     def at(self, position_BR):
         """The prediction of each row's positions alone, [B, R, V]."""
         return Logits(jnp.take_along_axis(self.logits_BLV, position_BR[..., None], 1))
+
+
+def likeliest(logits_BLV: jax.Array, top_k: int) -> jax.Array:
+    """Logits with everything below the k-th largest at −inf (ties with it stay); k = 0 keeps all."""
+    if not 0 < top_k < logits_BLV.shape[-1]:
+        return logits_BLV
+    return jnp.where(logits_BLV >= jax.lax.top_k(logits_BLV, top_k)[0][..., -1:], logits_BLV, -jnp.inf)
 
 
 def nucleus(logits_BLV: jax.Array, top_p: float) -> jax.Array:

@@ -21,7 +21,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-FAMILIES = ("text", "data", "noise", "nn", "objectives", "samplers", "evals", "tasks", "run")
+FAMILIES = ("text", "data", "noise", "nn", "objectives", "samplers", "samplers.remask", "evals", "tasks", "run")
 
 
 class UserError(Exception):
@@ -45,7 +45,7 @@ class Vocab:
 
 
 def member(family: str, default: Any = MISSING) -> Any:
-    """A dataclass field that holds a member of `family`, given as 'name', 'family.name' or dict(name=…, …)."""
+    """A dataclass field that holds a member of `family`, given as 'name', 'family.name' or dict(name=…, …); None if that is the default."""
     return field(default=default, metadata=dict(family=family))
 
 
@@ -148,7 +148,9 @@ def _section(config: dict, dotted: str) -> tuple[dict, str]:
     for i, parent in enumerate(parents):
         if isinstance(config.get(parent), str) and parent != "name":  # a member given by its name alone
             config[parent] = dict(name=config[parent])
-        if not isinstance(config.setdefault(parent, {}), dict):
+        if config.get(parent) is None:
+            config[parent] = {}
+        if not isinstance(config[parent], dict):
             raise UserError(f"config.{'.'.join(parents[: i + 1])} is not a section, so config.{dotted} cannot be set")
         config = config[parent]
     return config, leaf
@@ -236,6 +238,8 @@ def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab
                 raise UserError(f"config.{where}.{k} is a section, not {v!r}")
         return {k: _member({"name": k, **(v or {})}, family, f"{where}.{k}", vocab) for k, v in value.items()}
     if "family" in f.metadata:
+        if value is None and f.default is None:
+            return None
         if isinstance(value, dict) and "name" not in value and isinstance(f.default, str):
             value = {"name": f.default, **value}
         return _member(value, f.metadata["family"], where, vocab)
@@ -258,7 +262,7 @@ def _member(value: Any, family: str, where: str, vocab: Vocab | None) -> Any:
 
 
 def _names(family: str) -> list[str]:
-    folder = Path(__file__).parents[1] / family
+    folder = Path(__file__).parents[1] / family.replace(".", "/")
     return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
 
 

@@ -1,8 +1,9 @@
-"""Lowest-confidence remasking as in LLaDA (arXiv:2502.09992, algorithm 5): draw everywhere, keep the surest, mask the rest again.
+"""Surest first, as in LLaDA (arXiv:2502.09992, algorithm 5): each step reveals the positions of which the network is surest.
 
-Each step keeps ⌈masked · (t − s)/t⌉ positions, so that every step of a block keeps equally many and the last keeps all. The
-confidence is the probability of the drawn token at temperature 1: a temperature for drawing never changes the order. The law is
-not p, whatever the number of steps: surest-first is a bet on accuracy, and loses where neighbours are strongly correlated.
+Each step reveals ⌈masked · (t − s)/t⌉ positions, so that every step of a block reveals equally many and the last all that are left. The
+confidence is the probability of the drawn token at temperature 1 (a temperature for drawing never changes the order), the largest
+probability, its lead over the second (arXiv:2502.06768) or minus the entropy. The law is not p, whatever the number of steps:
+surest-first is a bet on accuracy, and loses where neighbours are strongly correlated.
 """
 
 from dataclasses import dataclass, replace
@@ -11,36 +12,27 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
-from dlm.samplers import rounds
+from dlm.samplers.rule import Now, Rule
 
 
 @dataclass(frozen=True)
-class Confident:
+class Confident(Rule):
     confidence: Literal["drawn", "top", "margin", "entropy"] = "drawn"
 
     claims: ClassVar = "no law: the order depends on the confidence"
-    masks_only: ClassVar = True  # what is no mask is never changed
-
-    def init(self, canvas: Canvas):
-        return ()
 
     @property
     def chance(self) -> str | None:
-        """How positions depend on what is drawn, if they do."""
         if self.confidence != "drawn":
             return None
         return "picks positions by the tokens that it draws; with confidence='top', 'margin' or 'entropy' it does not"
 
-    def positions(self, prediction, canvas: Canvas, masked_BL, t_B, s_B):
-        """The masked positions whose prediction is surest, whatever is drawn."""
-        return rounds.first(masked_BL, prediction.confidence(self.confidence), t_B, s_B)
+    def positions(self, prediction, canvas: Canvas, now: Now):
+        return now.first(now.masked(canvas), prediction.confidence(self.confidence))
 
-    def step(self, key_B, output, canvas: Canvas, active_BL, t_B, s_B, state, process):
-        """The canvas with the surest of the active masked positions revealed."""
-        masked_BL = active_BL & (canvas.z_BL == process.vocab.mask)
+    def step(self, key_B, output, canvas: Canvas, now: Now, state):
+        if self.confidence != "drawn":
+            return super().step(key_B, output, canvas, now, state)
         drawn_BL = output.prediction.draw(key_B)
-        if self.confidence == "drawn":
-            revealed_BL = rounds.first(masked_BL, output.prediction.log_prob(drawn_BL), t_B, s_B)
-        else:
-            revealed_BL = self.positions(output.prediction, canvas, masked_BL, t_B, s_B)
+        revealed_BL = now.first(now.masked(canvas), output.prediction.log_prob(drawn_BL))
         return replace(canvas, z_BL=jnp.where(revealed_BL, drawn_BL, canvas.z_BL)), state

@@ -5,6 +5,7 @@ and one hole; infilling has text on both sides.
 """
 
 import copy
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +19,8 @@ from dlm.nn.masks import Mask
 from dlm.run import keys
 from dlm.run.contracts import Canvas
 from dlm.run.spec import UserError, Vocab
-from dlm.samplers import loop
-from dlm.samplers.config import Sampler
+from dlm.samplers import loop, reading
+from dlm.samplers.config import Cache, Sampler
 
 _BUCKET = 32  # canvas and prefill lengths are multiples of this, so that few shapes compile
 
@@ -54,14 +55,15 @@ class Reply:
     trace: dict[str, Any] | None = None  # states [T+1, L], confidence [T, L], times [T+1]
 
 
-def suited(sampler: Sampler, process, mask: Mask) -> Sampler:
+def suited(sampler: Sampler, process, mask: Mask, first: bool = True) -> Sampler:
     """The sampler as a model with this noise and this attention needs it; raises UserError where it cannot be."""
+    if first and sampler.reopen:
+        raise UserError(f"sampler.reopen={sampler.reopen}: the first pass has nothing to open again; sampler.then.reopen is the second's")
     if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
         given = f"sampler.block={sampler.block} and sampler.steps={sampler.steps}"
         raise UserError(f"a causal model decides one position in one step: {given} must both be 1")
-    if sampler.rule.masks_only and not process.absorbing:
-        rule = type(sampler.rule).__module__.removeprefix("dlm.")
-        raise UserError(f"sampler.rule={rule} fills masks, and this model's noise leaves none: use samplers.ancestral")
+    _noise(sampler, process)
+    _attention(sampler, mask)
     if mask.kind == "block":
         if sampler.block not in (0, mask.size):
             raise UserError(f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size")
@@ -70,7 +72,48 @@ def suited(sampler: Sampler, process, mask: Mask) -> Sampler:
                 raise UserError(f"sampler.rule.order={sampler.rule.order!r}: a model with blocks of one decides from left to right")
             sampler = replace(sampler, steps=1)
         sampler = replace(sampler, block=mask.size)
-    return sampler
+    then = suited(sampler.then, process, mask, first=False) if sampler.then else None
+    return replace(sampler, then=then)
+
+
+def _noise(sampler: Sampler, process) -> None:
+    """What needs masks, or a schedule that all tokens share."""
+    rule = _name(sampler.rule)
+    if sampler.rule.absorbing and not process.absorbing:
+        raise UserError(f"sampler.rule={rule} fills masks, and this model's noise leaves none: use samplers.ancestral")
+    if sampler.cache.kind == "delayed" and not process.absorbing:
+        raise UserError("sampler.cache.kind='delayed' reads masks alone, and this model's noise leaves none: use 'dual' or 'prefix'")
+    shared = hasattr(process, "time_of")
+    if sampler.remask and not (process.absorbing and shared):
+        raise UserError(
+            f"sampler.remask={_name(sampler.remask)} needs masks with one schedule for all tokens, and this model's noise has not"
+        )
+    if rule == "samplers.first_hitting" and not shared:
+        raise UserError(f"sampler.rule={rule} needs one schedule for all tokens, and this model learned one for each")
+
+
+def _attention(sampler: Sampler, mask: Mask) -> None:
+    """Which caches, windows and second passes a network's attention allows."""
+    kind, whole = sampler.cache.kind, mask.kind == "full"
+    if kind in ("prefix", "dual", "delayed") and not whole:
+        raise UserError(f"sampler.cache.kind={kind!r} is for models that see the whole canvas; this one has an exact cache: use 'auto'")
+    if kind == "exact" and reading.kind(Cache(), mask) != "exact":
+        raise UserError("sampler.cache.kind='exact' needs a model that sees nothing later: use 'prefix', 'dual' or 'delayed'")
+    if sampler.guidance and not whole:
+        raise UserError(
+            f"sampler.guidance={sampler.guidance} needs a model that may see masks in the place of its prompt, without an order"
+        )
+    if sampler.edge == "sliding":
+        if not whole:
+            raise UserError("sampler.edge='sliding' needs a model that sees the whole canvas: this one's blocks have their places")
+        if kind not in ("auto", "none") and not (kind == "dual" and sampler.cache.refresh):
+            raise UserError(f"sampler.edge='sliding' goes with cache.kind='none', or 'dual' and a cache.refresh, not with {kind!r}")
+    if mask.kind == "causal" and (sampler.then or sampler.remask or sampler.reopen):
+        raise UserError("a causal model writes once, from left to right: sampler.then, remask and reopen are for others")
+
+
+def _name(member) -> str:
+    return type(member).__module__.removeprefix("dlm.")
 
 
 class Generator:
@@ -83,10 +126,12 @@ class Generator:
     def __init__(self, denoise, memory, params, tokenizer, sampler: Sampler, process, mask: Mask, *, seed=0, trace=False):
         sampler = suited(sampler, process(params), mask)
         self.params, self.tokenizer, self.sampler, self.mask, self.seed = params, tokenizer, sampler, mask, seed
+        self.cached = any(reading.kind(part.cache, mask) != "none" for part in sampler.passes)
 
         def run(params, canvas, key_B, prefill):
-            cache = memory(*canvas.z_BL.shape) if mask.kind == "causal" else None
-            options = dict(cache=cache, prefill=prefill, trace=trace)
+            rows, length = canvas.z_BL.shape
+            kept = memory(rows * (2 if sampler.guidance else 1), length) if self.cached else None
+            options = dict(memory=kept, prefill=prefill, stop=True, trace=trace)
             return loop.generate(partial(denoise, params), sampler, process(params), mask, canvas, key_B, **options)
 
         self._run = jax.jit(run, static_argnames="prefill")
@@ -140,11 +185,11 @@ class Generator:
         return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields), lengths
 
     def _prefill(self, canvas: Canvas) -> int:
-        """How many leading positions are anchors in every row, rounded down to a bucket; 0 without a cache."""
-        if self.mask.kind != "causal":
+        """How many leading positions are anchors in every row, rounded down to a bucket; 0 without an exact cache."""
+        if reading.kind(self.sampler.cache, self.mask) != "exact":
             return 0
-        anchors = np.argmin(np.append(np.asarray(canvas.frozen_BL).all(0), False))
-        return int(anchors // _BUCKET * _BUCKET)
+        anchors, unit = np.argmin(np.append(np.asarray(canvas.frozen_BL).all(0), False)), math.lcm(_BUCKET, max(self.mask.size, 1))
+        return int(anchors // unit * unit)
 
     def _reply(self, sampled: loop.Sampled, start_BL, b: int, length: int, seconds: float) -> Reply:
         ids, frozen = sampled.canvas.z_BL[b, :length], sampled.canvas.frozen_BL[b, :length]
@@ -153,8 +198,7 @@ class Generator:
         shown = ids[: ended[0]] if len(ended) else ids
         trace = None
         if sampled.trace is not None:
-            T = int(sampled.nfe)
-            z_TBL, logprob_TBL, t_T = sampled.trace
+            z_TBL, logprob_TBL, t_T, T = sampled.trace
             committed = (z_TBL[:T, b, :length] != self.vocab.mask) & ~frozen
             trace = dict(
                 states=np.concatenate([start_BL[None, b, :length], z_TBL[:T, b, :length]]),

@@ -1,15 +1,15 @@
-"""The one generation loop: blocks × steps × rule.
+"""The one generation loop: passes × blocks × steps × rule.
 
     canvas   p r o m p t _ _ _ _ _ _ _ _      frozen anchors may stand anywhere in it
     block            └─ 1 ─┘└─ 2 ─┘└ …        1 position: AR · the whole canvas: full diffusion · between: semi-autoregressive
-    step     t = 1 ──> s ──> … ──> 0          denoise, then the rule moves the active positions from t to s
+    window           └─ w ─┘─>                with edge='sliding' it begins at the first mask, wherever that is
+    step     t = 1 ──> s ──> … ──> 0          read (samplers.reading), let tokens come back as masks, then the rule moves from t to s
 
-A bidirectional network sees the whole canvas at every step. A causal one decodes position by position with a cache of keys and
-values; it is told the time 0 it was trained at. Positions outside the block, and anchors, never change.
+Positions outside the block, and anchors, never change. A row is done when its end of text stands with no mask before it; the loop ends when
+every row is done. A causal network is told the time 0 it was trained at.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,8 +19,13 @@ from dlm.nn import masks
 from dlm.nn.masks import Mask
 from dlm.run import keys
 from dlm.run.contracts import Canvas, Output, Prediction
-from dlm.samplers import rounds
+from dlm.samplers import reading, rounds
 from dlm.samplers.config import Sampler
+from dlm.samplers.guidance import guided
+from dlm.samplers.reading import Reader, take
+from dlm.samplers.rule import Now
+
+_ENDS = ("unmasked", "unchanged", "late")
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +36,7 @@ class Sampled:
     canvas: Canvas
     logprob_BL: jax.Array  # log-probability of each token when it was committed, nats; 0 on anchors
     nfe: jax.Array  # forward passes, the same for every row
-    trace: Any = None  # (z [T, B, L], logprob [T, B, L], the share t [T] of passes left) after each pass; the first nfe are valid
+    trace: Any = None  # after each pass: z [T, B, L], logprob [T, B, L], the share [T] of steps that is left; and how many are valid
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,15 @@ class _Tempered:
     base: Prediction
     sampler: Sampler
 
+    @property
+    def _sharpness(self):
+        return self.sampler.temperature, self.sampler.top_p, self.sampler.top_k
+
     def draw(self, key_B):
-        return self.base.draw(key_B, self.sampler.temperature, self.sampler.top_p)
+        return self.base.draw(key_B, *self._sharpness)
 
     def tempered(self):
-        return self.base.tempered(self.sampler.temperature, self.sampler.top_p)
+        return self.base.tempered(*self._sharpness)
 
     def at(self, position_BR):
         return _Tempered(self.base.at(position_BR), self.sampler)
@@ -54,104 +63,264 @@ class _Tempered:
         return getattr(self.base, name)
 
 
-def generate(denoise, sampler: Sampler, process, mask: Mask, canvas: Canvas, key_B, *, cache=None, prefill=0, trace=False) -> Sampled:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _At:
+    """Where a pass has got to."""
+
+    n: jax.Array  # steps, of all blocks
+    nfe: jax.Array
+    since: jax.Array  # since the last whole reading
+    canvas: Canvas
+    state: Any  # the rule's
+    logprob_BL: jax.Array
+    still_B: jax.Array  # rows with nothing left to do in this block
+    done_B: jax.Array  # rows with nothing left to do
+    fresh_BL: jax.Array  # what was revealed in the last step
+    memory: Any
+    tape: Any
+
+
+def generate(
+    denoise, sampler: Sampler, process, mask: Mask, canvas: Canvas, key_B, *, memory=None, prefill=0, stop=False, trace=False
+) -> Sampled:
     """Fill the masks of `canvas`. One key per row, so a row does not depend on its batch.
 
-    With a `cache` (causal masks, block 1) only new positions are computed; the first `prefill` positions, all of them anchors,
-    are read in one pass. `trace` records every pass.
+    `memory` is an empty cache for the canvas, if the sampler keeps one (`kind` of its cache); the first `prefill` positions, all of them
+    anchors, are read in one pass. With `stop` a row ends at its end of text. `trace` records every pass.
     """
-    run = _uncached if cache is None else partial(_cached, cache=cache, prefill=prefill)
-    return run(denoise, sampler, process, mask, canvas, key_B, trace=trace)
-
-
-def _uncached(denoise, sampler, process, mask, canvas, key_B, *, trace) -> Sampled:
     B, L = canvas.z_BL.shape
-    size = sampler.block or L
-    blocks, steps = -(-L // size), sampler.steps
-    fields = canvas.fields if mask.kind == "block" else {}  # a block-causal network's blocks begin anew in each segment of a packed row
-    block_BL = masks.blocks(size, fields, L) // size
-    record = _Recorder(blocks * steps if trace else 0)
-
-    def following(canvas, n):
-        """The next pass: another step of this block while it has masks, else the first block that has some.
-
-        Under noise that leaves no masks every step of every block is made."""
-        if not process.absorbing:
-            return n + 1
-        open_BL = canvas.z_BL == process.vocab.mask
-        here = (open_BL & (block_BL == n // steps)).any()
-        return jnp.where(here, n + 1, jnp.where(open_BL, block_BL, blocks).min() * steps)
-
-    def step(carry):
-        n, nfe, canvas, state, logprob_BL, tape = carry
-        b, i = n // steps, n % steps
-        t, s = 1 - i / steps, 1 - (i + 1) / steps
-        t_BL = jnp.where(block_BL == b, t, block_BL > b) * (mask.kind != "causal")
-        seen = replace(canvas, t_BL=jnp.broadcast_to(t_BL, (B, L)).astype(jnp.float32))
-        active_BL = (block_BL == b) & ~canvas.frozen_BL
-        output = denoise(seen, mask=mask)
-        canvas, state, logprob_BL = _advance(sampler, process, key_B, n, output, seen, active_BL, t, s, state, logprob_BL)
-        return (
-            following(canvas, n),
-            nfe + 1,
-            canvas,
-            state,
-            logprob_BL,
-            record(tape, nfe, canvas.z_BL, logprob_BL, 1 - (n + 1) / (blocks * steps)),
-        )
-
+    passes = [_Pass(denoise, part, process, mask, key_B, stop, i) for i, part in enumerate(sampler.passes)]
+    total = sum(part.total(L) for part in passes)
+    record = _Recorder(total + (prefill > 0) if trace else 0)
     if not process.absorbing:  # a hole is what is left of any text at t = 1
         noise_B = jax.vmap(lambda k: keys.key(k, "prior"))(key_B)
         canvas = replace(canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, process.prior(noise_B, (B, L))))
-    start = following(canvas, jnp.int32(-1))
-    carry = (start, jnp.int32(0), canvas, sampler.rule.init(canvas), jnp.zeros((B, L)), record.blank(B, L))
-    _, nfe, canvas, _, logprob_BL, tape = jax.lax.while_loop(lambda c: c[0] < blocks * steps, step, carry)
+    nfe, logprob_BL, tape, before = jnp.int32(0), jnp.zeros((B, L)), record.blank(B, L), 0
+    for part in passes:
+        part.share_left = lambda n, before=before: 1 - (before + n + 1) / total
+        at = part.run(canvas, logprob_BL, nfe, memory, prefill, record, tape)
+        canvas, logprob_BL, nfe, tape, before = at.canvas, at.logprob_BL, at.nfe, at.tape, before + part.total(L)
+    if process.absorbing:  # what follows the end of a text
+        canvas = replace(canvas, z_BL=jnp.where(canvas.z_BL == process.vocab.mask, process.vocab.pad, canvas.z_BL))
     return Sampled(canvas, logprob_BL, nfe, tape)
 
 
-def _cached(denoise, sampler, process, mask, canvas, key_B, *, cache, prefill, trace) -> Sampled:
-    B, L = canvas.z_BL.shape
-    record = _Recorder(L if trace else 0)
-    tape, one = record.blank(B, L), jnp.ones((B, 1))
-    canvas = replace(canvas, t_BL=jnp.zeros((B, L)))
-    if prefill:
-        cache = denoise(jax.tree.map(lambda x: x[:, :prefill], canvas), mask=mask, cache=cache).cache
-        tape = record(tape, 0, canvas.z_BL, jnp.zeros((B, L)), 1 - prefill / L)
+class _Pass:
+    """One pass of a sampler: all that does not change while it runs."""
 
-    def step(carry):
-        i, nfe, canvas, cache, state, logprob_BL, ended_B, tape = carry
-        seen = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i, 1, 1), canvas)
-        output = denoise(seen, mask=mask, cache=cache)
-        active_B1 = ~seen.frozen_BL & ~ended_B[:, None]  # a row that has ended does not wait for the others with tokens of its own
-        new, state, new_logprob_B1 = _advance(sampler, process, key_B, i, output, seen, active_B1, 1.0, 0.0, state, 0 * one)
-        canvas = replace(canvas, z_BL=jax.lax.dynamic_update_slice_in_dim(canvas.z_BL, new.z_BL, i, 1))
-        logprob_BL = jax.lax.dynamic_update_slice_in_dim(logprob_BL, new_logprob_B1, i, 1)
-        ended_B |= (new.z_BL[:, 0] == process.vocab.eos) & ~seen.frozen_BL[:, 0]
-        cache = replace(output.cache, before_B=new.z_BL[:, 0])  # what was read as a mask has been drawn by now
-        return i + 1, nfe + 1, canvas, cache, state, logprob_BL, ended_B, record(tape, nfe, canvas.z_BL, logprob_BL, 1 - (i + 1) / L)
+    def __init__(self, denoise, sampler: Sampler, process, mask: Mask, key_B, stop: bool, number: int):
+        self.sampler, self.process, self.mask, self.stop = sampler, process, mask, stop
+        self.denoise = guided(denoise, sampler.guidance, process.vocab)
+        self.key_B = key_B if number == 0 else jax.vmap(lambda k: keys.key(k, "pass", number))(key_B)
+        rule, remask = sampler.rule, sampler.remask
+        self.ends = max(rule.ends, remask.ends if remask else "unmasked", key=_ENDS.index)
+        self.ends = self.ends if process.absorbing or rule.ends == "unchanged" else "late"  # such noise leaves no masks to count
+        self.sliding = sampler.edge == "sliding"
 
-    carry = (jnp.int32(prefill), jnp.int32(prefill > 0), canvas, cache, sampler.rule.init(canvas))
-    carry += (jnp.zeros((B, L)), jnp.zeros(B, bool), tape)
-    end = jnp.where(canvas.z_BL == process.vocab.mask, jnp.arange(1, L + 1), 0).max()
-    carry = jax.lax.while_loop(lambda c: (c[0] < end) & ~c[6].all(), step, carry)
-    _, nfe, canvas, _, _, logprob_BL, _, tape = carry
-    after_eos_BL = canvas.z_BL == process.vocab.mask
-    return Sampled(replace(canvas, z_BL=jnp.where(after_eos_BL, process.vocab.pad, canvas.z_BL)), logprob_BL, nfe, tape)
+    def total(self, L: int) -> int:
+        """Steps, at most."""
+        return -(-L // (self.sampler.block or L)) * self.sampler.steps
+
+    def run(self, canvas: Canvas, logprob_BL, nfe, memory, prefill: int, record: "_Recorder", tape) -> _At:
+        sampler, (B, L) = self.sampler, canvas.z_BL.shape
+        self.record, self.size = record, min(sampler.block or L, L)
+        self.blocks = -(-L // self.size)
+        fields = canvas.fields if self.mask.kind == "block" else {}  # such a network's blocks begin anew in each segment of a packed row
+        self.block_BL = masks.blocks(self.size, fields, jnp.arange(L)[None]) // self.size
+        self.packed = "positions_BL" in fields
+        kind = "none" if memory is None else reading.kind(sampler.cache, self.mask)
+        self.reader = Reader(self.denoise, self.mask, kind, self.size, self.process.vocab.bos)
+        self.last_anchor_B = jnp.where(canvas.frozen_BL & (canvas.z_BL != self.process.vocab.pad), jnp.arange(L), -1).max(1)
+        if sampler.reopen:
+            canvas, logprob_BL = self._reopened(canvas, logprob_BL)
+        no_B = jnp.zeros(B, bool)
+        memory = memory if kind != "none" else None
+        at = _At(
+            jnp.int32(-1), nfe, jnp.int32(0), canvas, sampler.rule.init(canvas), logprob_BL, no_B, no_B, canvas.frozen_BL, memory, tape
+        )
+        if prefill and kind == "exact":
+            seen = replace(canvas, t_BL=jnp.zeros((B, L)))
+            at = replace(at, memory=self.reader.first(seen, memory, prefill), nfe=nfe + 1)
+            at = replace(at, tape=record(tape, canvas.z_BL, logprob_BL, self.share_left(prefill // self.size * sampler.steps - 1)))
+            at = replace(at, n=jnp.int32(prefill // self.size * sampler.steps - 1))
+        at = self._next(at)
+        total = self.blocks * sampler.steps
+
+        def body(at: _At) -> _At:
+            block, at = at.n // sampler.steps, self._step(at, whole=True)
+            if not self.reader.has_parts or sampler.cache.refresh == 1:
+                return at
+            due = lambda at: (at.since < sampler.cache.refresh) if sampler.cache.refresh else True  # noqa: E731
+            here = lambda at: (at.n < total) & (self.sliding | (at.n // sampler.steps == block)) & due(at)  # noqa: E731
+            return jax.lax.while_loop(here, lambda at: self._step(at, whole=False), at)
+
+        return jax.lax.while_loop(lambda at: at.n < total, body, at)
+
+    # ------------------------------------------------------------------------------------------------------------- one step
+
+    def _step(self, at: _At, whole: bool) -> _At:
+        sampler, vocab = self.sampler, self.process.vocab
+        b, i = at.n // sampler.steps, at.n % sampler.steps
+        place_BR, t_B, s_B = self._window(at, b, i)
+        told_B = sampler.rule.time(at.state, t_B, self.process)
+        seen = replace(at.canvas, t_BL=self._told(at.canvas, place_BR, b, told_B))
+        key_B = jax.vmap(jax.random.fold_in, (0, None))(self.key_B, at.n)
+        if whole:
+            output, memory = self.reader.whole(seen, at.memory, b, place_BR)
+        elif self.sliding:
+            output, memory = self.reader.scattered(seen, at.memory, place_BR, True)
+        elif self.reader.kind != "delayed":
+            output, memory = self.reader.part(seen, at.memory, b, place_BR)
+        if whole or self.sliding or self.reader.kind != "delayed":
+            return self._moved(replace(at, memory=memory), output, seen, place_BR, key_B, t_B, s_B, whole)
+        here_BL = self.block_BL == b
+        wanted_BL = here_BL & ~at.canvas.frozen_BL & ((at.canvas.z_BL == vocab.mask) | at.fresh_BL)
+        widths, most = self.reader.widths(), wanted_BL.sum(1).max()
+
+        def narrow(width):
+            def branch(at: _At) -> _At:
+                place_BR = jax.lax.top_k(wanted_BL + 0.5 * here_BL, width)[1]
+                wanted_BR = jnp.take_along_axis(wanted_BL, place_BR, 1)
+                output, memory = self.reader.scattered(seen, at.memory, place_BR, wanted_BR)
+                return self._moved(replace(at, memory=memory), output, seen, place_BR, key_B, t_B, s_B, False)
+
+            return branch
+
+        return jax.lax.switch(sum(jnp.int32(most > w) for w in widths[:-1]), [narrow(w) for w in widths], at)
+
+    def _window(self, at: _At, b, i):
+        """(place_BR, t_B, s_B): the positions of this step, and the times it moves from and to."""
+        steps, (B, L) = self.sampler.steps, at.canvas.z_BL.shape
+        if not self.sliding:
+            start = jnp.minimum(b * self.size, L - self.size) if self.size < L else 0
+            place_BR = jnp.arange(L)[None] if self.packed else (start + jnp.arange(self.size))[None]
+            t, s = (self._clock(u) for u in (1 - i / steps, 1 - (i + 1) / steps))
+            return jnp.broadcast_to(place_BR, (B, place_BR.shape[1])), jnp.full(B, t), jnp.full(B, s)
+        open_BL = at.canvas.z_BL == self.process.vocab.mask
+        start_B = jnp.minimum(jnp.where(open_BL.any(1), open_BL.argmax(1), L), L - self.size)
+        place_BR = start_B[:, None] + jnp.arange(self.size)
+        t_B = jnp.maximum(jnp.take_along_axis(open_BL, place_BR, 1).sum(1), 1) / self.size
+        return place_BR, t_B, jnp.maximum(t_B - 1 / steps, 0.0)
+
+    def _clock(self, u):
+        return self.sampler.remask.clock(u, self.process) if self.sampler.remask else u
+
+    def _told(self, canvas: Canvas, place_BR, b, t_B):
+        """The time of each position: t in the block, 0 before it, 1 after it."""
+        if self.mask.kind == "causal":
+            return jnp.zeros(canvas.z_BL.shape)
+        if self.sliding:
+            i_L, first_B1 = jnp.arange(canvas.z_BL.shape[1]), place_BR[:, :1]
+            return jnp.where(i_L < first_B1, 0.0, jnp.where(i_L < first_B1 + self.size, t_B[:, None], 1.0))
+        told_BL = jnp.where(self.block_BL == b, t_B[:, None], self.block_BL > b)
+        return jnp.broadcast_to(told_BL, canvas.z_BL.shape).astype(jnp.float32)
+
+    def _moved(self, at: _At, output: Output, seen: Canvas, place_BR, key_B, t_B, s_B, whole: bool) -> _At:
+        """What the rule makes of what was read."""
+        sampler, vocab = self.sampler, self.process.vocab
+        L, R = seen.z_BL.shape[1], place_BR.shape[1]
+        part = (lambda x: x) if R == L else (lambda x: rounds.take(x, place_BR))
+        old = seen if R == L else take(seen, place_BR)
+        mine_BR = True if self.sliding else part(jnp.broadcast_to(self.block_BL == at.n // sampler.steps, seen.z_BL.shape))
+        active_BR = ~old.frozen_BL & mine_BR & ~at.still_B[:, None] & ~at.done_B[:, None]
+        now = Now(self.process, active_BR, t_B, s_B, part(at.logprob_BL), place_BL=place_BR)
+        tempered = replace(output, prediction=_Tempered(output.prediction, sampler))
+        if sampler.remask:
+            now = self._coming_back(now, tempered, old, key_B)
+        new, state = sampler.rule.step(key_B, tempered, old, now, at.state)
+        if sampler.remask:
+            new = replace(new, z_BL=jnp.where(now.back_BL, vocab.mask, new.z_BL))
+        changed_BR = new.z_BL != old.z_BL
+        logprob_BR = _scored(output.prediction, new.z_BL, changed_BR, now.logprob_BL)
+        logprob_BR = jnp.where(new.z_BL == vocab.mask, 0.0, logprob_BR)
+        put = (lambda old, new: new) if R == L else (lambda old, new: rounds.put(old, place_BR, new))
+        canvas = replace(seen, z_BL=put(seen.z_BL, new.z_BL))
+        logprob_BL = put(at.logprob_BL, logprob_BR)
+        fresh_BL = put(jnp.zeros_like(at.fresh_BL), changed_BR)
+        row = canvas.z_BL, logprob_BL, self.share_left(at.n)
+        return self._next(
+            replace(
+                at,
+                nfe=at.nfe + (2 if sampler.guidance else 1),
+                since=jnp.int32(1) if whole else at.since + 1,
+                canvas=canvas,
+                state=state,
+                logprob_BL=logprob_BL,
+                fresh_BL=fresh_BL,
+                tape=self.record(at.tape, *row),
+            )
+        )
+
+    def _coming_back(self, now: Now, output: Output, canvas: Canvas, key_B) -> Now:
+        """σ, and which tokens become masks; none in the last step of a block."""
+        remask, alpha = self.sampler.remask, lambda t_B: 1 - self.process.mask_prob(t_B)[:, None]
+        sigma_BL = remask.rate(output, canvas, now, alpha(now.t_B), alpha(now.s_B)) * (now.s_B[:, None] > 0)
+        u_BL = keys.uniform_BL(jax.vmap(lambda k: keys.key(k, "remask"))(key_B), canvas.z_BL.shape[1])
+        back_BL = now.active_BL & (canvas.z_BL != self.process.vocab.mask) & (u_BL < sigma_BL)
+        return replace(now, sigma_BL=sigma_BL, back_BL=back_BL)
+
+    # ------------------------------------------------------------------------------------------------------------ what next
+
+    def _next(self, at: _At) -> _At:
+        """The next step: of this block while a row has something to do in it, else of the next block with something to do."""
+        steps, vocab = self.sampler.steps, self.process.vocab
+        b, begun = at.n // steps, at.n >= 0
+        open_BL = (at.canvas.z_BL == vocab.mask) & ~at.done_B[:, None]
+        here_BL = jnp.broadcast_to((self.block_BL == b) | self.sliding, open_BL.shape)
+        if self.ends != "late":
+            still_B = ~(open_BL & here_BL).any(1)
+            if self.ends == "unchanged":
+                still_B &= ~at.fresh_BL.any(1) & begun
+            at = replace(at, still_B=at.still_B | (still_B & begun))
+        over = at.still_B | at.done_B
+        left = (at.n + 1) % steps != 0  # steps of this block
+        if self.sliding:
+            at = self._ended(at, begun)
+            return replace(at, n=jnp.where((open_BL & ~at.done_B[:, None]).any(), at.n + 1, self.blocks * steps))
+        stays = begun & left & ~over.all()
+        at = self._ended(at, begun & ((self.ends == "unmasked") | ~stays))
+        stays &= ~(at.still_B | at.done_B).all()
+        todo_BL = open_BL if self.ends == "unmasked" else ~at.canvas.frozen_BL
+        todo_BL &= ~at.done_B[:, None]
+        if self.reader.stepwise:  # keys and values of every block are needed, up to the last with something to do
+            last = jnp.where(todo_BL, self.block_BL, -1).max()
+            following = jnp.where(b < last, b + 1, self.blocks)
+        else:
+            following = jnp.where(todo_BL & (self.block_BL > b), self.block_BL, self.blocks).min()
+        n = jnp.where(stays, at.n + 1, following * steps)
+        fresh = self.sampler.rule.init(at.canvas)
+        state = jax.tree.map(lambda new, old: jnp.where(stays, old, new), fresh, at.state)
+        return replace(at, n=n, state=state, still_B=at.still_B & stays)
+
+    def _ended(self, at: _At, now) -> _At:
+        """Rows whose text has ended: an end of text after the last anchor, and no mask before it."""
+        if not self.stop:
+            return at
+        z_BL, vocab, i_L = at.canvas.z_BL, self.process.vocab, jnp.arange(at.canvas.z_BL.shape[1])
+        first = lambda hit_BL: jnp.where(hit_BL, i_L, len(i_L)).min(1)  # noqa: E731
+        ends_BL = (z_BL == vocab.eos) & (i_L > self.last_anchor_B[:, None])
+        reached_BL = self.block_BL <= jnp.where(self.sliding, self.blocks, at.n // self.sampler.steps)
+        ended_B = first(ends_BL & reached_BL) < first(z_BL == vocab.mask)
+        return replace(at, done_B=at.done_B | (ended_B & now))
+
+    def _reopened(self, canvas: Canvas, logprob_BL):
+        """The canvas with the least certain share of what was written masked again, and the log-probabilities of the rest."""
+        written_BL = ~canvas.frozen_BL & (canvas.z_BL != self.process.vocab.mask)
+        count_B1 = jnp.ceil(self.sampler.reopen * written_BL.sum(1, keepdims=True) - 1e-3)
+        again_BL = written_BL & (rounds.ranks(jnp.where(written_BL, -logprob_BL, -jnp.inf)) < count_B1)
+        z_BL = jnp.where(again_BL, self.process.vocab.mask, canvas.z_BL)
+        return replace(canvas, z_BL=z_BL), jnp.where(again_BL, 0.0, logprob_BL)
 
 
-def _advance(sampler, process, key_B, n, output: Output, canvas, active_BL, t, s, state, logprob_BL):
-    """One step of the rule, and the log-probability of what it has newly committed."""
-    full_B = jnp.ones(canvas.z_BL.shape[0])
-    tempered = replace(output, prediction=_Tempered(output.prediction, sampler))
-    step_key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, n)
-    new, state = sampler.rule.step(step_key_B, tempered, canvas, active_BL, t * full_B, s * full_B, state, process)
+def _scored(prediction, z_BR, changed_BR, logprob_BR):
+    """Log-probabilities, those of what has changed read anew."""
 
-    def score(logprob_BL, position_BR, valid_BR, n):
-        scored_BR = output.prediction.at(position_BR).log_prob(rounds.take(new.z_BL, position_BR))
-        return rounds.put(logprob_BL, position_BR, jnp.where(valid_BR, scored_BR, rounds.take(logprob_BL, position_BR)))
+    def score(logprob_BR, position_BR, valid_BR, n):
+        scored_BR = prediction.at(position_BR).log_prob(rounds.take(z_BR, position_BR))
+        return rounds.put(logprob_BR, position_BR, jnp.where(valid_BR, scored_BR, rounds.take(logprob_BR, position_BR)))
 
-    logprob_BL = rounds.over(new.z_BL != canvas.z_BL, score, logprob_BL)
-    return new, state, jnp.where(new.z_BL == process.vocab.mask, 0.0, logprob_BL)
+    return rounds.over(changed_BR, score, logprob_BR)
 
 
 @dataclass(frozen=True)
@@ -162,9 +331,10 @@ class _Recorder:
 
     def blank(self, B, L):
         T = self.passes
-        return (jnp.zeros((T, B, L), jnp.int32), jnp.zeros((T, B, L)), jnp.zeros(T)) if T else None
+        return (jnp.zeros((T, B, L), jnp.int32), jnp.zeros((T, B, L)), jnp.zeros(T), jnp.int32(0)) if T else None
 
-    def __call__(self, tape, n, *row):
+    def __call__(self, tape, *row):
         if tape is None:
             return None
-        return tuple(column.at[n].set(value) for column, value in zip(tape, row, strict=True))
+        *columns, n = tape
+        return (*(column.at[n].set(value) for column, value in zip(columns, row, strict=True)), n + 1)

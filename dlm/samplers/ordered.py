@@ -4,7 +4,7 @@ Each step reveals ⌈masked · (t − s)/t⌉ positions at once, each drawn from
 Π_k p(x_σ(k) | x_σ(1), …, x_σ(k−1)), which is p where the network's conditionals are; with several they are taken to be independent.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax
@@ -12,36 +12,24 @@ import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
 from dlm.run.spec import UserError
-from dlm.samplers import rounds
+from dlm.samplers.rule import Now, Rule
 
 
 @dataclass(frozen=True)
-class Ordered:
+class Ordered(Rule):
     order: Literal["left_to_right", "right_to_left", "shuffled", "given"] = "left_to_right"  # given: by fields['order_BL']
     seed: int = 0  # of the shuffled order
 
     claims: ClassVar = "law → p with one position a step"
-    masks_only: ClassVar = True
-    chance: ClassVar = None  # how positions depend on what is drawn, if they do
 
-    def init(self, canvas: Canvas):
-        return ()
-
-    def positions(self, prediction, canvas: Canvas, masked_BL, t_B, s_B):
-        """The next masked positions in the order."""
-        L = masked_BL.shape[1]
+    def positions(self, prediction, canvas: Canvas, now: Now):
         if self.order == "given":
             if "order_BL" not in canvas.fields:
                 raise UserError("sampler.rule.order='given' needs an order with each text: use left_to_right, right_to_left or shuffled")
             rank_BL = canvas.fields["order_BL"]
-        elif self.order == "shuffled":
-            rank_BL = jax.random.uniform(jax.random.key(self.seed), (L,))[None]  # the order of a prefix does not depend on what follows
+        elif self.order == "shuffled":  # a position's rank does not depend on what else there is
+            keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(jax.random.key(self.seed), now.place_BL)
+            rank_BL = jax.vmap(jax.vmap(jax.random.uniform))(keys)
         else:
-            rank_BL = jnp.arange(L)[None] * (1 if self.order == "left_to_right" else -1)
-        return rounds.first(masked_BL, -rank_BL.astype(jnp.float32), t_B, s_B)
-
-    def step(self, key_B, output, canvas: Canvas, active_BL, t_B, s_B, state, process):
-        """The canvas with the next positions revealed."""
-        masked_BL = active_BL & (canvas.z_BL == process.vocab.mask)
-        revealed_BL = self.positions(output.prediction, canvas, masked_BL, t_B, s_B)
-        return replace(canvas, z_BL=jnp.where(revealed_BL, output.prediction.draw(key_B), canvas.z_BL)), state
+            rank_BL = now.place_BL * (1 if self.order == "left_to_right" else -1)
+        return now.first(now.masked(canvas), -jnp.broadcast_to(rank_BL, canvas.z_BL.shape).astype(jnp.float32))

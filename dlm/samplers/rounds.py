@@ -23,6 +23,16 @@ def over(chosen_BL: jax.Array, body, carry):
     return jax.lax.while_loop(lambda state: state[1].any(), one, (jnp.int32(0), chosen_BL, carry))[2]
 
 
+def reveal(key_B: jax.Array, prediction, z_BL: jax.Array, revealed_BL: jax.Array) -> jax.Array:
+    """z with a draw from the prediction at the revealed positions."""
+
+    def draw(z_BL, position_BR, valid_BR, n):
+        drawn_BR = prediction.at(position_BR).draw(jax.vmap(jax.random.fold_in, (0, None))(key_B, n))
+        return put(z_BL, position_BR, jnp.where(valid_BR, drawn_BR, take(z_BL, position_BR)))
+
+    return over(revealed_BL, draw, z_BL)
+
+
 def put(array_BL: jax.Array, position_BR: jax.Array, value_BR) -> jax.Array:
     """The array with values written at each row's positions."""
     return jnp.put_along_axis(array_BL, position_BR, jnp.broadcast_to(value_BR, position_BR.shape), 1, inplace=False)
@@ -33,8 +43,12 @@ def take(array_BL: jax.Array, position_BR: jax.Array) -> jax.Array:
     return jnp.take_along_axis(array_BL, position_BR, 1)
 
 
-def first(masked_BL: jax.Array, score_BL: jax.Array, t_B: jax.Array, s_B: jax.Array) -> jax.Array:
-    """bool_BL: of each row's masked positions the share (t − s)/t with the highest scores, at least one; ties go to the left."""
-    rank_BL = jnp.argsort(jnp.argsort(-jnp.where(masked_BL, score_BL, -jnp.inf), 1), 1)
-    keep_B = jnp.ceil(masked_BL.sum(1) * (t_B - s_B) / t_B - 1e-3)  # float32 makes 3 of 3.0000002
-    return masked_BL & (rank_BL < keep_B[:, None])
+def ranks(score_BL: jax.Array) -> jax.Array:
+    """The rank of each position in its row, 0 for the highest score; ties go to the left."""
+    return jnp.argsort(jnp.argsort(-score_BL, 1), 1)
+
+
+def first(masked_BL: jax.Array, score_BL: jax.Array, t_B: jax.Array, s_B: jax.Array, more_B=0) -> jax.Array:
+    """bool_BL: of each row's masked positions the share (t − s)/t with the highest scores, at least one, and `more`."""
+    keep_B = jnp.ceil(masked_BL.sum(1) * (t_B - s_B) / t_B - 1e-3) + more_B  # float32 makes 3 of 3.0000002
+    return masked_BL & (ranks(jnp.where(masked_BL, score_BL, -jnp.inf)) < keep_B[:, None])

@@ -47,6 +47,8 @@ KIN = {
     "Partition": dict(times="iid"),
     "Priority": dict(times="iid", coupling="complementary", strength=3.0, marks="permuted"),
     "Span": dict(times="iid", process=COSINE, coupling="complementary", weights="flat", steps=2, length=2),
+    "Prism": dict(times="iid", process=COSINE, pattern="count", coupling="complementary", weights="flat", steps=2)
+    | dict(tokens=1, judge=3.0, temperature=0.0),
     "ProSeCo": dict(times="iid", process=COSINE, pattern="count", coupling="complementary", weights="flat", steps=2)
     | dict(correction=1.0, temperature=0.0),
 }

@@ -63,7 +63,7 @@ def _prefix_denoise(canvas, *, mask, cache=None, carry=None):
     table_VV = np.random.default_rng(0).normal(size=(w.VOCAB.size, w.VOCAB.size)).astype(np.float32)
     view_BLL = views(mask, canvas, w.VOCAB.mask)
     logits_BLV = (jnp.asarray(table_VV)[view_BLL] * np.tri(view_BLL.shape[1], k=-1)[:, :, None]).sum(2) + canvas.t_BL[..., None]
-    return Output(Logits(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf)))
+    return Output(Logits(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf)), heads=dict(quality=logits_BLV[..., 0]))
 
 
 def _batch():

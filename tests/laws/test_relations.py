@@ -35,6 +35,7 @@ def bound(**config):
         dict(name="span"),
         dict(name="priority"),
         dict(name="proseco"),
+        dict(name="prism"),
     ],
     ids=w.title,
 )

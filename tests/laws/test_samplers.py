@@ -20,7 +20,7 @@ P_X = w.law(w.WORLDS[1])
 ONE = {"table_BL": jnp.ones((1, w.L), jnp.int32)}  # w.TABLES[1], the oracle of WORLDS[1]
 N = 20_000
 every_process = w.first_of_each("process", w.PROCESSES)
-every_rule = w.first_of_each("rule", w.RULES)
+every_rule = w.first_of_each("rule", w.EACH_RULE)
 
 
 @cache

@@ -57,7 +57,8 @@ def table_denoise(tables_KZLV):
     def denoise(canvas, *, mask, cache=None, carry=None):
         state_BL = (views(mask, canvas, VOCAB.mask) * (V + 1) ** np.arange(L - 1, -1, -1)).sum(-1)
         table_BL = canvas.fields.get("table_BL", jnp.zeros_like(state_BL))
-        return Output(Logits(jnp.asarray(tables_KZLV)[table_BL, state_BL, np.arange(L)]))
+        judged_BL = 0.1 * state_BL - 1  # as a judge would say something of every token
+        return Output(Logits(jnp.asarray(tables_KZLV)[table_BL, state_BL, np.arange(L)]), heads=dict(quality=judged_BL))
 
     return denoise
 
@@ -93,13 +94,13 @@ def choices(family, wanted):
     """A config for every member of `family` that has the method `wanted`, at every value of its fields that are choices."""
     found = []
     for stem in listed(family):
-        module = __import__(f"dlm.{family}.{stem}", fromlist=["_"])
+        module = __import__(f"dlm.{family.replace('/', '.')}.{stem}", fromlist=["_"])
         for cls in spec.exposed(module.__name__):
             if hasattr(cls, wanted):
                 hints = typing.get_type_hints(cls)
                 literal = {f.name: hints[f.name] for f in dataclasses.fields(cls) if typing.get_origin(hints[f.name]) is typing.Literal}
                 for values in itertools.product(*map(typing.get_args, literal.values())):
-                    found.append(dict(name=f"{family}.{stem}", **dict(zip(literal, values, strict=True))))
+                    found.append(dict(name=f"{family.replace('/', '.')}.{stem}", **dict(zip(literal, values, strict=True))))
     return found
 
 
@@ -117,10 +118,13 @@ ABSORBING = [p for p in PROCESSES if spec.build(p, "noise", VOCAB).absorbing]
 RULES = [r for r in choices("samplers", "step") if r.get("order") != "given"]  # that one is asked for in tests/laws/test_exact.py
 
 
+EACH_RULE = list({r["name"]: r for r in reversed(RULES)}.values())  # with its first choices
+
+
 SIZES = {"block": [dict(size=1), dict(size=2), dict(size=3), dict(size=2, context="causal")]}  # those that matter at L = 3
 
 
-INHERIT = ("priority", "proseco", "span")  # report masked diffusion's bound, as tests/laws/test_relations.py says
+INHERIT = ("prism", "priority", "proseco", "span")  # report masked diffusion's bound, as tests/laws/test_relations.py says
 EVERY = ("masked", "hybrid")  # tried under every process; what is built upon them under a linear and a curved schedule
 UNCURVED = (dict(size=1), dict(size=3), dict(size=2, context="causal"))  # blocks of 2 tell what curved schedules do to blocks
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.nn import masks, transformer
+from dlm.nn import cache, masks, transformer
 from dlm.nn.config import FFN, Attention
 from dlm.nn.masks import Mask
 from dlm.objectives.ar import AR
@@ -71,7 +71,7 @@ def test_two_streams_are_the_blocks_one_by_one(size, packed):
     segments_BL = np.cumsum(positions_BL == 0, 1)
     fields = dict(segments_BL=segments_BL, positions_BL=positions_BL)
     both_BLV = finite(logits(CONFIG, PARAMS, tiny.canvas(z_BL, clean_BL=x_BL, **fields), mask))
-    block_BL = np.asarray(masks.blocks(size, {"positions_BL": positions_BL}, L))
+    block_BL = np.asarray(masks.blocks(size, {"positions_BL": positions_BL}, jnp.arange(L)[None]))
     for start in np.unique(block_BL):
         row_BL = np.where(block_BL < start, x_BL, np.where(block_BL > start, tiny.VOCAB.pad, z_BL))  # what is after a block is not seen
         own_BLV = finite(logits(CONFIG, PARAMS, tiny.canvas(row_BL, **fields), mask))
@@ -139,18 +139,36 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
     tiny.close(finite(padded_BLV[:, :L]), finite(logits_BLV))
 
 
-def test_cached_decoding_is_the_full_forward():
-    x_BL = tiny.tokens(2, L)
-    model = transformer.Transformer(CONFIG)
-    full_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL), SHIFTED)
-    step = jax.jit(lambda c, cache: tiny.denoiser(CONFIG, PARAMS)(c, mask=SHIFTED, cache=cache))
-    cache, parts = transformer.memory(model, 2, L + 2), []
-    for begin, end in [(0, 3), *((i, i + 1) for i in range(3, L))]:
-        output = step(tiny.canvas(x_BL[:, begin:end]), cache)
-        cache = output.cache
+@pytest.mark.parametrize("mask", [SHIFTED, Mask("block", size=2)], ids=["causal", "blocks"])
+def test_cached_decoding_is_the_full_forward(mask):
+    """Parts that are read one after another, the last of them in scattered places, with what was read before in the cache."""
+    x_BL, model = tiny.tokens(2, L), transformer.Transformer(CONFIG)
+    full_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL), mask)
+    step = jax.jit(lambda c, kv: tiny.denoiser(CONFIG, PARAMS)(c, mask=mask, cache=kv))
+    kv, parts = transformer.memory(model, 2, L), []
+    for begin, end in [(0, 2), (2, 4), (4, 6)] if mask.kind == "block" else [(0, 3), *((i, i + 1) for i in range(3, L))]:
+        before_B = jnp.full(2, tiny.VOCAB.bos) if begin == 0 else jnp.asarray(x_BL[:, begin - 1])
+        start = None if begin == 4 else begin
+        seat = cache.Seat(jnp.arange(begin, end)[None], start, before_B)
+        output = step(tiny.canvas(x_BL[:, begin:end]), dataclasses.replace(kv, seat=seat))
+        kv = output.cache
         parts.append(output.prediction.logits_BLV)
     tiny.close(finite(np.concatenate(parts, 1)), finite(full_BLV))
-    assert int(cache.length) == L
+
+
+def test_two_streams_with_a_memory_are_the_whole_pass():
+    """Of [z ; x] the last positions alone are read: x before them is in the memory, and z is not remembered."""
+    x_BL, mask, model = tiny.tokens(2, L), Mask("block", size=1), transformer.Transformer(CONFIG)
+    z_BL = np.full_like(x_BL, tiny.VOCAB.mask)
+    whole_BLV = logits(CONFIG, PARAMS, tiny.canvas(z_BL, clean_BL=x_BL), mask)
+    kv, parts = transformer.memory(model, 2, L), []
+    for begin, end in ((0, 3), (3, L)):
+        seat = cache.Seat(jnp.arange(begin, end)[None], begin, jnp.zeros(2, jnp.int32))
+        canvas = tiny.canvas(z_BL[:, begin:end], clean_BL=x_BL[:, begin:end])
+        output = tiny.denoiser(CONFIG, PARAMS)(canvas, mask=mask, cache=dataclasses.replace(kv, seat=seat))
+        kv = output.cache
+        parts.append(output.prediction.logits_BLV)
+    tiny.close(finite(np.concatenate(parts, 1)), finite(whole_BLV))
 
 
 @pytest.mark.slow
@@ -217,7 +235,8 @@ def shapes_fit(config):
 def test_counts_and_names_for_every_combination_of_options():
     for qk_norm, kind, embeddings, time in itertools.product(("none", "rms"), ("swiglu", "relu2"), ("tied", "untied"), ("none", "adaln")):
         attention = dataclasses.replace(tiny.ATTENTION, qk_norm=qk_norm)
-        config = tiny.model_config(attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time)
+        heads = ("quality",) if time == "none" else ()
+        config = tiny.model_config(attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time, heads=heads)
         assert shapes_fit(config) == config.parameters
 
 

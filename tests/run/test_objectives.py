@@ -30,6 +30,7 @@ GIVEN = dict(
     block=dict(objective=dict(name="block", size=8, context="causal", auxiliary=0.5, grow=0.5), sampler=dict(steps=2)),
     hybrid=dict(objective=dict(name="hybrid", times="importance")),
     learned=dict(nn__time="adaln"),
+    prism=dict(nn__heads=("quality",), sampler=dict(steps=2, remask="prism")),
     masked=dict(objective=dict(name="masked", times="importance", pattern="count")),
 )
 
@@ -70,6 +71,28 @@ def test_importance_learns_where_costs_are_large_whatever_the_microbatches(corpu
     whole, parts = (updated(experiment(corpus, "masked", optim__microbatches=n), 3)[0].memory for n in (1, 2))
     tiny.close(whole, parts, 1e-3)
     assert (whole > 0).sum() > 8 and whole.shape == (32,)
+
+
+def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
+    """BCE at k masks that were filled from the model's own prediction, and nowhere else."""
+    made = experiment(corpus, "prism")
+    objective, batch = dataclasses.replace(made.objective, tokens=3), next(made.batches(0))
+    params, key = made.new_state().params, jax.random.key(0)
+    params = jax.tree.map(lambda p: p + 0.01, params)
+    denoise = functools.partial(made.denoise, params)
+    t_BL = jnp.full(batch.tokens_BL.shape, 0.6)
+    z_BL = objective.corrupted(batch, key, t_BL)
+    found_BL = objective.trained(denoise, batch, z_BL, t_BL, key) - objective.terms(denoise, batch, z_BL, t_BL)
+    judged_BL, y_BL = objective.drawn_from(denoise(objective.canvas(batch, z_BL, t_BL), mask=objective.mask).prediction, batch, z_BL, key)
+    masked_BL = (z_BL == made.run.nn.vocab.mask) & (batch.weights_BL > 0)
+    assert (judged_BL.sum(1) == jnp.minimum(masked_BL.sum(1), 3)).all() and (masked_BL | ~judged_BL).all()
+    assert ((y_BL != z_BL) == judged_BL).all()
+    logit_BL = np.asarray(denoise(objective.canvas(batch, y_BL, t_BL), mask=objective.mask).heads["quality"], np.float64)
+    wrong_BL = np.where(y_BL == batch.tokens_BL, -logit_BL, logit_BL)
+    np.testing.assert_allclose(found_BL, np.where(judged_BL, np.logaddexp(0, wrong_BL), 0.0), atol=1e-4)
+    assert np.abs(logit_BL).max() > 0.01
+    with pytest.raises(UserError, match="set config.nn.heads"):
+        updated(experiment(corpus, "prism", nn__heads=()))
 
 
 def test_schedules_of_tokens_move_and_shape_the_noise(corpus):

@@ -28,7 +28,10 @@ def neighbours(canvas, *, mask, cache=None, carry=None):
     """A denoiser that looks at the place and at both neighbours."""
     z_BL = jnp.pad(canvas.z_BL, ((0, 0), (1, 1)), constant_values=tiny.VOCAB.pad)
     logits_BLV = jnp.asarray(LEFT_VV)[z_BL[:, :-2]] + jnp.asarray(RIGHT_VV)[z_BL[:, 2:]] + PLACE_LV
-    return Output(Logits(jnp.where(jnp.arange(tiny.VOCAB.size) <= EOS, logits_BLV, -jnp.inf).astype(jnp.float32)))
+    judged_BL = logits_BLV[..., 0].astype(jnp.float32)
+    return Output(
+        Logits(jnp.where(jnp.arange(tiny.VOCAB.size) <= EOS, logits_BLV, -jnp.inf).astype(jnp.float32)), heads=dict(quality=judged_BL)
+    )
 
 
 def template(anchors):
@@ -126,8 +129,8 @@ AR_SAMPLER = Sampler(spec.build("ancestral", "samplers"), steps=1, block=1)
 
 @partial(jax.jit, static_argnames=("cached", "prefill", "temperature"))
 def decode(canvas, key_B, cached, prefill=0, temperature=1.0):
-    cache = transformer.memory(transformer.Transformer(TIMED), *canvas.z_BL.shape) if cached else None
-    options = dict(cache=cache, prefill=prefill, trace=True)
+    memory = transformer.memory(transformer.Transformer(TIMED), *canvas.z_BL.shape) if cached else None
+    options = dict(memory=memory, prefill=prefill, stop=True, trace=True)
     return loop.generate(
         tiny.denoiser(TIMED, PARAMS),
         replace(AR_SAMPLER, temperature=temperature),

@@ -1,0 +1,64 @@
+"""A judge of tokens, trained on the model's own draws (PRISM, arXiv:2510.01384, eq. 5): is token i right, given all others?
+
+    y = z with k of its masks drawn from p(· | z), no gradient through it
+    loss = masked loss(z) + judge · Σ_{i of the k} BCE(q_i(y), [y_i = x_i])
+
+The optimum of the second term is q_i(y) = P(x_i = y_i | y without i): what is wrong is seen from the others, and can be masked again
+(`samplers.remask.prism`). The head is `nn.heads=("quality",)`. Two passes. Reported is the bound of `masked`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from dlm.objectives import LONGEST
+from dlm.objectives.masked import Masked
+from dlm.run import keys
+from dlm.run.contracts import Batch
+from dlm.run.spec import UserError
+
+
+@dataclass(frozen=True)
+class Prism(Masked):
+    tokens: int = 8  # k, drawn in each sequence
+    judge: float = 1.0  # weight of the second term
+    temperature: float = 1.0  # of the draws; 0 takes the likeliest
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 1 <= self.tokens <= LONGEST:
+            raise ValueError(f"tokens={self.tokens} must be at least 1")
+        if not (0 < self.judge < math.inf and 0 <= self.temperature < math.inf):
+            raise ValueError(f"judge={self.judge} must be positive and temperature={self.temperature} not negative")
+
+    @property
+    def reads(self) -> int:
+        return 2 * super().reads
+
+    @property
+    def trains(self) -> str:
+        return "heuristic"
+
+    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
+        told_BL = self.told(batch, z_BL, t_BL)
+        output = self.read(denoise, batch, z_BL, told_BL)
+        judged_BL, y_BL = self.drawn_from(output.prediction, batch, z_BL, key)
+        heads = self.read(denoise, batch, y_BL, told_BL).heads
+        if not heads or "quality" not in heads:
+            raise UserError("objectives.prism trains a judge of tokens: set config.nn.heads=('quality',)")
+        right_BL = (y_BL == batch.tokens_BL).astype(jnp.float32)
+        logit_BL = heads["quality"]
+        bce_BL = jax.nn.softplus(logit_BL) - right_BL * logit_BL
+        judged_BL = jnp.where(judged_BL, batch.weights_BL * bce_BL, 0.0)
+        return self.weighed(self.weights, output, batch, z_BL, t_BL) + self.judge * judged_BL
+
+    def drawn_from(self, prediction, batch: Batch, z_BL, key):
+        """(which k masks are filled, y), with no gradient."""
+        key_B = keys.per_sample(keys.key(key, "judged"), batch.index_B)
+        masked_BL = (z_BL == self.vocab.mask) & batch.noisable_BL & (batch.weights_BL > 0)
+        u_BL = jnp.where(masked_BL, keys.uniform_BL(key_B, z_BL.shape[1]), 2.0)
+        judged_BL = masked_BL & (jnp.argsort(jnp.argsort(u_BL, 1), 1) < self.tokens)
+        guess_BL = jax.lax.stop_gradient(prediction.draw(jax.vmap(lambda k: keys.key(k, "guess"))(key_B), self.temperature))
+        return judged_BL, jnp.where(judged_BL, guess_BL, z_BL)

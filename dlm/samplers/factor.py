@@ -1,0 +1,36 @@
+"""As many of the surest positions as their confidence pays for (Fast-dLLM, arXiv:2505.22618, theorem 1 and algorithm 2, factor).
+
+    reveal the n surest, n the largest with (n + 1)(1 − c_(n)) < factor          c_(1) ≥ c_(2) ≥ …: the largest probabilities
+
+If n tokens each have probability above 1 − 1/(n + 1), the product of their laws has the same mode as their joint law. A step is never
+slower than the schedule: `steps` is the largest number of passes in a block.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from dlm.run.contracts import Canvas
+from dlm.samplers import rounds
+from dlm.samplers.rule import Now, Rule
+
+
+@dataclass(frozen=True)
+class Factor(Rule):
+    factor: float = 1.0
+
+    claims: ClassVar = "no law: the order depends on the confidence"
+
+    def __post_init__(self):
+        if not 0 <= self.factor <= 1e6:
+            raise ValueError(f"factor={self.factor} must not be negative")
+
+    def positions(self, prediction, canvas: Canvas, now: Now):
+        masked_BL = now.masked(canvas)
+        sure_BL = jnp.where(masked_BL, prediction.confidence("top"), -1.0)
+        rank_BL = rounds.ranks(sure_BL)
+        n_BL = rank_BL + 1
+        pays_BL = masked_BL & ((n_BL + 1) * (1 - sure_BL) < self.factor)
+        most_B1 = jnp.where(pays_BL, n_BL, 0).max(1, keepdims=True)
+        return masked_BL & ((rank_BL < most_B1) | now.first(masked_BL, sure_BL))

@@ -1,0 +1,43 @@
+"""Path planning (P2, arXiv:2502.03540, algorithm 1): in each step keep the best of what was and of what would be revealed, mask the rest.
+
+    x̂ ~ p(· | z) at the masks;   keep the ⌈(1 − s) n⌉ of n positions with the highest scores, and mask all others
+    score: log p(x̂_i | z) at a mask, trust · log p(z_i | z) at a token          (self-planning: the network judges its own tokens)
+
+With trust 0 a token is never given up (its score is 0), with larger ones more are masked again. The network was never trained to judge
+tokens that it sees, unless its objective asked for it (`objectives.proseco`).
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from dlm.run.contracts import Canvas
+from dlm.samplers import rounds
+from dlm.samplers.rule import Now, Rule
+
+
+@dataclass(frozen=True)
+class Planned(Rule):
+    trust: float = 1.0
+
+    claims: ClassVar = "no law: the order depends on the confidence"
+    rewrites: ClassVar = True
+    steady: ClassVar = False
+    chance: ClassVar = "picks positions by the tokens that it draws, and masks them again"
+    ends: ClassVar = "late"
+
+    def __post_init__(self):
+        if not 0 <= self.trust <= 1e6:
+            raise ValueError(f"trust={self.trust} must not be negative")
+
+    def step(self, key_B, output, canvas: Canvas, now: Now, state):
+        masked_BL = now.masked(canvas)
+        filled_BL = jnp.where(masked_BL, output.prediction.draw(key_B), canvas.z_BL)
+        log_BL = output.prediction.log_prob(filled_BL)
+        score_BL = jnp.where(masked_BL, log_BL, 0.0 if self.trust == 0 else self.trust * log_BL)
+        n_B = now.active_BL.sum(1)
+        keep_B = n_B - jnp.floor(n_B * now.s_B + 1e-3)
+        kept_BL = rounds.ranks(jnp.where(now.active_BL, score_BL, -jnp.inf)) < keep_B[:, None]
+        z_BL = jnp.where(kept_BL, filled_BL, now.process.vocab.mask)
+        return replace(canvas, z_BL=jnp.where(now.active_BL, z_BL, canvas.z_BL)), state

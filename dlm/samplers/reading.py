@@ -1,0 +1,117 @@
+"""What a pass reads: the whole canvas, or the part of it that a cache does not know yet.
+
+              prefix        prompt & finished blocks │ block │ rest        whole: the first pass of a block    part: all others
+    none                    r r r r r r r r r r r r    r r r   r r r       every pass is whole
+    exact, causal           · · · · · · · · · · · ·    r       · · ·       one position; those before it are known
+    exact, block-causal     · · · · · · · · · b b b    r r r   · · ·       whole: the block before, now that it is clean, and the block
+    dual                    · · · · · · · · · · · ·    r r r   · · ·       part
+    prefix                  · · · · · · · · · · · ·    r r r   r r r       part; in one of four widths, so that few programs compile
+    delayed                 · · · · · · · · · · · ·    r · r   · · ·       part; masks, and what was revealed in the last pass, in one of
+                                                                           a few widths
+
+A bidirectional network's keys and values depend on the whole canvas, so prefix, dual and delayed caches are approximations: their memory is
+as old as their last whole pass. With `refresh=1` every pass is whole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dlm.nn.cache import Seat
+from dlm.nn.masks import Mask
+from dlm.run.contracts import Canvas, Output
+
+_NARROWEST = 16  # positions of a delayed pass
+
+
+def kind(cache, mask: Mask) -> str:
+    """The cache that is kept."""
+    if cache.kind != "auto":
+        return cache.kind
+    return "exact" if mask.kind in ("causal", "block") and not mask.needs_clean else "none"
+
+
+def take(canvas: Canvas, place_BR: jax.Array) -> Canvas:
+    """The canvas at each row's places."""
+    rows = canvas.z_BL.shape[0]
+    place_BR = jnp.broadcast_to(place_BR, (rows, place_BR.shape[1]))
+    return jax.tree.map(lambda x_BL: jnp.take_along_axis(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), place_BR, 1), canvas)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads what is asked for at R places, with as few positions as its cache allows."""
+
+    denoise: Callable[..., Output]
+    mask: Mask
+    kind: str  # of the cache
+    size: int  # R, the positions of a block
+    bos: int
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether some passes read less than the first of a block."""
+        return self.kind in ("prefix", "dual", "delayed") or (self.kind == "exact" and self.mask.kind == "block")
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether every block must be read in its turn, even if nothing in it is to be decided."""
+        return self.kind == "exact"
+
+    def whole(self, canvas: Canvas, memory, block, place_BR) -> tuple[Output, Any]:
+        """(Output at the places, memory) of a pass that brings the memory up to date."""
+        L = canvas.z_BL.shape[1]
+        if self.kind == "none":
+            return self._at(self.denoise(canvas, mask=self.mask), place_BR, L), None
+        if self.kind != "exact":
+            return self._run(canvas, memory, 0, L, place_BR)
+        if self.mask.kind == "causal":
+            return self._run(canvas, memory, block, 1, place_BR)
+        width = min(2 * self.size, L)
+        return self._run(canvas, memory, jnp.minimum(jnp.maximum(block - 1, 0) * self.size, L - width), width, place_BR)
+
+    def part(self, canvas: Canvas, memory, block, place_BR) -> tuple[Output, Any]:
+        """The same with a memory that is kept."""
+        L = canvas.z_BL.shape[1]
+        if self.kind != "prefix":
+            return self._run(canvas, memory, jnp.minimum(block * self.size, L - self.size), self.size, place_BR)
+        widths = sorted({min(L, -(-L * k // 4 // self.size) * self.size) for k in (1, 2, 3, 4)})
+        which = sum(jnp.int32(L - block * self.size > w) for w in widths[:-1])
+        branches = [lambda c, m, w=w: self._run(c, m, L - w, w, place_BR) for w in widths]
+        return jax.lax.switch(which, branches, canvas, memory)
+
+    def widths(self) -> list[int]:
+        """Of delayed passes."""
+        found = [self.size]
+        while found[-1] // 2 >= _NARROWEST:
+            found.append(-(-found[-1] // 2))
+        return found[::-1]
+
+    def scattered(self, canvas: Canvas, memory, place_BR, wanted_BR) -> tuple[Output, Any]:
+        """A pass over these places alone; of those that are not wanted nothing is remembered."""
+        seat_BR = jnp.where(wanted_BR, place_BR, canvas.z_BL.shape[1])  # outside of the memory
+        return self._read(take(canvas, place_BR), canvas, memory, seat_BR, None, canvas.z_BL[:, 0])
+
+    def first(self, canvas: Canvas, memory, count: int):
+        """The memory after the first `count` positions, which are all anchors."""
+        return self._run(canvas, memory, 0, count, None)[1]
+
+    def _run(self, canvas: Canvas, memory, start, width: int, place_BR):
+        run_1R = (start + jnp.arange(width))[None]
+        window = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, 1), canvas)
+        before_B = canvas.z_BL[:, jnp.maximum(start - 1, 0)]
+        before_B = jnp.where(jnp.asarray(start) > 0, before_B, self.bos)
+        output, memory = self._read(window, canvas, memory, run_1R, start, before_B)
+        return (output if place_BR is None else self._at(output, place_BR - start, width)), memory
+
+    def _read(self, window: Canvas, canvas: Canvas, memory, place_BR, start, before_B):
+        seat = Seat(place_BR, start, before_B, canvas.fields)
+        output = self.denoise(window, mask=self.mask, cache=replace(memory, seat=seat))
+        return replace(output, cache=None), output.cache
+
+    def _at(self, output: Output, place_BR, width: int) -> Output:
+        output = replace(output, hidden_BLD=None)
+        return output if place_BR.shape[1] == width else output.at(place_BR)

@@ -1,0 +1,22 @@
+"""σ = min(η, σ_max) (ReMDM-cap, arXiv:2503.00307, section 4.1)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from dlm.samplers.remask import Remask, largest
+
+
+@dataclass(frozen=True)
+class Cap(Remask):
+    eta: float = 0.02
+
+    marginals: ClassVar = "kept"
+
+    def __post_init__(self):
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} must be in [0, 1]")
+
+    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+        return jnp.minimum(self.eta, largest(alpha_t_B1, alpha_s_B1))

@@ -1,0 +1,30 @@
+"""Tokens that the network no longer believes become masks, and are not replaced at once (T2M, "remask, don't replace", arXiv:2604.18738).
+
+    σ_i = 1 where p(z_i | z) < below, else 0
+
+A masked position misleads nobody, a wrong replacement does. A row is done when it has no masks and none came back, or after all steps.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from dlm.samplers.remask import Remask
+
+
+@dataclass(frozen=True)
+class Doubted(Remask):
+    below: float = 0.1
+
+    marginals: ClassVar = "changed"
+    ends: ClassVar = "unchanged"
+
+    def __post_init__(self):
+        if not 0 <= self.below <= 1:
+            raise ValueError(f"below={self.below} must be in [0, 1]")
+
+    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+        token_BL = now.active_BL & (canvas.z_BL != now.process.vocab.mask)
+        log_BL = output.prediction.log_prob(jnp.where(token_BL, canvas.z_BL, now.process.vocab.eos))
+        return (token_BL & (jnp.exp(log_BL) < self.below)).astype(jnp.float32)

@@ -1,0 +1,37 @@
+"""The tokens that a trained judge finds worst become masks again (PRISM, arXiv:2510.01384).
+
+    σ_i = 1 at the ⌈share · n⌉ of n tokens with the lowest q_i, where q_i < below          q_i ≈ P(token i is right | all others)
+
+The judge is a head of the network (`nn.heads=("quality",)`), trained by `objectives.prism`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from dlm.run.spec import UserError
+from dlm.samplers import rounds
+from dlm.samplers.remask import Remask
+
+
+@dataclass(frozen=True)
+class Judged(Remask):
+    share: float = 0.1  # of the tokens that stand, in each step
+    below: float = 0.5
+
+    marginals: ClassVar = "changed"
+
+    def __post_init__(self):
+        if not (0 <= self.share <= 1 and 0 <= self.below <= 1):
+            raise ValueError(f"share={self.share} and below={self.below} must be in [0, 1]")
+
+    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+        if not output.heads or "quality" not in output.heads:
+            raise UserError("samplers.remask.prism needs a network with nn.heads=('quality',), trained by objectives.prism")
+        token_BL = now.active_BL & (canvas.z_BL != now.process.vocab.mask)
+        quality_BL = jnp.where(token_BL, jax.nn.sigmoid(output.heads["quality"]), 2.0)
+        most_B1 = jnp.ceil(self.share * token_BL.sum(1, keepdims=True) - 1e-3)
+        worst_BL = rounds.ranks(-quality_BL) < most_B1
+        return (token_BL & worst_BL & (quality_BL < self.below)).astype(jnp.float32)

@@ -1,0 +1,26 @@
+"""Nothing is masked again before the switch, then σ = min(η, σ_max) or η σ_max (ReMDM-switch, arXiv:2503.00307, section 4.2)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+
+from dlm.samplers.remask import Remask, largest
+
+
+@dataclass(frozen=True)
+class Switch(Remask):
+    eta: float = 0.02
+    begin: float = 0.55  # time of the switch
+    strategy: Literal["cap", "rescale"] = "cap"
+
+    marginals: ClassVar = "kept"
+
+    def __post_init__(self):
+        if not (0 <= self.eta <= 1 and 0 < self.begin <= 1):
+            raise ValueError(f"eta={self.eta} must be in [0, 1] and begin={self.begin} in (0, 1]")
+
+    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+        most_B1 = largest(alpha_t_B1, alpha_s_B1)
+        sigma_B1 = jnp.minimum(self.eta, most_B1) if self.strategy == "cap" else self.eta * most_B1
+        return jnp.where(now.t_B[:, None] <= self.begin, sigma_B1, 0.0)

@@ -1,0 +1,68 @@
+"""What every rule of a sampler is told, and what it does unless it says otherwise: reveal the positions that it picks.
+
+    rule.step(key_B, output, canvas, now, state) → (canvas, state)
+
+A rule sees the positions of its pass alone (R of L), whatever the length of the canvas. One that picks positions by what the network says
+and not by what is drawn has `positions`, and with it an exact likelihood (`evals.exact`); of another, `chance` tells why it has none.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import jax
+
+from dlm.run.contracts import Canvas
+from dlm.samplers import rounds
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Now:
+    """A step from time t to s, as a rule sees it."""
+
+    process: Any
+    active_BL: jax.Array  # bool, what may change
+    t_B: jax.Array
+    s_B: jax.Array
+    logprob_BL: jax.Array  # log-probability of each generated token when it was committed
+    sigma_BL: Any = 0.0  # probability with which what is no mask becomes one in this step
+    back_BL: Any = False  # what becomes one
+    place_BL: Any = None  # where each position stands in the row
+
+    def masked(self, canvas: Canvas) -> jax.Array:
+        """The masks that may be revealed, bool_BL."""
+        return self.active_BL & (canvas.z_BL == self.process.vocab.mask)
+
+    def first(self, masked_BL: jax.Array, score_BL: jax.Array, t_B=None, s_B=None) -> jax.Array:
+        """bool_BL: the share (t − s)/t of each row's masks, those with the highest scores, and one more for each that comes back."""
+        t_B, s_B = (self.t_B, self.s_B) if t_B is None else (t_B, s_B)
+        back_B = 0 if self.back_BL is False else self.back_BL.sum(1)
+        return rounds.first(masked_BL, score_BL, t_B, s_B, back_B)
+
+
+class Rule:
+    """The base of all rules; a subclass is a frozen dataclass."""
+
+    claims: ClassVar[str]
+    absorbing: ClassVar[bool] = True  # needs noise that leaves masks, and nothing else
+    rewrites: ClassVar[bool] = False  # changes tokens that stand, where noise leaves masks
+    chance: ClassVar[str | None] = None  # how positions depend on what is drawn, if they do
+    steady: ClassVar[bool] = True  # at least one mask is revealed in every step
+    ends: ClassVar[Literal["unmasked", "unchanged", "late"]] = "unmasked"  # a row is done without masks; and unchanged; or in time only
+
+    def init(self, canvas: Canvas) -> Any:
+        """What the rule remembers from step to step, for each row."""
+        return ()
+
+    def positions(self, prediction, canvas: Canvas, now: Now) -> jax.Array:
+        """Which masks are revealed, bool_BL, whatever is drawn there."""
+        raise TypeError(f"{type(self).__name__} picks no positions beforehand")
+
+    def time(self, state, t_B, process):
+        """The time that the network is told."""
+        return t_B
+
+    def step(self, key_B, output, canvas: Canvas, now: Now, state) -> tuple[Canvas, Any]:
+        """The canvas at time s. Only active positions may change; at s = 0 no mask is left."""
+        revealed_BL = self.positions(output.prediction, canvas, now)
+        return replace(canvas, z_BL=rounds.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)), state

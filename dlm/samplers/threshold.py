@@ -1,0 +1,29 @@
+"""Every position of which the network is sure enough, at once (Fast-dLLM, arXiv:2505.22618, section 3.3).
+
+    reveal {i : c_i ≥ above} ∪ {the surest}          c: the confidence, by default the largest probability
+
+A step is never slower than the schedule: the ⌈masked · (t − s)/t⌉ surest positions are revealed in any case, so `steps` is the largest
+number of passes in a block. With as many steps as positions that is one, the published rule. Where the text is easy, few passes do.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from dlm.run.contracts import Canvas
+from dlm.samplers.rule import Now, Rule
+
+
+@dataclass(frozen=True)
+class Threshold(Rule):
+    above: float = 0.9
+    confidence: Literal["top", "margin"] = "top"
+
+    claims: ClassVar = "no law: the order depends on the confidence"
+
+    def __post_init__(self):
+        if not 0 <= self.above <= 1:
+            raise ValueError(f"above={self.above} must be in [0, 1]")
+
+    def positions(self, prediction, canvas: Canvas, now: Now):
+        sure_BL, masked_BL = prediction.confidence(self.confidence), now.masked(canvas)
+        return masked_BL & ((sure_BL >= self.above) | now.first(masked_BL, sure_BL))

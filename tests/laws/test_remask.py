@@ -1,0 +1,113 @@
+"""Tokens that come back as masks: how many masks there are at each time, what the law tends to, and that wrong rates are seen."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.nn.masks import Mask
+from dlm.oracle.exact import total_variation
+from dlm.run import keys, spec
+from dlm.run.contracts import Canvas
+from dlm.samplers import loop
+from dlm.samplers.remask.cap import Cap
+from dlm.samplers.remask.loop import Loop
+from tests.laws import worlds as w
+
+REMASKS = [r for r in w.choices("samplers/remask", "rate") if "prism" not in r["name"]]  # that one needs a network that judges
+NOISE = w.process(dict(name="mask"))
+N, T = 8000, 12
+
+
+def built(config):
+    return spec.build(config, "samplers.remask")
+
+
+def drawn(remask, steps=T, rule="ancestral", table=1, **settings):
+    """(x_BL, the share of tokens [T] that stand after each step) from blank canvases, by default under the oracle of the second world."""
+    sampler = loop.Sampler(rule=spec.build(rule, "samplers"), remask=remask, steps=steps, **settings)
+    z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
+    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)})
+    run = lambda canvas, key_B: loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True)  # noqa: E731
+    done = jax.jit(run, compiler_options={"xla_backend_optimization_level": 1})(canvas, keys.per_sample(keys.root(0), jnp.arange(N)))
+    z_TBL, _, _, count = done.trace
+    return np.asarray(done.canvas.z_BL), (np.asarray(z_TBL[: int(count)]) != w.VOCAB.mask).mean((1, 2))
+
+
+PLAIN_T = 1 - np.arange(T - 1, -1, -1) / T  # α_s after each step
+
+
+def excess(shares_T):
+    """By how many standard errors the shares lie off those of the plain process, at most."""
+    spread_T = np.sqrt(np.maximum(PLAIN_T * (1 - PLAIN_T), 1e-9) / (N * w.L))
+    return (np.abs(shares_T - PLAIN_T)[:-1] / spread_T[:-1]).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", REMASKS, ids=w.title)
+def test_the_share_of_masks_is_that_of_the_plain_process_or_is_said_to_differ(config):
+    strong = dict(eta=0.5) if "eta" in {f.name for f in dataclasses.fields(built(config))} else dict(below=0.35)
+    remask = built(config | strong)
+    x_BL, shares_T = drawn(remask, table=3 if "below" in strong else 1)  # an oracle never doubts what stands
+    assert (x_BL < w.V).all(), "no mask is left"
+    off = excess(shares_T)
+    assert off < 4.5 if remask.marginals == "kept" else off > 6
+    if remask.marginals == "kept":
+        plain_X, p_X = w.counts(drawn(None)[0]) / N, w.law(w.WORLDS[1])
+        assert total_variation(w.counts(x_BL) / N, p_X) < total_variation(plain_X, p_X) + 0.01, "with an oracle it does no harm"
+
+
+@pytest.mark.slow
+def test_by_how_much_the_share_of_masks_differs():
+    """conf at σ_max: two tokens in five fewer stand half-way, of three positions; loop: within its window the share is held at α."""
+    _, conf_T = drawn(built("conf"))
+    gap_T = PLAIN_T - conf_T
+    assert 0.35 < gap_T.max() < 0.45 and (gap_T > -0.01).all()
+    held = Loop(eta=0.5, begin=0.7, end=0.2, alpha=0.6)
+    _, loop_T = drawn(held, steps=20)
+    inside = [k for k, s in enumerate(range(19, -1, -1)) if 0.2 <= s / 20 <= 0.7 - 1 / 20]
+    np.testing.assert_allclose(loop_T[inside], 0.6, atol=0.02)
+
+
+@dataclass(frozen=True)
+class Forgetful(Cap):
+    """The mistake: tokens come back, and masks are revealed at the plain rate as if none did."""
+
+    marginals = "kept"
+
+    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+        rate_BL = super().rate(output, canvas, now, alpha_t_B1, alpha_s_B1)
+        return jnp.where(canvas.z_BL == now.process.vocab.mask, 0.0, rate_BL)
+
+
+@dataclass(frozen=True)
+class Greedy(Cap):
+    """Another: more than σ_max, so that reveal probabilities go past 1."""
+
+    marginals = "kept"
+
+    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+        return jnp.full_like(alpha_t_B1, self.eta)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", [Forgetful(0.3), Greedy(0.9)], ids=lambda r: type(r).__name__)
+def test_a_wrong_rate_is_seen(wrong):
+    assert excess(drawn(wrong)[1]) > 6
+
+
+@pytest.mark.slow
+def test_rules_that_count_reveal_as_many_more_as_come_back():
+    """Of 3 positions 1, 2, 3 stand after 3 steps, with every token coming back that may."""
+    for rule in ("ordered", dict(name="confident", confidence="top")):
+        sampler = loop.Sampler(rule=spec.build(rule, "samplers"), remask=Cap(1.0), steps=3)
+        z_BL = jnp.full((64, w.L), w.VOCAB.mask, jnp.int32)
+        canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.ones(z_BL.shape, jnp.int32)})
+        done = loop.generate(w.tables, sampler, NOISE, Mask(), canvas, keys.per_sample(keys.root(0), jnp.arange(64)), trace=True)
+        z_TBL = np.asarray(done.trace[0])
+        assert ((z_TBL != w.VOCAB.mask).sum(-1) == np.array([1, 2, 3])[:, None]).all()
+        back_TBL = (z_TBL[:-1] != w.VOCAB.mask) & (z_TBL[1:] == w.VOCAB.mask)
+        assert (back_TBL[0].sum(1) == 1).all()

@@ -1,0 +1,167 @@
+"""Caches: with every pass whole nothing changes; exact ones never change anything; the others read less, and end with a full canvas."""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.nn import transformer
+from dlm.nn.masks import Mask
+from dlm.run import keys, spec
+from dlm.run.contracts import Canvas
+from dlm.samplers import loop
+from dlm.samplers.config import Cache, Sampler
+from dlm.samplers.reading import Reader
+from tests import tiny
+
+pytestmark = pytest.mark.slow
+B, L = 3, 40
+TIMED = tiny.model_config(time="adaln")
+PARAMS = tiny.random_params(TIMED, scale=0.4)
+PROCESS = spec.build("mask", "noise", tiny.VOCAB)
+KEY_B = keys.per_sample(jax.random.key(3), jnp.arange(B))
+SEGMENTS_BL = np.arange(L) < np.array([[L], [L - 3], [L]])
+
+
+def canvas(prompts=(5, 2, 9), segments=True):
+    """Rows with prompts of different lengths, one of them padded."""
+    z_BL = np.where(SEGMENTS_BL | (not segments), tiny.VOCAB.mask, tiny.VOCAB.pad)
+    frozen_BL = z_BL == tiny.VOCAB.pad
+    for b, n in enumerate(prompts):
+        z_BL[b, :n], frozen_BL[b, :n] = tiny.tokens(1, n, seed=b)[0] % 16, True
+    fields = dict(segments_BL=jnp.asarray(SEGMENTS_BL, jnp.int32)) if segments else {}
+    return Canvas(jnp.asarray(z_BL, jnp.int32), jnp.ones((B, L)), jnp.asarray(frozen_BL), fields)
+
+
+@cache
+def run(sampler, mask=Mask(), segments=True, prefill=0, prompts=(5, 2, 9)):
+    """(Sampled, how many positions each compiled pass reads)."""
+    widths, denoise = [], tiny.denoiser(TIMED, PARAMS)
+
+    def counted(seen, *, mask, cache=None):
+        widths.append(seen.z_BL.shape[1])
+        return denoise(seen, mask=mask, cache=cache)
+
+    def generate(start, key_B):
+        rows = 2 * B if sampler.guidance else B
+        memory = transformer.memory(transformer.Transformer(TIMED), rows, L) if sampler.cache.kind != "none" else None
+        return loop.generate(counted, sampler, PROCESS, mask, start, key_B, memory=memory, prefill=prefill, trace=True)
+
+    return jax.tree.map(np.asarray, jax.jit(generate)(canvas(prompts, segments), KEY_B)), widths
+
+
+def sampler(kind="none", refresh=0, rule="ancestral", **settings):
+    given = dict(steps=3, block=8) | settings
+    return Sampler(rule=spec.build(rule, "samplers"), cache=Cache(kind, refresh), **given)
+
+
+def same(one, other, atol=1e-4):
+    tiny.identical(one.canvas.z_BL, other.canvas.z_BL)
+    np.testing.assert_allclose(one.logprob_BL, other.logprob_BL, atol=atol)
+
+
+@pytest.mark.parametrize("kind", ["prefix", "dual", "delayed"])
+@pytest.mark.parametrize("settings", [dict(block=8), dict(block=0), dict(block=12)], ids=str)
+def test_with_every_pass_whole_nothing_changes(kind, settings):
+    """Prompts of several lengths, padding, and blocks that do not divide the canvas."""
+    plain, _ = run(sampler(**settings))
+    cached, widths = run(sampler(kind, 1, **settings))
+    same(cached, plain)
+    assert set(widths) == {L} and cached.nfe == plain.nfe
+
+
+@pytest.mark.parametrize("size", [1, 8, 12, L])
+def test_the_exact_cache_of_a_block_model_changes_nothing(size):
+    mask = Mask("block", size=size)
+    settings = dict(block=size, steps=1 if size == 1 else 3)
+    plain, _ = run(sampler(**settings), mask)
+    cached, widths = run(sampler("exact", **settings), mask)
+    same(cached, plain)
+    assert set(widths) == {min(2 * size, L), size}, "a block is read with the one before it, then alone"
+    prompts = (30, 26, 33)
+    far, _ = run(sampler(**settings), mask, prompts=prompts)
+    prefilled, _ = run(sampler("exact", **settings), mask, prefill=24, prompts=prompts) if 24 % size == 0 else (far, 0)
+    same(prefilled, far)
+
+
+def first(sampled):
+    """The canvas after its first pass."""
+    return sampled.trace[0][0]
+
+
+@pytest.mark.parametrize("kind, least", [("prefix", 16), ("dual", 8), ("delayed", 8)])
+def test_passes_of_an_approximate_cache_read_less(kind, least):
+    cold = dict(temperature=0.0, rule=dict(name="confident", confidence="top"), steps=8)
+    plain, _ = run(sampler(**cold))
+    cached, widths = run(sampler(kind, **cold))
+    often, _ = run(sampler(kind, 2, **cold))
+    assert max(widths) == L and min(widths) == least and cached.nfe == often.nfe == plain.nfe
+    for c in (cached, often):
+        tiny.identical(first(c), first(plain))
+        assert (c.canvas.z_BL != tiny.VOCAB.mask).all()
+    assert (cached.canvas.z_BL != plain.canvas.z_BL).any(), "an approximation"
+    assert np.abs(often.logprob_BL - plain.logprob_BL).mean() > 0
+
+
+def test_a_delayed_cache_reads_what_is_masked_and_what_was_just_revealed():
+    settings = dict(block=0, steps=40, rule="ordered", temperature=0.0)
+    plain, _ = run(sampler(**settings))
+    cached, widths = run(sampler("delayed", **settings))
+    assert sorted(set(widths)) == Reader(None, Mask(), "delayed", L, 0).widths() == [20, L]
+    tiny.identical(first(cached), first(plain))
+    assert (cached.canvas.z_BL != tiny.VOCAB.mask).all()
+
+
+def test_windows_that_slide_may_keep_the_rest():
+    settings = dict(edge="sliding", block=8, rule=dict(name="threshold", above=0.3), steps=8)
+    plain, _ = run(sampler(**settings))
+    whole, _ = run(sampler("dual", 1, **settings))
+    same(whole, plain)
+    cached, widths = run(sampler("dual", 3, **settings))
+    assert (cached.canvas.z_BL != tiny.VOCAB.mask).all() and set(widths) == {L, 8}
+
+
+def test_guidance_keeps_a_cache_of_both_readings():
+    for kind in ("dual", "delayed"):
+        plain, _ = run(sampler(guidance=0.7))
+        cached, _ = run(sampler(kind, 1, guidance=0.7))
+        same(cached, plain, atol=1e-3)
+        rarely, _ = run(sampler(kind, 2, guidance=0.7))
+        assert (rarely.canvas.z_BL != tiny.VOCAB.mask).all()
+
+
+def test_a_row_does_not_depend_on_its_batch():
+    for kind, refresh in (("none", 0), ("dual", 2), ("delayed", 2), ("prefix", 0)):
+        one = sampler(kind, refresh, rule=dict(name="threshold", above=0.4), steps=8)
+        together, _ = run(one)
+        denoise = tiny.denoiser(TIMED, PARAMS)
+        memory = transformer.memory(transformer.Transformer(TIMED), 1, L) if kind != "none" else None
+        alone = jax.jit(partial(loop.generate, denoise, one, PROCESS, Mask(), memory=memory))(
+            jax.tree.map(lambda x: x[1:2], canvas()), KEY_B[1:2]
+        )
+        tiny.identical(alone.canvas.z_BL[0], together.canvas.z_BL[1])
+        tiny.close(alone.logprob_BL[0], together.logprob_BL[1])
+
+
+def test_nothing_compiles_anew_for_other_prompts():
+    one, denoise = sampler("dual"), tiny.denoiser(TIMED, PARAMS)
+    memory = transformer.memory(transformer.Transformer(TIMED), B, L)
+    traced = []
+
+    def counted(seen, **options):
+        traced.append(1)
+        return denoise(seen, **options)
+
+    generate = jax.jit(partial(loop.generate, counted, one, PROCESS, Mask(), memory=memory))
+    for prompts in ((5, 2, 9), (1, 17, 30)):
+        generate(canvas(prompts), KEY_B)
+    assert len(traced) == 2, "one whole pass and one of a block"
+
+
+def test_the_last_block_may_be_shorter():
+    for start in (canvas(), replace(canvas(), fields={})):
+        done = jax.jit(partial(loop.generate, tiny.denoiser(TIMED, PARAMS), sampler(block=12), PROCESS, Mask()))(start, KEY_B)
+        assert (done.canvas.z_BL != tiny.VOCAB.mask).all()

@@ -1,0 +1,255 @@
+"""What each rule reveals in a step, against its definition in plain Python; windows, second passes, guidance."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.nn.masks import Mask
+from dlm.run import keys, spec
+from dlm.run.contracts import Canvas, Logits, Output, likeliest
+from dlm.run.spec import UserError
+from dlm.samplers import generate, loop
+from dlm.samplers.config import Cache, Sampler, described
+from dlm.samplers.guidance import guided
+from dlm.samplers.rule import Now
+from tests import tiny
+from tests.samplers.test_loop import EOS, KEY_B, MASK, PROCESS, B, L, neighbours, template
+
+rng = np.random.default_rng(7)
+V = 5
+P_BLV = rng.dirichlet(np.full(V, 0.15), size=(B, L)).astype(np.float32)
+TOLD = Output(Logits(jnp.log(jnp.asarray(np.pad(np.maximum(P_BLV, 1e-9), ((0, 0), (0, 0), (0, 15)))))))
+MASKED_BL = rng.random((B, L)) < 0.8
+CANVAS = Canvas(jnp.where(MASKED_BL, MASK, 1), jnp.ones((B, L)), jnp.zeros((B, L), bool))
+
+
+def now(t=1.0, s=0.99, **changes):
+    given = dict(active_BL=jnp.ones((B, L), bool), t_B=jnp.full(B, t), s_B=jnp.full(B, s), logprob_BL=jnp.zeros((B, L)))
+    return Now(PROCESS, **given | dict(place_BL=jnp.broadcast_to(jnp.arange(L), (B, L))) | changes)
+
+
+def revealed(rule, moment=None):
+    new, _ = spec.build(rule, "samplers").step(KEY_B, TOLD, CANVAS, moment or now(), ())
+    return (np.asarray(new.z_BL) != MASK) & MASKED_BL
+
+
+def surest(k_B):
+    """The k surest masks of each row, ties to the left."""
+    want_BL = np.zeros((B, L), bool)
+    for b, k in enumerate(k_B):
+        order = [i for i in np.argsort(-P_BLV[b].max(-1), kind="stable") if MASKED_BL[b, i]]
+        want_BL[b, order[: int(k)]] = True
+    return want_BL
+
+
+def test_threshold_takes_all_that_are_sure_and_always_one():
+    for above in (0.0, 0.6, 0.9, 1.0):
+        want_BL = (MASKED_BL & (P_BLV.max(-1) >= above)) | surest([1] * B)
+        assert (revealed(dict(name="threshold", above=above)) == want_BL).all()
+    half = revealed(dict(name="threshold", above=1.0), now(1.0, 0.5))
+    assert (half == surest(np.ceil(MASKED_BL.sum(1) / 2))).all(), "never slower than the schedule"
+
+
+def test_factor_takes_as_many_as_their_confidence_pays_for():
+    for factor in (0.0, 0.5, 1.0, 3.0):
+        k_B = []
+        for b in range(B):
+            sure = sorted(P_BLV[b, MASKED_BL[b]].max(-1), reverse=True)
+            k_B.append(max([n for n in range(1, len(sure) + 1) if (n + 1) * (1 - sure[n - 1]) < factor], default=1))
+        assert (revealed(dict(name="factor", factor=factor)) == surest(k_B)).all()
+
+
+def test_an_entropy_budget_is_spent_and_not_overdrawn():
+    entropy_BL = -(P_BLV * np.log(np.maximum(P_BLV, 1e-9))).sum(-1)
+    for budget in (0.0, 0.2, 1.0, 100.0):
+        got_BL = revealed(dict(name="entropy_bounded", budget=budget))
+        for b in range(B):
+            cost = np.sort(entropy_BL[b, MASKED_BL[b]])
+            k = max(k for k in range(1, len(cost) + 1) if cost[:k].sum() - cost[:k].max() <= budget + 1e-6)
+            assert (np.sort(entropy_BL[b, got_BL[b]]) == cost[:k]).all()
+    assert (revealed(dict(name="entropy_bounded", budget=100.0)) == MASKED_BL).all()
+
+
+def test_maskgit_begins_slowly():
+    for s in (0.75, 0.5, 0.25):
+        t = s + 0.25
+        left = lambda t: np.sin(np.pi / 2 * t)  # noqa: E731
+        want_B = np.ceil(MASKED_BL.sum(1) * (1 - left(s) / left(t)) - 1e-3)
+        assert (revealed("maskgit", now(t, s)).sum(1) == want_B).all()
+    calm, shaken = (revealed(dict(name="maskgit", shake=shake), now(1.0, 0.6)) for shake in (0.0, 1e5))
+    assert (calm != shaken).any() and (calm.sum(1) == shaken.sum(1)).all()
+
+
+def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
+    log_BL = np.log(np.maximum(np.where(MASKED_BL, P_BLV.max(-1), P_BLV[:, :, 1]), 1e-9))
+    told = Output(Logits(jnp.asarray(np.where(np.arange(20) < V, TOLD.prediction.logits_BLV, -np.inf))))
+    cold = Output(loop._Tempered(told.prediction, Sampler(spec.build("planned", "samplers"), temperature=0.0)))
+    for trust in (1.0, 0.0):
+        score_BL = np.where(MASKED_BL, log_BL, trust * log_BL)
+        new, _ = spec.build(dict(name="planned", trust=trust), "samplers").step(KEY_B, cold, CANVAS, now(1.0, 0.4), ())
+        kept_BL = np.asarray(new.z_BL) != MASK
+        assert (kept_BL.sum(1) == L - int(0.4 * L)).all()
+        for b in range(B):
+            assert score_BL[b, kept_BL[b]].min() >= score_BL[b, ~kept_BL[b]].max() - 1e-5
+
+
+def test_editing_replaces_what_it_is_sure_is_wrong():
+    best_BL, sure_BL = P_BLV.argmax(-1), P_BLV.max(-1)
+    new, _ = spec.build(dict(name="editing", above=1.0, edit=0.7), "samplers").step(KEY_B, TOLD, CANVAS, now(), ())
+    edit_BL = ~MASKED_BL & (best_BL != 1) & (sure_BL >= 0.7)
+    z_BL = np.asarray(new.z_BL)
+    assert edit_BL.any() and (z_BL[edit_BL] == best_BL[edit_BL]).all() and (z_BL[~MASKED_BL & ~edit_BL] == 1).all()
+    assert ((z_BL != MASK) & MASKED_BL).sum() == B
+
+
+def test_correcting_puts_the_surest_that_differs():
+    for tokens in (1, 2):
+        new, _ = spec.build(dict(name="correcting", tokens=tokens), "samplers").step(KEY_B, TOLD, CANVAS, now(), ())
+        assert ((np.asarray(new.z_BL) != np.asarray(CANVAS.z_BL)).sum(1) > 0).all()
+        assert ((np.asarray(new.z_BL) != np.asarray(CANVAS.z_BL)).sum(1) <= tokens).all()
+
+
+@pytest.mark.slow
+def test_first_hits_are_told_as_times():
+    """With one position a step the k-th hit is a product of as many u^(1/n): its mean is that of an order statistic."""
+    seen, rows = [], 2000
+    sampler = Sampler(spec.build("first_hitting", "samplers"), steps=4)
+
+    def denoise(canvas, *, mask):
+        jax.debug.callback(lambda t_BL: seen.append(np.asarray(t_BL)[:, 0]), canvas.t_BL)
+        return Output(Logits(jnp.zeros((rows, 4, 20))))
+
+    z_BL = jnp.full((rows, 4), MASK, jnp.int32)
+    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0)
+    jax.block_until_ready(loop.generate(denoise, sampler, PROCESS, Mask(), canvas, keys.per_sample(keys.root(0), jnp.arange(rows))))
+    jax.effects_barrier()
+    means = [t.mean() for t in seen]
+    np.testing.assert_allclose(means, [1, 4 / 5, 3 / 5, 2 / 5], atol=0.02)
+    assert all((after <= before).all() for before, after in zip(seen[:-1], seen[1:], strict=True))
+    for noise in (dict(name="mask", schedule="cosine"), dict(name="mask", schedule="polynomial"), dict(name="mask", schedule="geometric")):
+        process, t_T = spec.build(noise, "noise", tiny.VOCAB), jnp.linspace(0.01, 0.9, 9)
+        np.testing.assert_allclose(process.time_of(process.mask_prob(t_T)), t_T, rtol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------- windows, passes, guidance
+
+
+def run(anchors=None, **settings):
+    rule = spec.build(settings.pop("rule", "threshold"), "samplers")
+    start = template(anchors or {})
+    sampled = jax.jit(partial(loop.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, Mask(), trace=True))(start, KEY_B)
+    return sampled, np.concatenate([start.z_BL[None], sampled.trace[0][: int(sampled.trace[3])]])
+
+
+@pytest.mark.slow
+def test_a_sliding_window_begins_at_the_first_mask():
+    """Hard edges wait for the last position of a block; a window goes on as soon as its first is decided."""
+    sampled, z_TBL = run({0: 3, 6: 1}, edge="sliding", block=3, steps=3, rule=dict(name="threshold", above=0.5))
+    assert not (z_TBL[-1] == MASK).any() and int(sampled.nfe) <= 8
+    for before, after in zip(z_TBL[:-1], z_TBL[1:], strict=True):
+        for b in range(B):
+            if not (before[b] == MASK).any():
+                continue
+            changed, first = np.flatnonzero(before[b] != after[b]), int((before[b] == MASK).argmax())
+            assert len(changed) and min(first, L - 3) <= changed.min() and changed.max() < min(first, L - 3) + 3
+    for wrong in (dict(rule="ancestral", block=3), dict(block=0), dict(block=3, remask=spec.build("cap", "samplers.remask"))):
+        with pytest.raises(ValueError, match="edge='sliding' needs"):
+            Sampler(**dict(rule=spec.build(wrong.pop("rule", "threshold"), "samplers"), edge="sliding") | wrong)
+
+
+@pytest.mark.slow
+def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
+    draft = dict(rule="ancestral", block=2, steps=1)
+    first, _ = run({3: 7}, **draft)
+    again = Sampler(spec.build("ancestral", "samplers"), steps=4, reopen=0.5)
+    both, z_TBL = run({3: 7}, **draft, then=again)
+    drafted_BL, passes = np.asarray(first.canvas.z_BL), int(first.trace[3])
+    tiny.identical(z_TBL[passes], drafted_BL)
+    changed_BL = (z_TBL[passes + 1 :] != drafted_BL).any(0)
+    log_BL = np.where(np.asarray(template({3: 7}).frozen_BL), np.inf, np.asarray(first.logprob_BL))
+    worst_BL = np.argsort(np.argsort(log_BL, 1), 1) < 5  # of nine that were written
+    assert changed_BL.any() and (worst_BL | ~changed_BL).all() and (np.asarray(both.canvas.z_BL) != MASK).all()
+    assert int(both.nfe) == int(both.trace[3]) <= passes + 4 and (np.diff(both.trace[2][: int(both.trace[3])]) < 0).all()
+
+
+def test_top_k_keeps_the_likeliest():
+    kept_BLV = np.isfinite(likeliest(TOLD.prediction.logits_BLV, 2))
+    assert (kept_BLV.sum(-1) == 2).all() and (kept_BLV.argmax(-1) <= np.asarray(TOLD.prediction.best())).all()
+    mode = run(steps=4, rule="ancestral", top_k=1)[0].canvas.z_BL
+    tiny.identical(mode, run(steps=4, rule="ancestral", temperature=0.0)[0].canvas.z_BL)
+
+
+def test_guidance_weighs_the_prompt():
+    start = template({3: 7, 8: 2})
+    told, blank = (neighbours(c, mask=None).prediction for c in (start, template({})))
+    for w in (-1.0, 0.5):
+        found = guided(neighbours, w, tiny.VOCAB)(start, mask=None).prediction
+        want_BLV = (1 + w) * jax.nn.log_softmax(told.logits_BLV, -1) - w * jax.nn.log_softmax(blank.logits_BLV, -1)
+        finite = np.isfinite(np.asarray(told.logits_BLV))
+        np.testing.assert_allclose(np.asarray(found.logits_BLV)[finite], np.asarray(want_BLV)[finite], atol=1e-5)
+        assert not np.isfinite(np.asarray(found.logits_BLV)[~finite]).any()
+    assert int(run({3: 7}, guidance=0.5, steps=2, rule="ancestral")[0].nfe) == 4, "a guided pass is two"
+
+
+@pytest.mark.slow
+def test_a_row_is_done_when_its_text_has_ended():
+    """In the first block all rows end; no later block is read, and what follows the end is padding."""
+
+    def eos_at_two(canvas, *, mask):
+        id_L = jnp.where(jnp.arange(L) == 2, EOS, 5)
+        return Output(Logits(jnp.where(jnp.arange(20) == id_L[:, None], 0.0, -30.0) + jnp.zeros((B, L, 1))))
+
+    for settings, passes in ((dict(block=5, steps=5), 5), (dict(block=0, steps=10), 10)):
+        sampler = Sampler(spec.build("ordered", "samplers"), **settings)
+        done = loop.generate(eos_at_two, sampler, PROCESS, Mask(), template({}), KEY_B, stop=True)
+        assert int(done.nfe) == 3 < passes and (done.canvas.z_BL[:, 3:] == tiny.VOCAB.pad).all() and (done.logprob_BL[:, 3:] == 0).all()
+        assert (done.canvas.z_BL[:, 2] == EOS).all()
+        anchored = loop.generate(eos_at_two, sampler, PROCESS, Mask(), template({7: 5}), KEY_B, stop=True)
+        assert (anchored.canvas.z_BL != tiny.VOCAB.pad).all(), "an end between anchors ends nothing"
+
+
+def test_what_does_not_go_together_is_refused_by_name():
+    causal, blocks = Mask("causal", shift=1), Mask("block", size=4)
+    hybrid = spec.build("hybrid", "noise", tiny.VOCAB)
+    cap = spec.build("cap", "samplers.remask")
+
+    def refused(words, process=PROCESS, mask=Mask(), rule="ancestral", **settings):
+        with pytest.raises(UserError, match=words):
+            generate.suited(Sampler(spec.build(rule, "samplers"), **settings), process, mask)
+
+    cache = lambda **c: dict(cache=Cache(**c))  # noqa: E731
+    refused("planned fills masks", hybrid, rule="planned")
+    refused("remask=samplers.remask.cap needs masks", hybrid, remask=cap)
+    refused("one schedule for all", w_learned(), rule="first_hitting")
+    refused("kind='dual' is for models that see the whole", mask=blocks, **cache(kind="dual"))
+    refused("kind='exact' needs a model that sees nothing later", **cache(kind="exact"))
+    refused("guidance=1.0 needs", mask=blocks, guidance=1.0)
+    refused("'sliding' needs a model", mask=blocks, rule="threshold", edge="sliding", block=4)
+    refused("'sliding' goes with", rule="threshold", edge="sliding", block=4, **cache(kind="dual"))
+    refused("writes once", mask=causal, block=1, steps=1, remask=cap)
+    with pytest.raises(ValueError, match="refresh=2 is for"):
+        cache(kind="none", refresh=2)
+    with pytest.raises(ValueError, match="'delayed' reads masks alone"):
+        Sampler(spec.build("ancestral", "samplers"), remask=cap, **cache(kind="delayed"))
+
+
+def w_learned():
+    return spec.build("learned", "objectives", tiny.VOCAB).process
+
+
+def test_settings_are_told_where_they_are_not_as_usual():
+    then = Sampler(spec.build("correcting", "samplers"), steps=9)
+    one = Sampler(spec.build("threshold", "samplers"), spec.build("cap", "samplers.remask"), cache=Cache("dual", 4), top_p=0.9, then=then)
+    assert described(spec.plain(one)) == {
+        "rule": "threshold (above 0.9, confidence top)",
+        "remask": "cap (eta 0.02)",
+        "steps": "64",
+        "top_p": "0.9",
+        "cache.kind": "dual",
+        "cache.refresh": "4",
+        "then.rule": "correcting (tokens 1)",
+        "then.steps": "9",
+    }
