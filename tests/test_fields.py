@@ -31,7 +31,7 @@ METHOD = dict(
     data="documents",
     noise="corrupt",
     objectives="loss",
-    samplers="step",
+    samplers="chance",
     evals="run",
     tasks="grade",
     **{"samplers.remask": "rate"},

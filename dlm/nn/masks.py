@@ -35,6 +35,7 @@ class Mask:
     shift: Literal[0, 1] = 0
     size: int = 0  # positions of a block, counted from the start of each segment
     context: Literal["block", "causal"] = "block"  # how the clean stream sees itself
+    order: Literal["fixed", "any"] = "fixed"  # of blocks: whether it was trained on all of them (`fields['block_BL']`)
 
     @property
     def needs_clean(self) -> bool:

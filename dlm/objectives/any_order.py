@@ -26,7 +26,7 @@ from dlm.run.contracts import Batch
 class AnyOrder(Diffusion):
     """What stands for the destroyed sequence `z` is the order: the rank of each position; given positions come first, with rank −1."""
 
-    mask: ClassVar = Mask("block", size=1)
+    mask: ClassVar = Mask("block", size=1, order="any")
     reads: ClassVar = 2
 
     @property

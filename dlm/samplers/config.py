@@ -47,7 +47,7 @@ class Sampler:
     reopen: float = 0.0  # share of the written tokens that a later pass masks again, those of lowest confidence when they were written
 
     def __post_init__(self):
-        if not hasattr(self.rule, "step"):
+        if not (hasattr(self.rule, "step") or hasattr(self.rule, "drive")):
             raise ValueError(f"rule={type(self.rule).__module__.removeprefix('dlm.')} is not a sampling rule, such as samplers.ancestral")
         if self.steps < 1 or self.block < 0:
             raise ValueError(f"steps={self.steps} must be positive and block={self.block} not negative")

@@ -64,6 +64,8 @@ def suited(sampler: Sampler, process, mask: Mask, first: bool = True) -> Sampler
         raise UserError(f"a causal model decides one position in one step: {given} must both be 1")
     _noise(sampler, process)
     _attention(sampler, mask)
+    if hasattr(sampler.rule, "drive"):
+        return _speculating(sampler, mask)
     if mask.kind == "block":
         if sampler.block not in (0, mask.size):
             raise UserError(f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size")
@@ -74,6 +76,22 @@ def suited(sampler: Sampler, process, mask: Mask, first: bool = True) -> Sampler
         sampler = replace(sampler, block=mask.size)
     then = suited(sampler.then, process, mask, first=False) if sampler.then else None
     return replace(sampler, then=then)
+
+
+def _speculating(sampler: Sampler, mask: Mask) -> Sampler:
+    """Drafts are longer than what a pass of theirs fills, and verified by blocks of one."""
+    rule, order = _name(sampler.rule), sampler.rule.order
+    if mask.kind != "block":
+        raise UserError(f"sampler.rule={rule} needs a model of which blocks of one can verify: objectives.block or any_order")
+    if order != "left_to_right" and mask.order != "any":
+        raise UserError(f"sampler.rule.order={order!r} needs a model that was trained on any order: objectives.any_order")
+    if not sampler.block or sampler.steps > sampler.block:
+        raise UserError(
+            f"sampler.block={sampler.block} is the length of a draft, of at least sampler.steps={sampler.steps} tokens: set both"
+        )
+    if sampler.then or sampler.remask:
+        raise UserError(f"sampler.rule={rule} goes with neither sampler.then nor sampler.remask: what is verified stays")
+    return sampler
 
 
 def _noise(sampler: Sampler, process) -> None:
@@ -97,7 +115,7 @@ def _attention(sampler: Sampler, mask: Mask) -> None:
     kind, whole = sampler.cache.kind, mask.kind == "full"
     if kind in ("prefix", "dual", "delayed") and not whole:
         raise UserError(f"sampler.cache.kind={kind!r} is for models that see the whole canvas; this one has an exact cache: use 'auto'")
-    if kind == "exact" and reading.kind(Cache(), mask) != "exact":
+    if kind == "exact" and reading.kind(replace(sampler, cache=Cache()), mask) != "exact":
         raise UserError("sampler.cache.kind='exact' needs a model that sees nothing later: use 'prefix', 'dual' or 'delayed'")
     if sampler.guidance and not whole:
         raise UserError(
@@ -126,7 +144,7 @@ class Generator:
     def __init__(self, denoise, memory, params, tokenizer, sampler: Sampler, process, mask: Mask, *, seed=0, trace=False):
         sampler = suited(sampler, process(params), mask)
         self.params, self.tokenizer, self.sampler, self.mask, self.seed = params, tokenizer, sampler, mask, seed
-        self.cached = any(reading.kind(part.cache, mask) != "none" for part in sampler.passes)
+        self.cached = any(reading.kind(part, mask) != "none" for part in sampler.passes)
 
         def run(params, canvas, key_B, prefill):
             rows, length = canvas.z_BL.shape
@@ -186,7 +204,7 @@ class Generator:
 
     def _prefill(self, canvas: Canvas) -> int:
         """How many leading positions are anchors in every row, rounded down to a bucket; 0 without an exact cache."""
-        if reading.kind(self.sampler.cache, self.mask) != "exact":
+        if reading.kind(self.sampler, self.mask) != "exact" or hasattr(self.sampler.rule, "drive"):
             return 0
         anchors, unit = np.argmin(np.append(np.asarray(canvas.frozen_BL).all(0), False)), math.lcm(_BUCKET, max(self.mask.size, 1))
         return int(anchors // unit * unit)

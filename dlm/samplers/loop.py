@@ -90,6 +90,10 @@ def generate(
     anchors, are read in one pass. With `stop` a row ends at its end of text. `trace` records every pass.
     """
     B, L = canvas.z_BL.shape
+    if hasattr(sampler.rule, "drive"):
+        record = _Recorder(L if trace else 0)
+        canvas, logprob_BL, nfe, tape = sampler.rule.drive(denoise, sampler, process, mask, canvas, key_B, memory, stop, record)
+        return Sampled(_padded(canvas, process), logprob_BL, nfe, tape)
     passes = [_Pass(denoise, part, process, mask, key_B, stop, i) for i, part in enumerate(sampler.passes)]
     total = sum(part.total(L) for part in passes)
     record = _Recorder(total + (prefill > 0) if trace else 0)
@@ -101,9 +105,13 @@ def generate(
         part.share_left = lambda n, before=before: 1 - (before + n + 1) / total
         at = part.run(canvas, logprob_BL, nfe, memory, prefill, record, tape)
         canvas, logprob_BL, nfe, tape, before = at.canvas, at.logprob_BL, at.nfe, at.tape, before + part.total(L)
-    if process.absorbing:  # what follows the end of a text
-        canvas = replace(canvas, z_BL=jnp.where(canvas.z_BL == process.vocab.mask, process.vocab.pad, canvas.z_BL))
-    return Sampled(canvas, logprob_BL, nfe, tape)
+    return Sampled(_padded(canvas, process), logprob_BL, nfe, tape)
+
+
+def _padded(canvas: Canvas, process) -> Canvas:
+    """The canvas with padding in the place of masks, which only what follows the end of a text may still have."""
+    hidden_BL = (canvas.z_BL == process.vocab.mask) & process.absorbing
+    return replace(canvas, z_BL=jnp.where(hidden_BL, process.vocab.pad, canvas.z_BL))
 
 
 class _Pass:
@@ -129,7 +137,7 @@ class _Pass:
         fields = canvas.fields if self.mask.kind == "block" else {}  # such a network's blocks begin anew in each segment of a packed row
         self.block_BL = masks.blocks(self.size, fields, jnp.arange(L)[None]) // self.size
         self.packed = "positions_BL" in fields
-        kind = "none" if memory is None else reading.kind(sampler.cache, self.mask)
+        kind = "none" if memory is None else reading.kind(sampler, self.mask)
         self.reader = Reader(self.denoise, self.mask, kind, self.size, self.process.vocab.bos)
         self.last_anchor_B = jnp.where(canvas.frozen_BL & (canvas.z_BL != self.process.vocab.pad), jnp.arange(L), -1).max(1)
         if sampler.reopen:

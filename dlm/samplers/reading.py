@@ -27,10 +27,12 @@ from dlm.run.contracts import Canvas, Output
 _NARROWEST = 16  # positions of a delayed pass
 
 
-def kind(cache, mask: Mask) -> str:
+def kind(sampler, mask: Mask) -> str:
     """The cache that is kept."""
-    if cache.kind != "auto":
-        return cache.kind
+    if sampler.cache.kind != "auto":
+        return sampler.cache.kind
+    if hasattr(sampler.rule, "drive"):  # it reads two streams where it needs them
+        return "exact"
     return "exact" if mask.kind in ("causal", "block") and not mask.needs_clean else "none"
 
 

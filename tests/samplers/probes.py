@@ -10,6 +10,7 @@ from dlm.samplers import loop
 from dlm.samplers.config import Cache, Sampler
 from tests.samplers import test_loop as loops
 from tests.samplers import test_reading as reading
+from tests.samplers import test_speculative as speculating
 
 
 def sample(**changes):
@@ -40,6 +41,13 @@ def remask(name, **given):
 
     probe.__name__ = "remask_" + name
     return probe
+
+
+def speculative(**changes):
+    """How sure the verifier was of what was drawn, in an order."""
+    mask = loops.Mask("block", size=1, order="any")
+    one = Sampler(spec.build(dict(name="speculative") | changes, "samplers"), block=4, steps=2)
+    return speculating.run(one, mask, cached=False).logprob_BL
 
 
 def second(**changes):
@@ -75,6 +83,7 @@ ROWS = {
     "Factor.factor": (rule("factor", steps=9), 3.0, {}),
     **{f"EntropyBounded.{k}": (rule("entropy_bounded", steps=9), v, {}) for k, v in dict(budget=3.0, confidence="margin").items()},
     **{f"MaskGIT.{k}": (rule("maskgit"), v, dict(schedule="polynomial")) for k, v in dict(schedule="linear", power=4.0, shake=0.0).items()},
+    **{f"Speculative.{k}": (speculative, v, dict(order="shuffled")) for k, v in dict(order="left_to_right", seed=1).items()},
     "Planned.trust": (rule("planned"), 0.0, {}),
     **{f"Editing.{k}": (rule("editing", steps=9), v, dict(edit=0.3)) for k, v in dict(above=0.2, edit=1.0).items()},
     "Correcting.tokens": (rule("correcting"), 3, {}),

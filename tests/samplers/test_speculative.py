@@ -1,0 +1,129 @@
+"""Self-speculation: at temperature 0 the text of one position after the other, else its law; with fewer passes; in any order."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.nn import transformer
+from dlm.nn.masks import Mask
+from dlm.run import keys, spec
+from dlm.run.contracts import Canvas
+from dlm.run.spec import UserError
+from dlm.samplers import generate, loop
+from dlm.samplers.config import Cache, Sampler
+from tests import tiny
+from tests.laws import worlds as w
+from tests.samplers.test_reading import KEY_B, PARAMS, PROCESS, SEGMENTS_BL, TIMED, B, L, canvas
+
+pytestmark = pytest.mark.slow
+
+
+def speculating(order="left_to_right", **settings):
+    given = dict(block=5, steps=2) | settings
+    return Sampler(spec.build(dict(name="speculative", order=order), "samplers"), **given)
+
+
+@cache
+def run(sampler, mask=Mask("block", size=4), cached=True, prompts=(5, 2, 9), order=None):
+    def go(start, key_B):
+        memory = transformer.memory(transformer.Transformer(TIMED), B, L) if cached else None
+        return loop.generate(tiny.denoiser(TIMED, PARAMS), sampler, PROCESS, mask, start, key_B, memory=memory, trace=True)
+
+    return jax.tree.map(np.asarray, jax.jit(go)(canvas(prompts), KEY_B))
+
+
+def one_by_one(context="block", temperature=0.0):
+    ancestral = Sampler(spec.build("ancestral", "samplers"), steps=1, block=1, temperature=temperature, cache=Cache("none"))
+    return run(ancestral, Mask("block", size=1, context=context), cached=False)
+
+
+@pytest.mark.parametrize("context", ["block", "causal"])
+@pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
+@pytest.mark.parametrize("settings", [dict(), dict(steps=1), dict(block=8, steps=4), dict(block=1, steps=1)], ids=str)
+def test_at_temperature_0_it_is_the_text_of_one_position_after_the_other(context, cached, settings):
+    plain = one_by_one(context)
+    quick = run(speculating(temperature=0.0, **settings), Mask("block", size=4, context=context), cached)
+    tiny.identical(quick.canvas.z_BL, plain.canvas.z_BL)
+    np.testing.assert_allclose(quick.logprob_BL, plain.logprob_BL, atol=1e-4)
+    assert (quick.canvas.z_BL[~SEGMENTS_BL] == tiny.VOCAB.pad).all()
+
+
+def test_the_cache_changes_no_draw_and_each_round_settles_a_token_at_least():
+    plain, cached = (run(speculating(), cached=c) for c in (False, True))
+    tiny.identical(plain.canvas.z_BL, cached.canvas.z_BL)
+    np.testing.assert_allclose(plain.logprob_BL, cached.logprob_BL, atol=1e-4)
+    rounds = int(cached.trace[3])
+    assert int(cached.nfe) == 3 * rounds + 1 and int(plain.nfe) == 3 * rounds and L - 2 > rounds >= (L - 2) / 5
+    left_RB = (cached.trace[0][:rounds] == tiny.VOCAB.mask).sum(-1)
+    assert ((np.diff(left_RB, axis=0) < 0) | (left_RB[1:] == 0)).all()
+
+
+N = 20_000
+
+
+def drawn(table, sampler, mask, **fields):
+    z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
+    start = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)} | fields)
+    go = jax.jit(lambda start, key_B: loop.generate(w.tables, sampler, w.process(dict(name="mask")), mask, start, key_B))
+    done = go(start, keys.per_sample(keys.root(0), jnp.arange(N)))
+    return w.counts(done.canvas.z_BL), int(done.nfe)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_its_law_is_that_of_the_oracle(steps):
+    drawn_X, _ = drawn(1, speculating(block=3, steps=steps), Mask("block", size=3))
+    assert w.chi_square(drawn_X, w.law(w.WORLDS[1])) > 1e-4
+
+
+@pytest.mark.parametrize("order", ["left_to_right", "shuffled", "given"])
+def test_its_law_is_that_of_the_verifier_whatever_the_draft(order):
+    """Random tables, whose drafts and verdicts have nothing to do with each other; in an order its law is that of the order."""
+    from tests.laws.test_exact import law
+
+    fields = {"order_BL": jnp.broadcast_to(jnp.array([2, 0, 1]), (N, w.L))} if order == "given" else {}
+    drawn_X, _ = drawn(3, speculating(order, block=3, steps=1), Mask("block", size=1, order="any"), **fields)
+    orders = [law(dict(name="ordered", order=o), 3, steps=3)[0] for o in ("left_to_right", "right_to_left")]
+    fits = [w.chi_square(drawn_X, p_X) > 1e-4 for p_X in orders]
+    assert fits[0] == (order == "left_to_right") and not fits[1]
+    if order == "given":
+        assert w.chi_square(drawn_X, in_order([1, 2, 0])) > 1e-4
+
+
+def in_order(order):
+    """Π_k p(x_σ(k) | x_σ(<k)) under table 3, by looking every conditional up."""
+    p_X = np.ones(len(w.X_XL))
+    z_XL = np.full_like(w.X_XL, w.VOCAB.mask)
+    for i in order:
+        state_X = (z_XL * (w.V + 1) ** np.arange(w.L - 1, -1, -1)).sum(1)
+        told_XV = np.exp(np.asarray(jax.nn.log_softmax(w.TABLES[3][state_X, i]), np.float64))
+        p_X *= told_XV[np.arange(len(p_X)), w.X_XL[:, i]]
+        z_XL[:, i] = w.X_XL[:, i]
+    return p_X
+
+
+def test_a_draft_that_is_always_kept_is_seen():
+    """The mistake that the laws above would miss if drafts were as good as verdicts: all drafts kept."""
+    from dlm.samplers import speculative
+
+    honest = speculative._accepted
+    try:
+        speculative._accepted = lambda key_B, p, q, drafted, valid: (drafted, valid.sum(1))
+        drawn_X, nfe = drawn(1, speculating(block=3, steps=1), Mask("block", size=3))
+    finally:
+        speculative._accepted = honest
+    assert nfe == 2 and w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4
+
+
+def test_what_cannot_be_verified_is_refused_by_name():
+    def refused(words, mask, **settings):
+        with pytest.raises(UserError, match=words):
+            generate.suited(speculating(**settings), PROCESS, mask)
+
+    refused("needs a model of which blocks of one can verify", Mask())
+    refused("trained on any order", Mask("block", size=4), order="shuffled")
+    refused("is the length of a draft", Mask("block", size=4), block=2, steps=3)
+    refused("goes with neither", Mask("block", size=4), then=Sampler(spec.build("ancestral", "samplers")))
+    assert generate.suited(speculating("shuffled"), PROCESS, Mask("block", size=1, order="any")).block == 5
