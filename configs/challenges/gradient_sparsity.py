@@ -16,26 +16,26 @@ differs from the plain one beyond the noise of three seeds, as long as the weigh
 quietest gradient and are 0.04 bits/byte ahead, about the width of the intervals, though they train no bound; flat weights and pairs are
 level or slightly behind. The exact factors of an L = 64 Markov chain (9 times less variance) are not found again.
 
-`bench variance` on a masked run of configs/challenges/block_size.py (seed 0, count), --draws=32, commit 7fb9fc8, 2 cores of an AVX-512 Xeon,
-multiples of the plain way's variance at equal passes, and gradient noise over signal (32 draws of heavy tails: good to a third or so):
+`bench variance` on the run plain-seed=0 of this recipe, --draws=48, commit dad9510, 2 cores of an AVX-512 Xeon, multiples of the plain way's
+variance at equal passes, and gradient noise over signal (48 draws of heavy tails: good to a quarter or so):
 
     times       pattern    coupling       weights     loss  gradient   noise
     iid         bernoulli  single         bound       1.00      1.00    1.88
-    stratified  bernoulli  single         bound       1.29      1.80    2.73
-    antithetic  bernoulli  single         bound       0.94      1.48    2.44
-    importance  bernoulli  single         bound       1.54      1.67    2.58
-    iid         count      single         bound       0.03      1.13    2.07
-    stratified  count      single         bound       0.05      1.25    2.34
-    iid         bernoulli  complementary  bound       0.65      0.92    1.80
-    stratified  bernoulli  complementary  bound       1.36      1.70    2.57
-    iid         count      complementary  bound       0.04      0.90    1.78
-    stratified  count      complementary  bound       0.03      1.14    2.06
-    antithetic  count      complementary  bound       0.03      1.33    2.21
-    importance  count      complementary  bound       0.05      0.94    1.91
-    iid         bernoulli  single         flat        1.02      0.30    1.84
-    iid         bernoulli  single         context     0.06      0.02    1.52
-    stratified  count      complementary  flat        0.21      0.43    2.20
-    stratified  count      complementary  context     0.02      0.01    1.27
+    stratified  bernoulli  single         bound       1.40      1.46    2.48
+    antithetic  bernoulli  single         bound       1.06      1.51    2.44
+    importance  bernoulli  single         bound       1.77      1.42    2.40
+    iid         count      single         bound       0.04      1.16    2.06
+    stratified  count      single         bound       0.07      1.05    2.10
+    iid         bernoulli  complementary  bound       0.84      0.80    1.78
+    stratified  bernoulli  complementary  bound       1.57      1.87    2.71
+    iid         count      complementary  bound       0.04      0.99    1.95
+    stratified  count      complementary  bound       0.04      1.36    2.27
+    antithetic  count      complementary  bound       0.04      1.21    2.16
+    importance  count      complementary  bound       0.05      1.09    2.07
+    iid         bernoulli  single         flat        1.68      0.40    2.09
+    iid         bernoulli  single         context     0.10      0.01    1.42
+    stratified  count      complementary  flat        0.25      0.68    2.72
+    stratified  count      complementary  context     0.02      0.01    1.25
 
 size=tiny   400 updates of 8 × 128 tokens, 3 seeds, about 20 minutes of a laptop for all
 size=small  10,000 updates of 32 × 256 tokens
