@@ -1,0 +1,281 @@
+"""Tokens per second of ways to sample, side by side, and what they cost in quality.
+
+python -m dlm.bench sample --workdir=RUN [--ar=AR_RUN] [--block=BLOCK_RUN] [--only=dual,threshold-dual] [--length=256] [--rows=8]
+                           [--steps=8] [--quality=1000] [--repeats=3] [--json]
+
+    plain        the usual loop: on the host, every pass over the whole canvas, draws and confidences everywhere, no cache (as the
+                 reference code of LLaDA does, arXiv:2502.09992): surest first in blocks of 32, --steps passes for each
+    ARM          ours: the same rule without a cache and with each; ancestral; threshold with each cache; the autoregressive run with its
+                 cache; speculation on a block run (--ar, --block)
+
+Told are tokens/s as multiples of plain's (`dual`: at least 5), the whole loop's seconds over those of as many bare forward passes (without
+a cache: at most 1.15), and with --quality=N what the autoregressive run thinks of N samples, with their entropy, for plain and `dual`:
+within 2 % of each other.
+"""
+
+import functools
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dlm import benches
+from dlm.run import cli
+from dlm.run.cli import Flag, say
+from dlm.run.spec import UserError
+
+FLAGS = [
+    Flag("workdir", "run of a masked model", required=True),
+    Flag("ar", "autoregressive run: one more arm, and the judge of quality", default=""),
+    Flag("block", "block-diffusion run, to speculate with", default=""),
+    Flag("only", "arms, by name (default: all)", default=""),
+    Flag("length", "tokens of a sample", default=256, type=int),
+    Flag("rows", "samples drawn at once", default=8, type=int),
+    Flag("steps", "passes for each block of 32", default=8, type=int),
+    Flag("quality", "samples whose quality is compared; 0: none", default=0, type=int),
+    Flag("repeats", "rounds", default=3, type=int),
+    Flag("json", "print one JSON object on stdout", type=bool),
+]
+BLOCK, DRAFT = 32, 4  # positions decided together; tokens of a draft
+LIMITS = dict(loop=1.15, speed=5.0, quality=0.02)
+ARMS = {
+    "none": dict(rule="confident", cache="none"),
+    "dual": dict(rule="confident", cache="dual"),
+    "prefix": dict(rule="confident", cache="prefix"),
+    "delayed": dict(rule="confident", cache="delayed"),
+    "ancestral": dict(rule="ancestral", cache="none", block=0, steps=64),
+    "threshold-none": dict(rule="threshold", cache="none", steps=BLOCK),
+    "threshold-prefix": dict(rule="threshold", cache="prefix", steps=BLOCK),
+    "threshold-dual": dict(rule="threshold", cache="dual", steps=BLOCK),
+    "threshold-delayed": dict(rule="threshold", cache="delayed", steps=BLOCK),
+}
+OTHERS = dict(ar="ar", speculative="block")  # arms of other runs, and the flags that name these
+
+
+def main(argv: list[str] | None = None) -> None:
+    args, _ = cli.parse(__doc__, FLAGS, argv)
+    if min(args.length, args.rows, args.steps, args.repeats) < 1 or args.quality < 0:
+        raise UserError("--length, --rows, --steps and --repeats must be at least 1, and --quality not negative")
+    if args.quality and not args.ar:
+        raise UserError("--quality needs a judge: --ar=RUN, the directory of an autoregressive run")
+    wanted = _wanted(args)
+    found = measure(args, wanted)
+    for line in table(found):
+        say(line)
+    if args.json:
+        cli.emit(found)
+
+
+def _wanted(args) -> list[str]:
+    known = [*ARMS, *(name for name, flag in OTHERS.items() if getattr(args, flag))]
+    wanted = args.only.split(",") if args.only else known
+    for name in wanted:
+        if name not in known:
+            missing = f": it needs --{OTHERS[name]}=RUN" if name in OTHERS else ""
+            raise UserError(f"--only: no arm {name!r}{missing}; there are {', '.join(known)}")
+    return wanted
+
+
+def measure(args, wanted: list[str]) -> dict:
+    """All numbers, as --json prints them."""
+    from dlm.run import assemble
+
+    experiment, state = assemble.reopen(Path(args.workdir))
+    if experiment.objective.mask.kind != "full":
+        raise UserError(f"--workdir={args.workdir} is no masked model: its network must see the whole canvas")
+    plain = Plain(experiment, state.averaged, args)
+    arms = {name: _Arm(experiment, state.averaged, args, _sampler(args, **ARMS[name])) for name in wanted if name in ARMS}
+    arms |= {name: _other(name, getattr(args, OTHERS[name]), args) for name in wanted if name in OTHERS}
+    say(f"compiling plain, {', '.join(arms)}; then {args.repeats} rounds")
+    measures = {"plain": plain.seconds, **{name: arm.seconds for name, arm in arms.items()}, "forward": plain.forward_seconds}
+    raw = benches.in_turns(measures, args.repeats)
+    speed = lambda name: [args.length * args.rows / s for s in raw[name]]  # noqa: E731
+    found = dict(
+        workdir=str(args.workdir),
+        length=args.length,
+        rows=args.rows,
+        steps=args.steps,
+        limits=LIMITS,
+        plain=dict(tokens_per_s=benches.spread(speed("plain")), nfe=plain.nfe),
+        forward_seconds=benches.spread(raw["forward"]),
+        arms={
+            name: dict(
+                tokens_per_s=benches.spread(speed(name)),
+                ratio=benches.ratio(raw["plain"], raw[name]),
+                nfe=arm.nfe,
+                loop=benches.ratio(raw[name], [arm.nfe * s for s in raw["forward"]]),
+            )
+            for name, arm in arms.items()
+        },
+    )
+    if args.quality:
+        judge = functools.partial(_judged, experiment, state.averaged, args)
+        found["quality"] = {name: judge(arm) for name, arm in dict(plain=plain, **arms).items() if name in ("plain", "dual")}
+    return found
+
+
+def _sampler(args, rule: str, cache: str, block: int = BLOCK, steps: int = 0):
+    from dlm.run import spec
+    from dlm.samplers.config import Cache, Sampler
+
+    return Sampler(spec.build(rule, "samplers"), steps=steps or args.steps, block=block, cache=Cache(cache))
+
+
+def _other(name: str, workdir: str, args) -> "_Arm":
+    """An arm of another run, whose network has another order."""
+    from dlm.run import assemble, spec
+    from dlm.samplers.config import Sampler
+
+    experiment, state = assemble.reopen(Path(workdir))
+    kind = experiment.objective.mask.kind
+    if kind != dict(ar="causal", speculative="block")[name]:
+        raise UserError(f"--{OTHERS[name]}={workdir} is not such a run: its network's attention is {kind!r}")
+    rule, block = ("ancestral", 1) if name == "ar" else ("speculative", DRAFT)
+    return _Arm(experiment, state.averaged, args, Sampler(spec.build(rule, "samplers"), steps=1, block=block))
+
+
+class _Arm:
+    """A sampler of ours."""
+
+    def __init__(self, experiment, params, args, sampler):
+        self.experiment, self.params, self.args, self.sampler, self.nfe = experiment, params, args, sampler, 0
+
+    def draw(self, seed: int = 0) -> list[np.ndarray]:
+        """Ids of `rows` samples. Ends of text do not end them, so that all arms write as many tokens."""
+        import jax
+
+        done = self._generate(self.params, self._keys(seed))
+        self.nfe = int(done.nfe)
+        return list(np.asarray(jax.block_until_ready(done.canvas.z_BL)))
+
+    def seconds(self) -> float:
+        return sum(benches.seconds_each(self.draw, 1))
+
+    def _keys(self, seed: int):
+        import jax.numpy as jnp
+
+        from dlm.run import keys
+
+        return keys.per_sample(keys.root(0), seed * self.args.rows + jnp.arange(self.args.rows))
+
+    @functools.cached_property
+    def _generate(self):
+        import jax
+        import jax.numpy as jnp
+
+        from dlm.nn import transformer
+        from dlm.noise.mask import MaskNoise
+        from dlm.run.contracts import Canvas
+        from dlm.samplers import generate, loop, reading
+
+        experiment, (B, L) = self.experiment, (self.args.rows, self.args.length)
+        mask, process = experiment.objective.mask, experiment.objective.process or MaskNoise(vocab=experiment.run.nn.vocab)
+        sampler = generate.suited(self.sampler, process, mask)
+
+        def run(params, key_B):
+            z_BL = jnp.full((B, L), process.vocab.mask, jnp.int32)
+            canvas = Canvas(z_BL, jnp.ones((B, L)), jnp.zeros((B, L), bool))
+            memory = transformer.memory(experiment.model, B, L) if reading.kind(sampler, mask) != "none" else None
+            return loop.generate(functools.partial(experiment.denoise, params), sampler, process, mask, canvas, key_B, memory=memory)
+
+        return jax.jit(run)
+
+
+class Plain:
+    """The usual loop, and one bare forward pass."""
+
+    def __init__(self, experiment, params, args):
+        self.experiment, self.params, self.args = experiment, params, args
+        self.nfe = -(-args.length // BLOCK) * args.steps
+
+    def draw(self, seed: int = 0) -> list[np.ndarray]:
+        """Ids of `rows` samples: blocks from left to right, in each step the surest of what was drawn, at temperature 1."""
+        import jax
+        import jax.numpy as jnp
+
+        vocab, (B, L), key = self.experiment.run.nn.vocab, (self.args.rows, self.args.length), jax.random.key(seed)
+        z_BL = jnp.full((B, L), vocab.mask, jnp.int32)
+        for block in range(0, L, BLOCK):
+            counts = _shares(min(BLOCK, L - block), self.args.steps)
+            for count in filter(None, counts):
+                key, now = jax.random.split(key)
+                logits_BLV = self._forward(self.params, z_BL)
+                drawn_BL = jnp.argmax(logits_BLV + jax.random.gumbel(now, logits_BLV.shape, mode="high"), -1)
+                p_BL = jnp.take_along_axis(jax.nn.softmax(logits_BLV, -1), drawn_BL[..., None], -1)[..., 0]
+                open_BL = (z_BL == vocab.mask) & (jnp.arange(L) < block + BLOCK)
+                sure_BL = jnp.where(open_BL, p_BL, -jnp.inf)
+                for b in range(B):
+                    place = jax.lax.top_k(sure_BL[b], count)[1]
+                    z_BL = z_BL.at[b, place].set(drawn_BL[b, place].astype(jnp.int32))
+        return list(np.asarray(z_BL))
+
+    def seconds(self) -> float:
+        return sum(benches.seconds_each(self.draw, 1))
+
+    def forward_seconds(self) -> float:
+        """Of one jitted forward pass over the whole canvas, the median of some."""
+        import jax
+        import jax.numpy as jnp
+
+        z_BL = jnp.full((self.args.rows, self.args.length), self.experiment.run.nn.vocab.mask, jnp.int32)
+        return float(np.median(benches.seconds_each(lambda: jax.block_until_ready(self._forward(self.params, z_BL)), 8)))
+
+    @functools.cached_property
+    def _forward(self):
+        import jax
+        import jax.numpy as jnp
+
+        from dlm.run.contracts import Canvas
+
+        def logits(params, z_BL):
+            canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))
+            return self.experiment.denoise(params, canvas, mask=self.experiment.objective.mask).prediction.logits_BLV
+
+        return jax.jit(logits)
+
+
+def _shares(n: int, steps: int) -> list[int]:
+    """How many of n positions each step reveals: as equal as can be, the larger first."""
+    return [n // steps + (k < n % steps) for k in range(steps)]
+
+
+def _judged(experiment, params, args, arm) -> dict:
+    """What the judge thinks of an arm's samples, their entropy, and the standard errors."""
+    from dlm.evals import gen_ppl, jackknife, samples
+    from dlm.run.assemble import Subject
+
+    subject = Subject(experiment, params, experiment.run.data.source)
+    begin, ids_N = time.perf_counter(), []
+    for seed in range(-(-args.quality // args.rows)):
+        ids_N += arm.draw(seed)
+    ids_N, tokenizer = ids_N[: args.quality], subject.tokenizer
+    texts = [tokenizer.decode(samples.before(tokenizer.eos, ids)) for ids in ids_N]
+    rows_N3 = gen_ppl.judged(subject.other(args.ar), texts, [bool((ids == tokenizer.eos).any()) for ids in ids_N])
+    nll = jackknife(lambda rows: rows[:, 0].sum() / rows[:, 2].sum(), rows_N3)
+    entropy = next(v for name, *v in samples.variety(ids_N, tokenizer.eos) if name == "entropy")
+    return dict(nll=nll[0], nll_se=nll[1], entropy=entropy[0], entropy_se=entropy[1], seconds=time.perf_counter() - begin)
+
+
+def table(found: dict) -> list[str]:
+    """The numbers for people."""
+    plain = found["plain"]
+    lines = [
+        f"\n{found['workdir']}: {found['rows']} samples of {found['length']} tokens at once",
+        f"  forward            {benches.told(found['forward_seconds'], 1e3, 1)} ms, one bare pass",
+        f"  plain              {benches.told(plain['tokens_per_s'], 1, 0):<22} tokens/s   {plain['nfe']:>4} passes",
+    ]
+    for name, arm in found["arms"].items():
+        limit = f" (at most {LIMITS['loop']})" if name in ("none", "ancestral", "threshold-none") else ""
+        speed = f" (at least {LIMITS['speed']:g})" if name == "dual" else ""
+        lines.append(
+            f"  {name:<18} {benches.told(arm['tokens_per_s'], 1, 0):<22} tokens/s   {arm['nfe']:>4} passes   "
+            f"{benches.told(arm['ratio'], 1, 1)} × plain{speed}, {benches.told(arm['loop'])} × its bare passes{limit}"
+        )
+    for name, q in found.get("quality", {}).items():
+        nll, entropy = f"{q['nll']:.4f} ± {q['nll_se']:.4f}", f"{q['entropy']:.4f} ± {q['entropy_se']:.4f}"
+        lines.append(f"  quality of {name:<8} {nll} nats/token, entropy {entropy}")
+    return lines
+
+
+if __name__ == "__main__":
+    cli.main(main)
