@@ -96,7 +96,8 @@ def generate(
         return Sampled(_padded(canvas, process), logprob_BL, nfe, tape)
     passes = [_Pass(denoise, part, process, mask, key_B, stop, i) for i, part in enumerate(sampler.passes)]
     total = sum(part.total(L) for part in passes)
-    record = _Recorder(total + (prefill > 0) if trace else 0)
+    frames = total + (prefill > 0) + sum(part.sampler.reopen > 0 for part in passes)
+    record = _Recorder(frames if trace else 0)
     if not process.absorbing:  # a hole is what is left of any text at t = 1
         noise_B = jax.vmap(lambda k: keys.key(k, "prior"))(key_B)
         canvas = replace(canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, process.prior(noise_B, (B, L))))
@@ -142,6 +143,7 @@ class _Pass:
         self.last_anchor_B = jnp.where(canvas.frozen_BL & (canvas.z_BL != self.process.vocab.pad), jnp.arange(L), -1).max(1)
         if sampler.reopen:
             canvas, logprob_BL = self._reopened(canvas, logprob_BL)
+            tape = record(tape, canvas.z_BL, logprob_BL, self.share_left(-1))
         no_B = jnp.zeros(B, bool)
         memory = memory if kind != "none" else None
         at = _At(

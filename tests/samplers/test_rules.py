@@ -168,11 +168,12 @@ def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
     both, z_TBL = run({3: 7}, **draft, then=again)
     drafted_BL, passes = np.asarray(first.canvas.z_BL), int(first.trace[3])
     tiny.identical(z_TBL[passes], drafted_BL)
-    changed_BL = (z_TBL[passes + 1 :] != drafted_BL).any(0)
+    changed_BL = z_TBL[passes + 1] != drafted_BL  # what was opened again is seen before it is filled
+    assert (changed_BL.sum(1) == 5).all() and (z_TBL[passes + 1][changed_BL] == MASK).all()
     log_BL = np.where(np.asarray(template({3: 7}).frozen_BL), np.inf, np.asarray(first.logprob_BL))
     worst_BL = np.argsort(np.argsort(log_BL, 1), 1) < 5  # of nine that were written
     assert changed_BL.any() and (worst_BL | ~changed_BL).all() and (np.asarray(both.canvas.z_BL) != MASK).all()
-    assert int(both.nfe) == int(both.trace[3]) <= passes + 4 and (np.diff(both.trace[2][: int(both.trace[3])]) < 0).all()
+    assert int(both.nfe) == int(both.trace[3]) - 1 <= passes + 4 and (np.diff(both.trace[2][: int(both.trace[3])]) < 1e-6).all()
 
 
 def test_top_k_keeps_the_likeliest():
