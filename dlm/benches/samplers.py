@@ -14,6 +14,7 @@ for the rules that judge tokens. Rules are the files of dlm/samplers and dlm/sam
 remasking under ancestral sampling. Written to FOLDER: samplers.csv, a line for each rule and number of steps, and samplers.html, the plots.
 """
 
+import copy
 import csv
 import html
 from dataclasses import replace
@@ -163,9 +164,10 @@ class Bench:
         say(f"{part}: the exact floor, then {len(self.samplers)} rules in {', '.join(map(str, self.steps))} steps")
         for steps, found in zip(self.steps, scene.floor(self.steps), strict=True):
             self.rows.append(dict(part=part, rule="floor", steps=steps, nfe=steps) | found)
+        draw = Drawn(scene, draws, self.seed)
         own = scene.measured(scene.own(draws))
         self.rows += [dict(part=part, rule="p itself", steps=steps, nfe=None) | own for steps in self.steps]
-        self._each(part, lambda sampler, steps: drawn(scene, sampler, steps, draws, self.seed))
+        self._each(part, draw.row)
 
     def run(self, workdir: Path, judge: str, samples: int) -> None:
         """Rows of a trained run."""
@@ -182,30 +184,50 @@ class Bench:
                 self.left_out.append((part, name, str(reason)))
 
 
-def drawn(scene, sampler, steps: int, draws: int, seed: int) -> dict:
-    """What a world's network draws in so many steps, and the passes that it took."""
-    import jax
-    import jax.numpy as jnp
+class Drawn:
+    """What a world's network draws. One program serves all numbers of steps, since compiling takes longer than drawing."""
 
-    from dlm.nn.masks import Mask
-    from dlm.run import keys
-    from dlm.run.contracts import Canvas
-    from dlm.samplers import generate, loop
+    def __init__(self, scene, draws: int, seed: int):
+        import jax
+        import jax.numpy as jnp
 
-    law, mask = scene.law, Mask("block", size=1) if hasattr(sampler.rule, "drive") else Mask()
-    if mask.kind == "block" and law.length > _ENUMERABLE:
-        raise UserError(f"it reads each token from those before it, one posterior for each of {law.length} positions")
-    sampler = generate.suited(stepping(sampler, steps, law.length), scene.process, mask)
-    z_BL = jnp.full((draws, law.length), law.vocab.mask, jnp.int32)
-    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0)
-    key_B = keys.per_sample(keys.key(keys.root(seed), "sample"), jnp.arange(draws))
-    done = jax.jit(lambda canvas, key_B: loop.generate(scene.denoise, sampler, scene.process, mask, canvas, key_B))(canvas, key_B)
-    return dict(nfe=int(done.nfe)) | scene.measured(done.canvas.z_BL)
+        from dlm.run import keys
+        from dlm.run.contracts import Canvas
+
+        self.scene = scene
+        z_BL = jnp.full((draws, scene.law.length), scene.law.vocab.mask, jnp.int32)
+        self.canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0)
+        self.key_B = keys.per_sample(keys.key(keys.root(seed), "sample"), jnp.arange(draws))
+        self._run = jax.jit(self._generated, static_argnums=(0, 1))
+
+    def row(self, sampler, steps: int) -> dict:
+        """How far the law is from p after so many steps, and the passes that they took."""
+        from dlm.nn.masks import Mask
+        from dlm.samplers import generate
+
+        law, mask = self.scene.law, Mask("block", size=1) if drafts(sampler) else Mask()
+        if drafts(sampler) and law.length > _ENUMERABLE:
+            raise UserError(f"it reads each token from those before it, one posterior for each of {law.length} positions")
+        sampler = generate.suited(stepping(sampler, steps, law.length), self.scene.process, mask)
+        done = self._run(sampler, mask, 1) if drafts(sampler) else self._run(replace(sampler, steps=1), mask, steps)
+        return dict(nfe=int(done.nfe)) | self.scene.measured(done.canvas.z_BL)
+
+    def _generated(self, sampler, mask, steps):
+        from dlm.samplers import loop
+
+        counted = copy.copy(sampler)
+        object.__setattr__(counted, "steps", sampler.steps if drafts(sampler) else steps)  # traced: it only enters sums
+        return loop.generate(self.scene.denoise, counted, self.scene.process, mask, self.canvas, self.key_B)
+
+
+def drafts(sampler) -> bool:
+    """Whether its steps are those of a draft."""
+    return hasattr(sampler.rule, "drive")
 
 
 def stepping(sampler, steps: int, length: int):
     """The sampler in so many steps; one that drafts gets drafts so long that it takes as many passes if all of them are accepted."""
-    if hasattr(sampler.rule, "drive"):
+    if drafts(sampler):
         return replace(sampler, steps=1, block=min(max(-(-2 * length // steps), 2), length))
     return replace(sampler, steps=steps)
 
@@ -255,7 +277,7 @@ def positions(sampler, mask, length: int, passes: float) -> float:
 
     if reading.kind(sampler, mask) != "exact":
         return passes * length
-    if hasattr(sampler.rule, "drive"):
+    if drafts(sampler):
         return passes * sampler.block * (sampler.steps + 2) / (sampler.steps + 1)
     return passes * sampler.block + (length if mask.kind == "block" else 0)
 
