@@ -33,7 +33,7 @@ MAY = {  # room → rooms or modules it may import, besides itself and the found
     "agents": LIBRARY | {"evals"},
     "sweeps": {"run"},
     "reports": LIBRARY | {"evals", "sweeps"},
-    "benches": LIBRARY | {"evals"},
+    "benches": LIBRARY | {"evals", "reports.plots"},
 }
 EVERYTHING = {"run.assemble"}  # puts the rooms together, for the commands and the benches behind them
 NO_JAX = ["dlm.text.bytes", "dlm.text.bpe", "dlm.data.loader", "dlm.data.local", "dlm.data.tfds", "dlm.data.embedded", "dlm.nn.config"]

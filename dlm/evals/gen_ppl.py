@@ -27,14 +27,20 @@ class GenPPL(Samples):
         """(name, value, standard error) over the samples."""
         if not self.judge:
             raise UserError("a judge is missing: --evals.gen_ppl.judge=RUN, the directory of an autoregressive run")
-        judge = subject.other(self.judge)
-        if judge.objective.claims != "exact":
-            raise UserError(f"--evals.gen_ppl.judge={self.judge} is no autoregressive run: its likelihood is a bound")
+        judge = trusted(subject, self.judge, "--evals.gen_ppl.judge")
         replies, tokenizer = subject.draw(self.num, self.length), subject.tokenizer
         real = [np.append(ids, tokenizer.eos) for ids in tokenizer.encode_all(subject.held_out_documents[: self.num])]
         for name, ids_N in dict(gen=[r.ids for r in replies], real=[ids[: len(replies[0].ids)] for ids in real]).items():
-            yield from _told(name, judged(judge, *zip(*(_ended(ids, tokenizer) for ids in ids_N), strict=True)))
+            yield from perplexity(name, judge, ids_N, tokenizer)
         yield from variety([reply.ids for reply in replies], subject.tokenizer.eos)
+
+
+def trusted(subject, workdir: str, flag: str):
+    """The run that judges what `subject` drew; `flag` named it."""
+    judge = subject.other(workdir)
+    if judge.objective.claims != "exact":
+        raise UserError(f"{flag}={workdir} is no autoregressive run: its likelihood is a bound")
+    return judge
 
 
 def _ended(ids: np.ndarray, tokenizer) -> tuple[str, bool]:
@@ -58,7 +64,10 @@ def judged(judge, texts: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
     return np.array(rows, np.float64)
 
 
-def _told(name: str, rows_N3: np.ndarray) -> Iterator[tuple[str, float, float]]:
+def perplexity(name: str, judge, ids_N: Sequence[np.ndarray], tokenizer) -> Iterator[tuple[str, float, float]]:
+    """What the judge thinks of these texts, given as ids of `tokenizer`."""
+    rows_N3 = judged(judge, *zip(*(_ended(ids, tokenizer) for ids in ids_N), strict=True))
+
     def bits(rows):
         return rows[:, 0].sum() / math.log(2) / max(rows[:, 1].sum(), 1)
 

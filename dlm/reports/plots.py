@@ -107,6 +107,30 @@ def pareto(points: list[tuple[str, float, float, float]], x_label: str, y_label:
     return figure.svg
 
 
+def lines(series: dict[str, list[tuple[float, float]]], x_label: str, y_label: str, least: float = 0.0) -> str:
+    """A line for each name through its (price, value); with `least` the axes are logarithmic, and lower values are drawn at it."""
+    series = {name: sorted((x, max(y, least)) for x, y in points if x > 0 and math.isfinite(y)) for name, points in series.items()}
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return ""
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
+    with _Figure(f"{y_label} against {x_label}: {', '.join(series)}", (5.4, 3.8 + 0.2 * len(series))) as (figure, axes):
+        for i, (name, points) in enumerate(series.items()):
+            xs, ys = zip(*points, strict=True)
+            options = dict(color=_colour(i), linestyle=_dash(i), marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], markersize=5)
+            axes.plot(xs, ys, label=name, linewidth=1.4, **options)
+        prices = sorted({x for points in series.values() for x, _ in points})
+        axes.set(xlabel=x_label, ylabel=y_label, xscale="log" if prices[-1] > 4 * prices[0] else "linear")
+        axes.set(yscale="log" if least > 0 else "linear")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if len(prices) <= _FEW:
+            axes.set_xticks(prices)
+        _legend(axes)
+    return figure.svg
+
+
 def front(points: list[tuple[float, float]], lower: bool) -> list[tuple[float, float]]:
     """The points that none beats: nothing is cheaper and as good. `lower`: the smaller value is the better one."""
     best, found = math.inf, []
