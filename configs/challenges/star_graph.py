@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from dlm.run.spec import choices
 from dlm.sweeps.grid import chain, point
 
-ARMS, LENGTH = 3, 3
+ARMS, LENGTH = 2, 3
 
 
 def get_config(arg=None):
@@ -15,7 +15,7 @@ def get_config(arg=None):
     return ConfigDict(
         dict(
             seed=0,
-            steps=2000,
+            steps=6000,
             text=dict(name="text.bytes"),
             data=dict(source=dict(name="data.problems", task=task, count=100_000), batch=32, length=prompt + answer, prompt="="),
             nn=dict(layers=3, width=64, attention=dict(heads=4, kv_heads=4, head_size=16), ffn=dict(width=256)),
@@ -23,7 +23,7 @@ def get_config(arg=None):
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
             sampler=dict(rule=dict(name="samplers.confident", confidence="margin"), steps=answer, temperature=0.0),
             evals=dict(bound=dict(samples=4, windows=128), tasks=dict(task=task, num=200)),
-            every=dict(log=50, save=500),
+            every=dict(log=50, save=1000),
         )
     )
 

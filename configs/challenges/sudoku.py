@@ -7,7 +7,7 @@ from dlm.sweeps.grid import chain, point
 
 SIZES = {
     "4x4": dict(box=2, holes=0.5, count=20_000, steps=800, batch=64, width=96, layers=4),
-    "9x9-small": dict(box=3, holes=0.6, count=100_000, steps=20_000, batch=64, width=96, layers=4),
+    "9x9-small": dict(box=3, holes=0.6, count=100_000, steps=10_000, batch=64, width=96, layers=4),
     "9x9": dict(box=3, holes=0.6, count=100_000, steps=60_000, batch=256, width=256, layers=8),
 }
 
