@@ -46,11 +46,11 @@ def main(argv: list[str] | None = None) -> None:
 def scored(subject, step: int, name: str, evaluator, data: str | None) -> list[dict]:
     """The records of one evaluator: each score with its error, seed, settings, and the sampler and passes that it took, if any."""
     begin, subject = time.perf_counter(), replace(subject, facts={})
-    found = list(evaluator.run(subject, step))
+    found = [(score, dict(subject.facts)) for score in evaluator.run(subject, step)]  # the sampler and passes of each score, not the last's
     seconds = round(time.perf_counter() - begin, 2)
-    common = dict(step=step, seed=subject.seed, data=data or "held_out", eval=name, seconds=seconds, **subject.facts)
-    common |= dict(claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator))
-    return [dict(common, name=score, value=value, se=error) for score, value, error in found]
+    common = dict(step=step, seed=subject.seed, data=data or "held_out", eval=name, seconds=seconds)
+    settings = dict(claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator))
+    return [dict(common, **facts, **settings, name=score, value=value, se=error) for (score, value, error), facts in found]
 
 
 def table(records: list[dict]) -> str:

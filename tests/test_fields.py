@@ -246,6 +246,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"UniformNoise.{k}": (uniform, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
     "HybridNoise.uniform": (hybrid, 0.3, {}),
     "Loader.mark": (stream, "ab", {}),
+    "Loader.prompt": (stream, " ", {}),
     **{f"MaskedTokens.{k}": (tokens, v, {}) for k, v in dict(windows=2, rate=0.9).items()},
     **{f"Exact.{k}": (exact, v, {}) for k, v in dict(rule=dict(name="confident", confidence="top"), steps=2, windows=2, samples=2).items()},
     "Block.process": (blocks, dict(name="mask", schedule="cosine"), {}),
@@ -271,6 +272,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Tfds.{k}": (tfds, v, {}) for k, v in dict(dataset="two", train="train[:3]", held_out="train", data_dir="b").items()},
     "Tfds.field": (tfds_field, "body", {}),
     **{f"Problems.{k}": (generated, v, {}) for k, v in dict(task="countdown", count=5).items()},
+    "Problems.form": (generated, "answer", dict(task="sudoku")),
     **{f"Brackets.{k}": (task("brackets"), v, {}) for k, v in dict(depth=2, opened=7, seed=1).items()},
     **{f"Countdown.{k}": (task("countdown"), v, {}) for k, v in dict(numbers=4, largest=9, seed=1).items()},
     **{f"StarGraph.{k}": (task("star_graph"), v, {}) for k, v in dict(arms=2, length=2, seed=1).items()},
@@ -280,6 +282,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"GenPPL.{k}": (judged, v, {}) for k, v in dict(num=3, length=5).items()},
     **{f"Infill.{k}": (asked("infill", dict(num=4, length=30)), v, {}) for k, v in dict(num=3, length=20, hole=4, temperature=1.0).items()},
     **{f"Tasks.{k}": (asked("tasks", dict(num=4)), v, {}) for k, v in dict(task="countdown", num=3, temperature=1.0).items()},
+    **{f"Tasks.{k}": (asked("tasks", dict(num=4, task="sudoku")), v, {}) for k, v in dict(ask="fill", orders=("top",), steps=(2,)).items()},
     **{f"Calibration.{k}": (calibration, v, {}) for k, v in dict(windows=2, bins=1).items()},
     **{f"HeldOut.{k}": (held_out, v, {}) for k, v in dict(samples=2, windows=2).items()},
     **{f"Every.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
@@ -348,6 +351,7 @@ FIELD = {
     "Loader.length": "data__length",
     "Loader.windows": "data__windows",
     "Loader.mark": "data__mark",
+    "Loader.prompt": "data__prompt",
     "Loader.source": "data__source",
 }
 

@@ -30,6 +30,7 @@ class Loader:
     threads: int = 2  # that read ahead; 0 reads when asked
     windows: int = 0  # of the training text that are read, again and again: for studies of repeated data; 0: all
     mark: str = ""  # characters of which a token must consist to be marked, for objectives and scores that tell tokens apart
+    prompt: str = ""  # the character that ends a document's prompt, which is read and neither noised nor in the loss; "": no prompts
 
     def __post_init__(self):
         if self.windows < 0:
@@ -67,7 +68,15 @@ class Loader:
         marked_V = (
             np.array([n > 0 and set(p) <= set(self.mark) for p, n in zip(pieces, tokenizer.bytes_V, strict=True)]) if pieces else None
         )
-        return pack.Windows(found, self.length, tokenizer.eos, tokenizer.pad, seed, marked_V)
+        return pack.Windows(found, self.length, tokenizer.eos, tokenizer.pad, seed, marked_V, self._ends_prompts(tokenizer))
+
+    def _ends_prompts(self, tokenizer: Tokenizer) -> int | None:
+        if not self.prompt:
+            return None
+        ids = tokenizer.encode(self.prompt)
+        if len(ids) != 1:
+            raise spec.UserError(f"config.data.prompt={self.prompt!r} must be one token of the tokenizer, not {len(ids)}: name another")
+        return int(ids[0])
 
     def batches(self, windows: Windows, seed: int, step: int = 0, process: int = 0, processes: int = 1) -> Iterator[Arrays]:
         """The batches of steps `step`, `step + 1`, … without end; this process's slots, in the order of `index_B`."""

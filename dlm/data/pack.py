@@ -21,10 +21,20 @@ class Windows:
     """Random access: `windows[i]` is a dict of arrays of one window, `rows` of several.
 
     Training passes `order_seed`: documents follow each other in a fixed pseudo-random order, the incomplete last window is dropped.
-    Without it the order is the corpus's own and the last window is padded.
+    Without it the order is the corpus's own and the last window is padded. What stands in a document up to its first token `prompt` is
+    given: no noise, no weight.
     """
 
-    def __init__(self, tokens: Tokens, length: int, eos: int, pad: int, order_seed: int | None = None, marked_V: np.ndarray | None = None):
+    def __init__(
+        self,
+        tokens: Tokens,
+        length: int,
+        eos: int,
+        pad: int,
+        order_seed: int | None = None,
+        marked_V: np.ndarray | None = None,
+        prompt: int | None = None,
+    ):
         documents = len(tokens.offsets) - 1
         shuffled = order_seed is not None
         # RandomState, unlike Generator, promises the same numbers in every NumPy version.
@@ -32,6 +42,7 @@ class Windows:
         self._lengths = np.diff(tokens.offsets)[order]
         self._starts = np.concatenate([[0], np.cumsum(self._lengths + 1)])  # in the stream
         self._offsets = tokens.offsets[:-1][order]  # in the flat array
+        self._given = np.zeros(documents, np.int64) if prompt is None else _up_to(prompt, tokens)[order]  # tokens of each prompt
         self._tokens, self._eos, self._pad, self._marked_V, self.length = tokens, eos, pad, marked_V, length
         self.total = int(self._starts[-1])  # tokens in the stream, eos included
         self._windows = self.total // length if shuffled else -(-self.total // length)
@@ -55,14 +66,22 @@ class Windows:
         token_BL = self._tokens.at(np.minimum(self._offsets[document_BL] + inside_BL, max(len(self._tokens.flat) - 1, 0)))
         positions_BL = np.minimum(inside_BL, np.arange(self.length))  # a piece begins at its document's start or the window's
         tokens_BL = np.where(real_BL, np.where(last_BL, self._eos, token_BL), self._pad).astype(np.int32)
+        asked_BL = real_BL & (inside_BL >= self._given[document_BL])
         marks = {} if self._marked_V is None else {"marked_BL": self._marked_V[tokens_BL]}
         return marks | dict(
             tokens_BL=tokens_BL,
             segments_BL=np.where(real_BL, document_BL - document_BL[:, :1] + 1, 0).astype(np.int32),
             positions_BL=np.where(real_BL, positions_BL, 0).astype(np.int32),
-            weights_BL=real_BL.astype(np.float32),
-            noisable_BL=real_BL,
+            weights_BL=asked_BL.astype(np.float32),
+            noisable_BL=asked_BL,
         )
+
+
+def _up_to(prompt: int, tokens: Tokens) -> np.ndarray:
+    """How many tokens of each document stand up to its first `prompt`, that one included; 0 where it has none."""
+    found = np.append(np.flatnonzero(tokens.flat == prompt), len(tokens.flat))
+    first = found[np.searchsorted(found, tokens.offsets[:-1])]
+    return np.where(first < tokens.offsets[1:], first + 1 - tokens.offsets[:-1], 0)
 
 
 class Chosen:

@@ -8,7 +8,7 @@ Problems are held out by the hash of their prompt: no prompt that is asked was t
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dlm import data
 from dlm.run.spec import UserError, member
@@ -21,8 +21,11 @@ SHARE = 0.05  # of the problems that are never trained on
 class Problems:
     task: Any = member("tasks", "brackets")
     count: int = 20_000  # problems, of which SHARE is held out
+    form: Literal["whole", "answer"] = "whole"
 
     def __post_init__(self):
+        if self.form == "answer" and not hasattr(self.task, "template"):
+            raise ValueError(f"form='answer' needs a task whose prompt is a part of the answer, such as tasks.sudoku: not {self.task}")
         if self.count < 1:
             raise ValueError(f"count={self.count} must be at least 1")
 
@@ -35,13 +38,18 @@ class Problems:
     def _splits(self) -> dict[data.Split, list[str]]:
         splits: dict[data.Split, dict[str, None]] = dict(train={}, held_out={})
         for problem in map(self.task.__getitem__, range(self.count)):
-            splits["held_out" if data.is_held_out(problem.prompt, SHARE) else "train"][document(self.task, problem)] = None
+            text = problem.answer if self.form == "answer" else document(self.task, problem)
+            splits["held_out" if _is_held_out(self.task, problem) else "train"][text] = None
         return {split: list(documents) for split, documents in splits.items()}
 
 
 def document(task, problem: Problem) -> str:
     """What a model is trained on."""
     return problem.prompt + problem.answer.ljust(task.longest)
+
+
+def _is_held_out(task, problem: Problem) -> bool:
+    return data.is_held_out(problem.answer if hasattr(task, "template") else problem.prompt, SHARE)
 
 
 def held_out(task, num: int) -> list[Problem]:
@@ -52,7 +60,7 @@ def held_out(task, num: int) -> list[Problem]:
     found, i = {}, 0
     while len(found) < num:
         problem = task[i]
-        if data.is_held_out(problem.prompt, SHARE):
+        if _is_held_out(task, problem):
             found.setdefault(problem.prompt, problem)
         i += 1
         if i > 1000 * (num + 10):

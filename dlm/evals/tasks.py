@@ -1,18 +1,23 @@
 """Accuracy on generated problems with an exact grader: the model completes a prompt, the grader says whether it solves the problem.
 
 The problems are held out by the hash of their prompt, so a model trained on `data.problems` of the same task has been asked none of
-them. There is as much room for the answer as for the longest one, which blanks fill up as in training.
+them. There is as much room for the answer as for the longest one, which blanks fill up as in training. With `ask="fill"` the prompt is
+not continued: the answer itself is filled in around its givens (`data.problems.form="answer"`).
+
+`orders` and `steps` ask again with each of these rules of revealing, in each of these numbers of steps: --evals.tasks.steps='(4, 16)'
+--evals.tasks.orders='("random", "margin")' scores sudoku_accuracy_random_4 and so on; the rest of the sampler is the run's.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from dlm.data import problems
 from dlm.evals import jackknife
-from dlm.run.spec import member
+from dlm.run.spec import build, member
+from dlm.tasks import Problem
 
 
 @dataclass(frozen=True)
@@ -20,16 +25,48 @@ class Tasks:
     task: Any = member("tasks", "brackets")
     num: int = 64  # problems
     temperature: float = 0.0  # of the sampler while it answers
+    ask: Literal["prompt", "fill"] = "prompt"
+    orders: tuple[Literal["random", "left_to_right", "top", "margin", "entropy"], ...] = ()  # none: the sampler's own rule
+    steps: tuple[int, ...] = ()  # none: the sampler's own
 
     claims: ClassVar[str] = "samples"
 
     def __post_init__(self):
         if self.num < 2 or self.temperature < 0:
             raise ValueError(f"num={self.num} must be at least 2 and temperature={self.temperature} not negative")
+        if any(n < 1 for n in self.steps):
+            raise ValueError(f"steps={self.steps} must be positive")
+        if self.ask == "fill" and not hasattr(self.task, "template"):
+            raise ValueError(f"ask='fill' needs a task whose prompt is a part of the answer, such as tasks.sudoku: not {self.task}")
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the problems."""
         asked = problems.held_out(self.task, self.num)
-        replies = subject.generate([(p.prompt, self.task.longest + 1) for p in asked], temperature=self.temperature)
-        right_N = [self.task.grade(p, reply.text[len(p.prompt) :].rstrip(" ")) for p, reply in zip(asked, replies, strict=True)]
-        yield f"{type(self.task).__name__.lower()}_accuracy", *jackknife(np.mean, right_N)
+        templates = [self._template(p, subject.tokenizer.eos) for p in asked]
+        for label, changes in self._samplers():
+            replies = subject.generate(templates, temperature=self.temperature, **changes)
+            right_N = [self.task.grade(p, self._answer(p, reply.text)) for p, reply in zip(asked, replies, strict=True)]
+            yield f"{type(self.task).__name__.lower()}_accuracy{label}", *jackknife(np.mean, right_N)
+
+    def _template(self, problem: Problem, eos: int) -> tuple:
+        if self.ask == "prompt":
+            return problem.prompt, self.task.longest + 1
+        return *self.task.template(problem), np.array([eos], np.int32)
+
+    def _answer(self, problem: Problem, text: str) -> str:
+        return text[len(problem.prompt) :].rstrip(" ") if self.ask == "prompt" else text
+
+    def _samplers(self) -> Iterator[tuple[str, dict]]:
+        """What a score's name ends with, and the sampler's fields that it changes."""
+        for order in self.orders or ("",):
+            for steps in self.steps or (0,):
+                rule = dict(rule=_rule(order)) if order else {}
+                label = "".join(f"_{part}" for part in (order, steps) if part)
+                yield label, rule | (dict(steps=steps) if steps else {})
+
+
+def _rule(order: str):
+    """The sampling rule of this name."""
+    if order in ("random", "left_to_right"):
+        return build(dict(name="samplers.ordered", order="shuffled" if order == "random" else order), "samplers")
+    return build(dict(name="samplers.confident", confidence=order), "samplers")

@@ -98,6 +98,8 @@ def test_a_limit_takes_windows_evenly_spread():
 def test_mistakes():
     with pytest.raises(spec.UserError, match=r"data.length=4096 is longer than the corpus \(\d+ tokens\)"):
         Loader(source=Source(), length=4096).train_windows(TOKENIZER, 0)
+    with pytest.raises(spec.UserError, match="config.data.prompt='é' must be one token of the tokenizer, not 2"):
+        Loader(source=Source(), length=8, prompt="é").train_windows(TOKENIZER, 0)
     with pytest.raises(spec.UserError, match="batch of 4 cannot be split over 3 processes"):
         first(1, processes=3)
     with pytest.raises(spec.UserError, match="config.data: batch and length"):

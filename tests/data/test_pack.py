@@ -62,6 +62,21 @@ def test_training_windows_permute_documents_by_the_seed_and_drop_the_remainder()
     assert len(whole) == 5 and not whole.rows(np.array([5]))["weights_BL"].any()
 
 
+def test_a_prompt_is_read_and_neither_noised_nor_in_the_loss():
+    """Up to the first token that ends prompts, that one included; a document without one is asked for whole."""
+    documents = [[1, 2, 7, 3, 7], [5, 6], [7], [8, 9, 8, 7]]
+    tokens = Tokens(np.array(sum(documents, []), np.uint16), np.cumsum([0, *map(len, documents)]))
+    asked = [[0, 0, 0, 1, 1, 1], [1, 1, 1], [0, 1], [0, 0, 0, 0, 1]]  # an eos ends each
+    rows, plain = (Windows(tokens, 5, EOS, PAD, prompt=end).rows(np.arange(4)) for end in (7, None))
+    asked_BL = np.reshape(sum(asked, []) + [0] * 4, (4, 5))
+    assert (rows["noisable_BL"] == asked_BL).all() and (rows["weights_BL"] == asked_BL).all()
+    assert all((rows[name] == plain[name]).all() for name in ("tokens_BL", "segments_BL", "positions_BL"))
+    for seed in range(4):
+        shuffled = Windows(tokens, 16, EOS, PAD, order_seed=seed, prompt=7)[0]
+        cut = np.split(shuffled["noisable_L"], np.flatnonzero(shuffled["tokens_L"] == EOS)[:-1] + 1)
+        assert sorted(map(len, cut)) == [2, 3, 5, 6] and all(part.astype(int).tolist() in asked for part in cut)
+
+
 def test_access_by_number():
     tokens, _ = corpus([4, 2, 6, 2])
     windows = Windows(tokens, 5, EOS, PAD)

@@ -1,5 +1,6 @@
 """Evaluators that draw: their arithmetic on known answers, what they ask of the model, and their uncertainty."""
 
+import dataclasses
 import math
 import types
 
@@ -7,15 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm import evaluate
 from dlm.data import problems
 from dlm.evals import jackknife
 from dlm.evals.gen_ppl import GenPPL
 from dlm.evals.infill import Infill
 from dlm.evals.samples import Samples
 from dlm.evals.tasks import Tasks
+from dlm.run import assemble
 from dlm.run.contracts import Bound
 from dlm.run.spec import UserError
+from dlm.samplers.confident import Confident
+from dlm.samplers.ordered import Ordered
 from dlm.tasks.brackets import Brackets
+from dlm.tasks.sudoku import Sudoku
 from tests.evals.asked import Asked, scores
 
 
@@ -113,10 +119,61 @@ def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
     assert {len(text.partition("=")[2]) for text in source.documents("train")} == {3}, "the room tells nothing of the answer"
 
 
+def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_steps_that_is_asked():
+    task = Sudoku(holes=0.25)
+    puzzles = problems.held_out(task, 3)
+    solved = [[p.answer[n] for n, c in enumerate(p.prompt) if c == "."] for p in puzzles]
+    wrong = {1}  # of the three
+    made = Asked()
+
+    def fill(n, hole):
+        return "".join(solved[n].pop(0) for _ in range(hole)) if n not in wrong else "1" * hole
+
+    made.fill = fill
+    found = scores(Tasks(task=task, num=3, ask="fill"), made)
+    assert found == {"sudoku_accuracy": (pytest.approx(2 / 3), pytest.approx(1 / 3))}
+    for template, puzzle in zip(made.asked[0][0], puzzles, strict=True):
+        *parts, eos = template
+        assert tuple(parts) == task.template(puzzle) and eos.tolist() == [made.tokenizer.eos]
+
+    made = Asked(fill=lambda n, hole: "1" * hole)
+    found = scores(Tasks(task=task, num=3, ask="fill", orders=("random", "margin"), steps=(2, 8)), made)
+    assert list(found) == [f"sudoku_accuracy_{order}_{steps}" for order in ("random", "margin") for steps in (2, 8)]
+    assert [(c["rule"], c["steps"]) for _, c in made.asked] == [
+        (rule, steps) for rule in (Ordered("shuffled"), Confident("margin")) for steps in (2, 8)
+    ]
+
+
+def test_every_score_is_written_down_with_the_passes_that_it_took_itself():
+    @dataclasses.dataclass(frozen=True)
+    class Passes(Tasks):
+        def run(self, subject, step):
+            for nfe in (2, 16):
+                subject.facts["nfe"] = nfe
+                yield f"at_{nfe}", 0.5, 0.0
+
+    subject = assemble.Subject(None, None, None, facts={"nfe": 99})
+    assert [(r["name"], r["nfe"]) for r in evaluate.scored(subject, 7, "tasks", Passes(), None)] == [("at_2", 2), ("at_16", 16)]
+
+
+def test_grids_of_held_out_puzzles_are_trained_on_in_no_form():
+    task = Sudoku()
+    asked = {p.answer for p in problems.held_out(task, 40)}
+    whole = problems.Problems(task=task, count=900)
+    answers = problems.Problems(task=task, count=900, form="answer")
+    assert not asked & {text.partition("=")[2] for text in whole.documents("train")} and not asked & set(answers.documents("train"))
+    assert asked <= set(answers.documents("held_out")) and {len(text) for text in answers.documents("train")} == {16}
+
+
 def test_mistakes():
-    for make, wrong in [(Samples, dict(num=1)), (GenPPL, dict(length=-1)), (Infill, dict(hole=48)), (Tasks, dict(num=0))]:
+    fill = dict(task=Brackets(), ask="fill")
+    cases = [(Samples, dict(num=1)), (GenPPL, dict(length=-1)), (Infill, dict(hole=48)), (Tasks, dict(num=0)), (Tasks, dict(steps=(0,)))]
+    for make, wrong in cases:
         with pytest.raises(ValueError, match="must"):
             make(**wrong)
+    for make, unfit in [(Tasks, fill), (problems.Problems, dict(task=Brackets(), form="answer"))]:
+        with pytest.raises(ValueError, match="needs a task whose prompt is a part of the answer"):
+            make(**unfit)
     with pytest.raises(UserError, match="none of 1 problems is in the split"):
         [problems.Problems(task=Brackets(), count=1).documents(split) for split in ("train", "held_out")]
     with pytest.raises(UserError, match="has only . held-out problems"):

@@ -57,6 +57,30 @@ def test_grids_keep_their_givens(box):
         assert task.grade(task[i], task[i].answer) and task[i].prompt.count(".") == round(0.3 * box**4)
 
 
+@pytest.mark.parametrize("box", [2, 3])
+def test_a_puzzle_is_its_solution_with_holes(box):
+    """A template says again what the prompt says; the answer's characters in its holes make the answer."""
+    task = sudoku.Sudoku(box=box, holes=0.4)
+    for problem in (task[i] for i in range(9)):
+        parts, rest, filled = task.template(problem), problem.answer, ""
+        assert "".join("." * p if isinstance(p, int) else p for p in parts) == problem.prompt[:-1]
+        for p in parts:
+            size = p if isinstance(p, int) else len(p)
+            filled, rest = filled + (rest[:size] if isinstance(p, int) else p), rest[size:]
+        assert filled == problem.answer and not rest
+
+
+def test_all_small_grids_come_up_and_large_ones_are_not_one_family():
+    """A family of one grid under permutations of rows, columns and digits has always the same sets of digits in the rows of a box."""
+    small = {sudoku.Sudoku()[i].answer for i in range(4000)}
+    assert len(small) == 288
+    kinds = set()
+    for grid in (sudoku.Sudoku(box=3)[i].answer for i in range(40)):
+        triples = [frozenset(grid[n : n + 3]) for n in range(0, 81, 3)]
+        kinds.add(len(set(triples)))
+    assert max(kinds) > 20, "permutations of the cyclic grid have 9 at most"
+
+
 @pytest.mark.parametrize(
     "name, wrong",
     [("brackets", dict(depth=0)), ("countdown", dict(numbers=1)), ("star_graph", dict(arms=20, length=9)), ("sudoku", dict(box=4))],

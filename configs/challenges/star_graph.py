@@ -1,0 +1,33 @@
+"""Paths in a star: the first step decides everything and is the hardest to know from left to right (arXiv:2403.06963)."""
+
+from ml_collections import ConfigDict
+
+from dlm.run.spec import choices
+from dlm.sweeps.grid import chain, point
+
+ARMS, LENGTH = 2, 3
+
+
+def get_config(arg=None):
+    choices(arg)
+    task = dict(name="tasks.star_graph", arms=ARMS, length=LENGTH)
+    prompt, answer = 4 * ARMS * LENGTH - 1 + len(" a-b="), 2 * LENGTH + 2  # tokens, with the eos
+    return ConfigDict(
+        dict(
+            seed=0,
+            steps=6000,
+            text=dict(name="text.bytes"),
+            data=dict(source=dict(name="data.problems", task=task, count=100_000), batch=32, length=prompt + answer, prompt="="),
+            nn=dict(layers=3, width=64, attention=dict(heads=4, kv_heads=4, head_size=16), ffn=dict(width=256)),
+            objective=dict(name="objectives.masked"),
+            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
+            sampler=dict(rule=dict(name="samplers.confident", confidence="margin"), steps=answer, temperature=0.0),
+            evals=dict(bound=dict(samples=4, windows=128), tasks=dict(task=task, num=200)),
+            every=dict(log=50, save=1000),
+        )
+    )
+
+
+def sweep():
+    ar = {"objective": "objectives.ar", "sampler": dict(rule="ancestral", steps=1, block=1)}
+    return chain(point("masked", {}), point("ar", ar))
