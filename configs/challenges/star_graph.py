@@ -1,4 +1,16 @@
-"""Paths in a star: the first step decides everything and is the hardest to know from left to right (arXiv:2403.06963)."""
+"""Paths in a star, where next-token training fails (Bachmann & Nagarajan, arXiv:2403.06963): `a>b,c>d,a>c,b>e,… a-e=a>b>e`
+
+From left to right the first step decides everything and is the hardest to know: it needs the whole way back from the end, while every later
+one needs a single look at the edges, so that training with the right beginning given teaches only that. The prediction is 1/arms for an
+autoregressive model and near 1 for a masked one, which may begin at the end. Both read the question and learn the answer alone
+(`data.prompt`), so their bits per byte are of the same thing; a right answer is exactly the way.
+
+    python -m dlm.sweep --config=configs/challenges/star_graph.py --workdir=runs/star --parallel=2
+    python -m dlm.report runs/star --into=configs/challenges/star_graph.py
+
+    === results of configs/challenges/star_graph.py, none yet ===
+    === end of results ===
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,50 @@
-"""Sudoku: in which order to fill in (arXiv:2502.06768), with a judge that takes cells back (PRISM, arXiv:2510.01384), against autoregression."""
+"""Sudoku: in which order to fill in (arXiv:2502.06768), with a judge that takes cells back (PRISM, arXiv:2510.01384), against autoregression.
+
+A masked model learns from whole grids, without prompts, and is asked to fill in around the givens: any cells may be given. The control is
+its autoregressive twin, which reads `puzzle=solution`, learns the solution alone (`data.prompt`) and writes it cell by cell in reading
+order. Puzzles are of grids that were never trained on (13 of the 288 of side 4), and any right solution counts. No order is built
+into a model: `random`, `top` and `margin` are asked of the same one.
+
+What was seen (below), side 4: after 800 updates the margin order, cell by cell, solves all puzzles of grids it has never seen, with a half
+and with three quarters of the cells empty; there a random order solves 80 %, and all cells at once 1 %. `top` does as well as `margin`. In
+4 steps both lose 4 points with a half empty, and 13 and 14 with three quarters. The judge lifts a random order from 84.5 to 91 %, which
+more steps do not lift further, and changes nothing in the margin order that 200 puzzles could show. The autoregressive twin solves 90 %,
+and 72 % with three quarters empty, which it was not trained on. One seed; side 9 has not been run to its end.
+
+size=4x4        800 updates of 64 grids, 8 minutes for each of the three on two busy cores
+size=9x9-small  3,000 updates of 64 grids, 0.4 M parameters, hours of two cores; not run to its end
+size=9x9        60,000 updates of 256 grids, 5.3 M parameters, for an accelerator; not run; the target is 85 % by margin
+                (the literature: below 7 % random, about 90 % margin, 6 M parameters)
+
+    python -m dlm.sweep --config=configs/challenges/sudoku.py:size=4x4 --workdir=runs/sudoku
+    python -m dlm.report runs/sudoku --into=configs/challenges/sudoku.py:size=4x4
+
+    === results of configs/challenges/sudoku.py:size=4x4, config 6e57cb874ef5, commit 9707c99, 2 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 ===
+    model    claim   held-out bits/byte   sudoku accuracy   seeds   tokens/s   parameters
+    ─────────────────────────────────────────────────────────────────────────────────────
+    ar                                    0.895 ± 0.043         1      1,835      394,720
+    masked                                1.000                 1      1,957      394,720
+    prism                                 1.000                 1      1,896      407,136
+    === end of results ===
+
+Bits per byte are not compared: one model's are of grids, the other's of solutions. Solve rates against steps, of one model in one command
+(`--evals.tasks.task.holes=0.5` likewise; for the judge `masked` becomes `prism`, and `--sampler.remask=None` leaves it out):
+
+    python -m dlm.evaluate --workdir=runs/sudoku/masked --evals.tasks.num=400 --evals.tasks.task.holes=0.75 \\
+        --evals.tasks.orders='("random", "top", "margin")' --evals.tasks.steps='(1, 2, 4, 16)'
+
+    solved, %                                  a half empty, in steps      three quarters, in steps
+    (one seed; se: the largest standard error)   1     2     4    16         1     2     4    16
+    ───────────────────────────────────────────────────────────────────────────────────────────────
+    masked, random      400 puzzles, se 2.5     78    86    95    97         1    18    59    80
+    masked, top                                 78    89    96   100         1    36    87   100
+    masked, margin                              78    88    96   100         1    29    86   100
+    prism, random       200 puzzles, se 3.5                                              58    84
+      with its judge (32 and 64 steps: 91, 91)                                           63    91
+    prism, margin                                                                        88   100
+      with its judge                                                                     82   100
+    ar                  400 puzzles, se 2.3           90                          72
+"""
 
 from ml_collections import ConfigDict
 
@@ -7,7 +53,7 @@ from dlm.sweeps.grid import chain, point
 
 SIZES = {
     "4x4": dict(box=2, holes=0.5, count=20_000, steps=800, batch=64, width=96, layers=4),
-    "9x9-small": dict(box=3, holes=0.6, count=100_000, steps=10_000, batch=64, width=96, layers=4),
+    "9x9-small": dict(box=3, holes=0.6, count=100_000, steps=3000, batch=64, width=96, layers=4),
     "9x9": dict(box=3, holes=0.6, count=100_000, steps=60_000, batch=256, width=256, layers=8),
 }
 
