@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlm.nn import attention, cache, config, ffn, masks, norms, rope
+from dlm.nn import attention, cache, config, experts, ffn, masks, norms, rope
 from dlm.run.contracts import Canvas, Logits, Output
 
 _POLICIES = {"block": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
@@ -23,32 +23,59 @@ _POLICIES = {"block": None, "dots": jax.checkpoint_policies.dots_with_no_batch_d
 
 class Block(nn.Module):
     config: config.ModelConfig
+    sparse: bool = False  # whether its FFN is one of experts
+    mesh: Any = None
 
     @nn.compact
     def __call__(self, h_BLD, kv, shared):
         c = self.config
-        cos, sin, allowed, seat, time_BLQ = shared
-        zeros = nn.initializers.zeros
+        cos, sin, allowed, seat, time_BLQ, token = shared
+        zeros, routed = nn.initializers.zeros, None
 
         def enter(name):
             x = norms.rms(h_BLD, self.param(f"{name}_norm_D", zeros, (c.width,)))
             return x if time_BLQ is None else x * (1 + self._modulation(f"{name}_scale_QD", time_BLQ))
 
         def leave(name, x):
+            if c.norm == "sandwich":
+                x = norms.rms(x, self.param(f"{name}_out_norm_D", zeros, (c.width,)))
             return x if time_BLQ is None else x * (1 + self._modulation(f"{name}_gate_QD", time_BLQ))
 
         heard, kv = attention.SelfAttention(c.attention, c.width, c.layers, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
         h_BLD = h_BLD + leave("attend", heard)
-        h_BLD = h_BLD + leave("ffn", ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")(enter("ffn")))
-        return h_BLD, kv
+        if self.sparse:
+            layer = experts.Experts(c.experts, c.ffn.kind, c.width, c.layers, self.mesh, name="experts")
+            through, routed = layer(enter("ffn"), *token)
+        else:
+            through = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")(enter("ffn"))
+        return h_BLD + leave("ffn", through), (kv, routed)
 
     def _modulation(self, name, time_BLQ):
         weight_QD = self.param(name, nn.initializers.zeros, (time_BLQ.shape[-1], self.config.width))
         return jnp.einsum("BLQ,QD->BLD", time_BLQ, weight_QD.astype(time_BLQ.dtype))
 
 
+class Group(nn.Module):
+    """Layers of different kinds, one after the other, as one step of a scan."""
+
+    config: config.ModelConfig
+    kinds: tuple[bool, ...]
+    mesh: Any = None
+
+    @nn.compact
+    def __call__(self, h_BLD, kv, shared):
+        memories, routed = [], None
+        for i, sparse in enumerate(self.kinds):
+            own = None if kv is None else jax.tree.map(lambda x: x[i], kv)
+            h_BLD, (memory, told) = Block(self.config, sparse, self.mesh, name=f"layer{i}")(h_BLD, own, shared)
+            memories.append(memory)
+            routed = told if sparse else routed
+        return h_BLD, (None if kv is None else jax.tree.map(lambda *x: jnp.stack(x), *memories), routed)
+
+
 class Transformer(nn.Module):
     config: config.ModelConfig
+    mesh: jax.sharding.Mesh | None = None  # over which experts exchange tokens; everything else follows its parameters' shardings
 
     @nn.compact
     def __call__(self, canvas: Canvas, mask: masks.Mask, kv: cache.KV | None = None) -> Output:
@@ -59,8 +86,9 @@ class Transformer(nn.Module):
         embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
         h_BLD = embed_VD.astype(dtype)[read.ids_BL]
         angles = rope.angles(read.positions_BL, c.attention.head_size, c.attention.rope_base)
-        shared = (*angles, read.allowed, None if kv is None else kv.seat, self._time(read.t_BL, dtype))
-        h_BLD, memory = self._layers()(h_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
+        token = (read.valid_BL, read.ratio_B, canvas.z_BL.shape[1] / read.ids_BL.shape[1])
+        shared = (*angles, read.allowed, None if kv is None else kv.seat, self._time(read.t_BL, dtype), token)
+        h_BLD, memory, routed = self._layers(h_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
         hidden_BLD = norms.rms(h_BLD, self.param("norm_D", nn.initializers.zeros, (c.width,)))
         if c.embeddings == "untied":
             embed_VD = self.param("unembed_VD", nn.initializers.normal(c.width**-0.5), (vocab.size, c.width))
@@ -77,15 +105,36 @@ class Transformer(nn.Module):
             heads["quality"] = self._quality(hidden_BLD)
         if kv is not None:
             kv = cache.KV(*memory)
-        return Output(told(hidden_BLD), hidden_BLD=hidden_BLD, cache=kv, heads=heads or None)
+        return Output(
+            told(hidden_BLD),
+            hidden_BLD=hidden_BLD,
+            cache=kv,
+            heads=heads or None,
+            aux=None if routed is None else {_stacked(name): x for name, x in routed.items()},
+        )
 
-    def _layers(self):
+    def _layers(self, h_BLD, kv, shared):
+        """(h_BLD, the layers' memories, what was routed where, for each layer with experts)."""
+        memories, routed, before = [], None, 0
+        for stack in self.config.stacks:
+            n, size = stack.count, len(stack.kinds)
+            own = None
+            if kv is not None:
+                own = jax.tree.map(lambda x: x[before : before + stack.layers].reshape(n, *(size,)[: size > 1], *x.shape[1:]), kv)
+            h_BLD, (memory, told) = self._stack(stack)(h_BLD, own, shared)
+            memories.append(None if kv is None else jax.tree.map(lambda x, old: x.reshape(stack.layers, *old.shape[1:]), memory, kv))
+            routed, before = routed if told is None else told, before + stack.layers
+        return h_BLD, None if kv is None else jax.tree.map(lambda *x: jnp.concatenate(x) if len(x) > 1 else x[0], *memories), routed
+
+    def _stack(self, stack: config.Stack):
         c = self.config
-        block = Block
+        single = len(stack.kinds) == 1
+        step = Block if single else Group
         if c.compute.remat != "none":
-            block = nn.remat(block, policy=_POLICIES[c.compute.remat], prevent_cse=c.compute.unroll > 1)
-        scan = dict(length=c.layers, unroll=min(c.compute.unroll, c.layers), in_axes=(0, nn.broadcast), out_axes=0)
-        return nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)(c, name="layers")
+            step = nn.remat(step, policy=_POLICIES[c.compute.remat], prevent_cse=c.compute.unroll > 1)
+        scan = dict(length=stack.count, unroll=min(c.compute.unroll, stack.count), in_axes=(0, nn.broadcast), out_axes=0)
+        scanned = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)
+        return scanned(c, stack.kinds[0] if single else stack.kinds, self.mesh, name=stack.name)
 
     def _quality(self, hidden_BLD):
         """The log-odds that each position's token is right, float32_BL."""
@@ -106,6 +155,11 @@ class Transformer(nn.Module):
         return jax.nn.silu(features_BLR @ time_RQ).astype(dtype)
 
 
+def _stacked(name: str) -> str:
+    """A sum's name with the axis of the layers: load_ZE → load_NZE."""
+    return name.replace("_", "_N", 1)
+
+
 @dataclass(frozen=True)
 class _Read:
     """What the layers are given: token ids, their positions and times, who sees whom."""
@@ -114,6 +168,8 @@ class _Read:
     positions_BL: jax.Array
     t_BL: jax.Array
     allowed: Any
+    valid_BL: jax.Array  # what is no padding
+    ratio_B: jax.Array  # the share of it that is masked
 
 
 def _read(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Read:
@@ -122,17 +178,19 @@ def _read(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Read:
     place_BL = jnp.arange(L)[None] if kv is None else kv.seat.place_BL
     positions_BL = fields.get("positions_BL", place_BL)
     own = memory = masks.side(mask, fields, place_BL)
+    valid_BL = jnp.broadcast_to(fields.get("segments_BL", jnp.ones_like(z_BL)) > 0, (B, L))
+    ratio_B = (valid_BL & (z_BL == vocab.mask)).sum(1) / jnp.maximum(valid_BL.sum(1), 1)
     if kv is not None:
         memory = masks.side(mask, kv.seat.fields, jnp.arange(kv.k_NBMJK.shape[2])[None])
     if mask.needs_clean and kv is None or "clean_BL" in fields:
-        return _two_streams(canvas, mask, positions_BL, own, memory, vocab)
+        return _two_streams(canvas, mask, positions_BL, own, memory, vocab, valid_BL, ratio_B)
     if mask.shift:
         before_B = jnp.full((B,), vocab.bos, z_BL.dtype) if kv is None else kv.seat.before_B
         z_BL = masks.shifted(z_BL, before_B, vocab.bos, fields.get("segments_BL"))
-    return _Read(z_BL, positions_BL, canvas.t_BL, masks.dense(mask, own, memory))
+    return _Read(z_BL, positions_BL, canvas.t_BL, masks.dense(mask, own, memory), valid_BL, ratio_B)
 
 
-def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, own, memory, vocab) -> _Read:
+def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, own, memory, vocab, valid_BL, ratio_B) -> _Read:
     """[z ; x] at the same positions; x is at time 0. Where no clean stream is given, what stands on the canvas is it."""
     z_BL, clean_BL = canvas.z_BL, canvas.fields.get("clean_BL", canvas.z_BL)
     if mask.kind == "partition":  # the tokens themselves are in x; z asks for those of the other group
@@ -140,7 +198,8 @@ def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, own, memory, vo
         z_BL = jnp.full_like(z_BL, vocab.mask)
     positions_BL = jnp.concatenate([positions_BL, positions_BL], 1)
     t_BL = jnp.concatenate([canvas.t_BL, jnp.zeros_like(canvas.t_BL)], 1)
-    return _Read(jnp.concatenate([z_BL, clean_BL], 1), positions_BL, t_BL, masks.streams(mask, own, memory))
+    valid_BL = jnp.concatenate([valid_BL, valid_BL], 1)
+    return _Read(jnp.concatenate([z_BL, clean_BL], 1), positions_BL, t_BL, masks.streams(mask, own, memory), valid_BL, ratio_B)
 
 
 def initialise(model: Transformer, key: jax.Array):

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dlm.nn import transformer
+from dlm.nn import grouped, routing, transformer
 from dlm.noise import times
 from dlm.noise.mask import MaskNoise
 from dlm.run import checkpoint, cli, keys, mesh, optim, rundir, spec, state
@@ -28,7 +28,8 @@ class Experiment:
     def __init__(self, run: spec.Run, tokenizer):
         self.run, self.tokenizer, self.objective = run, tokenizer, run.objective
         self.mesh = mesh.make(run.mesh)
-        self.model = transformer.Transformer(run.nn)
+        self.model = transformer.Transformer(run.nn, self.mesh if run.nn.experts.number else None)
+        grouped.check(run.nn.experts.backend)
         self.optimizer = optim.transformation(run.optim, run.steps)
         self.root = keys.root(run.seed)
         self._generators: dict = {}
@@ -70,12 +71,29 @@ class Experiment:
         """The jitted `update(state, batch) → (state, sums)`; the old state is given up."""
         schedule = optim.rate(self.run.optim, self.run.steps)
         given = self.loss, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V, self.run.steps
-        update = state.make_update(*given, times.remembered)
+        update = state.make_update(*given, times.remembered, self._route)
         return jax.jit(update, donate_argnums=0, out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None))
 
     def loss(self, params, batch: Batch, key):
-        """The objective's Loss of these parameters."""
-        return self.held(params).loss(functools.partial(self.denoise, params), batch, key)
+        """The objective's Loss of these parameters; with experts, what was routed where is among its sums."""
+        heard = []
+
+        def denoise(canvas, **options):
+            output = self.denoise(params, canvas, **options)
+            heard.extend([output.aux] if output.aux else [])
+            return output
+
+        loss = self.held(params).loss(denoise, batch, key)
+        if heard:
+            routed = jax.tree.map(lambda *parts: sum(parts), *heard)
+            loss = replace(loss, metrics=loss.metrics | dict(routed=routed))
+        return loss
+
+    def _route(self, params, routed):
+        """The parameters with their routers' biases moved, and figures for the logs."""
+        e = self.run.nn.experts
+        figures = routing.figures(routed, e.active, routing.devices(e.number, self.mesh.shape["expert"]))
+        return routing.steered(params, routed, e.router.bias) if e.router.bias else params, figures
 
     def held(self, params):
         """The objective, with what it has learned itself."""

@@ -68,7 +68,7 @@ class Meter:
         skipped, made = total.get("skipped_sum", 0.0), [row for row in self.rows if not row.get("skipped_sum")]
         row = dict(
             step=step,
-            **(_means(total, made[-1]) if made else {}),  # nothing where no update was made
+            **(_means(total, made) if made else {}),  # nothing where no update was made
             lr=self.rows[-1]["lr"],
             **({"skipped": int(skipped)} if skipped else {}),
             tokens_per_s=speed,
@@ -80,11 +80,12 @@ class Meter:
         self.restart()
 
 
-def _means(total: dict, last: dict) -> dict:
+def _means(total: dict, made: list[dict]) -> dict:
     tokens = max(total["weight_sum"], 1.0)
     return dict(
         loss=total["loss_sum"] / tokens,
         **({"bits_per_byte": total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0)} if "nats_sum" in total else {}),
-        grad_norm=last["grad_norm"],
+        grad_norm=made[-1]["grad_norm"],
         **({"masked_share": total["masked_sum"] / tokens} if "masked_sum" in total else {}),
+        **{k: sum(row[k] for row in made) / len(made) for k in total if k.startswith("router_")},
     )

@@ -94,13 +94,13 @@ def _decayed(params):
 
 
 def _matrices(params):
-    """Which axes a matrix maps from and to; stacked layers are orthogonalised one by one. Reads on the left, writes on the right."""
+    """Which axes a matrix maps from and to; stacked layers and experts are orthogonalised one by one. Reads on the left, writes on the right."""
 
     def dimensions(path, leaf):
         name = name_of(path)
         if not axes.decayed(name):
             return None
-        letters = axes.suffix(name)
+        letters = axes.suffix(name).removeprefix("E")  # each expert has matrices of its own
         first = leaf.ndim - len(letters)
         split = len(letters) - 1 if letters[-1] == "D" else 1
         numbers = tuple(range(first, leaf.ndim))

@@ -21,7 +21,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-FAMILIES = ("text", "data", "noise", "nn", "objectives", "samplers", "samplers.remask", "evals", "tasks", "run")
+FAMILIES = ("text", "data", "noise", "nn", "nn.routers", "objectives", "samplers", "samplers.remask", "evals", "tasks", "run")
 
 
 class UserError(Exception):
@@ -73,6 +73,7 @@ class Run:
     def __post_init__(self):
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
+        self.nn.suits(self.objective.mask, self.mesh)
 
     @property
     def flops_per_token(self) -> float:

@@ -39,13 +39,21 @@ def create(params, optim: Optim, optimizer: optax.GradientTransformation, memory
 
 
 def make_update(
-    loss_of, optim: Optim, optimizer: optax.GradientTransformation, schedule, root_key, bytes_V: np.ndarray, steps: int = 1, remember=None
+    loss_of,
+    optim: Optim,
+    optimizer: optax.GradientTransformation,
+    schedule,
+    root_key,
+    bytes_V: np.ndarray,
+    steps: int = 1,
+    remember=None,
+    route=None,
 ):
     """`update(state, batch) → (state, sums)`; `loss_of(params, batch, key) → Loss`.
 
     An update whose loss or gradient is not finite (or larger than optim.skip.norm) leaves all but the step as it was and counts in
-    `skipped_sum`. The share of `steps` already done is in the batch's fields; `remember(memory, sums)` gives the state's next memory. The
-    noise key depends on the seed, the step and each sample's global number, never on where a sample is computed.
+    `skipped_sum`. The share of `steps` already done is in the batch's fields; `remember(memory, sums)` gives the state's next memory;
+    `route(params, routed) → (params, metrics)` answers to what the routers did. The noise key depends on the seed, the step and each sample's global number, never on where a sample is computed.
     """
 
     def update(state: State, batch: Batch):
@@ -56,7 +64,9 @@ def make_update(
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
         changes, moments = optimizer.update(grads, state.moments, state.params)
-        params = optax.apply_updates(state.params, changes)
+        params, figures = optax.apply_updates(state.params, changes), {}
+        if "routed" in sums:
+            params, figures = route(params, sums.pop("routed"))
         ema = state.ema
         if ema is not None:
             ema = jax.tree.map(lambda e, p: e * optim.ema + p * (1 - optim.ema), ema, params)
@@ -64,7 +74,7 @@ def make_update(
         made, kept = (params, moments, ema, memory), (state.params, state.moments, state.ema, state.memory)
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
         sums = {k: jnp.where(good, v, 0) for k, v in sums.items()}  # an update that is left out is not in the means
-        sums |= dict(skipped_sum=1.0 - good, grad_norm=norm, lr=optim.lr * schedule(state.step))
+        sums |= figures | dict(skipped_sum=1.0 - good, grad_norm=norm, lr=optim.lr * schedule(state.step))
         return State(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), made, kept)), sums
 
     return update

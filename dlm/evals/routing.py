@@ -1,0 +1,85 @@
+"""What the routers do with held-out text: the load of experts and devices, what is dropped, how sure they are, who is picked together.
+
+Scores are means over the layers and the batches, so that an imbalance is what a step has to wait for; the tables of each layer (load of each expert, imbalance over devices, entropy, dropped share, how often
+two experts are picked together as a multiple of chance), of all text and by the share of its row that is masked, are among the facts of the
+first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from dlm.nn import routing
+from dlm.run import mesh
+from dlm.run.spec import UserError
+
+
+@dataclass(frozen=True)
+class Routing:
+    windows: int = 128  # evenly spread held-out windows; 0: all
+    devices: int = 0  # that the experts are thought to lie on; 0: those of the mesh, or as many as they fit, up to 8
+
+    claims: ClassVar[str] = "samples"
+
+    def __post_init__(self):
+        if min(self.windows, self.devices) < 0:
+            raise ValueError(f"windows={self.windows} and devices={self.devices} must not be negative")
+
+    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+        """(name, value, standard error over the batches)."""
+        run = subject.experiment.run
+        e = run.nn.experts
+        if not e.number:
+            raise UserError("evals.routing: this model has no experts (nn.experts.number=0)")
+        devices = self.devices or routing.devices(e.number, subject.experiment.mesh.shape["expert"])
+        if e.number % devices:
+            raise UserError(f"evals.routing.devices={devices} must divide nn.experts.number={e.number}")
+        counted = subject.experiment.counted(self.count)
+        parts = [mesh.fetch(counted(subject.params, batch, subject.key)) for batch in subject.held_out(self.windows or None)]
+        total = jax.tree.map(lambda *x: np.sum(x, 0, dtype=np.float64), *parts)
+        each = [routing.figures(part, e.active, devices) for part in parts]
+        subject.facts["routing"] = tables(total, e.active, devices)
+        for name in each[0]:
+            told = [float(figures[name]) for figures in each]
+            yield name, float(np.mean(told)), float(np.std(told, ddof=1) / len(told) ** 0.5) if len(told) > 1 else float("nan")
+            subject.facts.pop("routing", None)
+
+    def count(self, experiment, params, batch, key):
+        """What is routed where when this batch's loss is calculated."""
+        return experiment.loss(params, batch, key).metrics["routed"]
+
+
+def tables(routed: dict, active: int, devices: int) -> list[dict]:
+    """For each layer, the figures of all its tokens and of those in each bucket of the mask ratio that has any."""
+    layers, buckets = routed["tokens_NZ"].shape
+    found = []
+    for n in range(layers):
+        layer = {"all": _table({k: v[n].sum(0) for k, v in routed.items()}, active, devices)}
+        for z in range(buckets):
+            if routed["tokens_NZ"][n, z]:
+                layer[f"masked {z / buckets:g} to {(z + 1) / buckets:g}"] = _table({k: v[n, z] for k, v in routed.items()}, active, devices)
+        found.append(layer)
+    return found
+
+
+def _table(sums: dict, active: int, devices: int) -> dict:
+    tokens, load_E, together_EE = sums["tokens_NZ"], sums["load_NZE"], sums["together_NZEE"]
+    load_D = load_E.reshape(devices, -1).sum(1)
+    chance_EE = np.outer(load_E, load_E) / max(tokens, 1)
+    lift_EE = np.divide(together_EE, chance_EE, out=np.zeros_like(together_EE), where=chance_EE > 0)
+    return dict(
+        tokens=int(tokens),
+        load=_rounded(load_E / max(load_E.sum(), 1) * len(load_E)),
+        device_load=_rounded(load_D / max(load_D.sum(), 1) * devices),
+        imbalance=round(float((load_D.max() - load_D.min()) / max(load_D.sum(), 1) * devices), 4),
+        entropy=round(float(sums["entropy_NZ"] / max(tokens, 1)), 4),
+        dropped=round(float(sums["dropped_NZ"] / max(tokens, 1) / active), 5),
+        together=[_rounded(row) for row in lift_EE],
+    )
+
+
+def _rounded(values) -> list[float]:
+    return [round(float(v), 3) for v in values]

@@ -1,0 +1,48 @@
+"""Expert choice: each expert picks its C best tokens of a row, so that its load is fixed and a token gets as many experts as want it
+(arXiv:2202.09368). For diffusion models alone: a choice among all positions of a row looks ahead.
+
+    C = n K / E · (1 + slope · (1 − 2 r))    n real tokens, r the share of them that is masked
+
+With a slope rows with few masks, where a token costs most, get more capacity, and the mean over r ~ U(0, 1) stays n K / E: capacity that
+falls with the mask ratio (EC-DLM, arXiv:2604.01622). The choice is made within each row, so a row does not depend on its batch.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from dlm.nn.routers import Router
+
+
+@dataclass(frozen=True)
+class Choice(Router):
+    slope: float = 0.0
+
+    competing: ClassVar = "row"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.slope <= 1:
+            raise ValueError(f"slope={self.slope} must be in [0, 1]")
+        if self.bias or self.balance.weight:
+            raise ValueError("an expert's load is what it chooses: bias and balance.weight must be 0")
+        if self.weights == "renormalised":
+            raise ValueError("weights='renormalised' needs a fixed number of experts for each token")
+
+    def room(self, length: int, experts: int, active: int) -> int:
+        """The largest number of tokens of a row that an expert can take."""
+        return min(length, math.ceil(length * active / experts * (1 + self.slope)))
+
+    def choose(self, select_BLE, valid_BL, ratio_B, active: int):
+        """(places_BEC, taken_BEC): which tokens of its row each expert takes, and whether there is one."""
+        B, L, E = select_BLE.shape
+        C = self.room(L, E, active)
+        select_BEL = jnp.where(valid_BL[:, None], select_BLE.swapaxes(1, 2), -jnp.inf)
+        _, places_BEC = jax.lax.top_k(select_BEL, C)
+        n_B = valid_BL.sum(1)
+        room_B = jnp.ceil(n_B * active / E * (1 + self.slope * (1 - 2 * ratio_B)) - 1e-4)
+        taken_BC = jnp.arange(C) < jnp.minimum(room_B, n_B)[:, None]
+        return places_BEC, jnp.broadcast_to(taken_BC[:, None], places_BEC.shape)

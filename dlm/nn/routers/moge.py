@@ -1,0 +1,39 @@
+"""Mixture of Grouped Experts: the K/M best experts of each of M groups, so that every group has the same load by construction.
+
+G'(h) = (TopK(S_1, K'), …, TopK(S_M, K')),  K' = K/M,  S = softmax(W h) over ALL experts     (Pangu Pro MoE, arXiv:2505.21411, eq. 4)
+
+group        1           2           3           4          E = 12, M = 4, K' = 1: a device that holds a group
+scores    .1 .3 .0    .2 .1 .1    .0 .1 .0    .0 .0 .1      computes one expert for every token, whatever
+picked       ●         ●             ●              ●       the router prefers
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from dlm.nn.routers import Router, largest
+
+
+@dataclass(frozen=True)
+class MoGE(Router):
+    groups: int = 8  # M
+
+    even: ClassVar = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.groups < 1:
+            raise ValueError(f"groups={self.groups} must be at least 1")
+
+    def check(self, experts: int, active: int) -> None:
+        super().check(experts, active)
+        if active % self.groups:
+            raise ValueError(f"router.groups={self.groups} must divide experts.active={active}: each group is picked from equally often")
+
+    def pick(self, select_TE, active: int):
+        T, E = select_TE.shape
+        X = E // self.groups
+        place_TGK = largest(select_TE.reshape(T, self.groups, X), active // self.groups)
+        first_G1 = X * jnp.arange(self.groups)[:, None]
+        return (place_TGK + first_G1).reshape(T, active)

@@ -1,0 +1,39 @@
+"""What a router did, as figures; and the balancing bias that answers to it. Sums come from `nn.experts`, each with a leading N of layers.
+
+imbalance   (max_d T_d − min_d T_d) / Σ_d T_d · D   over devices d, in multiples of an even load; T_d the picks of d's experts
+            (Pangu Pro MoE, arXiv:2505.21411, eq. 2, there over the number of tokens)
+busiest     max_i T_i / mean_i T_i                  over experts i
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dlm.run.optim import name_of
+
+
+def devices(experts: int, ep: int) -> int:
+    """How many devices loads are told for: those of the mesh, or as many as would hold the experts, up to 8."""
+    return ep if ep > 1 else math.gcd(experts, 8)
+
+
+def figures(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
+    """Means over the layers, of all buckets of the mask ratio together."""
+    load_NE = routed["load_NZE"].sum(1)
+    load_ND = load_NE.reshape(len(load_NE), devices, -1).sum(-1)
+    tokens_N, whole_N = (jnp.maximum(x, 1.0) for x in (routed["tokens_NZ"].sum(1), load_NE.sum(1)))
+    return dict(
+        router_imbalance=((load_ND.max(1) - load_ND.min(1)) / whole_N * devices).mean(),
+        router_busiest=(load_NE.max(1) / whole_N * load_NE.shape[1]).mean(),
+        router_dropped=(routed["dropped_NZ"].sum(1) / tokens_N / active).mean(),
+        router_entropy=(routed["entropy_NZ"].sum(1) / tokens_N).mean(),
+    )
+
+
+def steered(params: Any, routed: dict, rate: float) -> Any:
+    """The parameters after b_i += rate · sign(mean load − load_i) in every layer (arXiv:2408.15664, algorithm 1)."""
+    load_NE = routed["load_NZE"].sum(1)
+    push_NE = rate * jnp.sign(load_NE.mean(1, keepdims=True) - load_NE)
+    return jax.tree_util.tree_map_with_path(lambda path, p: p + push_NE.reshape(p.shape) if name_of(path) == "bias_GX" else p, params)

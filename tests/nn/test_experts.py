@@ -1,0 +1,320 @@
+"""The layer of experts against a plain loop over tokens: values and all gradients, on one device and on any mesh."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from dlm.nn import experts, grouped, routing
+from dlm.nn.config import Experts
+from dlm.nn.routers import Balance, largest
+from dlm.nn.routers.choice import Choice
+from dlm.nn.routers.limited import Limited
+from dlm.nn.routers.moge import MoGE
+from dlm.nn.routers.topk import TopK
+from dlm.run import axes
+from tests import tiny
+
+B, L, D, F = 4, 6, 8, 12
+ROUTERS = {
+    "moge": (16, 8, MoGE(groups=4)),  # N/M = 4 is not K = 8, K' = 2
+    "moge-1": (16, 4, MoGE(groups=4, scale="none", z=0.01)),
+    "moge-16": (32, 16, MoGE(groups=16, score="sigmoid", weights="renormalised")),
+    "topk": (16, 3, TopK(balance=Balance(weight=0.1))),
+    "capacity": (16, 3, TopK(capacity=1.0)),
+    "limited": (16, 4, Limited(groups=4, kept=2, bias=0.01)),
+    "choice": (16, 3, Choice(slope=0.5)),
+}
+DROPLESS = [name for name, (_, _, router) in ROUTERS.items() if router.competing == "never"]
+
+
+def layer(name, kind="swiglu", mesh=None, **changes):
+    number, active, router = ROUTERS[name]
+    return experts.Experts(Experts(number=number, active=active, width=F, router=router, **changes), kind, D, 2, mesh)
+
+
+def given(name, seed=0, **changes):
+    """(parameters, x, valid, ratio), nothing at zero; the last two positions of a row are padding."""
+    rng, made = np.random.default_rng(seed), layer(name, **changes)
+    x_BLD = jnp.asarray(rng.normal(size=(B, L, D)), jnp.float32)
+    valid_BL, ratio_B = jnp.arange(L)[None] < jnp.array([6, 4, 6, 5])[:, None], jnp.array([0.1, 0.4, 0.6, 0.9])
+    shapes = jax.eval_shape(lambda: made.init(jax.random.key(0), x_BLD, valid_BL, ratio_B))["params"]
+    params = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape), jnp.float32), shapes)
+    return params, x_BLD, valid_BL, ratio_B
+
+
+def picks(name, params, x_BLD):
+    """The experts of each token, found one by one."""
+    number, active, router = ROUTERS[name]
+    X, found = number // router.groups, []
+    bias_E = params["bias_GX"].reshape(-1) if "bias_GX" in params else np.zeros(number)
+    for select_E in np.asarray(router.scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1)) + bias_E):
+        best = lambda ids, k, of=select_E: sorted(ids, key=lambda e: -of[e])[:k]  # noqa: E731
+        groups, ids = [range(g * X, g * X + X) for g in range(router.groups)], range(number)
+        if isinstance(router, MoGE):
+            found.append([e for ids in groups for e in best(ids, active // router.groups)])
+            continue
+        if isinstance(router, Limited):
+            rank = [sum(select_E[best(ids, active // router.kept)]) for ids in groups]
+            ids = [e for g in np.argsort(rank)[-router.kept :] for e in groups[g]]
+        found.append(best(ids, active))
+    return found
+
+
+def plain(name, params, x_BLD, valid_BL, picked_TK, kind="swiglu"):
+    """Σ_i G_i(x) E_i(x), with every expert's answer to every token."""
+    number, _, router = ROUTERS[name]
+    x_TD, picked_TE = x_BLD.reshape(-1, D), (picked_TK[:, :, None] == np.arange(number)).any(1)
+    scores_TE = jnp.where(picked_TE, router.scores(x_TD @ params["router_DGX"].reshape(D, -1)), 0.0)
+    if router.weights == "renormalised":
+        scores_TE /= scores_TE.sum(1, keepdims=True)
+    scale_E = params["scale_GX"].reshape(-1) if "scale_GX" in params else jnp.ones(number)
+    inner = [jnp.einsum("TD,EDF->TEF", x_TD, params[n]) for n in ("up_EDF", "gate_EDF") if n in params]
+    y_TED = jnp.einsum("TEF,EFD->TED", grouped.act(kind, *(inner + [None])[:2]), params["down_EFD"])
+    return (jnp.einsum("TE,TED->TD", scores_TE * scale_E, y_TED) * valid_BL.reshape(-1, 1)).reshape(x_BLD.shape)
+
+
+def value_and_gradients(made, params, x_BLD, valid_BL, ratio_B):
+    def loss(params, x_BLD):
+        y_BLD, routed = made.apply({"params": params}, x_BLD, valid_BL, ratio_B)
+        return jnp.sum(jnp.sin(y_BLD)), (y_BLD, routed)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x_BLD)
+
+
+@pytest.mark.parametrize("name", DROPLESS)
+def test_it_is_a_loop_over_tokens_and_experts(name):
+    router = ROUTERS[name][2]
+    params, x_BLD, valid_BL, ratio_B = given(name)
+    (_, (y_BLD, _)), grads = value_and_gradients(layer(name), params, x_BLD, valid_BL, ratio_B)
+    picked = np.array(picks(name, params, x_BLD))
+    loss = lambda p, x: (jnp.sum(jnp.sin(y := plain(name, p, x, valid_BL, picked))), y)  # noqa: E731
+    theirs, wanted = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x_BLD)[::-1]
+    tiny.close(y_BLD, theirs, 1e-6)
+    if not router.z and not router.balance.weight:  # else the gradient holds theirs too
+        tiny.close(grads, wanted, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["swiglu", "relu2", "gelu"])
+@pytest.mark.parametrize("backend, block", [("blocks", 0), ("blocks", 4), ("blocks", 1), ("ragged", 0)])
+def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
+    """Values and gradients of all, for loads from nothing to everything."""
+    rng, R, E = np.random.default_rng(0), 24, 5
+    x_RD = jnp.asarray(rng.normal(size=(R, D)), jnp.float32)
+    names = {"up_EDF": (E, D, F), "gate_EDF": (E, D, F), "down_EFD": (E, F, D)}
+    weights = {n: jnp.asarray(0.3 * rng.normal(size=s), jnp.float32) for n, s in names.items() if kind == "swiglu" or n != "gate_EDF"}
+
+    def run(sizes_E, x_RD, weights, **how):
+        y_RD = grouped.apply(x_RD, sizes_E, weights, kind=kind, **how)
+        return jnp.sum(jnp.sin(y_RD)), y_RD
+
+    def all_of(**how):
+        return jax.jit(jax.value_and_grad(functools.partial(run, **how), (1, 2), has_aux=True))
+
+    fast, slow = all_of(backend=backend, block=block), all_of(backend="loop")
+    for sizes in ([5, 0, 9, 1, 9], [0, 0, 24, 0, 0], [3, 3, 3, 3, 3], [0, 0, 0, 0, 0], [24, 0, 0, 0, 0]):
+        tiny.close(fast(jnp.array(sizes), x_RD, weights), slow(jnp.array(sizes), x_RD, weights), 1e-6)
+
+
+# --------------------------------------------------------------------------------------------------------------- meshes
+
+
+def mesh(data=1, fsdp=1, tensor=1, expert=1):
+    sizes = (data, fsdp, tensor, expert)
+    return jax.make_mesh(sizes, axes.MESH, axis_types=(AxisType.Auto,) * 4, devices=jax.devices()[: int(np.prod(sizes))])
+
+
+@pytest.mark.parametrize("sizes", [dict(expert=4), dict(expert=2, tensor=2), dict(data=2, expert=2), dict(fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize("name", [n for n in ROUTERS if n != "capacity"])
+def test_a_mesh_changes_nothing(name, sizes):
+    """Values, sums and gradients, the router's losses included, are those of one device."""
+    params, *inputs = given(name)
+    one = value_and_gradients(layer(name), params, *inputs)
+    tiny.close(value_and_gradients(layer(name, mesh=mesh(**sizes)), params, *inputs), one, 2e-6)
+
+
+@pytest.mark.parametrize("name", ["moge", "topk", "choice"])
+def test_few_rows_on_many_devices(name):
+    """Three rows on four devices, as when sampling: padded, and the same."""
+    params, *inputs = given(name)
+    inputs = [a[:3] for a in inputs]
+    one = value_and_gradients(layer(name), params, *inputs)
+    tiny.close(value_and_gradients(layer(name, mesh=mesh(expert=2, data=2)), params, *inputs), one, 2e-6)
+
+
+@pytest.mark.parametrize("sizes", [dict(expert=4), dict(data=2, expert=2)], ids=str)
+def test_a_capacity_is_that_of_a_device(sizes):
+    """Each device's rows as if they were alone."""
+    params, x_BLD, valid_BL, ratio_B = given("capacity")
+    made, alone = layer("capacity", mesh=mesh(**sizes)), layer("capacity")
+    apply = {module: jax.jit(module.apply) for module in (made, alone)}
+    y_BLD, routed = apply[made]({"params": params}, x_BLD, valid_BL, ratio_B)
+    parts = [apply[alone]({"params": params}, x_BLD[b : b + 1], valid_BL[b : b + 1], ratio_B[b : b + 1]) for b in range(B)]
+    tiny.close(y_BLD, jnp.concatenate([y for y, _ in parts]), 1e-6)
+    tiny.close(routed, jax.tree.map(lambda *x: sum(x), *(r for _, r in parts)), 1e-6)
+    assert routed["dropped_Z"].sum() > 0
+
+
+# --------------------------------------------------------------------------------------------------------- what is claimed
+
+
+ADVERSARIES = {
+    "all want one expert": lambda rng, s: jnp.zeros(s).at[:, 0, 0].set(5.0),
+    "ties": lambda rng, s: jnp.zeros(s),
+    "anything": lambda rng, s: jnp.asarray(rng.normal(size=s), jnp.float32),
+}
+
+
+@pytest.mark.parametrize("adversary", ADVERSARIES)
+def test_every_group_of_moge_has_the_same_load(adversary):
+    params, x_BLD, valid_BL, ratio_B = given("moge")
+    params["router_DGX"] = ADVERSARIES[adversary](np.random.default_rng(0), params["router_DGX"].shape)
+    x_BLD = jnp.abs(x_BLD)
+    _, routed = layer("moge").apply({"params": params}, x_BLD, valid_BL, ratio_B)
+    load_M = routed["load_ZE"].sum(0).reshape(4, 4).sum(1)
+    assert load_M.tolist() == [2.0 * valid_BL.sum()] * 4
+    figures = routing.figures({k.replace("_", "_N", 1): v[None] for k, v in routed.items()}, 8, 4)
+    assert figures["router_imbalance"] == 0 and figures["router_dropped"] == 0
+
+
+def test_experts_of_a_group_may_change_their_names():
+    """Relabelled within groups, with their parameters, and with the tokens in another order: the same, in that order."""
+    params, x_BLD, valid_BL, ratio_B = given("moge")
+    rng = np.random.default_rng(1)
+    order_E = np.concatenate([4 * g + rng.permutation(4) for g in range(4)])
+    other = {
+        k: (v.reshape(*v.shape[:-2], 16)[..., order_E].reshape(v.shape) if k.endswith("GX") else v[order_E]) for k, v in params.items()
+    }
+    order_B = np.array([2, 0, 3, 1])
+    y_BLD, _ = layer("moge").apply({"params": params}, x_BLD, valid_BL, ratio_B)
+    there_BLD, _ = layer("moge").apply({"params": other}, x_BLD[order_B], valid_BL[order_B], ratio_B[order_B])
+    tiny.close(there_BLD, y_BLD[order_B], 1e-6)
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_whether_a_row_depends_on_its_batch_is_as_its_router_states(name):
+    """Alone and among others; what competes within a row or not at all does not change."""
+    params, x_BLD, valid_BL, ratio_B = given(name)
+    x_BLD = x_BLD.at[:].set(x_BLD[:1] + 0.01 * x_BLD)  # alike, so that they want the same experts
+    made = layer(name)
+    whole, _ = made.apply({"params": params}, x_BLD, valid_BL, ratio_B)
+    alone, _ = made.apply({"params": params}, x_BLD[3:], valid_BL[3:], ratio_B[3:])
+    same = float(jnp.abs(whole[3:] - alone).max()) < 1e-5
+    assert same == (ROUTERS[name][2].competing != "batch")
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_padding_takes_no_room(name):
+    """Whatever stands in padding, no real token's answer changes, and padding's answer is 0."""
+    params, x_BLD, valid_BL, ratio_B = given(name)
+    y_BLD, routed = layer(name).apply({"params": params}, x_BLD, valid_BL, ratio_B)
+    again, told = layer(name).apply({"params": params}, jnp.where(valid_BL[..., None], x_BLD, 9.0), valid_BL, ratio_B)
+    tiny.identical((y_BLD, routed), (again, told))
+    assert not jnp.any(jnp.where(valid_BL[..., None], 0, y_BLD))
+    assert routed["tokens_Z"].tolist() == [6, 4, 6, 5]
+
+
+def test_experts_take_their_best_tokens_and_less_where_more_is_masked():
+    """Each expert's tokens are those with its largest scores in the row; ⌈n K/E (1 + slope (1 − 2r))⌉ of them."""
+    params, x_BLD, valid_BL, ratio_B = given("choice")
+    _, routed = layer("choice").apply({"params": params}, x_BLD, valid_BL, ratio_B)
+    n_B = np.array([6, 4, 6, 5])
+    room_B = np.ceil(n_B * 3 / 16 * (1 + 0.5 * (1 - 2 * np.asarray(ratio_B))) - 1e-4)
+    assert routed["load_ZE"].tolist() == (np.ones((1, 16)) * room_B[:, None]).tolist() and room_B.tolist() == [2, 1, 2, 1]
+    scores_BLE = Choice().scores((x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1))).reshape(B, L, 16)
+    places_BEC, taken_BEC = Choice(slope=0.5).choose(scores_BLE, valid_BL, ratio_B, 3)
+    for b, e in itertools.product(range(B), range(16)):
+        best = np.argsort(-np.asarray(scores_BLE[b, : n_B[b], e]))[: int(room_B[b])]
+        assert sorted(best) == sorted(np.asarray(places_BEC[b, e])[np.asarray(taken_BEC[b, e])])
+
+
+def test_what_a_capacity_drops_comes_last():
+    """All want expert 0: it takes the first C tokens, and drops are counted."""
+    params, x_BLD, *_ = given("capacity")
+    valid_BL, ratio_B = jnp.ones((B, L), bool), jnp.zeros(B)
+    params["router_DGX"] = jnp.zeros_like(params["router_DGX"]).at[..., :3].set(jnp.array([3.0, 2.0, 1.0]))
+    y_BLD, routed = layer("capacity").apply({"params": params}, jnp.abs(x_BLD), valid_BL, ratio_B)
+    C = 5  # ⌈3 · 24 / 16⌉
+    assert routed["dropped_Z"].sum() == 3 * (B * L - C) and routed["load_ZE"].sum() == 3 * B * L
+    assert (jnp.abs(y_BLD.reshape(-1, D)).max(1) > 0).tolist() == [True] * C + [False] * (B * L - C)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_largest_are_found_without_a_sort_too(k):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 4, (50, 6)), jnp.float32)  # with ties
+    assert largest(x, k).tolist() == jax.lax.top_k(x, k)[1].tolist()
+
+
+# ---------------------------------------------------------------------------------------------------------------- losses
+
+
+def penalty(router, number=16, active=4, params=None, seed=0, sizes=None, scale=1.0):
+    """The gradient's extra part: that of the router's losses alone, over the number of tokens."""
+    made = experts.Experts(Experts(number=number, active=active, width=F, router=router), "swiglu", D, 2, mesh(**sizes) if sizes else None)
+    rng = np.random.default_rng(seed)
+    x_BLD, valid_BL, ratio_B = jnp.asarray(rng.normal(size=(B, L, D)), jnp.float32), jnp.ones((B, L), bool), jnp.zeros(B)
+    params = params or jax.tree.map(
+        lambda p: jnp.asarray(scale * rng.normal(size=p.shape), jnp.float32),
+        jax.eval_shape(made.init, jax.random.key(0), x_BLD, valid_BL, ratio_B),
+    )
+    return (
+        jax.jit(jax.grad(lambda p: 0 * made.apply(p, x_BLD, valid_BL, ratio_B)[0].sum()))(params)["params"]["router_DGX"] / (B * L),
+        params,
+        x_BLD,
+    )
+
+
+@pytest.mark.parametrize("within", ["all", "group"])
+def test_the_balance_loss_has_the_gradient_of_its_formula(within):
+    """α Σ f_i p_i with f held fixed; with 'group' the mean of the groups' own losses. It is α at perfect balance."""
+    router = MoGE(groups=4, balance=Balance(weight=0.3, within=within))
+    grad, params, x_BLD = penalty(router)
+
+    def formula(w_DGX):
+        p_TGX = jax.nn.softmax((x_BLD.reshape(-1, D) @ w_DGX.reshape(D, 16)), -1).reshape(-1, 4, 4)
+        picked_TGX = jax.lax.stop_gradient(p_TGX == p_TGX.max(-1, keepdims=True)) * 1.0
+        if within == "all":
+            return 0.3 * (16 / 4 * picked_TGX.mean(0) * p_TGX.mean(0)).sum()
+        own_TGX = p_TGX / p_TGX.sum(-1, keepdims=True)
+        return 0.3 * (4 / 1 * picked_TGX.mean(0) * own_TGX.mean(0)).sum(1).mean()
+
+    tiny.close(grad, jax.grad(formula)(params["params"]["router_DGX"]), 1e-6)
+    even = jnp.full((16, 16), 1 / 16.0)
+    layer_ = experts._Layer(Experts(number=16, active=4, width=F, router=router), "swiglu", None)
+    charge = layer_._penalty(jnp.zeros((16, 16)), even, jnp.full((16, 16), 0.25), jnp.ones(16, bool))
+    np.testing.assert_allclose(charge / 16, 0.3, rtol=1e-6)
+
+
+def test_pools_differ_and_the_widest_is_that_of_one_device():
+    """A loss pooled over the expert axis or over everything is the one device's; of each device's own tokens it is another."""
+    grads = {}
+    for pool in ("all", "expert", "device"):
+        router = TopK(balance=Balance(weight=0.5, pool=pool))
+        alone, params, _ = penalty(router)
+        grads[pool] = [
+            penalty(router, params=params, sizes=dict(expert=4))[0],
+            penalty(router, params=params, sizes=dict(data=2, expert=2))[0],
+        ]
+    for g in (*grads["all"], grads["expert"][0]):
+        tiny.close(g, alone, 1e-6)
+    for g in (grads["expert"][1], *grads["device"]):
+        assert float(jnp.abs(g - alone).max()) > 1e-5
+
+
+def test_the_z_loss_has_the_gradient_of_its_formula():
+    grad, params, x_BLD = penalty(TopK(z=0.2))
+
+    def formula(w_DGX):
+        return 0.2 * (jax.nn.logsumexp(x_BLD.reshape(-1, D) @ w_DGX.reshape(D, 16), -1) ** 2).mean()
+
+    tiny.close(grad, jax.grad(formula)(params["params"]["router_DGX"]), 1e-6)
+
+
+def test_the_bias_moves_against_the_load_and_changes_no_weight():
+    routed = dict(load_NZE=jnp.array([[[1.0, 5, 3, 3], [0, 0, 0, 0]]]))
+    moved = routing.steered({"layers": {"bias_GX": jnp.zeros((1, 2, 2)), "other_D": jnp.ones(3)}}, routed, 0.5)
+    assert moved["layers"]["bias_GX"].tolist() == [[[0.5, -0.5], [0, 0]]] and moved["layers"]["other_D"].tolist() == [1, 1, 1]
