@@ -23,6 +23,8 @@ from dlm.run.contracts import Bound, Loss
 from tests import tiny
 from tests.evals.probes import asked, calibration, exact, generated, judged, task, tokens
 from tests.laws.probes import KIN, blocks, dropped, hybrid, kin, noise, objective, uniform
+from tests.nn.probes import ROWS as EXPERTS
+from tests.nn.probes import SOME
 from tests.run import test_loop as loop_tests
 from tests.samplers.probes import ROWS as SAMPLERS
 
@@ -34,7 +36,7 @@ METHOD = dict(
     samplers="chance",
     evals="run",
     tasks="grade",
-    **{"samplers.remask": "rate"},
+    **{"samplers.remask": "rate", "nn.routers": "scores"},
 )  # what makes a member
 
 
@@ -261,6 +263,9 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "Skip.limit": (stopping, 3, {}),
     "Optim.muon_lr": (update, 0.1, dict(kind="muon")),
     **SAMPLERS,
+    **EXPERTS,
+    "ModelConfig.norm": (network, "sandwich", {}),
+    "ModelConfig.experts": (network, SOME, {}),
     "BPE.size": (bpe, 280, {}),
     "BPE.sample": (bpe, 100, {}),
     "BPE.path": (bpe, "tests/tokenizer.json", {}),

@@ -1,8 +1,8 @@
 """What the routers do with held-out text: the load of experts and devices, what is dropped, how sure they are, who is picked together.
 
-Scores are means over the layers and the batches, so that an imbalance is what a step has to wait for; the tables of each layer (load of each expert, imbalance over devices, entropy, dropped share, how often
-two experts are picked together as a multiple of chance), of all text and by the share of its row that is masked, are among the facts of the
-first.
+Scores are means over the layers and the batches, so that an imbalance is what a step has to wait for; the tables of each layer
+(load of each expert, imbalance over devices, entropy, dropped share, how often two experts are picked together as a multiple of chance), of
+all text and by the share of its row that is masked, are among the facts of the first.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from dlm.run.spec import UserError
 @dataclass(frozen=True)
 class Routing:
     windows: int = 128  # evenly spread held-out windows; 0: all
-    devices: int = 0  # that the experts are thought to lie on; 0: those of the mesh, or as many as they fit, up to 8
+    devices: int = 0  # that the experts are thought to lie on; 0: those of the mesh, or one for each group, or up to 8
 
     claims: ClassVar[str] = "samples"
 
@@ -34,7 +34,7 @@ class Routing:
         e = run.nn.experts
         if not e.number:
             raise UserError("evals.routing: this model has no experts (nn.experts.number=0)")
-        devices = self.devices or routing.devices(e.number, subject.experiment.mesh.shape["expert"])
+        devices = self.devices or routing.devices(e, subject.experiment.mesh.shape["expert"])
         if e.number % devices:
             raise UserError(f"evals.routing.devices={devices} must divide nn.experts.number={e.number}")
         counted = subject.experiment.counted(self.count)

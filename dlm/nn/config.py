@@ -74,6 +74,10 @@ class Stack(NamedTuple):
     def layers(self) -> int:
         return self.count * len(self.kinds)
 
+    def folded(self, x_N):
+        """What stands along the layers, along the steps of the scan and, where a step has several, its layers."""
+        return x_N if len(self.kinds) == 1 else x_N.reshape(self.count, len(self.kinds), *x_N.shape[1:])
+
 
 @dataclass(frozen=True)
 class Compute:

@@ -4,8 +4,8 @@ Every token of an expert-parallel group passes K' experts of every group of MoGE
 
     x [t, D] ─ route ─ all_gather ─ [EP·t, D] ─ rows by expert ─ grouped FFN ─ weigh and sum ─ psum_scatter ─ y [t, D]
 
-No capacity, nothing dropped, no all-to-all, rows per device exactly EP·t·K/EP whatever the router prefers. Top-K without a capacity goes the
-same way, with as many rows as its router sends; with one, and expert choice, go through buffers of fixed size and two all-to-alls:
+No capacity, nothing dropped, no all-to-all, rows per device exactly EP·t·K/EP whatever the router prefers. Top-K without a capacity goes
+the same way, with as many rows as its router sends; with one, and expert choice, go through buffers of fixed size and two all-to-alls:
 
     x [t, D] ─ route ─ buffers [E, C, D] ─ all_to_all ─ [E/EP, EP·C, D] ─ batched FFN ─ all_to_all ─ weigh and sum ─ y [t, D]
 
@@ -14,7 +14,6 @@ Within an expert its width is split over `tensor`. Router losses reach the gradi
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import flax.linen as nn
 import jax
@@ -38,7 +37,7 @@ class Experts(nn.Module):
     def __call__(self, x_BLD, valid_BL, ratio_B, share: float = 1.0):
         """(y_BLD, what was routed where: sums over the batch). Positions that are not `valid` pass no expert; `ratio_B` is the share of
         each row that is masked; `share` scales the router's losses where a canvas is read more than once."""
-        c, (B, L, D) = self.config, x_BLD.shape
+        c, (B, L, _) = self.config, x_BLD.shape
         layer = _Layer(c, self.kind, self.mesh if self.mesh is not None and self.mesh.size > 1 else None)
         ratio_BL = jnp.broadcast_to(ratio_B[:, None], (B, L)).astype(jnp.float32)
         y_BLD, routed, penalty = layer(x_BLD, valid_BL, ratio_BL, self._routing(), self._matrices(x_BLD.dtype))
@@ -180,7 +179,7 @@ class _Layer:
 
     def _exchanged(self, x_ECD, matrices):
         """Buffers to the devices of their experts, through these, and back."""
-        ep, (E, C, D) = self._size("expert"), x_ECD.shape
+        ep = self._size("expert")
         if ep > 1:
             x_ECD = jax.lax.all_to_all(x_ECD, "expert", 0, 1, tiled=True)
         h_ECF = {n: jnp.einsum("ECD,EDF->ECF", x_ECD, matrices[n]) for n in ("up_EDF", "gate_EDF") if n in matrices}

@@ -11,6 +11,7 @@ tokamax   tokamax.ragged_dot, whose kernels are the fastest where it has some
 """
 
 import importlib.util
+import math
 from functools import partial
 
 import jax
@@ -43,9 +44,14 @@ def act(kind: str, up, gate):
 
 
 def _block(rows: int, experts: int) -> int:
-    """Rows of a block: about a quarter of an even load, so that little is computed in vain, and enough for a matrix unit."""
+    """Rows of a block: a quarter of an even load, so that little is computed in vain, but enough to keep a matrix unit busy."""
     even = max(rows // experts, 1)
-    return min(max(1 << (even // 4).bit_length(), 32), 512)
+    return min(max(_power(even / 4), min(64, _power(2 * even + 8))), 512)
+
+
+def _power(n: float) -> int:
+    """The next power of two."""
+    return 1 << math.ceil(math.log2(max(n, 1)))
 
 
 def _expert_R(sizes_E, rows: int):

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 from dlm.run.optim import name_of
 
 
-def devices(experts: int, ep: int) -> int:
-    """How many devices loads are told for: those of the mesh, or as many as would hold the experts, up to 8."""
-    return ep if ep > 1 else math.gcd(experts, 8)
+def devices(experts, ep: int) -> int:
+    """How many devices loads are told for: those of the mesh, or as many as would hold a group of experts each, or up to 8."""
+    if ep > 1:
+        return ep
+    return experts.router.groups if experts.router.even else math.gcd(experts.number, 8)
 
 
 def figures(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:

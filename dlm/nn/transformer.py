@@ -66,7 +66,7 @@ class Group(nn.Module):
     def __call__(self, h_BLD, kv, shared):
         memories, routed = [], None
         for i, sparse in enumerate(self.kinds):
-            own = None if kv is None else jax.tree.map(lambda x: x[i], kv)
+            own = None if kv is None else tuple(x_SBMJK[i] for x_SBMJK in kv)
             h_BLD, (memory, told) = Block(self.config, sparse, self.mesh, name=f"layer{i}")(h_BLD, own, shared)
             memories.append(memory)
             routed = told if sparse else routed
@@ -117,14 +117,13 @@ class Transformer(nn.Module):
         """(h_BLD, the layers' memories, what was routed where, for each layer with experts)."""
         memories, routed, before = [], None, 0
         for stack in self.config.stacks:
-            n, size = stack.count, len(stack.kinds)
-            own = None
-            if kv is not None:
-                own = jax.tree.map(lambda x: x[before : before + stack.layers].reshape(n, *(size,)[: size > 1], *x.shape[1:]), kv)
+            own = None if kv is None else tuple(stack.folded(x[before : before + stack.layers]) for x in kv)
             h_BLD, (memory, told) = self._stack(stack)(h_BLD, own, shared)
-            memories.append(None if kv is None else jax.tree.map(lambda x, old: x.reshape(stack.layers, *old.shape[1:]), memory, kv))
+            memories.append(memory)
             routed, before = routed if told is None else told, before + stack.layers
-        return h_BLD, None if kv is None else jax.tree.map(lambda *x: jnp.concatenate(x) if len(x) > 1 else x[0], *memories), routed
+        if kv is not None:
+            kv = tuple(jnp.concatenate([x.reshape(-1, *old.shape[1:]) for x in parts]) for old, *parts in zip(kv, *memories, strict=True))
+        return h_BLD, kv, routed
 
     def _stack(self, stack: config.Stack):
         c = self.config

@@ -44,7 +44,7 @@ class Experiment:
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.mesh.shape["expert"]
 
     def denoise(self, params, canvas, **kwargs):
-        return transformer.denoiser(self.model, params)(canvas, **kwargs)
+        return transformer.denoiser(self.model, params)(replace(canvas, z_BL=mesh.spread(self.mesh, canvas.z_BL)), **kwargs)
 
     # ------------------------------------------------------------------------------------------------------------ training
 
@@ -92,7 +92,7 @@ class Experiment:
     def _route(self, params, routed):
         """The parameters with their routers' biases moved, and figures for the logs."""
         e = self.run.nn.experts
-        figures = routing.figures(routed, e.active, routing.devices(e.number, self.mesh.shape["expert"]))
+        figures = routing.figures(routed, e.active, routing.devices(e, self.mesh.shape["expert"]))
         return routing.steered(params, routed, e.router.bias) if e.router.bias else params, figures
 
     def held(self, params):
@@ -115,12 +115,17 @@ class Experiment:
         """The jitted `bound(params, batch, key) → Bound`."""
         return jax.jit(lambda params, batch, key: self.held(params).bound(functools.partial(self.denoise, params), batch, key, samples))
 
+    def memory(self, batch: int, length: int):
+        """An empty cache of the network's, spread over the devices."""
+        return mesh.remembered(self.mesh, transformer.memory(self.model, batch, length))
+
     def generator(self, params, sampler, *, seed: int = 0, trace: bool = False) -> Generator:
         """Requests to replies with these parameters; one sampler compiles once, whatever the parameters and the seed."""
         if (sampler, trace) not in self._generators:
-            masks, memory = MaskNoise(vocab=self.run.nn.vocab), functools.partial(transformer.memory, self.model)
-            given = self.denoise, memory, params, self.tokenizer, sampler, lambda p: self.held(p).process or masks, self.objective.mask
-            self._generators[sampler, trace] = Generator(*given, seed=seed, trace=trace)
+            masks = MaskNoise(vocab=self.run.nn.vocab)
+            given = self.denoise, self.memory, params, self.tokenizer, sampler, lambda p: self.held(p).process or masks, self.objective.mask
+            lies = mesh.everywhere(self.mesh) if self.mesh.size > 1 else None
+            self._generators[sampler, trace] = Generator(*given, seed=seed, trace=trace, sharding=lies)
         return self._generators[sampler, trace].holding(params, seed)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019

@@ -1,5 +1,6 @@
 """The device mesh: `data × fsdp × tensor × expert`; where each parameter and each batch lies."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -50,6 +51,34 @@ def state_shardings(mesh: jax.sharding.Mesh, abstract):
             return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(of, abstract)
+
+
+def _shares(mesh: jax.sharding.Mesh, rows: int) -> tuple[str, ...] | None:
+    """The axes that split so many rows; None where they do not."""
+    return axes.BATCH if rows % math.prod(mesh.shape[a] for a in axes.BATCH) == 0 else None
+
+
+def spread(mesh: jax.sharding.Mesh, tree):
+    """Arrays of rows, split over the devices like a batch where their number allows it."""
+    if mesh.size == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(_shares(mesh, len(x))))), tree)
+
+
+def remembered(mesh: jax.sharding.Mesh, memory):
+    """A cache [N, B, M, J, K] with its rows where the batch is and its heads where theirs are, where the numbers allow it."""
+
+    def lie(x):
+        heads = "tensor" if x.shape[3] % mesh.shape["tensor"] == 0 else None
+        spec = PartitionSpec(None, _shares(mesh, x.shape[1]), None, heads)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return memory if mesh.size == 1 else jax.tree.map(lie, memory)
+
+
+def everywhere(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The same on all devices."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def fetch(tree):

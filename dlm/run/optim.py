@@ -94,7 +94,7 @@ def _decayed(params):
 
 
 def _matrices(params):
-    """Which axes a matrix maps from and to; stacked layers and experts are orthogonalised one by one. Reads on the left, writes on the right."""
+    """Which axes a matrix maps from and to; each layer and expert is orthogonalised by itself. Reads on the left, writes on the right."""
 
     def dimensions(path, leaf):
         name = name_of(path)

@@ -52,8 +52,9 @@ def make_update(
     """`update(state, batch) → (state, sums)`; `loss_of(params, batch, key) → Loss`.
 
     An update whose loss or gradient is not finite (or larger than optim.skip.norm) leaves all but the step as it was and counts in
-    `skipped_sum`. The share of `steps` already done is in the batch's fields; `remember(memory, sums)` gives the state's next memory;
-    `route(params, routed) → (params, metrics)` answers to what the routers did. The noise key depends on the seed, the step and each sample's global number, never on where a sample is computed.
+    `skipped_sum`. The share of `steps` already done is in the batch's fields; `remember(memory, sums)` gives the state's next memory, and
+    `route(params, routed) → (params, metrics)` answers to what the routers did. The noise key depends on the seed, the step and each
+    sample's global number, never on where a sample is computed.
     """
 
     def update(state: State, batch: Batch):

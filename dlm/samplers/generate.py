@@ -138,10 +138,10 @@ class Generator:
     """A denoiser with everything it takes to turn requests into replies.
 
     `denoise(params, canvas, *, mask, cache)` and `memory(batch, length)`, an empty cache, come from the network; `process(params)`
-    and `mask` from the objective it was trained with.
+    and `mask` from the objective it was trained with; `sharding` says where on a mesh the results lie.
     """
 
-    def __init__(self, denoise, memory, params, tokenizer, sampler: Sampler, process, mask: Mask, *, seed=0, trace=False):
+    def __init__(self, denoise, memory, params, tokenizer, sampler: Sampler, process, mask: Mask, *, seed=0, trace=False, sharding=None):
         sampler = suited(sampler, process(params), mask)
         self.params, self.tokenizer, self.sampler, self.mask, self.seed = params, tokenizer, sampler, mask, seed
         self.cached = any(reading.kind(part, mask) != "none" for part in sampler.passes)
@@ -152,7 +152,7 @@ class Generator:
             options = dict(memory=kept, prefill=prefill, stop=True, trace=trace)
             return loop.generate(partial(denoise, params), sampler, process(params), mask, canvas, key_B, **options)
 
-        self._run = jax.jit(run, static_argnames="prefill")
+        self._run = jax.jit(run, static_argnames="prefill", out_shardings=sharding)
 
     def holding(self, params, seed: int) -> "Generator":
         """The same, compiled already, with other parameters and another seed."""

@@ -53,7 +53,7 @@ def picks(name, params, x_BLD):
     X, found = number // router.groups, []
     bias_E = params["bias_GX"].reshape(-1) if "bias_GX" in params else np.zeros(number)
     for select_E in np.asarray(router.scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1)) + bias_E):
-        best = lambda ids, k, of=select_E: sorted(ids, key=lambda e: -of[e])[:k]  # noqa: E731
+        best = lambda ids, k, of=select_E: sorted(ids, key=lambda e: -of[e])[:k]  # noqa: B023, E731
         groups, ids = [range(g * X, g * X + X) for g in range(router.groups)], range(number)
         if isinstance(router, MoGE):
             found.append([e for ids in groups for e in best(ids, active // router.groups)])
@@ -225,7 +225,7 @@ def test_experts_take_their_best_tokens_and_less_where_more_is_masked():
     n_B = np.array([6, 4, 6, 5])
     room_B = np.ceil(n_B * 3 / 16 * (1 + 0.5 * (1 - 2 * np.asarray(ratio_B))) - 1e-4)
     assert routed["load_ZE"].tolist() == (np.ones((1, 16)) * room_B[:, None]).tolist() and room_B.tolist() == [2, 1, 2, 1]
-    scores_BLE = Choice().scores((x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1))).reshape(B, L, 16)
+    scores_BLE = Choice().scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1)).reshape(B, L, 16)
     places_BEC, taken_BEC = Choice(slope=0.5).choose(scores_BLE, valid_BL, ratio_B, 3)
     for b, e in itertools.product(range(B), range(16)):
         best = np.argsort(-np.asarray(scores_BLE[b, : n_B[b], e]))[: int(room_B[b])]

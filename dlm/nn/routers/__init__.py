@@ -9,6 +9,7 @@ Losses act on the gradient alone (`nn.experts`), so what an objective reports st
     bias      no loss: after each update b_i += rate · sign(mean load − load_i), for the selection alone  (arXiv:2408.15664)
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -31,23 +32,23 @@ class Balance:
 
 @dataclass(frozen=True)
 class Router:
-    """What all rules share; a member says what it `pick`s."""
+    """What all rules share."""
 
     score: Literal["softmax", "sigmoid"] = "softmax"
-    weights: Literal["plain", "renormalised"] = "plain"
     scale: Literal["none", "learned"] = "learned"  # one factor for each expert, as in Pangu Pro's released code; it starts at E / K
-    balance: Balance = field(default_factory=Balance)
     z: float = 0.0
-    bias: float = 0.0  # rate of the balancing bias; 0: there is none
 
     competing: ClassVar = "never"  # 'batch': a token's experts depend on earlier tokens of its batch; 'row': on all tokens of its row
     capacity: ClassVar = 0.0  # of an expert, in multiples of an even load; 0: it takes whatever comes
     groups: ClassVar = 1
     even: ClassVar = False  # whether every group is picked from equally often
+    weights: ClassVar = "plain"
+    balance: ClassVar = Balance()
+    bias: ClassVar = 0.0
 
     def __post_init__(self):
-        if self.z < 0 or self.bias < 0:
-            raise ValueError(f"z={self.z} and bias={self.bias} must not be negative")
+        if self.z < 0:
+            raise ValueError(f"z={self.z} must not be negative")
 
     def check(self, experts: int, active: int) -> None:
         """Raises ValueError where so many experts cannot be routed to like this."""
@@ -55,10 +56,6 @@ class Router:
             raise ValueError(f"router.groups={self.groups} must divide experts.number={experts}")
         if not 0 < active <= experts:
             raise ValueError(f"experts.active={active} must be between 1 and experts.number={experts}")
-
-    def pick(self, select_TE, active: int):
-        """The ids of the experts that each token passes, [T, K], best first within what competes."""
-        raise TypeError(f"{type(self).__name__} says nothing")
 
     def scores(self, logits_TE):
         """S, float32."""
@@ -70,6 +67,24 @@ class Router:
         groups = groups or (self.groups if self.balance.within == "group" else 1)
         s_TGX = scores_TE.reshape(len(scores_TE), groups, -1)
         return (s_TGX / s_TGX.sum(-1, keepdims=True) / groups).reshape(scores_TE.shape)
+
+
+@dataclass(frozen=True)
+class TokenChoice(Router):
+    """Each token picks its experts: a member says which."""
+
+    weights: Literal["plain", "renormalised"] = "plain"
+    balance: Balance = field(default_factory=Balance)
+    bias: float = 0.0  # rate of the balancing bias; 0: there is none
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bias < 0:
+            raise ValueError(f"bias={self.bias} must not be negative")
+
+    @abstractmethod
+    def pick(self, select_TE, active: int):
+        """The ids of the experts that each token passes, [T, K], best first within what competes."""
 
     def weigh(self, scores_TE, expert_TK):
         """The weight of each pick."""

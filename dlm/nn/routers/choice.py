@@ -27,10 +27,6 @@ class Choice(Router):
         super().__post_init__()
         if not 0 <= self.slope <= 1:
             raise ValueError(f"slope={self.slope} must be in [0, 1]")
-        if self.bias or self.balance.weight:
-            raise ValueError("an expert's load is what it chooses: bias and balance.weight must be 0")
-        if self.weights == "renormalised":
-            raise ValueError("weights='renormalised' needs a fixed number of experts for each token")
 
     def room(self, length: int, experts: int, active: int) -> int:
         """The largest number of tokens of a row that an expert can take."""

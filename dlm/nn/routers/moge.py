@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from dlm.nn.routers import Router, largest
+from dlm.nn.routers import TokenChoice, largest
 
 
 @dataclass(frozen=True)
-class MoGE(Router):
+class MoGE(TokenChoice):
     groups: int = 8  # M
 
     even: ClassVar = True

@@ -7,11 +7,11 @@ Without a capacity nothing is dropped, and the busiest device decides how long a
 
 from dataclasses import dataclass
 
-from dlm.nn.routers import Router, largest
+from dlm.nn.routers import TokenChoice, largest
 
 
 @dataclass(frozen=True)
-class TopK(Router):
+class TopK(TokenChoice):
     capacity: float = 0.0  # the factor; 0: nothing is dropped
 
     def __post_init__(self):

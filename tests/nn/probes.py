@@ -1,0 +1,97 @@
+"""What the fields of experts and routers change; the rows of tests/test_fields.py ask here."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlm.evals.routing import Routing
+from dlm.nn import experts
+from dlm.nn.config import Experts
+from dlm.nn.routers import Balance
+from dlm.nn.routers.choice import Choice
+from dlm.nn.routers.limited import Limited
+from dlm.nn.routers.moge import MoGE
+from dlm.nn.routers.topk import TopK
+from dlm.run import mesh, spec
+from tests import tiny
+
+SOME = Experts(number=4, active=2, width=6, router=MoGE(groups=2))
+_KINDS = dict(moge=MoGE(groups=2), topk=TopK(), limited=Limited(groups=2, kept=2), choice=Choice())
+_MADE: dict = {}
+
+
+def routed(router, over=None, **changes):
+    """Outputs of a layer, its parameters' shapes, and the gradient of its router under no other loss."""
+    settings = dataclasses.replace(SOME, number=8, router=router, **changes)
+    layer = experts.Experts(settings, "swiglu", 8, 2, over)
+    rng = np.random.default_rng(0)
+    x_BLD, valid_BL, ratio_B = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32), jnp.ones((2, 5), bool), jnp.array([0.1, 0.9])
+    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), x_BLD, valid_BL, ratio_B))
+    params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), shapes)
+
+    def loss(params):
+        y_BLD, told = layer.apply(params, x_BLD, valid_BL, ratio_B)
+        return 1e-3 * y_BLD.sum(), (y_BLD, told)
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+
+def router_of(kind):
+    """A probe: what a router's field changes in a layer."""
+
+    def probe(**changes):
+        return routed(dataclasses.replace(_KINDS[kind], **changes))
+
+    probe.__name__ = f"router_{kind}"
+    return probe
+
+
+def balanced(**changes):
+    """The router's gradient under a balance loss, on two devices."""
+    router = dataclasses.replace(_KINDS["moge"], balance=Balance(**dict(weight=0.5) | changes))
+    return routed(router, mesh.make(mesh.Mesh(data=2)))
+
+
+def several(**changes):
+    """The shapes of a network's parameters, and the layer's answers."""
+    given = dataclasses.replace(SOME, **changes)
+    shapes = tiny.shapes(tiny.model_config(layers=3, experts=given))
+    return jax.tree.map(lambda p: np.array(p.shape), shapes), routed(MoGE(groups=2), active=given.active)
+
+
+def computed(**changes):
+    """The program that computes the same."""
+    layer = experts.Experts(dataclasses.replace(SOME, **changes), "swiglu", 8, 2)
+    given = jnp.zeros((2, 5, 8)), jnp.ones((2, 5), bool), jnp.zeros(2)
+    return str(jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), *given)[0][0])())
+
+
+def routing(corpus, **changes):
+    """The scores of a fresh model's routers."""
+    from dlm.run.assemble import Experiment, Subject
+
+    if not _MADE:
+        run = spec.run(tiny.recipe(corpus, nn__layers=1, nn__experts=dict(number=4, active=2, width=6, router=dict(name="moge", groups=2))))
+        made = Experiment(run, run.text.fit(()))
+        _MADE["subject"] = Subject(made, made.new_state().params, run.data.source)
+    return [(name, value) for name, value, _ in Routing(**changes).run(_MADE["subject"], 0)]
+
+
+_OTHER = dict(score="sigmoid", weights="renormalised", scale="none", z=0.1, bias=0.1)
+ROWS = {
+    **{f"Experts.{k}": (several, v, {}) for k, v in dict(number=8, active=4, width=12, shared=1, dense=1, every=3).items()},
+    "Experts.router": (several, TopK(bias=0.1), {}),
+    **{f"Experts.{k}": (computed, v, {}) for k, v in dict(backend="loop", block=2).items()},
+    **{f"{c}.{k}": (router_of(c.lower()), v, {}) for c in ("MoGE", "TopK", "Limited") for k, v in _OTHER.items()},
+    **{f"Choice.{k}": (router_of("choice"), v, {}) for k, v in dict(score="sigmoid", scale="none", z=0.1, slope=0.9).items()},
+    **{f"{c}.balance": (router_of(c.lower()), Balance(weight=0.5), {}) for c in ("MoGE", "TopK", "Limited")},
+    **{f"Balance.{k}": (balanced, v, {}) for k, v in dict(weight=0.1, pool="device", within="group").items()},
+    "MoGE.groups": (router_of("moge"), 1, {}),
+    "TopK.capacity": (router_of("topk"), 0.5, {}),
+    "Limited.capacity": (router_of("limited"), 0.5, {}),
+    "Limited.groups": (router_of("limited"), 4, {}),
+    "Limited.kept": (router_of("limited"), 1, {}),
+    **{f"Routing.{k}": (routing, v, {}) for k, v in dict(windows=1, devices=4).items()},
+}
