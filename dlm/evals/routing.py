@@ -20,7 +20,7 @@ from dlm.run.spec import UserError
 @dataclass(frozen=True)
 class Routing:
     windows: int = 128  # evenly spread held-out windows; 0: all
-    devices: int = 0  # that the experts are thought to lie on; 0: those of the mesh, or one for each group, or up to 8
+    devices: int = 0  # that the experts are thought to lie on; 0: those of the mesh, or one for each group, or K of them
 
     claims: ClassVar[str] = "samples"
 

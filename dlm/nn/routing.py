@@ -15,10 +15,10 @@ from dlm.run.optim import name_of
 
 
 def devices(experts, ep: int) -> int:
-    """How many devices loads are told for: those of the mesh, or as many as would hold a group of experts each, or up to 8."""
+    """How many devices loads are told for: those of the mesh; on one, as many as could hold a group of experts each, or K of them."""
     if ep > 1:
         return ep
-    return experts.router.groups if experts.router.even else math.gcd(experts.number, 8)
+    return experts.router.groups if experts.router.even else math.gcd(experts.number, experts.active)
 
 
 def figures(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:

@@ -50,6 +50,8 @@ def _plots(groups: list[Group], rows: list[table.Row]):
     yield _figure("Held-out bits per byte", plots.bars(scored, "held-out bits/byte, 95 % interval"))
     yield _figure("Training", plots.curves(groups, "bits_per_byte", "training bits/byte"))
     yield _figure("Held-out text while training", plots.curves(groups, "bound.bits_per_byte", "held-out bits/byte"))
+    yield _figure("Load of the experts' devices while training", plots.curves(groups, "router_imbalance", "(busiest − idlest) / even load"))
+    yield _figure("Tokens that experts dropped while training", plots.curves(groups, "router_dropped", "share dropped"))
     for attribute, label in PRICES.items():
         points = [(g.label, g.mean(lambda r, a=attribute: getattr(r, a)) or 0, *s) for g in groups if (s := g.score("bits_per_byte"))]
         yield _figure(f"Quality against {label}", plots.pareto(points, label, "held-out bits/byte"))
