@@ -223,6 +223,8 @@ def _fields(cls: type, config: dict, where: str, vocab: Vocab | None) -> dict[st
         value = config.get(name, MISSING)
         if value is MISSING:
             value = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else MISSING
+            if f.default_factory is hints[name]:  # a section left out is built like one that is given, members and all
+                value = {}
         if value is MISSING:
             raise UserError(f"{prefix}{name} is missing and has no default")
         made[name] = _field(value, f, hints[name], here, vocab)
