@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,14 +97,18 @@ def test_a_backend_that_does_not_start_is_one_line(monkeypatch):
 
 
 def test_a_check_that_hangs_is_named(monkeypatch, capsys):
-    codes = []
-    monkeypatch.setattr(os, "_exit", codes.append)
-    begin, timer = preflight.watched(0.01)
-    begin("devices")
-    begin("all-reduce")
-    timer.start()
-    timer.join()
-    assert codes == [2] and "error: all-reduce: no answer within --timeout=0.01 s; can the processes" in capsys.readouterr().err
+    codes, ended = [], threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), ended.set()))
+
+    def look(args, begin):
+        begin("devices")
+        begin("all-reduce")
+        assert ended.wait(30)
+        return []
+
+    monkeypatch.setattr(preflight, "look", look)
+    _, _, err = run(capsys, "--timeout=0.05")
+    assert codes == [2] and "error: all-reduce: no answer within --timeout=0.05 s; can the processes" in err
 
 
 @pytest.mark.slow
