@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "dlm").rglob("*.py"))
-OURS = [*FILES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "configs").rglob("*.py"))]
+OURS = [*FILES, *(file for folder in ("tests", "configs", "launch") for file in sorted((ROOT / folder).rglob("*.py")))]
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in OURS}
 named = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 
@@ -135,7 +135,7 @@ def test_names_say_what_is_inside():
         assert not {"utils", "common", "misc", "helpers", "manager"} & {file.stem, *file.relative_to(ROOT).parts}, file
 
 
-@pytest.mark.parametrize("folder", ["dlm", "tests", "configs"])
+@pytest.mark.parametrize("folder", ["dlm", "tests", "configs", "launch"])
 def test_every_module_says_what_it_is(folder):
     missing = [f for f, tree in TREES.items() if f.is_relative_to(ROOT / folder) and not ast.get_docstring(tree)]
     assert not missing
@@ -166,5 +166,5 @@ def test_nothing_is_tied_to_one_machine():
 
 def test_lint_and_format():
     for command in (["check"], ["format", "--check"]):
-        reply = python("-m", "ruff", *command, "--no-cache", "dlm", "tests", "configs")
+        reply = python("-m", "ruff", *command, "--no-cache", "dlm", "tests", "configs", "launch")
         assert reply.returncode == 0, reply.stdout + reply.stderr

@@ -5,7 +5,6 @@ The same few shapes everywhere, so that few programs compile.
 
 import dataclasses
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -85,22 +84,10 @@ def write_corpus(path):
     return path
 
 
-def processes(count: int, module: str, *arguments) -> list[subprocess.Popen]:
-    """Starts one command as several processes of one run, with one device each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    shared = dict(os.environ, PYTHONPATH=str(ROOT), JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(count))
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            cwd=ROOT,
-            env=dict(shared, JAX_PROCESS_ID=str(i)),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(count)
-    ]
+def processes(count: int, module: str, *arguments) -> subprocess.Popen:
+    """Starts one command as several processes of one run, as launch/local.sh --processes does, with one device each."""
+    command = [sys.executable, "-m", "launch.processes", str(count), sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), stderr=subprocess.PIPE, text=True)
 
 
 def recipe(corpus, **changes) -> dict:

@@ -1,6 +1,7 @@
 """train → evaluate → sample on a tiny local corpus, through the commands; a run resumes byte for byte."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -104,13 +105,17 @@ def test_two_processes_stop_together_and_one_goes_on(runs, tmp_path):
     workdir, arguments = runs[1]["masked"]
     again = tmp_path / "again"
     both = tiny.processes(2, "dlm.train", arguments[0], f"--workdir={again}", *arguments[2:], "--config.mesh.data=2", "--config.steps=4")
-    for line in both[0].stderr:
-        if "parameters," in line:
-            both[1].send_signal(signal.SIGTERM)
+    said, second = "", None
+    for line in both.stderr:
+        said += line
+        if line.startswith("processes "):
+            second = int(re.search(r"\[1\] (\d+)", line)[1])
+        if line.startswith("[0] ") and "parameters," in line:
+            os.kill(second, signal.SIGTERM)
             break
-    said = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [75, 75], said
-    stopped = [re.search(r"stopped after update (\d);", text)[1] for text in said]
+    said += both.communicate(timeout=120)[1]
+    assert both.returncode == 75, said
+    stopped = {rank: re.search(rf"\[{rank}\] stopped after update (\d);", said)[1] for rank in (0, 1)}
     assert stopped[0] == stopped[1] and checkpoint.steps(again) == [int(stopped[0])] and int(stopped[0]) < 4
     train.main([arguments[0], f"--workdir={again}", *arguments[2:]])
     unbroken, broken = ([r for r in logs.rows(w / "metrics.jsonl") if "loss" in r] for w in (workdir, again))

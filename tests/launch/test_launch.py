@@ -8,41 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.shell import bash
+
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
-
-# Stands in for the interpreter and, copied by `-m venv`, for that of .venv: notes what pip is asked to do, runs all else for real.
-FAKE = f"""#!/bin/bash
-case "$1 $2" in
-  "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; echo venv >>"$LOG" ;;
-  "-m pip") [ "$3" = --version ] || echo "${{@: -1}}" >>"$LOG" ;;
-  *) exec {sys.executable} "$@" ;;
-esac
-"""
-
-
-def bash(*command, **env):
-    return subprocess.run(["bash", *map(str, command)], env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
-
-
-@pytest.fixture
-def clone(tmp_path):
-    """A checkout in a path with a space, whose one command says where it was run and with what."""
-    root = tmp_path / "a clone"
-    shutil.copytree(ROOT / "launch", root / "launch")
-    (root / "dlm").mkdir()
-    (root / "dlm" / "__init__.py").touch()
-    (root / "dlm" / "show.py").write_text('"""Shows its arguments."""\nimport os, sys\nprint(os.getcwd(), sys.argv[1:])\n')
-    (root / "requirements.txt").write_text("one\n")
-    fake = tmp_path / "fake"
-    fake.write_text(FAKE)
-    fake.chmod(0o755)
-    return root, dict(PYTHON=str(fake), LOG=str(tmp_path / "log"), PYTHONPATH="")
+SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "slurm.sbatch", ROOT / ".ci" / "run"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
-def test_scripts_parse(script):
+def test_scripts_parse_and_are_linted(script):
     assert bash("-n", script).returncode == 0
+    tool = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert tool, "shellcheck comes with requirements-dev.txt"
+    reply = subprocess.run([tool, "-x", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert reply.returncode == 0, reply.stdout
 
 
 def test_installs_once_and_again_when_the_requirements_change(clone, tmp_path):
@@ -61,11 +39,12 @@ def test_installs_once_and_again_when_the_requirements_change(clone, tmp_path):
 def test_an_unknown_command_is_one_line(clone):
     root, env = clone
     reply = bash(root / "launch" / "local.sh", "shwo", **env)
-    assert reply.returncode == 2 and reply.stderr == "error: no command shwo; there are: show\n"
+    assert reply.returncode == 2 and reply.stderr == "error: no command shwo; there are: show preflight\n"
     assert not (root / ".venv").exists()
-    for name in ("__init__", "../dlm/show", "."):
+    for name in ("__init__", "../dlm/show", ".", "--x=1", ""):
         assert bash(root / "launch" / "local.sh", name, **env).returncode == 2
-    assert "show       Shows its arguments." in bash(root / "launch" / "local.sh", **env).stdout
+    listed = bash(root / "launch" / "local.sh", **env).stdout
+    assert "show       Shows its arguments." in listed and "preflight  Checks the machines" in listed
 
 
 def test_a_python_without_venv_is_one_line(clone, tmp_path):

@@ -75,6 +75,18 @@ def test_one_decides_for_all(service, monkeypatch):
     assert heard == [[0], [0]]
 
 
+def test_all_hear_what_each_has(service, monkeypatch):
+    monkeypatch.setattr(hosts, "_place", lambda: (1, 3))
+    monkeypatch.setattr(hosts, "_calls", iter(range(9)))
+    for rank in (0, 2):
+        service.key_value_set(f"dlm/gathered/0/{rank}", f'"of {rank}"')
+    assert hosts.gathered("mine") == ["of 0", "mine", "of 2"]
+
+
+def test_a_process_on_its_own_gathers_what_it_has():
+    assert hosts.gathered([1]) == [[1]]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_all_stop_at_the_same_call_whoever_is_asked_and_however_far_they_are(seed, service, monkeypatch):
     rng, count, asked, agreements = random.Random(seed), 3, [threading.Event() for _ in range(3)], []
