@@ -72,7 +72,10 @@ def sweep(arg=None):
         point("capacity", told | {"nn.experts.router": router("topk", capacity=1.25)}),
     ]
     choice = point("choice", told | {"nn.experts.router": dict(name="nn.routers.choice")})
-    dense = point("active", {"nn.experts.number": 0}), point("total", {"nn.experts.number": 0, "nn.ffn.width": 4 * t["width"] * t["experts"] // t["active"]})
+    dense = (
+        point("active", {"nn.experts.number": 0}),
+        point("total", {"nn.experts.number": 0, "nn.ffn.width": 4 * t["width"] * t["experts"] // t["active"]}),
+    )
     ar = point("ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1})
     both = chain(*experts, *dense)
     return repeat(chain(product(point("masked", {}), chain(both, choice)), product(ar, both)), seeds=3)

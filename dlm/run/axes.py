@@ -57,3 +57,8 @@ def partition(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple
         fits = mesh is not None and mesh not in spec and size % sizes.get(mesh, 1) == 0
         spec.append(mesh if fits else None)
     return tuple(spec)
+
+
+def name_of(path) -> str:
+    """The parameter's own name at the end of a tree path."""
+    return next((k.key for k in reversed(path) if isinstance(getattr(k, "key", None), str)), "")

@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dlm.run import axes, memory
+from dlm.run.axes import name_of
 from dlm.run.contracts import Batch
-from dlm.run.optim import name_of
 from dlm.run.spec import UserError
 
 

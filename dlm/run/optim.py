@@ -84,20 +84,15 @@ def transformation(o: Optim, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(o.clip), update) if o.clip else update
 
 
-def name_of(path) -> str:
-    """The parameter's own name at the end of a tree path."""
-    return next((k.key for k in reversed(path) if isinstance(k, jax.tree_util.DictKey)), "")
-
-
 def _decayed(params):
-    return jax.tree_util.tree_map_with_path(lambda path, _: axes.decayed(name_of(path)), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: axes.decayed(axes.name_of(path)), params)
 
 
 def _matrices(params):
     """Which axes a matrix maps from and to; each layer and expert is orthogonalised by itself. Reads on the left, writes on the right."""
 
     def dimensions(path, leaf):
-        name = name_of(path)
+        name = axes.name_of(path)
         if not axes.decayed(name):
             return None
         letters = axes.suffix(name).removeprefix("E")  # each expert has matrices of its own

@@ -14,7 +14,7 @@ def test_suffix_and_decay():
         "o_HKD",
         "up_DF",
     ]
-    for name in ("kernel", "up_DX", "DF"):
+    for name in ("kernel", "up_DY", "DF"):
         with pytest.raises(ValueError, match="axis suffix"):
             axes.suffix(name)
 
@@ -26,3 +26,5 @@ def test_partition_uses_a_mesh_axis_once_and_only_where_it_divides():
     assert axes.partition("k_DJK", (8, 1, 4), sizes) == ("fsdp", None, None)
     assert axes.partition("embed_VD", (261, 8), sizes) == (None, "fsdp")
     assert axes.partition("norm_D", (7,), sizes) == (None,)
+    assert axes.partition("up_EDF", (3, 8, 4, 6), dict(fsdp=2, tensor=2, expert=4)) == (None, "expert", "fsdp", "tensor")
+    assert axes.partition("router_DGX", (4, 4, 2), dict(fsdp=2, tensor=2, expert=2)) == ("fsdp", None, None)

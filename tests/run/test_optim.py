@@ -6,16 +6,18 @@ import numpy as np
 import optax
 import pytest
 
+from dlm.nn.config import Experts
+from dlm.nn.routers.moge import MoGE
 from dlm.run import axes, optim
 from dlm.run.optim import Optim
 from tests import tiny
 
-CONFIG = tiny.model_config(layers=3)
+CONFIG = tiny.model_config(layers=3, experts=Experts(number=4, active=2, width=6, dense=1, router=MoGE(groups=2)))
 PARAMS = tiny.random_params(CONFIG)
 
 
 def named(tree):
-    return {optim.name_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {axes.name_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def change(o, grads, steps=10):
@@ -46,14 +48,19 @@ def test_only_matrices_are_decayed(kind):
 
 
 @pytest.mark.slow
-def test_muon_moves_every_matrix_of_every_layer_by_an_orthogonal_one():
+def test_muon_moves_every_matrix_of_every_layer_and_expert_by_an_orthogonal_one():
     """Singular values near one, times the rate and √max(1, outputs/inputs); the rest moves as AdamW with Nesterov momentum moves it."""
     o = Optim(kind="muon", lr=1e-3, muon_lr=0.02, weight_decay=0.0, warmup=0, schedule="constant", clip=0.0)
     grads = tiny.random_params(CONFIG, seed=5)
     changes = change(o, grads)
-    assert [n for n in changes if axes.decayed(n)] == ["k_DJK", "o_HKD", "q_DHK", "v_DJK", "down_FD", "gate_DF", "up_DF"]
+    assert [n for n in changes if axes.decayed(n)] == ["k_DJK", "o_HKD", "q_DHK", "v_DJK", "down_FD", "gate_DF", "up_DF"] + [
+        "down_EFD",
+        "gate_EDF",
+        "up_EDF",
+    ]
     for name in filter(axes.decayed, changes):
-        for layer in changes[name]:
+        letters = axes.suffix(name).removeprefix("E")
+        for layer in changes[name].reshape(-1, *changes[name].shape[-len(letters) :]):
             reads = layer.shape[:-1] if name.endswith("D") else layer.shape[:1]
             values = np.linalg.svd(layer.reshape(np.prod(reads), -1), compute_uv=False)
             outputs = layer.size / np.prod(reads)
