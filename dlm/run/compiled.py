@@ -21,11 +21,17 @@ def collectives(text: str) -> dict[str, float]:
     for line in text.splitlines():
         if found := _CALL.search(line):
             n, kind = _group(line), found["kind"]
-            size = _bytes(found["result"]) / (2 if found["start"] and found["result"].startswith("((") else 1)
+            size = _bytes(_ends_with(found["result"]) if found["start"] else found["result"])
             whole = size * n if kind == "reduce-scatter" else size
             share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(kind, (n - 1) / n)
             total[kind] += share * whole
     return dict(total)
+
+
+def _ends_with(result: str) -> str:
+    """The part of an asynchronous start's result, (operands, results, …), that holds the results."""
+    parts = re.findall(r"\((?:[^()]|\([^()]*\))*\)|\w+\[[\d,]*\]", result[1:-1]) if result.startswith("(") else [result]
+    return parts[1] if len(parts) > 1 else parts[0]
 
 
 def memory(compiled) -> dict[str, int] | None:
