@@ -29,17 +29,17 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, h_BLD, kv, shared):
         c = self.config
-        cos, sin, allowed, seat, time_BLQ, token = shared
+        cos, sin, allowed, seat, time_BLW, token = shared
         zeros, routed = nn.initializers.zeros, None
 
         def enter(name):
             x = norms.rms(h_BLD, self.param(f"{name}_norm_D", zeros, (c.width,)))
-            return x if time_BLQ is None else x * (1 + self._modulation(f"{name}_scale_QD", time_BLQ))
+            return x if time_BLW is None else x * (1 + self._modulation(f"{name}_scale_WD", time_BLW))
 
         def leave(name, x):
             if c.norm == "sandwich":
                 x = norms.rms(x, self.param(f"{name}_out_norm_D", zeros, (c.width,)))
-            return x if time_BLQ is None else x * (1 + self._modulation(f"{name}_gate_QD", time_BLQ))
+            return x if time_BLW is None else x * (1 + self._modulation(f"{name}_gate_WD", time_BLW))
 
         heard, kv = attention.SelfAttention(c.attention, c.width, c.layers, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
         h_BLD = h_BLD + leave("attend", heard)
@@ -50,9 +50,9 @@ class Block(nn.Module):
             through = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")(enter("ffn"))
         return h_BLD + leave("ffn", through), (kv, routed)
 
-    def _modulation(self, name, time_BLQ):
-        weight_QD = self.param(name, nn.initializers.zeros, (time_BLQ.shape[-1], self.config.width))
-        return jnp.einsum("BLQ,QD->BLD", time_BLQ, weight_QD.astype(time_BLQ.dtype))
+    def _modulation(self, name, time_BLW):
+        weight_WD = self.param(name, nn.initializers.zeros, (time_BLW.shape[-1], self.config.width))
+        return jnp.einsum("BLW,WD->BLD", time_BLW, weight_WD.astype(time_BLW.dtype))
 
 
 class Group(nn.Module):
@@ -138,10 +138,10 @@ class Transformer(nn.Module):
 
     def _quality(self, hidden_BLD):
         """The log-odds that each position's token is right, float32_BL."""
-        D, Q = self.config.width, self.config.TIME_WIDTH
-        weight_DQ = self.param("quality_DQ", nn.initializers.normal(D**-0.5), (D, Q)).astype(hidden_BLD.dtype)
-        weight_Q = self.param("quality_Q", nn.initializers.zeros, (Q,))
-        return jax.nn.silu(hidden_BLD @ weight_DQ).astype(jnp.float32) @ weight_Q
+        D, W = self.config.width, self.config.TIME_WIDTH
+        weight_DW = self.param("quality_DW", nn.initializers.normal(D**-0.5), (D, W)).astype(hidden_BLD.dtype)
+        weight_W = self.param("quality_W", nn.initializers.zeros, (W,))
+        return jax.nn.silu(hidden_BLD @ weight_DW).astype(jnp.float32) @ weight_W
 
     def _time(self, t_BL, dtype):
         """Sinusoidal features of each position's time, through one learned layer; None without time conditioning."""
@@ -150,9 +150,9 @@ class Transformer(nn.Module):
             return None
         frequency = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), c.TIME_FEATURES // 2))
         angle = t_BL[..., None] * frequency
-        features_BLR = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
-        time_RQ = self.param("time_RQ", nn.initializers.normal(c.TIME_FEATURES**-0.5), (c.TIME_FEATURES, c.TIME_WIDTH))
-        return jax.nn.silu(features_BLR @ time_RQ).astype(dtype)
+        features_BLA = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+        time_AW = self.param("time_AW", nn.initializers.normal(c.TIME_FEATURES**-0.5), (c.TIME_FEATURES, c.TIME_WIDTH))
+        return jax.nn.silu(features_BLA @ time_AW).astype(dtype)
 
 
 def _stacked(name: str) -> str:

@@ -222,7 +222,7 @@ def shapes_fit(config):
     """Every parameter has the shape that its name says; returns how many parameters there are."""
     a = config.attention
     sizes = dict(D=config.width, H=a.heads, J=a.kv_heads, K=a.head_size, F=config.ffn.width, V=config.vocab.size)
-    sizes |= dict(Q=config.TIME_WIDTH, R=config.TIME_FEATURES)
+    sizes |= dict(W=config.TIME_WIDTH, A=config.TIME_FEATURES)
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tiny.shapes(config)):
         stacked = (config.layers,) if path[0].key == "layers" else ()
