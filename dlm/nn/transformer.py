@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlm.nn import attention, cache, config, experts, ffn, masks, norms, rope
+from dlm.nn import attention, cache, config, experts, ffn, latent, masks, norms, rope
 from dlm.run.contracts import Canvas, Logits, Output
 
 _POLICIES = {"block": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
@@ -41,7 +41,8 @@ class Block(nn.Module):
                 x = norms.rms(x, self.param(f"{name}_out_norm_D", zeros, (c.width,)))
             return x if time_BLW is None else x * (1 + self._modulation(f"{name}_gate_WD", time_BLW))
 
-        heard, kv = attention.SelfAttention(c.attention, c.width, c.layers, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
+        kind = latent.LatentAttention if c.attention.latent.kv_rank else attention.SelfAttention
+        heard, kv = kind(c.attention, c.width, c.layers, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
         h_BLD = h_BLD + leave("attend", heard)
         if self.sparse:
             layer = experts.Experts(c.experts, c.ffn.kind, c.width, c.layers, self.mesh, name="experts")
@@ -85,7 +86,7 @@ class Transformer(nn.Module):
         read = _read(canvas, mask, kv, vocab)
         embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
         h_BLD = embed_VD.astype(dtype)[read.ids_BL]
-        angles = rope.angles(read.positions_BL, c.attention.head_size, c.attention.rope_base)
+        angles = rope.angles(read.positions_BL, c.attention.rotary, c.attention.rope_base)
         token = (read.valid_BL, read.ratio_B, canvas.z_BL.shape[1] / read.ids_BL.shape[1])
         shared = (*angles, read.allowed, None if kv is None else kv.seat, self._time(read.t_BL, dtype), token)
         h_BLD, memory, routed = self._layers(h_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
@@ -222,4 +223,4 @@ def denoiser(model: Transformer, params) -> Callable[..., Output]:
 def memory(model: Transformer, batch: int, length: int) -> cache.KV:
     """An empty cache for `length` positions."""
     c = model.config
-    return cache.empty(c.layers, batch, length, c.attention.kv_heads, c.attention.head_size, jnp.dtype(c.compute.dtype))
+    return cache.empty(c.layers, batch, length, c.attention.memory, jnp.dtype(c.compute.dtype))
