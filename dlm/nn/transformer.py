@@ -4,7 +4,10 @@
 
 Under a shifted mask position i reads token i−1 and predicts token i, so a prediction always stands where its token does. A canvas that
 carries the clean sequence is read in two streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token.
-`heads['quality']` judges the tokens that stand.
+`heads['quality']` judges the tokens that stand; `heads['ahead']` predicts from one token further back (`Ahead`), `ahead2` from two.
+
+norm='sandwich':  h ← h + rms(attention(rms h)), and so the ffn; the gains of the outer norms start at 0.283/√N and 0.432/√N, so that the
+sum of N layers starts as large as that of one (depth-scaled sandwich norm: Pangu Ultra, arXiv:2504.07866, section 2).
 """
 
 from collections.abc import Callable
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 from dlm.nn import attention, cache, config, experts, ffn, latent, masks, norms, rope
 from dlm.run.contracts import Canvas, Logits, Output
 
+_OUTER = dict(attend=0.283, ffn=0.432)
 _POLICIES = {"block": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
@@ -38,7 +42,8 @@ class Block(nn.Module):
 
         def leave(name, x):
             if c.norm == "sandwich":
-                x = norms.rms(x, self.param(f"{name}_out_norm_D", zeros, (c.width,)))
+                start = nn.initializers.constant(_OUTER[name] * c.layers**-0.5 - 1)  # gains are stored around 0
+                x = norms.rms(x, self.param(f"{name}_out_norm_D", start, (c.width,)))
             return x if time_BLW is None else x * (1 + self._modulation(f"{name}_gate_WD", time_BLW))
 
         kind = latent.LatentAttention if c.attention.latent.kv_rank else attention.SelfAttention
@@ -74,6 +79,29 @@ class Group(nn.Module):
         return h_BLD, (None if kv is None else jax.tree.map(lambda *x: jnp.stack(x), *memories), routed)
 
 
+class Ahead(nn.Module):
+    """One more layer, which predicts token i from what the stack before it knew one position earlier, and from token i−1 alone.
+
+        h'_i = M [rms h_{i−1} ; rms embed x_{i−1}],   then a layer like the last one    (DeepSeek-V3, arXiv:2412.19437, eq. 21 to 23)
+
+    h_{i−1} has seen x_{<i−1}, as it was to predict x_{i−1}: so it learns to know two tokens. Where a segment starts h is 0."""
+
+    config: config.ModelConfig
+    mesh: Any = None
+
+    @nn.compact
+    def __call__(self, h_BLD, read_BLD, first_BL, shared):
+        c, D = self.config, self.config.width
+        zeros, inward = nn.initializers.zeros, nn.initializers.normal((2 * D) ** -0.5)
+        before_BLD = jnp.where(first_BL[..., None], 0, jnp.roll(h_BLD, 1, 1))
+        before_BLD = norms.rms(before_BLD, self.param("before_norm_D", zeros, (D,)))
+        read_BLD = norms.rms(read_BLD, self.param("read_norm_D", zeros, (D,)))
+        h_BLD = before_BLD @ self.param("before_DD", inward, (D, D)).astype(h_BLD.dtype)
+        h_BLD += read_BLD @ self.param("read_DD", inward, (D, D)).astype(h_BLD.dtype)
+        h_BLD, (_, routed) = Block(c, c.stacks[-1].kinds[-1], self.mesh, name="block")(h_BLD, None, shared)
+        return h_BLD, (h_BLD, routed)
+
+
 class Transformer(nn.Module):
     config: config.ModelConfig
     mesh: jax.sharding.Mesh | None = None  # over which experts exchange tokens; everything else follows its parameters' shardings
@@ -85,12 +113,13 @@ class Transformer(nn.Module):
         dtype = jnp.dtype(c.compute.dtype)
         read = _read(canvas, mask, kv, vocab)
         embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
-        h_BLD = embed_VD.astype(dtype)[read.ids_BL]
+        read_BLD = embed_VD.astype(dtype)[read.ids_BL]
         angles = rope.angles(read.positions_BL, c.attention.rotary, c.attention.rope_base)
         token = (read.valid_BL, read.ratio_B, canvas.z_BL.shape[1] / read.ids_BL.shape[1])
         shared = (*angles, read.allowed, None if kv is None else kv.seat, self._time(read.t_BL, dtype), token)
-        h_BLD, memory, routed = self._layers(h_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
-        hidden_BLD = norms.rms(h_BLD, self.param("norm_D", nn.initializers.zeros, (c.width,)))
+        h_BLD, memory, routed = self._layers(read_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
+        gain_D = self.param("norm_D", nn.initializers.zeros, (c.width,))
+        hidden_BLD = norms.rms(h_BLD, gain_D)
         if c.embeddings == "untied":
             embed_VD = self.param("unembed_VD", nn.initializers.normal(c.width**-0.5), (vocab.size, c.width))
         never_V = jnp.zeros(vocab.size, bool).at[jnp.array(vocab.never)].set(True)
@@ -104,6 +133,10 @@ class Transformer(nn.Module):
         hidden_BLD = hidden_BLD[:, :L]
         if "quality" in c.heads:
             heads["quality"] = self._quality(hidden_BLD)
+        if c.ahead and mask.shift and kv is None:
+            h_NBLD, routed = self._further(h_BLD, read_BLD, masks.starts(canvas.fields.get("segments_BL"), L), shared, routed)
+            names = ["ahead", *(f"ahead{k}" for k in range(2, c.ahead + 1))]
+            heads |= {name: told(norms.rms(h_BLD, gain_D)) for name, h_BLD in zip(names, h_NBLD, strict=True)}
         if kv is not None:
             kv = cache.KV(*memory)
         return Output(
@@ -130,12 +163,21 @@ class Transformer(nn.Module):
     def _stack(self, stack: config.Stack):
         c = self.config
         single = len(stack.kinds) == 1
-        step = Block if single else Group
-        if c.compute.remat != "none":
-            step = nn.remat(step, policy=_POLICIES[c.compute.remat], prevent_cse=c.compute.unroll > 1)
-        scan = dict(length=stack.count, unroll=min(c.compute.unroll, stack.count), in_axes=(0, nn.broadcast), out_axes=0)
-        scanned = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)
+        scanned = self._scan(Block if single else Group, stack.count, (0, nn.broadcast))
         return scanned(c, stack.kinds[0] if single else stack.kinds, self.mesh, name=stack.name)
+
+    def _scan(self, step, count: int, in_axes):
+        compute = self.config.compute
+        if compute.remat != "none":
+            step = nn.remat(step, policy=_POLICIES[compute.remat], prevent_cse=compute.unroll > 1)
+        scan = dict(length=count, unroll=min(compute.unroll, count), in_axes=in_axes, out_axes=0)
+        return nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)
+
+    def _further(self, h_BLD, read_BLD, first_BL, shared, routed):
+        """(what each layer ahead ends with, what was routed where in these layers too)."""
+        scanned = self._scan(Ahead, self.config.ahead, (nn.broadcast,) * 3)(self.config, self.mesh, name="ahead")
+        _, (h_NBLD, told) = scanned(h_BLD, read_BLD, first_BL, shared)
+        return h_NBLD, routed if told is None else jax.tree.map(lambda *x: jnp.concatenate(x), routed, told)
 
     def _quality(self, hidden_BLD):
         """The log-odds that each position's token is right, float32_BL."""
@@ -207,7 +249,7 @@ def initialise(model: Transformer, key: jax.Array):
     """Fresh parameters, float32. Layers are rolled up, which changes no parameter and compiles several times faster."""
     one = jnp.zeros((1, 2), jnp.int32)
     model = Transformer(replace(model.config, compute=config.Compute()))
-    return model.init(key, Canvas(one, one.astype(jnp.float32), one.astype(bool)), masks.Mask())["params"]
+    return model.init(key, Canvas(one, one.astype(jnp.float32), one.astype(bool)), masks.Mask("causal", shift=1))["params"]
 
 
 def denoiser(model: Transformer, params) -> Callable[..., Output]:
