@@ -71,7 +71,11 @@ class Attention:
         return own if self.qk_norm == "rms" else 0
 
     def __post_init__(self):
-        if self.heads < 1 or self.kv_heads < 1 or self.heads % self.kv_heads:
+        if self.heads < 1:
+            raise ValueError(f"heads={self.heads} must be at least 1")
+        if self.latent.kv_rank:
+            return
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
         if self.head_size < 2 or self.head_size % 2:
             raise ValueError(f"head_size={self.head_size} must be even, since rotary embeddings pair its dimensions")

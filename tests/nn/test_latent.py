@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dlm.nn import latent, rope, transformer
 from dlm.nn.config import Attention, Latent
+from dlm.objectives.ar import AR
+from dlm.run import axes, mesh
 from tests import tiny
 
 B, L, D = 2, 5, 8
@@ -14,7 +17,7 @@ SIZES = Latent(kv_rank=5, q_rank=6, nope=4, rope=2, value=3)
 
 
 def attention(**changes):
-    return Attention(heads=4, rope_base=100.0, latent=Latent(**vars(SIZES) | changes))
+    return Attention(heads=changes.pop("heads", 4), rope_base=100.0, latent=Latent(**vars(SIZES) | changes))
 
 
 def normed(x, gain):
@@ -106,6 +109,29 @@ def test_a_memory_holds_the_latent_and_one_rotary_key():
     assert kv.k_NBMJK.shape == (2, B, 7, 1, SIZES.rope) and kv.v_NBMJK.shape == (2, B, 7, 1, SIZES.kv_rank)
 
 
+@pytest.mark.slow
+def test_a_mesh_changes_nothing():
+    """Loss and gradients, a layer ahead included; heads lie over `tensor`, widths and low ranks over `fsdp`."""
+    config = tiny.model_config(layers=1, attention=attention(), norm="sandwich", ahead=1)
+    params, batch, objective = tiny.random_params(config), tiny.batch(tiny.tokens(4, L)), AR(ahead=0.3, vocab=tiny.VOCAB)
+    both = jax.jit(jax.value_and_grad(lambda p, b: objective.loss(tiny.denoiser(config, p), b, jax.random.key(0)).nats_sum))
+    devices = mesh.make(mesh.Mesh(fsdp=2, tensor=2))
+    spread = jax.device_put(params, mesh.state_shardings(devices, params))
+    rows = jax.device_put(batch, NamedSharding(devices, PartitionSpec(axes.BATCH)))
+    tiny.close(both(spread, rows), both(params, batch))
+    lies = spread["ahead"]["block"]["attention"]
+    names = ("q_down_DQ", "q_up_QHK", "kv_down_DR", "k_rope_DK", "k_up_RHK", "v_up_RHK", "o_HKD")
+    assert [tuple(lies[n].sharding.spec)[1:] for n in names] == [
+        ("fsdp", None),
+        ("fsdp", "tensor", None),
+        ("fsdp", None),
+        ("fsdp", None),
+        (None, "tensor", None),  # a rank of 5 is on no two devices
+        (None, "tensor", None),
+        ("tensor", None, "fsdp"),
+    ]
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
@@ -113,6 +139,7 @@ def test_a_memory_holds_the_latent_and_one_rotary_key():
         (dict(kv_rank=-1), "kv_rank must not be negative"),
         (dict(value=0), "nope and value at least 1"),
         (dict(kv_rank=0), "latent.q_rank=6 needs latent.kv_rank"),
+        (dict(heads=0), "heads=0 must be at least 1"),
     ],
 )
 def test_mistakes(changes, said):
