@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from dlm.nn import cache, masks, transformer
-from dlm.nn.config import FFN, Attention, Latent
+from dlm.nn.config import FFN, Attention, Experts, Latent
 from dlm.nn.masks import Mask
+from dlm.nn.routers.moge import MoGE
 from dlm.objectives.ar import AR
 from dlm.run import axes, spec
 from tests import tiny
@@ -227,18 +228,30 @@ def test_special_ids_are_never_generated():
 # -------------------------------------------------------------------------------------------------- counts, names, shapes
 
 
+def sizes(config, names):
+    """The size of each letter in a parameter with this path."""
+    a, e, t = config.attention, config.experts, config.attention.latent
+    own = dict(D=config.width, H=a.heads, J=a.kv_heads, K=a.head_size, F=config.ffn.width, V=config.vocab.size, Q=t.q_rank, R=t.kv_rank)
+    own |= dict(W=config.TIME_WIDTH, A=config.TIME_FEATURES)
+    if t.kv_rank:
+        turned = dict(k_rope_DK=t.rope, k_up_RHK=t.nope, v_up_RHK=t.value, o_HKD=t.value)
+        own |= dict(K=turned.get(names[-1], t.nope + t.rope))
+    if "experts" in names:
+        own |= dict(E=e.number, G=e.router.groups, X=e.number // e.router.groups, F=e.width * (e.shared if "shared" in names else 1))
+    return own
+
+
 def shapes_fit(config):
-    """Every parameter has the shape that its name says; returns how many parameters there are."""
-    a = config.attention
-    sizes = dict(D=config.width, H=a.heads, J=a.kv_heads, K=a.head_size, F=config.ffn.width, V=config.vocab.size)
-    sizes |= dict(W=config.TIME_WIDTH, A=config.TIME_FEATURES)
-    total = 0
+    """Every parameter has the shape that its name says; returns how many parameters there are, and how many of them a token passes."""
+    stacked, total, active = {s.name: (s.count,) for s in config.stacks} | dict(ahead=(config.ahead,)), 0, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tiny.shapes(config)):
-        stacked = (config.layers,) if path[0].key == "layers" else ()
-        assert leaf.shape == stacked + tuple(sizes[c] for c in axes.suffix(path[-1].key)), path
+        names = [key.key for key in path]
+        letters, own = axes.suffix(names[-1]), sizes(config, names)
+        assert leaf.shape == stacked.get(names[0], ()) + tuple(own[c] for c in letters), path
         assert leaf.dtype == jnp.float32
         total += leaf.size
-    return total
+        active += leaf.size * config.experts.active // config.experts.number if "E" in letters else leaf.size
+    return total, active
 
 
 def test_counts_and_names_for_every_combination_of_options():
@@ -246,23 +259,60 @@ def test_counts_and_names_for_every_combination_of_options():
         attention = dataclasses.replace(tiny.ATTENTION, qk_norm=qk_norm)
         heads = ("quality",) if time == "none" else ()
         config = tiny.model_config(attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time, heads=heads)
-        assert shapes_fit(config) == config.parameters
+        assert shapes_fit(config) == (config.parameters, config.parameters)
+    moge = Experts(number=8, active=4, width=6, shared=2, dense=1, router=MoGE(groups=4, bias=0.1))
+    for rank, qk_norm, norm, ahead, experts in itertools.product((0, 5), ("none", "rms"), ("pre", "sandwich"), (0, 2), (Experts(), moge)):
+        latent = dataclasses.replace(LATENT.attention.latent, q_rank=rank)
+        attention = dataclasses.replace(LATENT.attention, qk_norm=qk_norm, latent=latent)
+        time = "adaln" if ahead else "none"
+        config = tiny.model_config(layers=3, attention=attention, norm=norm, ahead=ahead, experts=experts, time=time)
+        assert shapes_fit(config) == (config.parameters, config.active_parameters)
 
 
 def shipped():
     """Every recipe of configs/ with every one of its sizes."""
     for file in sorted(Path("configs").glob("*.py")):
-        sized = re.search(r"choices\(arg.*\bsize=", file.read_text(encoding="utf-8"))
-        yield from (f"{file}:size={size}" for size in ("tiny", "small", "base", "1b")) if sized else [str(file)]
+        sized = re.search(r"choices\(arg.*\bsize=\(([^)]*)\)", file.read_text(encoding="utf-8"))
+        yield from (f"{file}:size={size}" for size in re.findall(r'"(\w+)"', sized[1])) if sized else [str(file)]
 
 
 @pytest.mark.parametrize("target", list(shipped()))
 def test_counts_and_names_of_every_shipped_config(target):
     config = spec.run(spec.recipe(target)).nn
-    assert shapes_fit(config) == config.parameters
+    assert shapes_fit(config) == (config.parameters, config.active_parameters)
+
+
+PUBLISHED = {
+    "configs/pangu_pro.py": (153_376, "71.99", "16.50"),
+    "configs/pangu_pro.py:objective=block": (153_376, "71.99", "16.50"),
+    "configs/pangu_ultra.py:count=published": (153_600, "717.9", "39.2"),
+    "configs/pangu_ultra.py": (153_600, "731.5", "41.1"),
+}
+
+
+@pytest.mark.parametrize("target", PUBLISHED)
+def test_counts_are_the_published_ones(target):
+    config, (vocabulary, *billions) = spec.run(spec.recipe(target)).nn, PUBLISHED[target]
+    assert config.vocab.size == vocabulary
+    told = [f"{n / 1e9:.{len(want.split('.')[1])}f}" for n, want in zip(shapes_fit(config), billions, strict=True)]
+    assert told == billions
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_experts_of_the_moge_recipe_take_the_flops_of_the_dense_layer_in_their_place(size):
+    for objective in ("masked", "ar", "block"):
+        moge = spec.run(spec.recipe(f"configs/moge.py:size={size},objective={objective}"))
+        assert moge.objective.mask.kind == dict(masked="full", ar="causal", block="block")[objective]
+    dense = spec.run(spec.recipe(f"configs/masked.py:size={size}")).nn
+    e, ffn = moge.nn.experts, dense.ffn.matmul(dense.width)
+    taken = (e.active + e.shared) * FFN(dense.ffn.kind, e.width).matmul(dense.width) + e.number * dense.width
+    assert 0.99 <= taken / ffn <= 1 and dense.matmul - moge.nn.matmul == dense.layers * (ffn - taken)
 
 
 def test_flops_are_six_per_matmul_parameter_and_the_square():
     config = tiny.model_config(attention=Attention(2, 1, 4), ffn=FFN("relu2", 12), layers=3)
     matrices = 3 * (8 * 4 * (2 + 2 + 1 + 1) + 2 * 8 * 12) + 20 * 8
     assert config.flops_per_token(16) == 6 * matrices + 3 * 12 * 2 * 4 * 16
+    config = dataclasses.replace(config, ahead=1, attention=Attention(2, latent=Latent(kv_rank=6, q_rank=5, nope=4, rope=2, value=3)))
+    layer = 8 * 5 + 5 * 2 * 6 + 8 * (6 + 2) + 6 * 2 * (4 + 3) + 2 * 3 * 8 + 2 * 8 * 12
+    assert config.flops_per_token(16) == 6 * (4 * layer + 2 * 8 * 8 + 2 * 20 * 8) + 4 * 6 * 2 * (4 + 2 + 3) * 16
