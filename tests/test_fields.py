@@ -23,7 +23,7 @@ from dlm.run.assemble import Experiment
 from dlm.run.contracts import Bound, Loss
 from tests import tiny
 from tests.evals.probes import asked, calibration, exact, generated, judged, task, tokens
-from tests.laws.probes import KIN, blocks, dropped, further, hybrid, kin, noise, objective, uniform
+from tests.laws.probes import KIN, blocks, dropped, hybrid, kin, noise, objective, uniform
 from tests.run import test_loop as loop_tests
 from tests.samplers.probes import ROWS as SAMPLERS
 
@@ -257,8 +257,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Exact.{k}": (exact, v, {}) for k, v in dict(rule=dict(name="confident", confidence="top"), steps=2, windows=2, samples=2).items()},
     "Block.process": (blocks, dict(name="mask", schedule="cosine"), {}),
     "Block.auxiliary": (blocks, 0.5, dict(context="causal")),
-    "AR.dropout": (dropped, 0.5, {}),
-    "AR.ahead": (further, 0.5, {}),
+    **{f"AR.{k}": (dropped, 0.5, {}) for k in ("dropout", "ahead")},
     **{f"MaskNoise.{k}": (noise, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(weight_decay=0.5, ema=0.5).items()},
