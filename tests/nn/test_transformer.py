@@ -261,7 +261,9 @@ def test_counts_and_names_for_every_combination_of_options():
         config = tiny.model_config(attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time, heads=heads)
         assert shapes_fit(config) == (config.parameters, config.parameters)
     moge = Experts(number=8, active=4, width=6, shared=2, dense=1, router=MoGE(groups=4, bias=0.1))
-    for rank, qk_norm, norm, ahead, experts in itertools.product((0, 5), ("none", "rms"), ("pre", "sandwich"), (0, 2), (Experts(), moge)):
+    for (rank, qk_norm), (norm, ahead), experts in itertools.product(
+        ((0, "none"), (0, "rms"), (5, "rms")), (("pre", 2), ("sandwich", 0)), (Experts(), moge)
+    ):
         latent = dataclasses.replace(LATENT.attention.latent, q_rank=rank)
         attention = dataclasses.replace(LATENT.attention, qk_norm=qk_norm, latent=latent)
         time = "adaln" if ahead else "none"
