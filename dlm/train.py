@@ -5,6 +5,7 @@ python -m dlm.train --config=configs/masked.py:size=tiny --workdir=runs/x [--con
 
 import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 from dlm.run import cli, spec
@@ -43,15 +44,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe(run: spec.Run) -> dict:
-    """What a run would be: shapes are traced, nothing is allocated."""
+    """What a run would be: shapes are traced, nothing is allocated, and a mesh for more devices than are here is not made."""
     import jax
 
     from dlm.run.assemble import Experiment
 
+    if run.mesh.least > jax.device_count():
+        say(f"config.mesh needs {run.mesh.least} devices, here are {jax.device_count()}: sizes only")
+        run = replace(run, mesh=type(run.mesh)(data=1))
     state = Experiment(run, tokenizer=None).abstract_state()
     tokens = run.data.batch * run.data.length
     return dict(
         parameters=sum(x.size for x in jax.tree.leaves(state.params)),
+        active_parameters=run.nn.active_parameters,
         state_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         tokens_per_update=tokens,
         flops_per_update=int(run.flops_per_token * tokens),

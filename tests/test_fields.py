@@ -16,6 +16,7 @@ import pytest
 
 import dlm
 from dlm.evals.bound import HeldOut
+from dlm.nn.config import Latent
 from dlm.nn.masks import Mask
 from dlm.run import checkpoint, loop, mesh, meter, optim, spec, state
 from dlm.run.assemble import Experiment
@@ -84,13 +85,16 @@ def network(**changes):
 
 def judged_by(**changes):
     """What the network says beside its prediction."""
-    config = tiny.model_config(**changes)
-    heads = jax.jit(tiny.denoiser(config), static_argnames="mask")(tiny.canvas(tiny.tokens(2, 6)), mask=Mask()).heads
-    return {name: head.shape for name, head in (heads or {}).items()}
+    denoise = tiny.denoiser(tiny.model_config(**changes))
+    return jax.eval_shape(lambda: denoise(tiny.canvas(tiny.tokens(2, 6)), mask=Mask("causal", shift=1)).heads)
 
 
 def attention(**changes):
     return network(attention=dataclasses.replace(tiny.ATTENTION, **changes))
+
+
+def latent(**changes):
+    return attention(latent=Latent(**dict(kv_rank=4, q_rank=3, nope=4, rope=2, value=3) | changes))
 
 
 def ffn(**changes):
@@ -233,10 +237,12 @@ def reported(corpus, **changes):
 
 ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Attention.{k}": (attention, v, {}) for k, v in dict(heads=2, kv_heads=4, head_size=8, qk_norm="none", rope_base=100.0).items()},
+    "Attention.latent": (attention, Latent(kv_rank=4, nope=4, rope=2, value=4), {}),
+    **{f"Latent.{k}": (latent, v, {}) for k, v in dict(kv_rank=5, q_rank=0, nope=5, rope=4, value=4).items()},
     **{f"FFN.{k}": (ffn, v, {}) for k, v in dict(kind="relu2", width=16).items()},
     "Compute.dtype": (network, "bfloat16", {}),
     **{f"ModelConfig.{k}": (network, v, {}) for k, v in dict(layers=3, width=16, embeddings="tied", time="adaln").items()},
-    "ModelConfig.heads": (judged_by, ("quality",), {}),
+    **{f"ModelConfig.{k}": (judged_by, v, {}) for k, v in dict(heads=("quality",), ahead=1).items()},
     "ModelConfig.attention": (network, dataclasses.replace(tiny.ATTENTION, head_size=8), {}),
     "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
     "ModelConfig.compute": (network, dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"), {}),
@@ -253,7 +259,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Exact.{k}": (exact, v, {}) for k, v in dict(rule=dict(name="confident", confidence="top"), steps=2, windows=2, samples=2).items()},
     "Block.process": (blocks, dict(name="mask", schedule="cosine"), {}),
     "Block.auxiliary": (blocks, 0.5, dict(context="causal")),
-    "AR.dropout": (dropped, 0.5, {}),
+    **{f"AR.{k}": (dropped, 0.5, {}) for k in ("dropout", "ahead")},
     **{f"MaskNoise.{k}": (noise, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(weight_decay=0.5, ema=0.5).items()},

@@ -30,28 +30,33 @@ class SelfAttention(nn.Module):
             q_BLHK = norms.rms(q_BLHK, self.param("q_norm_K", nn.initializers.zeros, (K,)))
             k_BLJK = norms.rms(k_BLJK, self.param("k_norm_K", nn.initializers.zeros, (K,)))
         q_BLHK, k_BLJK = rope.rotate(q_BLHK, cos, sin), rope.rotate(k_BLJK, cos, sin)
-        half = x_BLD.shape[1] // 2 if isinstance(allowed, masks.Streams) else 0  # z, which is not remembered
-        (noised_k, k_BMJK), (noised_v, v_BMJK) = (jnp.split(x, [half], 1) for x in (k_BLJK, v_BLJK))
-        if kv is not None:
-            k_BMJK, v_BMJK = kv = tuple(kv_cache.write(old, new, seat) for old, new in zip(kv, (k_BMJK, v_BMJK), strict=True))
-            k_BMJK, v_BMJK = k_BMJK.astype(dtype), v_BMJK.astype(dtype)
-        if half:
-            both = jnp.concatenate([noised_k, k_BMJK], 1), jnp.concatenate([noised_v, v_BMJK], 1)
-            noised_BLHK = attend(q_BLHK[:, :half], *both, allowed.noised)
-            clean_BLHK = attend(q_BLHK[:, half:], k_BMJK, v_BMJK, allowed.clean)
-            heard_BLHK = jnp.concatenate([noised_BLHK, clean_BLHK], 1)
-        else:
-            heard_BLHK = attend(q_BLHK, k_BMJK, v_BMJK, allowed)
+        heard_BLHK, kv = hear(q_BLHK, (k_BLJK, v_BLJK), allowed, kv, seat)
         return jnp.einsum("BLHK,HKD->BLD", heard_BLHK, o_HKD), kv
 
 
-def attend(q_BLHK, k_BMJK, v_BMJK, allowed):
-    """The weighted mean of the values each query sees, [B, L, H, K]; the query heads of a kv head are adjacent."""
+def attend(q_BLHK, k_BMJK, v_BMJK, allowed, size: int = 0):
+    """The weighted mean of the values each query sees, [B, L, H, K]; the query heads of a kv head are adjacent. Scores are divided by
+    the root of `size`, 0: that of a query."""
     B, L, H, K = q_BLHK.shape
     J = k_BMJK.shape[2]
-    q_BLJRK = (q_BLHK * K**-0.5).reshape(B, L, J, H // J, K)
+    q_BLJRK = (q_BLHK * (size or K) ** -0.5).reshape(B, L, J, H // J, K)
     scores = jnp.einsum("BLJRK,BMJK->BJRLM", q_BLJRK, k_BMJK, preferred_element_type=jnp.float32)
     if allowed is not None:
         scores = jnp.where(allowed[:, None, None], scores, -1e30)
     weights = jax.nn.softmax(scores, -1).astype(v_BMJK.dtype)
-    return jnp.einsum("BJRLM,BMJK->BLJRK", weights, v_BMJK).reshape(B, L, H, K)
+    return jnp.einsum("BJRLM,BMJK->BLJRK", weights, v_BMJK).reshape(B, L, H, -1)
+
+
+def hear(q_BLHK, told, allowed, kv, seat, attend=attend):
+    """(what each query hears, the new memory or None). `told` is what a memory keeps of these positions, two arrays [B, L, J, K], and
+    `attend(q, *memory, allowed)` how it is heard. Of two streams z comes first and is not remembered."""
+    half = q_BLHK.shape[1] // 2 if isinstance(allowed, masks.Streams) else 0
+    noised, known = zip(*(jnp.split(x, [half], 1) for x in told), strict=True)
+    if kv is not None:
+        kv = tuple(kv_cache.write(old, new, seat) for old, new in zip(kv, known, strict=True))
+        known = tuple(x.astype(q_BLHK.dtype) for x in kv)
+    if not half:
+        return attend(q_BLHK, *known, allowed), kv
+    both = (jnp.concatenate(x, 1) for x in zip(noised, known, strict=True))
+    parts = attend(q_BLHK[:, :half], *both, allowed.noised), attend(q_BLHK[:, half:], *known, allowed.clean)
+    return jnp.concatenate(parts, 1), kv

@@ -25,15 +25,14 @@ class Seat:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KV:
-    k_NBMJK: jax.Array
-    v_NBMJK: jax.Array
+    k_NBMJK: jax.Array  # keys; with latent attention the rotary key that all heads share
+    v_NBMJK: jax.Array  # values; with latent attention what keys and values are made from
     seat: Seat | None = None
 
 
-def empty(layers: int, batch: int, memory: int, kv_heads: int, head_size: int, dtype) -> KV:
-    """A cache for `memory` positions with nothing in it."""
-    shape = (layers, batch, memory, kv_heads, head_size)
-    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+def empty(layers: int, batch: int, memory: int, sizes: tuple[tuple[int, int], tuple[int, int]], dtype) -> KV:
+    """A cache for `memory` positions with nothing in it; `sizes` are (heads, size) of its two arrays (`nn.config.Attention.memory`)."""
+    return KV(*(jnp.zeros((layers, batch, memory, *size), dtype) for size in sizes))
 
 
 def write(memory_BMJK: jax.Array, new_BLJK: jax.Array, seat: Seat) -> jax.Array:

@@ -7,17 +7,75 @@ from dlm.run.spec import Vocab, member
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Grouped-query attention: every kv head serves heads / kv_heads query heads."""
+class Latent:
+    """Keys and values of all heads from one short vector of each token, and one rotary key that the heads share (`nn.latent`)."""
 
-    heads: int = 4
-    kv_heads: int = 4
-    head_size: int = 32
-    qk_norm: Literal["none", "rms"] = "rms"
-    rope_base: float = 10_000.0
+    kv_rank: int = 0  # R, of that vector; 0: none, ordinary grouped-query attention
+    q_rank: int = 0  # Q, of the queries' own; 0: they are read off the width
+    nope: int = 128  # of a head's query and key, what does not know where it stands
+    rope: int = 64  # of a head's query, and the shared key
+    value: int = 128  # of a head
 
     def __post_init__(self):
-        if self.heads < 1 or self.kv_heads < 1 or self.heads % self.kv_heads:
+        if min(self.q_rank, self.kv_rank) < 0 or min(self.nope, self.value) < 1:
+            raise ValueError("latent: q_rank and kv_rank must not be negative, nope and value at least 1")
+        if self.q_rank and not self.kv_rank:
+            raise ValueError(f"latent.q_rank={self.q_rank} needs latent.kv_rank: 0 is ordinary grouped-query attention")
+        if self.rope < 2 or self.rope % 2:
+            raise ValueError(f"latent.rope={self.rope} must be even, since rotary embeddings pair its dimensions")
+
+    def matmul(self, width: int, heads: int) -> int:
+        """Parameters of its matrices in a model of that width."""
+        asked = (width + heads * (self.nope + self.rope)) * self.q_rank if self.q_rank else width * heads * (self.nope + self.rope)
+        return asked + width * (self.kv_rank + self.rope) + self.kv_rank * heads * (self.nope + self.value) + heads * self.value * width
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Grouped-query attention: every kv head serves heads / kv_heads query heads. With a `latent`, multi-head latent attention."""
+
+    heads: int = 4
+    kv_heads: int = 4  # not read with a latent, like head_size
+    head_size: int = 32
+    qk_norm: Literal["none", "rms"] = "rms"  # of each head's queries and keys; with a latent, of the low-rank vectors
+    rope_base: float = 10_000.0
+    latent: Latent = field(default_factory=Latent)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Of a head's query, and of its value."""
+        t = self.latent
+        return (t.nope + t.rope, t.value) if t.kv_rank else (self.head_size, self.head_size)
+
+    @property
+    def rotary(self) -> int:
+        """How many dimensions of a head turn with its position."""
+        return self.latent.rope if self.latent.kv_rank else self.head_size
+
+    @property
+    def memory(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(heads, size) of the two arrays that a cache keeps of a token: keys and values, or the rotary key and the latent."""
+        t, own = self.latent, (self.kv_heads, self.head_size)
+        return ((1, t.rope), (1, t.kv_rank)) if t.kv_rank else (own, own)
+
+    def matmul(self, width: int) -> int:
+        """Parameters of its matrices in a model of that width."""
+        if self.latent.kv_rank:
+            return self.latent.matmul(width, self.heads)
+        return width * self.head_size * (2 * self.heads + 2 * self.kv_heads)
+
+    @property
+    def norms(self) -> int:
+        """Parameters of its norms."""
+        own = self.latent.q_rank + self.latent.kv_rank if self.latent.kv_rank else 2 * self.head_size
+        return own if self.qk_norm == "rms" else 0
+
+    def __post_init__(self):
+        if self.heads < 1:
+            raise ValueError(f"heads={self.heads} must be at least 1")
+        if self.latent.kv_rank:
+            return
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
         if self.head_size < 2 or self.head_size % 2:
             raise ValueError(f"head_size={self.head_size} must be even, since rotary embeddings pair its dimensions")
@@ -94,7 +152,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One transformer: pre-norm, or with a norm on both sides of each sub-layer (sandwich)."""
+    """One transformer: pre-norm, or with a norm on both sides of each sub-layer (sandwich; `nn.transformer` says how it starts)."""
 
     layers: int = 4
     width: int = 128
@@ -105,12 +163,13 @@ class ModelConfig:
     embeddings: Literal["tied", "untied"] = "tied"
     time: Literal["none", "adaln"] = "none"  # masked diffusion does not need the time: the mask ratio is visible
     heads: tuple[str, ...] = ()  # beside the prediction; 'quality': is the token that stands here right? (`objectives.prism`)
+    ahead: int = 0  # layers behind the last, each predicting from one token further back (`nn.transformer.Ahead`); for `objectives.ar`
     compute: Compute = field(default_factory=Compute)
     vocab: Vocab | None = None
 
     def __post_init__(self):
-        if self.layers < 1 or self.width < 1:
-            raise ValueError(f"layers={self.layers} and width={self.width} must be positive")
+        if self.layers < 1 or self.width < 1 or self.ahead < 0:
+            raise ValueError(f"layers={self.layers} and width={self.width} must be positive, ahead={self.ahead} not negative")
         if unknown := set(self.heads) - {"quality"}:
             raise ValueError(f"heads={self.heads}: no head {min(unknown)!r}; there is 'quality'")
         e = self.experts
@@ -133,9 +192,14 @@ class ModelConfig:
     def expert_layers(self) -> int:
         return sum(stack.count * sum(stack.kinds) for stack in self.stacks)
 
-    def suits(self, mask, mesh) -> None:
-        """Raises ValueError where an objective's attention or a mesh does not go with the experts."""
-        e = self.experts
+    def suits(self, objective, mesh) -> None:
+        """Raises ValueError where an objective or a mesh does not go with the layers ahead or the experts."""
+        e, mask, wanted = self.experts, objective.mask, getattr(objective, "ahead", None)
+        if self.ahead and not wanted:
+            only = "is trained by objectives.ar alone" if wanted is None else "needs objective.ahead, its weight in the loss (0.3)"
+            raise ValueError(f"nn.ahead={self.ahead} {only}")
+        if wanted and not self.ahead:
+            raise ValueError(f"objective.ahead={wanted} needs layers that predict from further back: set nn.ahead=1")
         if not e.number:
             return
         if e.router.competing == "row" and mask.kind != "full":
@@ -151,42 +215,46 @@ class ModelConfig:
 
     # ------------------------------------------------------------------------------------------------------- counts
 
-    @property
-    def _attention_matmul(self) -> int:
-        a = self.attention
-        return self.width * a.head_size * (2 * a.heads + 2 * a.kv_heads)
+    def _layer(self, sparse: bool, experts: int) -> int:
+        """Parameters of a layer's matrices, of so many of its experts."""
+        e, D = self.experts, self.width
+        through = e.number * D + (experts + e.shared) * FFN(self.ffn.kind, e.width).matmul(D) if sparse else self.ffn.matmul(D)
+        return self.attention.matmul(D) + through
+
+    def _all_layers(self, experts: int) -> int:
+        """The same of all layers, those ahead included, which are of the last one's kind and join two vectors first."""
+        dense, sparse = self._layer(False, experts), self._layer(True, experts) if self.experts.number else 0
+        ahead = self.ahead * ((sparse or dense) + 2 * self.width**2)
+        return (self.layers - self.expert_layers) * dense + self.expert_layers * sparse + ahead
 
     @property
     def matmul(self) -> int:
-        """Parameters of the matrices that one token passes: all layers' and the head's, the embedding look-up not."""
-        e, D = self.experts, self.width
-        passed = e.number * D + (e.active + e.shared) * FFN(self.ffn.kind, e.width).matmul(D)
-        dense = (self.layers - self.expert_layers) * self.ffn.matmul(D)
-        return self.layers * self._attention_matmul + dense + self.expert_layers * passed + self.vocab.size * D
+        """Parameters of the matrices that one token passes in training: all layers' and the head's, the embedding look-up not."""
+        return self._all_layers(self.experts.active) + (1 + self.ahead) * self.vocab.size * self.width
 
     @property
     def active_parameters(self) -> int:
         """The parameters less the experts that a token does not pass."""
-        e = self.experts
-        return self.parameters - self.expert_layers * (e.number - e.active) * FFN(self.ffn.kind, e.width).matmul(self.width)
+        return self.parameters - self._all_layers(self.experts.number) + self._all_layers(self.experts.active)
 
     @property
     def parameters(self) -> int:
         """All parameters: matrices, norms, embeddings, time conditioning."""
         e, D = self.experts, self.width
-        norms = (2 if self.norm == "pre" else 4) * D + (2 * self.attention.head_size if self.attention.qk_norm == "rms" else 0)
-        layers = self.layers * (self._attention_matmul + norms) + (self.layers - self.expert_layers) * self.ffn.matmul(D)
+        norms = (2 if self.norm == "pre" else 4) * D + self.attention.norms
+        if self.time == "adaln":
+            norms += 4 * self.TIME_WIDTH * D
+        others = (self.layers + self.ahead) * norms + self.ahead * 2 * D
         if e.number:
             extra = (e.router.scale == "learned") + (e.router.bias > 0)
-            layers += self.expert_layers * (e.number * (D + extra) + (e.number + e.shared) * FFN(self.ffn.kind, e.width).matmul(D))
-        time = 0
+            others += (self.expert_layers + self.ahead) * e.number * extra
         if self.time == "adaln":
-            time = self.layers * 4 * self.TIME_WIDTH * D + self.TIME_FEATURES * self.TIME_WIDTH
-        time += (D + 1) * self.TIME_WIDTH * len(self.heads)
-        return layers + (2 if self.embeddings == "untied" else 1) * self.vocab.size * D + time + D
+            others += self.TIME_FEATURES * self.TIME_WIDTH
+        others += (D + 1) * self.TIME_WIDTH * len(self.heads)
+        return self._all_layers(e.number) + (2 if self.embeddings == "untied" else 1) * self.vocab.size * D + others + D
 
     def flops_per_token(self, length: int) -> float:
         """Model FLOPs of one training token, forward and backward: 6 per matmul parameter it passes (the head included, the embedding
         look-up not) and 12·H·K·L per layer for scores and values, counted over the whole L × L square for causal masks too."""
-        square = 12 * self.layers * self.attention.heads * self.attention.head_size * length
+        square = 6 * (self.layers + self.ahead) * self.attention.heads * sum(self.attention.sizes) * length
         return 6.0 * self.matmul + square

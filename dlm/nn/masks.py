@@ -106,7 +106,11 @@ def _within(allowed, query: Side, memory: Side):
 def shifted(z_BL: jax.Array, before_B: jax.Array, bos: int, segments_BL=None) -> jax.Array:
     """What position i reads under shift 1: the token before it, or bos where its segment starts; before_B precedes the slice."""
     previous_BL = jnp.concatenate([before_B[:, None], z_BL[:, :-1]], 1)
+    return previous_BL if segments_BL is None else jnp.where(starts(segments_BL).at[:, 0].set(False), bos, previous_BL)
+
+
+def starts(segments_BL, length: int = 0) -> jax.Array:
+    """Where a segment starts, bool_BL; without segments a row of `length` is one."""
     if segments_BL is None:
-        return previous_BL
-    starts_BL = jnp.concatenate([jnp.zeros_like(segments_BL[:, :1], bool), segments_BL[:, 1:] != segments_BL[:, :-1]], 1)
-    return jnp.where(starts_BL, bos, previous_BL)
+        return jnp.arange(length)[None] == 0
+    return jnp.concatenate([jnp.ones_like(segments_BL[:, :1], bool), segments_BL[:, 1:] != segments_BL[:, :-1]], 1)

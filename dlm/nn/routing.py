@@ -38,4 +38,11 @@ def steered(params: Any, routed: dict, rate: float) -> Any:
     """The parameters after b_i += rate · sign(mean load − load_i) in every layer (arXiv:2408.15664, algorithm 1)."""
     load_NE = routed["load_NZE"].sum(1)
     push_NE = rate * jnp.sign(load_NE.mean(1, keepdims=True) - load_NE)
-    return jax.tree_util.tree_map_with_path(lambda path, p: p + push_NE.reshape(p.shape) if name_of(path) == "bias_GX" else p, params)
+
+    def moved(path, p):
+        if name_of(path) != "bias_GX":
+            return p
+        own_NE = push_NE[-len(p) :] if path[0].key == "ahead" else push_NE[: len(p)]  # the layers ahead come last
+        return p + own_NE.reshape(p.shape)
+
+    return jax.tree_util.tree_map_with_path(moved, params)

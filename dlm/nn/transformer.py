@@ -4,7 +4,10 @@
 
 Under a shifted mask position i reads token i−1 and predicts token i, so a prediction always stands where its token does. A canvas that
 carries the clean sequence is read in two streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token.
-`heads['quality']` judges the tokens that stand.
+`heads['quality']` judges the tokens that stand; `heads['ahead']` predicts from one token further back (`Ahead`), `ahead2` from two.
+
+norm='sandwich':  h ← h + rms(attention(rms h)), and so the ffn; the gains of the outer norms start at 0.283/√N and 0.432/√N, so that the
+sum of N layers starts as large as that of one (depth-scaled sandwich norm: Pangu Ultra, arXiv:2504.07866, section 2).
 """
 
 from collections.abc import Callable
@@ -15,9 +18,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlm.nn import attention, cache, config, experts, ffn, masks, norms, rope
+from dlm.nn import attention, cache, config, experts, ffn, latent, masks, norms, rope
 from dlm.run.contracts import Canvas, Logits, Output
 
+_OUTER = dict(attend=0.283, ffn=0.432)
 _POLICIES = {"block": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
@@ -29,19 +33,21 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, h_BLD, kv, shared):
         c = self.config
-        cos, sin, allowed, seat, time_BLQ, token = shared
+        cos, sin, allowed, seat, time_BLW, token = shared
         zeros, routed = nn.initializers.zeros, None
 
         def enter(name):
             x = norms.rms(h_BLD, self.param(f"{name}_norm_D", zeros, (c.width,)))
-            return x if time_BLQ is None else x * (1 + self._modulation(f"{name}_scale_QD", time_BLQ))
+            return x if time_BLW is None else x * (1 + self._modulation(f"{name}_scale_WD", time_BLW))
 
         def leave(name, x):
             if c.norm == "sandwich":
-                x = norms.rms(x, self.param(f"{name}_out_norm_D", zeros, (c.width,)))
-            return x if time_BLQ is None else x * (1 + self._modulation(f"{name}_gate_QD", time_BLQ))
+                start = nn.initializers.constant(_OUTER[name] * c.layers**-0.5 - 1)  # gains are stored around 0
+                x = norms.rms(x, self.param(f"{name}_out_norm_D", start, (c.width,)))
+            return x if time_BLW is None else x * (1 + self._modulation(f"{name}_gate_WD", time_BLW))
 
-        heard, kv = attention.SelfAttention(c.attention, c.width, c.layers, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
+        kind = latent.LatentAttention if c.attention.latent.kv_rank else attention.SelfAttention
+        heard, kv = kind(c.attention, c.width, c.layers, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
         h_BLD = h_BLD + leave("attend", heard)
         if self.sparse:
             layer = experts.Experts(c.experts, c.ffn.kind, c.width, c.layers, self.mesh, name="experts")
@@ -50,9 +56,9 @@ class Block(nn.Module):
             through = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")(enter("ffn"))
         return h_BLD + leave("ffn", through), (kv, routed)
 
-    def _modulation(self, name, time_BLQ):
-        weight_QD = self.param(name, nn.initializers.zeros, (time_BLQ.shape[-1], self.config.width))
-        return jnp.einsum("BLQ,QD->BLD", time_BLQ, weight_QD.astype(time_BLQ.dtype))
+    def _modulation(self, name, time_BLW):
+        weight_WD = self.param(name, nn.initializers.zeros, (time_BLW.shape[-1], self.config.width))
+        return jnp.einsum("BLW,WD->BLD", time_BLW, weight_WD.astype(time_BLW.dtype))
 
 
 class Group(nn.Module):
@@ -73,6 +79,29 @@ class Group(nn.Module):
         return h_BLD, (None if kv is None else jax.tree.map(lambda *x: jnp.stack(x), *memories), routed)
 
 
+class Ahead(nn.Module):
+    """One more layer, which predicts token i from what the stack before it knew one position earlier, and from token i−1 alone.
+
+        h'_i = M [rms h_{i−1} ; rms embed x_{i−1}],   then a layer like the last one    (DeepSeek-V3, arXiv:2412.19437, eq. 21 to 23)
+
+    h_{i−1} has seen x_{<i−1}, as it was to predict x_{i−1}: so it learns to know two tokens. Where a segment starts h is 0."""
+
+    config: config.ModelConfig
+    mesh: Any = None
+
+    @nn.compact
+    def __call__(self, h_BLD, read_BLD, first_BL, shared):
+        c, D = self.config, self.config.width
+        zeros, inward = nn.initializers.zeros, nn.initializers.normal((2 * D) ** -0.5)
+        before_BLD = jnp.where(first_BL[..., None], 0, jnp.roll(h_BLD, 1, 1))
+        before_BLD = norms.rms(before_BLD, self.param("before_norm_D", zeros, (D,)))
+        read_BLD = norms.rms(read_BLD, self.param("read_norm_D", zeros, (D,)))
+        h_BLD = before_BLD @ self.param("before_DD", inward, (D, D)).astype(h_BLD.dtype)
+        h_BLD += read_BLD @ self.param("read_DD", inward, (D, D)).astype(h_BLD.dtype)
+        h_BLD, (_, routed) = Block(c, c.stacks[-1].kinds[-1], self.mesh, name="block")(h_BLD, None, shared)
+        return h_BLD, (h_BLD, routed)
+
+
 class Transformer(nn.Module):
     config: config.ModelConfig
     mesh: jax.sharding.Mesh | None = None  # over which experts exchange tokens; everything else follows its parameters' shardings
@@ -84,12 +113,13 @@ class Transformer(nn.Module):
         dtype = jnp.dtype(c.compute.dtype)
         read = _read(canvas, mask, kv, vocab)
         embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
-        h_BLD = embed_VD.astype(dtype)[read.ids_BL]
-        angles = rope.angles(read.positions_BL, c.attention.head_size, c.attention.rope_base)
+        read_BLD = embed_VD.astype(dtype)[read.ids_BL]
+        angles = rope.angles(read.positions_BL, c.attention.rotary, c.attention.rope_base)
         token = (read.valid_BL, read.ratio_B, canvas.z_BL.shape[1] / read.ids_BL.shape[1])
         shared = (*angles, read.allowed, None if kv is None else kv.seat, self._time(read.t_BL, dtype), token)
-        h_BLD, memory, routed = self._layers(h_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
-        hidden_BLD = norms.rms(h_BLD, self.param("norm_D", nn.initializers.zeros, (c.width,)))
+        h_BLD, memory, routed = self._layers(read_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
+        gain_D = self.param("norm_D", nn.initializers.zeros, (c.width,))
+        hidden_BLD = norms.rms(h_BLD, gain_D)
         if c.embeddings == "untied":
             embed_VD = self.param("unembed_VD", nn.initializers.normal(c.width**-0.5), (vocab.size, c.width))
         never_V = jnp.zeros(vocab.size, bool).at[jnp.array(vocab.never)].set(True)
@@ -103,6 +133,10 @@ class Transformer(nn.Module):
         hidden_BLD = hidden_BLD[:, :L]
         if "quality" in c.heads:
             heads["quality"] = self._quality(hidden_BLD)
+        if c.ahead and mask.shift and kv is None:
+            h_NBLD, routed = self._further(h_BLD, read_BLD, masks.starts(canvas.fields.get("segments_BL"), L), shared, routed)
+            names = ["ahead", *(f"ahead{k}" for k in range(2, c.ahead + 1))]
+            heads |= {name: told(norms.rms(h_BLD, gain_D)) for name, h_BLD in zip(names, h_NBLD, strict=True)}
         if kv is not None:
             kv = cache.KV(*memory)
         return Output(
@@ -128,19 +162,28 @@ class Transformer(nn.Module):
     def _stack(self, stack: config.Stack):
         c = self.config
         single = len(stack.kinds) == 1
-        step = Block if single else Group
-        if c.compute.remat != "none":
-            step = nn.remat(step, policy=_POLICIES[c.compute.remat], prevent_cse=c.compute.unroll > 1)
-        scan = dict(length=stack.count, unroll=min(c.compute.unroll, stack.count), in_axes=(0, nn.broadcast), out_axes=0)
-        scanned = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)
+        scanned = self._scan(Block if single else Group, stack.count, (0, nn.broadcast))
         return scanned(c, stack.kinds[0] if single else stack.kinds, self.mesh, name=stack.name)
+
+    def _scan(self, step, count: int, in_axes):
+        compute = self.config.compute
+        if compute.remat != "none":
+            step = nn.remat(step, policy=_POLICIES[compute.remat], prevent_cse=compute.unroll > 1)
+        scan = dict(length=count, unroll=min(compute.unroll, count), in_axes=in_axes, out_axes=0)
+        return nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)
+
+    def _further(self, h_BLD, read_BLD, first_BL, shared, routed):
+        """(what each layer ahead ends with, what was routed where in these layers too)."""
+        scanned = self._scan(Ahead, self.config.ahead, (nn.broadcast,) * 3)(self.config, self.mesh, name="ahead")
+        _, (h_NBLD, told) = scanned(h_BLD, read_BLD, first_BL, shared)
+        return h_NBLD, routed if told is None else jax.tree.map(lambda *x: jnp.concatenate(x), routed, told)
 
     def _quality(self, hidden_BLD):
         """The log-odds that each position's token is right, float32_BL."""
-        D, Q = self.config.width, self.config.TIME_WIDTH
-        weight_DQ = self.param("quality_DQ", nn.initializers.normal(D**-0.5), (D, Q)).astype(hidden_BLD.dtype)
-        weight_Q = self.param("quality_Q", nn.initializers.zeros, (Q,))
-        return jax.nn.silu(hidden_BLD @ weight_DQ).astype(jnp.float32) @ weight_Q
+        D, W = self.config.width, self.config.TIME_WIDTH
+        weight_DW = self.param("quality_DW", nn.initializers.normal(D**-0.5), (D, W)).astype(hidden_BLD.dtype)
+        weight_W = self.param("quality_W", nn.initializers.zeros, (W,))
+        return jax.nn.silu(hidden_BLD @ weight_DW).astype(jnp.float32) @ weight_W
 
     def _time(self, t_BL, dtype):
         """Sinusoidal features of each position's time, through one learned layer; None without time conditioning."""
@@ -149,9 +192,9 @@ class Transformer(nn.Module):
             return None
         frequency = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), c.TIME_FEATURES // 2))
         angle = t_BL[..., None] * frequency
-        features_BLR = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
-        time_RQ = self.param("time_RQ", nn.initializers.normal(c.TIME_FEATURES**-0.5), (c.TIME_FEATURES, c.TIME_WIDTH))
-        return jax.nn.silu(features_BLR @ time_RQ).astype(dtype)
+        features_BLA = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+        time_AW = self.param("time_AW", nn.initializers.normal(c.TIME_FEATURES**-0.5), (c.TIME_FEATURES, c.TIME_WIDTH))
+        return jax.nn.silu(features_BLA @ time_AW).astype(dtype)
 
 
 def _stacked(name: str) -> str:
@@ -205,7 +248,7 @@ def initialise(model: Transformer, key: jax.Array):
     """Fresh parameters, float32. Layers are rolled up, which changes no parameter and compiles several times faster."""
     one = jnp.zeros((1, 2), jnp.int32)
     model = Transformer(replace(model.config, compute=config.Compute()))
-    return model.init(key, Canvas(one, one.astype(jnp.float32), one.astype(bool)), masks.Mask())["params"]
+    return model.init(key, Canvas(one, one.astype(jnp.float32), one.astype(bool)), masks.Mask("causal", shift=1))["params"]
 
 
 def denoiser(model: Transformer, params) -> Callable[..., Output]:
@@ -221,4 +264,4 @@ def denoiser(model: Transformer, params) -> Callable[..., Output]:
 def memory(model: Transformer, batch: int, length: int) -> cache.KV:
     """An empty cache for `length` positions."""
     c = model.config
-    return cache.empty(c.layers, batch, length, c.attention.kv_heads, c.attention.head_size, jnp.dtype(c.compute.dtype))
+    return cache.empty(c.layers, batch, length, c.attention.memory, jnp.dtype(c.compute.dtype))

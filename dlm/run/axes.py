@@ -26,8 +26,10 @@ TABLE = {
     "G": Axis("groups of experts, in a router", None, False),
     "X": Axis("experts of a group, in a router", None, False),
     "V": Axis("vocabulary", "tensor", False),
-    "Q": Axis("width of the time embedding and of a head", None, False),
-    "R": Axis("time features", None, False),
+    "Q": Axis("low rank of queries", "fsdp", True),
+    "R": Axis("low rank of keys and values", "fsdp", True),
+    "W": Axis("width of the time embedding and of a head", None, False),
+    "A": Axis("angles of the time features", None, False),
 }
 
 

@@ -24,6 +24,11 @@ class Mesh:
         if min(self.fsdp, self.tensor, self.expert) < 1 or self.data < 0:
             raise ValueError("mesh axes must be positive (data=0: all devices that the others leave)")
 
+    @property
+    def least(self) -> int:
+        """How many devices it needs."""
+        return max(self.data, 1) * self.fsdp * self.tensor * self.expert
+
 
 def make(config: Mesh) -> jax.sharding.Mesh:
     """The mesh over all devices; Auto axes, since Linen layers fail under Explicit ones."""

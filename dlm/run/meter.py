@@ -87,5 +87,6 @@ def _means(total: dict, made: list[dict]) -> dict:
         **({"bits_per_byte": total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0)} if "nats_sum" in total else {}),
         grad_norm=made[-1]["grad_norm"],
         **({"masked_share": total["masked_sum"] / tokens} if "masked_sum" in total else {}),
+        **({"ahead_loss": total["ahead_sum"] / tokens} if "ahead_sum" in total else {}),
         **{k: sum(row[k] for row in made) / len(made) for k in total if k.startswith("router_")},
     )

@@ -73,7 +73,7 @@ class Run:
     def __post_init__(self):
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
-        self.nn.suits(self.objective.mask, self.mesh)
+        self.nn.suits(self.objective, self.mesh)
 
     @property
     def flops_per_token(self) -> float:

@@ -283,6 +283,9 @@ def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
     assert reply["parameters"] == spec.run(tiny.recipe("x")).nn.parameters
     assert reply["updates"] == 1000 and reply["tokens_per_update"] == 8 * 32
     assert reply["state_bytes"] > 3 * 4 * reply["parameters"] and content(folder) == before
+    experts = ["--config.nn.experts={'number': 8, 'active': 2, 'width': 8, 'router': {'groups': 2}}", "--config.mesh.tensor=8"]
+    reply = answer(capsys, train, config, "--dry_run", *experts)  # on a mesh of more devices than there are
+    assert reply["parameters"] - reply["active_parameters"] == 2 * 6 * 3 * 16 * 8
 
 
 @pytest.mark.slow

@@ -67,6 +67,7 @@ def hybrid(**changes):
 
 
 def dropped(**changes):
-    """The loss of an autoregressive model."""
-    made = spec.build(dict(name="ar", **changes), "objectives", tiny.VOCAB)
-    return float(made.loss(sampler_tests.neighbours, tiny.batch(tiny.tokens(2, sampler_tests.L)), jax.random.key(0)).nats_sum)
+    """The loss of an autoregressive model with a layer that predicts from further back."""
+    made, config = spec.build(dict(name="ar", **changes), "objectives", tiny.VOCAB), tiny.model_config(ahead=1)
+    batch, params = tiny.batch(tiny.tokens(2, 6)), tiny.random_params(config)
+    return float(jax.jit(lambda p: made.loss(tiny.denoiser(config, p), batch, jax.random.key(0)).nats_sum)(params))

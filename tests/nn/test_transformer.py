@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from dlm.nn import cache, masks, transformer
-from dlm.nn.config import FFN, Attention
+from dlm.nn.config import FFN, Attention, Experts, Latent
 from dlm.nn.masks import Mask
+from dlm.nn.routers.moge import MoGE
 from dlm.objectives.ar import AR
 from dlm.run import axes, spec
 from tests import tiny
@@ -22,6 +23,8 @@ L = 6
 FULL, CAUSAL, SHIFTED = Mask(), Mask("causal"), Mask("causal", shift=1)
 CONFIG = tiny.model_config()
 PARAMS = tiny.random_params(CONFIG)
+LATENT = tiny.model_config(attention=Attention(heads=4, latent=Latent(kv_rank=6, q_rank=5, nope=4, rope=2, value=3)))
+CONFIGS = dict(grouped=(CONFIG, PARAMS), latent=(LATENT, tiny.random_params(LATENT)))
 SEGMENTS = np.array([1, 1, 2, 2, 2, 3])
 
 
@@ -38,22 +41,23 @@ def finite(logits_BLV):
     return np.asarray(logits_BLV)[..., : tiny.VOCAB.eos + 1]
 
 
-def influence(mask, segments=None):
+def influence(mask, segments=None, kind="grouped"):
     """[L, L + 1]: the gradient of logits_i with respect to what token j is embedded as (last column: bos)."""
     canvas = tiny.canvas(np.arange(L)[None], **({} if segments is None else dict(segments_BL=segments[None])))
+    config, params = CONFIGS[kind]
 
     def out_L(embed_VD):
-        logits_LV = tiny.denoiser(CONFIG, {**PARAMS, "embed_VD": embed_VD})(canvas, mask=mask).prediction.logits_BLV[0]
+        logits_LV = tiny.denoiser(config, {**params, "embed_VD": embed_VD})(canvas, mask=mask).prediction.logits_BLV[0]
         return jnp.where(jnp.isfinite(logits_LV), logits_LV, 0.0) @ jnp.arange(1.0, tiny.VOCAB.size + 1)
 
-    grad_LVD = np.asarray(jax.jit(jax.jacrev(out_L))(PARAMS["embed_VD"]))
+    grad_LVD = np.asarray(jax.jit(jax.jacrev(out_L))(params["embed_VD"]))
     return np.abs(grad_LVD).max(-1)[:, [*range(L), tiny.VOCAB.bos]]
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["one", "packed"])
+@pytest.mark.parametrize("packed, kind", [(False, "grouped"), (True, "grouped"), (True, "latent")])
 @pytest.mark.parametrize("mask", [FULL, CAUSAL, SHIFTED], ids=["full", "causal", "shifted"])
-def test_who_sees_whom(mask, packed):
-    seen = influence(mask, SEGMENTS if packed else None)
+def test_who_sees_whom(mask, packed, kind):
+    seen = influence(mask, SEGMENTS if packed else None, kind)
     segments = SEGMENTS if packed else np.ones(L)
     want = {FULL: np.ones((L, L)), CAUSAL: np.tri(L), SHIFTED: np.tri(L, k=-1)}[mask] * (segments[:, None] == segments)
     assert ((seen[:, :L] > 1e-6) == want).all() and (seen[:, :L][want == 0] == 0).all()
@@ -62,19 +66,20 @@ def test_who_sees_whom(mask, packed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True], ids=["one", "packed"])
-@pytest.mark.parametrize("size", [1, 2, 4, L])
-def test_two_streams_are_the_blocks_one_by_one(size, packed):
+@pytest.mark.parametrize("size, kind", [(1, "grouped"), (2, "grouped"), (4, "grouped"), (L, "grouped"), (2, "latent")])
+def test_two_streams_are_the_blocks_one_by_one(size, packed, kind):
     """Clean past blocks are read block-causally, so a row cut behind its block says the same as one pass over both streams."""
     mask, x_BL = Mask("block", size=size), tiny.tokens(2, L)
     z_BL = np.where(np.random.default_rng(1).random(x_BL.shape) < 0.5, tiny.VOCAB.mask, x_BL)
     positions_BL = np.tile([0, 1, 0, 1, 2, 0] if packed else np.arange(L), (2, 1))
     segments_BL = np.cumsum(positions_BL == 0, 1)
     fields = dict(segments_BL=segments_BL, positions_BL=positions_BL)
-    both_BLV = finite(logits(CONFIG, PARAMS, tiny.canvas(z_BL, clean_BL=x_BL, **fields), mask))
+    model = CONFIGS[kind]
+    both_BLV = finite(logits(*model, tiny.canvas(z_BL, clean_BL=x_BL, **fields), mask))
     block_BL = np.asarray(masks.blocks(size, {"positions_BL": positions_BL}, jnp.arange(L)[None]))
     for start in np.unique(block_BL):
         row_BL = np.where(block_BL < start, x_BL, np.where(block_BL > start, tiny.VOCAB.pad, z_BL))  # what is after a block is not seen
-        own_BLV = finite(logits(CONFIG, PARAMS, tiny.canvas(row_BL, **fields), mask))
+        own_BLV = finite(logits(*model, tiny.canvas(row_BL, **fields), mask))
         tiny.close(both_BLV[block_BL == start], own_BLV[block_BL == start])
 
 
@@ -90,19 +95,20 @@ def test_a_causal_context_is_an_autoregressive_model_of_its_own():
 
 
 @pytest.mark.slow
-def test_the_groups_of_a_partition_predict_each_other():
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_groups_of_a_partition_predict_each_other(kind):
     """No token reaches its own prediction, its group's or another segment's, and none is replaced by a mask."""
     x_BL, mask = tiny.tokens(1, L), Mask("partition")
     group_BL, segments_BL = np.array([[0, 1, 1, 0, 1, 0]]), np.array([[1, 1, 1, 1, 2, 2]])
     fields = dict(block_BL=group_BL, segments_BL=segments_BL)
-    base = finite(logits(CONFIG, PARAMS, tiny.canvas(x_BL, clean_BL=x_BL, **fields), mask))
+    base = finite(logits(*CONFIGS[kind], tiny.canvas(x_BL, clean_BL=x_BL, **fields), mask))
     for j in range(L):
         other_BL = np.where(np.arange(L) == j, (x_BL + 1) % 16, x_BL)
-        moved = finite(logits(CONFIG, PARAMS, tiny.canvas(other_BL, clean_BL=other_BL, **fields), mask))
+        moved = finite(logits(*CONFIGS[kind], tiny.canvas(other_BL, clean_BL=other_BL, **fields), mask))
         hears_L = (group_BL[0] != group_BL[0, j]) & (segments_BL[0] == segments_BL[0, j])
         assert ((np.abs(moved - base)[0].max(-1) > 1e-6) == hears_L).all()
     masked_BL = np.where(group_BL == 1, tiny.VOCAB.mask, x_BL)
-    asked = finite(logits(CONFIG, PARAMS, tiny.canvas(masked_BL, segments_BL=segments_BL), mask))
+    asked = finite(logits(*CONFIGS[kind], tiny.canvas(masked_BL, segments_BL=segments_BL), mask))
     tiny.close(asked[group_BL == 1], base[group_BL == 1])
 
 
@@ -139,12 +145,14 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
     tiny.close(finite(padded_BLV[:, :L]), finite(logits_BLV))
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("mask", [SHIFTED, Mask("block", size=2)], ids=["causal", "blocks"])
-def test_cached_decoding_is_the_full_forward(mask):
+def test_cached_decoding_is_the_full_forward(mask, kind):
     """Parts that are read one after another, the last of them in scattered places, with what was read before in the cache."""
-    x_BL, model = tiny.tokens(2, L), transformer.Transformer(CONFIG)
-    full_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL), mask)
-    step = jax.jit(lambda c, kv: tiny.denoiser(CONFIG, PARAMS)(c, mask=mask, cache=kv))
+    (config, params), x_BL = CONFIGS[kind], tiny.tokens(2, L)
+    model = transformer.Transformer(config)
+    full_BLV = logits(config, params, tiny.canvas(x_BL), mask)
+    step = jax.jit(lambda c, kv: tiny.denoiser(config, params)(c, mask=mask, cache=kv))
     kv, parts = transformer.memory(model, 2, L), []
     for begin, end in [(0, 2), (2, 4), (4, 6)] if mask.kind == "block" else [(0, 3), *((i, i + 1) for i in range(3, L))]:
         before_B = jnp.full(2, tiny.VOCAB.bos) if begin == 0 else jnp.asarray(x_BL[:, begin - 1])
@@ -156,16 +164,18 @@ def test_cached_decoding_is_the_full_forward(mask):
     tiny.close(finite(np.concatenate(parts, 1)), finite(full_BLV))
 
 
-def test_two_streams_with_a_memory_are_the_whole_pass():
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_two_streams_with_a_memory_are_the_whole_pass(kind):
     """Of [z ; x] the last positions alone are read: x before them is in the memory, and z is not remembered."""
-    x_BL, mask, model = tiny.tokens(2, L), Mask("block", size=1), transformer.Transformer(CONFIG)
+    (config, params), x_BL, mask = CONFIGS[kind], tiny.tokens(2, L), Mask("block", size=1)
+    model = transformer.Transformer(config)
     z_BL = np.full_like(x_BL, tiny.VOCAB.mask)
-    whole_BLV = logits(CONFIG, PARAMS, tiny.canvas(z_BL, clean_BL=x_BL), mask)
+    whole_BLV = logits(config, params, tiny.canvas(z_BL, clean_BL=x_BL), mask)
     kv, parts = transformer.memory(model, 2, L), []
     for begin, end in ((0, 3), (3, L)):
         seat = cache.Seat(jnp.arange(begin, end)[None], begin, jnp.zeros(2, jnp.int32))
         canvas = tiny.canvas(z_BL[:, begin:end], clean_BL=x_BL[:, begin:end])
-        output = tiny.denoiser(CONFIG, PARAMS)(canvas, mask=mask, cache=dataclasses.replace(kv, seat=seat))
+        output = tiny.denoiser(config, params)(canvas, mask=mask, cache=dataclasses.replace(kv, seat=seat))
         kv = output.cache
         parts.append(output.prediction.logits_BLV)
     tiny.close(finite(np.concatenate(parts, 1)), finite(whole_BLV))
@@ -218,18 +228,30 @@ def test_special_ids_are_never_generated():
 # -------------------------------------------------------------------------------------------------- counts, names, shapes
 
 
+def sizes(config, names):
+    """The size of each letter in a parameter with this path."""
+    a, e, t = config.attention, config.experts, config.attention.latent
+    own = dict(D=config.width, H=a.heads, J=a.kv_heads, K=a.head_size, F=config.ffn.width, V=config.vocab.size, Q=t.q_rank, R=t.kv_rank)
+    own |= dict(W=config.TIME_WIDTH, A=config.TIME_FEATURES)
+    if t.kv_rank:
+        turned = dict(k_rope_DK=t.rope, k_up_RHK=t.nope, v_up_RHK=t.value, o_HKD=t.value)
+        own |= dict(K=turned.get(names[-1], t.nope + t.rope))
+    if "experts" in names:
+        own |= dict(E=e.number, G=e.router.groups, X=e.number // e.router.groups, F=e.width * (e.shared if "shared" in names else 1))
+    return own
+
+
 def shapes_fit(config):
-    """Every parameter has the shape that its name says; returns how many parameters there are."""
-    a = config.attention
-    sizes = dict(D=config.width, H=a.heads, J=a.kv_heads, K=a.head_size, F=config.ffn.width, V=config.vocab.size)
-    sizes |= dict(Q=config.TIME_WIDTH, R=config.TIME_FEATURES)
-    total = 0
+    """Every parameter has the shape that its name says; returns how many parameters there are, and how many of them a token passes."""
+    stacked, total, active = {s.name: (s.count,) for s in config.stacks} | dict(ahead=(config.ahead,)), 0, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tiny.shapes(config)):
-        stacked = (config.layers,) if path[0].key == "layers" else ()
-        assert leaf.shape == stacked + tuple(sizes[c] for c in axes.suffix(path[-1].key)), path
+        names = [key.key for key in path]
+        letters, own = axes.suffix(names[-1]), sizes(config, names)
+        assert leaf.shape == stacked.get(names[0], ()) + tuple(own[c] for c in letters), path
         assert leaf.dtype == jnp.float32
         total += leaf.size
-    return total
+        active += leaf.size * config.experts.active // config.experts.number if "E" in letters else leaf.size
+    return total, active
 
 
 def test_counts_and_names_for_every_combination_of_options():
@@ -237,23 +259,62 @@ def test_counts_and_names_for_every_combination_of_options():
         attention = dataclasses.replace(tiny.ATTENTION, qk_norm=qk_norm)
         heads = ("quality",) if time == "none" else ()
         config = tiny.model_config(attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time, heads=heads)
-        assert shapes_fit(config) == config.parameters
+        assert shapes_fit(config) == (config.parameters, config.parameters)
+    moge = Experts(number=8, active=4, width=6, shared=2, dense=1, router=MoGE(groups=4, bias=0.1))
+    for (rank, qk_norm), (norm, ahead), experts in itertools.product(
+        ((0, "none"), (0, "rms"), (5, "rms")), (("pre", 2), ("sandwich", 0)), (Experts(), moge)
+    ):
+        latent = dataclasses.replace(LATENT.attention.latent, q_rank=rank)
+        attention = dataclasses.replace(LATENT.attention, qk_norm=qk_norm, latent=latent)
+        time = "adaln" if ahead else "none"
+        config = tiny.model_config(layers=3, attention=attention, norm=norm, ahead=ahead, experts=experts, time=time)
+        assert shapes_fit(config) == (config.parameters, config.active_parameters)
 
 
 def shipped():
     """Every recipe of configs/ with every one of its sizes."""
     for file in sorted(Path("configs").glob("*.py")):
-        sized = re.search(r"choices\(arg.*\bsize=", file.read_text(encoding="utf-8"))
-        yield from (f"{file}:size={size}" for size in ("tiny", "small", "base", "1b")) if sized else [str(file)]
+        sized = re.search(r"choices\(arg.*\bsize=\(([^)]*)\)", file.read_text(encoding="utf-8"))
+        yield from (f"{file}:size={size}" for size in re.findall(r'"(\w+)"', sized[1])) if sized else [str(file)]
 
 
 @pytest.mark.parametrize("target", list(shipped()))
 def test_counts_and_names_of_every_shipped_config(target):
     config = spec.run(spec.recipe(target)).nn
-    assert shapes_fit(config) == config.parameters
+    assert shapes_fit(config) == (config.parameters, config.active_parameters)
+
+
+PUBLISHED = {
+    "configs/pangu_pro.py": (153_376, "71.99", "16.50"),
+    "configs/pangu_pro.py:objective=block": (153_376, "71.99", "16.50"),
+    "configs/pangu_ultra.py:count=published": (153_600, "717.9", "39.2"),
+    "configs/pangu_ultra.py": (153_600, "731.5", "41.1"),
+}
+
+
+@pytest.mark.parametrize("target", PUBLISHED)
+def test_counts_are_the_published_ones(target):
+    config, (vocabulary, *billions) = spec.run(spec.recipe(target)).nn, PUBLISHED[target]
+    assert config.vocab.size == vocabulary
+    told = [f"{n / 1e9:.{len(want.split('.')[1])}f}" for n, want in zip(shapes_fit(config), billions, strict=True)]
+    assert told == billions
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_experts_of_the_moge_recipe_take_the_flops_of_the_dense_layer_in_their_place(size):
+    for objective in ("masked", "ar", "block"):
+        moge = spec.run(spec.recipe(f"configs/moge.py:size={size},objective={objective}"))
+        assert moge.objective.mask.kind == dict(masked="full", ar="causal", block="block")[objective]
+    dense = spec.run(spec.recipe(f"configs/masked.py:size={size}")).nn
+    e, ffn = moge.nn.experts, dense.ffn.matmul(dense.width)
+    taken = (e.active + e.shared) * FFN(dense.ffn.kind, e.width).matmul(dense.width) + e.number * dense.width
+    assert 0.99 <= taken / ffn <= 1 and dense.matmul - moge.nn.matmul == dense.layers * (ffn - taken)
 
 
 def test_flops_are_six_per_matmul_parameter_and_the_square():
     config = tiny.model_config(attention=Attention(2, 1, 4), ffn=FFN("relu2", 12), layers=3)
     matrices = 3 * (8 * 4 * (2 + 2 + 1 + 1) + 2 * 8 * 12) + 20 * 8
     assert config.flops_per_token(16) == 6 * matrices + 3 * 12 * 2 * 4 * 16
+    config = dataclasses.replace(config, ahead=1, attention=Attention(2, latent=Latent(kv_rank=6, q_rank=5, nope=4, rope=2, value=3)))
+    layer = 8 * 5 + 5 * 2 * 6 + 8 * (6 + 2) + 6 * 2 * (4 + 3) + 2 * 3 * 8 + 2 * 8 * 12
+    assert config.flops_per_token(16) == 6 * (4 * layer + 2 * 8 * 8 + 2 * 20 * 8) + 4 * 6 * 2 * (4 + 2 + 3) * 16

@@ -40,6 +40,7 @@ def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, batches=
             weight_sum=np.float32(5),
             bytes_sum=np.float32(4),
             masked_sum=np.float32(2),
+            ahead_sum=np.float32(3),
             lr=np.float32(batch),
             grad_norm=np.float32(batch),
             skipped_sum=np.float32(skipped),
@@ -82,6 +83,7 @@ def test_rows_come_one_update_behind_and_the_last_at_once():
     assert (
         row["bits_per_byte"] == pytest.approx(30 / 8 / np.log(2)) and row["masked_share"] == 0.4 and (row["lr"], row["grad_norm"]) == (2, 2)
     )
+    assert row["ahead_loss"] == pytest.approx(6 / 10)
     assert row["share_of_peak"] == pytest.approx(row["tokens_per_s"] / 2)
 
 

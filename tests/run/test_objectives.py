@@ -34,6 +34,8 @@ GIVEN = dict(
     masked=dict(objective=dict(name="masked", times="importance", pattern="count")),
 )
 
+LATENT = dict(nn__attention=dict(heads=2, latent=dict(kv_rank=6, nope=4, rope=2, value=4)))
+
 
 def experiment(corpus, stem, **changes):
     made = dict(nn__layers=1, data__mark="aeiou", sampler=dict(steps=2), objective=stem) | GIVEN.get(stem, {}) | changes
@@ -48,9 +50,9 @@ def updated(made, count=2):
     return state, sums
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_it_trains_is_scored_draws_and_is_restored(stem, corpus, tmp_path):
-    made = experiment(corpus, stem)
+@pytest.mark.parametrize("stem, changes", [*((stem, {}) for stem in STEMS), ("ar", LATENT), ("block", LATENT)], ids=str)
+def test_it_trains_is_scored_draws_and_is_restored(stem, changes, corpus, tmp_path):
+    made = experiment(corpus, stem, **changes)
     state, sums = updated(made)
     assert ("nats_sum" in sums) == (made.objective.trains == made.objective.claims) and not sums["skipped_sum"]
     subject = Subject(made, state.averaged, made.run.data.source)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dlm.nn import transformer
+from dlm.nn.config import Attention, Latent
 from dlm.nn.masks import Mask
 from dlm.run import keys, spec
 from dlm.run.contracts import Canvas
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 B, L = 3, 40
 TIMED = tiny.model_config(time="adaln")
 PARAMS = tiny.random_params(TIMED, scale=0.4)
+LATENT = tiny.model_config(attention=Attention(heads=4, latent=Latent(kv_rank=6, nope=4, rope=2, value=3)))
 PROCESS = spec.build("mask", "noise", tiny.VOCAB)
 KEY_B = keys.per_sample(jax.random.key(3), jnp.arange(B))
 SEGMENTS_BL = np.arange(L) < np.array([[L], [L - 3], [L]])
@@ -37,9 +39,9 @@ def canvas(prompts=(5, 2, 9), segments=True):
 
 
 @cache
-def run(sampler, mask=Mask(), segments=True, prefill=0, prompts=(5, 2, 9)):
+def run(sampler, mask=Mask(), segments=True, prefill=0, prompts=(5, 2, 9), config=TIMED):
     """(Sampled, how many positions each compiled pass reads)."""
-    widths, denoise = [], tiny.denoiser(TIMED, PARAMS)
+    widths, denoise = [], tiny.denoiser(config, PARAMS if config == TIMED else tiny.random_params(config, scale=0.4))
 
     def counted(seen, *, mask, cache=None):
         widths.append(seen.z_BL.shape[1])
@@ -47,7 +49,7 @@ def run(sampler, mask=Mask(), segments=True, prefill=0, prompts=(5, 2, 9)):
 
     def generate(start, key_B):
         rows = 2 * B if sampler.guidance else B
-        memory = transformer.memory(transformer.Transformer(TIMED), rows, L) if sampler.cache.kind != "none" else None
+        memory = transformer.memory(transformer.Transformer(config), rows, L) if sampler.cache.kind != "none" else None
         return loop.generate(counted, sampler, PROCESS, mask, start, key_B, memory=memory, prefill=prefill, trace=True)
 
     return jax.tree.map(np.asarray, jax.jit(generate)(canvas(prompts, segments), KEY_B)), widths
@@ -85,6 +87,17 @@ def test_the_exact_cache_of_a_block_model_changes_nothing(size):
     far, _ = run(sampler(**settings), mask, prompts=prompts)
     prefilled, _ = run(sampler("exact", **settings), mask, prefill=24, prompts=prompts) if 24 % size == 0 else (far, 0)
     same(prefilled, far)
+
+
+@pytest.mark.parametrize("kind, mask", [("prefix", Mask()), ("dual", Mask()), ("delayed", Mask()), ("exact", Mask("block", size=8))])
+def test_a_cache_of_latents_is_a_cache(kind, mask):
+    """Whole passes, or exact ones, change nothing; parts that are old do."""
+    plain, _ = run(sampler(), mask, config=LATENT)
+    cached, _ = run(sampler(kind, int(kind != "exact")), mask, config=LATENT)
+    same(cached, plain)
+    if kind != "exact":
+        seldom, widths = run(sampler(kind), mask, config=LATENT)
+        assert (seldom.canvas.z_BL != tiny.VOCAB.mask).all() and min(widths) < L
 
 
 def first(sampled):

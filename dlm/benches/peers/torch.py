@@ -31,6 +31,9 @@ class Twin:
         run = experiment.run
         if jax.default_backend() != "cpu" or run.nn.compute.dtype != "float32" or run.nn.time != "none" or run.optim.kind != "adamw":
             raise UserError("--peer=torch is a float32 twin on CPU, with AdamW and without time conditioning: choose such a config")
+        c = run.nn
+        if c.experts.number or c.attention.latent.kv_rank or c.ahead or c.norm != "pre":
+            raise UserError("--peer=torch knows dense pre-norm layers with grouped-query attention alone: choose such a config")
         torch.set_num_threads(rundir.environment()["cores"])
         self.optim, self.vocab, self.mask = run.optim, run.nn.vocab, experiment.objective.mask
         self.model = Model(run.nn, self.mask.kind == "causal", jax.tree.map(np.asarray, params))
