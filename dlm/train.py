@@ -46,9 +46,10 @@ def describe(run: spec.Run) -> dict:
     """What a run would be: shapes are traced, nothing is allocated."""
     import jax
 
+    from dlm.run import mesh
     from dlm.run.assemble import Experiment
 
-    state = Experiment(run, tokenizer=None).abstract_state()
+    state = Experiment(run, tokenizer=None, on=mesh.imagined(run.mesh)).abstract_state()
     tokens = run.data.batch * run.data.length
     return dict(
         parameters=sum(x.size for x in jax.tree.leaves(state.params)),
@@ -64,7 +65,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
 
     Bad data is noticed before anything is written.
     """
-    from dlm.run import checkpoint, hosts, preempt, rundir
+    from dlm.run import checkpoint, hosts, mesh, preempt, rundir
 
     with preempt.Watch() as told, ExitStack() as held:
 
@@ -82,7 +83,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
             rundir.write_config(workdir, run)
             checkpoint.set_aside(workdir, after=done)
 
-        if hosts.join(say):
+        if hosts.join(say, lambda: mesh.devices(run.mesh)):
             told.agree()
         ours, done = hosts.together(found)
         if done >= run.steps:
