@@ -5,7 +5,6 @@ python -m dlm.train --config=configs/masked.py:size=tiny --workdir=runs/x [--con
 
 import time
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 
 from dlm.run import cli, spec
@@ -47,12 +46,10 @@ def describe(run: spec.Run) -> dict:
     """What a run would be: shapes are traced, nothing is allocated, and a mesh for more devices than are here is not made."""
     import jax
 
+    from dlm.run import mesh
     from dlm.run.assemble import Experiment
 
-    if run.mesh.least > jax.device_count():
-        say(f"config.mesh needs {run.mesh.least} devices, here are {jax.device_count()}: sizes only")
-        run = replace(run, mesh=type(run.mesh)(data=1))
-    state = Experiment(run, tokenizer=None).abstract_state()
+    state = Experiment(run, tokenizer=None, on=mesh.imagined(run.mesh)).abstract_state()
     tokens = run.data.batch * run.data.length
     return dict(
         parameters=sum(x.size for x in jax.tree.leaves(state.params)),
@@ -69,7 +66,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
 
     Bad data is noticed before anything is written.
     """
-    from dlm.run import checkpoint, hosts, preempt, rundir
+    from dlm.run import checkpoint, hosts, mesh, preempt, rundir
 
     with preempt.Watch() as told, ExitStack() as held:
 
@@ -87,7 +84,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
             rundir.write_config(workdir, run)
             checkpoint.set_aside(workdir, after=done)
 
-        if hosts.join(say):
+        if hosts.join(say, lambda: mesh.devices(run.mesh)):
             told.agree()
         ours, done = hosts.together(found)
         if done >= run.steps:

@@ -25,22 +25,22 @@ _ROWS = 16  # samples drawn at a time by an evaluator
 class Experiment:
     """A run's config brought to life. Nothing is read or compiled before it is asked for."""
 
-    def __init__(self, run: spec.Run, tokenizer):
+    def __init__(self, run: spec.Run, tokenizer, on=None):
         self.run, self.tokenizer, self.objective = run, tokenizer, run.objective
-        self.mesh = mesh.make(run.mesh)
+        self.mesh = on or mesh.make(run.mesh)  # `on` an imagined mesh programs can be traced and lowered, not run
         self.model = transformer.Transformer(run.nn, self.mesh if run.nn.experts.number else None)
         grouped.check(run.nn.experts.backend)
         self.optimizer = optim.transformation(run.optim, run.steps)
         self.root = keys.root(run.seed)
         self._generators: dict = {}
-        rows, parts, shares = run.data.batch, run.optim.microbatches, self._shares
+        rows, parts, shares = run.data.batch, run.optim.microbatches, self.shares
         if rows % (parts * shares):
             raise UserError(
                 f"config.data.batch={rows} must be a multiple of optim.microbatches={parts} × {shares} device(s) on the data axes"
             )
 
     @property
-    def _shares(self) -> int:
+    def shares(self) -> int:
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.mesh.shape["expert"]
 
     def denoise(self, params, canvas, **kwargs):
@@ -63,7 +63,8 @@ class Experiment:
 
     def new_state(self) -> state.State:
         """The state before the first update, made where it will live."""
-        quick = {"xla_backend_optimization_level": 0}  # it runs once: compiling it is all it costs
+        # It runs once: compiling it is all it costs. A plugin's compiler need not know XLA's options.
+        quick = {} if self.run.mesh.platform else {"xla_backend_optimization_level": 0}
         return jax.jit(self._fresh, out_shardings=self._shardings(jax.eval_shape(self._fresh)), compiler_options=quick)()
 
     @cached_property
@@ -108,6 +109,14 @@ class Experiment:
     def put(self, rows: dict) -> Batch:
         return mesh.put(self.mesh, rows, self.run.data.batch)
 
+    def abstract_batch(self) -> Batch:
+        """Shapes, dtypes and shardings of a batch of packed documents; nothing is read."""
+        data, ids = self.run.data, np.int32
+        kinds = dict(tokens_BL=ids, segments_BL=ids, positions_BL=ids, weights_BL=np.float32, noisable_BL=bool)
+        kinds |= dict(marked_BL=bool) if data.mark else {}
+        sizes = {name: ((data.batch, data.length), kind) for name, kind in kinds.items()} | dict(index_B=((data.batch,), ids))
+        return mesh.batch({name: mesh.abstract(self.mesh, *size) for name, size in sizes.items()}, data.batch)
+
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 — an experiment lives as long as its process
@@ -132,6 +141,17 @@ class Experiment:
     def counted(self, count: Callable):
         """The jitted `count(experiment, params, batch, key)` of an evaluator."""
         return jax.jit(functools.partial(count, self))
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Stands for a tokenizer where nothing is read: all that a program's shapes need."""
+
+    vocab: spec.Vocab
+
+    @property
+    def bytes_V(self) -> np.ndarray:
+        return np.ones(self.vocab.size, np.int32)
 
 
 @dataclass(frozen=True)
@@ -221,6 +241,10 @@ def reopen(workdir: Path, step: int | None = None) -> tuple[Experiment, state.St
     step = checkpoint.intact(workdir, cli.say, step)
     if not step:
         raise UserError(f"{workdir} has no finished checkpoint yet")
+    try:
+        mesh.devices(run.mesh)
+    except UserError as error:
+        raise UserError(f"{error}; or, to compute elsewhere, change mesh.platform in {Path(workdir) / rundir.CONFIG}") from None
     experiment = Experiment(run, run.text.restore(Path(workdir)))
     store = checkpoint.Store(workdir, run.every.keep)
     restored = store.restore(experiment.abstract_state(), step)

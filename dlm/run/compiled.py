@@ -12,6 +12,7 @@ from collections import defaultdict
 _BITS = dict(pred=8, s4=4, u4=4, s8=8, u8=8, bf16=16, f16=16, s16=16, u16=16, f32=32, s32=32, u32=32, f64=64, s64=64, u64=64)
 _KINDS = ("all-gather", "reduce-scatter", "all-to-all", "all-reduce", "collective-permute", "ragged-all-to-all")
 _CALL = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
+_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) .*\{$")  # its first line
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
@@ -32,6 +33,22 @@ def _ends_with(result: str) -> str:
     """The part of an asynchronous start's result, (operands, results, …), that holds the results."""
     parts = re.findall(r"\((?:[^()]|\([^()]*\))*\)|\w+\[[\d,]*\]", result[1:-1]) if result.startswith("(") else [result]
     return parts[1] if len(parts) > 1 else parts[0]
+
+
+def of_loops(text: str) -> tuple[str, str]:
+    """(the lines outside of all loops, those of their bodies and of whatever these call)."""
+    parts: dict[str, list[str]] = {"": []}
+    name = ""
+    for line in text.splitlines():
+        if found := _COMPUTATION.match(line):
+            parts[name := found[1]] = []
+        parts[name].append(line)
+    inside, todo = set(), [body for line in text.splitlines() for body in re.findall(r"\bbody=%?([\w.-]+)", line)]
+    while todo:
+        if (name := todo.pop()) not in inside and name in parts:
+            inside.add(name)
+            todo += [c for line in parts[name] for c in re.findall(r"\b(?:calls|body|to_apply)=%?([\w.-]+)", line)]
+    return tuple("\n".join(line for name in parts if (name in inside) == within for line in parts[name]) for within in (False, True))
 
 
 def memory(compiled) -> dict[str, int] | None:
@@ -60,5 +77,8 @@ def _group(line: str) -> int:
     """Devices that take part in one exchange."""
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(found[1])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):  # axes with their sizes, and those it goes over
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
     found = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
     return len(found[1].split(",")) if found and found[1] else 1

@@ -25,8 +25,8 @@ _STATED = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _calls = itertools.count()
 
 
-def join(say: Callable[[str], None]) -> bool:
-    """Joins the other processes of the run, before JAX looks for devices; False where the environment names none."""
+def join(say: Callable[[str], None], devices: Callable[[], list]) -> bool:
+    """Joins the other processes of the run, before JAX looks for `devices`; False where the environment names none."""
     how = _described(os.environ)
     if how is None or _client() is not None:
         return how is not None
@@ -42,7 +42,10 @@ def join(say: Callable[[str], None]) -> bool:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=_HEARTBEAT, shutdown_timeout_seconds=_HEARTBEAT)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the other processes named by {how} cannot be joined: {str(error).splitlines()[0]}") from None
-    say(f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} of {jax.device_count()} device(s)")
+    index, count = _place()
+    found = devices()
+    own = sum(device.process_index == index for device in found)
+    say(f"process {index} of {count}, {own} of {len(found)} device(s)")
     return True
 
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from dlm.run import axes, memory
+from dlm.run import axes, memory, platform
 from dlm.run.axes import name_of
 from dlm.run.contracts import Batch
 from dlm.run.spec import UserError
+
+_AUTO = (AxisType.Auto,) * len(axes.MESH)  # Linen layers fail under Explicit axes
 
 
 @dataclass(frozen=True)
@@ -19,30 +21,42 @@ class Mesh:
     fsdp: int = 1
     tensor: int = 1
     expert: int = 1
+    platform: str = ""  # cpu, gpu, tpu, or the name that a plugin goes by (`run.platform`); "": JAX's choice
+    plugin: str = ""  # the shared library of the PJRT plugin that brings the platform
 
     def __post_init__(self):
         if min(self.fsdp, self.tensor, self.expert) < 1 or self.data < 0:
             raise ValueError("mesh axes must be positive (data=0: all devices that the others leave)")
+        if self.platform and not self.platform.isidentifier():
+            raise ValueError(f"platform={self.platform!r} must be one name, such as npu")
+        if self.plugin and not self.platform:
+            raise ValueError(f"plugin={self.plugin} brings a platform: say under which name, for instance platform=npu")
 
-    @property
-    def least(self) -> int:
-        """How many devices it needs."""
-        return max(self.data, 1) * self.fsdp * self.tensor * self.expert
 
-
-def make(config: Mesh) -> jax.sharding.Mesh:
-    """The mesh over all devices; Auto axes, since Linen layers fail under Explicit ones."""
+def devices(config: Mesh) -> list:
+    """The devices that a run may use, of all its processes."""
     memory.run_inline()
-    devices = jax.devices()
+    return platform.devices(config.platform, config.plugin)
+
+
+def make(config: Mesh, among: list | None = None) -> jax.sharding.Mesh:
+    """The mesh over all devices of the platform, or `among` these."""
+    found = devices(config) if among is None else among
     others = config.fsdp * config.tensor * config.expert
-    data = config.data or max(len(devices) // others, 1)
+    data = config.data or max(len(found) // others, 1)
     shape = f"data={config.data} fsdp={config.fsdp} tensor={config.tensor} expert={config.expert}"
-    if data * others > len(devices) or (not config.data and len(devices) % others):
-        raise UserError(f"config.mesh: {shape} does not fit {len(devices)} {devices[0].platform} device(s)")
-    if jax.process_count() > 1 and data * others < len(devices):
-        raise UserError(f"config.mesh: {shape} leaves out devices of {jax.process_count()} processes: it must use all {len(devices)}")
+    if data * others > len(found) or (not config.data and len(found) % others):
+        kind = config.platform or found[0].platform
+        raise UserError(f"config.mesh: {shape} does not fit {len(found)} {kind} device(s)")
+    if among is None and jax.process_count() > 1 and data * others < len(found):
+        raise UserError(f"config.mesh: {shape} leaves out devices of {jax.process_count()} processes: it must use all {len(found)}")
     sizes = (data, config.fsdp, config.tensor, config.expert)
-    return jax.make_mesh(sizes, axes.MESH, axis_types=(AxisType.Auto,) * 4, devices=devices[: data * others])
+    return jax.make_mesh(sizes, axes.MESH, axis_types=_AUTO, devices=found[: data * others])
+
+
+def imagined(config: Mesh) -> AbstractMesh:
+    """The mesh of devices that need not be there: enough to trace a program and to lower it, not to run it. data=0 counts as 1."""
+    return AbstractMesh((config.data or 1, config.fsdp, config.tensor, config.expert), axes.MESH, axis_types=_AUTO)
 
 
 def state_shardings(mesh: jax.sharding.Mesh, abstract):
@@ -98,6 +112,14 @@ def fetch(tree):
 def put(mesh: jax.sharding.Mesh, rows: dict[str, np.ndarray], total: int) -> Batch:
     """This process's rows as its part of the global batch, split over the data axes."""
     sharding = NamedSharding(mesh, PartitionSpec(axes.BATCH))
-    arrays = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}
+    return batch({k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}, total)
+
+
+def abstract(mesh: jax.sharding.Mesh | AbstractMesh, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+    """An array of a batch, without its content."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(axes.BATCH)))
+
+
+def batch(arrays: dict, total: int) -> Batch:
     named = {k: arrays.pop(k) for k in ("tokens_BL", "weights_BL", "noisable_BL", "index_B")}
     return Batch(**named, fields=arrays, total=total)

@@ -152,7 +152,7 @@ class Generator:
             options = dict(memory=kept, prefill=prefill, stop=True, trace=trace)
             return loop.generate(partial(denoise, params), sampler, process(params), mask, canvas, key_B, **options)
 
-        self._run = jax.jit(run, static_argnames="prefill", out_shardings=sharding)
+        self.run = jax.jit(run, static_argnames="prefill", out_shardings=sharding)
 
     def holding(self, params, seed: int) -> "Generator":
         """The same, compiled already, with other parameters and another seed."""
@@ -171,7 +171,7 @@ class Generator:
         prefill = self._prefill(canvas)
         key_B = keys.per_sample(keys.key(keys.root(self.seed), "sample"), first + jnp.arange(len(rows)))
         begin = time.perf_counter()
-        sampled = jax.block_until_ready(self._run(self.params, canvas, key_B, prefill=prefill))
+        sampled = jax.block_until_ready(self.run(self.params, canvas, key_B, prefill=prefill))
         seconds = time.perf_counter() - begin
         host = jax.tree.map(np.asarray, sampled)
         return [self._reply(host, np.asarray(canvas.z_BL), b, n, seconds) for b, n in enumerate(lengths)]

@@ -16,8 +16,8 @@ def over(chosen_BL: jax.Array, body, carry):
 
     def one(state):
         n, left_BL, carry = state
-        valid_BR, position_BR = jax.lax.top_k(left_BL.astype(jnp.int32), size)  # ties go to the left
-        carry = body(carry, position_BR, valid_BR > 0, n)
+        position_BR = jnp.argsort(~left_BL, 1, stable=True)[:, :size]  # ties go to the left; a top-k is no StableHLO
+        carry = body(carry, position_BR, take(left_BL, position_BR), n)
         return n + 1, put(left_BL, position_BR, False), carry
 
     return jax.lax.while_loop(lambda state: state[1].any(), one, (jnp.int32(0), chosen_BL, carry))[2]

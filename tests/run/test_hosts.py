@@ -53,7 +53,7 @@ def test_who_is_one_of_several():
             hosts._described({k: v for k, v in STATED.items() if k != wrong})
         with pytest.raises(UserError, match=f"{wrong}=many is not a number"):
             hosts._described(dict(STATED, **{wrong: "many"}))
-    assert not hosts.join(print) and hosts.first(), "the tests are a process on their own"
+    assert not hosts.join(print, list) and hosts.first(), "the tests are a process on their own"
 
 
 def test_one_decides_for_all(service, monkeypatch):

@@ -1,0 +1,119 @@
+"""The StableHLO of an update and of a sampler, as the compiler of a platform is given it, and whether it holds nothing but StableHLO.
+
+python -m dlm.bench export --platform=npu [--config=RECIPE:args] [--config.FIELD=VALUE …] [--out=DIR] [--json]
+
+Neither the platform's plugin nor its devices need be there: programs are lowered for its name, over a mesh of imagined devices. Every kind
+of op is held against a list: StableHLO as its specification has it (https://openxla.org/stablehlo/spec), without what needs a host or
+a library beside the compiler (custom calls, callbacks, infeeds), and Shardy's four ops that say where arrays lie. Exit code 1 where
+one is outside. --out keeps NAME.mlir to read and NAME.stablehlo, portable bytecode for the platform's compiler.
+
+JAX gives up donated buffers on platforms that it knows alone: elsewhere an update keeps its old state until the new one is made.
+"""
+
+import collections
+import warnings
+from pathlib import Path
+
+from dlm.run import cli, spec
+from dlm.run.cli import Flag, say
+from dlm.run.spec import UserError
+
+FLAGS = [
+    Flag("platform", "whose compiler shall read it", default="npu"),
+    Flag("config", "recipe file with its arguments", default="configs/masked.py:size=tiny"),
+    Flag("out", "folder for the programs"),
+    Flag("json", "print one JSON object on stdout", type=bool),
+]
+ROWS = 4  # samples drawn at a time, at least
+
+_CORE = """
+    abs add after_all all_gather all_reduce all_to_all and atan2 bitcast_convert broadcast_in_dim case cbrt ceil clamp
+    collective_broadcast collective_permute compare complex concatenate constant convert convolution cosine count_leading_zeros divide
+    dot_general dynamic_slice dynamic_update_slice exponential exponential_minus_one floor gather get_tuple_element if imag iota is_finite
+    log log_plus_one logistic maximum minimum multiply negate not optimization_barrier or pad partition_id popcnt power real reduce
+    reduce_precision reduce_scatter reduce_window remainder replica_id reshape return reverse round_nearest_afz round_nearest_even rsqrt
+    scatter select select_and_scatter shift_left shift_right_arithmetic shift_right_logical sign sine slice sort sqrt subtract tan tanh
+    transpose tuple while xor
+"""
+_AROUND = "builtin.module func.func func.call func.return sdy.mesh sdy.manual_computation sdy.return sdy.sharding_constraint"
+ALLOWED = frozenset([*_AROUND.split(), *(f"stablehlo.{op}" for op in _CORE.split())])
+EXCEPTIONS = {"stablehlo.composite @chlo.top_k": "it brings its own definition by a sort, which a compiler may take or leave"}
+_NAMING = {"stablehlo.custom_call": "call_target_name", "stablehlo.composite": "name"}  # ops that stand for something else
+
+
+def main(argv: list[str] | None = None) -> int:
+    args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
+    if not args.platform.isidentifier():
+        raise UserError(f"--platform={args.platform} must be one name, such as npu")
+    config = spec.recipe(args.config)
+    for dotted, text in overrides:
+        spec.override(config, dotted.removeprefix("config."), text)
+    programs = exported(spec.run(config), args.platform)
+    found: dict = dict(platform=args.platform, config=args.config, programs={})
+    for name, program in programs.items():
+        kinds = ops(program.mlir_module())
+        found["programs"][name] = told = dict(kinds=len(kinds), ops=kinds, outside=outside(kinds))
+        say(f"{name}: {len(kinds)} kinds of ops for {args.platform}, over {program.nr_devices} device(s)")
+        say("".join(f"  {kind:<34} {count:>6}{_remark(kind)}\n" for kind, count in kinds.items()))
+        say(f"  outside of the list: {', '.join(told['outside']) or 'none'}\n")
+        if args.out:
+            write(Path(args.out), name, program)
+    if args.json:
+        cli.emit(found)
+    return int(any(told["outside"] for told in found["programs"].values()))
+
+
+def exported(run: spec.Run, platform: str) -> dict:
+    """{update, sampler: the exported program} of a run, on a mesh of imagined devices."""
+    import jax
+
+    from dlm.run import keys, mesh
+    from dlm.run.assemble import Experiment, Unread
+    from dlm.run.contracts import Canvas
+
+    experiment = Experiment(run, Unread(run.nn.vocab), on=mesh.imagined(run.mesh))
+    state, rows = experiment.abstract_state(), max(ROWS, experiment.shares)
+    canvas = [mesh.abstract(experiment.mesh, (rows, run.data.length), kind) for kind in ("int32", "float32", "bool")]
+    key_B = jax.eval_shape(lambda: keys.per_sample(keys.root(0), jax.numpy.arange(rows)))
+    sampler = experiment.generator(state.averaged, run.sampler)
+    lower = lambda program, *given, **fixed: jax.export.export(program, platforms=[platform])(*given, **fixed)  # noqa: E731
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Some donated buffers")  # told above
+        return dict(
+            update=lower(experiment.update, state, experiment.abstract_batch()),
+            sampler=lower(sampler.run, state.averaged, Canvas(*canvas), key_B, prefill=0),
+        )
+
+
+def ops(text: str) -> dict[str, int]:
+    """How often each kind of op stands in a module, custom calls and composites by what they name; the most frequent first."""
+    from jax.extend.mlir import ir
+    from jax.interpreters import mlir
+
+    found: collections.Counter = collections.Counter()
+
+    def look(op):
+        name = op.operation.name
+        if attribute := _NAMING.get(name):
+            name += f" @{ir.StringAttr(op.attributes[attribute]).value}"
+        found[name] += 1
+        return ir.WalkResult.ADVANCE
+
+    with mlir.make_ir_context():
+        ir.Module.parse(text).operation.walk(look)
+    return dict(found.most_common())
+
+
+def outside(kinds) -> list[str]:
+    """Those that are in none of the lists."""
+    return [k for k in kinds if k not in ALLOWED and k not in EXCEPTIONS]
+
+
+def _remark(kind: str) -> str:
+    return "   OUTSIDE" if outside([kind]) else f"   exception: {EXCEPTIONS[kind]}" if kind in EXCEPTIONS else ""
+
+
+def write(folder: Path, name: str, program) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.mlir").write_text(program.mlir_module(), encoding="utf-8")
+    (folder / f"{name}.stablehlo").write_bytes(program.mlir_module_serialized)
