@@ -3,11 +3,15 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from dlm import bench
 from dlm.benches import samplers
+from dlm.nn.masks import Mask
+from dlm.oracle import scenes
 from dlm.run.spec import UserError
+from tests.laws import worlds as w
 
 
 @pytest.mark.slow
@@ -45,3 +49,15 @@ def test_every_rule_joins_by_its_file_and_mistakes_are_named(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             bench.main(["samplers", f"--out={tmp_path}", *flags])
+
+
+def test_the_error_of_a_network_is_a_function_of_what_it_sees_and_tokens_are_seen_at_any_time():
+    z_BL = np.array([[0, 3, 3, 1], [0, 3, 3, 1], [0, 3, 3, 2]])  # at time 1
+    outputs = {n: scenes.Table(n).denoise(w.canvas(z_BL), mask=Mask()) for n in (0.0, 2.0)}
+    told = {n: np.asarray(output.prediction.logits_BLV)[..., :3] for n, output in outputs.items()}
+    error_BLV = told[2.0] - told[0.0]
+    np.testing.assert_allclose(error_BLV[0], error_BLV[1])
+    assert np.abs(error_BLV[0, 1] - error_BLV[2, 1]).max() > 0.1 and 0.5 < error_BLV.std() < 4
+    judged_BL = np.asarray(outputs[0.0].heads["quality"])
+    p_BLV = np.exp(told[0.0]) / np.exp(told[0.0]).sum(-1, keepdims=True)
+    np.testing.assert_allclose(1 / (1 + np.exp(-judged_BL[:, 0])), p_BLV[:, 0, 0], rtol=1e-3)
