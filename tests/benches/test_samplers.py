@@ -61,3 +61,11 @@ def test_the_error_of_a_network_is_a_function_of_what_it_sees_and_tokens_are_see
     judged_BL = np.asarray(outputs[0.0].heads["quality"])
     p_BLV = np.exp(told[0.0]) / np.exp(told[0.0]).sum(-1, keepdims=True)
     np.testing.assert_allclose(1 / (1 + np.exp(-judged_BL[:, 0])), p_BLV[:, 0, 0], rtol=1e-3)
+
+
+def test_what_has_nothing_beside_it_is_not_drawn(tmp_path):
+    known, plain, mended = dict.fromkeys(samplers.KNOWN, []), dict(ancestral=[]), {"ancestral+cap": []}
+    assert samplers._kinds(known | plain) == dict(rules=known | plain)
+    assert samplers._kinds(known | plain | mended) == dict(remasking=known | plain | mended)
+    both = samplers._kinds(known | plain | mended | dict(ordered=[]))
+    assert both == dict(rules=known | plain | dict(ordered=[]), remasking=known | plain | mended) and samplers._kinds(known) == {}
