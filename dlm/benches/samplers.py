@@ -255,10 +255,10 @@ class Trained:
         run, tokenizer = self.subject.experiment.run, self.subject.tokenizer
         sampler = stepping(sampler, steps, run.data.length)
         subject = replace(self.subject, sampler=sampler)
-        subject.draw(min(BATCH, self.samples))
         replies = subject.draw(self.samples)
-        seconds = sum(reply.seconds for reply in replies[::BATCH])
-        tokens = sum(len(samples.before(tokenizer.eos, reply.ids)) for reply in replies)
+        timed = replies[BATCH:] or subject.draw(self.samples)
+        seconds = sum(reply.seconds for reply in timed[::BATCH])
+        tokens = sum(len(samples.before(tokenizer.eos, reply.ids)) for reply in timed)
         found = [*gen_ppl.perplexity("gen", self.judge, [r.ids for r in replies], tokenizer)]
         found += samples.variety([r.ids for r in replies], tokenizer.eos)
         nfe = subject.facts["nfe"]

@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from dlm import bench
+from dlm import bench, train
 from dlm.benches import samplers
 from dlm.nn.masks import Mask
 from dlm.oracle import scenes
+from dlm.run.assemble import Subject
 from dlm.run.spec import UserError
+from tests import tiny
 from tests.laws import worlds as w
 
 
@@ -69,3 +71,29 @@ def test_what_has_nothing_beside_it_is_not_drawn(tmp_path):
     assert samplers._kinds(known | plain | mended) == dict(remasking=known | plain | mended)
     both = samplers._kinds(known | plain | mended | dict(ordered=[]))
     assert both == dict(rules=known | plain | dict(ordered=[]), remasking=known | plain | mended) and samplers._kinds(known) == {}
+
+
+@pytest.mark.slow
+def test_a_run_is_judged_with_variety_likelihood_and_costs(corpus, tmp_path, capsys, monkeypatch):
+    drawn, draw = [], Subject.draw
+    monkeypatch.setattr(Subject, "draw", lambda self, num: drawn.append(num) or draw(self, num))
+    for name, more in dict(masked={}, ar=dict(objective=dict(name="objectives.ar"), sampler=dict(steps=1, block=1))).items():
+        recipe = tiny.recipe(corpus, steps=1, nn__layers=1, every=dict(log=1)) | more
+        (tmp_path / f"{name}.py").write_text(f"def get_config(arg=None):\n    return {recipe!r}\n")
+        train.main([f"--config={tmp_path / name}.py", f"--workdir={tmp_path / name}"])
+    capsys.readouterr()
+    words = ["samplers", "--worlds=", f"--workdir={tmp_path / 'masked'}", "--steps=3", f"--out={tmp_path / 'out'}", "--json"]
+    bench.main([*words, "--samples=4", f"--judge={tmp_path / 'ar'}", "--rules=ancestral,confident:confidence=top,ancestral+prism"])
+    found = json.loads(capsys.readouterr().out)
+    chance, sure = found["rows"]
+    assert [o["rule"] for o in found["left_out"]] == ["ancestral+prism"] and "nn.heads" in found["left_out"][0]["reason"]
+    assert "exact_bits_per_byte" not in chance and 0 < sure["exact_bits_per_byte"] < 12
+    for row in (chance, sure):
+        assert row["nfe"] <= 3 and row["tokens_per_s"] > 0 and row["flops_per_sample"] > 0 and row["gen_ppl"] > 1
+        assert {"entropy", "distinct_1", "distinct_2", "gen_bits_per_byte_se"} <= set(row)
+    assert drawn == [4, 4, 4, 4, 4], "once more where the first call compiled, but for the rule that is refused at once"
+    drawn.clear()
+    bench.main([*words, "--samples=17", f"--judge={tmp_path / 'ar'}", "--rules=ancestral"])
+    assert drawn == [17] and json.loads(capsys.readouterr().out)["rows"][0]["tokens_per_s"] > 0
+    with pytest.raises(UserError, match="is no autoregressive run"):
+        bench.main([*words, f"--judge={tmp_path / 'masked'}"])
