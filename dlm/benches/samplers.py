@@ -291,7 +291,9 @@ def tables(rows: list[dict], steps: list[int]):
     for part, measures in MEASURES.items():
         mine = {(row["rule"], row["steps"]): row for row in rows if row["part"] == part}
         names = list(dict.fromkeys(rule for rule, _ in mine))
-        for column, title, digits in measures if mine else ():
+        for column, title, digits in measures:
+            if all(row.get(column) is None for row in mine.values()):
+                continue
             yield f"{part}: {title}"
             yield f"  {'steps':<34}" + "".join(f"{n:>10,}" for n in steps)
             for name in names:

@@ -73,6 +73,13 @@ def test_what_has_nothing_beside_it_is_not_drawn(tmp_path):
     assert both == dict(rules=known | plain | dict(ordered=[]), remasking=known | plain | mended) and samplers._kinds(known) == {}
 
 
+def test_a_measure_that_no_rule_has_is_not_told():
+    rows = [dict(part="run", rule=rule, steps=4, nfe=4, gen_ppl=9.0) for rule in ("a", "b")]
+    told = list(samplers.tables([*rows, dict(part="run", rule="b", steps=8, nfe=8)], [4, 8]))
+    assert [line for line in told if line.startswith("run")] == ["run: perplexity of samples under the judge", "run: passes"]
+    assert [line.split() for line in told[2:4]] == [["a", "9.0"], ["b", "9.0"]] and told[4] == ""
+
+
 @pytest.mark.slow
 def test_a_run_is_judged_with_variety_likelihood_and_costs(corpus, tmp_path, capsys, monkeypatch):
     drawn, draw = [], Subject.draw
