@@ -34,9 +34,9 @@ that any change of the context makes another one (tried, not kept: to a network,
     (commit a3adeaa, 2 cores of an AVX-512 Xeon shared with others, Python 3.11.7)
 
 On a run, the one of configs/quickstart.py (2.67 bits/byte, a bound), judged by its autoregressive twin: nothing to be seen. Samples of this
-model are as bad in 8 passes as in 128, so that what several tokens at once cost is drowned in what the network does not know, and no rule is
-further from none than its standard error allows, but for `rescale` and `conf` in 128 passes, which are a little worse. The two runs of this
-recipe have not been trained: a third of a core makes 0.6k tokens/s of them, more than an hour for each. Passes of 256 were not drawn either.
+model are as bad in 8 passes as in 128, so that what several tokens at once cost is drowned in what the network does not know, and no rule differs
+from none by more than 1.3 standard errors. The two runs of this recipe have not been trained: at the third of a core that was to be had one
+takes an hour and a half. Nor were samples of 256 passes drawn.
 
     python -m dlm.bench samplers --worlds= --steps=8,32,128 --workdir=runs/quickstart/masked --judge=runs/quickstart/ar --out=runs/remasking/run \\
         --rules=ancestral,ancestral+rescale:eta=0.1,ancestral+conf,ancestral+loop
