@@ -286,7 +286,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "Problems.form": (generated, "answer", dict(task="sudoku")),
     **{f"Brackets.{k}": (task("brackets"), v, {}) for k, v in dict(depth=2, opened=7, seed=1).items()},
     **{f"Countdown.{k}": (task("countdown"), v, {}) for k, v in dict(numbers=4, largest=9, seed=1).items()},
-    **{f"StarGraph.{k}": (task("star_graph"), v, {}) for k, v in dict(arms=2, length=2, seed=1).items()},
+    **{f"StarGraph.{k}": (task("star_graph"), v, {}) for k, v in dict(arms=2, length=2, names=30, seed=1).items()},
     **{f"Sudoku.{k}": (task("sudoku"), v, {}) for k, v in dict(box=3, holes=0.2, seed=1).items()},
     **{f"Samples.{k}": (asked("samples", {}), v, {}) for k, v in dict(num=3, length=5).items()},
     **{f"GenPPL.{k}": (asked("gen_ppl", dict(judge="a")), v, {}) for k, v in dict(judge="b").items()},

@@ -59,6 +59,7 @@ MEASURES = dict(  # of a part: column, what it is, digits
         ("tokens_per_s", "tokens/s", 0),
     ),
 )
+KNOWN = ("floor", "p itself")  # what the rules are compared with
 LEAST = dict(invalid=1e-4, tv=1e-3)  # on logarithmic axes
 COLUMNS = ("part", "rule", "steps", "nfe", "tv", "invalid", "invalid_se", "entropy", "entropy_se")
 COLUMNS += ("gen_bits_per_byte", "gen_bits_per_byte_se", "gen_ppl", "gen_ppl_se", "distinct_1", "distinct_2", "distinct_3")
@@ -254,10 +255,10 @@ class Trained:
         run, tokenizer = self.subject.experiment.run, self.subject.tokenizer
         sampler = stepping(sampler, steps, run.data.length)
         subject = replace(self.subject, sampler=sampler)
-        subject.draw(min(BATCH, self.samples))
         replies = subject.draw(self.samples)
-        seconds = sum(reply.seconds for reply in replies[::BATCH])
-        tokens = sum(len(samples.before(tokenizer.eos, reply.ids)) for reply in replies)
+        timed = replies[BATCH:] or subject.draw(self.samples)
+        seconds = sum(reply.seconds for reply in timed[::BATCH])
+        tokens = sum(len(samples.before(tokenizer.eos, reply.ids)) for reply in timed)
         found = [*gen_ppl.perplexity("gen", self.judge, [r.ids for r in replies], tokenizer)]
         found += samples.variety([r.ids for r in replies], tokenizer.eos)
         nfe = subject.facts["nfe"]
@@ -290,7 +291,9 @@ def tables(rows: list[dict], steps: list[int]):
     for part, measures in MEASURES.items():
         mine = {(row["rule"], row["steps"]): row for row in rows if row["part"] == part}
         names = list(dict.fromkeys(rule for rule, _ in mine))
-        for column, title, digits in measures if mine else ():
+        for column, title, digits in measures:
+            if all(row.get(column) is None for row in mine.values()):
+                continue
             yield f"{part}: {title}"
             yield f"  {'steps':<34}" + "".join(f"{n:>10,}" for n in steps)
             for name in names:
@@ -310,18 +313,27 @@ def _written(out: Path, rows: list[dict]) -> None:
     figures = []
     for part, measures in MEASURES.items():
         for column, title, _ in measures:
-            for kind, wanted in dict(rules=lambda n: "+" not in n, remasking=lambda n: "+" in n or n == "ancestral").items():
-                points: dict[str, list] = {}
-                for row in rows:
-                    known = row["rule"] in ("floor", "p itself")
-                    if row["part"] == part and column != "nfe" and row.get(column) is not None and (known or wanted(row["rule"])):
-                        points.setdefault(row["rule"], []).append((row["nfe"] or row["steps"], row[column]))
-                drawing = plots.lines(points, "forward passes", title, least=LEAST.get(column, 0.0))
+            found: dict[str, list] = {}
+            for row in rows:
+                if row["part"] == part and column != "nfe" and row.get(column) is not None:
+                    found.setdefault(row["rule"], []).append((row["nfe"] or row["steps"], row[column]))
+            for kind, points in _kinds(found).items():
+                drawing = plots.lines(points, "forward passes", title, least=LEAST.get(column, 0.0), beside=KNOWN)
                 figures += [f"<h2>{html.escape(f'{part}, {kind}: {title}')}</h2>{drawing}"] if drawing else []
     style = "body{font:16px/1.5 system-ui;max-width:44rem;margin:2rem auto;padding:0 1rem}svg{width:100%;height:auto}"
     head = f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><style>{style}</style>"
     page = f"{head}<title>Samplers</title><h1>Quality against steps</h1>{''.join(figures)}</html>"
     (out / "samplers.html").write_text(page, encoding="utf-8")
+
+
+def _kinds(points: dict[str, list]) -> dict[str, dict[str, list]]:
+    """A drawing of the rules and one of remasking, where there is something to compare."""
+    remasking = {name: p for name, p in points.items() if name in ("ancestral", *KNOWN) or "+" in name}
+    kinds = dict(rules={name: p for name, p in points.items() if "+" not in name}, remasking=remasking)
+    alone = {*KNOWN, "ancestral"} if any("+" in name for name in points) else {*KNOWN}
+    if "+" not in "".join(remasking):
+        del kinds["remasking"]
+    return {kind: found for kind, found in kinds.items() if set(found) - alone}
 
 
 if __name__ == "__main__":

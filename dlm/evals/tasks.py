@@ -66,7 +66,9 @@ class Tasks:
 
 
 def _rule(order: str):
-    """The sampling rule of this name."""
-    if order in ("random", "left_to_right"):
-        return build(dict(name="samplers.ordered", order="shuffled" if order == "random" else order), "samplers")
+    """The sampling rule of this name. A random order is each problem's own: one for all may be a lucky one."""
+    if order == "random":
+        return build("samplers.first_hitting", "samplers")
+    if order == "left_to_right":
+        return build(dict(name="samplers.ordered", order=order), "samplers")
     return build(dict(name="samplers.confident", confidence=order), "samplers")

@@ -49,6 +49,7 @@ class Scene(ABC):
         wherever the same is seen, and another one as soon as something else is seen.
         """
         law, V = self.law, self.law.size
+        canvas = replace(canvas, t_BL=jnp.full_like(canvas.t_BL, 0.5))  # at time 1 a token that stands would be no evidence
         output = law.under(self.process)(canvas, mask=mask) if mask == Mask() else law.denoise(canvas, mask=mask)
         if self.noise:
             p_BLV = output.prediction.probs()[..., :V]

@@ -107,8 +107,13 @@ def pareto(points: list[tuple[str, float, float, float]], x_label: str, y_label:
     return figure.svg
 
 
-def lines(series: dict[str, list[tuple[float, float]]], x_label: str, y_label: str, least: float = 0.0) -> str:
-    """A line for each name through its (price, value); with `least` the axes are logarithmic, and lower values are drawn at it."""
+def lines(
+    series: dict[str, list[tuple[float, float]]], x_label: str, y_label: str, least: float = 0.0, beside: tuple[str, ...] = ()
+) -> str:
+    """A line for each name through its (price, value); those `beside` are what the others are compared with, broad and without colour.
+
+    With `least` the values' axis is logarithmic, and lower values are drawn at it.
+    """
     series = {name: sorted((x, max(y, least)) for x, y in points if x > 0 and math.isfinite(y)) for name, points in series.items()}
     series = {name: points for name, points in series.items() if points}
     if not series:
@@ -116,13 +121,18 @@ def lines(series: dict[str, list[tuple[float, float]]], x_label: str, y_label: s
     from matplotlib.ticker import EngFormatter, NullFormatter
 
     with _Figure(f"{y_label} against {x_label}: {', '.join(series)}", (5.4, 3.8 + 0.2 * len(series))) as (figure, axes):
-        for i, (name, points) in enumerate(series.items()):
-            xs, ys = zip(*points, strict=True)
+        i = 0
+        for name, points in series.items():
+            if name in beside:
+                axes.plot(*zip(*points, strict=True), label=name, color=INK, linewidth=2.4, linestyle=DASHES[beside.index(name)], zorder=1)
+                continue
             options = dict(color=_colour(i), linestyle=_dash(i), marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], markersize=5)
-            axes.plot(xs, ys, label=name, linewidth=1.4, **options)
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, **options)
+            i += 1
         prices = sorted({x for points in series.values() for x, _ in points})
-        axes.set(xlabel=x_label, ylabel=y_label, xscale="log" if prices[-1] > 4 * prices[0] else "linear")
-        axes.set(yscale="log" if least > 0 else "linear")
+        if prices[-1] > 4 * prices[0]:
+            axes.set_xscale("log", base=2)  # passes are powers of 2, or nearly
+        axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if least > 0 else "linear")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
         if len(prices) <= _FEW:

@@ -14,11 +14,14 @@ NAMES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class StarGraph:
     arms: int = 3
     length: int = 3  # edges of each arm
+    names: int = len(NAMES)  # letters that nodes are called by, anew in each problem; the fewer, the sooner an edge is looked up
     seed: int = 0
 
     def __post_init__(self):
-        if min(self.arms, self.length) < 1 or self.arms * self.length + 1 > len(NAMES):
-            raise ValueError(f"arms={self.arms} × length={self.length} must be from 1 to {len(NAMES) - 1} edges")
+        if self.names > len(NAMES):
+            raise ValueError(f"names={self.names} must be at most {len(NAMES)}, the letters that there are")
+        if min(self.arms, self.length) < 1 or self.arms * self.length + 1 > self.names:
+            raise ValueError(f"arms={self.arms} × length={self.length} must be from 1 to names - 1 = {self.names - 1} edges")
 
     @property
     def longest(self) -> int:
@@ -26,7 +29,7 @@ class StarGraph:
 
     def __getitem__(self, i: int) -> Problem:
         draw = rng(self, i)
-        centre, *others = draw.sample(NAMES, self.arms * self.length + 1)
+        centre, *others = draw.sample(NAMES[: self.names], self.arms * self.length + 1)
         arms = [[centre, *others[a * self.length : (a + 1) * self.length]] for a in range(self.arms)]
         edges = [f"{x}>{y}" for arm in arms for x, y in zip(arm, arm[1:], strict=False)]
         draw.shuffle(edges)

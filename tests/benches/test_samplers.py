@@ -3,11 +3,17 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
-from dlm import bench
+from dlm import bench, train
 from dlm.benches import samplers
+from dlm.nn.masks import Mask
+from dlm.oracle import scenes
+from dlm.run.assemble import Subject
 from dlm.run.spec import UserError
+from tests import tiny
+from tests.laws import worlds as w
 
 
 @pytest.mark.slow
@@ -45,3 +51,56 @@ def test_every_rule_joins_by_its_file_and_mistakes_are_named(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             bench.main(["samplers", f"--out={tmp_path}", *flags])
+
+
+def test_the_error_of_a_network_is_a_function_of_what_it_sees_and_tokens_are_seen_at_any_time():
+    z_BL = np.array([[0, 3, 3, 1], [0, 3, 3, 1], [0, 3, 3, 2]])  # at time 1
+    outputs = {n: scenes.Table(n).denoise(w.canvas(z_BL), mask=Mask()) for n in (0.0, 2.0)}
+    told = {n: np.asarray(output.prediction.logits_BLV)[..., :3] for n, output in outputs.items()}
+    error_BLV = told[2.0] - told[0.0]
+    np.testing.assert_allclose(error_BLV[0], error_BLV[1])
+    assert np.abs(error_BLV[0, 1] - error_BLV[2, 1]).max() > 0.1 and 0.5 < error_BLV.std() < 4
+    judged_BL = np.asarray(outputs[0.0].heads["quality"])
+    p_BLV = np.exp(told[0.0]) / np.exp(told[0.0]).sum(-1, keepdims=True)
+    np.testing.assert_allclose(1 / (1 + np.exp(-judged_BL[:, 0])), p_BLV[:, 0, 0], rtol=1e-3)
+
+
+def test_what_has_nothing_beside_it_is_not_drawn(tmp_path):
+    known, plain, mended = dict.fromkeys(samplers.KNOWN, []), dict(ancestral=[]), {"ancestral+cap": []}
+    assert samplers._kinds(known | plain) == dict(rules=known | plain)
+    assert samplers._kinds(known | plain | mended) == dict(remasking=known | plain | mended)
+    both = samplers._kinds(known | plain | mended | dict(ordered=[]))
+    assert both == dict(rules=known | plain | dict(ordered=[]), remasking=known | plain | mended) and samplers._kinds(known) == {}
+
+
+def test_a_measure_that_no_rule_has_is_not_told():
+    rows = [dict(part="run", rule=rule, steps=4, nfe=4, gen_ppl=9.0) for rule in ("a", "b")]
+    told = list(samplers.tables([*rows, dict(part="run", rule="b", steps=8, nfe=8)], [4, 8]))
+    assert [line for line in told if line.startswith("run")] == ["run: perplexity of samples under the judge", "run: passes"]
+    assert [line.split() for line in told[2:4]] == [["a", "9.0"], ["b", "9.0"]] and told[4] == ""
+
+
+@pytest.mark.slow
+def test_a_run_is_judged_with_variety_likelihood_and_costs(corpus, tmp_path, capsys, monkeypatch):
+    drawn, draw = [], Subject.draw
+    monkeypatch.setattr(Subject, "draw", lambda self, num: drawn.append(num) or draw(self, num))
+    for name, more in dict(masked={}, ar=dict(objective=dict(name="objectives.ar"), sampler=dict(steps=1, block=1))).items():
+        recipe = tiny.recipe(corpus, steps=1, nn__layers=1, every=dict(log=1)) | more
+        (tmp_path / f"{name}.py").write_text(f"def get_config(arg=None):\n    return {recipe!r}\n")
+        train.main([f"--config={tmp_path / name}.py", f"--workdir={tmp_path / name}"])
+    capsys.readouterr()
+    words = ["samplers", "--worlds=", f"--workdir={tmp_path / 'masked'}", "--steps=3", f"--out={tmp_path / 'out'}", "--json"]
+    bench.main([*words, "--samples=4", f"--judge={tmp_path / 'ar'}", "--rules=ancestral,confident:confidence=top,ancestral+prism"])
+    found = json.loads(capsys.readouterr().out)
+    chance, sure = found["rows"]
+    assert [o["rule"] for o in found["left_out"]] == ["ancestral+prism"] and "nn.heads" in found["left_out"][0]["reason"]
+    assert "exact_bits_per_byte" not in chance and 0 < sure["exact_bits_per_byte"] < 12
+    for row in (chance, sure):
+        assert row["nfe"] <= 3 and row["tokens_per_s"] > 0 and row["flops_per_sample"] > 0 and row["gen_ppl"] > 1
+        assert {"entropy", "distinct_1", "distinct_2", "gen_bits_per_byte_se"} <= set(row)
+    assert drawn == [4, 4, 4, 4, 4], "once more where the first call compiled, but for the rule that is refused at once"
+    drawn.clear()
+    bench.main([*words, "--samples=17", f"--judge={tmp_path / 'ar'}", "--rules=ancestral"])
+    assert drawn == [17] and json.loads(capsys.readouterr().out)["rows"][0]["tokens_per_s"] > 0
+    with pytest.raises(UserError, match="is no autoregressive run"):
+        bench.main([*words, f"--judge={tmp_path / 'masked'}"])

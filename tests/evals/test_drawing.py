@@ -19,6 +19,7 @@ from dlm.run import assemble
 from dlm.run.contracts import Bound
 from dlm.run.spec import UserError
 from dlm.samplers.confident import Confident
+from dlm.samplers.first_hitting import FirstHitting
 from dlm.samplers.ordered import Ordered
 from dlm.tasks.brackets import Brackets
 from dlm.tasks.sudoku import Sudoku
@@ -137,10 +138,10 @@ def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_st
         assert tuple(parts) == task.template(puzzle) and eos.tolist() == [made.tokenizer.eos]
 
     made = Asked(fill=lambda n, hole: "1" * hole)
-    found = scores(Tasks(task=task, num=3, ask="fill", orders=("random", "margin"), steps=(2, 8)), made)
-    assert list(found) == [f"sudoku_accuracy_{order}_{steps}" for order in ("random", "margin") for steps in (2, 8)]
+    found = scores(Tasks(task=task, num=3, ask="fill", orders=("random", "left_to_right", "margin"), steps=(2, 8)), made)
+    assert list(found) == [f"sudoku_accuracy_{order}_{steps}" for order in ("random", "left_to_right", "margin") for steps in (2, 8)]
     assert [(c["rule"], c["steps"]) for _, c in made.asked] == [
-        (rule, steps) for rule in (Ordered("shuffled"), Confident("margin")) for steps in (2, 8)
+        (rule, steps) for rule in (FirstHitting(), Ordered("left_to_right"), Confident("margin")) for steps in (2, 8)
     ]
 
 

@@ -51,3 +51,11 @@ def test_prices_that_are_all_the_same_are_not_drawn():
     assert plots.pareto([("a", 5, 1.0, 0.1), ("b", 5, 2.0, 0.0), ("c", 0, 1.0, 0.0)], "FLOPs", "bits") == ""
     svg = plots.pareto([("a", 5e3, 1.0, 0.1), ("b", 9e6, 2.0, 0.0)], "FLOPs", "bits")
     assert {"a", "b", "FLOPs", "bits"} <= set(texts(svg)) and any(t.endswith("M") for t in texts(svg))
+
+
+def test_lines_are_told_from_what_they_are_compared_with_and_passes_double_along_the_axis():
+    passes = {f"r{i}": [(4 + i, 0.5), (16 + i, 0.0)] for i in range(4)}
+    svg = plots.lines(dict(floor=[(4, 0.1), (64, 0.01)], none=[]) | passes, "passes", "share", least=1e-3, beside=("floor",))
+    assert {"4", "8", "16", "32", "64", "floor", "r0", "r3", "passes", "share"} <= set(texts(svg)) and "none" not in texts(svg)
+    assert svg.count("stroke-width: 2.4") == 2 and plots.COLOURS[0] in svg, "the floor and its line in the legend"
+    assert plots.COLOURS[4] not in svg and plots.lines({}, "x", "y") == ""

@@ -50,6 +50,11 @@ def test_graders_check_the_answer_and_not_its_likeness():
         assert sudoku.Sudoku().grade(grid, answer) is right
 
 
+def test_nodes_of_a_star_are_called_by_the_first_names():
+    task = star_graph.StarGraph(arms=2, length=2, names=5)
+    assert {c for i in range(9) for c in task[i].prompt} == set("abcde>,- =")
+
+
 @pytest.mark.parametrize("box", [2, 3])
 def test_grids_keep_their_givens(box):
     task = sudoku.Sudoku(box=box, holes=0.3)
@@ -83,7 +88,13 @@ def test_all_small_grids_come_up_and_large_ones_are_not_one_family():
 
 @pytest.mark.parametrize(
     "name, wrong",
-    [("brackets", dict(depth=0)), ("countdown", dict(numbers=1)), ("star_graph", dict(arms=20, length=9)), ("sudoku", dict(box=4))],
+    [
+        ("brackets", dict(depth=0)),
+        ("countdown", dict(numbers=1)),
+        ("star_graph", dict(arms=2, length=4, names=8)),
+        ("star_graph", dict(names=53)),
+        ("sudoku", dict(box=4)),
+    ],
 )
 def test_mistakes(name, wrong):
     with pytest.raises(ValueError, match="must be"):
