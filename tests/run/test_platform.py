@@ -45,13 +45,15 @@ def mistake(name="", plugin=""):
 
 
 def test_a_library_that_is_none(library, tmp_path, fresh):
+    whole = library.read_bytes()
     cases = {
         "missing": (None, "missing"),
         "text": (b"not a library" * 9, "is not a shared library"),
         "empty": (b"", "is not a shared library"),
-        "cut": (library.read_bytes()[:5000], "was cut short"),
-        "beheaded": (library.read_bytes()[:80], "was cut short"),
-        "whole": (library.read_bytes(), "no GetPjrtApi"),
+        "cut": (whole[:5000], "was cut short"),
+        "beheaded": (whole[:80], "was cut short"),
+        "short": (whole[:4] + b"\x01" + whole[5:], "not a shared library for this machine"),
+        "whole": (whole, "no GetPjrtApi"),
     }
     for name, (content, said) in cases.items():
         path = tmp_path / f"{name}.so"
