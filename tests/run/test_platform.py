@@ -176,6 +176,20 @@ def test_a_mesh_names_its_platform(corpus, tmp_path):
     assert dict(shape) == dict(data=1, fsdp=8, tensor=1, expert=64), "no such devices are here"
 
 
+def test_a_mesh_splits_the_axes_of_a_torus():
+    """128 chips in a torus of 4 × 4 × 8 under fsdp=8, tensor=8, expert=2: one of its axes has to serve two."""
+
+    class Chip:
+        platform, device_kind, process_index, slice_index, core_on_chip = "tpu", "TPU v5", 0, 0, 0
+
+        def __init__(self, number):
+            self.id, self.coords = number, (number % 4, number // 4 % 4, number // 16)
+
+    placed = mesh.placed((1, 8, 8, 2), [Chip(n) for n in range(128)])
+    assert placed.shape == (1, 8, 8, 2) and len({chip.coords for chip in placed.flat}) == 128
+    assert {sum(abs(a - b) for a, b in zip(*(c.coords for c in pair), strict=True)) for pair in placed.reshape(-1, 2)} == {1}
+
+
 @pytest.mark.slow
 def test_a_life_through_a_plugin_is_that_on_the_cpu(corpus, tmp_path):
     """train, resume, evaluate and sample over the four devices of a real plugin of PJRT's C API, by the name of npu."""
