@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from dlm.run import axes, memory, platform
@@ -51,7 +52,12 @@ def make(config: Mesh, among: list | None = None) -> jax.sharding.Mesh:
     if among is None and jax.process_count() > 1 and data * others < len(found):
         raise UserError(f"config.mesh: {shape} leaves out devices of {jax.process_count()} processes: it must use all {len(found)}")
     sizes = (data, config.fsdp, config.tensor, config.expert)
-    return jax.make_mesh(sizes, axes.MESH, axis_types=_AUTO, devices=found[: data * others])
+    return jax.sharding.Mesh(placed(sizes, found[: data * others]), axes.MESH, axis_types=_AUTO)
+
+
+def placed(sizes: tuple[int, ...], devices: list) -> np.ndarray:
+    """The devices in the mesh's shape: neighbours on a torus as neighbours, and one of its axes for several of the mesh where need be."""
+    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
 def imagined(config: Mesh) -> AbstractMesh:

@@ -23,10 +23,10 @@ from dlm.run.spec import UserError, nearest
 VARIABLE = "PJRT_NAMES_AND_LIBRARY_PATHS"
 _ENTRANCE = "GetPjrtApi"
 _DISCOVERY = "Jax plugin configuration error"  # how JAX begins what it logs of a package that cannot start
+_UNSEEN = "its devices must be visible in this process: look at the driver, the container, and variables such as *_VISIBLE_DEVICES"
 _REMEDIES = {  # part of JAX's complaint → what to do
     "PJRT API": "install the plugin that was made for this version of jax, {version}, or the jax it was made for",
-    "no devices": "its devices must be visible in this process: look at the driver, the container, and variables such as *_VISIBLE_DEVICES",
-    "no visible": "its devices must be visible in this process: look at the driver, the container, and variables such as *_VISIBLE_DEVICES",
+    "no devices": _UNSEEN,
 }
 
 
@@ -44,7 +44,7 @@ def devices(name: str = "", plugin: str = "") -> list:
         raise UserError(_told(name, error)) from None
     running = next(known for known, backend in xla_bridge.backends().items() if backend is xla_bridge.get_backend())
     if name and running not in xla_bridge.expand_platform_alias(name):
-        why = "a process keeps the backend that it started with: begin a new one" if late else _REMEDIES["no devices"]
+        why = "a process keeps the backend that it started with: begin a new one" if late else _UNSEEN
         raise UserError(f"config.mesh.platform={name} is not what runs, {running} is; {why}")
     return found
 
@@ -149,6 +149,8 @@ def _whole(file: Path, what: str) -> None:
             if head[:4] in (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"):  # macOS has libraries of its own
                 return
             raise UserError(f"{what} is not a shared library")
+        if head[4:6] != b"\x02\x01":  # not of 64 bits, little-endian: loading it says so
+            return
         start, size, count = struct.unpack_from("<Q", head, 32)[0], *struct.unpack_from("<HH", head, 54)
         opened.seek(start)
         table = opened.read(size * count)
@@ -162,7 +164,7 @@ def _told(name: str, error: Exception) -> str:
     from importlib.metadata import version
 
     cause = re.sub(r" \((set|you may need).*", "", str(error).splitlines()[0])
-    remedy = next((r for part, r in _REMEDIES.items() if part.lower() in cause.lower()), "look at its driver and its plugin")
+    remedy = next((r for part, r in _REMEDIES.items() if part in cause), "look at its driver and its plugin")
     where = f"config.mesh.platform={name}" if name else "the platform that JAX chooses"
     return f"{where} does not start: {cause}; {remedy.format(version=version('jax'))}"
 

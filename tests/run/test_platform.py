@@ -45,13 +45,15 @@ def mistake(name="", plugin=""):
 
 
 def test_a_library_that_is_none(library, tmp_path, fresh):
+    whole = library.read_bytes()
     cases = {
         "missing": (None, "missing"),
         "text": (b"not a library" * 9, "is not a shared library"),
         "empty": (b"", "is not a shared library"),
-        "cut": (library.read_bytes()[:5000], "was cut short"),
-        "beheaded": (library.read_bytes()[:80], "was cut short"),
-        "whole": (library.read_bytes(), "no GetPjrtApi"),
+        "cut": (whole[:5000], "was cut short"),
+        "beheaded": (whole[:80], "was cut short"),
+        "short": (whole[:4] + b"\x01" + whole[5:], "not a shared library for this machine"),
+        "whole": (whole, "no GetPjrtApi"),
     }
     for name, (content, said) in cases.items():
         path = tmp_path / f"{name}.so"
@@ -172,6 +174,20 @@ def test_a_mesh_names_its_platform(corpus, tmp_path):
         assemble.reopen(tmp_path)
     shape = mesh.imagined(mesh.Mesh(fsdp=8, expert=64)).shape
     assert dict(shape) == dict(data=1, fsdp=8, tensor=1, expert=64), "no such devices are here"
+
+
+def test_a_mesh_splits_the_axes_of_a_torus():
+    """128 chips in a torus of 4 × 4 × 8 under fsdp=8, tensor=8, expert=2: one of its axes has to serve two."""
+
+    class Chip:
+        platform, device_kind, process_index, slice_index, core_on_chip = "tpu", "TPU v5", 0, 0, 0
+
+        def __init__(self, number):
+            self.id, self.coords = number, (number % 4, number // 4 % 4, number // 16)
+
+    placed = mesh.placed((1, 8, 8, 2), [Chip(n) for n in range(128)])
+    assert placed.shape == (1, 8, 8, 2) and len({chip.coords for chip in placed.flat}) == 128
+    assert {sum(abs(a - b) for a, b in zip(*(c.coords for c in pair), strict=True)) for pair in placed.reshape(-1, 2)} == {1}
 
 
 @pytest.mark.slow
