@@ -1,5 +1,6 @@
 """What each rule reveals in a step, against its definition in plain Python; windows, second passes, guidance."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -12,10 +13,12 @@ from dlm.run import keys, spec
 from dlm.run.contracts import Canvas, Logits, Output, likeliest
 from dlm.run.spec import UserError
 from dlm.samplers import generate, loop
+from dlm.samplers.ancestral import Ancestral
 from dlm.samplers.config import Cache, Sampler, described
 from dlm.samplers.guidance import guided
 from dlm.samplers.rule import Now
 from tests import tiny
+from tests.laws.worlds import EACH_RULE
 from tests.samplers.test_loop import EOS, KEY_B, MASK, PROCESS, B, L, neighbours, template
 
 rng = np.random.default_rng(7)
@@ -43,6 +46,42 @@ def surest(k_B):
         order = [i for i in np.argsort(-P_BLV[b].max(-1), kind="stable") if MASKED_BL[b, i]]
         want_BL[b, order[: int(k)]] = True
     return want_BL
+
+
+def meddled(rule) -> tuple[bool, bool]:
+    """Whether a step changes what is not active; what is active and stands. Half of the canvas is active, at two times."""
+    outside = stands = False
+    active_BL = np.random.default_rng(1).random((B, L)) < 0.5
+    sure = Output(TOLD.prediction, heads=dict(quality=jnp.zeros((B, L))))
+    for moment in (now(1.0, 0.5, active_BL=jnp.asarray(active_BL)), now(0.5, 0.0, active_BL=jnp.asarray(active_BL))):
+        new, _ = rule.step(KEY_B, sure, CANVAS, moment, rule.init(CANVAS))
+        changed_BL = np.asarray(new.z_BL != CANVAS.z_BL)
+        outside |= (changed_BL & ~active_BL).any()
+        stands |= (changed_BL & active_BL & ~MASKED_BL).any()
+    return bool(outside), bool(stands)
+
+
+STEPPING = [r for r in EACH_RULE if hasattr(spec.build(r, "samplers", tiny.VOCAB), "step")]
+
+
+@pytest.mark.parametrize("given", STEPPING, ids=lambda r: r["name"])
+def test_a_step_changes_nothing_but_what_is_active_and_what_stands_only_if_the_rule_says_so(given):
+    rule = spec.build(given, "samplers", tiny.VOCAB)
+    outside, stands = meddled(rule)
+    assert not outside and (rule.rewrites or not stands)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_rule_that_writes_what_stands_is_seen(everywhere):
+    """Planted: it adds one to tokens that were revealed before, in the active set or everywhere."""
+
+    class Planted(Ancestral):
+        def step(self, key_B, output, canvas, moment, state):
+            new, state = super().step(key_B, output, canvas, moment, state)
+            stood_BL = (canvas.z_BL != MASK) & (everywhere | moment.active_BL)
+            return replace(new, z_BL=jnp.where(stood_BL, canvas.z_BL + 1, new.z_BL)), state
+
+    assert meddled(Planted()) == (everywhere, True) and meddled(Ancestral()) == (False, False)
 
 
 def test_threshold_takes_all_that_are_sure_and_always_one():
