@@ -32,7 +32,7 @@ time, and has not been measured.
                delayed   refresh 0              10.4              1.3                   0.40      0.25
                          refresh 4              16.5              5.6                   0.49      0.41
 
-    (commit 774b71c, 2 cores of an AVX-512 Xeon shared with others, Python 3.11.7; how even a round is the two columns of seconds tell)
+    (commit 774b71c, 2 cores of an AVX-512 Xeon shared with others, Python 3.11.7; the two columns of seconds tell how uneven one round is)
 
 size=tiny   600 updates of 8 × 256 tokens, about 10 minutes of an idle laptop; not run to its end
 size=small  10,000 updates of 32 × 512 tokens
