@@ -1,9 +1,11 @@
 """What approximate caches change and save: agreement with no cache and speed, against block length and refresh interval.
 
-python -m dlm.bench caches --workdir=RUN [--blocks=16,32,64] [--refresh=0,8,4,2] [--steps=0] [--length=0] [--rows=8] [--repeats=3] [--json]
+python -m dlm.bench caches --workdir=RUN [--blocks=16,32,64] [--refresh=0,8,4,2] [--steps=0] [--length=0] [--temperature=0]
+                           [--rows=8] [--repeats=3] [--json]
 
-At temperature 0, surest first (confidence=top), after the first quarter of a held-out text: the cache is all that differs. Told are the
-share of tokens that are those of no cache, the same up to the first difference of a row, and seconds as a multiple of no cache's.
+Surest first (confidence=top), after the first quarter of a held-out text: the cache is all that differs. Told are the share of tokens that
+are those of no cache, the same up to the first difference of a row, and seconds as a multiple of no cache's. A model that has learnt
+little writes one token again and again at temperature 0, with any cache: at --temperature=1 the random numbers are the same for all.
 `refresh` is the number of passes from one whole reading to the next; 0: one for each block.
 """
 
@@ -23,6 +25,7 @@ FLAGS = [
     Flag("refresh", "passes between whole readings", default="0,8,4,2"),
     Flag("steps", "passes for each block; 0: half as many as positions", default=0, type=int),
     Flag("length", "tokens of a sample; 0: as in training", default=0, type=int),
+    Flag("temperature", "of what is drawn; at 0 each token is the likeliest", default=0.0, type=float),
     Flag("rows", "samples drawn at once", default=8, type=int),
     Flag("repeats", "rounds", default=3, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),
@@ -34,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     args, _ = cli.parse(__doc__, FLAGS, argv)
     if min(args.rows, args.repeats) < 1 or min(args.length, args.steps) < 0:
         raise UserError("--rows and --repeats must be at least 1, --length and --steps not negative")
+    if not 0 <= args.temperature <= 1e6:
+        raise UserError(f"--temperature={args.temperature} must not be negative")
     found = measure(args, _numbers("blocks", args.blocks, 1), _numbers("refresh", args.refresh, 0))
     for line in table(found):
         say(line)
@@ -73,7 +78,7 @@ def measure(args, blocks: list[int], refreshes: list[int]) -> dict:
             until = float(np.cumprod(same_BL, 1).mean())
             rows.append(dict(block=block, kind=kind, refresh=refresh, agree=float(same_BL.mean()), until=until, seconds=ratio, nfe=arm.nfe))
     first = next(iter(arms.values()))
-    return dict(workdir=str(args.workdir), length=first.length, rows=args.rows, caches=rows)
+    return dict(workdir=str(args.workdir), length=first.length, rows=args.rows, temperature=args.temperature, caches=rows)
 
 
 class _Arm:
@@ -85,7 +90,7 @@ class _Arm:
 
         rule = spec.build(dict(name="confident", confidence="top"), "samplers")
         steps = args.steps or max(block // 2, 1)
-        self.sampler = Sampler(rule, steps=steps, block=block, temperature=0.0, cache=Cache(kind, refresh))
+        self.sampler = Sampler(rule, steps=steps, block=block, temperature=args.temperature, cache=Cache(kind, refresh))
         self.experiment, self.params, self.rows = experiment, params, args.rows
         self.length = args.length or experiment.run.data.length
         self.begin, self.ids, self.nfe = self.length // 4, None, 0
@@ -136,7 +141,7 @@ class _Arm:
 def table(found: dict) -> list[str]:
     """The numbers for people."""
     lines = [
-        f"\n{found['workdir']}: {found['rows']} samples of {found['length']} tokens at once, temperature 0",
+        f"\n{found['workdir']}: {found['rows']} samples of {found['length']} tokens at once, temperature {found['temperature']:g}",
         "  block  cache     refresh    tokens as without   up to the first other   seconds as a share   passes",
     ]
     for row in found["caches"]:

@@ -56,7 +56,16 @@ def test_caches_are_compared_with_none(runs, capsys):
     rows = json.loads(out)["caches"]
     assert [(r["kind"], r["refresh"]) for r in rows] == [(k, n) for k in caches.KINDS for n in (0, 1)]
     assert all(r["agree"] == r["until"] == 1 for r in rows if r["refresh"] == 1) and all(0 <= r["until"] <= r["agree"] <= 1 for r in rows)
-    assert "as without" in err
-    for flag, words in (("--blocks=8,x", "whole numbers"), ("--refresh=-1", "whole numbers"), ("--rows=10000", "held-out texts")):
+    assert "as without" in err and "temperature 0" in err
+    bench.main(["caches", f"--workdir={runs['masked']}", *flags, "--temperature=1"])
+    warm = json.loads(capsys.readouterr().out)
+    assert warm["temperature"] == 1 and min(r["agree"] for r in warm["caches"]) < min(r["agree"] for r in rows)
+    assert all(r["agree"] == 1 for r in warm["caches"] if r["refresh"] == 1), "the same random numbers with every cache"
+    for flag, words in (
+        ("--blocks=8,x", "whole numbers"),
+        ("--refresh=-1", "whole numbers"),
+        ("--rows=10000", "held-out texts"),
+        ("--temperature=-1", "not be neg"),
+    ):
         with pytest.raises(UserError, match=words):
             bench.main(["caches", f"--workdir={runs['masked']}", flag])
