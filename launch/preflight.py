@@ -29,6 +29,7 @@ FLAGS = [
     Flag("skew", "seconds that the clocks of two processes may be apart", default=2.0, type=float),
     Flag("timeout", "seconds after which a check counts as hung", default=120.0, type=float),
     Flag("platform", "platform that JAX must use, such as cpu, cuda, tpu or npu", default=""),
+    Flag("plugin", "PJRT plugin that brings the platform", default=""),
     Flag("json", "print one JSON object on stdout at the end", type=bool),
 ]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -94,7 +95,7 @@ def clocks(facts: list[dict], allowed: float) -> Check:
     return Check("clocks", f"{skew:.2f} s apart at most" + (f" (processes {apart[0]} and {apart[1]})" if remedy else ""), remedy)
 
 
-def total() -> int:
+def total(platform: str = "", plugin: str = "") -> int:
     """Σ (i + 1) over all devices, each of which holds its own term."""
     import jax
     import numpy as np
@@ -102,22 +103,23 @@ def total() -> int:
 
     from dlm.run import mesh
 
-    everywhere = mesh.make(mesh.Mesh())
+    everywhere = mesh.make(mesh.Mesh(platform=platform, plugin=plugin))
     count = everywhere.size
     sharding = NamedSharding(everywhere, PartitionSpec("data"))
     terms = jax.make_array_from_callback((count,), sharding, lambda index: np.arange(1, count + 1, dtype=np.int32)[index])
     return int(jax.jit(lambda x: x.sum(), out_shardings=NamedSharding(everywhere, PartitionSpec()))(terms))
 
 
-def joined(platform_name: str) -> tuple[int, str]:
+def joined(name: str, plugin: str = "") -> tuple[int, str]:
     """Joins the other processes; how many devices this one has, and of what kind."""
-    import jax
+    from dlm.run import platform as chosen
 
     try:
-        if platform_name:
-            jax.config.update("jax_platforms", platform_name)
-        hosts.join(say)
-        here = jax.local_devices()
+        hosts.join(say, lambda: chosen.devices(name, plugin))
+        found = chosen.devices(name, plugin)
+        here = [device for device in found if device.process_index == found[0].client.process_index()]
+    except UserError as error:
+        raise UserError(f"devices: {error}") from None
     except RuntimeError as error:
         raise UserError(f"devices: {str(error).splitlines()[0]}; look at the driver, JAX's plugin and JAX_PLATFORMS") from None
     return len(here), f"{here[0].platform} {here[0].device_kind}"
@@ -147,14 +149,14 @@ def seen(workdir: Path) -> tuple[str, float, bool]:
 def look(args, begin: Callable[[str], None]) -> list[Check]:
     """All checks, the same in every process; `begin` hears what is waited for."""
     begin("devices")
-    count, kind = joined(args.platform)
+    count, kind = joined(args.platform, args.plugin)
     installed = dict(python=platform.python_version()) | {name: metadata.version(name) for name in PACKAGES}
     facts = hosts.gathered(dict(host=socket.gethostname(), versions=installed, devices=count, kind=kind))
     checks = [versions(facts), devices(facts, args.devices)]
     if any(check.remedy for check in checks):  # a sum would hang, or fail with less to say
         return checks
     begin("all-reduce")
-    sums = hosts.gathered(dict(sum=total()))
+    sums = hosts.gathered(dict(sum=total(args.platform, args.plugin)))
     begin("disk")
     folder, free, found = seen(Path(args.workdir))
     places = hosts.gathered(dict(folder=folder, free=free, shared=found))

@@ -82,13 +82,13 @@ def test_what_is_wrong_is_named_in_the_last_line(flag, tmp_path, capsys):
 
 
 def test_a_broken_sum_is_seen(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(preflight, "total", lambda: 9)
+    monkeypatch.setattr(preflight, "total", lambda platform, plugin: 9)
     code, _, err = run(capsys, f"--workdir={tmp_path}")
     assert code == 2 and "error: all-reduce: 9 in process 0, not 10; " in err
 
 
 def test_a_backend_that_does_not_start_is_one_line(monkeypatch):
-    def join(say):
+    def join(say, devices):
         raise RuntimeError("Unable to initialize backend 'npu': no library\nmore")
 
     monkeypatch.setattr(hosts, "join", join)
