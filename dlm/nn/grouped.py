@@ -44,9 +44,12 @@ def act(kind: str, up, gate):
 
 
 def _block(rows: int, experts: int) -> int:
-    """Rows of a block: a quarter of an even load, so that little is computed in vain, but enough to keep a matrix unit busy."""
+    """Rows of a block: most experts' whole load where that is small, since a block costs a look at the weights; of a large one a quarter,
+    so that little is computed in vain."""
     even = max(rows // experts, 1)
-    return min(max(_power(even / 4), min(64, _power(2 * even + 8))), 512)
+    if even > 256:
+        return min(_power(even / 4), 512)
+    return max(8 * math.ceil(1.25 * even / 8), 8)
 
 
 def _power(n: float) -> int:
@@ -109,7 +112,7 @@ def _over(sizes_E, B: int, carry, body):
             def one(i, carry):
                 return body(start_E[e] + i * B, (jnp.arange(B) < sizes_E[e] - i * B)[:, None], carry)
 
-            return jax.lax.fori_loop(0, -(-sizes_E[e] // B), one, carry)
+            return jax.lax.fori_loop(1, -(-sizes_E[e] // B), one, one(0, carry))  # the first makes what the others add to
 
         return body(e, carry, blocks)
 
@@ -169,11 +172,10 @@ def _blocks_bwd(kind, B, residual, dy_RD):
             dh = back((dy_BD @ w["down_EFD"].T).astype(h_BF.dtype))
             dx_BD = sum(d @ w[name].T for name, d in zip(names, dh, strict=True))
             new = {"down_EFD": _outer(h_BF, dy_BD)} | {name: _outer(x_BD, d) for name, d in zip(names, dh, strict=True)}
-            return _put(dx_PD, dx_BD, start), jax.tree.map(jnp.add, dw, new)
+            return _put(dx_PD, dx_BD, start), new if dw is None else jax.tree.map(jnp.add, dw, new)
 
         dx_PD, dw_EDF = carry
-        zero = {name: jnp.zeros(v.shape[1:], jnp.float32) for name, v in weights.items()}
-        dx_PD, dw = blocks((dx_PD, zero), block)
+        dx_PD, dw = blocks((dx_PD, None), block)
         return dx_PD, {name: dw_EDF[name].at[e].set(dw[name].astype(dw_EDF[name].dtype)) for name in dw}
 
     dx_PD, dw_EDF = _over(sizes_E, B, (jnp.zeros_like(x_PD), jax.tree.map(jnp.zeros_like, weights)), expert)
