@@ -13,7 +13,7 @@ output starts at the scale of one FFN by a learned factor for each expert. A gro
     objective=block    block diffusion, blocks of 16 (BD3-LM)       size=base   1,000,000 updates of 512 × 1,024, accelerators
 
     python -m dlm.train --config=configs/moge.py:size=tiny,objective=block --workdir=runs/moge
-    python -m dlm.train --config=configs/moge.py --workdir=runs/topk --config.nn.experts.router.name=nn.routers.topk
+    python -m dlm.train --config=configs/moge.py --workdir=runs/topk --config.nn.experts.router='{"name": "nn.routers.topk"}'
 """
 
 from ml_collections import ConfigDict

@@ -220,8 +220,8 @@ def unsaved(tmp_path, **changes):
     return "went on"
 
 
-def schedule(**changes):
-    return [float(optim.rate(optim.Optim(warmup=2), spec.Run(**dict(steps=8) | changes).steps)(s)) for s in range(8)]
+def schedule(corpus, **changes):
+    return [float(optim.rate(optim.Optim(warmup=2), spec.run(tiny.recipe(corpus, **changes)).steps)(s)) for s in range(8)]
 
 
 def evaluators(corpus, **changes):

@@ -123,14 +123,13 @@ class _Arm:
     def _generate(self):
         import jax
 
-        from dlm.nn import transformer
         from dlm.run import keys
         from dlm.samplers import loop
 
         experiment, objective, kind = self.experiment, self.experiment.objective, self.sampler.cache.kind
 
         def run(params, canvas):
-            memory = transformer.memory(experiment.model, self.rows, self.length) if kind != "none" else None
+            memory = experiment.memory(self.rows, self.length) if kind != "none" else None
             key_B = keys.per_sample(keys.root(0), jax.numpy.arange(self.rows))
             denoise = functools.partial(experiment.denoise, params)
             return loop.generate(denoise, self.sampler, objective.process, objective.mask, canvas, key_B, memory=memory)

@@ -67,12 +67,12 @@ def exported(run: spec.Run, platform: str) -> dict:
     """{update, sampler: the exported program} of a run, on a mesh of imagined devices."""
     import jax
 
-    from dlm.run import keys, mesh
+    from dlm.run import axes, keys, mesh
     from dlm.run.assemble import Experiment, Unread
     from dlm.run.contracts import Canvas
 
     experiment = Experiment(run, Unread(run.nn.vocab), on=mesh.imagined(run.mesh))
-    state, rows = experiment.abstract_state(), max(ROWS, experiment.shares)
+    state, rows = experiment.abstract_state(), max(ROWS, axes.shards(experiment.mesh.shape))
     canvas = [mesh.abstract(experiment.mesh, (rows, run.data.length), kind) for kind in ("int32", "float32", "bool")]
     key_B = jax.eval_shape(lambda: keys.per_sample(keys.root(0), jax.numpy.arange(rows)))
     sampler = experiment.generator(state.averaged, run.sampler)

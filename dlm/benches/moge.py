@@ -146,15 +146,14 @@ def costs(args, settings) -> dict:
     """{forward, both: temporaries, bytes sent by kind} of a layer on one expert-parallel group of devices."""
     import jax
     import jax.numpy as jnp
-    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+    from jax.sharding import NamedSharding, PartitionSpec
 
-    from dlm.run import axes, compiled
-    from dlm.run.mesh import state_shardings
+    from dlm.run import axes, compiled, mesh
 
-    mesh = jax.make_mesh((1, 1, 1, args.devices), axes.MESH, axis_types=(AxisType.Auto,) * 4, devices=jax.devices()[: args.devices])
-    apply, params, x_BLD = _layer(args, settings, mesh)
-    rows = NamedSharding(mesh, PartitionSpec(axes.BATCH))
-    shardings = state_shardings(mesh, params), rows
+    devices = mesh.make(mesh.Mesh(data=1, expert=args.devices))
+    apply, params, x_BLD = _layer(args, settings, devices)
+    rows = NamedSharding(devices, PartitionSpec(axes.BATCH))
+    shardings = mesh.state_shardings(devices, params), rows
     ways = dict(forward=jax.jit(apply, in_shardings=shardings, out_shardings=rows))
     ways["both"] = jax.jit(jax.grad(lambda p, x: jnp.sum(jnp.sin(apply(p, x))), (0, 1)), in_shardings=shardings, out_shardings=shardings)
     found = {}

@@ -163,7 +163,6 @@ class _Arm:
         import jax
         import jax.numpy as jnp
 
-        from dlm.nn import transformer
         from dlm.noise.mask import MaskNoise
         from dlm.run.contracts import Canvas
         from dlm.samplers import generate, loop, reading
@@ -175,7 +174,7 @@ class _Arm:
         def run(params, key_B):
             z_BL = jnp.full((B, L), process.vocab.mask, jnp.int32)
             canvas = Canvas(z_BL, jnp.ones((B, L)), jnp.zeros((B, L), bool))
-            memory = transformer.memory(experiment.model, B, L) if reading.kind(sampler, mask) != "none" else None
+            memory = experiment.memory(B, L) if reading.kind(sampler, mask) != "none" else None
             return loop.generate(functools.partial(experiment.denoise, params), sampler, process, mask, canvas, key_B, memory=memory)
 
         return jax.jit(run)

@@ -94,7 +94,7 @@ class _Layer:
         if self.mesh is None:
             return self.on_device(x_BLD, valid_BL, ratio_BL, *given)
         B, L, D = x_BLD.shape
-        shards = math.prod(self.mesh.shape[a] for a in axes.BATCH)
+        shards = axes.shards(self.mesh.shape)
         rows = (x_BLD, valid_BL, ratio_BL)
         if B % shards:  # a few rows on many devices: by tokens, unless they compete within their row
             flat = rows if self.config.router.competing == "row" else tuple(a.reshape(1, B * L, *a.shape[2:]).swapaxes(0, 1) for a in rows)
@@ -183,7 +183,7 @@ class _Layer:
         if ep > 1:
             x_ECD = jax.lax.all_to_all(x_ECD, "expert", 0, 1, tiled=True)
         h_ECF = {n: jnp.einsum("ECD,EDF->ECF", x_ECD, matrices[n]) for n in ("up_EDF", "gate_EDF") if n in matrices}
-        y_ECD = jnp.einsum("ECF,EFD->ECD", grouped.act(self.kind, h_ECF["up_EDF"], h_ECF.get("gate_EDF")), matrices["down_EFD"])
+        y_ECD = jnp.einsum("ECF,EFD->ECD", ffn.act(self.kind, h_ECF["up_EDF"], h_ECF.get("gate_EDF")), matrices["down_EFD"])
         return y_ECD if ep == 1 else jax.lax.all_to_all(y_ECD, "expert", 1, 0, tiled=True)
 
     # ------------------------------------------------------------------------------------------------ losses and figures

@@ -16,11 +16,13 @@ class FeedForward(nn.Module):
     def __call__(self, x_BLD):
         D, F, dtype = self.width, self.config.width, x_BLD.dtype
         inward, outward = nn.initializers.normal(D**-0.5), nn.initializers.normal((2 * self.layers * F) ** -0.5)
-        h_BLF = jnp.einsum("BLD,DF->BLF", x_BLD, self.param("up_DF", inward, (D, F)).astype(dtype))
-        if self.config.kind == "swiglu":
-            h_BLF *= jax.nn.silu(jnp.einsum("BLD,DF->BLF", x_BLD, self.param("gate_DF", inward, (D, F)).astype(dtype)))
-        elif self.config.kind == "gelu":
-            h_BLF = jax.nn.gelu(h_BLF)
-        else:
-            h_BLF = jnp.square(jax.nn.relu(h_BLF))
-        return jnp.einsum("BLF,FD->BLD", h_BLF, self.param("down_FD", outward, (F, D)).astype(dtype))
+        names = ("up_DF", "gate_DF") if self.config.kind == "swiglu" else ("up_DF",)
+        h = (jnp.einsum("BLD,DF->BLF", x_BLD, self.param(name, inward, (D, F)).astype(dtype)) for name in names)
+        return jnp.einsum("BLF,FD->BLD", act(self.config.kind, *h), self.param("down_FD", outward, (F, D)).astype(dtype))
+
+
+def act(kind: str, up, gate=None):
+    """The nonlinearity between the matrices; `gate` where the kind has one."""
+    if kind == "swiglu":
+        return up * jax.nn.silu(gate)
+    return jax.nn.gelu(up) if kind == "gelu" else jnp.square(jax.nn.relu(up))

@@ -5,7 +5,7 @@ blocks    └─ B ─┘└─ B ─┘                    expert e: two blocks
                     └─ B ─┘└─ B ─┘└─ B ─┘   writes again afterwards: nothing is padded, nothing is copied
 
 loop      every expert reads every row: the reference
-blocks    blocks of B rows, one expert after the other, with a gradient of its own: work for Σ ⌈size/B⌉ blocks on every platform
+blocks    blocks of B rows, one expert after the other, with a gradient of its own: work for Σ max(⌈size/B⌉, 1) blocks on every platform
 ragged    `jax.lax.ragged_dot`: native on GPU and TPU, E times the work elsewhere
 tokamax   tokamax.ragged_dot, whose kernels are the fastest where it has some
 """
@@ -17,9 +17,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from dlm.nn.ffn import act
 from dlm.run.spec import UserError
-
-BACKENDS = ("loop", "blocks", "ragged", "tokamax")
 
 
 def apply(x_RD, sizes_E, weights: dict, *, kind: str, backend: str = "blocks", block: int = 0) -> jax.Array:
@@ -36,13 +35,6 @@ def check(backend: str) -> None:
         raise UserError("config.nn.experts.backend='tokamax' needs the package tokamax: pip install tokamax, or choose 'blocks'")
 
 
-def act(kind: str, up, gate):
-    """The nonlinearity between the matrices, as in `nn.ffn`."""
-    if kind == "swiglu":
-        return up * jax.nn.silu(gate)
-    return jax.nn.gelu(up) if kind == "gelu" else jnp.square(jax.nn.relu(up))
-
-
 def _block(rows: int, experts: int) -> int:
     """Rows of a block: most experts' whole load where that is small, since a block costs a look at the weights; of a large one a quarter,
     so that little is computed in vain."""
@@ -57,13 +49,8 @@ def _power(n: float) -> int:
     return 1 << math.ceil(math.log2(max(n, 1)))
 
 
-def _expert_R(sizes_E, rows: int):
-    """The expert of each row; E after the last one's rows."""
-    return jnp.searchsorted(jnp.cumsum(sizes_E), jnp.arange(rows), side="right")
-
-
 def _loop(kind, x_RD, sizes_E, weights):
-    expert_R = _expert_R(sizes_E, len(x_RD))
+    expert_R = jnp.searchsorted(jnp.cumsum(sizes_E), jnp.arange(len(x_RD)), side="right")  # E after the last one's rows
 
     def add(y_RD, given):
         e, w = given
@@ -168,7 +155,7 @@ def _blocks_bwd(kind, B, residual, dy_RD):
         def block(start, live_B1, carry):
             dx_PD, dw = carry
             x_BD, dy_BD = _cut(x_PD, start, B), jnp.where(live_B1, _cut(dy_PD, start, B), 0)
-            h_BF, back = jax.vjp(lambda *h: act(kind, *(h + (None,))[:2]), *(_cut(inner[name], start, B) for name in names))
+            h_BF, back = jax.vjp(partial(act, kind), *(_cut(inner[name], start, B) for name in names))
             dh = back((dy_BD @ w["down_EFD"].T).astype(h_BF.dtype))
             dx_BD = sum(d @ w[name].T for name, d in zip(names, dh, strict=True))
             new = {"down_EFD": _outer(h_BF, dy_BD)} | {name: _outer(x_BD, d) for name, d in zip(names, dh, strict=True)}

@@ -13,7 +13,7 @@ import numpy as np
 from dlm.nn import grouped, routing, transformer
 from dlm.noise import times
 from dlm.noise.mask import MaskNoise
-from dlm.run import checkpoint, cli, keys, mesh, optim, rundir, spec, state
+from dlm.run import axes, checkpoint, cli, keys, mesh, optim, rundir, spec, state
 from dlm.run.contracts import Batch
 from dlm.run.preempt import Preempted
 from dlm.run.spec import UserError
@@ -33,15 +33,11 @@ class Experiment:
         self.optimizer = optim.transformation(run.optim, run.steps)
         self.root = keys.root(run.seed)
         self._generators: dict = {}
-        rows, parts, shares = run.data.batch, run.optim.microbatches, self.shares
+        rows, parts, shares = run.data.batch, run.optim.microbatches, axes.shards(self.mesh.shape)
         if rows % (parts * shares):
             raise UserError(
                 f"config.data.batch={rows} must be a multiple of optim.microbatches={parts} × {shares} device(s) on the data axes"
             )
-
-    @property
-    def shares(self) -> int:
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.mesh.shape["expert"]
 
     def denoise(self, params, canvas, **kwargs):
         return transformer.denoiser(self.model, params)(replace(canvas, z_BL=mesh.spread(self.mesh, canvas.z_BL)), **kwargs)

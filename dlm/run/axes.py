@@ -4,6 +4,7 @@ A parameter is named with its axes, `q_DHK`; this one table then shards paramete
 decayed. A scan over layers stacks parameters along a leading N that the name does not carry.
 """
 
+import math
 from typing import NamedTuple
 
 MESH = ("data", "fsdp", "tensor", "expert")
@@ -31,6 +32,11 @@ TABLE = {
     "W": Axis("width of the time embedding and of a head", None, False),
     "A": Axis("angles of the time features", None, False),
 }
+
+
+def shards(sizes) -> int:
+    """Into how many parts a mesh of these axis sizes splits a batch."""
+    return math.prod(sizes[axis] for axis in BATCH)
 
 
 def suffix(name: str) -> str:

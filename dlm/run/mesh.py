@@ -1,6 +1,5 @@
 """The device mesh: `data × fsdp × tensor × expert`; where each parameter and each batch lies."""
 
-import math
 from dataclasses import dataclass
 
 import jax
@@ -80,7 +79,7 @@ def state_shardings(mesh: jax.sharding.Mesh, abstract):
 
 def _shares(mesh: jax.sharding.Mesh, rows: int) -> tuple[str, ...] | None:
     """The axes that split so many rows; None where they do not."""
-    return axes.BATCH if rows % math.prod(mesh.shape[a] for a in axes.BATCH) == 0 else None
+    return axes.BATCH if rows % axes.shards(mesh.shape) == 0 else None
 
 
 def spread(mesh: jax.sharding.Mesh, tree):

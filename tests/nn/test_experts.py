@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from dlm.nn import experts, grouped, routing
+from dlm.nn import experts, ffn, grouped, routing
 from dlm.nn.config import Experts
 from dlm.nn.routers import Balance, largest
 from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.limited import Limited
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.routers.topk import TopK
-from dlm.run import axes
+from dlm.run import mesh as run_mesh
 from tests import tiny
 
 B, L, D, F = 4, 6, 8, 12
@@ -74,7 +73,7 @@ def plain(name, params, x_BLD, valid_BL, picked_TK, kind="swiglu"):
         scores_TE /= scores_TE.sum(1, keepdims=True)
     scale_E = params["scale_GX"].reshape(-1) if "scale_GX" in params else jnp.ones(number)
     inner = [jnp.einsum("TD,EDF->TEF", x_TD, params[n]) for n in ("up_EDF", "gate_EDF") if n in params]
-    y_TED = jnp.einsum("TEF,EFD->TED", grouped.act(kind, *(inner + [None])[:2]), params["down_EFD"])
+    y_TED = jnp.einsum("TEF,EFD->TED", ffn.act(kind, *inner), params["down_EFD"])
     return (jnp.einsum("TE,TED->TD", scores_TE * scale_E, y_TED) * valid_BL.reshape(-1, 1)).reshape(x_BLD.shape)
 
 
@@ -123,9 +122,8 @@ def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
 # --------------------------------------------------------------------------------------------------------------- meshes
 
 
-def mesh(data=1, fsdp=1, tensor=1, expert=1):
-    sizes = (data, fsdp, tensor, expert)
-    return jax.make_mesh(sizes, axes.MESH, axis_types=(AxisType.Auto,) * 4, devices=jax.devices()[: int(np.prod(sizes))])
+def mesh(data=1, **sizes):
+    return run_mesh.make(run_mesh.Mesh(data=data, **sizes))
 
 
 @pytest.mark.parametrize("sizes", [dict(expert=4), dict(expert=2, tensor=2), dict(data=2, expert=2), dict(fsdp=2, tensor=2)], ids=str)
