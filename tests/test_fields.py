@@ -299,7 +299,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Every.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
     "Every.keep": (kept, 1, {}),
     "Every.unsaved": (unsaved, "go_on", {}),
-    "Run.steps": (schedule, 4, {}),
+    "Run.steps": (schedule, 5, {}),
     "Run.seed": (stream, 1, {}),
     "Run.text": (stream, dict(name="bpe", size=280), {}),
     "Run.evals": (evaluators, dict(compression={}), {}),
