@@ -1,5 +1,7 @@
 """No field is idle: another value of any field of any config changes a loss, a sample, an update, a batch, a score or a file.
 
+Of a loss and of a sample the program is compared, without what its result does not need; what it computes is told by the laws.
+
 The dataclasses are found by walking from `spec.Run`, so a new field fails here until a row says what it changes.
 """
 
@@ -75,12 +77,11 @@ ALL = [  # a section's own fields have the rows
 
 
 def network(**changes):
-    """The masked loss of a fixed batch under parameters with nothing at zero."""
+    """The masked loss of a batch."""
     config = tiny.model_config(**changes)
     objective = spec.build("masked", "objectives", tiny.VOCAB)
-    params = tiny.random_params(config)
-    batch = tiny.batch(tiny.tokens(2, 6))
-    return jax.jit(lambda p: objective.loss(tiny.denoiser(config, p), batch, jax.random.key(0)).nats_sum)(params)
+    params, batch = tiny.shapes(config), tiny.batch(tiny.tokens(2, 6))
+    return tiny.program(lambda p, key: objective.loss(tiny.denoiser(config, p), batch, key).nats_sum, params, jax.random.key(0))
 
 
 def judged_by(**changes):
@@ -370,6 +371,13 @@ FIELD = {
 def published(folder):
     spec.build(dict(name="bpe", size=270), "text").fit(["some other text, some other merges, some other tokens"] * 9).save(folder)
     return str(folder / "tokenizer.json")
+
+
+def test_a_program_is_the_same_when_asked_for_again_and_holds_nothing_idle():
+    assert same(network(), network())
+    x, y = jnp.arange(3.0), jnp.arange(3.0) + 1
+    assert same(tiny.program(lambda a: (a * x, a * y)[0], x), tiny.program(lambda a: a * x, x))
+    assert not same(tiny.program(lambda a: a * x, x), tiny.program(lambda a: a * y, x))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ The same few shapes everywhere, so that few programs compile.
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 
 from dlm.nn import transformer
 from dlm.nn.config import FFN, Attention, Compute, ModelConfig
@@ -74,6 +76,16 @@ def identical(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def program(function, *given):
+    """What is computed, down to its constants, without what its result does not need: cheaper to compare than to run."""
+    closed = jax.make_jaxpr(function)(*given)
+    needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    read = {id(v) for equation in needed.eqns for v in equation.invars}
+    constants = [(v, np.asarray(c)) for v, c in zip(closed.jaxpr.constvars, closed.consts, strict=True) if id(v) in read]
+    text = str(needed.replace(constvars=[v for v, _ in constants]))
+    return re.sub("0x[0-9a-f]+", "", text), [c for _, c in constants]
 
 
 def write_corpus(path):

@@ -15,7 +15,7 @@ def objective(**changes):
     """The loss of a denoiser that looks at its neighbours."""
     made = spec.build(dict(name="masked") | changes, "objectives", tiny.VOCAB)
     batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
-    return made.loss(sampler_tests.neighbours, batch, jax.random.key(0)).nats_sum
+    return tiny.program(lambda key: made.loss(sampler_tests.neighbours, batch, key).nats_sum, jax.random.key(0))
 
 
 def blocks(**changes):
@@ -23,7 +23,7 @@ def blocks(**changes):
     made = spec.build(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
     batch = tiny.batch(tiny.tokens(8, 6))
     batch = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((8, 1), 0.1)))
-    return made.loss(tiny.denoiser(tiny.model_config()), batch, jax.random.key(0)).nats_sum
+    return tiny.program(lambda key: made.loss(tiny.denoiser(tiny.model_config()), batch, key).nats_sum, jax.random.key(0))
 
 
 def kin(name):
@@ -34,7 +34,7 @@ def kin(name):
         batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
         fields = dict(marked_BL=batch.tokens_BL % 2, cost_BT=jnp.arange(32.0)[None] + jnp.ones((4, 1)))
         batch = dataclasses.replace(batch, fields=fields)
-        return made.loss(sampler_tests.neighbours, batch, jax.random.key(0)).nats_sum
+        return tiny.program(lambda key: made.loss(sampler_tests.neighbours, batch, key).nats_sum, jax.random.key(0))
 
     probe.__name__ = name
     return probe
@@ -69,5 +69,5 @@ def hybrid(**changes):
 def dropped(**changes):
     """The loss of an autoregressive model with a layer that predicts from further back."""
     made, config = spec.build(dict(name="ar", **changes), "objectives", tiny.VOCAB), tiny.model_config(ahead=1)
-    batch, params = tiny.batch(tiny.tokens(2, 6)), tiny.random_params(config)
-    return float(jax.jit(lambda p: made.loss(tiny.denoiser(config, p), batch, jax.random.key(0)).nats_sum)(params))
+    batch, params = tiny.batch(tiny.tokens(2, 6)), tiny.shapes(config)
+    return tiny.program(lambda p, key: made.loss(tiny.denoiser(config, p), batch, key).nats_sum, params, jax.random.key(0))

@@ -23,19 +23,17 @@ _MADE: dict = {}
 
 
 def routed(router, over=None, **changes):
-    """Outputs of a layer, its parameters' shapes, and the gradient of its router under no other loss."""
+    """A layer, its figures and the gradient of its parameters."""
     settings = dataclasses.replace(SOME, number=8, router=router, **changes)
     layer = experts.Experts(settings, "swiglu", 8, 2, over)
-    rng = np.random.default_rng(0)
-    x_BLD, valid_BL, ratio_B = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32), jnp.ones((2, 5), bool), jnp.array([0.1, 0.9])
-    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), x_BLD, valid_BL, ratio_B))
-    params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), shapes)
+    given = jnp.zeros((2, 5, 8)), jnp.ones((2, 5), bool), jnp.zeros(2)
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), *given))
 
-    def loss(params):
-        y_BLD, told = layer.apply(params, x_BLD, valid_BL, ratio_B)
+    def loss(params, *given):
+        y_BLD, told = layer.apply(params, *given)
         return 1e-3 * y_BLD.sum(), (y_BLD, told)
 
-    return jax.jit(jax.grad(loss, has_aux=True))(params)
+    return tiny.program(jax.grad(loss, has_aux=True), params, *given)
 
 
 def router_of(kind):

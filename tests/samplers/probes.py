@@ -3,11 +3,10 @@
 from dataclasses import replace
 from functools import partial
 
-import jax
-
 from dlm.run import spec
 from dlm.samplers import loop
 from dlm.samplers.config import Cache, Sampler
+from tests import tiny
 from tests.samplers import test_loop as loops
 from tests.samplers import test_reading as reading
 from tests.samplers import test_speculative as speculating
@@ -19,8 +18,12 @@ def sample(**changes):
     if "remask" in changes:
         built["remask"] = spec.build(changes.pop("remask"), "samplers.remask")
     run = partial(loop.generate, loops.neighbours, Sampler(**built | changes), loops.PROCESS, loops.Mask())
-    done = jax.jit(run)(loops.template({3: 7}), loops.KEY_B)
-    return done.canvas.z_BL, done.nfe
+
+    def drawn(canvas, key_B):
+        done = run(canvas, key_B)
+        return done.canvas.z_BL, done.nfe
+
+    return tiny.program(drawn, loops.template({3: 7}), loops.KEY_B)
 
 
 def rule(name, **given):
@@ -44,10 +47,10 @@ def remask(name, **given):
 
 
 def speculative(**changes):
-    """How sure the verifier was of what was drawn, in an order."""
+    """What is drawn and verified, in an order."""
     mask = loops.Mask("block", size=1, order="any")
     one = Sampler(spec.build(dict(name="speculative") | changes, "samplers"), block=4, steps=2)
-    return speculating.run(one, mask, cached=False).logprob_BL
+    return tiny.program(speculating.drawing(one, mask, cached=False), reading.canvas(), reading.KEY_B)
 
 
 def second(**changes):
@@ -57,10 +60,10 @@ def second(**changes):
 
 
 def cached(**changes):
-    """How sure the network was of what was drawn, with a cache."""
+    """What is drawn with a cache."""
     kept = replace(Cache("dual", 0), **changes)
     one = replace(reading.sampler(steps=4, rule=dict(name="confident", confidence="top"), temperature=0.0), cache=kept)
-    return reading.run(one)[0].logprob_BL
+    return tiny.program(reading.drawing(one), reading.canvas(), reading.KEY_B)
 
 
 def cached_as(cache=Cache("dual")):
