@@ -1,5 +1,6 @@
 """The whole suite runs on four virtual CPU devices; what was compiled is kept, so that a second run is quick."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -38,3 +39,22 @@ def corpus(tmp_path_factory):
     from tests import tiny
 
     return tiny.write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt")
+
+
+@pytest.fixture(scope="session")
+def trained(corpus, tmp_path_factory):
+    """trained(name): the directory of a masked, autoregressive or block run of two updates, made when it is first asked for."""
+    from dlm import train
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("trained")
+    kinds = dict(masked={}, ar=tiny.AR, block=dict(objective=dict(name="block", size=8)))
+
+    @functools.cache
+    def run(name: str) -> Path:
+        recipe = tiny.recipe(corpus, steps=2, every=dict(log=1), **kinds[name])
+        (folder / f"{name}.py").write_text(f"def get_config(arg=None):\n    return {recipe!r}\n", encoding="utf-8")
+        train.main([f"--config={folder / name}.py", f"--workdir={folder / name}"])
+        return folder / name
+
+    return run

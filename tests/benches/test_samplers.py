@@ -6,13 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from dlm import bench, train
+from dlm import bench
 from dlm.benches import samplers
 from dlm.nn.masks import Mask
 from dlm.oracle import scenes
 from dlm.run.assemble import Subject
 from dlm.run.spec import UserError
-from tests import tiny
 from tests.laws import worlds as w
 
 
@@ -81,16 +80,12 @@ def test_a_measure_that_no_rule_has_is_not_told():
 
 
 @pytest.mark.slow
-def test_a_run_is_judged_with_variety_likelihood_and_costs(corpus, tmp_path, capsys, monkeypatch):
-    drawn, draw = [], Subject.draw
+def test_a_run_is_judged_with_variety_likelihood_and_costs(trained, tmp_path, capsys, monkeypatch):
+    drawn, draw, _ = [], Subject.draw, (trained("masked"), trained("ar"))
     monkeypatch.setattr(Subject, "draw", lambda self, num: drawn.append(num) or draw(self, num))
-    for name, more in dict(masked={}, ar=dict(objective=dict(name="objectives.ar"), sampler=dict(steps=1, block=1))).items():
-        recipe = tiny.recipe(corpus, steps=1, nn__layers=1, every=dict(log=1)) | more
-        (tmp_path / f"{name}.py").write_text(f"def get_config(arg=None):\n    return {recipe!r}\n")
-        train.main([f"--config={tmp_path / name}.py", f"--workdir={tmp_path / name}"])
     capsys.readouterr()
-    words = ["samplers", "--worlds=", f"--workdir={tmp_path / 'masked'}", "--steps=3", f"--out={tmp_path / 'out'}", "--json"]
-    bench.main([*words, "--samples=4", f"--judge={tmp_path / 'ar'}", "--rules=ancestral,confident:confidence=top,ancestral+prism"])
+    words = ["samplers", "--worlds=", f"--workdir={trained('masked')}", "--steps=3", f"--out={tmp_path / 'out'}", "--json"]
+    bench.main([*words, "--samples=4", f"--judge={trained('ar')}", "--rules=ancestral,confident:confidence=top,ancestral+prism"])
     found = json.loads(capsys.readouterr().out)
     chance, sure = found["rows"]
     assert [o["rule"] for o in found["left_out"]] == ["ancestral+prism"] and "nn.heads" in found["left_out"][0]["reason"]
@@ -100,7 +95,7 @@ def test_a_run_is_judged_with_variety_likelihood_and_costs(corpus, tmp_path, cap
         assert {"entropy", "distinct_1", "distinct_2", "gen_bits_per_byte_se"} <= set(row)
     assert drawn == [4, 4, 4, 4, 4], "once more where the first call compiled, but for the rule that is refused at once"
     drawn.clear()
-    bench.main([*words, "--samples=17", f"--judge={tmp_path / 'ar'}", "--rules=ancestral"])
+    bench.main([*words, "--samples=17", f"--judge={trained('ar')}", "--rules=ancestral"])
     assert drawn == [17] and json.loads(capsys.readouterr().out)["rows"][0]["tokens_per_s"] > 0
     with pytest.raises(UserError, match="is no autoregressive run"):
-        bench.main([*words, f"--judge={tmp_path / 'masked'}"])
+        bench.main([*words, f"--judge={trained('masked')}"])

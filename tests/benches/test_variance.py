@@ -7,25 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from dlm import bench, train
+from dlm import bench
 from dlm.benches import variance
 from dlm.run import cli
 from dlm.run.assemble import reopen
-from tests import tiny
-
-
-@pytest.fixture(scope="module")
-def run(corpus, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("variance")
-    (folder / "r.py").write_text(
-        f"def get_config(arg=None):\n    return {tiny.recipe(corpus, steps=1, nn__layers=1, every=dict(log=1))!r}\n"
-    )
-    train.main([f"--config={folder / 'r.py'}", f"--workdir={folder / 'run'}"])
-    return folder / "run"
 
 
 @pytest.mark.slow
-def test_both_variances_are_those_of_a_plain_loop(run, capsys, monkeypatch):
+def test_both_variances_are_those_of_a_plain_loop(trained, capsys, monkeypatch):
+    run = trained("masked")
     known = variance.ways(False)
     assert known[0] == variance.PLAIN and variance.GOOD in known and len(known) == 16 and len(variance.ways(True)) == 48
     assert {way["times"] for way in known} >= {"importance", "antithetic"}

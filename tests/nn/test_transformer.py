@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import re
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def test_who_sees_whom(mask, packed, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True], ids=["one", "packed"])
-@pytest.mark.parametrize("size, kind", [(1, "grouped"), (2, "grouped"), (4, "grouped"), (L, "grouped"), (2, "latent")])
+@pytest.mark.parametrize("size, kind", [(1, "grouped"), (4, "grouped"), (2, "latent")])
 def test_two_streams_are_the_blocks_one_by_one(size, packed, kind):
     """Clean past blocks are read block-causally, so a row cut behind its block says the same as one pass over both streams."""
     mask, x_BL = Mask("block", size=size), tiny.tokens(2, L)
@@ -116,11 +115,8 @@ OBJECTIVES = [
     dict(name="masked"),
     dict(name="ar"),
     dict(name="block", size=2),
-    dict(name="any_order"),
     dict(name="partition"),
-    dict(name="hybrid"),
-    dict(name="learned"),
-]
+]  # one for each way of reading; the others' losses are held to it in tests/laws/test_noise.py
 
 
 @pytest.mark.slow
@@ -192,7 +188,7 @@ def test_scan_and_remat_compute_the_same_function():
         return jax.jit(jax.value_and_grad(nats))(tiny.random_params(config))
 
     plain = value_and_grad()
-    for compute in (dict(unroll=3), dict(remat="dots"), dict(remat="block", unroll=2)):
+    for compute in (dict(remat="dots"), dict(remat="block", unroll=3)):
         tiny.close(value_and_grad(**compute), plain)
 
 
@@ -255,15 +251,23 @@ def shapes_fit(config):
     return total, active
 
 
-def test_counts_and_names_for_every_combination_of_options():
-    for qk_norm, kind, embeddings, time in itertools.product(("none", "rms"), ("swiglu", "relu2"), ("tied", "untied"), ("none", "adaln")):
+def test_counts_and_names_for_every_option_beside_every_other():
+    for qk_norm, kind, embeddings, time in (
+        ("none", "swiglu", "tied", "none"),
+        ("none", "relu2", "untied", "adaln"),
+        ("rms", "swiglu", "untied", "none"),
+        ("rms", "relu2", "tied", "adaln"),
+    ):
         attention = dataclasses.replace(tiny.ATTENTION, qk_norm=qk_norm)
         heads = ("quality",) if time == "none" else ()
         config = tiny.model_config(attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time, heads=heads)
         assert shapes_fit(config) == (config.parameters, config.parameters)
     moge = Experts(number=8, active=4, width=6, shared=2, dense=1, router=MoGE(groups=4, bias=0.1))
-    for (rank, qk_norm), (norm, ahead), experts in itertools.product(
-        ((0, "none"), (0, "rms"), (5, "rms")), (("pre", 2), ("sandwich", 0)), (Experts(), moge)
+    for rank, qk_norm, norm, ahead, experts in (
+        (0, "none", "pre", 2, moge),
+        (0, "rms", "sandwich", 0, Experts()),
+        (5, "rms", "pre", 2, Experts()),
+        (5, "none", "sandwich", 0, moge),
     ):
         latent = dataclasses.replace(LATENT.attention.latent, q_rank=rank)
         attention = dataclasses.replace(LATENT.attention, qk_norm=qk_norm, latent=latent)

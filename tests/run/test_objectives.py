@@ -36,7 +36,6 @@ GIVEN = dict(
 )
 
 
-
 def experiment(corpus, stem, **changes):
     made = dict(nn__layers=1, data__mark="aeiou", sampler=dict(steps=2), objective=stem) | GIVEN.get(stem, {}) | changes
     run = spec.run(tiny.recipe(corpus, **made))
