@@ -22,6 +22,7 @@ B, L, D, F = 4, 6, 8, 12
 ROUTERS = {
     "moge": (16, 8, MoGE(groups=4)),  # N/M = 4 is not K = 8, K' = 2
     "moge-1": (16, 4, MoGE(groups=4, scale="none", z=0.01)),
+    "moge-8": (32, 8, MoGE(groups=8, balance=Balance(weight=0.1))),
     "moge-16": (32, 16, MoGE(groups=16, score="sigmoid", weights="renormalised")),
     "topk": (16, 3, TopK(balance=Balance(weight=0.1))),
     "capacity": (16, 3, TopK(capacity=1.0)),
@@ -147,8 +148,9 @@ MESHES = dict(
     "name, sizes",
     [
         *(("moge", sizes) for sizes in MESHES.values()),
+        ("moge-8", dict(data=2, expert=4)),
         ("moge-1", MESHES["expert"]),
-        ("moge-16", MESHES["expert"]),
+        ("moge-16", dict(expert=8)),
         ("topk", MESHES["expert"]),
         ("topk", MESHES["both"]),
         ("limited", MESHES["expert"]),

@@ -115,7 +115,7 @@ def test_a_mesh_changes_nothing():
     config = tiny.model_config(layers=1, attention=attention(), norm="sandwich", ahead=1)
     params, batch, objective = tiny.random_params(config), tiny.batch(tiny.tokens(4, L)), AR(ahead=0.3, vocab=tiny.VOCAB)
     both = jax.jit(jax.value_and_grad(lambda p, b: objective.loss(tiny.denoiser(config, p), b, jax.random.key(0)).nats_sum))
-    devices = mesh.make(mesh.Mesh(fsdp=2, tensor=2))
+    devices = mesh.make(mesh.Mesh(data=1, fsdp=2, tensor=2))
     spread = jax.device_put(params, mesh.state_shardings(devices, params))
     rows = jax.device_put(batch, NamedSharding(devices, PartitionSpec(axes.BATCH)))
     tiny.close(both(spread, rows), both(params, batch))

@@ -14,18 +14,18 @@ from tests import tiny
 
 pytestmark = pytest.mark.slow
 EXPERTS = dict(
-    number=8, active=4, width=8, shared=1, dense=1, router=dict(name="moge", groups=4, bias=0.01, z=0.01, balance=dict(weight=0.1))
+    number=8, active=4, width=8, shared=1, router=dict(name="moge", groups=4, bias=0.01, z=0.01, balance=dict(weight=0.1))
 )
 OBJECTIVES = dict(
-    masked=dict(objective="masked", sampler=dict(steps=2)),
+    masked=dict(objective="masked", sampler=dict(steps=2), optim__microbatches=2),
     ar=dict(objective="ar", sampler=dict(steps=1, block=1)),
-    block=dict(objective=dict(name="block", size=8), sampler=dict(steps=2)),
+    block=dict(objective=dict(name="block", size=8), sampler=dict(steps=2), nn__norm="sandwich"),
 )
 MADE = {}
 
 
 def experiment(corpus, name, **changes):
-    shared = dict(nn__experts=copy.deepcopy(EXPERTS), nn__norm="sandwich", optim__lr=1e-3, optim__ema=0.5, optim__microbatches=2)
+    shared = dict(nn__experts=copy.deepcopy(EXPERTS), optim__lr=1e-3, optim__ema=0.5)
     run = spec.run(tiny.recipe(corpus, **shared | OBJECTIVES[name] | changes))
     return Experiment(run, run.text.fit(()))
 
@@ -46,7 +46,7 @@ def lived(corpus, name, mesh):
 
 
 @pytest.mark.parametrize(
-    "name, mesh", [("masked", dict(expert=4)), ("ar", dict(data=2, expert=2)), ("block", dict(tensor=2, fsdp=2))], ids=str
+    "name, mesh", [("masked", dict(data=1, expert=4)), ("ar", dict(data=2, expert=2)), ("block", dict(data=1, tensor=2, fsdp=2))], ids=str
 )
 def test_a_mesh_changes_nothing(name, mesh, corpus):
     _, (state, sums), bits, ids, _ = lived(corpus, name, dict(data=1))
@@ -58,7 +58,7 @@ def test_a_mesh_changes_nothing(name, mesh, corpus):
 
 
 def test_experts_lie_by_groups_with_their_moments_and_averages(corpus):
-    made, *_, state = lived(corpus, "masked", dict(expert=4))
+    made, *_, state = lived(corpus, "masked", dict(data=1, expert=4))
     for tree in (state.params, state.ema, state.moments):
         found = [x for path, x in jax.tree_util.tree_leaves_with_path(tree) if "up_EDF" in str(path)]
         assert found and all({s.data.shape[1] for s in up_NEDF.addressable_shards} == {2} for up_NEDF in found)
@@ -68,17 +68,17 @@ def test_experts_lie_by_groups_with_their_moments_and_averages(corpus):
 
 
 def test_a_checkpoint_moves_between_meshes(corpus, tmp_path):
-    *_, state = lived(corpus, "masked", dict(expert=4))
+    *_, state = lived(corpus, "masked", dict(data=1, expert=4))
     store = checkpoint.Store(tmp_path)
     store.save(2, state)
     store.close()
-    there = experiment(corpus, "masked", mesh=dict(fsdp=2, expert=2)).abstract_state()
+    there = experiment(corpus, "masked", mesh=dict(data=1, fsdp=2, expert=2)).abstract_state()
     other = checkpoint.Store(tmp_path)
     found = other.restore(there, 2)
     other.close()
     tiny.identical(jax.device_get(jax.tree.leaves(found)), jax.device_get(jax.tree.leaves(state)))
     up_NEDF = found.params["layers"]["experts"]["up_EDF"]
-    assert up_NEDF.sharding.shard_shape(up_NEDF.shape) == (1, 4, 8, 8)
+    assert up_NEDF.sharding.shard_shape(up_NEDF.shape) == (2, 4, 8, 8)
 
 
 def test_the_bias_is_moved_by_the_load_alone(corpus):
@@ -98,7 +98,7 @@ def test_the_bias_is_moved_by_the_load_alone(corpus):
         (dict(nn__experts__router=dict(name="moge", groups=3)), "router.groups=3 must divide experts.number=8"),
         (dict(nn__experts__active=2), "router.groups=4 must divide experts.active=2"),
         (dict(nn__experts__router=dict(name="limited", groups=4, kept=1)), "router.kept=1 groups of 2 hold fewer than experts.active=4"),
-        (dict(nn__experts__every=3), "layers=2 must be experts.dense=1 and a multiple of experts.every=3 more"),
+        (dict(nn__experts__every=3), "layers=2 must be experts.dense=0 and a multiple of experts.every=3 more"),
         (dict(nn__experts__router=dict(name="choice", bias=0.1)), "unknown field config.nn.experts.router.bias"),
     ],
     ids=str,

@@ -47,7 +47,7 @@ def plain(corpus, two):
     return updated(experiment(corpus), two)
 
 
-MESHES = [dict(fsdp=2, tensor=2)]  # data=4 in tests/commands
+MESHES = [dict(data=1, fsdp=2, tensor=2)]  # data=4 in tests/commands
 pytestmark = pytest.mark.slow
 
 
@@ -140,8 +140,8 @@ def test_batches_that_cannot_be_split(corpus):
     for changes in (dict(optim__microbatches=3), dict(mesh=dict(data=4), data__batch=6)):
         with pytest.raises(UserError, match="config.data.batch=. must be a multiple of"):
             experiment(corpus, **changes)
-    for mesh in (dict(fsdp=8), dict(tensor=3), dict(data=3, tensor=2)):
-        with pytest.raises(UserError, match="does not fit 4 cpu"):
+    for mesh in (dict(fsdp=16), dict(tensor=3), dict(data=3, tensor=4)):
+        with pytest.raises(UserError, match="does not fit 8 cpu"):
             experiment(corpus, mesh=mesh)
 
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_comes_back_on_another_mesh_and_old_ones_go(corpus, tmp_pat
         kept[step] = jax.device_get(now)
     store.close()
     assert checkpoint.steps(tmp_path) == [2, 3]
-    other = experiment(corpus, optim__ema=0.5, optim__kind="muon", mesh=dict(fsdp=2, tensor=2)).abstract_state()
+    other = experiment(corpus, optim__ema=0.5, optim__kind="muon", mesh=dict(data=1, fsdp=2, tensor=2)).abstract_state()
     store = checkpoint.Store(tmp_path)
     for step in (None, 2):
         found = store.restore(other, checkpoint.intact(tmp_path, print, step))
