@@ -17,6 +17,7 @@ def sent():
     return {name: moge.costs(SMALL, moge._settings(SMALL, name)) for name in ("moge", "capacity")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["forward", "both"])
 def test_moge_sends_what_the_closed_form_says_and_top_k_exchanges(sent, way):
     assert sent["moge"][way]["sent"] == moge.closed_form(SMALL)[way]

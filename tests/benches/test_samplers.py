@@ -52,6 +52,7 @@ def test_every_rule_joins_by_its_file_and_mistakes_are_named(tmp_path):
             bench.main(["samplers", f"--out={tmp_path}", *flags])
 
 
+@pytest.mark.slow
 def test_the_error_of_a_network_is_a_function_of_what_it_sees_and_tokens_are_seen_at_any_time():
     z_BL = np.array([[0, 3, 3, 1], [0, 3, 3, 1], [0, 3, 3, 2]])  # at time 1
     outputs = {n: scenes.Table(n).denoise(w.canvas(z_BL), mask=Mask()) for n in (0.0, 2.0)}

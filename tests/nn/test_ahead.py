@@ -36,6 +36,7 @@ def forward(config):
     return jax.jit(run)
 
 
+@pytest.mark.slow
 def test_every_layer_sees_the_tokens_before_its_own_in_their_segment():
     """By gradient: all earlier tokens, and none from its own position on."""
     known_V = jnp.arange(1.0, tiny.VOCAB.eos + 2)
@@ -94,6 +95,7 @@ def losses(**given):
 PACKED = np.array([[1, 1, 1, 1, 2, 0], [1, 1, 1, 1, 1, 1]])
 
 
+@pytest.mark.slow
 def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
     """Positions without a token k + 1 back in their segment do not count, nor does padding."""
     objective, loss, grads = losses(ahead=0.4)
@@ -148,6 +150,7 @@ def test_what_does_not_go_together_is_refused(changes, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balanced_too():
     experts = Experts(number=4, active=2, width=6, dense=1, router=TopK(bias=0.5))
     config = tiny.model_config(layers=3, ahead=1, experts=experts)
@@ -166,6 +169,7 @@ def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balance
 # ------------------------------------------------------------------------------------------------------ norms on both sides
 
 
+@pytest.mark.slow
 def test_a_sandwich_starts_by_its_depth_and_hears_no_loudness():
     """The outer gains start at 0.283/√N and 0.432/√N, N the layers of the stack; however large a sub-layer's answer, it adds the same."""
     config = tiny.model_config(layers=4, norm="sandwich", ahead=1)

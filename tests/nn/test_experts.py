@@ -144,6 +144,7 @@ MESHES = dict(
 )  # each router on the mesh that divides its experts and on another; the first on all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, sizes",
     [
@@ -167,6 +168,7 @@ def test_a_mesh_changes_nothing(name, sizes):
     tiny.close(value_and_gradients(layer(name, mesh=mesh(**sizes)), params, *inputs), one, 2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["moge", "choice"])
 def test_few_rows_on_many_devices(name):
     """Three rows on four devices, as when sampling: padded, and the same."""
@@ -176,6 +178,7 @@ def test_few_rows_on_many_devices(name):
     tiny.close(value_and_gradients(layer(name, mesh=mesh(expert=2, data=2)), params, *inputs), one, 2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [dict(expert=4), dict(data=2, expert=2)], ids=str)
 def test_a_capacity_is_that_of_a_device(sizes):
     """Each device's rows as if they were alone."""
@@ -224,6 +227,7 @@ def test_experts_of_a_group_may_change_their_names():
     tiny.close(there_BLD, y_BLD[order_B], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTERS)
 def test_whether_a_row_depends_on_its_batch_is_as_its_router_states(name):
     """Beside rows that want the same experts and beside none; what competes within a row or not at all does not change."""
@@ -317,6 +321,7 @@ def test_the_balance_loss_has_the_gradient_of_its_formula(within):
     np.testing.assert_allclose(charge / 16, 0.3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_pools_differ_and_the_widest_is_that_of_one_device():
     """A loss pooled over the expert axis or over everything is the one device's; of each device's own tokens it is another."""
     grads = {}

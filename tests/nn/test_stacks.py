@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dlm.nn import cache, norms, rope, transformer
 from dlm.nn.config import Experts
@@ -41,6 +42,7 @@ def test_the_layers_run_one_after_the_other():
     tiny.close(ours_BLD, norms.rms(by_hand(h_BLD), PARAMS["norm_D"]))
 
 
+@pytest.mark.slow
 def test_cached_decoding_is_the_full_forward():
     x_BL, model = tiny.tokens(2, L), transformer.Transformer(CONFIG)
     forward = jax.jit(lambda c, kv=None: tiny.denoiser(CONFIG, PARAMS)(c, mask=SHIFTED, cache=kv))
@@ -54,18 +56,20 @@ def test_cached_decoding_is_the_full_forward():
     tiny.close(np.concatenate(parts, 1)[..., real], np.asarray(full_BLV)[..., real])
 
 
+@pytest.mark.slow
 def test_remat_and_unrolled_layers_compute_the_same():
     batch = tiny.batch(tiny.tokens(2, L))
 
-    def value_and_grad(**compute):
+    def compiled(**compute):
         config = dataclasses.replace(CONFIG, compute=dataclasses.replace(CONFIG.compute, **compute))
-        nats = lambda p: AR(vocab=tiny.VOCAB).loss(tiny.denoiser(config, p), batch, None).nats_sum  # noqa: E731
-        return jax.jit(jax.value_and_grad(nats))(PARAMS)
+        return jax.jit(jax.value_and_grad(lambda p: AR(vocab=tiny.VOCAB).loss(tiny.denoiser(config, p), batch, None).nats_sum))
 
-    tiny.close(value_and_grad(remat="block", unroll=2), value_and_grad())
-    tiny.identical(value_and_grad(), value_and_grad())
+    plain, other = compiled(), compiled(remat="block", unroll=2)
+    tiny.close(other(PARAMS), plain(PARAMS))
+    tiny.identical(plain(PARAMS), plain(PARAMS))
 
 
+@pytest.mark.slow
 def test_what_was_routed_is_told_for_each_layer_with_experts_and_counts_no_padding():
     z_BL = tiny.tokens(2, L)
     z_BL[0, :3] = tiny.VOCAB.mask

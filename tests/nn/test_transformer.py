@@ -161,6 +161,7 @@ def test_cached_decoding_is_the_full_forward(mask, kind):
     tiny.close(finite(np.concatenate(parts, 1))[real_BL], finite(full_BLV)[real_BL])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_two_streams_with_a_memory_are_the_whole_pass(kind):
     """Of [z ; x] the last positions alone are read: x before them is in the memory, and z is not remembered."""

@@ -13,9 +13,7 @@ from dlm.run.spec import UserError
 from tests import tiny
 
 pytestmark = pytest.mark.slow
-EXPERTS = dict(
-    number=8, active=4, width=8, shared=1, router=dict(name="moge", groups=4, bias=0.01, z=0.01, balance=dict(weight=0.1))
-)
+EXPERTS = dict(number=8, active=4, width=8, shared=1, router=dict(name="moge", groups=4, bias=0.01, z=0.01, balance=dict(weight=0.1)))
 OBJECTIVES = dict(
     masked=dict(objective="masked", sampler=dict(steps=2), optim__microbatches=2),
     ar=dict(objective="ar", sampler=dict(steps=1, block=1)),

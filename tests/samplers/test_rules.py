@@ -215,6 +215,7 @@ def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
     assert int(both.nfe) == int(both.trace[3]) - 1 <= passes + 4 and (np.diff(both.trace[2][: int(both.trace[3])]) < 1e-6).all()
 
 
+@pytest.mark.slow
 def test_top_k_keeps_the_likeliest():
     kept_BLV = np.isfinite(likeliest(TOLD.prediction.logits_BLV, 2))
     assert (kept_BLV.sum(-1) == 2).all() and (kept_BLV.argmax(-1) <= np.asarray(TOLD.prediction.best())).all()
@@ -222,6 +223,7 @@ def test_top_k_keeps_the_likeliest():
     tiny.identical(mode, run(steps=4, rule="ancestral", temperature=0.0)[0].canvas.z_BL)
 
 
+@pytest.mark.slow
 def test_guidance_weighs_the_prompt():
     start = template({3: 7, 8: 2})
     told, blank = (neighbours(c, mask=None).prediction for c in (start, template({})))
