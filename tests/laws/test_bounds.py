@@ -15,23 +15,37 @@ import pytest
 from dlm.nn import config, transformer
 from dlm.objectives.masked import Masked
 from dlm.oracle.exact import exact_bound
-from dlm.run.contracts import Estimate
+from dlm.run.contracts import Estimate, Output
 from tests.laws import worlds as w
 
 every_objective = w.first_of_each("member", w.OBJECTIVES)
 every_absorbing = w.first_of_each("process", w.ABSORBING)
+by_what_is_seen = w.first_of_each("member", list({(c["name"], w.objective(c).mask): c for c in w.OBJECTIVES}.values()))
+by_estimate = w.first_of_each("member", [c for c in w.TRAINED.values() if c in w.OBJECTIVES])
 K = len(w.TABLES)
+NODES = 48  # with 32 the geometric schedules miss
+
+
+def _oracles(process):
+    """The oracles of every world under a process that leaves no masks, then two random tables; compiled as one program."""
+    asked = [*(w.oracle(k, process) for k in range(3)), *[w.tables] * 2]
+
+    def denoise(canvas, *, mask):
+        answers = [lambda canvas, ask=ask: ask(canvas, mask=mask).prediction for ask in asked]
+        return Output(jax.lax.switch(canvas.fields["table_BL"][0, 0], answers, canvas))
+
+    return denoise
 
 
 @cache
 def _bounds(objective):
     """bound_KX of every sequence under the oracle of every world and under two random tables."""
     if objective.process is not None and not objective.process.absorbing:
-        oracles = [exact_bound(objective, w.oracle(k, objective.process), w.X_XL, w.VOCAB) for k in range(3)]
-        return np.stack(oracles + [exact_bound(objective, w.tables, w.X_XL, w.VOCAB, w.for_table(k, len(w.X_XL))) for k in (3, 4)])
+        denoise = _oracles(objective.process)
+        return np.stack([exact_bound(objective, denoise, w.X_XL, w.VOCAB, w.for_table(k, len(w.X_XL)), nodes=NODES) for k in range(K)])
     x_BL = np.tile(w.X_XL, (K, 1))
     fields = {"table_BL": np.repeat(np.arange(K, dtype=np.int32), len(w.X_XL))[:, None] + np.zeros((1, w.L), np.int32)}
-    return exact_bound(objective, w.tables, x_BL, w.VOCAB, fields).reshape(K, -1)
+    return exact_bound(objective, w.tables, x_BL, w.VOCAB, fields, nodes=NODES).reshape(K, -1)
 
 
 def _exact(objective):
@@ -39,7 +53,7 @@ def _exact(objective):
     return objective.claims == "exact" or getattr(objective, "size", 0) == 1
 
 
-@every_objective
+@w.one_of_each
 def test_every_member_says_what_it_claims(member):
     """What is no estimate of what is reported is of another type, so that nothing can take it for a likelihood."""
     objective, batch = w.objective(member), w.batch_of(w.X_XL, {"marked_BL": np.ones_like(w.X_XL)})
@@ -95,7 +109,7 @@ def test_a_wrong_weight_is_seen(wrong):
     assert np.abs(bound_KX[0] + np.log(w.law(w.WORLDS[0]))).max() > 0.1
 
 
-@w.one_of_each
+@by_what_is_seen
 def test_a_random_transformer_spends_at_most_one(member):
     """A network conditioned on time, so the bound is no longer the same for every schedule; it is still a bound."""
     attention = config.Attention(heads=2, kv_heads=1, head_size=4)
@@ -124,7 +138,7 @@ def test_given_positions_condition_the_bound():
 
 
 @pytest.mark.slow
-@every_absorbing
+@pytest.mark.parametrize("process", w.LINEAR, ids=w.title)
 def test_steps_cost_one_over_their_number(process):
     """Under p, the oracle's T-step bound lies above its continuous one: fewer masks never make an exact posterior worse on average.
 
@@ -132,9 +146,9 @@ def test_steps_cost_one_over_their_number(process):
     """
     bound = lambda steps: _bounds(w.objective(dict(name="masked", process=process, steps=steps)))  # noqa: E731
     p_X = w.law(w.WORLDS[0])
-    gap_TK = np.stack([(bound(steps) - bound(0))[[0, 3]] @ p_X for steps in (1, 8, 64, 128)])
+    gap_TK = np.stack([(bound(steps) - bound(0))[[0, 3]] @ p_X for steps in (8, 64, 128)])
     assert (gap_TK[:, 0] > 0).all() and (np.diff(gap_TK[:, 0]) < 0).all()
-    np.testing.assert_allclose(gap_TK[2] / gap_TK[3], 2, atol=0.15)
+    np.testing.assert_allclose(gap_TK[1] / gap_TK[2], 2, atol=0.15)
     assert (np.exp(-bound(8)).sum(-1) <= 1 + 1e-5).all()
 
 
@@ -143,7 +157,7 @@ def test_steps_cost_one_over_their_number(process):
 SEEDS = 300
 
 
-@w.one_of_each
+@by_estimate
 def test_the_reported_bound_and_the_loss(member):
     """Over many seeds the mean is the enumerated bound and the stated variance the spread, or somewhat above it (it errs on the safe
     side); for one seed the batch lies within four standard errors. The training loss has the same mean."""
@@ -151,7 +165,7 @@ def test_the_reported_bound_and_the_loss(member):
     want_X = _bounds(objective)[3]
     batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)) | {"marked_BL": w.X_XL % 2})
     both = lambda key: (objective.bound(w.tables, batch, key, 8), objective.loss(w.tables, batch, key))  # noqa: E731
-    bound, loss = jax.jit(lambda keys: jax.lax.map(both, keys))(jax.random.split(jax.random.key(0), SEEDS))
+    bound, loss = jax.jit(jax.vmap(both))(jax.random.split(jax.random.key(0), SEEDS))
     nats_SX, variance_SX = np.asarray(bound.nats_BL, np.float64).sum(-1), np.asarray(bound.variance_B, np.float64)
     loss_S = np.asarray(loss.nats_sum, np.float64)
     assert (np.asarray(loss.weight_sum) == w.X_XL.size).all()

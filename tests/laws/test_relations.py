@@ -1,5 +1,6 @@
 """What one objective is of another: reductions that hold for any network, closed forms against definitions, planted wrong ones."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from dlm.objectives.masked import Masked
 from dlm.oracle.exact import exact_bound
 from dlm.run.contracts import Canvas, Logits, Output
+from tests import tiny
 from tests.laws import worlds as w
 
 pytestmark = pytest.mark.slow
@@ -32,16 +34,32 @@ def bound(**config):
         dict(name="hybrid", process=dict(name="mask")),
         dict(name="hybrid", process=dict(name="hybrid", uniform=0.0)),
         dict(name="learned"),
-        dict(name="span"),
-        dict(name="priority"),
-        dict(name="proseco"),
-        dict(name="prism"),
     ],
     ids=w.title,
 )
 def test_another_way_to_the_masked_bound(config):
     """For a network that is told which tokens it sees and nothing else."""
     np.testing.assert_allclose(bound(**config), bound(name="masked"), rtol=1e-5)
+
+
+def reported(**config):
+    """All that the laws of a bound look at: programs line by line, and their constants."""
+    made, batch = w.objective(config), w.batch_of(w.X_XL, RANDOM)
+    of_z = lambda z_BL, t_BL: (made.terms(w.tables, batch, z_BL, t_BL), made.log_q(batch, z_BL, t_BL))  # noqa: E731
+    both = lambda key, *at: (made.bound(w.tables, batch, key, 4), of_z(*at))  # noqa: E731
+    lines, constants = tiny.program(both, jax.random.key(0), jnp.asarray(w.X_XL), jnp.ones(w.X_XL.shape))
+    return (made.claims, made.mask, made.cells(w.L), made.support(w.VOCAB, w.L), lines), constants
+
+
+@pytest.mark.parametrize("stem", w.INHERIT)
+def test_what_only_trains_otherwise_reports_masked_diffusion_s_bound(stem):
+    """Line by line, so that nothing need be tried again of it that tests/laws/test_bounds.py tries of masked diffusion."""
+    fields = {f.name for f in dataclasses.fields(w.objective(dict(name=stem)))}
+    for changes in ({}, dict(pattern="count"), dict(process=dict(name="mask", schedule="cosine"))):
+        if changes.keys() <= fields:
+            (said, constants), (want, wanted) = reported(name=stem, **changes), reported(name="masked", **changes)
+            assert said == want and (said == reported(name="masked")[0]) == (not changes)
+            tiny.identical(constants, wanted)
 
 
 @pytest.mark.parametrize("pattern", ["bernoulli", "count"])
@@ -57,7 +75,9 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
     rng = np.random.default_rng(0)
     x_LV = np.zeros((w.L, 6))
     x_LV[:, : w.V] = rng.dirichlet(np.ones(w.V), w.L)
-    logits_1LV = np.log(np.maximum(x_LV, 1e-300))[None].astype(np.float32)
+    output = Output(Logits(np.log(np.maximum(x_LV, 1e-300))[None].astype(np.float32)))
+    objective, batch = w.objective(dict(name="hybrid", process=process)), w.batch_of(w.X_XL[5:6])
+    terms = jax.jit(lambda z_1L: objective.terms(lambda canvas, mask: output, batch, z_1L, jnp.full((1, w.L), t)))
 
     def masses(t):
         t_1 = jnp.float32(t)
@@ -79,11 +99,7 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
         with np.errstate(divide="ignore", invalid="ignore"):
             each_LV = model_LV - rate_LV + np.where(rate_LV > 0, rate_LV * np.log(rate_LV / model_LV), 0.0)
         want_L = np.where(other_LV, each_LV, 0.0).sum(1)
-        objective = w.objective(dict(name="hybrid", process=process))
-        got_1L = objective.terms(
-            lambda canvas, mask: Output(Logits(jnp.asarray(logits_1LV))), w.batch_of(w.X_XL[5:6]), z_L[None], jnp.full((1, w.L), t)
-        )
-        np.testing.assert_allclose(got_1L[0], want_L, rtol=5e-3, atol=1e-4)
+        np.testing.assert_allclose(terms(z_L[None])[0], want_L, rtol=5e-3, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------ planted wrong

@@ -80,7 +80,7 @@ def batch_of(x_BL, fields=None, total=None):
 
 def rows(batch, which):
     """Some rows of a batch, in that order; they keep their global sample numbers."""
-    return jax.tree.map(lambda a: jnp.asarray(a)[which], batch)
+    return jax.tree.map(lambda a: np.asarray(a)[which], batch)
 
 
 # --------------------------------------------------------------------------------------------------------------- members
@@ -108,38 +108,32 @@ def title(config):
     return "-".join(title(v) if isinstance(v, dict) else str(v).removeprefix("objectives.") for v in config.values())
 
 
+HALF = dict(name="noise.hybrid", uniform=0.5)
 PROCESSES = [
     *choices("noise", "corrupt"),
     dict(name="noise.mask", schedule="polynomial", power=1.5),
-    dict(name="noise.hybrid", uniform=0.5),
+    HALF,
 ]
 LINEAR = [dict(name="noise.mask", schedule="linear"), dict(name="noise.mask", schedule="cosine")]
 ABSORBING = [p for p in PROCESSES if spec.build(p, "noise", VOCAB).absorbing]
 RULES = [r for r in choices("samplers", "step") if r.get("order") != "given"]  # that one is asked for in tests/laws/test_exact.py
-
-
 EACH_RULE = list({r["name"]: r for r in reversed(RULES)}.values())  # with its first choices
-
-
-SIZES = {"block": [dict(size=1), dict(size=2), dict(size=3), dict(size=2, context="causal")]}  # those that matter at L = 3
-
-
-INHERIT = ("prism", "priority", "proseco", "span")  # report masked diffusion's bound, as tests/laws/test_relations.py says
-EVERY = ("masked", "hybrid")  # tried under every process; what is built upon them under a linear and a curved schedule
-UNCURVED = (dict(size=1), dict(size=3), dict(size=2, context="causal"))  # blocks of 2 tell what curved schedules do to blocks
+INHERIT = ("prism", "priority", "proseco", "span")  # report masked diffusion's bound, as tests/laws/test_relations.py proves
+SIZES = {"block": [dict(size=1), dict(size=2, context="causal"), dict(size=2)]}  # of 3: tests/laws/test_relations.py
+ONCE = SIZES["block"][:2]  # blocks of 2 tell what schedules and counts do to blocks
+MIXED = [*LINEAR, *({"name": "noise.uniform", "schedule": s} for s in ("linear", "geometric")), dict(name="noise.hybrid"), HALF]
+TRIED = {"masked": PROCESSES, "hybrid": MIXED}  # the others under a linear and a curved schedule
 
 
 def objectives():
-    """A config for every member of dlm/objectives, with processes, patterns of masks and sizes that it takes."""
+    """A config for every member of dlm/objectives with a bound of its own, with processes, patterns of masks and sizes that it takes."""
     for stem in listed("objectives"):
         name = f"objectives.{stem}"
         has = {f.name for f in dataclasses.fields(spec.build(name, "objectives", VOCAB))}
-        processes = [dict(process=p) for p in (PROCESSES if stem in EVERY else LINEAR)] if "process" in has else [{}]
+        processes = [dict(process=p) for p in TRIED.get(stem, LINEAR)] if "process" in has else [{}]
         patterns = [{}, dict(pattern="count")] if "pattern" in has else [{}]
-        if stem in INHERIT:
-            processes, patterns = processes[:1], patterns[:1]
         for size, pattern, process in itertools.product(SIZES.get(stem, [{}]), patterns, processes):
-            if size in UNCURVED and process == dict(process=LINEAR[1]):
+            if stem in INHERIT or (size in ONCE and (pattern or process != processes[0])):
                 continue
             try:
                 spec.build(member := dict(name=name) | process | pattern | size, "objectives", VOCAB)
@@ -161,12 +155,9 @@ def first_of_each(argument, configs):
     return pytest.mark.parametrize(argument, [pytest.param(c, id=title(c), marks=m) for c, m in zip(configs, marks, strict=True)])
 
 
-def _kind(config):
-    """All that tells a config from others but its schedule."""
-    return title(config | dict(process=config.get("process", {}).get("name", "")))
-
-
-one_of_each = first_of_each("member", list({_kind(c): c for c in OBJECTIVES}.values()))  # where schedules do not matter, the last of them
+# one for each way to train, where schedules and sizes do not matter
+TRAINED = {(c["name"], c.get("pattern")): c for c in [*OBJECTIVES, *(dict(name=f"objectives.{stem}") for stem in INHERIT)]}
+one_of_each = first_of_each("member", list(TRAINED.values()))
 
 
 def objective(config, **more):
