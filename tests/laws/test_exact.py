@@ -11,7 +11,7 @@ from dlm.run import spec
 from dlm.run.spec import UserError
 from dlm.samplers.config import Sampler
 from tests.laws import worlds as w
-from tests.laws.test_samplers import MASKS, _draw
+from tests.laws.test_samplers import _checked
 
 pytestmark = pytest.mark.slow
 NOISE = w.process(dict(name="mask"))
@@ -40,7 +40,7 @@ def test_it_is_a_law_and_with_the_oracle_position_by_position_it_is_p(rule, sett
 @pytest.mark.slow
 @every_rule
 def test_it_is_the_law_of_what_is_drawn(rule):
-    drawn_X = w.counts(_draw(rule, MASKS, MASKS < 0, steps=2))
+    drawn_X = w.counts(_checked(rule, steps=2))
     p_X, _ = law(rule, 1, steps=2)
     assert w.chi_square(drawn_X, p_X) > 1e-4
     far = total_variation(p_X, w.law(w.WORLDS[1])) > 0.02  # a pair of positions may be all but independent
