@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,10 @@ def built(config):
     return spec.build(config, "samplers.remask")
 
 
-def drawn(remask, steps=T, rule="ancestral", table=1, **settings):
+@cache
+def drawn(remask, steps=T, table=1):
     """(x_BL, the share of tokens [T] that stand after each step) from blank canvases, by default under the oracle of the second world."""
-    sampler = loop.Sampler(rule=spec.build(rule, "samplers"), remask=remask, steps=steps, **settings)
+    sampler = loop.Sampler(rule=spec.build("ancestral", "samplers"), remask=remask, steps=steps)
     z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
     canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)})
     run = lambda canvas, key_B: loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True)  # noqa: E731
@@ -106,8 +108,8 @@ def test_rules_that_count_reveal_as_many_more_as_come_back():
         sampler = loop.Sampler(rule=spec.build(rule, "samplers"), remask=Cap(1.0), steps=3)
         z_BL = jnp.full((64, w.L), w.VOCAB.mask, jnp.int32)
         canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.ones(z_BL.shape, jnp.int32)})
-        done = loop.generate(w.tables, sampler, NOISE, Mask(), canvas, keys.per_sample(keys.root(0), jnp.arange(64)), trace=True)
-        z_TBL = np.asarray(done.trace[0])
+        run = lambda canvas, key_B: loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True).trace[0]  # noqa: B023, E731
+        z_TBL = np.asarray(jax.jit(run)(canvas, keys.per_sample(keys.root(0), jnp.arange(64))))
         assert ((z_TBL != w.VOCAB.mask).sum(-1) == np.array([1, 2, 3])[:, None]).all()
         back_TBL = (z_TBL[:-1] != w.VOCAB.mask) & (z_TBL[1:] == w.VOCAB.mask)
         assert (back_TBL[0].sum(1) == 1).all()
