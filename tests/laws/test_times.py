@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,14 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 B = 8
 
 
+@cache
+def _draw(kind, parts):
+    return jax.jit(lambda keys, index_B: jax.vmap(lambda key: times.draw(kind, index_B, B, key, parts))(keys))
+
+
 def drawn(kind, index_B=range(B), seeds=1, parts=1, part=0):
     keys = jax.random.split(jax.random.key(1), seeds)
-    return np.asarray(jax.jit(jax.vmap(lambda key: times.draw(kind, jnp.array([*index_B]), B, key, parts)))(keys))[..., part]
+    return np.asarray(_draw(kind, parts)(keys, np.array([*index_B])))[..., part]
 
 
 @every_kind
@@ -84,24 +90,34 @@ def losses(seeds=600, **fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("coupling", ["single", "complementary"])
 @every_kind
-def test_neither_times_nor_coupling_changes_the_mean_of_the_loss(kind, coupling):
+def test_times_do_not_change_the_mean_of_the_loss(kind):
+    """Nor does a coupling: tests/laws/test_axes.py."""
     want = exact_bound(w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))).sum()
-    nats_S = losses(times=kind, coupling=coupling)
+    nats_S = losses(times=kind)
     assert abs(nats_S.mean() - want) < 4 * nats_S.std(ddof=1) / 600**0.5
+
+
+def recorded(train, batch):
+    """(what a step returns, every z that its network is given)."""
+
+    def step(key):
+        seen = []
+
+        def denoise(canvas, *, mask):
+            seen.append(canvas.z_BL)
+            return w.tables(canvas, mask=mask)
+
+        return train(denoise, batch, key), seen
+
+    return jax.tree.map(np.asarray, jax.jit(step)(jax.random.key(0)))
 
 
 @pytest.mark.slow
 def test_a_complement_masks_what_the_mask_leaves_and_no_more():
-    objective, seen = w.objective(dict(name="masked", coupling="complementary")), []
+    objective = w.objective(dict(name="masked", coupling="complementary"))
     batch = dataclasses.replace(w.batch_of(w.X_XL), noisable_BL=jnp.asarray(np.arange(w.L) > 0) & jnp.ones(w.X_XL.shape, bool))
-
-    def denoise(canvas, *, mask):
-        seen.append(np.asarray(canvas.z_BL))
-        return w.tables(canvas, mask=mask)
-
-    loss = objective.loss(denoise, batch, jax.random.key(0))
+    loss, seen = recorded(objective.loss, batch)
     one_BL, other_BL = (z_BL == w.VOCAB.mask for z_BL in seen)
     assert (one_BL ^ other_BL)[:, 1:].all() and not (one_BL | other_BL)[:, 0].any() and 0 < one_BL.mean() < 2 / 3
     assert float(loss.metrics["masked_sum"]) == len(w.X_XL) and float(loss.weight_sum) == w.X_XL.size
@@ -113,15 +129,9 @@ def test_a_complement_masks_what_the_mask_leaves_and_no_more():
 @pytest.mark.slow
 def test_dropout_masks_that_share_of_the_input_and_leaves_what_is_reported():
     plain, noisy = (w.objective(dict(name="ar", dropout=share)) for share in (0.0, 0.25))
-    batch, seen = w.batch_of(np.tile(w.X_XL, (20, 1))), []
-
-    def denoise(canvas, *, mask):
-        seen.append(canvas.z_BL)
-        return w.tables(canvas, mask=mask)
-
-    for objective in (plain, noisy):
-        objective.loss(denoise, batch, jax.random.key(0))
-        objective.bound(denoise, batch, jax.random.key(0), 2)
+    batch = w.batch_of(np.tile(w.X_XL, (20, 1)))
+    bounds = [lambda *given, objective=objective: objective.bound(*given, 2) for objective in (plain, noisy)]
+    seen = [recorded(f, batch)[1][0] for f in (plain.loss, bounds[0], noisy.loss, bounds[1])]
     shares = [float((z_BL == w.VOCAB.mask).mean()) for z_BL in seen]
     assert shares[0] == shares[1] == shares[3] == 0 and shares[2] == pytest.approx(0.25, abs=0.03)
     assert (
