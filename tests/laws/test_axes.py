@@ -116,6 +116,7 @@ def test_the_cost_of_a_step_is_told_as_it_is(stem):
         assert objective.reads == sum(2 if "clean_BL" in canvas.fields else 1 for canvas in seen)
 
 
+@pytest.mark.slow
 def test_a_network_is_told_the_share_that_is_masked():
     batch = w.batch_of(w.X_XL)
     batch = dataclasses.replace(batch, noisable_BL=batch.noisable_BL & (jnp.arange(w.L) > 0))

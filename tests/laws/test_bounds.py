@@ -121,6 +121,7 @@ def test_a_random_transformer_spends_at_most_one(member):
     assert 1e-3 < spent <= 1 + 1e-5
 
 
+@pytest.mark.slow
 def test_given_positions_condition_the_bound():
     """With the oracle and x_1 given: −log p(x_2, x_3 | x_1)."""
     given_XL = np.broadcast_to(np.arange(w.L) > 0, w.X_XL.shape)

@@ -10,7 +10,7 @@ from dlm.run import keys
 from dlm.run.contracts import Batch, Logits, Output
 from tests.laws import worlds as w
 
-every_process = pytest.mark.parametrize("process", w.PROCESSES, ids=w.title)
+every_process = w.first_of_each("process", w.PROCESSES)
 B, L = 8, 5
 
 

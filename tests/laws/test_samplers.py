@@ -100,6 +100,7 @@ def test_anchors_stay_and_no_mask_is_left(rule):
     _checked(rule, blank=0, steps=2)
 
 
+@pytest.mark.slow
 @every_rule
 def test_every_rule_keeps_to_its_claim(rule):
     """A rule that claims a law reaches p with one position a step, or with many steps; one that claims none says so."""

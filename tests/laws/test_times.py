@@ -14,7 +14,7 @@ from dlm.oracle.exact import exact_bound
 from tests.laws import worlds as w
 
 KINDS = typing.get_args(times.Kind)
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k == "stratified" else pytest.mark.slow) for k in KINDS])
 B = 8
 
 
