@@ -1,4 +1,4 @@
-"""The whole suite runs on eight virtual CPU devices; what was compiled is kept, so that a second run is quick."""
+"""The whole suite runs on four virtual CPU devices; what was compiled is kept, so that a second run is quick."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / 
 import jax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -149,9 +151,8 @@ MESHES = dict(
     "name, sizes",
     [
         *(("moge", sizes) for sizes in MESHES.values()),
-        ("moge-8", dict(data=2, expert=4)),
         ("moge-1", MESHES["expert"]),
-        ("moge-16", dict(expert=8)),
+        ("moge-16", MESHES["expert"]),
         ("topk", MESHES["expert"]),
         ("topk", MESHES["both"]),
         ("limited", MESHES["expert"]),
@@ -166,6 +167,13 @@ def test_a_mesh_changes_nothing(name, sizes):
     params, *inputs = given(name)
     one = value_and_gradients(layer(name), params, *inputs)
     tiny.close(value_and_gradients(layer(name, mesh=mesh(**sizes)), params, *inputs), one, 2e-6)
+
+
+@pytest.mark.slow
+def test_eight_devices_change_nothing():
+    """One and two groups on each of eight, in a process of its own: the others have four."""
+    done = subprocess.run([sys.executable, "-m", "tests.nn.eight"], cwd=tiny.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("moge") == 2, done.stderr
 
 
 @pytest.mark.slow

@@ -140,8 +140,8 @@ def test_batches_that_cannot_be_split(corpus):
     for changes in (dict(optim__microbatches=3), dict(mesh=dict(data=4), data__batch=6)):
         with pytest.raises(UserError, match="config.data.batch=. must be a multiple of"):
             experiment(corpus, **changes)
-    for mesh in (dict(fsdp=16), dict(tensor=3), dict(data=3, tensor=4)):
-        with pytest.raises(UserError, match="does not fit 8 cpu"):
+    for mesh in (dict(fsdp=8), dict(tensor=3), dict(data=3, tensor=2)):
+        with pytest.raises(UserError, match="does not fit 4 cpu"):
             experiment(corpus, mesh=mesh)
 
 
