@@ -23,6 +23,7 @@ from dlm.samplers.generate import Request
 from tests import tiny
 
 pytestmark = pytest.mark.slow
+KIN = ("priority", "proseco", "span")  # their bound and their samples are masked's, by one program (tests/laws/test_relations.py)
 STEMS = sorted(p.stem for p in (Path(dlm.__file__).parent / "objectives").glob("*.py") if p.stem != "__init__")
 LATENT = dict(heads=2, latent=dict(kv_rank=6, nope=4, rope=2, value=4))  # `nn.latent`
 GIVEN = dict(
@@ -54,18 +55,23 @@ def test_it_trains_is_scored_draws_and_is_restored(stem, corpus, tmp_path):
     made = experiment(corpus, stem)
     state, sums = updated(made)
     assert ("nats_sum" in sums) == (made.objective.trains == made.objective.claims) and not sums["skipped_sum"]
-    subject = Subject(made, state.averaged, made.run.data.source)
-    (_, bits, _), _ = HeldOut(samples=2, windows=8).run(subject, 2)
-    assert 2 < bits < 14
-    replies = subject.generate([("ab", 6), (5,)])
-    vocab = made.run.nn.vocab
-    assert all(r.ids[r.frozen].tolist() == [*b"ab"][: r.frozen.sum()] and vocab.mask not in r.ids for r in replies)
+    if stem not in KIN:
+        scored_and_drawn(made, state)
     store = checkpoint.Store(tmp_path)
     store.save(2, state)
     store.close()
     other = checkpoint.Store(tmp_path)
     tiny.identical(jax.tree.leaves(other.restore(made.abstract_state(), 2)), jax.tree.leaves(state))
     other.close()
+
+
+def scored_and_drawn(made, state):
+    subject = Subject(made, state.averaged, made.run.data.source)
+    (_, bits, _), _ = HeldOut(samples=2, windows=8).run(subject, 2)
+    assert 2 < bits < 14
+    replies = subject.generate([("ab", 6), (5,)])
+    vocab = made.run.nn.vocab
+    assert all(r.ids[r.frozen].tolist() == [*b"ab"][: r.frozen.sum()] and vocab.mask not in r.ids for r in replies)
 
 
 def test_importance_learns_where_costs_are_large_whatever_the_microbatches(corpus):
