@@ -106,5 +106,10 @@ def _gradients(loss_of, params, batch: Batch, key, parts: int):
         return one(batch)
     # Row i goes to part i mod parts, so that each part stays spread over all devices.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, jax.tree.map(lambda x: x[0], split)))
-    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None), zero, split)[0]
+
+    def add(total, part):
+        grads, sums = one(part)
+        return jax.tree.map(jnp.add, total, grads), sums
+
+    grads, sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
+    return grads, jax.tree.map(lambda x: x.sum(0), sums)
