@@ -109,8 +109,8 @@ def measure(args, wanted: list[str]) -> dict:
         },
     )
     if args.quality:
-        judge = functools.partial(_judged, experiment, state.averaged, args)
-        found["quality"] = {name: judge(arm) for name, arm in dict(plain=plain, **arms).items() if name in ("plain", "dual")}
+        asked = {name: arm for name, arm in dict(plain=plain, **arms).items() if name in ("plain", "dual")}
+        found["quality"] = {name: _judged(experiment, state.averaged, args, name, arm) for name, arm in asked.items()}
     return found
 
 
@@ -238,7 +238,7 @@ def _shares(n: int, steps: int) -> list[int]:
     return [n // steps + (k < n % steps) for k in range(steps)]
 
 
-def _judged(experiment, params, args, arm) -> dict:
+def _judged(experiment, params, args, name: str, arm) -> dict:
     """What the judge thinks of an arm's samples, their entropy, and the standard errors."""
     from dlm.evals import gen_ppl, jackknife, samples
     from dlm.run.assemble import Subject
@@ -247,12 +247,21 @@ def _judged(experiment, params, args, arm) -> dict:
     begin, ids_N = time.perf_counter(), []
     for seed in range(-(-args.quality // args.rows)):
         ids_N += arm.draw(seed)
+        if len(ids_N) % 100 < args.rows:
+            say(f"{name}: {len(ids_N)} of {args.quality} samples, {time.perf_counter() - begin:.0f} s")
     ids_N, tokenizer = ids_N[: args.quality], subject.tokenizer
     texts = [tokenizer.decode(samples.before(tokenizer.eos, ids)) for ids in ids_N]
     rows_N3 = gen_ppl.judged(subject.other(args.ar), texts, [bool((ids == tokenizer.eos).any()) for ids in ids_N])
     nll = jackknife(lambda rows: rows[:, 0].sum() / rows[:, 2].sum(), rows_N3)
     entropy = next(v for name, *v in samples.variety(ids_N, tokenizer.eos) if name == "entropy")
-    return dict(nll=nll[0], nll_se=nll[1], entropy=entropy[0], entropy_se=entropy[1], seconds=time.perf_counter() - begin)
+    found = dict(nll=nll[0], nll_se=nll[1], entropy=entropy[0], entropy_se=entropy[1], seconds=time.perf_counter() - begin)
+    say(_quality(name, found))  # at once: it may have taken a quarter of an hour
+    return found
+
+
+def _quality(name: str, q: dict) -> str:
+    nll, entropy = f"{q['nll']:.4f} ± {q['nll_se']:.4f}", f"{q['entropy']:.4f} ± {q['entropy_se']:.4f}"
+    return f"  quality of {name:<8} {nll} nats/token, entropy {entropy}"
 
 
 def table(found: dict) -> list[str]:
@@ -270,9 +279,7 @@ def table(found: dict) -> list[str]:
             f"  {name:<18} {benches.told(arm['tokens_per_s'], 1, 0):<22} tokens/s   {arm['nfe']:>4} passes   "
             f"{benches.told(arm['ratio'], 1, 1)} × plain{speed}, {benches.told(arm['loop'])} × its bare passes{limit}"
         )
-    for name, q in found.get("quality", {}).items():
-        nll, entropy = f"{q['nll']:.4f} ± {q['nll_se']:.4f}", f"{q['entropy']:.4f} ± {q['entropy_se']:.4f}"
-        lines.append(f"  quality of {name:<8} {nll} nats/token, entropy {entropy}")
+    lines += [_quality(name, q) for name, q in found.get("quality", {}).items()]
     return lines
 
 
