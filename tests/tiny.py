@@ -4,6 +4,7 @@ The same few shapes everywhere, so that few programs compile.
 """
 
 import dataclasses
+import functools
 import os
 import re
 import subprocess
@@ -32,6 +33,7 @@ def model_config(**changes) -> ModelConfig:
     return ModelConfig(**given | changes)
 
 
+@functools.cache
 def shapes(config):
     """The parameters' shapes by name; nothing is allocated."""
     return jax.eval_shape(lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0)))
