@@ -8,9 +8,9 @@ below differs in nothing but the cache: surest first, after the first quarter of
     python -m dlm.bench caches --workdir=runs/caches --blocks=16,32,64 --refresh=0,4 --repeats=1
 
 What was seen (below), on this recipe's run (2.888 ± 0.012 bits/byte, a bound): at temperature 0 at least 92 % of the tokens are those without
-a cache, and the first that differs comes after 80 to 90 % of a sample. A dual or delayed cache that reads the whole canvas once for each block
-takes a fifth to a third of the time; reading it again in every fourth pass gives back half of that, and hardly changes what is written. The
-prefix cache, which reads everything behind the prefix in each pass, agrees no better and saves less. So the cheapest is the best of them here.
+a cache, and the first that differs comes after 80 % of a sample or more. A dual or delayed cache that reads the whole canvas once for each
+block takes a fifth to a third of the time; reading it again in every fourth pass costs a tenth to a fifth of it more, and hardly changes what
+is written. The prefix cache, which reads everything behind the prefix in each pass, agrees little better and saves less.
 This is a weak model: its likeliest text is monotonous, and what it writes hangs less on the context than a good one's would.
 
     8 samples of 256 tokens, 96 passes      the same tokens, %                 seconds, none = 1

@@ -32,8 +32,7 @@ def test_every_arm_is_told_beside_the_usual_loop(trained, capsys):
         bench.main(["sample", f"--workdir={trained('ar')}"])
 
 
-def test_the_usual_loop_writes_what_ours_does():
-    """As many tokens in each step, of each block, the surest first."""
+def test_each_step_of_the_usual_loop_reveals_as_many_as_the_others():
     assert sample._shares(32, 5) == [7, 7, 6, 6, 6] and sample._shares(3, 8) == [1, 1, 1, 0, 0, 0, 0, 0]
 
 

@@ -143,7 +143,7 @@ def mesh(data=1, **sizes):
 
 MESHES = dict(
     expert=dict(expert=4), both=dict(expert=2, tensor=2), rows=dict(data=2, expert=2), tensor=dict(fsdp=2, tensor=2)
-)  # each router on the mesh that divides its experts and on another; the first on all
+)  # one router on all of them, the others where their rows go another way
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_a_mesh_changes_nothing(name, sizes):
 
 @pytest.mark.slow
 def test_eight_devices_change_nothing():
-    """One and two groups on each of eight, in a process of its own: the others have four."""
+    """In a process of its own: the others have four."""
     done = subprocess.run([sys.executable, "-m", "tests.nn.eight"], cwd=tiny.ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("moge") == 2, done.stderr
 

@@ -35,7 +35,7 @@ class Router:
     """What all rules share."""
 
     score: Literal["softmax", "sigmoid"] = "softmax"
-    scale: Literal["none", "learned"] = "learned"  # one factor for each expert, as in Pangu Pro's released code; it starts at E / K
+    scale: Literal["none", "learned"] = "learned"  # a factor for each expert, as in Pangu Pro's released code (its start: `nn.experts`)
     z: float = 0.0
 
     competing: ClassVar = "never"  # 'batch': a token's experts depend on earlier tokens of its batch; 'row': on all tokens of its row
