@@ -42,7 +42,7 @@ def get_config(arg=None):
             nn=dict(
                 layers=48,
                 width=5120,
-                attention=dict(heads=40, kv_heads=8, head_size=128, qk_norm="none", rope_base=16e6),
+                attention=dict(heads=40, kv_heads=8, head_size=128, qk_norm="none", rope=dict(base=16e6)),
                 ffn=dict(kind="swiglu"),
                 experts=dict(number=64, active=8, width=1344, shared=4, router=router),
                 embeddings="untied",

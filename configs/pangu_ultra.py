@@ -43,7 +43,7 @@ def get_config(arg=None):
                 attention=dict(heads=128, latent=dict(q_rank=1536, kv_rank=512, nope=128, rope=64, value=128)),
                 ffn=dict(kind="swiglu", width=18_432),
                 experts=dict(number=256, active=8, width=2048, shared=1, dense=3, router=router),
-                norm="sandwich",
+                norm=dict(kind="sandwich"),
                 embeddings="untied" if whole else "tied",
                 ahead=1 if whole else 0,
                 compute=dict(dtype="bfloat16", remat="block"),

@@ -18,16 +18,14 @@ import pytest
 
 import dlm
 from dlm.evals.bound import HeldOut
-from dlm.nn.config import Latent
-from dlm.nn.masks import Mask
 from dlm.run import checkpoint, loop, mesh, meter, optim, spec, state
 from dlm.run.assemble import Experiment
 from dlm.run.contracts import Bound, Loss
 from tests import tiny
 from tests.evals.probes import asked, calibration, exact, generated, judged, task, tokens
 from tests.laws.probes import KIN, blocks, dropped, hybrid, kin, noise, objective, uniform
+from tests.nn.probes import NETWORK, network
 from tests.nn.probes import ROWS as EXPERTS
-from tests.nn.probes import SOME
 from tests.run import test_loop as loop_tests
 from tests.samplers.probes import ROWS as SAMPLERS
 
@@ -74,32 +72,6 @@ ALL = [  # a section's own fields have the rows
 
 
 # ------------------------------------------------------------------------------------------------------------------- probes
-
-
-def network(**changes):
-    """The masked loss of a batch."""
-    config = tiny.model_config(**changes)
-    objective = spec.build("masked", "objectives", tiny.VOCAB)
-    params, batch = tiny.shapes(config), tiny.batch(tiny.tokens(2, 6))
-    return tiny.program(lambda p, key: objective.loss(tiny.denoiser(config, p), batch, key).nats_sum, params, jax.random.key(0))
-
-
-def judged_by(**changes):
-    """What the network says beside its prediction."""
-    denoise = tiny.denoiser(tiny.model_config(**changes))
-    return jax.eval_shape(lambda: denoise(tiny.canvas(tiny.tokens(2, 6)), mask=Mask("causal", shift=1)).heads)
-
-
-def attention(**changes):
-    return network(attention=dataclasses.replace(tiny.ATTENTION, **changes))
-
-
-def latent(**changes):
-    return attention(latent=Latent(**dict(kv_rank=4, q_rank=3, nope=4, rope=2, value=3) | changes))
-
-
-def ffn(**changes):
-    return network(ffn=dataclasses.replace(tiny.model_config().ffn, **changes))
 
 
 def update(steps=6, **changes):
@@ -237,16 +209,6 @@ def reported(corpus, **changes):
 
 
 ROWS = {  # field → (probe, another value, values both runs share)
-    **{f"Attention.{k}": (attention, v, {}) for k, v in dict(heads=2, kv_heads=4, head_size=8, qk_norm="none", rope_base=100.0).items()},
-    "Attention.latent": (attention, Latent(kv_rank=4, nope=4, rope=2, value=4), {}),
-    **{f"Latent.{k}": (latent, v, {}) for k, v in dict(kv_rank=5, q_rank=0, nope=5, rope=4, value=4).items()},
-    **{f"FFN.{k}": (ffn, v, {}) for k, v in dict(kind="relu2", width=16).items()},
-    "Compute.dtype": (network, "bfloat16", {}),
-    **{f"ModelConfig.{k}": (network, v, {}) for k, v in dict(layers=3, width=16, embeddings="tied", time="adaln").items()},
-    **{f"ModelConfig.{k}": (judged_by, v, {}) for k, v in dict(heads=("quality",), ahead=1).items()},
-    "ModelConfig.attention": (network, dataclasses.replace(tiny.ATTENTION, head_size=8), {}),
-    "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
-    "ModelConfig.compute": (network, dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"), {}),
     **{f"Masked.{k}": (objective, v, {}) for k, v in dict(process=dict(name="mask", schedule="cosine"), times="iid", steps=2).items()},
     **{f"Masked.{k}": (objective, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()},
     **{f"Block.{k}": (blocks, v, {}) for k, v in dict(size=4, clip=(0.3, 0.8), context="causal", grow=0.9, times="iid", steps=2).items()},
@@ -270,9 +232,8 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "Skip.limit": (stopping, 3, {}),
     "Optim.muon_lr": (update, 0.1, dict(kind="muon")),
     **SAMPLERS,
+    **NETWORK,
     **EXPERTS,
-    "ModelConfig.norm": (network, "sandwich", {}),
-    "ModelConfig.experts": (network, SOME, {}),
     "BPE.size": (bpe, 280, {}),
     "BPE.sample": (bpe, 100, {}),
     "BPE.path": (bpe, "tests/tokenizer.json", {}),

@@ -18,6 +18,7 @@ from jax.interpreters import partial_eval
 
 from dlm.nn import transformer
 from dlm.nn.config import FFN, Attention, Compute, ModelConfig
+from dlm.run import axes
 from dlm.run.contracts import Batch, Canvas
 from dlm.run.spec import Vocab
 
@@ -42,7 +43,12 @@ def shapes(config):
 def random_params(config, seed=0, scale=0.5):
     """Parameters with nothing at its initial zero, so that every one of them matters."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: jnp.asarray(scale * rng.normal(size=p.shape), jnp.float32), shapes(config))
+
+    def drawn(path, p):
+        gain = "norm_" in axes.name_of(path)  # starts at 1
+        return jnp.asarray(gain + scale * rng.normal(size=p.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(drawn, shapes(config))
 
 
 def denoiser(config, params=None):

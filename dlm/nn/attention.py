@@ -12,6 +12,7 @@ class SelfAttention(nn.Module):
     config: config.Attention
     width: int
     layers: int  # of the whole network: scales the output projection's initial size
+    epsilon: float = norms.EPSILON
 
     @nn.compact
     def __call__(self, x_BLD, cos, sin, allowed, kv=None, seat=None):
@@ -26,12 +27,19 @@ class SelfAttention(nn.Module):
         q_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, q_DHK)
         k_BLJK = jnp.einsum("BLD,DJK->BLJK", x_BLD, k_DJK)
         v_BLJK = jnp.einsum("BLD,DJK->BLJK", x_BLD, v_DJK)
+        if c.bias != "none":
+            q_BLHK += self.param("q_bias_HK", nn.initializers.zeros, (H, K)).astype(dtype)
+            k_BLJK += self.param("k_bias_JK", nn.initializers.zeros, (J, K)).astype(dtype)
+            v_BLJK += self.param("v_bias_JK", nn.initializers.zeros, (J, K)).astype(dtype)
         if c.qk_norm == "rms":
-            q_BLHK = norms.rms(q_BLHK, self.param("q_norm_K", nn.initializers.zeros, (K,)))
-            k_BLJK = norms.rms(k_BLJK, self.param("k_norm_K", nn.initializers.zeros, (K,)))
+            q_BLHK = norms.rms(q_BLHK, self.param("q_norm_K", nn.initializers.ones, (K,)), self.epsilon)
+            k_BLJK = norms.rms(k_BLJK, self.param("k_norm_K", nn.initializers.ones, (K,)), self.epsilon)
         q_BLHK, k_BLJK = rope.rotate(q_BLHK, cos, sin), rope.rotate(k_BLJK, cos, sin)
         heard_BLHK, kv = hear(q_BLHK, (k_BLJK, v_BLJK), allowed, kv, seat)
-        return jnp.einsum("BLHK,HKD->BLD", heard_BLHK, o_HKD), kv
+        heard_BLD = jnp.einsum("BLHK,HKD->BLD", heard_BLHK, o_HKD)
+        if c.bias == "all":
+            heard_BLD += self.param("o_bias_D", nn.initializers.zeros, (D,)).astype(dtype)
+        return heard_BLD, kv
 
 
 def attend(q_BLHK, k_BMJK, v_BMJK, allowed, size: int = 0):

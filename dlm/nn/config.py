@@ -31,6 +31,34 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Rope:
+    """How fast the dimensions of a head turn with the position (`nn.rope`)."""
+
+    base: float = 10_000.0
+    kind: Literal["plain", "linear", "llama3"] = "plain"
+    factor: float = 8.0  # by which the others slow down; not read by 'plain'
+    low: float = 1.0  # 'llama3': what turns less often within `original` positions is slowed down,
+    high: float = 4.0  # and what turns more often is not
+    original: int = 8192  # positions of the first training
+
+    def __post_init__(self):
+        if self.base <= 0 or self.factor <= 0 or self.original < 1 or not 0 < self.low < self.high:
+            raise ValueError("rope: base, factor and original must be positive, and low positive and below high")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Root-mean-square norms: before each sub-layer, or on both sides of it (sandwich; `nn.transformer` says how that starts)."""
+
+    kind: Literal["pre", "sandwich"] = "pre"
+    epsilon: float = 1e-6
+
+    def __post_init__(self):
+        if not 0 < self.epsilon < 1:
+            raise ValueError(f"norm.epsilon={self.epsilon} must be in (0, 1)")
+
+
+@dataclass(frozen=True)
 class Attention:
     """Grouped-query attention: every kv head serves heads / kv_heads query heads. With a `latent`, multi-head latent attention."""
 
@@ -38,7 +66,8 @@ class Attention:
     kv_heads: int = 4  # not read with a latent, like head_size
     head_size: int = 32
     qk_norm: Literal["none", "rms"] = "rms"  # of each head's queries and keys; with a latent, of the low-rank vectors
-    rope_base: float = 10_000.0
+    bias: Literal["none", "qkv", "all"] = "none"  # of queries, keys and values, or of the output too; not read with a latent
+    rope: Rope = field(default_factory=Rope)
     latent: Latent = field(default_factory=Latent)
 
     @property
@@ -63,6 +92,12 @@ class Attention:
         if self.latent.kv_rank:
             return self.latent.matmul(width, self.heads)
         return width * self.head_size * (2 * self.heads + 2 * self.kv_heads)
+
+    def biases(self, width: int) -> int:
+        """Parameters of its biases."""
+        if self.latent.kv_rank or self.bias == "none":
+            return 0
+        return self.head_size * (self.heads + 2 * self.kv_heads) + (width if self.bias == "all" else 0)
 
     @property
     def norms(self) -> int:
@@ -152,14 +187,14 @@ class Compute:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One transformer: pre-norm, or with a norm on both sides of each sub-layer (sandwich; `nn.transformer` says how it starts)."""
+    """One transformer."""
 
     layers: int = 4
     width: int = 128
     attention: Attention = field(default_factory=Attention)
     ffn: FFN = field(default_factory=FFN)
     experts: Experts = field(default_factory=Experts)
-    norm: Literal["pre", "sandwich"] = "pre"
+    norm: Norm = field(default_factory=Norm)
     embeddings: Literal["tied", "untied"] = "tied"
     time: Literal["none", "adaln"] = "none"  # masked diffusion does not need the time: the mask ratio is visible
     heads: tuple[str, ...] = ()  # beside the prediction; 'quality': is the token that stands here right? (`objectives.prism`)
@@ -241,7 +276,7 @@ class ModelConfig:
     def parameters(self) -> int:
         """All parameters: matrices, norms, embeddings, time conditioning."""
         e, D = self.experts, self.width
-        norms = (2 if self.norm == "pre" else 4) * D + self.attention.norms
+        norms = (2 if self.norm.kind == "pre" else 4) * D + self.attention.norms + self.attention.biases(D)
         if self.time == "adaln":
             norms += 4 * self.TIME_WIDTH * D
         others = (self.layers + self.ahead) * norms + self.ahead * 2 * D

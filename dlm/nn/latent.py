@@ -22,6 +22,7 @@ class LatentAttention(nn.Module):
     config: config.Attention
     width: int
     layers: int  # of the whole network: scales the output projection's initial size
+    epsilon: float = norms.EPSILON
 
     @nn.compact
     def __call__(self, x_BLD, cos, sin, allowed, kv=None, seat=None):
@@ -33,7 +34,7 @@ class LatentAttention(nn.Module):
             return self.param(name, nn.initializers.normal(shape[0] ** -0.5), shape).astype(dtype)
 
         def normed(name, x):
-            return norms.rms(x, self.param(name, nn.initializers.zeros, x.shape[-1:])) if c.qk_norm == "rms" else x
+            return norms.rms(x, self.param(name, nn.initializers.ones, x.shape[-1:]), self.epsilon) if c.qk_norm == "rms" else x
 
         if t.q_rank:
             low_BLQ = normed("q_norm_Q", jnp.einsum("BLD,DQ->BLQ", x_BLD, weight("q_down_DQ", D, t.q_rank)))

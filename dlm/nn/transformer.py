@@ -6,8 +6,8 @@ Under a shifted mask position i reads token i−1 and predicts token i, so a pre
 carries the clean sequence is read in two streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token.
 `heads['quality']` judges the tokens that stand; `heads['ahead']` predicts from one token further back (`Ahead`), `ahead2` from two.
 
-norm='sandwich':  h ← h + rms(attention(rms h)), and so the ffn; the gains of the outer norms start at 0.283/√N and 0.432/√N, so that the
-sum of N layers starts as large as that of one (depth-scaled sandwich norm: Pangu Ultra, arXiv:2504.07866, section 2).
+norm.kind='sandwich':  h ← h + rms(attention(rms h)), and so the ffn; the gains of the outer norms start at 0.283/√N and 0.432/√N, so that
+the sum of N layers starts as large as that of one (depth-scaled sandwich norm: Pangu Ultra, arXiv:2504.07866, section 2).
 """
 
 from collections.abc import Callable
@@ -34,20 +34,20 @@ class Block(nn.Module):
     def __call__(self, h_BLD, kv, shared):
         c = self.config
         cos, sin, allowed, seat, time_BLW, token = shared
-        zeros, routed = nn.initializers.zeros, None
+        routed = None
 
         def enter(name):
-            x = norms.rms(h_BLD, self.param(f"{name}_norm_D", zeros, (c.width,)))
+            x = norms.rms(h_BLD, self.param(f"{name}_norm_D", nn.initializers.ones, (c.width,)), c.norm.epsilon)
             return x if time_BLW is None else x * (1 + self._modulation(f"{name}_scale_WD", time_BLW))
 
         def leave(name, x):
-            if c.norm == "sandwich":
-                start = nn.initializers.constant(_OUTER[name] * c.layers**-0.5 - 1)  # gains are stored around 0
-                x = norms.rms(x, self.param(f"{name}_out_norm_D", start, (c.width,)))
+            if c.norm.kind == "sandwich":
+                start = nn.initializers.constant(_OUTER[name] * c.layers**-0.5)
+                x = norms.rms(x, self.param(f"{name}_out_norm_D", start, (c.width,)), c.norm.epsilon)
             return x if time_BLW is None else x * (1 + self._modulation(f"{name}_gate_WD", time_BLW))
 
         kind = latent.LatentAttention if c.attention.latent.kv_rank else attention.SelfAttention
-        heard, kv = kind(c.attention, c.width, c.layers, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
+        heard, kv = kind(c.attention, c.width, c.layers, c.norm.epsilon, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
         h_BLD = h_BLD + leave("attend", heard)
         if self.sparse:
             layer = experts.Experts(c.experts, c.ffn.kind, c.width, c.layers, self.mesh, name="experts")
@@ -92,10 +92,10 @@ class Ahead(nn.Module):
     @nn.compact
     def __call__(self, h_BLD, read_BLD, first_BL, shared):
         c, D = self.config, self.config.width
-        zeros, inward = nn.initializers.zeros, nn.initializers.normal((2 * D) ** -0.5)
+        ones, inward = nn.initializers.ones, nn.initializers.normal((2 * D) ** -0.5)
         before_BLD = jnp.where(first_BL[..., None], 0, jnp.roll(h_BLD, 1, 1))
-        before_BLD = norms.rms(before_BLD, self.param("before_norm_D", zeros, (D,)))
-        read_BLD = norms.rms(read_BLD, self.param("read_norm_D", zeros, (D,)))
+        before_BLD = norms.rms(before_BLD, self.param("before_norm_D", ones, (D,)), c.norm.epsilon)
+        read_BLD = norms.rms(read_BLD, self.param("read_norm_D", ones, (D,)), c.norm.epsilon)
         h_BLD = before_BLD @ self.param("before_DD", inward, (D, D)).astype(h_BLD.dtype)
         h_BLD += read_BLD @ self.param("read_DD", inward, (D, D)).astype(h_BLD.dtype)
         h_BLD, (_, routed) = Block(c, c.stacks[-1].kinds[-1], self.mesh, name="block")(h_BLD, None, shared)
@@ -114,12 +114,12 @@ class Transformer(nn.Module):
         read = _read(canvas, mask, kv, vocab)
         embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
         read_BLD = embed_VD.astype(dtype)[read.ids_BL]
-        angles = rope.angles(read.positions_BL, c.attention.rotary, c.attention.rope_base)
+        angles = rope.angles(read.positions_BL, c.attention.rotary, c.attention.rope)
         token = (read.valid_BL, read.ratio_B, canvas.z_BL.shape[1] / read.ids_BL.shape[1])
         shared = (*angles, read.allowed, None if kv is None else kv.seat, self._time(read.t_BL, dtype), token)
         h_BLD, memory, routed = self._layers(read_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
-        gain_D = self.param("norm_D", nn.initializers.zeros, (c.width,))
-        hidden_BLD = norms.rms(h_BLD, gain_D)
+        gain_D = self.param("norm_D", nn.initializers.ones, (c.width,))
+        hidden_BLD = norms.rms(h_BLD, gain_D, c.norm.epsilon)
         if c.embeddings == "untied":
             embed_VD = self.param("unembed_VD", nn.initializers.normal(c.width**-0.5), (vocab.size, c.width))
         never_V = jnp.zeros(vocab.size, bool).at[jnp.array(vocab.never)].set(True)
@@ -136,7 +136,7 @@ class Transformer(nn.Module):
         if c.ahead and mask.shift and kv is None:
             h_NBLD, routed = self._further(h_BLD, read_BLD, masks.starts(canvas.fields.get("segments_BL"), L), shared, routed)
             names = ["ahead", *(f"ahead{k}" for k in range(2, c.ahead + 1))]
-            heads |= {name: told(norms.rms(h_BLD, gain_D)) for name, h_BLD in zip(names, h_NBLD, strict=True)}
+            heads |= {name: told(norms.rms(h_BLD, gain_D, c.norm.epsilon)) for name, h_BLD in zip(names, h_NBLD, strict=True)}
         if kv is not None:
             kv = cache.KV(*memory)
         return Output(

@@ -50,7 +50,7 @@ def suffix(name: str) -> str:
 def decayed(name: str) -> bool:
     """True for matrices; norms, biases, embeddings and time conditioning are left alone."""
     letters = suffix(name)
-    return len(letters) > 1 and all(TABLE[c].decay for c in letters)
+    return len(letters) > 1 and "_bias_" not in name and all(TABLE[c].decay for c in letters)
 
 
 def partition(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[str | None, ...]:

@@ -32,7 +32,7 @@ def says_e(subject):
     params = jax.tree.map(lambda p: 0 * p, subject.params)
     always_VD = np.full_like(params["embed_VD"], 1e-3)
     always_VD[ord("e")] = 1.0
-    return dataclasses.replace(subject, params={**params, "embed_VD": always_VD})
+    return dataclasses.replace(subject, params={**params, "embed_VD": always_VD, "norm_D": np.ones_like(params["norm_D"])})
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What the fields of experts and routers change; the rows of tests/test_fields.py ask here."""
+"""What the fields of the network, its experts and routers change; the rows of tests/test_fields.py ask here."""
 
 import dataclasses
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from dlm.evals.routing import Routing
 from dlm.nn import experts
-from dlm.nn.config import Experts
+from dlm.nn.config import Experts, Latent, Norm, Rope
+from dlm.nn.masks import Mask
 from dlm.nn.routers import Balance
 from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.limited import Limited
@@ -20,6 +21,40 @@ from tests import tiny
 SOME = Experts(number=4, active=2, width=6, router=MoGE(groups=2))
 _KINDS = dict(moge=MoGE(groups=2), topk=TopK(), limited=Limited(groups=2, kept=2), choice=Choice())
 _MADE: dict = {}
+
+
+def network(**changes):
+    """The masked loss of a batch."""
+    config = tiny.model_config(**changes)
+    objective = spec.build("masked", "objectives", tiny.VOCAB)
+    params, batch = tiny.shapes(config), tiny.batch(tiny.tokens(2, 6))
+    return tiny.program(lambda p, key: objective.loss(tiny.denoiser(config, p), batch, key).nats_sum, params, jax.random.key(0))
+
+
+def judged_by(**changes):
+    """What the network says beside its prediction."""
+    denoise = tiny.denoiser(tiny.model_config(**changes))
+    return jax.eval_shape(lambda: denoise(tiny.canvas(tiny.tokens(2, 6)), mask=Mask("causal", shift=1)).heads)
+
+
+def attention(**changes):
+    return network(attention=dataclasses.replace(tiny.ATTENTION, **changes))
+
+
+def latent(**changes):
+    return attention(latent=Latent(**dict(kv_rank=4, q_rank=3, nope=4, rope=2, value=3) | changes))
+
+
+def turning(**changes):
+    return attention(rope=Rope(**dict(base=100.0, kind="llama3", original=20) | changes))
+
+
+def normed(**changes):
+    return network(norm=Norm(**changes))
+
+
+def ffn(**changes):
+    return network(ffn=dataclasses.replace(tiny.model_config().ffn, **changes))
 
 
 def routed(router, over=None, **changes):
@@ -92,4 +127,21 @@ ROWS = {
     "Limited.groups": (router_of("limited"), 4, {}),
     "Limited.kept": (router_of("limited"), 1, {}),
     **{f"Routing.{k}": (routing, v, {}) for k, v in dict(windows=1, devices=4).items()},
+}
+NETWORK = {
+    **{f"Attention.{k}": (attention, v, {}) for k, v in dict(heads=2, kv_heads=4, head_size=8, qk_norm="none", bias="qkv").items()},
+    "Attention.rope": (attention, Rope(100.0), {}),
+    **{f"Rope.{k}": (turning, v, {}) for k, v in dict(base=50.0, kind="linear", factor=3.0, low=0.1, high=9.0, original=64).items()},
+    "Attention.latent": (attention, Latent(kv_rank=4, nope=4, rope=2, value=4), {}),
+    **{f"Latent.{k}": (latent, v, {}) for k, v in dict(kv_rank=5, q_rank=0, nope=5, rope=4, value=4).items()},
+    **{f"FFN.{k}": (ffn, v, {}) for k, v in dict(kind="relu2", width=16).items()},
+    "Compute.dtype": (network, "bfloat16", {}),
+    **{f"ModelConfig.{k}": (network, v, {}) for k, v in dict(layers=3, width=16, embeddings="tied", time="adaln").items()},
+    **{f"ModelConfig.{k}": (judged_by, v, {}) for k, v in dict(heads=("quality",), ahead=1).items()},
+    "ModelConfig.attention": (network, dataclasses.replace(tiny.ATTENTION, head_size=8), {}),
+    "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
+    "ModelConfig.compute": (network, dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"), {}),
+    "ModelConfig.norm": (network, Norm("sandwich"), {}),
+    **{f"Norm.{k}": (normed, v, {}) for k, v in dict(kind="sandwich", epsilon=1e-5).items()},
+    "ModelConfig.experts": (network, SOME, {}),
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlm.nn import cache, masks, norms, rope, routing, transformer
-from dlm.nn.config import Experts
+from dlm.nn.config import Experts, Norm
 from dlm.nn.routers.topk import TopK
 from dlm.objectives.ar import AR
 from dlm.run import spec
@@ -18,7 +18,7 @@ from dlm.run.spec import UserError
 from tests import tiny
 
 L, MASK = 6, AR.mask
-CONFIG = tiny.model_config(ahead=2, norm="sandwich")
+CONFIG = tiny.model_config(ahead=2, norm=Norm("sandwich"))
 PARAMS = tiny.random_params(CONFIG)
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2]])
 X_BL = np.arange(L)[None]
@@ -64,7 +64,7 @@ def test_it_is_the_equation():
     """h' = M [rms h_{i−1} ; rms embed x_{i−1}], then a block, the shared norm and the shared head."""
     config = tiny.model_config(layers=1, ahead=1)
     params, side = tiny.random_params(config), masks.Side(jnp.arange(L)[None], None, jnp.asarray(SEGMENTS))
-    angles = rope.angles(jnp.arange(L)[None], config.attention.rotary, config.attention.rope_base)
+    angles = rope.angles(jnp.arange(L)[None], config.attention.rotary, config.attention.rope)
     shared = (*angles, masks.dense(MASK, side, side), None, None, (jnp.ones((1, L), bool), jnp.zeros(1), 1.0))
     block = jax.jit(lambda p, h_BLD: transformer.Block(config).apply({"params": p}, h_BLD, None, shared)[0])
     first, further = (jax.tree.map(lambda x: x[0], params[name]) for name in ("layers", "ahead"))
@@ -172,16 +172,16 @@ def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balance
 @pytest.mark.slow
 def test_a_sandwich_starts_by_its_depth_and_hears_no_loudness():
     """The outer gains start at 0.283/√N and 0.432/√N, N the layers of the stack; however large a sub-layer's answer, it adds the same."""
-    config = tiny.model_config(layers=4, norm="sandwich", ahead=1)
+    config = tiny.model_config(layers=4, norm=Norm("sandwich"), ahead=1)
     fresh = jax.jit(lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0)))()
     for block, n in ((fresh["layers"], 4), (fresh["ahead"]["block"], 1)):
         for name, size in (("attend", 0.283), ("ffn", 0.432)):
-            np.testing.assert_allclose(1 + np.asarray(block[f"{name}_out_norm_D"]), np.full((n, 8), size / 4**0.5), rtol=1e-6)
-            assert not block[f"{name}_norm_D"].any()
+            np.testing.assert_allclose(block[f"{name}_out_norm_D"], np.full((n, 8), size / 4**0.5), rtol=1e-6)
+            assert (block[f"{name}_norm_D"] == 1).all()
     louder = jax.tree_util.tree_map_with_path(lambda path, p: p * 50 if path[-1].key in ("o_HKD", "down_FD") else p, PARAMS)
     quiet, loud = (forward(CONFIG)(params, X_BL, np.ones((1, L))) for params in (PARAMS, louder))
     tiny.close(quiet, loud, 1e-4)
     # what stands beside the sub-layers is as it was: the sum is h + g · rms(answer), so with gains at zero nothing is added
-    silent = jax.tree_util.tree_map_with_path(lambda path, p: 0 * p - 1 if path[-1].key.endswith("_out_norm_D") else p, PARAMS)
+    silent = jax.tree_util.tree_map_with_path(lambda path, p: 0 * p if path[-1].key.endswith("_out_norm_D") else p, PARAMS)
     read_BLD = PARAMS["embed_VD"][jnp.asarray([[tiny.VOCAB.bos, *range(L - 1)]])]
     tiny.close(forward(CONFIG)(silent, X_BL, np.ones((1, L)))["hidden"], norms.rms(read_BLD, PARAMS["norm_D"]))

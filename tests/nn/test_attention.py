@@ -1,8 +1,10 @@
 """Attention and rotary positions against their definitions, one number at a time."""
 
+import jax
 import numpy as np
 
 from dlm.nn import attention, norms, rope
+from dlm.nn.config import Attention, Rope
 
 
 def test_attend_is_the_loop():
@@ -24,7 +26,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
     rng = np.random.default_rng(0)
     q_K, k_K = rng.normal(size=(2, 8)).astype(np.float32)
     positions_BL = np.array([[0, 1, 7, 40, 41, 47]])
-    cos, sin = rope.angles(positions_BL, 8, 100.0)
+    cos, sin = rope.angles(positions_BL, 8, Rope(100.0))
     q_LK, k_LK = (np.asarray(rope.rotate(np.tile(x, (1, 6, 1, 1)), cos, sin))[0, :, 0] for x in (q_K, k_K))
     scores_LL = q_LK @ k_LK.T
     np.testing.assert_allclose(scores_LL[:3, :3], scores_LL[3:, 3:], atol=1e-4)
@@ -34,5 +36,36 @@ def test_rotary_scores_depend_on_the_distance_alone():
 
 
 def test_rms_norm():
-    x_BD, gain_D = np.array([[3.0, -4.0]], np.float32), np.array([0.0, 1.0], np.float32)
+    x_BD, gain_D = np.array([[3.0, -4.0]], np.float32), np.array([1.0, 2.0], np.float32)
     np.testing.assert_allclose(norms.rms(x_BD, gain_D), [[3 / 12.5**0.5, -8 / 12.5**0.5]], rtol=1e-5)
+
+
+def test_slower_rotations_are_those_of_llama_3_1():
+    """Each frequency by the published rule, one at a time: kept, divided, or between (`rope_type: llama3`); and all divided."""
+    given = Rope(500_000.0, "llama3", factor=8.0, low=1.0, high=4.0, original=8192)
+    theta_K = 500_000.0 ** (-np.arange(0, 64, 2) / 64)
+    want = []
+    for theta in theta_K:
+        length = 2 * np.pi / theta  # positions of one turn
+        share = (8192 / length - 1.0) / (4.0 - 1.0)
+        between = (1 - share) * theta / 8 + share * theta
+        want.append(theta if length < 8192 / 4 else theta / 8 if length > 8192 else between)
+    assert len({round(w / t, 3) for w, t in zip(want, theta_K, strict=True)}) > 3
+    one = np.array([[1]])
+    np.testing.assert_allclose(np.arcsin(rope.angles(one, 64, given)[1][0, 0, 0, 1:]), want[1:], rtol=1e-4)
+    np.testing.assert_allclose(rope.angles(8 * one, 64, Rope(500_000.0, "linear", factor=8.0))[0], rope.angles(one, 64, Rope(500_000.0))[0])
+
+
+def test_biases_are_added_before_the_rotation_and_behind_the_heads():
+    """softmax(q kᵀ) v with biases is that of inputs with one more coordinate, which is 1, whose weights are the biases."""
+    rng, (D, H, K) = np.random.default_rng(2), (6, 2, 4)
+    x_BLD, angles = rng.normal(size=(1, 5, D)).astype(np.float32), rope.angles(np.arange(5)[None], K, Rope())
+    biased = attention.SelfAttention(Attention(H, H, K, qk_norm="none", bias="all"), D, 1)
+    p = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), biased.init(jax.random.key(0), x_BLD, *angles, None)["params"])
+    names = [("q_DHK", "q_bias_HK"), ("k_DJK", "k_bias_JK"), ("v_DJK", "v_bias_JK")]
+    wider = {name: np.concatenate([p[name], p[bias][None]]) for name, bias in names}
+    wider["o_HKD"] = np.concatenate([p["o_HKD"], np.zeros((H, K, 1), np.float32)], -1)
+    plain = attention.SelfAttention(Attention(H, H, K, qk_norm="none"), D + 1, 1)
+    want, _ = plain.apply({"params": wider}, np.concatenate([x_BLD, np.ones((1, 5, 1), np.float32)], -1), *angles, None)
+    got, _ = biased.apply({"params": p}, x_BLD, *angles, None)
+    np.testing.assert_allclose(got, want[..., :D] + p["o_bias_D"], rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dlm.nn import latent, rope, transformer
-from dlm.nn.config import Attention, Latent
+from dlm.nn.config import Attention, Latent, Norm, Rope
 from dlm.objectives.ar import AR
 from dlm.run import axes, mesh
 from tests import tiny
@@ -17,11 +17,11 @@ SIZES = Latent(kv_rank=5, q_rank=6, nope=4, rope=2, value=3)
 
 
 def attention(**changes):
-    return Attention(heads=changes.pop("heads", 4), rope_base=100.0, latent=Latent(**vars(SIZES) | changes))
+    return Attention(heads=changes.pop("heads", 4), rope=Rope(100.0), latent=Latent(**vars(SIZES) | changes))
 
 
 def normed(x, gain):
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6) * (1 + gain)
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6) * gain
 
 
 def turned(x, i, base=100.0):
@@ -58,7 +58,7 @@ def test_it_is_its_heads_one_by_one(rank, norm):
     rng, given = np.random.default_rng(0), attention(q_rank=rank)
     given = Attention(**vars(given) | dict(qk_norm=norm))
     layer, x_BLD = latent.LatentAttention(given, D, 2), rng.normal(size=(B, L, D)).astype(np.float32)
-    angles = rope.angles(jnp.arange(L)[None], given.rotary, given.rope_base)
+    angles = rope.angles(jnp.arange(L)[None], given.rotary, given.rope)
     inputs = x_BLD, *angles, jnp.tri(L, dtype=bool)[None]
     shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
     p = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
@@ -112,7 +112,7 @@ def test_a_memory_holds_the_latent_and_one_rotary_key():
 @pytest.mark.slow
 def test_a_mesh_changes_nothing():
     """Loss and gradients, a layer ahead included; heads lie over `tensor`, widths and low ranks over `fsdp`."""
-    config = tiny.model_config(layers=1, attention=attention(), norm="sandwich", ahead=1)
+    config = tiny.model_config(layers=1, attention=attention(), norm=Norm("sandwich"), ahead=1)
     params, batch, objective = tiny.random_params(config), tiny.batch(tiny.tokens(4, L)), AR(ahead=0.3, vocab=tiny.VOCAB)
     both = jax.jit(jax.value_and_grad(lambda p, b: objective.loss(tiny.denoiser(config, p), b, jax.random.key(0)).nats_sum))
     devices = mesh.make(mesh.Mesh(data=1, fsdp=2, tensor=2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlm.nn import cache, norms, rope, transformer
-from dlm.nn.config import Experts
+from dlm.nn.config import Experts, Norm
 from dlm.nn.masks import Mask
 from dlm.nn.routers import Balance
 from dlm.nn.routers.moge import MoGE
@@ -17,7 +17,7 @@ from tests import tiny
 
 L = 6
 EXPERTS = Experts(number=4, active=2, width=6, shared=1, dense=1, every=2, router=MoGE(groups=2, balance=Balance(weight=0.1)))
-CONFIG = tiny.model_config(layers=5, experts=EXPERTS, norm="sandwich")
+CONFIG = tiny.model_config(layers=5, experts=EXPERTS, norm=Norm("sandwich"))
 PARAMS = tiny.random_params(CONFIG, scale=0.3)
 SHIFTED = Mask("causal", shift=1)
 
@@ -28,7 +28,7 @@ def test_the_layers_run_one_after_the_other():
     order = [(kinds[0], 0), (kinds[1], 0), (kinds[2], 0), (kinds[1], 1), (kinds[2], 1)]
     z_BL = tiny.tokens(2, L)
     h_BLD = PARAMS["embed_VD"][z_BL]
-    angles = rope.angles(jnp.arange(L)[None], CONFIG.attention.head_size, CONFIG.attention.rope_base)
+    angles = rope.angles(jnp.arange(L)[None], CONFIG.attention.head_size, CONFIG.attention.rope)
     shared = (*angles, None, None, None, (jnp.ones((2, L), bool), jnp.zeros(2), 1.0))
 
     @jax.jit

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dlm.nn import cache, masks, transformer
-from dlm.nn.config import FFN, Attention, Experts, Latent
+from dlm.nn.config import FFN, Attention, Experts, Latent, Norm
 from dlm.nn.masks import Mask
 from dlm.nn.routers.moge import MoGE
 from dlm.objectives.ar import AR
@@ -253,13 +253,13 @@ def shapes_fit(config):
 
 
 def test_counts_and_names_for_every_option_beside_every_other():
-    for qk_norm, kind, embeddings, time in (
-        ("none", "swiglu", "tied", "none"),
-        ("none", "relu2", "untied", "adaln"),
-        ("rms", "swiglu", "untied", "none"),
-        ("rms", "relu2", "tied", "adaln"),
+    for qk_norm, bias, kind, embeddings, time in (
+        ("none", "qkv", "swiglu", "tied", "none"),
+        ("none", "all", "relu2", "untied", "adaln"),
+        ("rms", "none", "swiglu", "untied", "none"),
+        ("rms", "all", "relu2", "tied", "adaln"),
     ):
-        attention = dataclasses.replace(tiny.ATTENTION, qk_norm=qk_norm)
+        attention = dataclasses.replace(tiny.ATTENTION, qk_norm=qk_norm, bias=bias)
         heads = ("quality",) if time == "none" else ()
         config = tiny.model_config(attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time, heads=heads)
         assert shapes_fit(config) == (config.parameters, config.parameters)
@@ -273,7 +273,7 @@ def test_counts_and_names_for_every_option_beside_every_other():
         latent = dataclasses.replace(LATENT.attention.latent, q_rank=rank)
         attention = dataclasses.replace(LATENT.attention, qk_norm=qk_norm, latent=latent)
         time = "adaln" if ahead else "none"
-        config = tiny.model_config(layers=3, attention=attention, norm=norm, ahead=ahead, experts=experts, time=time)
+        config = tiny.model_config(layers=3, attention=attention, norm=Norm(norm), ahead=ahead, experts=experts, time=time)
         assert shapes_fit(config) == (config.parameters, config.active_parameters)
 
 

@@ -8,7 +8,9 @@ from dlm.run import axes
 def test_suffix_and_decay():
     assert axes.suffix("attend_norm_D") == "D" and axes.suffix("q_DHK") == "DHK"
     assert [
-        n for n in ("q_DHK", "o_HKD", "up_DF", "embed_VD", "unembed_VD", "norm_D", "q_norm_K", "time_AW", "ffn_gate_WD") if axes.decayed(n)
+        n
+        for n in ("q_DHK", "o_HKD", "up_DF", "embed_VD", "unembed_VD", "norm_D", "q_norm_K", "q_bias_HK", "time_AW", "ffn_gate_WD")
+        if axes.decayed(n)
     ] == [
         "q_DHK",
         "o_HKD",

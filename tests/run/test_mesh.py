@@ -17,7 +17,7 @@ EXPERTS = dict(number=8, active=4, width=8, shared=1, router=dict(name="moge", g
 OBJECTIVES = dict(
     masked=dict(objective="masked", sampler=dict(steps=2), optim__microbatches=2),
     ar=dict(objective="ar", sampler=dict(steps=1, block=1)),
-    block=dict(objective=dict(name="block", size=8), sampler=dict(steps=2), nn__norm="sandwich"),
+    block=dict(objective=dict(name="block", size=8), sampler=dict(steps=2), nn__norm=dict(kind="sandwich")),
 )
 MADE = {}
 

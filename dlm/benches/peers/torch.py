@@ -32,8 +32,10 @@ class Twin:
         if jax.default_backend() != "cpu" or run.nn.compute.dtype != "float32" or run.nn.time != "none" or run.optim.kind != "adamw":
             raise UserError("--peer=torch is a float32 twin on CPU, with AdamW and without time conditioning: choose such a config")
         c = run.nn
-        if c.experts.number or c.attention.latent.kv_rank or c.ahead or c.norm != "pre":
+        if c.experts.number or c.attention.latent.kv_rank or c.ahead or c.norm.kind != "pre":
             raise UserError("--peer=torch knows dense pre-norm layers with grouped-query attention alone: choose such a config")
+        if c.attention.bias != "none" or c.attention.rope.kind != "plain":
+            raise UserError("--peer=torch knows neither attention.bias nor attention.rope.kind: leave them as they are")
         torch.set_num_threads(rundir.environment()["cores"])
         self.optim, self.vocab, self.mask = run.optim, run.nn.vocab, experiment.objective.mask
         self.model = Model(run.nn, self.mask.kind == "causal", jax.tree.map(np.asarray, params))
@@ -113,22 +115,22 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-    def __init__(self, gain):
+    def __init__(self, gain, epsilon: float):
         super().__init__()
-        self.weight = _parameter(1 + gain, False)
+        self.weight, self.epsilon = _parameter(gain, False), epsilon
 
     def forward(self, x):
-        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
 
 
 class Block(nn.Module):
     def __init__(self, c, layer: dict):
         super().__init__()
-        self.c, a, f = c, layer["attention"], layer["ffn"]
-        self.attend_norm, self.ffn_norm = Norm(layer["attend_norm_D"]), Norm(layer["ffn_norm_D"])
+        self.c, a, f, e = c, layer["attention"], layer["ffn"], c.norm.epsilon
+        self.attend_norm, self.ffn_norm = Norm(layer["attend_norm_D"], e), Norm(layer["ffn_norm_D"], e)
         self.q, self.k, self.v, self.o = Linear(a["q_DHK"], 1), Linear(a["k_DJK"], 1), Linear(a["v_DJK"], 1), Linear(a["o_HKD"], 2)
         if c.attention.qk_norm == "rms":
-            self.q_norm, self.k_norm = Norm(a["q_norm_K"]), Norm(a["k_norm_K"])
+            self.q_norm, self.k_norm = Norm(a["q_norm_K"], e), Norm(a["k_norm_K"], e)
         self.up, self.down = Linear(f["up_DF"], 1), Linear(f["down_FD"], 1)
         if c.ffn.kind == "swiglu":
             self.gate = Linear(f["gate_DF"], 1)
@@ -163,9 +165,9 @@ class Model(nn.Module):
         self.causal, a = causal, c.attention
         self.embed = _parameter(params["embed_VD"], False)
         self.head = _parameter(params["unembed_VD"], False) if c.embeddings == "untied" else self.embed
-        self.norm = Norm(params["norm_D"])
+        self.norm = Norm(params["norm_D"], c.norm.epsilon)
         self.blocks = nn.ModuleList(Block(c, _layer(params["layers"], n)) for n in range(c.layers))
-        self.register_buffer("theta", a.rope_base ** (-torch.arange(0, a.head_size, 2) / a.head_size))
+        self.register_buffer("theta", a.rope.base ** (-torch.arange(0, a.head_size, 2) / a.head_size))
         self.register_buffer("never_V", torch.zeros(c.vocab.size).index_fill(0, torch.tensor(c.vocab.never), -torch.inf))
 
     def forward(self, z_BL, segments_BL, positions_BL):
