@@ -37,11 +37,12 @@ class Vocab:
     eos: int
     pad: int
     mask: int
+    unsaid: tuple[int, ...] | None = None  # what is never generated, where that is not bos, pad and mask
 
     @property
     def never(self) -> tuple[int, ...]:
-        """Ids that no model ever generates."""
-        return (self.bos, self.pad, self.mask)
+        """Ids that no model ever generates. Published models may use one id for eos, bos and pad, and eos must stay."""
+        return tuple(i for i in (self.bos, self.pad, self.mask) if i != self.eos) if self.unsaid is None else self.unsaid
 
 
 def member(family: str, default: Any = MISSING) -> Any:

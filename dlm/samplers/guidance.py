@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas, Logits, Output
+from dlm.samplers.rule import anchors
 
 
 def guided(denoise: Callable[..., Output], w: float, vocab) -> Callable[..., Output]:
@@ -21,8 +22,7 @@ def guided(denoise: Callable[..., Output], w: float, vocab) -> Callable[..., Out
 
     def both(canvas: Canvas, *, mask, cache=None) -> Output:
         B = len(canvas.z_BL)
-        hidden_BL = canvas.frozen_BL & (canvas.z_BL != vocab.pad)
-        blank = replace(canvas, z_BL=jnp.where(hidden_BL, vocab.mask, canvas.z_BL))
+        blank = replace(canvas, z_BL=jnp.where(anchors(canvas), vocab.mask, canvas.z_BL))
         output = denoise(jax.tree.map(lambda *rows: jnp.concatenate(rows), canvas, blank), mask=mask, cache=_seated(cache))
         told_BLV, alone_BLV = jnp.split(jax.nn.log_softmax(output.prediction.logits_BLV, -1), [B])
         logits_BLV = jnp.where(jnp.isfinite(told_BLV), (1 + w) * told_BLV - w * jnp.maximum(alone_BLV, -1e9), -jnp.inf)

@@ -23,7 +23,7 @@ from dlm.samplers import reading, rounds
 from dlm.samplers.config import Sampler
 from dlm.samplers.guidance import guided
 from dlm.samplers.reading import Reader, take
-from dlm.samplers.rule import Now
+from dlm.samplers.rule import Now, anchors, last
 
 _ENDS = ("unmasked", "unchanged", "late")
 
@@ -140,7 +140,7 @@ class _Pass:
         self.packed = "positions_BL" in fields
         kind = "none" if memory is None else reading.kind(sampler, self.mask)
         self.reader = Reader(self.denoise, self.mask, kind, self.size, self.process.vocab.bos)
-        self.last_anchor_B = jnp.where(canvas.frozen_BL & (canvas.z_BL != self.process.vocab.pad), jnp.arange(L), -1).max(1)
+        self.last_anchor_B = last(anchors(canvas, self.mask))
         if sampler.reopen:
             canvas, logprob_BL = self._reopened(canvas, logprob_BL)
             tape = record(tape, canvas.z_BL, logprob_BL, self.share_left(-1))
@@ -309,7 +309,7 @@ class _Pass:
             return at
         z_BL, vocab, i_L = at.canvas.z_BL, self.process.vocab, jnp.arange(at.canvas.z_BL.shape[1])
         first = lambda hit_BL: jnp.where(hit_BL, i_L, len(i_L)).min(1)  # noqa: E731
-        ends_BL = (z_BL == vocab.eos) & (i_L > self.last_anchor_B[:, None])
+        ends_BL = (z_BL == vocab.eos) & ~at.canvas.frozen_BL & (i_L > self.last_anchor_B[:, None])
         reached_BL = self.block_BL <= jnp.where(self.sliding, self.blocks, at.n // self.sampler.steps)
         ended_B = first(ends_BL & reached_BL) < first(z_BL == vocab.mask)
         return replace(at, done_B=at.done_B | (ended_B & now))

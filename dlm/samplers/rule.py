@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 
+from dlm.nn.masks import Mask
 from dlm.run.contracts import Canvas
 from dlm.samplers import rounds
 
@@ -38,6 +40,23 @@ class Now:
         t_B, s_B = (self.t_B, self.s_B) if t_B is None else (t_B, s_B)
         back_B = 0 if self.back_BL is False else self.back_BL.sum(1)
         return rounds.first(masked_BL, score_BL, t_B, s_B, back_B)
+
+
+def anchors(canvas: Canvas, mask: Mask | None = None) -> jax.Array:
+    """What is given, bool_BL; padding is not. It is told from an anchor by its place, since an end of text may have the same id.
+
+    Padding is segment 0. The rows of a causal model have no segments, and nothing but padding after their last hole.
+    """
+    if "segments_BL" in canvas.fields:
+        return canvas.frozen_BL & (canvas.fields["segments_BL"] > 0)
+    if mask is None or mask.kind != "causal":
+        return canvas.frozen_BL
+    return canvas.frozen_BL & (jnp.cumsum(~canvas.frozen_BL[:, ::-1], 1)[:, ::-1] > 0)
+
+
+def last(where_BL: jax.Array) -> jax.Array:
+    """The last such position of each row, −1 where there is none."""
+    return jnp.where(where_BL, jnp.arange(where_BL.shape[1]), -1).max(1)
 
 
 class Rule:

@@ -23,6 +23,7 @@ from dlm.nn.masks import Mask
 from dlm.run import keys
 from dlm.run.contracts import Canvas
 from dlm.samplers import reading
+from dlm.samplers.rule import anchors, last
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,8 @@ class _Race:
             return jnp.zeros(self.B, bool)
         vocab, i_L = self.process.vocab, jnp.arange(self.L)
         first = lambda hit_BL: jnp.where(hit_BL, i_L, self.L).min(1)  # noqa: E731
-        last_anchor_B = jnp.where(self.start.frozen_BL & (self.start.z_BL != vocab.pad), i_L, -1).max(1)
-        return first((z_BL == vocab.eos) & (i_L > last_anchor_B[:, None])) < first(z_BL == vocab.mask)
+        ends_BL = (z_BL == vocab.eos) & self.open_BL & (i_L > last(anchors(self.start))[:, None])
+        return first(ends_BL) < first(z_BL == vocab.mask)
 
 
 def _accepted(key_B, p_BSV, q_BSV, drafted_BS, valid_BS):

@@ -6,6 +6,7 @@ vocabulary.
 """
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -54,13 +55,25 @@ class Tokenizer(ABC):
     def save(self, folder: Path) -> None:
         """Writes into a run directory what `restore` reads."""
 
+    def encode_marked(self, text: str) -> np.ndarray:
+        """int32 ids as published, for chats: a special token's name becomes its one id; normalisation and prefix space are the file's own.
+        No bos, eos or template is added."""
+        ids = dict(zip(SPECIALS, (self.eos, self.bos, self.pad, self.mask), strict=True))
+        parts = [p for p in re.split(f"({'|'.join(map(re.escape, SPECIALS))})", text) if p]
+        return np.concatenate([np.zeros(0, np.int32), *([ids[p]] if p in ids else self.encode(p) for p in parts)]).astype(np.int32)
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether bos stands in front of a text as it was published; never in what `encode` gives."""
+        return False
+
     def decode(self, ids) -> str:
         """The text of the ids: bytes joined, broken UTF-8 as '�', masks as '░', other specials left out."""
         return b"".join(self._shown[i] for i in np.asarray(ids).tolist()).decode("utf-8", "replace")
 
     def piece(self, id: int) -> str:
         r"""One id for display: its text, a part of a character as '\xe2', a special by its name, a mask as '░'."""
-        names = {self.eos: SPECIALS[0], self.bos: SPECIALS[1], self.pad: SPECIALS[2]}
+        names = {self.pad: SPECIALS[2], self.bos: SPECIALS[1], self.eos: SPECIALS[0]}  # of one id that has several, eos is the name
         return names.get(int(id)) or self._shown[int(id)].decode("utf-8", "backslashreplace")
 
     @property

@@ -5,8 +5,8 @@
     …                  unused                         never produced, 0 bytes
     size − 4 … − 1     eos bos pad mask
 
-The size is a config's and known before any corpus is read. `path` takes a published byte-level `tokenizer.json` instead: its ids
-stay, specials it lacks are appended.
+The size is a config's and known before any corpus is read. `path` takes a published tokenizer instead (`text.published`): its ids stay,
+and `published` says what its model knows and it does not.
 """
 
 import functools
@@ -14,18 +14,20 @@ import itertools
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from dlm import text
-from dlm.run import files
 from dlm.run.spec import UserError, Vocab
+from dlm.text import published
+from dlm.text.published import Found
 
-FILE = "tokenizer.json"  # in a run directory
+FILE = published.FILE  # in a run directory
 
 # What a merge may not cross. A word takes one sign or space before it along ('.append', '_name', ' the'), punctuation takes the
 # line break and indentation after it (':\n        '), digits go by threes. On held-out source and prose at 1,024 ids this gives
@@ -43,13 +45,38 @@ PATTERN = "|".join(
 ASCII_PATTERN = re.compile(PATTERN.replace(r"\p{L}", "a-zA-Z").replace(r"\p{N}", "0-9"), re.ASCII)
 WHOLE = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)  # bytes, no split
 
-# Names under which published tokenizers carry our specials.
-PUBLISHED = dict(
-    eos=("<|eos|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"),
-    bos=("<|bos|>", "<|begin_of_text|>", "<|startoftext|>", "<s>", "<bos>"),
-    pad=("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>"),
-    mask=("<|mask|>", "<|mdm_mask|>", "<mask>", "[MASK]", "<|MASK|>"),
+# Texts that tokenizers are known to lose something of, each after a line break so that all of them are tried at once.
+PROBE = "\n".join(
+    (
+        " a  b   c ",
+        "\t\t x\r\n\r\n ",
+        "".join(map(chr, range(128))),
+        "é e\u0301 ﬁ Ａ ½ ß İ",
+        "🎉👩\u200d🚀 \u2028\x85\xa0\u3000",
+        "中文字 ▁ ▁▁ Ġ",
+    )
 )
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a published model knows of its ids, and a tokenizer's files need not say; `hf` takes it from the model's own config.
+
+    An id of −1 is found by its name. One that has no name is taken from the rows above the tokenizer's ids, else appended. So all four
+    differ, unless they are named otherwise or `says` is 'all': then a model without bos or pad has eos in their place, as it was used.
+    """
+
+    rows: int = 0  # of the model's embedding; 0: as many as the tokenizer has ids
+    eos: int = -1
+    bos: int = -1
+    pad: int = -1
+    mask: int = -1
+    says: Literal["text", "all"] = "text"  # text: bos, pad and mask are never generated; all: only the mask and what is appended are not
+
+    def __post_init__(self):
+        for name in ("rows", "eos", "bos", "pad", "mask"):
+            if getattr(self, name) < -(name != "rows"):
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative" + ("" if name == "rows" else ", or -1: by its name"))
 
 
 @dataclass(frozen=True)
@@ -58,7 +85,8 @@ class BPE:
 
     size: int = 1024  # ids in all, with the bytes and the specials; not read where `path` is given
     sample: int = 2_000_000  # characters of the corpus to learn from, drawn over whole documents; about a second
-    path: str | None = None  # a published byte-level tokenizer.json
+    path: str | None = None  # of a published tokenizer: its folder, tokenizer.json, or vocab.json beside merges.txt
+    published: Published = field(default_factory=Published)  # read where `path` is given
 
     def __post_init__(self):
         if self.size < 260:
@@ -68,51 +96,91 @@ class BPE:
 
     @property
     def vocab(self) -> Vocab:
-        return text.closing(self.size) if self.path is None else _published_vocab(_read(Path(self.path).expanduser()))
+        return text.closing(self.size) if self.path is None else self._ids(published.read(self.path), self.path)
+
+    def _ids(self, found: Found, where: str | Path) -> Vocab:
+        return published.special_ids(found, Published() if self.path is None else self.published, str(where))
 
     def fit(self, documents: Iterable[str]) -> text.Tokenizer:
         """Learns the merges: the same documents in the same order give the same merges."""
         if self.path is not None:
-            return BPETokenizer(_read(Path(self.path).expanduser()), self.vocab)
-        return BPETokenizer(_learn(_sample(documents, self.sample), self.size), self.vocab)
+            found = published.read(self.path)
+            return BPETokenizer(found, self._ids(found, self.path), self.path)
+        return BPETokenizer(Found(_learn(_sample(documents, self.sample), self.size), {}), self.vocab)
 
     def restore(self, folder: Path) -> text.Tokenizer:
-        """What `save` wrote into a run directory; the published file is not needed any more, but for its sizes."""
-        tree = _read(Path(folder) / FILE)
-        if self.path is None and _specials(tree).get("mask") != self.size - 1:
-            raise UserError(f"{Path(folder) / FILE} is not a tokenizer of {self.size} ids (config.text.size)")
-        return BPETokenizer(tree, _published_vocab(tree))
+        """What `save` wrote into a run directory; the published files are not needed any more."""
+        path = Path(folder) / FILE
+        found = published.read(path)
+        vocab = self._ids(found, path)
+        if self.path is None and vocab.mask != self.size - 1:
+            raise UserError(f"{path} is not a tokenizer of {self.size} ids (config.text.size)")
+        return BPETokenizer(found, vocab, path)
 
 
 class BPETokenizer(text.Tokenizer):
-    """Encodes with the merges alone: normalisation, added tokens and templates of the file are not applied, so that the bytes of
-    the ids are the bytes of the text."""
+    """`encode` has the merges alone: normalisation, added tokens and templates of the file are not applied, so that the bytes of the ids
+    are the bytes of the text. `encode_marked` has all but the template."""
 
-    def __init__(self, tree: dict, vocab: Vocab):
-        """`tree` is the content of a tokenizer.json."""
-        bytes_of_id = [b""] * vocab.size
-        for piece, id in tree["model"]["vocab"].items():
-            bytes_of_id[id] = _bytes(piece)
-        for token in tree["added_tokens"]:
-            bytes_of_id[token["id"]] = b"" if token["special"] else token["content"].encode()
-        for id in (vocab.eos, *vocab.never):
-            bytes_of_id[id] = b""
-        super().__init__(vocab, bytes_of_id)
-        self._tree = tree
-        bare = {**tree, "added_tokens": [], "normalizer": None, "post_processor": None, "truncation": None, "padding": None}
-        self._encoder = tokenizers.Tokenizer.from_str(json.dumps(bare))
-        self._own_split = _pattern(tree["pre_tokenizer"]) == PATTERN
-        self._whole = tokenizers.Tokenizer.from_str(json.dumps({**bare, "pre_tokenizer": WHOLE}))
+    def __init__(self, found: Found, vocab: Vocab, where: str | Path = "this tokenizer"):
+        self._tree, self._found, self._where = found.tree, found, where
+        content = published.bytes_of_ids(found.tree, vocab)
+        super().__init__(vocab, content)
+        self._bare, self._hazard = published.bare(found.tree, content), published.hazard(found.tree)
+        self._encoder = self._made(self._bare)
+        self._own_split = _pattern(found.tree["pre_tokenizer"]) == PATTERN
         self._ids: dict[str, list[int]] = {}  # of pieces seen
+        if not self._own_split and self.decode(self._encode_any([PROBE])[0]) != PROBE:
+            self._refuse()
 
     def encode_all(self, texts: list[str]) -> list[np.ndarray]:
         texts = [t if t.isascii() else text.utf8(t).decode() for t in texts]
         fast = [i for i, t in enumerate(texts) if self._own_split and t.isascii()]
         slow = sorted(set(range(len(texts))) - set(fast))
         ids = dict(zip(fast, self._encode_ascii([texts[i] for i in fast]), strict=True))
-        found = self._encoder.encode_batch_fast([texts[i] for i in slow], add_special_tokens=False)
-        ids |= {i: np.array(e.ids, np.int32) for i, e in zip(slow, found, strict=True)}
+        ids |= dict(zip(slow, self._encode_any([texts[i] for i in slow]), strict=True))
         return [ids[i] for i in range(len(texts))]
+
+    def _encode_any(self, texts: list[str]) -> list[np.ndarray]:
+        """By the library; what would be taken for something else stands alone, or in bytes."""
+        parts = [self._hazard.split(t) if self._hazard else [t] for t in texts]
+        flat = [part for row in parts for part in row]
+        found = iter(self._encoder.encode_batch_fast(flat, add_special_tokens=False))
+        rows = [[self._sign if part == published.SPACE and self._hazard else e.ids for part, e in zip(row, found)] for row in parts]  # noqa: B905
+        ids = [np.fromiter(itertools.chain.from_iterable(row), np.int32) for row in rows]
+        if any(self.bytes_V[i].sum() != len(t.encode()) for i, t in zip(ids, texts, strict=True)):
+            self._refuse()
+        return ids
+
+    @functools.cached_property
+    def _sign(self) -> list[int]:
+        """The ids of the sign for spaces, where it stands for itself."""
+        return [self._tree["model"]["vocab"][f"<0x{b:02X}>"] for b in published.SPACE.encode()]
+
+    def _refuse(self) -> None:
+        split = self._tree["pre_tokenizer"] or self._tree["model"]
+        raise UserError(f"{self._where} loses bytes of texts (pre-tokenizer {split.get('type')}): {published.SUPPORTED}")
+
+    def _made(self, tree: dict) -> tokenizers.Tokenizer:
+        try:
+            return tokenizers.Tokenizer.from_str(json.dumps(tree))
+        except Exception as error:  # the library has no narrower one
+            raise UserError(f"{self._where} is damaged: {error}") from None
+
+    @functools.cached_property
+    def _whole(self) -> tokenizers.Tokenizer:
+        return self._made({**self._bare, "pre_tokenizer": WHOLE})
+
+    @functools.cached_property
+    def _marked(self) -> tokenizers.Tokenizer:
+        return self._made(published.counted(published.unbounded(self._tree)))
+
+    def encode_marked(self, text_: str) -> np.ndarray:
+        return np.array(self._marked.encode(text.utf8(text_).decode(), add_special_tokens=False).ids, np.int32)
+
+    @functools.cached_property
+    def adds_bos(self) -> bool:
+        return published.puts_bos(self._found, self.bos)
 
     def _encode_ascii(self, texts: list[str]) -> list[np.ndarray]:
         """The same ids four times as fast: a corpus has few distinct pieces, and Python's `re` splits ASCII alike."""
@@ -129,8 +197,8 @@ class BPETokenizer(text.Tokenizer):
         return json.dumps(self._tree, ensure_ascii=False)
 
     def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json`, which other libraries read too."""
-        files.write(Path(folder) / FILE, json.dumps(_with_specials(self._tree, self.vocab), indent=1, ensure_ascii=False))
+        """Writes `tokenizer.json`, which other libraries read too, and the names and the chat template that were published with it."""
+        published.save(Path(folder), self._found, self.vocab)
 
 
 # ------------------------------------------------------------------------------------------------------------------ learning
@@ -158,7 +226,7 @@ def _learn(documents: list[str], size: int) -> dict:
     learner.decoder = tokenizers.decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=size - 4, initial_alphabet=alphabet, show_progress=False))
-    return _with_specials(json.loads(learner.to_str()), text.closing(size))
+    return _closed(json.loads(learner.to_str()), size)
 
 
 def _pattern(pre_tokenizer) -> str | None:
@@ -167,68 +235,10 @@ def _pattern(pre_tokenizer) -> str | None:
     return steps[0].get("pattern", {}).get("Regex") if len(steps) == 2 else None
 
 
-def _with_specials(tree: dict, vocab: Vocab) -> dict:
-    """The tree with all four specials under their ids, both in the vocabulary (which may have gaps) and as added tokens."""
-    ids = dict(eos=vocab.eos, bos=vocab.bos, pad=vocab.pad, mask=vocab.mask)
+def _closed(tree: dict, size: int) -> dict:
+    """The tree with the four specials as its last ids, in the vocabulary (which may have gaps) and as added tokens."""
+    vocab = text.closing(size)
+    ids = {"<|eos|>": vocab.eos, "<|bos|>": vocab.bos, "<|pad|>": vocab.pad, "<|mask|>": vocab.mask}
     flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    lacking = [kind for kind in ids if kind not in _specials(tree)]
-    added = [dict(id=ids[kind], content=f"<|{kind}|>", **flags) for kind in lacking]
-    pieces = {**tree["model"]["vocab"], **{f"<|{kind}|>": ids[kind] for kind in lacking}}
-    added_tokens = sorted([*tree["added_tokens"], *added], key=lambda token: token["id"])
-    return {**tree, "added_tokens": added_tokens, "model": {**tree["model"], "vocab": pieces}}
-
-
-# ------------------------------------------------------------------------------------------------------------------- reading
-
-
-def _read(path: Path) -> dict:
-    """A tokenizer.json, checked to be byte-level BPE."""
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no tokenizer {path}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a tokenizer.json: {error}") from None
-    model = tree.get("model") if isinstance(tree, dict) else None
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not set(_alphabet()) <= set(model.get("vocab", ())):
-        raise UserError(f"{path} is not byte-level BPE: only those give the exact bytes of every id")
-    if '"ByteLevel"' not in json.dumps(tree.get("pre_tokenizer")):
-        raise UserError(f"{path} does not split into bytes (no ByteLevel pre-tokenizer)")
-    return {**tree, "added_tokens": tree.get("added_tokens") or [], "pre_tokenizer": _without_prefix(tree["pre_tokenizer"])}
-
-
-def _without_prefix(node):
-    """A prefix space would add a byte that the text does not have."""
-    if isinstance(node, dict):
-        return {k: False if k == "add_prefix_space" else _without_prefix(v) for k, v in node.items()}
-    return [_without_prefix(v) for v in node] if isinstance(node, list) else node
-
-
-def _specials(tree: dict) -> dict[str, int]:
-    """The ids of eos, bos, pad and mask, as far as the file has them."""
-    ids = {token["content"]: token["id"] for token in tree["added_tokens"]}
-    found = {kind: next((ids[name] for name in names if name in ids), None) for kind, names in PUBLISHED.items()}
-    return {kind: id for kind, id in found.items() if id is not None}
-
-
-def _published_vocab(tree: dict) -> Vocab:
-    found = _specials(tree)
-    size = 1 + max([*tree["model"]["vocab"].values(), *(token["id"] for token in tree["added_tokens"])])
-    for kind in PUBLISHED:
-        if kind not in found:
-            found[kind], size = size, size + 1
-    return Vocab(size=size, **found)
-
-
-@functools.cache
-def _alphabet() -> dict[str, int]:
-    """GPT-2's printable sign of every byte: printable Latin-1 stands for itself, the others follow from U+0100 on."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in own]
-    return {chr(b): b for b in own} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-def _bytes(piece: str) -> bytes:
-    """The bytes of a piece; of a name that is no piece (a special left in the vocabulary), its own text."""
-    table = _alphabet()
-    return bytes(table[c] for c in piece) if all(c in table for c in piece) else piece.encode()
+    added = [dict(id=id, content=name, **flags) for name, id in ids.items()]
+    return {**tree, "added_tokens": added, "model": {**tree["model"], "vocab": tree["model"]["vocab"] | ids}}
