@@ -15,7 +15,9 @@ from dlm.run.spec import UserError
 
 CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
 LOCK, DATA = "lock", "data.sha256"
-_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, "tokenizer.json"}  # what a run killed while it began may have left
+TOKENIZER = "tokenizer.json"
+_BESIDE = {"tokenizer_config.json", "chat_template.jinja"}  # what a published tokenizer has further
+_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, TOKENIZER, *_BESIDE}  # what a run killed while it began may have left
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 
@@ -28,8 +30,15 @@ def belongs(workdir: Path, run: spec.Run) -> bool:
     if not (workdir / CONFIG).is_file():
         raise UserError(f"--workdir={workdir} holds other things: choose an empty or a new directory")
     stored = _stored(workdir)
-    # The text section as it is: a published tokenizer may be gone from where it was.
-    filled = spec.plain(_built(dict(stored, text=spec.plain(run.text)), workdir)) | dict(text=stored.get("text"))
+    # The text section without its vocabulary: a published tokenizer may be gone from where it was, and the run's own copy serves as well.
+    text = spec.plain(_text(stored, workdir))
+    if (
+        getattr(run.text, "path", None)
+        and Path(run.text.path).expanduser().resolve() == (workdir / TOKENIZER).resolve()
+        and text.get("path")
+    ):
+        text["path"] = run.text.path
+    filled = spec.plain(_built(dict(stored, text=spec.plain(run.text)), workdir)) | dict(text=text)
     changed = [c for c in spec.differences(filled, spec.plain(run)) if not c.startswith("mesh.")]
     if changed:
         raise UserError(f"--workdir={workdir} belongs to a run with another config ({changed[0]}): choose another directory")
@@ -90,7 +99,7 @@ def read_config(workdir: Path) -> dict:
     """The config a run directory was made with; a published tokenizer is read from the copy that the run keeps."""
     config = _stored(workdir)
     if (config.get("text") or {}).get("path"):
-        config["text"]["path"] = str(Path(workdir) / "tokenizer.json")
+        config["text"]["path"] = str(Path(workdir) / TOKENIZER)
     return config
 
 
@@ -99,9 +108,22 @@ def run_of(workdir: Path) -> spec.Run:
     return _built(read_config(workdir), workdir)
 
 
+def _text(config: dict, workdir: Path):
+    """The text section of a config, with its defaults; no file is read."""
+    with _told(workdir):
+        return spec.build(config.get("text") or "bytes", "text")
+
+
 def _built(config: dict, workdir: Path) -> spec.Run:
-    try:
+    with _told(workdir):
         return spec.run(config)
+
+
+@contextmanager
+def _told(workdir: Path) -> Iterator[None]:
+    """Of a config that this code cannot read it tells the commit that could."""
+    try:
+        yield
     except UserError as error:
         made = Path(workdir, COMMIT).read_text(encoding="utf-8").strip() if Path(workdir, COMMIT).exists() else "unknown"
         raise UserError(f"{workdir} is a run of another version of dlm (commit {made}), which this one cannot read: {error}") from None

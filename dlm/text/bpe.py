@@ -24,7 +24,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from dlm import text
 from dlm.run.spec import UserError, Vocab
-from dlm.text import published
+from dlm.text import pieces, published
 from dlm.text.published import Found
 
 FILE = published.FILE  # in a run directory
@@ -124,9 +124,9 @@ class BPETokenizer(text.Tokenizer):
 
     def __init__(self, found: Found, vocab: Vocab, where: str | Path = "this tokenizer"):
         self._tree, self._found, self._where = found.tree, found, where
-        content = published.bytes_of_ids(found.tree, vocab)
+        content = pieces.bytes_of_ids(found.tree, vocab)
         super().__init__(vocab, content)
-        self._bare, self._hazard = published.bare(found.tree, content), published.hazard(found.tree)
+        self._bare, self._hazard = pieces.bare(found.tree, content), pieces.hazard(found.tree)
         self._encoder = self._made(self._bare)
         self._own_split = _pattern(found.tree["pre_tokenizer"]) == PATTERN
         self._ids: dict[str, list[int]] = {}  # of pieces seen
@@ -146,7 +146,7 @@ class BPETokenizer(text.Tokenizer):
         parts = [self._hazard.split(t) if self._hazard else [t] for t in texts]
         flat = [part for row in parts for part in row]
         found = iter(self._encoder.encode_batch_fast(flat, add_special_tokens=False))
-        rows = [[self._sign if part == published.SPACE and self._hazard else e.ids for part, e in zip(row, found)] for row in parts]  # noqa: B905
+        rows = [[self._sign if part == pieces.SPACE and self._hazard else e.ids for part, e in zip(row, found)] for row in parts]  # noqa: B905
         ids = [np.fromiter(itertools.chain.from_iterable(row), np.int32) for row in rows]
         if any(self.bytes_V[i].sum() != len(t.encode()) for i, t in zip(ids, texts, strict=True)):
             self._refuse()
@@ -155,7 +155,7 @@ class BPETokenizer(text.Tokenizer):
     @functools.cached_property
     def _sign(self) -> list[int]:
         """The ids of the sign for spaces, where it stands for itself."""
-        return [self._tree["model"]["vocab"][f"<0x{b:02X}>"] for b in published.SPACE.encode()]
+        return [self._tree["model"]["vocab"][pieces.byte_name(b)] for b in pieces.SPACE.encode()]
 
     def _refuse(self) -> None:
         split = self._tree["pre_tokenizer"] or self._tree["model"]
@@ -173,7 +173,7 @@ class BPETokenizer(text.Tokenizer):
 
     @functools.cached_property
     def _marked(self) -> tokenizers.Tokenizer:
-        return self._made(published.counted(published.unbounded(self._tree)))
+        return self._made(pieces.counted(pieces.unbounded(self._tree)))
 
     def encode_marked(self, text_: str) -> np.ndarray:
         return np.array(self._marked.encode(text.utf8(text_).decode(), add_special_tokens=False).ids, np.int32)
@@ -184,13 +184,13 @@ class BPETokenizer(text.Tokenizer):
 
     def _encode_ascii(self, texts: list[str]) -> list[np.ndarray]:
         """The same ids four times as fast: a corpus has few distinct pieces, and Python's `re` splits ASCII alike."""
-        pieces = [ASCII_PATTERN.findall(t) for t in texts]
+        split = [ASCII_PATTERN.findall(t) for t in texts]
         if len(self._ids) > 2**20:
             self._ids.clear()
-        new = list(set(itertools.chain.from_iterable(pieces)) - self._ids.keys())
+        new = list(set(itertools.chain.from_iterable(split)) - self._ids.keys())
         encoded = self._whole.encode_batch_fast(new, add_special_tokens=False)
         self._ids |= {piece: e.ids for piece, e in zip(new, encoded, strict=True)}
-        rows = (itertools.chain.from_iterable(map(self._ids.__getitem__, row)) for row in pieces)
+        rows = (itertools.chain.from_iterable(map(self._ids.__getitem__, row)) for row in split)
         return [np.fromiter(row, np.int32) for row in rows]
 
     def content(self) -> str:

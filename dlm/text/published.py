@@ -12,17 +12,16 @@ and a character that has no piece is spelled in bytes ('<0xE2>'); its `byte_fall
 import functools
 import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlm.run import files
 from dlm.run.spec import UserError, Vocab
+from dlm.text import pieces
 
 FILE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 VOCAB, MERGES, ADDED, MAP = "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"
 KEPT = (FILE, CONFIG, TEMPLATE)  # what a run directory keeps of a published tokenizer
-SPACE = "▁"
 OURS, OUTSIDE = "appended", "outside"  # in a saved copy, an added token that is ours; one that the model's vocabulary had not
 _LARGEST = 2**24  # ids; a table of all of them is made
 _FLAGS = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=False)
@@ -202,11 +201,11 @@ def _checked(tree: dict, path: Path) -> dict:
         raise UserError(f"{path} is damaged: an added token or a merge has not the form that it must have") from None
     ours, outside = ({token["content"] for token in added if token.get(mark)} for mark in (OURS, OUTSIDE))
     added = [{k: v for k, v in token.items() if k != OUTSIDE} for token in added if token["content"] not in ours]
-    pieces = {piece: id for piece, id in model["vocab"].items() if piece not in ours | outside}
-    unknown = next((m for m in merges if not (m[0] in pieces and m[1] in pieces and m[0] + m[1] in pieces)), None)
+    held = {piece: id for piece, id in model["vocab"].items() if piece not in ours | outside}
+    unknown = next((m for m in merges if not (m[0] in held and m[1] in held and m[0] + m[1] in held)), None)
     if unknown:
         raise UserError(f"{path} is damaged: the merge {unknown} is of, or makes, a piece that the vocabulary has not")
-    model = {"type": kind, **model, "vocab": pieces, "merges": merges}
+    model = {"type": kind, **model, "vocab": held, "merges": merges}
     shape = {key: tree.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder")}
     tree = {**tree, **shape, "added_tokens": sorted(added, key=lambda token: token["id"]), "model": model}
     _loses_nothing(tree, path)
@@ -214,12 +213,12 @@ def _checked(tree: dict, path: Path) -> dict:
 
 
 def _loses_nothing(tree: dict, path: Path) -> None:
-    model, signs = tree["model"], alphabet()
-    if over_bytes(tree):
+    model, signs = tree["model"], pieces.alphabet()
+    if pieces.over_bytes(tree):
         lacking = [sign for sign in signs if sign not in model["vocab"]]
         if lacking:
             raise UserError(f"{path} has no piece for {len(lacking)} of the 256 bytes: {SUPPORTED}")
-    elif model.get("byte_fallback") is not True or any(_hex(b) not in model["vocab"] for b in range(256)):
+    elif model.get("byte_fallback") is not True or any(pieces.byte_name(b) not in model["vocab"] for b in range(256)):
         lacking = "byte_fallback" if model.get("byte_fallback") is not True else "pieces for all 256 bytes"
         raise UserError(f"{path} does not split into bytes (no ByteLevel pre-tokenizer) and has no {lacking}: {SUPPORTED}")
 
@@ -235,114 +234,6 @@ def _ids_agree(tree: dict, path: Path) -> None:
     for token in tree["added_tokens"]:
         if tree["model"]["vocab"].get(token["content"], token["id"]) != token["id"]:
             raise UserError(f"{path} is damaged: {token['content']!r} has two ids")
-
-
-# ---------------------------------------------------------------------------------------------------------------- the bytes
-
-
-def _types(node: Any) -> set[str]:
-    """The types of all steps of a normalizer or pre-tokenizer."""
-    if isinstance(node, list):
-        return set().union(*map(_types, node))
-    return {str(node.get("type"))}.union(*map(_types, node.values())) if isinstance(node, dict) else set()
-
-
-def over_bytes(tree: dict) -> bool:
-    return "ByteLevel" in _types(tree["pre_tokenizer"])
-
-
-def _spaced(tree: dict) -> bool:
-    """Whether a space is written as '▁'."""
-    return "Metaspace" in _types(tree["pre_tokenizer"]) or SPACE in json.dumps(tree["normalizer"], ensure_ascii=False)
-
-
-def _hex(byte: int) -> str:
-    return f"<0x{byte:02X}>"
-
-
-@functools.cache
-def alphabet() -> dict[str, int]:
-    """GPT-2's printable sign of every byte: printable Latin-1 stands for itself, the others follow from U+0100 on."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in own]
-    return {chr(b): b for b in own} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-def piece_bytes(tree: dict) -> dict[str, bytes]:
-    """What the pieces of the vocabulary stand for; one that is no piece (a special left in it) for its own text."""
-    pieces = tree["model"]["vocab"]
-    if over_bytes(tree):
-        table = alphabet()
-        return {p: bytes(map(table.__getitem__, p)) if table.keys() >= set(p) else p.encode("utf-8", "replace") for p in pieces}
-    single = {_hex(b): bytes([b]) for b in range(256)}
-    space = " " if _spaced(tree) else SPACE
-    return {p: single[p] if p in single else p.replace(SPACE, space).encode("utf-8", "replace") for p in pieces}
-
-
-def bytes_of_ids(tree: dict, vocab: Vocab) -> list[bytes]:
-    """Of every id; of specials, and of ids that are never produced, none."""
-    found, pieces = [b""] * vocab.size, tree["model"]["vocab"]
-    for piece, content in piece_bytes(tree).items():
-        found[pieces[piece]] = content
-    for token in tree["added_tokens"]:
-        if token["special"]:
-            found[token["id"]] = b""
-        elif token["content"] not in pieces:
-            found[token["id"]] = token["content"].encode("utf-8", "replace")
-    unknown, plain = tree["model"].get("unk_token"), ordinary(tree)
-    blank = {vocab.eos, vocab.mask, *(id for id in (vocab.bos, vocab.pad) if id not in plain)}
-    for id in blank | ({pieces[unknown]} if unknown in pieces else set()):
-        found[id] = b""
-    return found
-
-
-def ordinary(tree: dict) -> set[int]:
-    """The ids of which texts are made: single characters, bytes, and what merges make, unless they are added tokens."""
-    pieces, added = tree["model"]["vocab"], {token["content"] for token in tree["added_tokens"]}
-    made = {a + b for a, b in tree["model"]["merges"]} | {p for p in pieces if len(p) == 1} | {_hex(b) for b in range(256)}
-    return {pieces[p] for p in made - added if p in pieces}
-
-
-def bare(tree: dict, bytes_of_id: list[bytes]) -> dict:
-    """The merges alone: without normalisation, added tokens, templates or a space put in front, and without any piece that would not
-    stand for the bytes it is made of, so that the bytes of the ids are the bytes of the text."""
-    model, found = tree["model"], piece_bytes(tree)
-    pieces = {piece: id for piece, id in model["vocab"].items() if bytes_of_id[id] == found[piece] != b""}
-    merges = [[a, b] for a, b in model["merges"] if {a, b, a + b} <= pieces.keys() and found[a] + found[b] == found[a + b]]
-    model = {**model, "vocab": pieces, "merges": merges, "dropout": None, "unk_token": None}
-    written = _spaced(tree) and not over_bytes(tree) and "Metaspace" not in _types(tree["pre_tokenizer"])
-    normalizer = dict(type="Replace", pattern=dict(String=" "), content=SPACE) if written else None
-    split = without_prefix(tree["pre_tokenizer"])
-    return {**unbounded(tree), "added_tokens": [], "normalizer": normalizer, "pre_tokenizer": split, "decoder": None, "model": model}
-
-
-def hazard(tree: dict) -> re.Pattern | None:
-    """What a text may hold and a tokenizer over characters would take for something else: its sign for spaces, names of bytes."""
-    if over_bytes(tree):
-        return None
-    signs = ([SPACE] if _spaced(tree) else []) + (["<(?=0x[0-9A-F]{2}>)"] if tree["model"].get("ignore_merges") else [])
-    return re.compile(f"({'|'.join(signs)})") if signs else None
-
-
-def unbounded(tree: dict) -> dict:
-    """Without templates, cuts and padding."""
-    return {**tree, "post_processor": None, "truncation": None, "padding": None}
-
-
-def without_prefix(node: Any) -> Any:
-    """A prefix space would add a byte that the text does not have."""
-    if isinstance(node, list):
-        return [without_prefix(v) for v in node]
-    if not isinstance(node, dict):
-        return node
-    node = {k: False if k == "add_prefix_space" else without_prefix(v) for k, v in node.items()}
-    return node | dict(prepend_scheme="never") if node.get("type") == "Metaspace" else node
-
-
-def counted(tree: dict) -> dict:
-    """With the added tokens in the vocabulary too: the library numbers those that are not in it itself, whatever the file says."""
-    pieces = tree["model"]["vocab"] | {token["content"]: token["id"] for token in tree["added_tokens"]}
-    return {**tree, "model": {**tree["model"], "vocab": pieces}}
 
 
 # -------------------------------------------------------------------------------------------------------------- special ids
@@ -366,7 +257,7 @@ def special_ids(found: Found, published: Any, where: str) -> Vocab:
     for kind in NAMES:
         if chosen[kind] is None:
             chosen[kind] = chosen["eos"] if whole and kind in ("bos", "pad") else next(free)
-    size, plain = max(rows, 1 + max(chosen.values())), ordinary(tree)
+    size, plain = max(rows, 1 + max(chosen.values())), pieces.ordinary(tree)
     if chosen["mask"] in (chosen[kind] for kind in ("eos", "bos", "pad")):
         raise UserError(f"config.text.published: the mask must have an id of its own in {where}, and {chosen['mask']} is that of another")
     for kind in ("eos", "mask") if whole else NAMES:
@@ -378,13 +269,13 @@ def special_ids(found: Found, published: Any, where: str) -> Vocab:
 def with_specials(tree: dict, vocab: Vocab) -> dict:
     """What is saved: the tree with all four specials under their ids, and every added token in the vocabulary; both are marked, so that
     `read` finds the published tree again."""
-    pieces, added = tree["model"]["vocab"], tree["added_tokens"]
-    held, known = {token["id"] for token in added} | set(pieces.values()), {token["content"] for token in added} | pieces.keys()
+    own, added = tree["model"]["vocab"], tree["added_tokens"]
+    held, known = {token["id"] for token in added} | set(own.values()), {token["content"] for token in added} | own.keys()
     ids = dict(mask=vocab.mask, pad=vocab.pad, bos=vocab.bos, eos=vocab.eos)  # of one id that has two, eos is the name
     lacking = {id: f"<|{kind}|>" if f"<|{kind}|>" not in known else f"<|{kind} {id}|>" for kind, id in ids.items() if id not in held}
     ours = [dict(id=id, content=name, **_FLAGS | dict(special=True), **{OURS: True}) for id, name in lacking.items()]
-    added = [token if token["content"] in pieces else {**token, OUTSIDE: True} for token in added]
-    return counted({**tree, "added_tokens": sorted([*added, *ours], key=lambda token: token["id"])})
+    added = [token if token["content"] in own else {**token, OUTSIDE: True} for token in added]
+    return pieces.counted({**tree, "added_tokens": sorted([*added, *ours], key=lambda token: token["id"])})
 
 
 def puts_bos(found: Found, bos: int) -> bool:

@@ -1,0 +1,84 @@
+"""Chats as text: a published model's own template (Jinja), or a plain one, makes of messages the prompt that the model was trained on.
+
+    [{role: user, content: Hi}]  ─ template ─>  '<|user|>\nHi<|eos|>\n<|assistant|>\n'  ─ encode_marked ─>  ids
+
+A template is a program of strangers. It is rendered in a sandbox, with a bound on its work (`text.sandbox`), and sees the messages, the
+tools and the names of special tokens; not the day, unless `today` names one: the same chat gives the same prompt.
+"""
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2.exceptions import TemplateError
+
+from dlm import text
+from dlm.run.spec import UserError
+from dlm.text import published
+from dlm.text.sandbox import Sandbox
+
+PLAIN = """\
+{%- for message in messages -%}
+{%- if message.role not in ('system', 'user', 'assistant', 'tool') -%}
+{{ raise_exception('the role ' ~ message.role ~ ' is none of system, user, assistant and tool') }}
+{%- endif -%}
+{{ '<|' ~ message.role ~ '|>\n' ~ message.content ~ eos_token ~ '\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif -%}
+"""
+
+
+class Chat:
+    """A template with the names of the special tokens it speaks of."""
+
+    def __init__(self, template: str, names: dict[str, str] | None = None, today: datetime.date | None = None, where: str = "it"):
+        """`names`: bos_token, eos_token, …; `today` is what `strftime_now` tells, which is not defined without it."""
+        self._names, self._where = names or {}, where
+        told = dict(strftime_now=today.strftime) if today else {}
+        self._sandbox = Sandbox(raise_exception=_refused, **told)
+        self._template = self._careful(lambda: self._sandbox.read(template))
+
+    @classmethod
+    def of(cls, folder: str | Path, today: datetime.date | None = None) -> "Chat":
+        """The template of a published folder, or of a run directory that keeps one."""
+        folder = Path(folder).expanduser()
+        template = published.template(folder)
+        if template is None:
+            where = f"{published.TEMPLATE}, nor one (of several, one named 'default') in {published.CONFIG}"
+            raise UserError(f"{folder} has no chat template: there is no {where}")
+        return cls(template, published.token_names(published.settings(folder)), today, str(folder))
+
+    @classmethod
+    def default(cls, eos: str = text.SPECIALS[0]) -> "Chat":
+        """For models without a template: a role's name, a line break, its text, and eos at the end of each turn."""
+        return cls(PLAIN, dict(eos_token=eos), where="the plain chat")
+
+    def render(self, messages: list[dict], generation: bool = True, tools: list | None = None, **further: Any) -> str:
+        """The chat as text; with `generation` it ends where the assistant is to speak. `further` are variables of the template's own."""
+        if not isinstance(messages, list | tuple) or not messages or not all(isinstance(m, dict) and "role" in m for m in messages):
+            raise UserError("a chat is a list of messages, each a dictionary with role and content")
+        try:
+            given = json.loads(json.dumps(dict(further, messages=list(messages), tools=tools)))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"messages and tools are plain data (text, numbers, lists, dictionaries): {error}") from None
+        given = self._names | dict(documents=None) | given | dict(add_generation_prompt=generation)
+        return self._careful(lambda: self._sandbox.render(self._template, given))
+
+    def encode(self, tokenizer: text.Tokenizer, messages: list[dict], generation: bool = True, tools=None, **further: Any) -> np.ndarray:
+        """The chat as ids: what the template names is a special token, and nothing else is added."""
+        return tokenizer.encode_marked(self.render(messages, generation, tools, **further))
+
+    def _careful(self, work):
+        try:
+            return work()
+        except (Exception, RecursionError, MemoryError) as error:  # whatever a stranger's program may raise
+            kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
+            line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+            told = " ".join(str(error).split())[:300]
+            raise UserError(f"the chat template of {self._where} cannot be used{line}: {kind}{told}") from None
+
+
+def _refused(message: str):
+    raise TemplateError(str(message))
