@@ -74,7 +74,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
             ours = rundir.belongs(workdir, run)
             if ours:
                 held.enter_context(rundir.locked(workdir))
-            return ours, checkpoint.intact(workdir, say)
+            return ours, checkpoint.intact(workdir, say) or 0
 
         def begun() -> None:
             if not ours:

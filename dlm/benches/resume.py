@@ -104,7 +104,7 @@ def differences(a: Path, b: Path) -> list[str]:
     from dlm.run import logs
     from dlm.run.assemble import reopen
 
-    (one, x), (two, y) = reopen(a), reopen(b)
+    (one, x), (two, y) = reopen(a, whole=True), reopen(b, whole=True)
     found = []
     for name in ("step", "params", "moments", "ema"):
         pairs = zip(jax.tree.leaves(getattr(x, name)), jax.tree.leaves(getattr(y, name)), strict=True)

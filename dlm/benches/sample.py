@@ -109,7 +109,8 @@ def measure(args, wanted: list[str]) -> dict:
         },
     )
     if args.quality:
-        asked = {name: arm for name, arm in dict(plain=plain, **arms).items() if name in ("plain", "dual")}
+        judged = dict(plain=Plain(experiment, state.averaged, args, compiled=True), **arms)
+        asked = {name: arm for name, arm in judged.items() if name in ("plain", "dual")}
         found["quality"] = {name: _judged(experiment, state.averaged, args, name, arm) for name, arm in asked.items()}
     return found
 
@@ -181,11 +182,14 @@ class _Arm:
 
 
 class Plain:
-    """The usual loop, and one bare forward pass."""
+    """The usual loop, and one bare forward pass. `compiled` is for judging its samples alone: the same steps, each in one program."""
 
-    def __init__(self, experiment, params, args):
+    def __init__(self, experiment, params, args, compiled: bool = False):
+        import jax
+
         self.experiment, self.params, self.args = experiment, params, args
         self.nfe = -(-args.length // BLOCK) * args.steps
+        self._step = jax.jit(self._revealed, static_argnames="count") if compiled else self._revealed
 
     def draw(self, seed: int = 0) -> list[np.ndarray]:
         """Ids of `rows` samples: blocks from left to right, in each step the surest of what was drawn, at temperature 1."""
@@ -198,15 +202,23 @@ class Plain:
             counts = _shares(min(BLOCK, L - block), self.args.steps)
             for count in filter(None, counts):
                 key, now = jax.random.split(key)
-                logits_BLV = self._forward(self.params, z_BL)
-                drawn_BL = jnp.argmax(logits_BLV + jax.random.gumbel(now, logits_BLV.shape, mode="high"), -1)
-                p_BL = jnp.take_along_axis(jax.nn.softmax(logits_BLV, -1), drawn_BL[..., None], -1)[..., 0]
-                open_BL = (z_BL == vocab.mask) & (jnp.arange(L) < block + BLOCK)
-                sure_BL = jnp.where(open_BL, p_BL, -jnp.inf)
-                for b in range(B):
-                    place = jax.lax.top_k(sure_BL[b], count)[1]
-                    z_BL = z_BL.at[b, place].set(drawn_BL[b, place].astype(jnp.int32))
+                z_BL = self._step(z_BL, self._forward(self.params, z_BL), now, block + BLOCK, count=count)
         return list(np.asarray(z_BL))
+
+    def _revealed(self, z_BL, logits_BLV, key, end, *, count: int):
+        """z with the `count` surest masks before `end` revealed in each row."""
+        import jax
+        import jax.numpy as jnp
+
+        (B, L), mask = z_BL.shape, self.experiment.run.nn.vocab.mask
+        drawn_BL = jnp.argmax(logits_BLV + jax.random.gumbel(key, logits_BLV.shape, mode="high"), -1)
+        p_BL = jnp.take_along_axis(jax.nn.softmax(logits_BLV, -1), drawn_BL[..., None], -1)[..., 0]
+        open_BL = (z_BL == mask) & (jnp.arange(L) < end)
+        sure_BL = jnp.where(open_BL, p_BL, -jnp.inf)
+        for b in range(B):
+            place = jax.lax.top_k(sure_BL[b], count)[1]
+            z_BL = z_BL.at[b, place].set(drawn_BL[b, place].astype(jnp.int32))
+        return z_BL
 
     def seconds(self) -> float:
         return sum(benches.seconds_each(self.draw, 1))

@@ -29,7 +29,8 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Mask:
-    """A static attention spec. With `shift` 1 position i reads token i−1 (bos where a segment starts) and predicts token i."""
+    """A static attention spec. With `shift` 1 token i is predicted from where token i−1 is read: a causal network reads bos where a segment
+    starts, one that sees everything predicts a segment's first token from where that itself is read."""
 
     kind: Literal["full", "causal", "block", "partition"] = "full"
     shift: Literal[0, 1] = 0
@@ -56,11 +57,14 @@ class Side(NamedTuple):
     place: jax.Array  # where they stand in the row
     block: Any = None  # the number of their block
     segments: Any = None
+    reach: Any = None  # how many positions ahead a query may look, [B, 1]; None: to the end
 
 
 def side(mask: Mask, fields: dict, place_BL) -> Side:
     """The positions of a canvas with these fields, which stand at these places."""
-    return Side(place_BL, blocks(mask.size, fields, place_BL) if mask.kind == "block" else None, fields.get("segments_BL"))
+    return Side(
+        place_BL, blocks(mask.size, fields, place_BL) if mask.kind == "block" else None, fields.get("segments_BL"), fields.get("reach_B1")
+    )
 
 
 def dense(mask: Mask, query: Side, memory: Side):
@@ -68,6 +72,8 @@ def dense(mask: Mask, query: Side, memory: Side):
     allowed = None
     if mask.kind == "causal":
         allowed = query.place[:, :, None] >= memory.place[:, None, :]
+    if mask.kind == "full" and query.reach is not None:
+        allowed = query.place[:, :, None] + query.reach[:, :, None] >= memory.place[:, None, :]
     if mask.kind == "block":
         allowed = query.block[:, :, None] >= memory.block[:, None, :]
     return _within(allowed, query, memory)

@@ -2,7 +2,7 @@
 
     h ← embed[z];   N times:  h ← h + attention(rms h),  h ← h + ffn(rms h);   logits = unembed · rms h
 
-Under a shifted mask position i reads token i−1 and predicts token i, so a prediction always stands where its token does. A canvas that
+Under a shifted mask token i is predicted from where token i−1 is read; a prediction always stands where its token does. A canvas that
 carries the clean sequence is read in two streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token.
 `heads['quality']` judges the tokens that stand; `heads['ahead']` predicts from one token further back (`Ahead`), `ahead2` from two.
 
@@ -131,6 +131,9 @@ class Transformer(nn.Module):
         L = canvas.z_BL.shape[1]
         heads = dict(clean=told(hidden_BLD[:, L:])) if isinstance(read.allowed, masks.Streams) else {}
         hidden_BLD = hidden_BLD[:, :L]
+        if mask.shift and mask.kind != "causal":
+            first_BL = masks.starts(canvas.fields.get("segments_BL"), L)
+            hidden_BLD = jnp.where(first_BL[..., None], hidden_BLD, jnp.roll(hidden_BLD, 1, 1))
         if "quality" in c.heads:
             heads["quality"] = self._quality(hidden_BLD)
         if c.ahead and mask.shift and kv is None:
@@ -226,7 +229,7 @@ def _read(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Read:
         memory = masks.side(mask, kv.seat.fields, jnp.arange(kv.k_NBMJK.shape[2])[None])
     if mask.needs_clean and kv is None or "clean_BL" in fields:
         return _two_streams(canvas, mask, positions_BL, own, memory, vocab, valid_BL, ratio_B)
-    if mask.shift:
+    if mask.shift and mask.kind == "causal":
         before_B = jnp.full((B,), vocab.bos, z_BL.dtype) if kv is None else kv.seat.before_B
         z_BL = masks.shifted(z_BL, before_B, vocab.bos, fields.get("segments_BL"))
     return _Read(z_BL, positions_BL, canvas.t_BL, masks.dense(mask, own, memory), valid_BL, ratio_B)

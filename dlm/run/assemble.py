@@ -13,7 +13,7 @@ import numpy as np
 from dlm.nn import grouped, routing, transformer
 from dlm.noise import times
 from dlm.noise.mask import MaskNoise
-from dlm.run import axes, checkpoint, cli, keys, mesh, optim, rundir, spec, state
+from dlm.run import axes, checkpoint, cli, keys, mesh, optim, rundir, spec, state, weights
 from dlm.run.contracts import Batch
 from dlm.run.preempt import Preempted
 from dlm.run.spec import UserError
@@ -228,21 +228,25 @@ def sampler(workdir: Path, overrides: Sequence[tuple[str, str]]):
     config = rundir.read_config(workdir)
     for dotted, text in overrides:
         spec.override(config, dotted, text)
-    return spec.run(config).sampler
+    return spec.run(config, least=0).sampler
 
 
-def reopen(workdir: Path, step: int | None = None) -> tuple[Experiment, state.State]:
-    """A trained run from its directory alone, at its newest intact checkpoint or at `step`."""
+def reopen(workdir: Path, step: int | None = None, whole: bool = False) -> tuple[Experiment, state.State]:
+    """A trained run from its directory alone, at its newest intact checkpoint or at `step`: the parameters that evaluation uses and
+    nothing else, unless the `whole` state is asked for."""
     run = rundir.run_of(workdir)
     step = checkpoint.intact(workdir, cli.say, step)
-    if not step:
+    if step is None:
         raise UserError(f"{workdir} has no finished checkpoint yet")
     try:
         mesh.devices(run.mesh)
     except UserError as error:
         raise UserError(f"{error}; or, to compute elsewhere, change mesh.platform in {Path(workdir) / rundir.CONFIG}") from None
     experiment = Experiment(run, run.text.restore(Path(workdir)))
+    abstract = experiment.abstract_state()
+    if not whole:
+        return experiment, state.State(np.int32(step), weights.load(workdir, step, abstract.params), None, None)
     store = checkpoint.Store(workdir, run.every.keep)
-    restored = store.restore(experiment.abstract_state(), step)
+    restored = store.restore(abstract, step)
     store.close()
     return experiment, restored

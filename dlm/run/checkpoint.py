@@ -32,8 +32,8 @@ def _numbered(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in (Path(workdir) / FOLDER).glob("*") if p.name.isdigit())
 
 
-def intact(workdir: Path, say: Callable[[str], None], step: int | None = None) -> int:
-    """The newest step whose every byte verifies, or `step` if it does; 0 where there is no checkpoint.
+def intact(workdir: Path, say: Callable[[str], None], step: int | None = None) -> int | None:
+    """The newest step whose every byte verifies, or `step` if it does; None where there is no checkpoint.
 
     Damaged ones are told. A run with nothing but damaged checkpoints is refused: to start it over is the user's decision.
     """
@@ -50,7 +50,7 @@ def intact(workdir: Path, say: Callable[[str], None], step: int | None = None) -
         say(f"checkpoint {number} is unfinished or damaged, an older one is tried: {wrong}")
     if steps(workdir):
         raise UserError(f"no checkpoint is intact ({first}): delete {folder} to start over")
-    return 0
+    return None
 
 
 def set_aside(workdir: Path, after: int) -> None:

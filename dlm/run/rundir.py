@@ -116,7 +116,7 @@ def _text(config: dict, workdir: Path):
 
 def _built(config: dict, workdir: Path) -> spec.Run:
     with _told(workdir):
-        return spec.run(config)
+        return spec.run(config, least=0)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def section(module: str) -> Any:
 class Run:
     """One run: what is trained, on what, for how long. The sections are named after the rooms that read them."""
 
-    steps: int  # optimizer updates
+    steps: int  # optimizer updates; 0: the weights come from elsewhere (`dlm.convert`)
     seed: int = 0
     text: Any = member("text", "bytes")
     data: Any = section("data.loader")
@@ -72,7 +72,7 @@ class Run:
     every: Any = section("run.loop")
 
     def __post_init__(self):
-        if self.steps < 1:
+        if self.steps < 0:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         self.nn.suits(self.objective, self.mesh)
 
@@ -82,13 +82,16 @@ class Run:
         return self.nn.flops_per_token(self.data.length) * self.objective.reads
 
 
-def run(config: Any) -> Run:
-    """The validated Run of a recipe's ConfigDict or of a `config.json`'s dictionary."""
+def run(config: Any, least: int = 1) -> Run:
+    """The validated Run of a recipe's ConfigDict or of a `config.json`'s dictionary; with `least` 0 also of one that is not trained."""
     config = plain(config)
     if not isinstance(config, dict):
         raise UserError(f"a recipe returns a ConfigDict, not {type(config).__name__}")
     text = _fields(Run, {"steps": 1, **{k: v for k, v in config.items() if k == "text"}}, "", None)["text"]
-    return _make(Run, config, "", text.vocab)
+    made = _make(Run, config, "", text.vocab)
+    if made.steps < least:
+        raise UserError(f"config: steps must be at least {least}, not {made.steps}")
+    return made
 
 
 def build(config: Any, family: str, vocab: Vocab | None = None, where: str = "") -> Any:

@@ -117,6 +117,8 @@ def _attention(sampler: Sampler, mask: Mask) -> None:
         raise UserError(f"sampler.cache.kind={kind!r} is for models that see the whole canvas; this one has an exact cache: use 'auto'")
     if kind == "exact" and reading.kind(replace(sampler, cache=Cache()), mask) != "exact":
         raise UserError("sampler.cache.kind='exact' needs a model that sees nothing later: use 'prefix', 'dual' or 'delayed'")
+    if kind in ("prefix", "dual", "delayed") and mask.shift:
+        raise UserError(f"sampler.cache.kind={kind!r}: a network that predicts a token from the one before it reads more than the block")
     if sampler.guidance and not whole:
         raise UserError(
             f"sampler.guidance={sampler.guidance} needs a model that may see masks in the place of its prompt, without an order"

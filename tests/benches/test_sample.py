@@ -1,12 +1,14 @@
 """`dlm.bench sample` and `dlm.bench caches` on tiny runs: the arms do what they say, and the usual loop is the loop without a cache."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
 from dlm import bench
 from dlm.benches import caches, sample
+from dlm.run import assemble
 from dlm.run.spec import UserError
 
 pytestmark = pytest.mark.slow
@@ -30,6 +32,14 @@ def test_every_arm_is_told_beside_the_usual_loop(trained, capsys):
             bench.main(["sample", masked, flag])
     with pytest.raises(UserError, match="no masked model"):
         bench.main(["sample", f"--workdir={trained('ar')}"])
+
+
+def test_the_usual_loop_draws_the_same_compiled(trained):
+    experiment, state = assemble.reopen(trained("masked"))
+    args = types.SimpleNamespace(length=40, rows=2, steps=4)
+    plain, quick = (sample.Plain(experiment, state.averaged, args, compiled).draw(3) for compiled in (False, True))
+    np.testing.assert_array_equal(plain, quick)
+    assert (np.array(plain) != experiment.run.nn.vocab.mask).all()
 
 
 def test_each_step_of_the_usual_loop_reveals_as_many_as_the_others():

@@ -34,6 +34,10 @@ def kin(name):
         batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
         fields = dict(marked_BL=batch.tokens_BL % 2, cost_BT=jnp.arange(32.0)[None] + jnp.ones((4, 1)))
         batch = dataclasses.replace(batch, fields=fields)
+        if name == "Adapted":  # it asks a network otherwise, a share of the updates being done
+            batch = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((4, 1), 0.1)))
+            params, config = tiny.shapes(tiny.model_config()), tiny.model_config()
+            return tiny.program(lambda p, key: made.loss(tiny.denoiser(config, p), batch, key).nats_sum, params, jax.random.key(0))
         return tiny.program(lambda key: made.loss(sampler_tests.neighbours, batch, key).nats_sum, jax.random.key(0))
 
     probe.__name__ = name
@@ -42,6 +46,7 @@ def kin(name):
 
 COSINE = dict(name="mask", schedule="cosine")
 KIN = {
+    "Adapted": dict(times="iid", process=COSINE, pattern="count", coupling="complementary", weights="flat", steps=2, shift=0, anneal=0.5),
     "Hybrid": dict(times="iid", process=dict(name="uniform"), weights="dynamic"),
     "Learned": dict(times="iid"),
     "Partition": dict(times="iid"),

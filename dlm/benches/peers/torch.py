@@ -36,6 +36,8 @@ class Twin:
             raise UserError("--peer=torch knows dense pre-norm layers with grouped-query attention alone: choose such a config")
         if c.attention.bias != "none" or c.attention.rope.kind != "plain":
             raise UserError("--peer=torch knows neither attention.bias nor attention.rope.kind: leave them as they are")
+        if experiment.objective.mask.shift and experiment.objective.mask.kind != "causal":
+            raise UserError("--peer=torch does not know objectives.adapted: choose ar or masked")
         torch.set_num_threads(rundir.environment()["cores"])
         self.optim, self.vocab, self.mask = run.optim, run.nn.vocab, experiment.objective.mask
         self.model = Model(run.nn, self.mask.kind == "causal", jax.tree.map(np.asarray, params))

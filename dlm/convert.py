@@ -1,0 +1,186 @@
+"""Weights from the world and to it: a published folder (config.json, safetensors, tokenizer) becomes a run directory, and back.
+
+python -m dlm.convert from_hf DIR --workdir=runs/x [--config.data.length=512 …] [--json]
+python -m dlm.convert to_hf   DIR --workdir=runs/x [--step=N] [--architecture=Qwen3ForCausalLM] [--dtype=bfloat16] [--shard=5] [--json]
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from dlm.run import cli, files, spec
+from dlm.run.cli import Flag, say
+from dlm.run.spec import UserError
+
+FLAGS = [
+    Flag("workdir", "run directory: a new one for from_hf, the one to read for to_hf", required=True),
+    Flag("step", "to_hf: the checkpoint (default: the newest)", type=int),
+    Flag("architecture", "to_hf: the layout (default: that of the folder it came from, else the first that can hold the network)"),
+    Flag("dtype", "to_hf: float32 or bfloat16 (default: as the weights are stored)", choices=("float32", "bfloat16")),
+    Flag("shard", "to_hf: gigabytes of a file, at most", default=5.0, type=float),
+    Flag("json", "print one JSON object on stdout at the end", type=bool),
+]
+KEPT = "hf.json"  # in a run directory: the config.json it came from, and what a checkpoint cannot tell of its tensors
+
+
+def main(argv: list[str] | None = None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        cli.parse(__doc__, FLAGS, words, ("config",))
+    if words[:1] not in (["from_hf"], ["to_hf"]) or len(words) < 2 or words[1].startswith("--"):
+        raise UserError("expected from_hf DIR or to_hf DIR; --help tells more")
+    args, overrides = cli.parse(__doc__, FLAGS, words[2:], ("config",))
+    begin, (way, folder) = time.perf_counter(), (words[0], Path(words[1]).expanduser())
+    if way == "from_hf":
+        found = from_hf(folder, Path(args.workdir), overrides)
+    else:
+        if overrides:
+            raise UserError(f"--{overrides[0][0]} is for from_hf")
+        if args.shard <= 0:
+            raise UserError(f"--shard={args.shard} must be positive")
+        found = to_hf(folder, Path(args.workdir), args.step, args.architecture, args.dtype, int(args.shard * 1e9))
+    found |= dict(seconds=round(time.perf_counter() - begin, 2))
+    say(f"{found['bytes'] / 1e9:.2f} GB in {found['seconds']} s")
+    if args.json:
+        print(json.dumps(found))
+
+
+# ---------------------------------------------------------------------------------------------------------------- from_hf
+
+
+def from_hf(folder: Path, workdir: Path, overrides=()) -> dict:
+    """Nothing is written before everything has been checked, and nothing is at `workdir` before everything is written."""
+    from dlm.hf import layouts, recipe, shards, weights
+
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"--workdir={workdir} is there already: choose a new directory")
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: weights are not downloaded here; get the model first and name its folder")
+    config, tensors = recipe.config(folder), shards.tensors(folder)
+    layout = layouts.of(config, folder / recipe.CONFIG)
+    stored = next((t.dtype.name for t in tensors.values() if len(t.shape) > 1), "float32")
+    made = recipe.recipe(folder, config, layout, "float32" if stored == "float32" else "bfloat16")
+    for dotted, text in overrides:
+        spec.override(made, dotted.removeprefix("config."), text)
+    run = spec.run(made, least=0)
+    leaves = weights.leaves(layout, run.nn)
+    dtypes = weights.check(leaves, tensors, run.nn.embeddings == "tied", run.text.published.rows, folder)
+    tokenizer = run.text.fit(())
+    partial = workdir.with_name(f"{workdir.name}{files.PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        size = _write(partial, run, tokenizer, weights.streams(leaves, tensors), dict(config=config, dtypes=_odd(dtypes)))
+        if workdir.exists():
+            workdir.rmdir()
+        partial.rename(workdir)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    say(f"{workdir}: {layout.architecture} of {run.nn.parameters:,} parameters, {len(dtypes)} tensors")
+    return dict(workdir=str(workdir), architecture=layout.architecture, parameters=run.nn.parameters, tensors=len(dtypes), bytes=size)
+
+
+def _write(folder: Path, run: spec.Run, tokenizer, params: dict, kept: dict) -> int:
+    """A whole run directory of no updates; the bytes of its weights."""
+    from dlm.run import rundir, weights
+
+    done, shown = 0, 0.0
+    total = sum(_leaf_bytes(params))
+
+    def told(count: int) -> None:
+        nonlocal done, shown
+        done += count
+        if time.monotonic() - shown > 10:
+            shown = time.monotonic()
+            say(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
+
+    folder.mkdir(parents=True)
+    weights.write(folder, 0, params, told)
+    (folder / KEPT).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    rundir.create(folder, run, tokenizer)
+    rundir.write_config(folder, run)
+    return done
+
+
+def _leaf_bytes(tree):
+    import math
+
+    for value in tree.values():
+        if isinstance(value, dict):
+            yield from _leaf_bytes(value)
+        else:
+            yield math.prod(value.shape) * value.dtype.itemsize
+
+
+def _odd(dtypes: dict) -> dict:
+    """The names of the dtypes of tensors: the usual one under '', and those that have another."""
+    from collections import Counter
+
+    usual = Counter(d.name for d in dtypes.values()).most_common(1)[0][0]
+    return {"": usual} | {name: d.name for name, d in dtypes.items() if d.name != usual}
+
+
+# ------------------------------------------------------------------------------------------------------------------ to_hf
+
+
+def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | None, dtype: str | None, largest: int) -> dict:
+    """The parameters that evaluation uses, one of ours in memory at a time."""
+    import ml_dtypes
+    import numpy as np
+
+    from dlm.hf import shards, weights
+    from dlm.run import checkpoint, rundir
+    from dlm.run import weights as saved
+
+    run = rundir.run_of(workdir)
+    step = checkpoint.intact(workdir, say, step)
+    if step is None:
+        raise UserError(f"{workdir} has no finished checkpoint yet")
+    kept = json.loads((workdir / KEPT).read_text(encoding="utf-8")) if (workdir / KEPT).exists() else dict(config={}, dtypes={})
+    layout, config = _layout(run, kept["config"], architecture)
+    stored, leaves = saved.stored(workdir, step), weights.leaves(layout, run.nn)
+    tree, kinds = next(iter(stored))[0], kept["dtypes"]
+    named = dict(
+        float32=np.dtype(np.float32), bfloat16=np.dtype(ml_dtypes.bfloat16), float16=np.dtype(np.float16), float64=np.dtype(np.float64)
+    )
+    rows, planned = config.get(layout.keys["vocab"]), {}
+    for leaf in leaves:
+        shape = (rows, *leaf.part[1:]) if "V" in leaf.letters else leaf.part
+        for name in leaf.parts:
+            kind = dtype or kinds.get(name) or kinds.get("") or stored[tree, *leaf.path][1].name
+            planned[name] = named[kind], shape
+    say(f"{workdir}, update {step}: {layout.architecture}, {len(planned)} tensors")
+    with shards.Writer(folder, planned, largest) as out:
+        for leaf in leaves:
+            whole = next(iter(saved.restore(workdir, step, {(tree, *leaf.path): None}).values()))
+            for name, index in leaf.parts.items():
+                out.put(name, leaf.back(whole[index])[: planned[name][1][0]])
+        out.text("config.json", json.dumps(config | dict(torch_dtype=dtype) if dtype else config, indent=2) + "\n")
+        run.text.restore(workdir).save(out.partial)
+    size = sum(int(np.prod(shape)) * kind.itemsize for kind, shape in planned.values())
+    return dict(folder=str(folder), architecture=layout.architecture, parameters=run.nn.parameters, tensors=len(planned), bytes=size)
+
+
+def _layout(run: spec.Run, kept: dict, architecture: str | None):
+    """(the layout, its config.json) that hold the run's network: reading them again gives it."""
+    from dlm.hf import layouts
+
+    if architecture and architecture not in layouts.LAYOUTS:
+        known = layouts.LAYOUTS
+        raise UserError(f"--architecture={architecture} is unknown{spec.nearest(architecture, known)}; known are {', '.join(known)}")
+    came = layouts.of(kept, KEPT) if kept else None
+    tried = [layouts.LAYOUTS[architecture]] if architecture else ([came] if came else []) + list(layouts.LAYOUTS.values())
+    wrong = {}
+    for layout in tried:
+        config = layouts.described(layout, run, kept if layout is came else {})
+        wrong[layout.architecture] = layouts.misfit(layout, run, config, bool(architecture) or layout is came)
+        if not wrong[layout.architecture]:
+            return layout, config
+    told = "; ".join(f"{name} {why}" for name, why in wrong.items() if architecture or name == (came or tried[0]).architecture)
+    raise UserError(f"no published layout holds this network ({told}); --architecture says which one is wanted")
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,69 @@
+"""From a published folder to the recipe of a run: what its config.json says of network, objective, tokenizer and sampler."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dlm.hf import layouts
+from dlm.hf.layouts import Layout
+from dlm.run.spec import UserError
+
+CONFIG = "config.json"
+LONGEST = 2048  # positions of the recipe's windows, where the model allows more
+_IDS = ("eos", "bos", "pad", "mask")
+
+
+def config(folder: Path) -> dict:
+    """The config.json of a folder."""
+    path = Path(folder) / CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: give the folder of a published model") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object")
+    if quantised := found.get("quantization_config"):
+        raise UserError(f"{path}: quantised weights are not supported ({str(quantised)[:80]}): get the model in bfloat16 or float32")
+    return found
+
+
+def recipe(folder: Path, config: dict, layout: Layout, dtype: str) -> dict:
+    """A run of no updates. Its other sections are what one begins with: the embedded corpus, and the model's own sampler."""
+    where = Path(folder) / CONFIG
+    nn, objective = layouts.network(layout, config, where), dict(layout.objective)
+    length = min(LONGEST, int(config.get(layout.keys["length"]) or LONGEST))
+    if objective["name"] == "objectives.block":
+        objective["size"] = int(config.get("block_size") or 4)
+    sampler = {
+        "objectives.ar": dict(rule="ancestral", steps=1, block=1),
+        "objectives.block": dict(rule=dict(name="samplers.threshold"), steps=objective.get("size", 1)),
+        "objectives.masked": dict(rule=dict(name="samplers.confident"), steps=32, block=32),
+        "objectives.adapted": dict(rule=dict(name="samplers.confident", confidence="entropy"), steps=length),
+    }[objective["name"]]
+    return dict(
+        seed=0,
+        steps=0,
+        text=dict(name="text.bpe", path=str(folder), published=_published(config, layout, where)),
+        data=dict(source=dict(name="data.embedded"), batch=8, length=length),
+        nn=nn | dict(compute=dict(dtype=dtype)),
+        objective=objective,
+        sampler=sampler,
+        evals=dict(bound=dict(samples=4, windows=64)),
+    )
+
+
+def _published(config: dict, layout: Layout, where: Path) -> dict:
+    """What the model's config says of its ids."""
+    found: dict[str, Any] = dict(rows=config.get(layout.keys["vocab"]) or config.get("vocab_size"), says="all")
+    if not isinstance(found["rows"], int):
+        raise UserError(f"{where} lacks {layout.keys['vocab']}")
+    for kind in _IDS:
+        id = config.get(f"{kind}_token_id")
+        id = id[0] if isinstance(id, list) and id else id
+        if id is None and kind == "mask" and layout.mask is not None and layout.mask < found["rows"]:
+            id = layout.mask
+        if isinstance(id, int) and id >= 0:
+            found[kind] = id
+    return found

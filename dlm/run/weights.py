@@ -1,0 +1,99 @@
+"""The parameters of a checkpoint alone: read without the optimizer's moments, one by one, or written part by part.
+
+What is written part by part comes from leaves that are read meanwhile, so that a network larger than the memory passes through: any object
+with `shape`, `dtype`, `chunk` (the shape of a part) and `parts()`, which yields (index, array): the array fills `leaf[index]`. What lies
+on the disk then is an ordinary checkpoint in which each part is a chunk of its own.
+"""
+
+import asyncio
+import functools
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+
+from dlm.run import manifest
+from dlm.run.checkpoint import FOLDER
+
+
+class _Lazy:
+    """A leaf as Orbax looks at it."""
+
+    def __init__(self, leaf: Any):
+        self.leaf, self.shape, self.dtype = leaf, tuple(leaf.shape), np.dtype(leaf.dtype)
+        self.size = math.prod(self.shape)
+        self.nbytes, self.ndim = self.size * self.dtype.itemsize, len(self.shape)
+
+
+class _Parts(ocp.type_handlers.NumpyHandler):
+    """Writes leaves of one kind, one part of one leaf at a time."""
+
+    def __init__(self, told: Callable[[int], None]):
+        super().__init__(deepcopy_host_arrays=False)
+        self._told, self._turn = told, asyncio.Semaphore(1)
+
+    async def _open_and_write(self, value: Any, tspec: dict, ts_context: ts.Context) -> None:
+        tspec["metadata"]["chunks"] = list(value.leaf.chunk)
+        async with self._turn:
+            array = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
+            for index, part in value.leaf.parts():
+                await array[index].write(part)
+                self._told(part.nbytes)
+
+
+def write(workdir: Path, step: int, params: dict, told: Callable[[int], None]) -> None:
+    """The sealed checkpoint `step` of a tree of such leaves; `told(bytes)` hears of each part."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # it warns that there are no arrays of JAX
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (_Lazy, _Parts(told)), (np.ndarray, ocp.type_handlers.NumpyHandler()), (int, ocp.type_handlers.ScalarHandler())
+    )
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    folder = (Path(workdir) / FOLDER).absolute()
+    with ocp.CheckpointManager(folder, item_handlers=handler) as manager:
+        manager.save(step, args=ocp.args.PyTreeSave(dict(step=np.array(step, np.int32), params=jax.tree.map(_Lazy, params))))
+    manifest.write(folder / str(step))
+
+
+def stored(workdir: Path, step: int) -> dict:
+    """{path: (shape, dtype)} of the parameters that evaluation uses, the averaged ones where there are any. Paths begin with their tree."""
+    found = ocp.PyTreeCheckpointHandler().metadata(_folder(workdir, step)).tree
+    flat = jax.tree_util.tree_leaves_with_path(found, is_leaf=lambda x: hasattr(x, "shape"))
+    named = {tuple(str(getattr(k, "key", k)) for k in path): (tuple(x.shape), np.dtype(x.dtype)) for path, x in flat}
+    tree = "ema" if any(path[0] == "ema" for path in named) else "params"
+    return {path: told for path, told in named.items() if path[0] == tree}
+
+
+def restore(workdir: Path, step: int, wanted: dict[tuple[str, ...], jax.ShapeDtypeStruct | None]) -> dict[tuple[str, ...], Any]:
+    """Some arrays of a checkpoint, each in the dtype and on the devices that are asked for; with None as it is stored, in host memory."""
+    item, args = {}, {}
+    for path, told in wanted.items():
+        kind = dict(restore_type=np.ndarray) if told is None else dict(dtype=told.dtype, sharding=told.sharding)
+        _put(item, path, 0)
+        _put(args, path, ocp.RestoreArgs(**kind) if told is None else ocp.ArrayRestoreArgs(**kind))
+    asked = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
+    found = ocp.PyTreeCheckpointHandler().restore(_folder(workdir, step), args=asked)
+    return {path: functools.reduce(lambda tree, key: tree[key], path, found) for path in wanted}
+
+
+def _put(tree: dict, path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value
+
+
+def load(workdir: Path, step: int, abstract: dict) -> dict:
+    """The tree of parameters that evaluation uses, laid out as `abstract` says."""
+    tree = next(iter(stored(workdir, step)))[0]
+    flat = {(tree, *(k.key for k in path)): x for path, x in jax.tree_util.tree_leaves_with_path(abstract)}
+    found = restore(workdir, step, flat)
+    return jax.tree.unflatten(jax.tree.structure(abstract), [found[path] for path in flat])
+
+
+def _folder(workdir: Path, step: int) -> Path:
+    return (Path(workdir) / FOLDER / str(step) / "default").absolute()
