@@ -93,13 +93,23 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
 
         from dlm.run.assemble import Experiment
 
-        tokenizer = run.text.restore(workdir) if ours else run.text.fit(run.data.source.documents("train"))
+        tokenizer = _tokenizer(run, workdir if ours else None)
         experiment = Experiment(run, tokenizer)
         batches, fingerprint = experiment.batches(done), run.data.fingerprint(tokenizer)
         hosts.alike(fingerprint, "training data")
         hosts.together(begun)
         _updates(experiment, workdir, batches, done, told)
     return result(workdir, run, run.steps) if hosts.first() else None
+
+
+def _tokenizer(run: spec.Run, workdir: Path | None):
+    """That of the run in `workdir`; for a new run that of the one it begins with, or one learned from its text."""
+    from dlm.run import start
+
+    if workdir is None and run.start is not None:
+        start.step(run.start)  # there is one
+    known = workdir or run.start
+    return run.text.restore(Path(known)) if known else run.text.fit(run.data.source.documents("train"))
 
 
 def _updates(experiment, workdir: Path, batches, done: int, told) -> None:

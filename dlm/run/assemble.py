@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlm.nn import grouped, routing, transformer
 from dlm.noise import times
 from dlm.noise.mask import MaskNoise
-from dlm.run import axes, checkpoint, cli, keys, mesh, optim, rundir, spec, state, weights
+from dlm.run import axes, checkpoint, cli, keys, mesh, optim, rundir, spec, start, state, weights
 from dlm.run.contracts import Batch
 from dlm.run.preempt import Preempted
 from dlm.run.spec import UserError
@@ -58,10 +59,14 @@ class Experiment:
         return checkpoint.abstract(self._fresh, self._shardings)
 
     def new_state(self) -> state.State:
-        """The state before the first update, made where it will live."""
+        """The state before the first update, made where it will live; with the parameters of the run that it begins with."""
         # It runs once: compiling it is all it costs. A plugin's compiler need not know XLA's options.
         quick = {} if self.run.mesh.platform else {"xla_backend_optimization_level": 0}
-        return jax.jit(self._fresh, out_shardings=self._shardings(jax.eval_shape(self._fresh)), compiler_options=quick)()
+        made = jax.jit(self._fresh, out_shardings=self._shardings(jax.eval_shape(self._fresh)), compiler_options=quick)()
+        if self.run.start is None:
+            return made
+        params = start.taken(self.run.start, made.params)
+        return replace(made, params=params, ema=None if made.ema is None else jax.tree.map(jnp.copy, params))
 
     @cached_property
     def update(self):

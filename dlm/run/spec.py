@@ -70,6 +70,7 @@ class Run:
     sampler: Any = section("samplers.config")
     evals: dict = field(default_factory=lambda: dict(bound={}), metadata=dict(families="evals"))
     every: Any = section("run.loop")
+    start: str | None = None  # run directory whose parameters and tokenizer this one begins with
 
     def __post_init__(self):
         if self.steps < 0:

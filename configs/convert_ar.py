@@ -1,0 +1,68 @@
+"""From an autoregressive model to a diffusion model: the weights of a trained run, another objective (DiffuLLaMA, Dream, SDAR).
+
+adapted   masked diffusion that predicts a token where the one before it is read, its attention opened over the first half of the updates
+open      the same with the attention open from the first update on
+aligned   masked diffusion as usual: predictions stand where their token does
+block     block diffusion, blocks growing from 1 to 16 tokens over the first half
+scratch   masked diffusion with fresh weights: the same network, tokenizer, data and number of updates
+
+`start` is the run to begin with: one trained here (`configs/quickstart.py:objective=ar`), or published weights (`dlm.convert from_hf`). Its
+network, tokenizer, data and batch are taken from its own config.
+
+    python -m dlm.train --config=configs/quickstart.py:objective=ar --workdir=runs/quickstart/ar
+    python -m dlm.sweep --config=configs/convert_ar.py:start=runs/quickstart/ar --workdir=runs/convert_ar --parallel=2
+    python -m dlm.report runs/convert_ar --out=runs/convert_ar/report
+
+    python -m dlm.convert from_hf PUBLISHED --workdir=runs/published
+    python -m dlm.train --config=configs/convert_ar.py:start=runs/published --workdir=runs/adapted --config.optim.kind=adamw
+
+What was seen: not measured yet.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dlm.nn.sizes import SIZES
+from dlm.run import rundir
+from dlm.run.spec import choices
+from dlm.sweeps.grid import chain, point
+
+STEPS = 180
+QUICKSTART = dict(  # what a run at `start` that is not trained yet will be
+    text=dict(name="text.bpe", size=4096),
+    data=dict(source=dict(name="data.embedded", held_out=0.05), batch=8, length=128),
+    nn=SIZES["tiny"],
+)
+ADAPTED = dict(name="objectives.adapted", pattern="count")
+
+
+def get_config(arg=None):
+    chosen = choices(arg, start=("runs/quickstart/ar", "*"))
+    begun = rundir.read_config(Path(chosen.start)) if Path(chosen.start, rundir.CONFIG).is_file() else QUICKSTART
+    return ConfigDict(
+        dict(
+            seed=0,
+            steps=STEPS,
+            start=chosen.start,
+            text=begun["text"],
+            data=begun["data"],
+            nn=begun["nn"],
+            objective=ADAPTED | dict(anneal=0.5),
+            optim=dict(kind="muon", muon_lr=0.01, lr=1.5e-3, schedule="linear", warmup=20),
+            sampler=dict(rule="ancestral", steps=64),
+            evals=dict(bound=dict(samples=2, windows=256)),
+            every=dict(log=20, eval=30, save=0),
+        )
+    )
+
+
+def sweep():
+    masked = dict(name="objectives.masked", pattern="count")
+    return chain(
+        point("adapted", {}),
+        point("open", {"objective.anneal": 0.0}),
+        point("aligned", {"objective": masked}),
+        point("block", {"objective": dict(name="objectives.block", size=16, grow=0.5), "sampler.block": 16, "sampler.steps": 16}),
+        point("scratch", {"objective": masked, "start": None, "optim.muon_lr": 0.02, "optim.lr": 3e-3}),
+    )

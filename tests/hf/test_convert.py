@@ -1,0 +1,149 @@
+"""Published weights: the logits of plain numpy in every layout that needs remote code elsewhere, and the same bytes on the way back."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from dlm import convert
+from dlm.run import assemble
+from dlm.run.contracts import Canvas
+from dlm.run.spec import UserError
+from tests.hf import published
+
+KINDS = list(published.CONFIGS)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """{kind: (published folder, its tensors, run directory)}, made when first asked for."""
+    folder, made = tmp_path_factory.mktemp("hf"), {}
+
+    def get(kind):
+        if kind not in made:
+            tensors = published.publish(folder / kind, kind)
+            convert.from_hf(folder / kind, folder / f"{kind}-run")
+            made[kind] = folder / kind, tensors, folder / f"{kind}-run"
+        return made[kind]
+
+    return get
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_those_of_the_published_description(kind, converted):
+    _, tensors, run = converted(kind)
+    experiment, state = assemble.reopen(run)
+    ids_BL = np.random.default_rng(1).integers(0, 256, (2, 10))
+    mask = experiment.objective.mask
+    if mask.kind == "causal":  # ours reads one token back, and the prefix first
+        read_BL = np.concatenate([np.full((2, 1), experiment.run.nn.vocab.bos), ids_BL[:, :-1]], 1)
+    else:
+        ids_BL[:, ::3] = published.MASK
+        read_BL = ids_BL
+    want_BLV = np.stack([published.says(kind, tensors, row) for row in read_BL])
+    if kind == "dream":  # a token is predicted from the one before it, the first from itself
+        want_BLV = np.concatenate([want_BLV[:, :1], want_BLV[:, :-1]], 1)
+    canvas = Canvas(jnp.asarray(ids_BL, jnp.int32), jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool))
+    got_BLV = np.asarray(experiment.denoise(state.params, canvas, mask=mask).prediction.logits_BLV)
+    said = np.isfinite(got_BLV[0, 0])
+    assert list(np.flatnonzero(~said)) == [published.MASK if mask.kind != "causal" else published.EOS + 1]
+    np.testing.assert_allclose(got_BLV[..., said], want_BLV[..., said], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_way_back_gives_the_same_bytes(kind, converted, tmp_path):
+    folder, tensors, run = converted(kind)
+    convert.to_hf(tmp_path / "back", run, None, None, None, 20_000)
+    index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())["weight_map"]
+    back = {name: x for file in set(index.values()) for name, x in safetensors.numpy.load_file(tmp_path / "back" / file).items()}
+    assert back.keys() == tensors.keys() and len(set(index.values())) > 1
+    for name, x in tensors.items():
+        assert back[name].dtype == x.dtype and back[name].tobytes() == x.tobytes(), name
+    assert json.loads((tmp_path / "back" / "config.json").read_text()) == published.CONFIGS[kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layout_written_from_nothing_says_the_same_network(kind, converted, tmp_path):
+    """Without the config.json that it came from, the one that is written describes the same run."""
+    _, _, run = converted(kind)
+    made = assemble.reopen(run)[0].run
+    layout, config = convert._layout(made, {}, published.CONFIGS[kind]["architectures"][0])
+    assert layout.architecture == published.CONFIGS[kind]["architectures"][0]
+    assert config.get("block_size") == published.CONFIGS[kind].get("block_size")
+
+
+def broken(folder, file, change):
+    path = folder / file
+    path.write_bytes(change(path.read_bytes()))
+
+
+def config(**changes):
+    return lambda text: json.dumps({k: v for k, v in (json.loads(text) | changes).items() if v != "-"}).encode()
+
+
+MISTAKES = {
+    "cut": (lambda f: broken(f, "model.safetensors", lambda b: b[:-7]), "is cut short"),
+    "no shard": (lambda f: (f / "model.safetensors").write_bytes(b"\x10"), "cut short or no safetensors"),
+    "header": (lambda f: broken(f, "model.safetensors", lambda b: b[:9] + b"?" + b[10:]), "damaged header"),
+    "long": (lambda f: broken(f, "model.safetensors", lambda b: b + b"0"), "too long"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+    "json": (lambda f: broken(f, "config.json", lambda b: b[:-3]), "config.json is damaged"),
+    "architecture": (
+        lambda f: broken(f, "config.json", config(architectures=["GemmaForCausalLM"])),
+        "unknown architecture 'GemmaForCausalLM'",
+    ),
+    "lacking": (lambda f: broken(f, "config.json", config(hidden_size="-")), "lacks hidden_size"),
+    "no number": (lambda f: broken(f, "config.json", config(hidden_size="big")), "must be a number"),
+    "act": (lambda f: broken(f, "config.json", config(hidden_act="gelu")), "hidden_act='gelu' is not supported"),
+    "rope": (lambda f: broken(f, "config.json", config(rope_scaling=dict(rope_type="yarn", factor=2.0))), "'yarn' is not supported"),
+    "shape": (lambda f: broken(f, "config.json", config(intermediate_size=23)), "has the shape"),
+    "layers": (lambda f: broken(f, "config.json", config(num_hidden_layers=3)), "lacks 9 of 29 tensors"),
+    "fewer": (lambda f: broken(f, "config.json", config(num_hidden_layers=1)), "holds 9 tensors that this layout does not know"),
+    "quantised": (lambda f: broken(f, "config.json", config(quantization_config=dict(bits=4))), "quantised"),
+    "tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
+    "outside": (
+        lambda f: (f / "model.safetensors.index.json").write_text(json.dumps(dict(weight_map=dict(a="../a.safetensors")))),
+        "leaves the directory",
+    ),
+    "lost": (lambda f: (f / "model.safetensors.index.json").write_text(json.dumps(dict(weight_map=dict(a="a.safetensors")))), "not there"),
+    "map": (lambda f: (f / "model.safetensors.index.json").write_text("[]"), "no JSON object"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path):
+    spoil, words = MISTAKES[name]
+    published.publish(tmp_path / "it", "llama")
+    spoil(tmp_path / "it")
+    with pytest.raises(UserError, match=words) as told:
+        convert.from_hf(tmp_path / "it", tmp_path / "run")
+    assert "\n" not in str(told.value) and sorted(p.name for p in tmp_path.iterdir()) == ["it"]
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_while_writing_leaves_nothing(converted, tmp_path, monkeypatch):
+    folder, _, run = converted("llama")
+    with pytest.raises(UserError, match="is there already"):
+        convert.from_hf(folder, run)
+    with pytest.raises(UserError, match="is there already"):
+        convert.to_hf(folder, run, None, None, None, 10**9)
+    with pytest.raises(UserError, match="would make of it nn.attention.bias: qkv, not none"):
+        convert.to_hf(tmp_path / "out", run, None, "Qwen2ForCausalLM", None, 10**9)
+    with pytest.raises(UserError, match="did you mean 'Qwen3ForCausalLM'"):
+        convert.to_hf(tmp_path / "out", run, None, "Qwen3ForCausalLN", None, 10**9)
+
+    def fails(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr("dlm.hf.shards.Writer.put", fails)
+    monkeypatch.setattr("dlm.run.manifest.write", fails)
+    with pytest.raises(OSError, match="no room"):
+        convert.to_hf(tmp_path / "out", run, None, None, None, 10**9)
+    with pytest.raises(OSError, match="no room"):
+        convert.from_hf(folder, tmp_path / "again")
+    assert not list(tmp_path.iterdir())
