@@ -37,7 +37,17 @@ MAY = {  # room → rooms or modules it may import, besides itself and the found
 }
 EVERYTHING = {"run.assemble"}  # puts the rooms together, for the commands and the benches behind them
 NO_JAX = ["dlm.text.bytes", "dlm.text.bpe", "dlm.data.loader", "dlm.data.local", "dlm.data.tfds", "dlm.data.embedded", "dlm.nn.config"]
-NO_JAX += ["dlm.run.spec", "dlm.run.cli", "dlm.samplers.config", "dlm.train", "dlm.evaluate", "dlm.sample", "dlm.report", "dlm.sweep"]
+NO_JAX += [
+    "dlm.text.chat",
+    "dlm.run.spec",
+    "dlm.run.cli",
+    "dlm.samplers.config",
+    "dlm.train",
+    "dlm.evaluate",
+    "dlm.sample",
+    "dlm.report",
+    "dlm.sweep",
+]
 
 
 def module(file):

@@ -1,5 +1,6 @@
 """Requests to replies: templates, padding, batches, eos, traces, and what a causal model refuses."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ from dlm.run import spec
 from dlm.run.spec import UserError
 from dlm.samplers.config import Sampler
 from dlm.samplers.generate import Generator, Request
-from dlm.text.bytes import Bytes
+from dlm.text.bytes import Bytes, ByteTokenizer
 from tests import tiny
 
 TOKENIZER = Bytes().fit(())
@@ -79,6 +80,33 @@ def test_text_ends_at_the_first_generated_eos():
     prompted, filled = generator(denoise=eos_at_three, params={}, steps=2)([Request.prompt("ab", 4), Request((2, "a", 2, "b"))])
     assert prompted.text == "abx" and prompted.ids.tolist() == [*b"abx", TOKENIZER.eos, *b"xx"]
     assert filled.text == "xxaxb", "an eos between anchors does not hide the anchors after it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Mask(), SHIFTED], ids=["masked", "ar"])
+def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(kind):
+    """Published models use one id for eos, bos and pad; prompts of several turns hold it, and shorter rows are filled up with it."""
+    import jax.numpy as jnp
+
+    from dlm.run.contracts import Logits, Output
+
+    vocab = replace(TOKENIZER.vocab, bos=TOKENIZER.eos, pad=TOKENIZER.eos)
+    process = spec.build("mask", "noise", vocab)
+
+    def eos_at_four(params, canvas, cache=None, **kwargs):
+        place_L = cache.seat.place_BL[0] if cache is not None else jnp.arange(canvas.z_BL.shape[1])
+        id_L = jnp.where(place_L == 4, vocab.eos, ord("x"))
+        logits_BLV = jnp.where(jnp.arange(vocab.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros((*canvas.z_BL.shape, 1))
+        return Output(Logits(logits_BLV), cache=cache and replace(cache, seat=None))
+
+    steps = dict(steps=1, block=1) if kind == SHIFTED else dict(steps=2)
+    sampler, memory = Sampler(spec.build("ancestral", "samplers"), **steps), partial(transformer.memory, MODEL)
+    made = Generator(eos_at_four, memory, {}, ByteTokenizer(vocab), sampler, lambda p: process, kind)
+    turn = np.array([ord("a"), vocab.eos])
+    rows = [(turn, 4), (turn, 7), *([] if kind == SHIFTED else [(5, turn[1:])])]
+    for reply, length in zip(made([Request(parts) for parts in rows]), (6, 9, 6), strict=False):
+        assert len(reply.ids) == length and reply.ids[4] == vocab.eos and (reply.ids[[2, 3]] == ord("x")).all(), reply
+        assert reply.text == ("axx" if reply.frozen[0] else "xxxx")
 
 
 @pytest.mark.slow
