@@ -28,6 +28,7 @@ from tests.nn.probes import NETWORK, network
 from tests.nn.probes import ROWS as EXPERTS
 from tests.run import test_loop as loop_tests
 from tests.samplers.probes import ROWS as SAMPLERS
+from tests.text.probes import ROWS as PUBLISHED
 
 METHOD = dict(
     text="fit",
@@ -110,14 +111,6 @@ def stream(corpus, **changes):
 
 def bpe(corpus, **changes):
     return stream(corpus, text=dict(name="bpe", size=290) | changes)
-
-
-def known(tmp_path, **changes):
-    """The ids of a published tokenizer whose model knows them otherwise."""
-    if "path" not in KNOWN:
-        KNOWN["path"] = published(tmp_path)
-    made = spec.build(dict(name="bpe", path=KNOWN["path"], published=changes.get("published", changes)), "text")
-    return dataclasses.astuple(made.vocab)
 
 
 def documents(made):
@@ -242,12 +235,8 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **SAMPLERS,
     **NETWORK,
     **EXPERTS,
-    "BPE.size": (bpe, 280, {}),
-    "BPE.sample": (bpe, 100, {}),
-    "BPE.path": (bpe, "tests/tokenizer.json", {}),
-    "BPE.published": (known, dict(rows=300), {}),
-    **{f"Published.{k}": (known, v, {}) for k, v in dict(rows=300, eos=267, bos=266, pad=266, says="all").items()},
-    "Published.mask": (known, 271, dict(rows=272)),
+    **{f"BPE.{k}": (bpe, v, {}) for k, v in dict(size=280, sample=100, path="tests/tokenizer.json").items()},
+    **PUBLISHED,
     **{f"Loader.{k}": (stream, v, {}) for k, v in dict(batch=4, length=16, windows=3).items()},
     "Loader.source": (stream, dict(name="embedded", parts=("prose",)), {}),
     **{f"Local.{k}": (local, v, {}) for k, v in dict(paths="other", held_out=0.6, unit="line", held_out_paths="other").items()},

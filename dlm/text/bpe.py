@@ -124,9 +124,10 @@ class BPETokenizer(text.Tokenizer):
 
     def __init__(self, found: Found, vocab: Vocab, where: str | Path = "this tokenizer"):
         self._tree, self._found, self._where = found.tree, found, where
-        content = pieces.bytes_of_ids(found.tree, vocab)
+        spelled = pieces.piece_bytes(found.tree)
+        content = pieces.bytes_of_ids(found.tree, vocab, spelled)
         super().__init__(vocab, content)
-        self._bare, self._hazard = pieces.bare(found.tree, content), pieces.hazard(found.tree)
+        self._bare, self._hazard = pieces.bare(found.tree, content, spelled), pieces.hazard(found.tree)
         self._encoder = self._made(self._bare)
         self._own_split = _pattern(found.tree["pre_tokenizer"]) == PATTERN
         self._ids: dict[str, list[int]] = {}  # of pieces seen
@@ -137,7 +138,7 @@ class BPETokenizer(text.Tokenizer):
         texts = [t if t.isascii() else text.utf8(t).decode() for t in texts]
         fast = [i for i, t in enumerate(texts) if self._own_split and t.isascii()]
         slow = sorted(set(range(len(texts))) - set(fast))
-        ids = dict(zip(fast, self._encode_ascii([texts[i] for i in fast]), strict=True))
+        ids = dict(zip(fast, self._encode_ascii([texts[i] for i in fast]), strict=True)) if fast else {}
         ids |= dict(zip(slow, self._encode_any([texts[i] for i in slow]), strict=True))
         return [ids[i] for i in range(len(texts))]
 

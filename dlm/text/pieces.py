@@ -46,17 +46,29 @@ def piece_bytes(tree: dict) -> dict[str, bytes]:
     """What the pieces of the vocabulary stand for; one that is no piece (a special left in it) for its own text."""
     pieces = tree["model"]["vocab"]
     if over_bytes(tree):
-        table = alphabet()
-        return {p: bytes(map(table.__getitem__, p)) if table.keys() >= set(p) else p.encode("utf-8", "replace") for p in pieces}
+        return {p: _spelled(p) for p in pieces}
     single = {byte_name(b): bytes([b]) for b in range(256)}
     space = " " if spaced(tree) else SPACE
     return {p: single[p] if p in single else p.replace(SPACE, space).encode("utf-8", "replace") for p in pieces}
 
 
-def bytes_of_ids(tree: dict, vocab: Vocab) -> list[bytes]:
-    """Of every id; of specials, and of ids that are never produced, none."""
+@functools.cache
+def _table() -> dict[int, str]:
+    """From the alphabet's signs to Latin-1, whose signs are bytes; what is no sign of the alphabet to something that no byte is."""
+    return {c: "\uffff" for c in range(256)} | {ord(sign): chr(byte) for sign, byte in alphabet().items()}
+
+
+def _spelled(piece: str) -> bytes:
+    try:
+        return piece.translate(_table()).encode("latin-1")
+    except UnicodeEncodeError:
+        return piece.encode("utf-8", "replace")
+
+
+def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[bytes]:
+    """Of every id; of specials, and of ids that are never produced, none. `spelled` are the bytes of the pieces."""
     found, pieces = [b""] * vocab.size, tree["model"]["vocab"]
-    for piece, content in piece_bytes(tree).items():
+    for piece, content in spelled.items():
         found[pieces[piece]] = content
     for token in tree["added_tokens"]:
         if token["special"]:
@@ -77,12 +89,13 @@ def ordinary(tree: dict) -> set[int]:
     return {pieces[p] for p in made - added if p in pieces}
 
 
-def bare(tree: dict, bytes_of_id: list[bytes]) -> dict:
+def bare(tree: dict, bytes_of_id: list[bytes], spelled: dict[str, bytes]) -> dict:
     """The merges alone: without normalisation, added tokens, templates or a space put in front, and without any piece that would not
     stand for the bytes it is made of, so that the bytes of the ids are the bytes of the text."""
-    model, found = tree["model"], piece_bytes(tree)
-    pieces = {piece: id for piece, id in model["vocab"].items() if bytes_of_id[id] == found[piece] != b""}
-    merges = [[a, b] for a, b in model["merges"] if {a, b, a + b} <= pieces.keys() and found[a] + found[b] == found[a + b]]
+    model = tree["model"]
+    pieces = {piece: id for piece, id in model["vocab"].items() if bytes_of_id[id] == spelled[piece] != b""}
+    exact = lambda a, b, c: a in pieces and b in pieces and c in pieces and spelled[a] + spelled[b] == spelled[c]  # noqa: E731
+    merges = [merge for merge in model["merges"] if exact(*merge, merge[0] + merge[1])]
     model = {**model, "vocab": pieces, "merges": merges, "dropout": None, "unk_token": None}
     written = spaced(tree) and not over_bytes(tree) and "Metaspace" not in _types(tree["pre_tokenizer"])
     normalizer = dict(type="Replace", pattern=dict(String=" "), content=SPACE) if written else None

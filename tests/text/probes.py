@@ -1,10 +1,13 @@
 """Tiny tokenizers of every kind that is published, made by the `tokenizers` library, and texts that tokenizers are known to spoil."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
+
+from dlm.run import spec
 
 CORPUS = ["the cat sat on the mat, 12345 times; né 中文 🎉\n\tdef f(x):\n        return x\n"] * 5
 NASTY = [
@@ -82,3 +85,16 @@ def write(folder: Path, tree: dict, **config) -> str:
     if config:
         (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return str(folder)
+
+
+def known(tmp_path, **changes):
+    """The ids of a published tokenizer, as its model knows them."""
+    config = dict(name="bpe", path=write(tmp_path, over_bytes()), published=changes.get("published", changes))
+    return dataclasses.astuple(spec.build(config, "text").vocab)
+
+
+ROWS = {  # what tests/test_fields.py asks of every field; the tokenizer has the ids 0 … 303, <s> and </s> are 301 and 302
+    "BPE.published": (known, dict(rows=400), {}),
+    **{f"Published.{k}": (known, v, {}) for k, v in dict(rows=400, eos=300, bos=300, pad=300, says="all").items()},
+    "Published.mask": (known, 350, dict(rows=400)),
+}
