@@ -55,7 +55,7 @@ def read(path: str | Path) -> Found:
     """The tokenizer of a folder, or of a file in it. What lies beside a file is read where the file has its published name."""
     path = Path(path).expanduser()
     if not path.exists():
-        raise UserError(f"no tokenizer {path}")
+        raise UserError(f"no tokenizer {path}; a run that began with it keeps a copy: --config.text.path=RUN/{FILE}")
     folder = _folder(path)
     stamps = [path, *((folder / name) for name in (*KEPT, VOCAB, MERGES, ADDED, MAP))] if folder else [path]
     return _read(path, tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in stamps if f.exists()))
@@ -92,7 +92,7 @@ def load(path: Path) -> dict:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no tokenizer {path}") from None
+        raise UserError(f"no tokenizer {path}; a run that began with it keeps a copy: --config.text.path=RUN/{FILE}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(tree, dict):
