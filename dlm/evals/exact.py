@@ -50,7 +50,7 @@ class Exact:
         if objective.mask.kind != "causal":
             length = objective.mask.size or experiment.run.data.length
             sampler = subject.sampler or Sampler(rule=self.rule, steps=self.steps or length, block=objective.mask.size)
-            score = experiment.counted(_Replayed(sampler := _deterministic(sampler, objective)))
+            score = experiment.counted(_Replayed(sampler := deterministic(sampler, objective)))
         exact, above, variance, size, passes = 0.0, 0.0, 0.0, 0.0, 1
         for batch in subject.held_out(self.windows or None):
             found, read = mesh.fetch((bound(subject.params, batch, subject.key), batch))
@@ -67,7 +67,7 @@ class Exact:
         yield "gap_bits_per_byte", (above - exact) * bits, math.sqrt(variance) * bits
 
 
-def _deterministic(sampler: Sampler, objective) -> Sampler:
+def deterministic(sampler: Sampler, objective) -> Sampler:
     """The sampler, if which positions it reveals does not hang on chance."""
     rule = type(sampler.rule).__module__.removeprefix("dlm.")
     if not objective.process.absorbing:

@@ -2,9 +2,10 @@
 
     h ← embed[z];   N times:  h ← h + attention(rms h),  h ← h + ffn(rms h);   logits = unembed · rms h
 
-Under a shifted mask token i is predicted from where token i−1 is read; a prediction always stands where its token does. A canvas that
-carries the clean sequence is read in two streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token.
-`heads['quality']` judges the tokens that stand; `heads['ahead']` predicts from one token further back (`Ahead`), `ahead2` from two.
+Under a shifted mask token i is predicted from where token i−1 is read, so that a prediction always stands where its token does; the first
+of a causal row reads bos, or what `fields['before_B']` says stands before it. A canvas that carries the clean sequence is read in two
+streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token. `heads['quality']` judges the tokens that stand;
+`heads['ahead']` predicts from one token further back (`Ahead`), `ahead2` from two.
 
 norm.kind='sandwich':  h ← h + rms(attention(rms h)), and so the ffn; the gains of the outer norms start at 0.283/√N and 0.432/√N, so that
 the sum of N layers starts as large as that of one (depth-scaled sandwich norm: Pangu Ultra, arXiv:2504.07866, section 2).
@@ -230,7 +231,7 @@ def _read(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Read:
     if mask.needs_clean and kv is None or "clean_BL" in fields:
         return _two_streams(canvas, mask, positions_BL, own, memory, vocab, valid_BL, ratio_B)
     if mask.shift and mask.kind == "causal":
-        before_B = jnp.full((B,), vocab.bos, z_BL.dtype) if kv is None else kv.seat.before_B
+        before_B = fields.get("before_B", jnp.full((B,), vocab.bos, z_BL.dtype)) if kv is None else kv.seat.before_B
         z_BL = masks.shifted(z_BL, before_B, vocab.bos, fields.get("segments_BL"))
     return _Read(z_BL, positions_BL, canvas.t_BL, masks.dense(mask, own, memory), valid_BL, ratio_B)
 

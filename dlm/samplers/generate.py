@@ -170,13 +170,16 @@ class Generator:
         """One batch; row i draws from the key of sample `first` + i, whatever stands in the other rows."""
         rows = [self._row(r) for r in requests]
         canvas, lengths = self._canvas(rows)
-        prefill = self._prefill(canvas)
-        key_B = keys.per_sample(keys.key(keys.root(self.seed), "sample"), first + jnp.arange(len(rows)))
         begin = time.perf_counter()
-        sampled = jax.block_until_ready(self.run(self.params, canvas, key_B, prefill=prefill))
+        sampled = jax.block_until_ready(self.fill(canvas, first + jnp.arange(len(rows)), self._prefill(canvas)))
         seconds = time.perf_counter() - begin
         host = jax.tree.map(np.asarray, sampled)
         return [self._reply(host, np.asarray(canvas.z_BL), b, n, seconds) for b, n in enumerate(lengths)]
+
+    def fill(self, canvas: Canvas, index_B, prefill: int = 0) -> loop.Sampled:
+        """The canvas filled, row i from the key of sample index_B[i]; the first `prefill` positions, all of them anchors, read at once."""
+        key_B = keys.per_sample(keys.key(keys.root(self.seed), "sample"), index_B)
+        return self.run(self.params, canvas, key_B, prefill=prefill)
 
     def _row(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """(ids, frozen) of a template; adjacent anchors are encoded where they stand."""
@@ -205,11 +208,15 @@ class Generator:
         return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields), lengths
 
     def _prefill(self, canvas: Canvas) -> int:
-        """How many leading positions are anchors in every row, rounded down to a bucket; 0 without an exact cache."""
+        """How many leading positions are anchors in every row, as far as they may be read at once."""
+        return self.prefill(int(np.argmin(np.append(np.asarray(canvas.frozen_BL).all(0), False))))
+
+    def prefill(self, anchors: int) -> int:
+        """How many of so many leading anchors are read at once: rounded down to a bucket; 0 without an exact cache."""
         if reading.kind(self.sampler, self.mask) != "exact" or hasattr(self.sampler.rule, "drive"):
             return 0
-        anchors, unit = np.argmin(np.append(np.asarray(canvas.frozen_BL).all(0), False)), math.lcm(_BUCKET, max(self.mask.size, 1))
-        return int(anchors // unit * unit)
+        unit = math.lcm(_BUCKET, max(self.mask.size, 1))
+        return anchors // unit * unit
 
     def _reply(self, sampled: loop.Sampled, start_BL, b: int, length: int, seconds: float) -> Reply:
         ids, frozen = sampled.canvas.z_BL[b, :length], sampled.canvas.frozen_BL[b, :length]

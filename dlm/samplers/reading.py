@@ -40,7 +40,15 @@ def take(canvas: Canvas, place_BR: jax.Array) -> Canvas:
     """The canvas at each row's places."""
     rows = canvas.z_BL.shape[0]
     place_BR = jnp.broadcast_to(place_BR, (rows, place_BR.shape[1]))
-    return jax.tree.map(lambda x_BL: jnp.take_along_axis(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), place_BR, 1), canvas)
+    return _along(canvas, lambda x_BL: jnp.take_along_axis(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), place_BR, 1))
+
+
+def _along(canvas: Canvas, cut: Callable) -> Canvas:
+    """The canvas with everything cut that lies along its positions; what stands before a row does not."""
+    before = {name: x for name, x in canvas.fields.items() if name == "before_B"}
+    laid = replace(canvas, fields={name: x for name, x in canvas.fields.items() if name not in before})
+    found = jax.tree.map(cut, laid)
+    return replace(found, fields=found.fields | before)
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,9 @@ class Reader:
 
     def _run(self, canvas: Canvas, memory, start, width: int, place_BR):
         run_1R = (start + jnp.arange(width))[None]
-        window = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, 1), canvas)
+        window = _along(canvas, lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, 1))
         before_B = canvas.z_BL[:, jnp.maximum(start - 1, 0)]
-        before_B = jnp.where(jnp.asarray(start) > 0, before_B, self.bos)
+        before_B = jnp.where(jnp.asarray(start) > 0, before_B, canvas.fields.get("before_B", self.bos))
         output, memory = self._read(window, canvas, memory, run_1R, start, before_B)
         return (output if place_BR is None else self._at(output, place_BR - start, width)), memory
 
