@@ -1,6 +1,7 @@
 """Evaluate a trained run from its directory alone; scores are appended to its evals.jsonl.
 
 python -m dlm.evaluate --workdir=runs/x [--step=N] [--evals=bound,infill] [--sampler.steps=16] [--data=FILE|NAME] [--seed=0] [--json]
+python -m dlm.evaluate --workdir=runs/x --harness=TASK,… --harness_dir=FOLDER [--harness_limit=N] [--harness_fewshot=K] …
 """
 
 import datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from dlm.run import cli, logs, rundir, spec
 from dlm.run.cli import Flag, say
+from dlm.run.spec import UserError
 
 FLAGS = [
     Flag("workdir", "run directory", required=True),
@@ -18,6 +20,13 @@ FLAGS = [
     Flag("evals", "evaluators, separated by commas (default: those of the run's config)"),
     Flag("data", "another text to score instead of the run's held-out split: a file, or embedded | tfds:NAME"),
     Flag("seed", "seed of the noise drawn", default=0, type=int),
+    Flag("harness", "tasks of lm-evaluation-harness, separated by commas; --harness_X is short for --evals.harness.X"),
+    Flag("harness_dir", "folder with the tasks' YAML files"),
+    Flag("harness_data", "folder with the files that they name (default: their own)"),
+    Flag("harness_limit", "documents of each task (default: all)"),
+    Flag("harness_fewshot", "examples in each prompt (default: as the task says)"),
+    Flag("harness_samples", "noise draws of a bound"),
+    Flag("harness_code", "run what the model writes, in a jail", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 SCORES = "evals.jsonl"
@@ -28,12 +37,13 @@ def main(argv: list[str] | None = None) -> None:
     workdir = Path(args.workdir)
     from dlm.run.assemble import Subject, evaluators, reopen, sampler
 
-    chosen = evaluators(rundir.read_config(workdir).get("evals", {}), args.evals, [o for o in overrides if o[0].startswith("evals.")])
+    named, short = harness(args)
+    chosen = evaluators(rundir.read_config(workdir).get("evals", {}), named, short + [o for o in overrides if o[0].startswith("evals.")])
     source = other(args.data) if args.data else None
     flags = [o for o in overrides if o[0].startswith("sampler.")]
     drawn = sampler(workdir, flags) if flags else None
     experiment, state = reopen(workdir, args.step)
-    subject = Subject(experiment, state.averaged, source or experiment.run.data.source, args.seed, sampler=drawn)
+    subject = Subject(experiment, state.averaged, source or experiment.run.data.source, args.seed, sampler=drawn, folder=workdir)
     records = [record for name, one in chosen.items() for record in scored(subject, int(state.step), name, one, args.data)]
     append(workdir / SCORES, records)
     if args.json:
@@ -43,14 +53,28 @@ def main(argv: list[str] | None = None) -> None:
     say(table(records))
 
 
+def harness(args) -> tuple[str | None, list[tuple[str, str]]]:
+    """The names of the evaluators, and what `--harness…` sets of one of them."""
+    given = dict(tasks=args.harness, dir=args.harness_dir, data=args.harness_data)
+    short = {name: repr(value) for name, value in given.items() if value}  # as a string, whatever it spells
+    plain = dict(limit=args.harness_limit, fewshot=args.harness_fewshot, samples=args.harness_samples)
+    short |= {name: value for name, value in plain.items() if value} | (dict(code="jail") if args.harness_code else {})
+    if short and not args.harness and "harness" not in (args.evals or ""):
+        raise UserError(f"--harness_{next(iter(short))} is for --harness=TASK,…: name the tasks")
+    named = ",".join(filter(None, (args.evals, "harness"))) if args.harness else args.evals
+    return named, [(f"evals.harness.{name}", value) for name, value in short.items()]
+
+
 def scored(subject, step: int, name: str, evaluator, data: str | None) -> list[dict]:
     """The records of one evaluator: each score with its error, seed, settings, and the sampler and passes that it took, if any."""
     begin, subject = time.perf_counter(), replace(subject, facts={})
     found = [(score, dict(subject.facts)) for score in evaluator.run(subject, step)]  # the sampler and passes of each score, not the last's
     seconds = round(time.perf_counter() - begin, 2)
     common = dict(step=step, seed=subject.seed, data=data or "held_out", eval=name, seconds=seconds)
-    settings = dict(claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator))
-    return [dict(common, **facts, **settings, name=score, value=value, se=error) for (score, value, error), facts in found]
+    settings = dict(
+        claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator)
+    )  # facts may say what one score claims
+    return [dict(common, **(settings | facts), name=score, value=value, se=error) for (score, value, error), facts in found]
 
 
 def table(records: list[dict]) -> str:

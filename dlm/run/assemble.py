@@ -166,6 +166,7 @@ class Subject:
     stop: Callable[[], bool] = lambda: False  # asked before each batch; raises Preempted once it says yes
     sampler: Any = None  # None: the run's own
     facts: dict = field(default_factory=dict)  # what an evaluator did: sampler, passes
+    folder: Path | None = None  # the run's directory, where it has one
 
     @property
     def objective(self):

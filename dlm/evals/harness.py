@@ -1,0 +1,122 @@
+"""lm-evaluation-harness tasks on a run, from a folder of YAML and JSON files: multiple choice, likelihoods, perplexity, generation, code.
+
+    evaluate --workdir=runs/x --harness=gsm8k_local --harness_dir=configs/harness --harness_data=FOLDER
+
+A score is lm_eval's, with its standard error over the documents; beside it stand what it takes to get it again (seed, samples, sampler),
+`mc_se`, the part of the error that is the Monte-Carlo noise of a bound, and what did not fit: tokens cut from the left of contexts that
+are longer than the model was trained with. A likelihood of a diffusion model is a bound, with `likelihood="exact"` that under a sampler.
+Answers are written by the run's sampler (or --sampler.…), at the temperature 0 unless a task says otherwise.
+"""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from dlm.evals.requests.model import Model
+from dlm.run import spec
+from dlm.run.spec import UserError
+
+
+@dataclass(frozen=True)
+class Harness:
+    tasks: tuple[str, ...] = ()  # names of tasks, groups or tags
+    dir: str = ""  # the folder of their YAML files
+    data: str = ""  # the folder of the files that they name; "": the YAML file's own
+    limit: int = 0  # documents of each task; 0: all
+    fewshot: int | None = None  # examples in the prompt; None: as the task says
+    samples: int = 8  # noise draws of a bound, an even number
+    likelihood: Literal["bound", "exact"] = "bound"  # exact: under a sampler whose order does not hang on chance
+    batch: int = 0  # rows read at once; 0: as many as in training
+    chat: Literal["none", "template"] = "none"  # whether prompts go through the run's chat template
+    code: Literal["refuse", "jail"] = "refuse"  # what becomes of tasks that run what the model writes
+
+    claims: ClassVar[str | None] = None  # those of each score are in its facts
+
+    def __post_init__(self):
+        if self.samples < 2 or self.samples % 2:
+            raise ValueError(f"samples={self.samples} must be even and at least 2")
+        if min(self.limit, self.batch, self.fewshot or 0) < 0:
+            raise ValueError(f"limit={self.limit}, batch={self.batch} and fewshot={self.fewshot} must not be negative")
+
+    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+        """(name, value, standard error) of each metric of each task."""
+        names = [name.strip() for given in self.tasks for name in given.split(",") if name.strip()]
+        if not names or not self.dir:
+            raise UserError("which tasks, and where? --harness=NAME,… and --harness_dir=FOLDER with their YAML files")
+        _ready()
+        from dlm.evals.requests import bridge, local
+
+        with local.guarded():
+            loaded = local.tasks(names, Path(self.dir), Path(self.data or self.dir), self.code == "jail")
+            judged = frozenset(name for name, task in loaded["tasks"].items() if _judges(task))
+            model = Model(subject, self.batch, self.samples, self.likelihood)
+            lm = bridge.HarnessLM(model, _template(subject) if self.chat == "template" else None, judged)
+            found = self._evaluated(lm, loaded)
+            for name, metrics in found["results"].items():
+                yield from self._told(subject, lm, found, loaded["tasks"].get(name), name, metrics)
+
+    def _evaluated(self, lm, loaded: dict) -> dict:
+        from lm_eval.evaluator import evaluate
+
+        for task in loaded["tasks"].values():
+            if self.fewshot is not None or task.get_config("num_fewshot") is None:
+                task.set_config("num_fewshot", self.fewshot or 0)
+            task.set_fewshot_seed(1234)  # lm_eval's own, so that prompts are those of everybody
+        options = dict(limit=self.limit or None, bootstrap_iters=1000, confirm_run_unsafe_code=True, fewshot_as_multiturn=True)
+        return evaluate(lm, loaded, apply_chat_template=self.chat == "template", **options)
+
+    def _told(self, subject, lm, found: dict, task, name: str, metrics: dict) -> Iterator[tuple[str, float, float]]:
+        """The scores of one task or group, each with its facts."""
+        from dlm.evals.requests import bridge
+
+        written = task is not None and task.OUTPUT_TYPE == "generate_until"
+        samples = [] if task is None or written else found["samples"][name]
+        noise = bridge.redrawn(lm, task, samples, subject.seed) if samples else {}
+        spread = [lm.variance[args] ** 0.5 for sample in samples for args in sample["arguments"]]
+        facts = dict(
+            claims="samples" if written else "exact" if lm.model.exact else "bound",
+            documents=found["n-samples"].get(name, {}).get("effective"),
+            loglikelihood_mc_se=float(np.mean(spread)) if spread else None,
+            cut_tokens=lm.cut_tokens,
+            cut_requests=lm.cut_requests,
+            short_requests=lm.short_requests,
+        )
+        if written or not lm.model.exact or self.likelihood == "exact":
+            facts |= dict(sampler=spec.plain(lm.model.sampler))
+        if lm.model.nfe:
+            facts |= dict(nfe=float(np.mean(lm.model.nfe)))
+        for key, value in metrics.items():
+            metric, comma, filter_ = key.partition(",")
+            if comma and not metric.endswith("_stderr") and isinstance(value, (int, float)):
+                error = metrics.get(f"{metric}_stderr,{filter_}")
+                subject.facts.clear()
+                subject.facts.update({k: v for k, v in (facts | dict(mc_se=noise.get(key))).items() if v is not None})
+                yield f"{name}.{key}", float(value), float(error) if isinstance(error, (int, float)) else 0.0
+
+
+def _judges(task) -> bool:
+    """Whether a metric asks if the model would write what is scored."""
+    reads = dict(loglikelihood="acc", multiple_choice="exact_match").get(task.OUTPUT_TYPE)
+    return reads in task._metric_fn_list
+
+
+def _ready() -> None:
+    """lm_eval at hand, offline and quiet; told in one line where it is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError("evals.harness needs lm_eval, which is not installed: pip install -r requirements-parity.txt")
+    # Read when they are imported: nothing is fetched, and no process is forked beside JAX's threads.
+    os.environ |= dict(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", DISABLE_MULTIPROC="1")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def _template(subject) -> Callable:
+    """`render(messages, generation=True)` of the run's chat template. (The one place that knows where it lies.)"""
+    if importlib.util.find_spec("dlm.text.chat") is None or subject.folder is None:
+        raise UserError("this run has no chat template: leave out --evals.harness.chat=template")
+    return importlib.import_module("dlm.text.chat").Chat.of(subject.folder).render

@@ -1,0 +1,140 @@
+"""lm_eval's `LM` over one of our runs (lm-evaluation-harness 0.4, https://github.com/EleutherAI/lm-evaluation-harness).
+
+Equal requests are answered once, so what is said of one hangs neither on its place nor on its neighbours. Beside each answer the variance
+of its Monte-Carlo noise is kept: redrawing all answers of a task from normal laws of these variances, and scoring it anew, gives the
+noise's part in the error of each metric, whatever the metric is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from lm_eval.api.model import LM
+
+from dlm.evals.requests import spans
+from dlm.evals.requests.model import Model
+from dlm.run.spec import UserError, nearest
+
+_REDRAWN = 16  # times; the error so found is itself known to 18 %
+_TOKENS = 256  # written where a task does not say how many, as with lm_eval's own models
+_KNOWN = ("until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
+
+
+class HarnessLM(LM):
+    """`render` turns chat messages into a prompt; None where the run has no template. `judged` names the tasks that ask whether a text is
+    what the model would write."""
+
+    def __init__(self, model: Model, render: Callable | None = None, judged: frozenset = frozenset()):
+        super().__init__()
+        self.model, self.render, self.judged = model, render, judged
+        self.variance: dict[tuple, float] = {}  # of each log-likelihood told
+        self.cut_tokens = self.cut_requests = self.short_requests = 0
+
+    # ------------------------------------------------------------------------------------------------------- likelihoods
+
+    def loglikelihood(self, requests) -> list[tuple[float, bool]]:
+        greedy = any(r.task_name in self.judged for r in requests)
+        return self._told(requests, lambda context, continuation: self.model.speller.pair(context, continuation), greedy)
+
+    def loglikelihood_rolling(self, requests) -> list[float]:
+        return [value for value, _ in self._told(requests, self.model.speller.whole, False)]
+
+    def _told(self, requests, spelled: Callable, greedy: bool) -> list[tuple[float, bool]]:
+        """(log-likelihood, greedy) of each request, by the pieces that it is spelled in."""
+        wanted, pieces = {}, []
+        for args in dict.fromkeys(r.args for r in requests):
+            found, cut = self.model.speller.pieces(*spelled(*args), "\x1f".join(args))
+            self._cut(cut)
+            wanted[args] = range(len(pieces), len(pieces) + len(found))
+            pieces += found
+        scores = self.model.scores(pieces, greedy)
+        answers = {}
+        for args, which in wanted.items():
+            parts = [scores[i] for i in which]
+            self.variance[args] = sum(s.variance for s in parts)
+            answers[args] = (-float(np.sum([s.nats for s in parts])), all(s.greedy for s in parts))
+        return [answers[r.args] for r in requests]
+
+    def _cut(self, tokens: int) -> None:
+        self.cut_tokens += tokens
+        self.cut_requests += tokens > 0
+
+    # -------------------------------------------------------------------------------------------------------- generation
+
+    def generate_until(self, requests) -> list[str]:
+        """Texts up to the first stop string or the end of text. Of equal requests (`repeats`) each draws for itself."""
+        groups: dict[Any, list] = {}
+        seen: dict[str, int] = {}
+        for i, request in enumerate(requests):
+            context, options = request.args
+            again = seen[str(request.args)] = seen.get(str(request.args), -1) + 1
+            sampler, tokens, until = self._asked(options)
+            prompt = self._prompt(context, tokens, again)
+            groups.setdefault(sampler, []).append((i, until, *prompt))
+        found = [""] * len(requests)
+        for sampler, members in groups.items():
+            numbers, until, prompts, tokens = zip(*members, strict=True)
+            for i, stops, ids in zip(numbers, until, self.model.write(prompts, tokens, sampler), strict=True):
+                found[i] = self._text(ids, stops)
+        return found
+
+    def _asked(self, options: dict):
+        """(sampler, tokens, stop strings) of a request's options."""
+        for name in set(options) - set(_KNOWN):
+            raise UserError(f"generation_kwargs.{name} of a task is unknown{nearest(name, _KNOWN)}; known are {', '.join(_KNOWN)}")
+        until = options.get("until") or []
+        tokens = int(options.get("max_gen_toks") or options.get("max_new_tokens") or _TOKENS)
+        drawn = options.get("do_sample", float(options.get("temperature") or 0) > 0)
+        sharpness = dict(temperature=float(options.get("temperature", 1.0)) if drawn else 0.0)
+        sharpness |= {k: kind(options[k]) for k, kind in (("top_p", float), ("top_k", int)) if drawn and k in options}
+        return replace(self.model.sampler, **sharpness), tokens, [until] if isinstance(until, str) else until
+
+    def _prompt(self, context: str, tokens: int, again: int):
+        """(the prompt, how many tokens there is room for): half of the room may go to the answer, more where the context is short."""
+        speller = self.model.speller
+        known = len(speller.encoded(context)) - speller.shift
+        room = min(tokens, max(speller.room - known, speller.room // 2))
+        prompt, cut = speller.prompt(context, room)
+        self._cut(cut)
+        self.short_requests += room < tokens
+        return prompt._replace(number=spans.number(context, again)), room
+
+    def _text(self, ids: np.ndarray, until: Sequence[str]) -> str:
+        tokenizer = self.model.subject.tokenizer
+        ends = np.flatnonzero(ids == tokenizer.eos)
+        return spans.stopped(tokenizer.decode(ids[: ends[0]] if len(ends) else ids), until)
+
+    # --------------------------------------------------------------------------------------------------------------- chat
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        if self.render is None:
+            raise UserError("this run has no chat template: leave out --evals.harness.chat=template")
+        return self.render(chat_history, generation=add_generation_prompt)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.model.subject.tokenizer.fingerprint
+
+
+def redrawn(lm: HarnessLM, task, samples: Sequence[dict], seed: int) -> dict[str, float]:
+    """{'metric,filter': standard error that the Monte-Carlo noise of the log-likelihoods gives it}; empty where there is no noise."""
+    if not any(lm.variance.get(args) for sample in samples for args in sample["arguments"]):
+        return {}
+    random, found = np.random.RandomState(seed % 2**32), {}
+    for _ in range(_REDRAWN):
+        values: dict[str, list] = {}
+        for sample in samples:
+            answers = [
+                _moved(answer, random.normal() * lm.variance.get(args, 0.0) ** 0.5)
+                for answer, args in zip(sample["filtered_resps"], sample["arguments"], strict=True)
+            ]
+            for metric, value in task.process_results(sample["doc"], answers).items():
+                values.setdefault(f"{metric},{sample['filter']}", []).append(value)
+        for name, each in values.items():
+            found.setdefault(name, []).append(float(task.aggregation()[name.partition(",")[0]](each)))
+    return {name: float(np.std(each, ddof=1)) for name, each in found.items()}
+
+
+def _moved(answer, by: float):
+    return (answer[0] + by, *answer[1:]) if isinstance(answer, tuple) else answer + by

@@ -1,0 +1,144 @@
+"""From a request's strings to rows of tokens of which the last are scored; a request's numbers hang on its text alone. No JAX.
+
+    context · continuation ─ encoded whole, cut where the encoded context ends ─> ids, first
+    ids, first ─> pieces of at most `room` tokens, each scored token in one of them, with as much text before it as there is room for
+
+                                  before  │ canvas                                  before: what an autoregressive row reads first
+    one that fits                   x₀    │ x₁ x₂ x₃ [x₄ x₅]                        [ ]: scored
+    one that is too long, rolling   x₀    │ [x₁ x₂ x₃ x₄ x₅]   then   x₂ │ x₃ x₄ x₅ [x₆ x₇]
+
+Where context ends is lm_eval's rule (`TemplateLM._encode_pair`): its trailing spaces go to the continuation. Lengths of rows are rounded up
+to a few, so that few programs compile; which one a request has depends on itself alone.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlm.data import pack
+
+_SHORTEST = 16
+
+
+class Piece(NamedTuple):
+    """A row: tokens of which those from `first` on are scored."""
+
+    ids: np.ndarray
+    first: int
+    before: int  # the token before the row, which a shifted mask reads
+    number: int  # keys the noise
+
+
+@dataclass(frozen=True)
+class Speller:
+    """How a model is told a request: `shift` 1 where it reads the token before, and `room` tokens, as many as it was trained with."""
+
+    tokenizer: Any
+    shift: int
+    room: int
+
+    @property
+    def prefix(self) -> int:
+        """What an empty context is for a model that reads the token before: bos, else eos."""
+        return self.tokenizer.bos if 0 <= self.tokenizer.bos < self.tokenizer.size else self.tokenizer.eos
+
+    @property
+    def opening(self) -> list[int]:
+        """What stands in front of every text. A published encoding says so itself; of our own runs, those with a shift have always read a
+        bos first, and the others none."""
+        adds = getattr(self.tokenizer, "adds_bos", None)  # until tokenizers say so themselves: None for those learned here
+        return [self.prefix] if (self.shift if adds is None else adds) else []
+
+    def encoded(self, text: str) -> np.ndarray:
+        """The ids of a text, with its opening, once."""
+        ids = self._bare(text)
+        opening = self.opening
+        return ids if not opening or ids[:1].tolist() == opening else np.append(np.int32(opening), ids)
+
+    def _bare(self, text: str) -> np.ndarray:
+        encode = getattr(self.tokenizer, "encode_marked", self.tokenizer.encode)  # until every tokenizer has encode_marked
+        return np.asarray(encode(text), np.int32)
+
+    def pair(self, context: str, continuation: str) -> tuple[np.ndarray, int]:
+        """(ids, where the continuation begins)."""
+        if not context:
+            ids = self._bare(continuation)
+            front = self.opening or [self.prefix] * self.shift
+            return (ids, 1) if front and ids[:1].tolist() == front else (np.append(np.int32(front), ids), len(front))
+        stripped = context.rstrip()
+        whole, known = self.encoded(context + continuation), self.encoded(stripped)
+        return whole, max(len(known), self.shift)
+
+    def whole(self, text: str) -> tuple[np.ndarray, int]:
+        """The same of a text that is scored from its first token on."""
+        return self.pair("", text)
+
+    def pieces(self, ids: np.ndarray, first: int, text: str) -> tuple[list[Piece], int]:
+        """(the rows in which the tokens from `first` on are scored, how many tokens of the context no row has)."""
+        found = []
+        for n, (begin, target, end) in enumerate(windows(len(ids), first, self.room, self.shift)):
+            row = begin + self.shift
+            found.append(Piece(ids[row:end], target - row, int(ids[begin]) if self.shift else self.prefix, number(text, n)))
+        cut = max(first - self.room - self.shift, 0) if len(found) != 1 else len(ids) - self.shift - len(found[0].ids)
+        return found, cut
+
+    def prompt(self, context: str, tokens: int) -> tuple[Piece, int]:
+        """(the row after which `tokens` are written, how many tokens of the context it lacks); nothing in it is scored."""
+        ids = self.encoded(context)
+        ids = ids if len(ids) >= self.shift else np.int32([self.prefix])
+        begin = max(len(ids) - self.shift - (self.room - tokens), 0)
+        row = ids[begin + self.shift :]
+        return Piece(row, len(row), int(ids[begin]) if self.shift else self.prefix, number(context)), begin
+
+
+def windows(count: int, first: int, room: int, shift: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, target, end) of the pieces of `count` tokens: each scores from `target` to `end`, and begins `room` before its end, with a
+    shift one more, which is read."""
+    target = first
+    while target < count:
+        end = min(target + room, count)
+        yield max(end - room - shift, 0), target, end
+        target = end
+
+
+def number(text: str, part: int = 0) -> int:
+    """31 bits that stand for a text and a part of it."""
+    digest = hashlib.sha256(f"{part} {text}".encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def bucket(length: int, most: int) -> int:
+    """The length of the row that so many tokens lie in: 16, 24, 32, 48, 64, …, up to `most`."""
+    size = _SHORTEST
+    while size < length:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
+    return max(min(size, most), length)
+
+
+def batches(pieces: Sequence[Piece], rows: int, room: int) -> Iterator[tuple[int, list[int]]]:
+    """(length, which pieces) of the batches they are read in: of one length each, those that take as long next to each other."""
+    by_length: dict[int, list[int]] = {}
+    for i, piece in enumerate(pieces):
+        by_length.setdefault(bucket(len(piece.ids), room), []).append(i)
+    for length, members in sorted(by_length.items()):
+        members.sort(key=lambda i: len(pieces[i].ids) - pieces[i].first)
+        yield from ((length, members[begin : begin + rows]) for begin in range(0, len(members), rows))
+
+
+def stacked(pieces: Sequence[Piece], rows: int, length: int, pad: int, shift: int) -> dict[str, np.ndarray]:
+    """The arrays of a batch; only what is scored is noised and has weight."""
+    arrays = pack.apart([p.ids for p in pieces], rows, length, pad)
+    spare = rows - len(pieces)
+    asked_BL = arrays["noisable_BL"] & (np.arange(length) >= np.array([p.first for p in pieces] + [0] * spare)[:, None])
+    arrays |= dict(noisable_BL=asked_BL, weights_BL=asked_BL.astype(np.float32))
+    arrays["index_B"] = np.array([p.number for p in pieces] + [0] * spare, np.int32)
+    return arrays | (dict(before_B=np.array([p.before for p in pieces] + [pad] * spare, np.int32)) if shift else {})
+
+
+def stopped(text: str, until: Sequence[str]) -> str:
+    """The text up to the first of the stop strings."""
+    ends = [text.find(stop) for stop in until if stop]
+    return text[: min([end for end in ends if end >= 0], default=len(text))]
