@@ -76,16 +76,17 @@ class Harness:
         from dlm.evals.requests import bridge
 
         written = task is not None and task.OUTPUT_TYPE == "generate_until"
-        samples = [] if task is None or written else found["samples"][name]
-        noise = bridge.redrawn(lm, task, samples, subject.seed) if samples else {}
-        spread = [lm.variance[args] ** 0.5 for sample in samples for args in sample["arguments"]]
+        samples = [] if task is None else found["samples"][name]
+        noise = {} if written else bridge.redrawn(lm, task, samples, subject.seed)
+        told = [lm.told[str(args)] for sample in samples for args in sample["arguments"]]
         facts = dict(
             claims="samples" if written else "exact" if lm.model.exact else "bound",
             documents=found["n-samples"].get(name, {}).get("effective"),
-            loglikelihood_mc_se=float(np.mean(spread)) if spread else None,
-            cut_tokens=lm.cut_tokens,
-            cut_requests=lm.cut_requests,
-            short_requests=lm.short_requests,
+            requests=len(told),
+            cut_requests=sum(t.cut > 0 for t in told),
+            cut_tokens=sum(t.cut for t in told),
+            short_requests=sum(t.short for t in told),
+            loglikelihood_mc_se=float(np.mean([t.variance**0.5 for t in told])) if noise else None,
         )
         if written or not lm.model.exact or self.likelihood == "exact":
             facts |= dict(sampler=spec.plain(lm.model.sampler))

@@ -7,7 +7,7 @@ noise's part in the error of each metric, whatever the metric is.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lm_eval.api.model import LM
@@ -21,6 +21,14 @@ _TOKENS = 256  # written where a task does not say how many, as with lm_eval's o
 _KNOWN = ("until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
 
 
+class Told(NamedTuple):
+    """What an answer alone does not tell."""
+
+    variance: float = 0.0  # of a log-likelihood's Monte-Carlo noise
+    cut: int = 0  # tokens of the context that did not fit
+    short: bool = False  # whether there was less room to answer than the task asks for
+
+
 class HarnessLM(LM):
     """`render` turns chat messages into a prompt; None where the run has no template. `judged` names the tasks that ask whether a text is
     what the model would write."""
@@ -28,8 +36,7 @@ class HarnessLM(LM):
     def __init__(self, model: Model, render: Callable | None = None, judged: frozenset = frozenset()):
         super().__init__()
         self.model, self.render, self.judged = model, render, judged
-        self.variance: dict[tuple, float] = {}  # of each log-likelihood told
-        self.cut_tokens = self.cut_requests = self.short_requests = 0
+        self.told: dict[str, Told] = {}  # by the request's arguments
 
     # ------------------------------------------------------------------------------------------------------- likelihoods
 
@@ -45,20 +52,15 @@ class HarnessLM(LM):
         wanted, pieces = {}, []
         for args in dict.fromkeys(r.args for r in requests):
             found, cut = self.model.speller.pieces(*spelled(*args), "\x1f".join(args))
-            self._cut(cut)
-            wanted[args] = range(len(pieces), len(pieces) + len(found))
+            wanted[args] = cut, range(len(pieces), len(pieces) + len(found))
             pieces += found
         scores = self.model.scores(pieces, greedy)
         answers = {}
-        for args, which in wanted.items():
+        for args, (cut, which) in wanted.items():
             parts = [scores[i] for i in which]
-            self.variance[args] = sum(s.variance for s in parts)
+            self.told[str(args)] = Told(sum(s.variance for s in parts), cut)
             answers[args] = (-float(np.sum([s.nats for s in parts])), all(s.greedy for s in parts))
         return [answers[r.args] for r in requests]
-
-    def _cut(self, tokens: int) -> None:
-        self.cut_tokens += tokens
-        self.cut_requests += tokens > 0
 
     # -------------------------------------------------------------------------------------------------------- generation
 
@@ -70,8 +72,9 @@ class HarnessLM(LM):
             context, options = request.args
             again = seen[str(request.args)] = seen.get(str(request.args), -1) + 1
             sampler, tokens, until = self._asked(options)
-            prompt = self._prompt(context, tokens, again)
-            groups.setdefault(sampler, []).append((i, until, *prompt))
+            prompt, room, cut = self._prompt(context, tokens)
+            self.told[str(request.args)] = Told(cut=cut, short=room < tokens)
+            groups.setdefault(sampler, []).append((i, until, prompt._replace(number=spans.number(context, again)), room))
         found = [""] * len(requests)
         for sampler, members in groups.items():
             numbers, until, prompts, tokens = zip(*members, strict=True)
@@ -90,15 +93,13 @@ class HarnessLM(LM):
         sharpness |= {k: kind(options[k]) for k, kind in (("top_p", float), ("top_k", int)) if drawn and k in options}
         return replace(self.model.sampler, **sharpness), tokens, [until] if isinstance(until, str) else until
 
-    def _prompt(self, context: str, tokens: int, again: int):
-        """(the prompt, how many tokens there is room for): half of the room may go to the answer, more where the context is short."""
+    def _prompt(self, context: str, tokens: int):
+        """(the prompt, how many tokens may follow, how many it lacks): half of the room may go to the answer, more after a short prompt."""
         speller = self.model.speller
         known = len(speller.encoded(context)) - speller.shift
         room = min(tokens, max(speller.room - known, speller.room // 2))
         prompt, cut = speller.prompt(context, room)
-        self._cut(cut)
-        self.short_requests += room < tokens
-        return prompt._replace(number=spans.number(context, again)), room
+        return prompt, room, cut
 
     def _text(self, ids: np.ndarray, until: Sequence[str]) -> str:
         tokenizer = self.model.subject.tokenizer
@@ -119,14 +120,14 @@ class HarnessLM(LM):
 
 def redrawn(lm: HarnessLM, task, samples: Sequence[dict], seed: int) -> dict[str, float]:
     """{'metric,filter': standard error that the Monte-Carlo noise of the log-likelihoods gives it}; empty where there is no noise."""
-    if not any(lm.variance.get(args) for sample in samples for args in sample["arguments"]):
+    if not any(lm.told[str(args)].variance for sample in samples for args in sample["arguments"]):
         return {}
     random, found = np.random.RandomState(seed % 2**32), {}
     for _ in range(_REDRAWN):
         values: dict[str, list] = {}
         for sample in samples:
             answers = [
-                _moved(answer, random.normal() * lm.variance.get(args, 0.0) ** 0.5)
+                _moved(answer, random.normal() * lm.told[str(args)].variance ** 0.5)
                 for answer, args in zip(sample["filtered_resps"], sample["arguments"], strict=True)
             ]
             for metric, value in task.process_results(sample["doc"], answers).items():

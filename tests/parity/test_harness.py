@@ -1,0 +1,162 @@
+"""lm_eval itself on our runs: its own HFLM gives the same numbers on the same weights, and tasks are read from local files, not run."""
+
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from lm_eval import utils
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from dlm import evaluate
+from dlm.evals.requests import spans
+from dlm.evals.requests.bridge import HarnessLM
+from dlm.evals.requests.model import Model
+from dlm.run import spec
+from dlm.run.assemble import Experiment, Subject
+from dlm.run.spec import UserError
+from dlm.text.bytes import Bytes
+from tests import tiny
+
+LAYERS, WIDTH, HEADS, KV, HEAD, FFN, LENGTH = 2, 16, 4, 2, 4, 24, 32
+EOS, BOS, SIZE = 256, 257, 260  # ids as in text.bytes; HF's vocabulary is as large
+
+
+def hf_tokenizer(bos: bool):
+    """A tokenizer of bytes, with the ids of ours."""
+    signs = pre_tokenizers.ByteLevel.alphabet()
+    of_byte = {ord(s) if ord(s) < 256 else None: s for s in signs}  # the bytes that stand for themselves
+    rest = sorted(s for s in signs if ord(s) >= 256)
+    missing = [b for b in range(256) if b not in of_byte]
+    vocab = {s: b for b, s in of_byte.items() if b is not None} | dict(zip(rest, missing, strict=True))
+    made = Tokenizer(models.BPE(vocab=vocab | {"<eos>": EOS, "<bos>": BOS}, merges=[]))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), decoders.ByteLevel()
+    special = dict(eos_token="<eos>", pad_token="<eos>") | (dict(bos_token="<bos>") if bos else {})
+    if bos:
+        made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+
+
+def hf_model():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=SIZE, hidden_size=WIDTH, intermediate_size=FFN, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_key_value_heads=KV, head_dim=HEAD, max_position_embeddings=LENGTH, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        eos_token_id=EOS, bos_token_id=BOS, pad_token_id=EOS,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).float().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn_like(p) * 0.4 + (1.0 if p.ndim == 1 else 0.0))
+    never = torch.tensor([BOS, 258, 259])  # what our networks never generate has no part in the normaliser
+    model.lm_head.register_forward_hook(lambda module, given, logits: logits.index_fill(-1, never, -1e30))
+    return model
+
+
+def converted(state: dict) -> dict:
+    """HF's weights under our names; theirs are [out, in], and gains are stored around 0 here."""
+    at = lambda name: np.asarray(state[f"model.{name}.weight"], np.float32)  # noqa: E731
+
+    def layer(n):
+        a, f = f"layers.{n}.self_attn", f"layers.{n}.mlp"
+        inward = lambda name, heads: at(f"{a}.{name}_proj").T.reshape(WIDTH, heads, HEAD)  # noqa: E731
+        return dict(
+            attention=dict(
+                q_DHK=inward("q", HEADS),
+                k_DJK=inward("k", KV),
+                v_DJK=inward("v", KV),
+                o_HKD=at(f"{a}.o_proj").T.reshape(HEADS, HEAD, WIDTH),
+            ),
+            ffn=dict(up_DF=at(f"{f}.up_proj").T, gate_DF=at(f"{f}.gate_proj").T, down_FD=at(f"{f}.down_proj").T),
+            attend_norm_D=at(f"layers.{n}.input_layernorm") - 1,
+            ffn_norm_D=at(f"layers.{n}.post_attention_layernorm") - 1,
+        )
+
+    layers = [layer(n) for n in range(LAYERS)]
+    stacked = {}
+    for name, part in layers[0].items():
+        each = [one[name] for one in layers]
+        stacked[name] = np.stack(each) if not isinstance(part, dict) else {k: np.stack([e[k] for e in each]) for k in part}
+    head = dict(embed_VD=at("embed_tokens"), unembed_VD=np.asarray(state["lm_head.weight"]), norm_D=at("norm") - 1)
+    return head | {"layers": stacked}
+
+
+@pytest.fixture(scope="module")
+def corpus_file(tmp_path_factory):
+    return tiny.write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt")
+
+
+def ours(corpus_file, params=None, **changes):
+    nn = dict(
+        layers=LAYERS, width=WIDTH, embeddings="untied", attention=dict(heads=HEADS, kv_heads=KV, head_size=HEAD, qk_norm="none"),
+        ffn=dict(width=FFN, kind="swiglu"),
+    )  # fmt: skip
+    run = spec.run(tiny.recipe(corpus_file, nn=nn, data__length=LENGTH, **changes))
+    experiment = Experiment(run, run.text.fit(()))
+    return Subject(experiment, tiny.random_params(run.nn, scale=0.3) if params is None else params, run.data.source)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["no-bos", "bos"])
+def pair(request, corpus_file):
+    """(ours, lm_eval's own) on the same weights, whose published tokenizer puts a bos in front, or none."""
+    model = hf_model()
+    subject = ours(corpus_file, **tiny.AR)
+    params = converted({k: v.numpy() for k, v in model.state_dict().items()})
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, subject.params)
+    tokenizer = Bytes().fit(())
+    tokenizer.adds_bos = request.param
+    if not request.param:  # the tokenizer of HF has no bos: its prefix is eos
+        tokenizer.bos = -1
+    subject.experiment.tokenizer = tokenizer
+    mine = HarnessLM(Model(Subject(subject.experiment, params, None)), judged=frozenset({"t"}))
+    theirs = HFLM(pretrained=model, tokenizer=hf_tokenizer(request.param), batch_size=3, max_length=LENGTH, device="cpu")
+    return mine, theirs
+
+
+def asked(kind, *arguments):
+    return [Instance(request_type=kind, doc={}, arguments=a, idx=0, metadata=("t", 0, 1)) for a in arguments]
+
+
+def test_loglikelihoods_are_those_of_lm_eval(pair):
+    mine, theirs = pair
+    requests = asked(
+        "loglikelihood",
+        ("the cat", " sat"), ("the cat ", "sat"), ("a", "b"), ("", "from nothing"), ("a context that is longer than " * 3, "the room"),
+        ("é and \n", "ü"), ("the cat", " sat on"),
+    )  # fmt: skip
+    a, b = mine.loglikelihood(requests), theirs.loglikelihood(requests)
+    np.testing.assert_allclose([x[0] for x in a], [x[0] for x in b], rtol=2e-5)
+    assert [x[1] for x in a] == [x[1] for x in b]
+    best = theirs.generate_until(asked("generate_until", ("the cat", dict(until=["\x00"], max_gen_toks=3, do_sample=False))))[0]
+    if best.isascii() and best:
+        assert mine.loglikelihood(asked("loglikelihood", ("the cat", best)))[0][1]
+
+
+def test_rolling_is_that_of_lm_eval(pair, monkeypatch):
+    mine, theirs = pair
+    # With a bos that the tokenizer puts in front, lm_eval scores that bos too, behind its prefix, which is the same bos.
+    plain = theirs.tokenizer.encode
+    monkeypatch.setattr(theirs, "tok_encode", lambda text: plain(text, add_special_tokens=False))
+    requests = asked("loglikelihood_rolling", ("short",), ("a text of more than two windows " * 3,), ("x" * (LENGTH + 1),))
+    np.testing.assert_allclose(mine.loglikelihood_rolling(requests), theirs.loglikelihood_rolling(requests), rtol=2e-5)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 17, 30])
+def test_windows_are_those_of_lm_eval(count):
+    tokens = list(range(100, 100 + count))
+    theirs = [utils.make_disjoint_window(w) for w in utils.get_rolling_token_windows(tokens, 99, 8, 1)]
+    ids = [99, *tokens]
+    mine = [(ids[begin:target], ids[target:end]) for begin, target, end in spans.windows(len(ids), 1, 8, 1)]
+    assert mine == theirs
+
+
+def test_generation_is_that_of_lm_eval(pair):
+    mine, theirs = pair
+    options = dict(until=["\n\n", "qq"], max_gen_toks=9, do_sample=False)
+    requests = asked("generate_until", ("the cat", dict(options)), ("a longer prompt, cut", dict(options)), ("q", dict(options)))
+    assert mine.generate_until(requests) == theirs.generate_until(requests)
