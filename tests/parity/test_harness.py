@@ -1,7 +1,6 @@
 """lm_eval itself on our runs: its own HFLM gives the same numbers on the same weights, and tasks are read from local files, not run."""
 
 import json
-import types
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from dlm import evaluate
 from dlm.evals.requests import spans
 from dlm.evals.requests.bridge import HarnessLM
 from dlm.evals.requests.model import Model
-from dlm.run import spec
+from dlm.run import jail, spec
 from dlm.run.assemble import Experiment, Subject
 from dlm.run.spec import UserError
 from dlm.text.bytes import Bytes
@@ -158,5 +157,125 @@ def test_windows_are_those_of_lm_eval(count):
 def test_generation_is_that_of_lm_eval(pair):
     mine, theirs = pair
     options = dict(until=["\n\n", "qq"], max_gen_toks=9, do_sample=False)
-    requests = asked("generate_until", ("the cat", dict(options)), ("a longer prompt, cut", dict(options)), ("q", dict(options)))
+    requests = asked(
+        "generate_until",
+        ("the cat", dict(options)),
+        ("a longer prompt, cut", dict(options)),
+        ("q", dict(options)),
+        ("too long by far " * 4, dict(options)),
+    )
     assert mine.generate_until(requests) == theirs.generate_until(requests)
+
+
+# ------------------------------------------------------------------------------------------------------------- local tasks
+
+
+CHOICE = """
+task: pick
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{q}}"
+doc_to_choice: "{{[a, b]}}"
+doc_to_target: 0
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+CODE = dict(prompt="def f():", test="def check(f):\n    assert f() == 1", entry_point="f")
+ROWS = [dict(q=f"the cat {n}", a="sat on a mat", b="mat a on sat", **CODE) for n in range(3)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def made(**files):
+        (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS))
+        for name, text in files.items():
+            (tmp_path / f"{name}.yaml").write_text(text)
+        return tmp_path
+
+    return made
+
+
+def scores(run, folder, capsys, *flags, tasks="pick"):
+    evaluate.main([f"--workdir={run}", f"--harness={tasks}", f"--harness_dir={folder}", "--json", *flags])
+    return {f"{r['eval']}.{r['name']}": r for r in json.loads(capsys.readouterr().out)["scores"]}
+
+
+def test_scores_are_records_like_all_others(trained, folder, capsys):
+    rolling = (
+        CHOICE.replace("multiple_choice", "loglikelihood_rolling")
+        .replace("pick", "text")
+        .replace("doc_to_target: 0", 'doc_to_target: "{{a}}"')
+    )
+    rolling = rolling[: rolling.index("metric_list")] + "metric_list: [{metric: bits_per_byte}]\n"
+    where = folder(pick=CHOICE, text=rolling)
+    found = scores(trained("masked"), where, capsys, "--harness_samples=2", "--harness_limit=2", tasks="pick,text")
+    pick = found["harness.pick.acc,none"]
+    assert (pick["claims"], pick["documents"], pick["requests"], pick["settings"]["samples"]) == ("bound", 2, 4, 2)
+    assert pick["loglikelihood_mc_se"] > 0 and pick["mc_se"] >= 0 and pick["sampler"]["steps"] == 4
+    assert found["harness.text.bits_per_byte,none"]["mc_se"] > 0
+    again = scores(trained("masked"), where, capsys, "--harness_samples=2", "--harness_limit=2", tasks="text,pick")
+    assert all(again[name]["value"] == r["value"] and again[name]["mc_se"] == r["mc_se"] for name, r in found.items())
+    assert (trained("masked") / "evals.jsonl").read_text().count("harness") >= 6
+    exact = scores(trained("masked"), where, capsys, "--evals.harness.likelihood=exact", tasks="text")["harness.text.bits_per_byte,none"]
+    assert exact["claims"] == "exact" and "mc_se" not in exact and exact["sampler"]["rule"]["order"] == "left_to_right"
+    assert exact["value"] != found["harness.text.bits_per_byte,none"]["value"]
+
+
+WRITTEN = (
+    CHOICE[: CHOICE.index("output_type")]
+    + """output_type: generate_until
+test_split: test
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{a}}"
+generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 8}
+"""
+)
+
+
+def test_code_runs_in_the_jail_if_it_may(trained, folder, capsys, monkeypatch):
+    where = folder(pick=WRITTEN + "unsafe_code: true\nmetric_list: [{metric: code_eval}]\n")
+    with pytest.raises(UserError, match="--harness_code"):
+        scores(trained("ar"), where, capsys)
+    ran = []
+    monkeypatch.setattr("dlm.run.jail.run", lambda program: ran.append(program) or jail.Ran(len(ran) == 1, "", "", "", True))
+    found = scores(trained("ar"), where, capsys, "--harness_code")["harness.pick.pass@1,none"]
+    assert found["value"] == pytest.approx(1 / 3) and found["claims"] == "samples" and found["nfe"] > 0
+    assert all(p.startswith("def f():") and p.endswith("assert f() == 1\n\ncheck(f)\n") for p in ran)
+
+
+@pytest.mark.parametrize(
+    "changed, told",
+    [
+        (("task: pick", "task: pik"), "no task 'pick' .*did you mean 'pik'"),
+        (("rows.jsonl", "none.jsonl"), "no file none.jsonl"),
+        (("doc_to_target: 0", "doc_to_target: ["), "is no YAML of a task"),
+        (("task: pick", "include: none.yaml\ntask: pick"), "includes a file that is not there"),
+        (('"{{q}}"', "!function evil.text"), "!function evil.text"),
+        (('"{{q}}"', "\"{{''.__class__.__mro__[1].__subclasses__()}}\""), "cannot be built: .*unsafe"),
+        (("dataset_path: json", "dataset_path: gsm8k"), "would be fetched"),
+        (("metric: acc,", "metric: code_eval,"), "none of lm_eval's own"),
+        (("test_split: test", "test_splitt: test"), "cannot be built: .*test_splitt"),
+    ],
+)
+def test_mistakes_and_what_would_run_are_one_line(trained, folder, capsys, changed, told):
+    where = folder(pick=CHOICE.replace(*changed))
+    (where / "evil.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(UserError, match=told) as error:
+        scores(trained("masked"), where, capsys)
+    assert "\n" not in str(error.value)
+
+
+def test_chat_templates_are_plugged_in(trained, folder, capsys, monkeypatch):
+    asked_of = []
+
+    def render(messages, generation=True):
+        asked_of.append(messages)
+        return "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>" * generation
+
+    monkeypatch.setattr("dlm.evals.harness._template", lambda subject: render)
+    scores(trained("ar"), folder(pick=CHOICE), capsys, "--evals.harness.chat=template")
+    assert asked_of[0] == [dict(role="user", content="the cat 0")]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no chat template"):
+        scores(trained("ar"), folder(pick=CHOICE), capsys, "--evals.harness.chat=template")

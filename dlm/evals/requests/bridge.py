@@ -96,8 +96,7 @@ class HarnessLM(LM):
     def _prompt(self, context: str, tokens: int):
         """(the prompt, how many tokens may follow, how many it lacks): half of the room may go to the answer, more after a short prompt."""
         speller = self.model.speller
-        known = len(speller.encoded(context)) - speller.shift
-        room = min(tokens, max(speller.room - known, speller.room // 2))
+        room = min(tokens, max(speller.room - len(speller.encoded(context)), speller.room // 2))
         prompt, cut = speller.prompt(context, room)
         return prompt, room, cut
 

@@ -78,18 +78,18 @@ class Speller:
 
     def pieces(self, ids: np.ndarray, first: int, text: str) -> tuple[list[Piece], int]:
         """(the rows in which the tokens from `first` on are scored, how many tokens of the context no row has)."""
-        found = []
-        for n, (begin, target, end) in enumerate(windows(len(ids), first, self.room, self.shift)):
+        found, spread = [], list(windows(len(ids), first, self.room, self.shift))
+        for n, (begin, target, end) in enumerate(spread):
             row = begin + self.shift
-            found.append(Piece(ids[row:end], target - row, int(ids[begin]) if self.shift else self.prefix, number(text, n)))
-        cut = max(first - self.room - self.shift, 0) if len(found) != 1 else len(ids) - self.shift - len(found[0].ids)
-        return found, cut
+            before = int(ids[begin]) if self.shift else self.prefix
+            found.append(Piece(ids[row:end], target - row, before, number(text, n)))
+        return found, spread[0][0] if spread else 0
 
     def prompt(self, context: str, tokens: int) -> tuple[Piece, int]:
         """(the row after which `tokens` are written, how many tokens of the context it lacks); nothing in it is scored."""
         ids = self.encoded(context)
         ids = ids if len(ids) >= self.shift else np.int32([self.prefix])
-        begin = max(len(ids) - self.shift - (self.room - tokens), 0)
+        begin = max(len(ids) - (self.room - tokens), 0)  # as lm_eval: nobody reads the last token written, but there is room for it
         row = ids[begin + self.shift :]
         return Piece(row, len(row), int(ids[begin]) if self.shift else self.prefix, number(context)), begin
 

@@ -1,0 +1,171 @@
+"""What an evaluation harness is answered, without lm_eval: how requests become rows, and what rows cost. (tests/parity has the rest.)"""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlm.evals.requests import spans
+from dlm.evals.requests.model import Model
+from dlm.evals.requests.spans import Piece, Speller
+from dlm.nn.masks import Mask
+from dlm.run.contracts import Canvas
+from dlm.text.bytes import Bytes
+from tests import tiny
+from tests.evals.test_exact import says_e, subject
+
+COUNT = dict(name="masked", pattern="count")
+KINDS = dict(ar=tiny.AR, masked={}, count=dict(objective=COUNT), block=dict(objective=dict(name="block", size=8)))
+
+
+def speller(shift=1, room=8, adds_bos=None):
+    tokenizer = Bytes().fit(())
+    if adds_bos is not None:
+        tokenizer.adds_bos = adds_bos
+    return Speller(tokenizer, shift, room)
+
+
+def ids(text):
+    return [*text.encode()]
+
+
+# ------------------------------------------------------------------------------------------------------------------ rows
+
+
+def test_a_continuation_takes_the_spaces_before_it_and_is_cut_by_length():
+    found, first = speller(shift=0).pair("ab  ", "cd")
+    assert found.tolist() == ids("ab  cd") and first == 2
+    merging = speller(shift=0)
+    merging.tokenizer.encode_marked = lambda text: ids(text.replace("bc", "X"))  # a token that reaches over the border
+    assert merging.pair("ab", "cd")[0][merging.pair("ab", "cd")[1] :].tolist() == ids("d")
+
+
+def test_what_stands_in_front():
+    bos, eos = 257, 256
+    assert speller(1).pair("a", "b")[0].tolist() == [bos, *ids("ab")]  # a run of ours has always read one first
+    assert speller(0).pair("a", "b")[0].tolist() == ids("ab") and speller(0).pair("", "b")[1] == 0
+    assert speller(1, adds_bos=False).pair("a", "b")[0].tolist() == ids("ab")
+    assert speller(0, adds_bos=True).pair("a", "b")[0].tolist() == [bos, *ids("ab")]
+    assert speller(1, adds_bos=False).pair("", "b")[0].tolist() == [bos, *ids("b")]
+    without = speller(1, adds_bos=False)
+    without.tokenizer.bos = -1
+    assert without.pair("", "b")[0].tolist() == [eos, *ids("b")]
+    marked = speller(1, adds_bos=True)
+    marked.tokenizer.encode_marked = lambda text: [bos, *ids(text)]
+    assert marked.pair("a", "b")[0].tolist() == [bos, *ids("ab")]  # once
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("length", [1, 8, 9, 30])
+def test_each_token_is_scored_once_with_all_the_text_that_fits(shift, length):
+    text = "".join(map(chr, range(65, 65 + length)))
+    whole, first = speller(shift).whole(text)
+    pieces, cut = speller(shift).pieces(whole, first, text)
+    assert [i for p in pieces for i in p.ids[p.first :]] == ids(text) and cut == 0
+    assert all(len(p.ids) <= 8 for p in pieces) and all(len(p.ids) == 8 for p in pieces[1:])
+    assert len({p.number for p in pieces}) == len(pieces)
+    for p in pieces if shift else ():
+        assert p.before == (257 if p.ids[0] == ord("A") else p.ids[0] - 1)
+
+
+def test_a_long_context_is_cut_from_the_left_and_the_cut_is_told():
+    for shift in (0, 1):
+        (piece,), cut = speller(shift).pieces(*speller(shift).pair("0123456789", "ab"), "x")
+        assert piece.ids.tolist() == ids("456789ab") and piece.first == 6 and cut == 4
+        assert not shift or piece.before == ord("3")
+    piece, cut = speller(1).prompt("0123456789", 3)
+    assert (piece.ids.tolist(), piece.before, cut) == (ids("6789"), ord("5"), 6)
+    assert speller(1).prompt("", 3)[0].before == 257 and speller(0).prompt("", 3)[0].ids.size == 0
+
+
+def test_noise_is_keyed_by_the_text_and_nothing_else():
+    a, b = (speller().pieces(*speller().pair("ab", c), c)[0][0].number for c in ("c", "d"))
+    assert a != b and a == speller().pieces(*speller().pair("ab", "c"), "c")[0][0].number
+    assert len({spans.number(f"{n}") for n in range(500)}) == 500 and 0 <= spans.number("x") < 2**31
+
+
+def test_few_lengths_hold_all_and_only_what_is_scored_is_noised():
+    assert {spans.bucket(n, 100) for n in range(1, 101)} == {16, 24, 32, 48, 64, 96, 100}
+    assert all(n <= spans.bucket(n, 100) for n in range(1, 101)) and spans.bucket(7, 5) == 7
+    pieces = [Piece(np.arange(n), n - 1, 9, n) for n in (3, 20, 5)]
+    assert list(spans.batches(pieces, 2, 32)) == [(16, [0, 2]), (24, [1])]
+    rows = spans.stacked(pieces[:1], 2, 16, 18, 1)
+    assert np.flatnonzero(rows["noisable_BL"]).tolist() == [2] == np.flatnonzero(rows["weights_BL"]).tolist()
+    assert rows["before_B"].tolist() == [9, 18] and rows["index_B"].tolist() == [3, 0]
+
+
+def test_a_text_ends_at_its_first_stop_string():
+    assert spans.stopped("one\ntwo. three", [". ", "\n", ""]) == "one" and spans.stopped("one", ["x"]) == "one"
+
+
+# ---------------------------------------------------------------------------------------------------------------- scores
+
+
+@pytest.fixture(scope="module")
+def asked(corpus):
+    return {name: subject(corpus, **{"objective": "masked"} | kind) for name, kind in KINDS.items()}
+
+
+def pieces_of(one, *pairs, model=None):
+    spelled = Model(one).speller
+    return [p for context, y in pairs for p in spelled.pieces(*spelled.pair(context, y), f"{context}|{y}")[0]]
+
+
+PAIRS = [("the cat", " sat"), ("", "red barns"), ("a mat and dogs", " ran"), ("x", "y"), ("the cat sat on a mat", " and saw dogs")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_depends_on_neither_its_batch_nor_its_place(asked, kind):
+    one, pieces = asked[kind], pieces_of(asked[kind], *PAIRS)
+    together = Model(one, rows=4, samples=4).scores(pieces, greedy=False)
+    backwards = Model(one, rows=4, samples=4).scores(pieces[::-1], greedy=False)[::-1]
+    alone = [Model(one, rows=4, samples=4).scores([p], greedy=False)[0] for p in pieces]
+    assert together == backwards == alone
+    assert all((s.variance > 0) == (kind != "ar") for s in together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_probabilities_of_a_last_token_sum_to_one(asked, kind):
+    """All 257 of them; the bound of one token is exact where one is always masked, and under a sampler."""
+    one = asked[kind]
+    head = pieces_of(one, ("the cat", "?"))[0]
+    every = [head._replace(ids=np.append(head.ids[:-1], v)) for v in range(257)]
+    exact = Model(one, rows=257, likelihood="exact").scores(every, greedy=False)
+    assert sum(np.exp(-s.nats) for s in exact) == pytest.approx(1.0, abs=1e-4)
+    if kind == "count":
+        bound = Model(one, rows=257, samples=2).scores(every, greedy=False)
+        np.testing.assert_allclose([s.nats for s in bound], [s.nats for s in exact], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_tokens_cost_what_the_first_does_and_then_the_second(asked):
+    one = asked["masked"]
+    head = pieces_of(one, ("the cat", "ab"))[0]
+    every = [head._replace(ids=np.append(head.ids[:-1], v)) for v in range(257)]
+    total = sum(np.exp(-s.nats) for s in Model(one, rows=257, likelihood="exact").scores(every, greedy=False))
+    hidden_1L = jnp.asarray(head.ids).at[-2:].set(one.tokenizer.mask)[None]
+    canvas = Canvas(hidden_1L, jnp.ones(hidden_1L.shape), hidden_1L != one.tokenizer.mask)
+    first = one.experiment.denoise(one.params, canvas, mask=Mask("full")).prediction.log_prob(jnp.asarray(head.ids)[None])[0, -2]
+    assert total == pytest.approx(float(jnp.exp(first)), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ar", "masked", "block"])
+def test_greedy_is_what_the_model_would_write(asked, kind):
+    one = says_e(asked[kind])
+    scores = Model(one, rows=2, samples=2).scores(pieces_of(one, ("the", "ee"), ("the", "ef"), ("", "eee")))
+    assert [s.greedy for s in scores] == [True, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ar", "masked"])
+def test_what_is_written_depends_on_neither_its_batch_nor_its_place(asked, kind):
+    model = Model(asked[kind], rows=3)
+    prompts = [model.speller.prompt(text, 6)[0] for text in ("the cat", "a", "red barns and dogs", "up to")]
+    together = model.write(prompts, [6, 4, 6, 5], model.sampler)
+    assert [len(w) for w in together] == [6, 4, 6, 5]
+    for prompt, tokens, written in zip(prompts, [6, 4, 6, 5], together, strict=True):
+        assert model.write([prompt], [tokens], model.sampler)[0].tolist() == written.tolist()
+    other = [p._replace(number=p.number + 1) for p in prompts]
+    assert any(a.tolist() != b.tolist() for a, b in zip(together, model.write(other, [6, 4, 6, 5], model.sampler), strict=True))
