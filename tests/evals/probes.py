@@ -1,10 +1,14 @@
 """What the fields of evaluators, tasks and generated corpora change; the rows of tests/test_fields.py ask here."""
 
+import contextlib
+import sys
 import types
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 
+from dlm.evals import requests
 from dlm.run import spec
 from tests import tiny
 from tests.evals import test_calibration
@@ -42,6 +46,37 @@ def calibration(**changes):
     logits_LV = jnp.where(jnp.arange(20) < 4, jnp.arange(20.0), -jnp.inf) * jnp.linspace(0.1, 1, 8)[:, None]
     rows = test_calibration.measured(objective, np.arange(64).reshape(8, 8) % 5, logits_LV, **changes)
     return str(rows)
+
+
+def harness(**changes):
+    """What lm_eval and the model are asked by the evaluator; stand-ins answer, so that lm_eval need not be there."""
+    said, quiet = [], contextlib.nullcontext()
+
+    def told(name, answer=None):
+        return lambda *given, **options: said.append((name, given, options)) or answer
+
+    task = types.SimpleNamespace(
+        OUTPUT_TYPE="loglikelihood_rolling",
+        _metric_fn_list={},
+        get_config=told("get"),
+        set_config=told("set"),
+        set_fewshot_seed=told("seed"),
+    )
+    loaded = dict(tasks=dict(a=task))
+    local = types.SimpleNamespace(guarded=lambda: quiet, tasks=told("tasks", loaded))
+    bridge = types.SimpleNamespace(HarnessLM=told("model"))
+    answers = types.SimpleNamespace(evaluate=lambda lm, tasks, **options: said.append(("evaluate", options)) or dict(results={}))
+    fakes = {"lm_eval": types.ModuleType("lm_eval"), "lm_eval.evaluator": answers}
+    here, render = "dlm.evals.harness", str
+    with contextlib.ExitStack() as stack:
+        for name, fake in dict(_ready=lambda: None, Model=told("scores"), _template=lambda subject: render).items():
+            stack.enter_context(mock.patch(f"{here}.{name}", fake))
+        stack.enter_context(mock.patch.dict(sys.modules, fakes | {"dlm.evals.requests.local": local, "dlm.evals.requests.bridge": bridge}))
+        for name, fake in dict(local=local, bridge=bridge).items():
+            stack.enter_context(mock.patch.object(requests, name, fake, create=True))
+        evaluator = spec.build(dict(name="evals.harness", **dict(tasks=("a",), dir="d") | changes), "evals")
+        list(evaluator.run(None, 0))
+    return str(said)
 
 
 def task(name):

@@ -110,48 +110,46 @@ def pieces_of(one, *pairs, model=None):
     return [p for context, y in pairs for p in spelled.pieces(*spelled.pair(context, y), f"{context}|{y}")[0]]
 
 
-PAIRS = [("the cat", " sat"), ("", "red barns"), ("a mat and dogs", " ran"), ("x", "y"), ("the cat sat on a mat", " and saw dogs")]
+PAIRS = [("the cat", " sat"), ("", "red barns"), ("a mat", " ran"), ("x", "yes")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["ar", "masked"])
 def test_a_score_depends_on_neither_its_batch_nor_its_place(asked, kind):
     one, pieces = asked[kind], pieces_of(asked[kind], *PAIRS)
-    together = Model(one, rows=4, samples=4).scores(pieces, greedy=False)
-    backwards = Model(one, rows=4, samples=4).scores(pieces[::-1], greedy=False)[::-1]
-    alone = [Model(one, rows=4, samples=4).scores([p], greedy=False)[0] for p in pieces]
-    assert together == backwards == alone
-    assert all((s.variance > 0) == (kind != "ar") for s in together)
+    model = Model(one, rows=3, samples=4)
+    together = model.scores(pieces, greedy=False)
+    assert together == model.scores(pieces[::-1], greedy=False)[::-1] == [model.scores([p], greedy=False)[0] for p in pieces]
+    assert all((s.variance > 0) == (kind == "masked") for s in together)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_probabilities_of_a_last_token_sum_to_one(asked, kind):
-    """All 257 of them; the bound of one token is exact where one is always masked, and under a sampler."""
+@pytest.mark.parametrize("kind", ["ar", "count", "block"])
+def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(asked, kind):
+    """To 1, where a single token is scored; its bound is exact where one is always masked."""
     one = asked[kind]
-    head = pieces_of(one, ("the cat", "?"))[0]
-    every = [head._replace(ids=np.append(head.ids[:-1], v)) for v in range(257)]
-    exact = Model(one, rows=257, likelihood="exact").scores(every, greedy=False)
+    model = Model(one, rows=257, likelihood="exact")
+
+    def every(continuation):
+        head = pieces_of(one, ("the cat", continuation))[0]
+        return [head._replace(ids=np.append(head.ids[:-1], v)) for v in range(257)]
+
+    exact = model.scores(every("?"), greedy=False)
     assert sum(np.exp(-s.nats) for s in exact) == pytest.approx(1.0, abs=1e-4)
-    if kind == "count":
-        bound = Model(one, rows=257, samples=2).scores(every, greedy=False)
-        np.testing.assert_allclose([s.nats for s in bound], [s.nats for s in exact], rtol=1e-4)
-
-
-@pytest.mark.slow
-def test_two_tokens_cost_what_the_first_does_and_then_the_second(asked):
-    one = asked["masked"]
-    head = pieces_of(one, ("the cat", "ab"))[0]
-    every = [head._replace(ids=np.append(head.ids[:-1], v)) for v in range(257)]
-    total = sum(np.exp(-s.nats) for s in Model(one, rows=257, likelihood="exact").scores(every, greedy=False))
-    hidden_1L = jnp.asarray(head.ids).at[-2:].set(one.tokenizer.mask)[None]
+    if kind != "count":
+        return
+    bound = Model(one, rows=257, samples=2).scores(every("?"), greedy=False)
+    np.testing.assert_allclose([s.nats for s in bound], [s.nats for s in exact], rtol=1e-4)
+    pairs = model.scores(every("ab"), greedy=False)
+    hidden_1L = jnp.asarray([*ids("the cat"), one.tokenizer.mask, one.tokenizer.mask])[None]
     canvas = Canvas(hidden_1L, jnp.ones(hidden_1L.shape), hidden_1L != one.tokenizer.mask)
-    first = one.experiment.denoise(one.params, canvas, mask=Mask("full")).prediction.log_prob(jnp.asarray(head.ids)[None])[0, -2]
-    assert total == pytest.approx(float(jnp.exp(first)), rel=1e-4)
+    a_1L = jnp.full(hidden_1L.shape, ord("a"))
+    first = one.experiment.denoise(one.params, canvas, mask=Mask("full")).prediction.log_prob(a_1L)[0, -2]
+    assert sum(np.exp(-s.nats) for s in pairs) == pytest.approx(float(jnp.exp(first)), rel=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ar", "masked", "block"])
+@pytest.mark.parametrize("kind", ["ar", "masked"])
 def test_greedy_is_what_the_model_would_write(asked, kind):
     one = says_e(asked[kind])
     scores = Model(one, rows=2, samples=2).scores(pieces_of(one, ("the", "ee"), ("the", "ef"), ("", "eee")))
@@ -162,7 +160,7 @@ def test_greedy_is_what_the_model_would_write(asked, kind):
 @pytest.mark.parametrize("kind", ["ar", "masked"])
 def test_what_is_written_depends_on_neither_its_batch_nor_its_place(asked, kind):
     model = Model(asked[kind], rows=3)
-    prompts = [model.speller.prompt(text, 6)[0] for text in ("the cat", "a", "red barns and dogs", "up to")]
+    prompts = [model.speller.prompt(text, 6)[0] for text in ("the cat", "a", "red barn", "up to")]
     together = model.write(prompts, [6, 4, 6, 5], model.sampler)
     assert [len(w) for w in together] == [6, 4, 6, 5]
     for prompt, tokens, written in zip(prompts, [6, 4, 6, 5], together, strict=True):

@@ -119,6 +119,15 @@ OBJECTIVES = [
 ]  # one for each way of reading; the others' losses are held to it in tests/laws/test_noise.py
 
 
+def test_a_row_reads_what_stands_before_it():
+    """As if nothing were shifted, from the token before it on."""
+    x_BL = tiny.tokens(2, L)
+    plain_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, :-1]), Mask("causal"))
+    before_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, 1:], before_B=x_BL[:, 0]), SHIFTED)
+    tiny.close(finite(before_BLV), finite(plain_BLV))
+    assert not np.allclose(finite(before_BLV), finite(logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, 1:]), SHIFTED)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", [spec.build(o, "objectives", tiny.VOCAB) for o in OBJECTIVES], ids=lambda o: type(o).__name__)
 def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objective):

@@ -1,5 +1,6 @@
 """Caches: with every pass whole nothing changes; exact ones never change anything; the others read less, and end with a full canvas."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -112,6 +113,13 @@ def test_a_cache_of_latents_is_a_cache(kind, mask):
     if kind == "dual":
         seldom, widths = run(sampler(kind), mask, config=LATENT)
         assert (seldom.canvas.z_BL != tiny.VOCAB.mask).all() and min(widths) < L
+
+
+def test_what_stands_before_a_row_is_read_once_with_a_cache_and_always_without():
+    mask, settings, start = Mask("causal", shift=1), dict(block=1, steps=1), canvas((33, 34, 36))
+    told = replace(start, fields=start.fields | dict(before_B=jnp.array([1, 2, 3])))
+    plain = jax.tree.map(np.asarray, compiled(sampler(**settings), mask)[0](told, KEY_B))
+    same(compiled(sampler("exact", **settings), mask, 32)[0](told, KEY_B), plain)
 
 
 def first(sampled):
