@@ -22,7 +22,7 @@ from dlm.run import checkpoint, loop, mesh, meter, optim, spec, state
 from dlm.run.assemble import Experiment
 from dlm.run.contracts import Bound, Loss
 from tests import tiny
-from tests.evals.probes import asked, calibration, exact, generated, harness, judged, task, tokens
+from tests.evals.probes import HARNESS, asked, calibration, exact, generated, judged, task, tokens
 from tests.laws.probes import KIN, blocks, dropped, hybrid, kin, noise, objective, uniform
 from tests.nn.probes import NETWORK, network
 from tests.nn.probes import ROWS as EXPERTS
@@ -234,7 +234,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "Optim.muon_lr": (update, 0.1, dict(kind="muon")),
     **SAMPLERS,
     **NETWORK,
-    **EXPERTS,
+    **(EXPERTS | HARNESS),
     **{f"BPE.{k}": (bpe, v, {}) for k, v in dict(size=280, sample=100, path="tests/tokenizer.json").items()},
     **PUBLISHED,
     **{f"Loader.{k}": (stream, v, {}) for k, v in dict(batch=4, length=16, windows=3).items()},
@@ -257,8 +257,6 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Tasks.{k}": (asked("tasks", dict(num=4)), v, {}) for k, v in dict(task="countdown", num=3, temperature=1.0).items()},
     **{f"Tasks.{k}": (asked("tasks", dict(num=4, task="sudoku")), v, {}) for k, v in dict(ask="fill", orders=("top",), steps=(2,)).items()},
     **{f"Calibration.{k}": (calibration, v, {}) for k, v in dict(windows=2, bins=1).items()},
-    **{f"Harness.{k}": (harness, v, {}) for k, v in dict(tasks=("b",), dir="e", data="f", limit=3, fewshot=2, samples=4).items()},
-    **{f"Harness.{k}": (harness, v, {}) for k, v in dict(likelihood="exact", batch=3, chat="template", code="jail").items()},
     **{f"HeldOut.{k}": (held_out, v, {}) for k, v in dict(samples=2, windows=2).items()},
     **{f"Every.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
     "Every.keep": (kept, 1, {}),

@@ -4,8 +4,8 @@
 
 Under a shifted mask token i is predicted from where token i−1 is read, so that a prediction always stands where its token does; the first
 of a causal row reads bos, or what `fields['before_B']` says stands before it. A canvas that carries the clean sequence is read in two
-streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token. `heads['quality']` judges the tokens that stand;
-`heads['ahead']` predicts from one token further back (`Ahead`), `ahead2` from two.
+streams (`nn.masks`); `heads['clean']` is then what the clean stream says of the next token. `heads['quality']` judges the tokens that
+stand; `heads['ahead']` predicts from one token further back (`Ahead`), `ahead2` from two.
 
 norm.kind='sandwich':  h ← h + rms(attention(rms h)), and so the ffn; the gains of the outer norms start at 0.283/√N and 0.432/√N, so that
 the sum of N layers starts as large as that of one (depth-scaled sandwich norm: Pangu Ultra, arXiv:2504.07866, section 2).

@@ -79,6 +79,14 @@ def harness(**changes):
     return str(said)
 
 
+HARNESS = {
+    f"Harness.{name}": (harness, other, {})
+    for name, other in dict(
+        tasks=("b",), dir="e", data="f", limit=3, fewshot=2, samples=4, likelihood="exact", batch=3, chat="template", code="jail"
+    ).items()
+}
+
+
 def task(name):
     """A probe: the first problems of a task."""
 
