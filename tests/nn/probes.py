@@ -112,6 +112,17 @@ def routing(corpus, **changes):
     return [(name, value) for name, value, _ in Routing(**changes).run(_MADE["subject"], 0)]
 
 
+def began(corpus, **changes):
+    """What a run begins with."""
+    from dlm.run.assemble import Experiment
+
+    run = spec.run(tiny.recipe(corpus, nn__layers=1, **changes))
+    try:
+        return jax.tree.map(np.asarray, Experiment(run, run.text.fit(())).new_state().params)
+    except spec.UserError as error:
+        return str(error)
+
+
 _OTHER = dict(score="sigmoid", weights="renormalised", scale="none", z=0.1, bias=0.1)
 ROWS = {
     **{f"Experts.{k}": (several, v, {}) for k, v in dict(number=8, active=4, width=12, shared=1, dense=1, every=3).items()},
@@ -129,6 +140,7 @@ ROWS = {
     **{f"Routing.{k}": (routing, v, {}) for k, v in dict(windows=1, devices=4).items()},
 }
 NETWORK = {
+    "Run.start": (began, "nowhere", {}),
     **{f"Attention.{k}": (attention, v, {}) for k, v in dict(heads=2, kv_heads=4, head_size=8, qk_norm="none", bias="qkv").items()},
     "Attention.rope": (attention, Rope(100.0), {}),
     **{f"Rope.{k}": (turning, v, {}) for k, v in dict(base=50.0, kind="linear", factor=3.0, low=0.1, high=9.0, original=64).items()},
