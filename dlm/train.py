@@ -66,7 +66,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
 
     Bad data is noticed before anything is written.
     """
-    from dlm.run import checkpoint, hosts, mesh, preempt, rundir
+    from dlm.run import checkpoint, hosts, mesh, preempt, rundir, start
 
     with preempt.Watch() as told, ExitStack() as held:
 
@@ -95,6 +95,8 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
 
         tokenizer = _tokenizer(run, workdir if ours else None)
         experiment = Experiment(run, tokenizer)
+        if run.start is not None and not ours:
+            start.check(run.start, experiment.abstract_state().params)
         batches, fingerprint = experiment.batches(done), run.data.fingerprint(tokenizer)
         hosts.alike(fingerprint, "training data")
         hosts.together(begun)
@@ -106,10 +108,9 @@ def _tokenizer(run: spec.Run, workdir: Path | None):
     """That of the run in `workdir`; for a new run that of the one it begins with, or one learned from its text."""
     from dlm.run import start
 
-    if workdir is None and run.start is not None:
-        start.step(run.start)  # there is one
-    known = workdir or run.start
-    return run.text.restore(Path(known)) if known else run.text.fit(run.data.source.documents("train"))
+    if workdir is not None:
+        return run.text.restore(workdir)
+    return run.text.fit(run.data.source.documents("train")) if run.start is None else start.tokenizer(run.start, run.text)
 
 
 def _updates(experiment, workdir: Path, batches, done: int, told) -> None:

@@ -109,7 +109,7 @@ def measure(args, wanted: list[str]) -> dict:
         },
     )
     if args.quality:
-        judged = dict(plain=Plain(experiment, state.averaged, args, compiled=True), **arms)
+        judged = dict(plain=Plain(experiment, state.averaged, args, judged=True), **arms)
         asked = {name: arm for name, arm in judged.items() if name in ("plain", "dual")}
         found["quality"] = {name: _judged(experiment, state.averaged, args, name, arm) for name, arm in asked.items()}
     return found
@@ -182,14 +182,17 @@ class _Arm:
 
 
 class Plain:
-    """The usual loop, and one bare forward pass. `compiled` is for judging its samples alone: the same steps, each in one program."""
+    """The usual loop, and one bare forward pass.
 
-    def __init__(self, experiment, params, args, compiled: bool = False):
+    `judged` is for its samples alone, whose law it keeps: each step is one program, and draws no noise where nothing can be revealed.
+    """
+
+    def __init__(self, experiment, params, args, judged: bool = False):
         import jax
 
         self.experiment, self.params, self.args = experiment, params, args
         self.nfe = -(-args.length // BLOCK) * args.steps
-        self._step = jax.jit(self._revealed, static_argnames="count") if compiled else self._revealed
+        self._step = jax.jit(self._in_block, static_argnames="count") if judged else self._revealed
 
     def draw(self, seed: int = 0) -> list[np.ndarray]:
         """Ids of `rows` samples: blocks from left to right, in each step the surest of what was drawn, at temperature 1."""
@@ -204,6 +207,15 @@ class Plain:
                 key, now = jax.random.split(key)
                 z_BL = self._step(z_BL, self._forward(self.params, z_BL), now, block + BLOCK, count=count)
         return list(np.asarray(z_BL))
+
+    def _in_block(self, z_BL, logits_BLV, key, end, *, count: int):
+        """The same, of the block alone: what stands before it has been revealed, and what comes after it is not."""
+        import jax
+
+        width = min(BLOCK, z_BL.shape[1])
+        begin = jax.numpy.minimum(end - BLOCK, z_BL.shape[1] - width)
+        z_BW, logits_BWV = (jax.lax.dynamic_slice_in_dim(x, begin, width, 1) for x in (z_BL, logits_BLV))
+        return jax.lax.dynamic_update_slice_in_dim(z_BL, self._revealed(z_BW, logits_BWV, key, end - begin, count=count), begin, 1)
 
     def _revealed(self, z_BL, logits_BLV, key, end, *, count: int):
         """z with the `count` surest masks before `end` revealed in each row."""

@@ -4,38 +4,47 @@ from pathlib import Path
 
 import jax
 
-from dlm.run import axes, checkpoint, cli, rundir, weights
+from dlm.run import checkpoint, cli, rundir, weights
 from dlm.run.spec import UserError
 
 
-def step(start: str) -> int:
-    """The checkpoint that is taken; raises UserError where there is none."""
+def tokenizer(start: str, text):
+    """The tokenizer of the run `start`, as the section `text` reads it; raises UserError where there is nothing to begin with."""
     rundir.run_of(Path(start))
-    found = checkpoint.intact(Path(start), cli.say)
-    if found is None:
+    if checkpoint.intact(Path(start), cli.say) is None:
         raise UserError(f"config.start={start} has no finished checkpoint yet")
-    return found
+    return text.restore(Path(start))
 
 
-def taken(start: str, made: dict) -> dict:
-    """The parameters `made` with those of the run `start`, where they are laid out; what that run has not stays as it was made.
+def check(start: str, made: dict) -> tuple[int, str, set]:
+    """(the checkpoint that is taken, its tree, paths of `made` that it has); what that run has not stays as it was made.
 
     A parameter of another shape is an error, and so is one that only the other run has: something would be lost in silence.
     """
-    number = step(start)
+    number = checkpoint.intact(Path(start), cli.say)
     stored = weights.stored(Path(start), number)
-    tree = next(iter(stored))[0]
-    flat = {(tree, *(k.key for k in path)): x for path, x in jax.tree_util.tree_leaves_with_path(made)}
+    tree, flat = next(iter(stored))[0], _flat(made)
     for path, x in flat.items():
-        if path in stored and stored[path][0] != x.shape:
-            name = "/".join(path[1:])
+        told = stored.get((tree, *path), (x.shape,))[0]
+        if told != x.shape:
             raise UserError(
-                f"config.start={start}: {name} has the shape {stored[path][0]} there and {x.shape} here: make config.nn the same"
+                f"config.start={start}: {'/'.join(path)} has the shape {told} there and {x.shape} here: make config.nn the same"
             )
-    if lost := sorted("/".join(path[1:]) for path in stored.keys() - flat.keys()):
+    if lost := sorted("/".join(path[1:]) for path in stored if path[1:] not in flat):
         raise UserError(f"config.start={start} has {lost[0]}, which this network has not: make config.nn the same")
-    here = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in flat.items() if path in stored}
-    found = flat | weights.restore(Path(start), number, here)
-    fresh = sorted({axes.name_of([jax.tree_util.DictKey(path[-1])]) for path in flat.keys() - stored.keys()})
+    return number, tree, {path for path in flat if (tree, *path) in stored}
+
+
+def taken(start: str, made: dict) -> dict:
+    """The parameters `made` with those of the run `start`, where they are laid out."""
+    number, tree, known = check(start, made)
+    flat = _flat(made)
+    here = {(tree, *path): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in flat.items() if path in known}
+    found = {path[1:]: x for path, x in weights.restore(Path(start), number, here).items()}
+    fresh = sorted({path[-1] for path in flat.keys() - known})
     cli.say(f"begins with {start}, update {number}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
-    return jax.tree.unflatten(jax.tree.structure(made), [found[path] for path in flat])
+    return jax.tree.unflatten(jax.tree.structure(made), [found.get(path, x) for path, x in flat.items()])
+
+
+def _flat(tree: dict) -> dict[tuple[str, ...], jax.Array]:
+    return {tuple(k.key for k in path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
