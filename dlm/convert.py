@@ -13,6 +13,7 @@ from pathlib import Path
 from dlm.run import cli, files, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import UserError
+from dlm.text import published
 
 FLAGS = [
     Flag("workdir", "run directory: a new one for from_hf, the one to read for to_hf", required=True),
@@ -22,7 +23,9 @@ FLAGS = [
     Flag("shard", "to_hf: gigabytes of a file, at most", default=5.0, type=float),
     Flag("json", "print one JSON object on stdout at the end", type=bool),
 ]
-KEPT = "hf.json"  # in a run directory: the config.json it came from, and what a checkpoint cannot tell of its tensors
+KEPT = "hf"  # in a run directory: the small files of the folder it came from, and what a checkpoint cannot tell of its tensors
+DTYPES = "dtypes.json"
+_SMALL = 100_000_000  # bytes of a file beside the weights
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,7 +74,7 @@ def from_hf(folder: Path, workdir: Path, overrides=()) -> dict:
     partial = workdir.with_name(f"{workdir.name}{files.PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        size = _write(partial, run, tokenizer, weights.streams(leaves, tensors), dict(config=config, dtypes=_odd(dtypes)))
+        size = _write(partial, run, tokenizer, weights.streams(leaves, tensors), folder, _odd(dtypes))
         if workdir.exists():
             workdir.rmdir()
         partial.rename(workdir)
@@ -82,8 +85,9 @@ def from_hf(folder: Path, workdir: Path, overrides=()) -> dict:
     return dict(workdir=str(workdir), architecture=layout.architecture, parameters=run.nn.parameters, tensors=len(dtypes), bytes=size)
 
 
-def _write(folder: Path, run: spec.Run, tokenizer, params: dict, kept: dict) -> int:
+def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, dtypes: dict) -> int:
     """A whole run directory of no updates; the bytes of its weights."""
+    from dlm.hf import shards
     from dlm.run import rundir, weights
 
     done, shown = 0, 0.0
@@ -98,7 +102,11 @@ def _write(folder: Path, run: spec.Run, tokenizer, params: dict, kept: dict) -> 
 
     folder.mkdir(parents=True)
     weights.write(folder, 0, params, told)
-    (folder / KEPT).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    (folder / KEPT).mkdir()
+    for path in came.iterdir():
+        if path.is_file() and path.suffix in (".json", ".txt", ".jinja") and path.stat().st_size < _SMALL and path.name != shards.INDEX:
+            shutil.copyfile(path, folder / KEPT / path.name)
+    (folder / KEPT / DTYPES).write_text(json.dumps(dtypes, indent=1) + "\n", encoding="utf-8")
     rundir.create(folder, run, tokenizer)
     rundir.write_config(folder, run)
     return done
@@ -138,10 +146,11 @@ def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | Non
     step = checkpoint.intact(workdir, say, step)
     if step is None:
         raise UserError(f"{workdir} has no finished checkpoint yet")
-    kept = json.loads((workdir / KEPT).read_text(encoding="utf-8")) if (workdir / KEPT).exists() else dict(config={}, dtypes={})
-    layout, config = _layout(run, kept["config"], architecture)
+    came = workdir / KEPT
+    kept, kinds = (json.loads((came / name).read_text(encoding="utf-8")) if came.exists() else {} for name in ("config.json", DTYPES))
+    layout, config = _layout(run, kept, architecture)
     stored, leaves = saved.stored(workdir, step), weights.leaves(layout, run.nn)
-    tree, kinds = next(iter(stored))[0], kept["dtypes"]
+    tree = next(iter(stored))[0]
     named = dict(
         float32=np.dtype(np.float32), bfloat16=np.dtype(ml_dtypes.bfloat16), float16=np.dtype(np.float16), float64=np.dtype(np.float64)
     )
@@ -157,10 +166,26 @@ def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | Non
             whole = next(iter(saved.restore(workdir, step, {(tree, *leaf.path): None}).values()))
             for name, index in leaf.parts.items():
                 out.put(name, leaf.back(whole[index])[: planned[name][1][0]])
-        out.text("config.json", json.dumps(config | dict(torch_dtype=dtype) if dtype else config, indent=2) + "\n")
-        run.text.restore(workdir).save(out.partial)
+        _small(out.partial, run, workdir, rows)
+        told = {key: dtype for key in ("torch_dtype", "dtype") if key in config} or dict(torch_dtype=dtype)
+        out.text("config.json", json.dumps(config | told if dtype else config, indent=2) + "\n")
     size = sum(int(np.prod(shape)) * kind.itemsize for kind, shape in planned.values())
     return dict(folder=str(folder), architecture=layout.architecture, parameters=run.nn.parameters, tensors=len(planned), bytes=size)
+
+
+def _small(folder: Path, run: spec.Run, workdir: Path, rows: int) -> None:
+    """The files beside the weights: those that the run came with, else its tokenizer without what only we read in it."""
+    if (workdir / KEPT).exists():
+        for path in (workdir / KEPT).iterdir():
+            if path.name != DTYPES:
+                shutil.copyfile(path, folder / path.name)
+        return
+    run.text.restore(workdir).save(folder)
+    if (path := folder / published.FILE).exists():
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        plain = [{k: v for k, v in token.items() if k not in (published.OURS, published.OUTSIDE)} for token in tree["added_tokens"]]
+        tree["added_tokens"] = [token for token in plain if token["id"] < rows]
+        path.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
 
 
 def _layout(run: spec.Run, kept: dict, architecture: str | None):

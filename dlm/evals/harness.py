@@ -21,6 +21,7 @@ import numpy as np
 from dlm.evals.requests.model import Model
 from dlm.run import spec
 from dlm.run.spec import UserError
+from dlm.text.chat import Chat
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _ready() -> None:
 
 
 def _template(subject) -> Callable:
-    """`render(messages, generation=True)` of the run's chat template. (The one place that knows where it lies.)"""
-    if importlib.util.find_spec("dlm.text.chat") is None or subject.folder is None:
+    """`render(messages, generation=True)` of the run's chat template."""
+    if subject.folder is None:
         raise UserError("this run has no chat template: leave out --evals.harness.chat=template")
-    return importlib.import_module("dlm.text.chat").Chat.of(subject.folder).render
+    return Chat.of(subject.folder).render

@@ -31,6 +31,8 @@ def utf8(text: str) -> bytes:
 class Tokenizer(ABC):
     """Strings ↔ ids. `decode(encode(s)) == s`; a text that spells a special token is encoded as plain text."""
 
+    adds_bos: bool | None = None  # whether a published model was used with bos in front of a text; None: it was trained here, or is to be
+
     def __init__(self, vocab: Vocab, bytes_of_id: list[bytes]):
         """`bytes_of_id[i]` is what id i stands for; empty for specials and for ids that are never produced."""
         self.vocab = vocab
@@ -61,11 +63,6 @@ class Tokenizer(ABC):
         ids = dict(zip(SPECIALS, (self.eos, self.bos, self.pad, self.mask), strict=True))
         parts = [p for p in re.split(f"({'|'.join(map(re.escape, SPECIALS))})", text) if p]
         return np.concatenate([np.zeros(0, np.int32), *([ids[p]] if p in ids else self.encode(p) for p in parts)]).astype(np.int32)
-
-    @property
-    def adds_bos(self) -> bool:
-        """Whether bos stands in front of a text as it was published; never in what `encode` gives."""
-        return False
 
     def decode(self, ids) -> str:
         """The text of the ids: bytes joined, broken UTF-8 as '�', masks as '░', other specials left out."""

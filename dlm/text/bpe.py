@@ -127,6 +127,7 @@ class BPETokenizer(text.Tokenizer):
         spelled = pieces.piece_bytes(found.tree)
         content = pieces.bytes_of_ids(found.tree, vocab, spelled)
         super().__init__(vocab, content)
+        self.adds_bos = None if vocab.unsaid is None else published.puts_bos(found, vocab.bos)
         self._bare, self._hazard = pieces.bare(found.tree, content, spelled), pieces.hazard(found.tree)
         self._encoder = self._made(self._bare)
         self._own_split = _pattern(found.tree["pre_tokenizer"]) == PATTERN
@@ -178,10 +179,6 @@ class BPETokenizer(text.Tokenizer):
 
     def encode_marked(self, text_: str) -> np.ndarray:
         return np.array(self._marked.encode(text.utf8(text_).decode(), add_special_tokens=False).ids, np.int32)
-
-    @functools.cached_property
-    def adds_bos(self) -> bool:
-        return published.puts_bos(self._found, self.bos)
 
     def _encode_ascii(self, texts: list[str]) -> list[np.ndarray]:
         """The same ids four times as fast: a corpus has few distinct pieces, and Python's `re` splits ASCII alike."""

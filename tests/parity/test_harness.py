@@ -1,5 +1,6 @@
 """lm_eval itself on our runs: its own HFLM gives the same numbers on the same weights, and tasks are read from local files, not run."""
 
+import functools
 import json
 
 import jax
@@ -16,6 +17,7 @@ from dlm import evaluate
 from dlm.evals.requests import spans
 from dlm.evals.requests.bridge import HarnessLM
 from dlm.evals.requests.model import Model
+from dlm.hf import layouts, weights
 from dlm.run import jail, spec
 from dlm.run.assemble import Experiment, Subject
 from dlm.run.spec import UserError
@@ -57,32 +59,17 @@ def hf_model():
     return model
 
 
-def converted(state: dict) -> dict:
-    """HF's weights under our names; theirs are [out, in], and gains are stored around 0 here."""
-    at = lambda name: np.asarray(state[f"model.{name}.weight"], np.float32)  # noqa: E731
-
-    def layer(n):
-        a, f = f"layers.{n}.self_attn", f"layers.{n}.mlp"
-        inward = lambda name, heads: at(f"{a}.{name}_proj").T.reshape(WIDTH, heads, HEAD)  # noqa: E731
-        return dict(
-            attention=dict(
-                q_DHK=inward("q", HEADS),
-                k_DJK=inward("k", KV),
-                v_DJK=inward("v", KV),
-                o_HKD=at(f"{a}.o_proj").T.reshape(HEADS, HEAD, WIDTH),
-            ),
-            ffn=dict(up_DF=at(f"{f}.up_proj").T, gate_DF=at(f"{f}.gate_proj").T, down_FD=at(f"{f}.down_proj").T),
-            attend_norm_D=at(f"layers.{n}.input_layernorm") - 1,
-            ffn_norm_D=at(f"layers.{n}.post_attention_layernorm") - 1,
-        )
-
-    layers = [layer(n) for n in range(LAYERS)]
-    stacked = {}
-    for name, part in layers[0].items():
-        each = [one[name] for one in layers]
-        stacked[name] = np.stack(each) if not isinstance(part, dict) else {k: np.stack([e[k] for e in each]) for k in part}
-    head = dict(embed_VD=at("embed_tokens"), unembed_VD=np.asarray(state["lm_head.weight"]), norm_D=at("norm") - 1)
-    return head | {"layers": stacked}
+def converted(model, nn) -> dict:
+    """HF's weights under our names, by the tables of `dlm.hf`."""
+    state = {k: v.numpy() for k, v in model.state_dict().items()}
+    tree: dict = {}
+    for leaf in weights.leaves(layouts.LAYOUTS["LlamaForCausalLM"], nn):
+        whole = np.zeros(leaf.shape, np.float32)
+        for name, index in leaf.parts.items():
+            whole[index] = leaf.ours(state[name])
+        *above, last = leaf.path
+        functools.reduce(lambda folder, key: folder.setdefault(key, {}), above, tree)[last] = whole
+    return tree
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +92,7 @@ def pair(request, corpus_file):
     """(ours, lm_eval's own) on the same weights, whose published tokenizer puts a bos in front, or none."""
     model = hf_model()
     subject = ours(corpus_file, **tiny.AR)
-    params = converted({k: v.numpy() for k, v in model.state_dict().items()})
+    params = converted(model, subject.experiment.run.nn)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, subject.params)
     tokenizer = Bytes().fit(())
     tokenizer.adds_bos = request.param

@@ -119,8 +119,11 @@ def test_the_names_in_the_config_come_first_for_a_published_model(tmp_path):
     path = write(tmp_path, over_bytes(), eos_token="<unk>", add_bos_token=False, additional_special_tokens=["<|tool|>"])
     text, whole = BPE(path=path).fit(()), BPE(path=path, published=Published(says="all")).fit(())
     assert text.piece(text.encode_marked("</s>")[0]) == "<|eos|>" == whole.piece(whole.encode_marked("<unk>")[0])
-    assert not whole.adds_bos and BPE(path=write(tmp_path / "bare", over_bytes())).fit(()).adds_bos
-    assert not BPE(path=write(tmp_path / "none", over_bytes(post_processor=None))).fit(()).adds_bos
+    as_published = Published(says="all")
+    bare = BPE(path=write(tmp_path / "bare", over_bytes()), published=as_published).fit(())
+    none = BPE(path=write(tmp_path / "none", over_bytes(post_processor=None)), published=as_published).fit(())
+    assert (whole.adds_bos, bare.adds_bos, none.adds_bos) == (False, True, False)
+    assert text.adds_bos is None, "a model trained here has its own habit"
     assert whole.bytes_V[whole.encode_marked("<|tool|>")].tolist() == [0], "named special, it has no bytes"
 
 
@@ -128,7 +131,7 @@ def test_learned_tokenizers_mark_their_own_specials():
     for config in (BPE(size=300), spec.build("bytes", "text")):
         tokenizer = config.fit(CORPUS)
         marked = tokenizer.encode_marked("<|bos|>né<|mask|><|eos|>").tolist()
-        assert marked == [tokenizer.bos, *tokenizer.encode("né"), tokenizer.mask, tokenizer.eos] and not tokenizer.adds_bos
+        assert marked == [tokenizer.bos, *tokenizer.encode("né"), tokenizer.mask, tokenizer.eos] and tokenizer.adds_bos is None
         assert tokenizer.encode_marked("").tolist() == []
 
 

@@ -49,7 +49,7 @@ class Speller:
     def opening(self) -> list[int]:
         """What stands in front of every text. A published encoding says so itself; of our own runs, those with a shift have always read a
         bos first, and the others none."""
-        adds = getattr(self.tokenizer, "adds_bos", None)  # until tokenizers say so themselves: None for those learned here
+        adds = self.tokenizer.adds_bos
         return [self.prefix] if (self.shift if adds is None else adds) else []
 
     def encoded(self, text: str) -> np.ndarray:
@@ -59,8 +59,7 @@ class Speller:
         return ids if not opening or ids[:1].tolist() == opening else np.append(np.int32(opening), ids)
 
     def _bare(self, text: str) -> np.ndarray:
-        encode = getattr(self.tokenizer, "encode_marked", self.tokenizer.encode)  # until every tokenizer has encode_marked
-        return np.asarray(encode(text), np.int32)
+        return self.tokenizer.encode_marked(text)
 
     def pair(self, context: str, continuation: str) -> tuple[np.ndarray, int]:
         """(ids, where the continuation begins)."""
