@@ -16,7 +16,18 @@ network, tokenizer, data and batch are taken from its own config.
     python -m dlm.convert from_hf PUBLISHED --workdir=runs/published
     python -m dlm.train --config=configs/convert_ar.py:start=runs/published --workdir=runs/adapted --config.optim.kind=adamw
 
-What was seen: not measured yet.
+What was seen (held-out bits per byte, a bound on 256 windows, error 0.006 to 0.024; one seed; start: configs/quickstart.py:objective=ar, 360
+updates of 8 × 128 tokens; commit dc22d30, one of 2 cores of an AVX-512 Xeon each, Python 3.11.7):
+
+    updates     30      60      90     120     150     180
+    adapted  2.502   2.472   2.462   2.442   2.424   2.417
+    open     2.498   2.470   2.460   2.442   2.425   2.417
+    aligned  2.708   2.632   2.606   2.570   2.540   2.528
+    block    2.682   2.625   2.587   2.539   2.509   2.493
+    scratch  2.863   2.800   2.775   2.750   2.730   2.723
+
+After 30 updates every start is ahead of where fresh weights are after 180; the shift is worth 0.11 bits. Opening the attention slowly does
+nothing here. (scratch has twice the learning rates of the others, those of configs/quickstart.py; its 360 updates there end at 2.665.)
 """
 
 from pathlib import Path

@@ -163,9 +163,9 @@ def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | Non
     say(f"{workdir}, update {step}: {layout.architecture}, {len(planned)} tensors")
     with shards.Writer(folder, planned, largest) as out:
         for leaf in leaves:
-            whole = next(iter(saved.restore(workdir, step, {(tree, *leaf.path): None}).values()))
-            for name, index in leaf.parts.items():
-                out.put(name, leaf.back(whole[index])[: planned[name][1][0]])
+            parts = saved.parts(workdir, step, (tree, *leaf.path), list(leaf.parts.values()))
+            for name, part in zip(leaf.parts, parts, strict=True):
+                out.put(name, leaf.back(part)[: planned[name][1][0]])
         _small(out.partial, run, workdir, rows)
         told = {key: dtype for key in ("torch_dtype", "dtype") if key in config} or dict(torch_dtype=dtype)
         out.text("config.json", json.dumps(config | told if dtype else config, indent=2) + "\n")

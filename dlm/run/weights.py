@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,25 @@ def stored(workdir: Path, step: int) -> dict:
     return {path: told for path, told in named.items() if path[0] == tree}
 
 
-def restore(workdir: Path, step: int, wanted: dict[tuple[str, ...], jax.ShapeDtypeStruct | None]) -> dict[tuple[str, ...], Any]:
-    """Some arrays of a checkpoint, each in the dtype and on the devices that are asked for; with None as it is stored, in host memory."""
+def restore(workdir: Path, step: int, wanted: dict[tuple[str, ...], jax.ShapeDtypeStruct]) -> dict[tuple[str, ...], jax.Array]:
+    """Some arrays of a checkpoint, each in the dtype and on the devices that are asked for."""
     item, args = {}, {}
     for path, told in wanted.items():
-        kind = dict(restore_type=np.ndarray) if told is None else dict(dtype=told.dtype, sharding=told.sharding)
         _put(item, path, 0)
-        _put(args, path, ocp.RestoreArgs(**kind) if told is None else ocp.ArrayRestoreArgs(**kind))
+        _put(args, path, ocp.ArrayRestoreArgs(dtype=told.dtype, sharding=told.sharding))
     asked = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
     found = ocp.PyTreeCheckpointHandler().restore(_folder(workdir, step), args=asked)
     return {path: functools.reduce(lambda tree, key: tree[key], path, found) for path in wanted}
+
+
+def parts(workdir: Path, step: int, path: tuple[str, ...], indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
+    """`array[index]` of one array of a checkpoint, for each index; where parts lie apart on the disk no more than one is in memory."""
+    kept = dict(driver="ocdbt", base=f"file://{_folder(workdir, step)}/", path=".".join(path) + "/")
+    array = ts.open(dict(driver="zarr", kvstore=kept), open=True).result()
+    apart = all(n == 1 for n in array.chunk_layout.read_chunk.shape[: len(indices[0])])
+    whole = None if apart else array.read().result()
+    for index in indices:
+        yield array[index].read().result() if apart else whole[index]
 
 
 def _put(tree: dict, path: tuple[str, ...], value: Any) -> None:
