@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dlm import bench, evaluate, report, sample, sweep, train
+from dlm import bench, convert, evaluate, report, sample, sweep, train
+from tests.hf import published
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = dict(train=train, evaluate=evaluate, sample=sample, sweep=sweep, report=report, bench=bench)
+COMMANDS = dict(convert=convert, train=train, evaluate=evaluate, sample=sample, sweep=sweep, report=report, bench=bench)
 SHELL = [line.partition("  #")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
 SMALL = ["--config.steps=2", "--config.data.batch=4", "--config.data.length=16", "--config.text.size=300", "--config.nn.layers=1"]
 
@@ -35,6 +36,7 @@ def test_everyday_commands_run(tmp_path, monkeypatch, capsys):
     ]
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    published.publish(tmp_path / "published", "llama")
     ran = []
     for line in local_lines():
         name, *flags = words(line)
@@ -45,7 +47,7 @@ def test_everyday_commands_run(tmp_path, monkeypatch, capsys):
         flags += ["--dry_run"] if name == "sweep" else []  # an hour otherwise
         COMMANDS[name].main(flags + (SMALL + local if name == "train" and "--dry_run" not in flags else []))
         ran.append(name)
-    assert {"train", "evaluate", "sample", "report"} <= set(ran)
+    assert {"train", "evaluate", "sample", "report", "convert"} <= set(ran)
     assert Path("replay.html").is_file() and Path("runs/report/report.html").is_file()
 
 

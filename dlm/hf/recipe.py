@@ -31,6 +31,13 @@ def config(folder: Path) -> dict:
 
 def recipe(folder: Path, config: dict, layout: Layout, dtype: str) -> dict:
     """A run of no updates. Its other sections are what one begins with: the embedded corpus, and the model's own sampler."""
+    try:
+        return _recipe(folder, config, layout, dtype)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError) as error:  # a value of another kind
+        raise UserError(f"{Path(folder) / CONFIG} is not a config.json of {layout.architecture}: {error!r}") from None
+
+
+def _recipe(folder: Path, config: dict, layout: Layout, dtype: str) -> dict:
     where = Path(folder) / CONFIG
     nn, objective = layouts.network(layout, config, where), dict(layout.objective)
     length = min(LONGEST, int(config.get(layout.keys["length"]) or LONGEST))

@@ -10,9 +10,7 @@ from dlm.run.spec import UserError
 
 def tokenizer(start: str, text):
     """The tokenizer of the run `start`, as the section `text` reads it; raises UserError where there is nothing to begin with."""
-    rundir.run_of(Path(start))
-    if checkpoint.intact(Path(start), cli.say) is None:
-        raise UserError(f"config.start={start} has no finished checkpoint yet")
+    _step(start)
     return text.restore(Path(start))
 
 
@@ -21,7 +19,7 @@ def check(start: str, made: dict) -> tuple[int, str, set]:
 
     A parameter of another shape is an error, and so is one that only the other run has: something would be lost in silence.
     """
-    number = checkpoint.intact(Path(start), cli.say)
+    number = _step(start)
     stored = weights.stored(Path(start), number)
     tree, flat = next(iter(stored))[0], _flat(made)
     for path, x in flat.items():
@@ -48,3 +46,11 @@ def taken(start: str, made: dict) -> dict:
 
 def _flat(tree: dict) -> dict[tuple[str, ...], jax.Array]:
     return {tuple(k.key for k in path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _step(start: str) -> int:
+    rundir.run_of(Path(start))
+    found = checkpoint.intact(Path(start), cli.say)
+    if found is None:
+        raise UserError(f"config.start={start} has no finished checkpoint yet")
+    return found

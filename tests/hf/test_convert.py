@@ -1,7 +1,9 @@
 """Published weights: the logits of plain numpy in every layout that needs remote code elsewhere, and the same bytes on the way back."""
 
 import json
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,6 +56,22 @@ def test_logits_are_those_of_the_published_description(kind, converted):
 
 
 @pytest.mark.slow
+def test_weights_land_sharded_on_the_mesh_of_the_config(converted, tmp_path):
+    folder, _, run = converted("pangu")
+    convert.from_hf(folder, tmp_path / "run", [("config.mesh.data", "1"), ("config.mesh.fsdp", "2"), ("config.mesh.expert", "2")])
+    (one, plain), (many, spread) = (assemble.reopen(workdir) for workdir in (run, tmp_path / "run"))
+    layers = spread.params["layers"]
+    assert layers["attention"]["q_DHK"].sharding.spec[1] == "fsdp" and layers["experts"]["up_EDF"].sharding.spec[1:3] == ("expert", "fsdp")
+    ids_BL = jnp.asarray(np.random.default_rng(2).integers(0, 256, (8, 6)), jnp.int32)
+    canvas = Canvas(ids_BL, jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool))
+    said = [
+        np.asarray(jax.jit(partial(e.denoise, mask=e.objective.mask))(s.params, canvas).hidden_BLD)
+        for e, s in ((one, plain), (many, spread))
+    ]
+    np.testing.assert_allclose(*said, atol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_way_back_gives_the_same_bytes(kind, converted, tmp_path):
     folder, tensors, run = converted(kind)
@@ -99,6 +117,10 @@ MISTAKES = {
     ),
     "lacking": (lambda f: broken(f, "config.json", config(hidden_size="-")), "lacks hidden_size"),
     "no number": (lambda f: broken(f, "config.json", config(hidden_size="big")), "must be a number"),
+    "no heads": (lambda f: broken(f, "config.json", config(num_attention_heads=0)), "is not a config.json of LlamaForCausalLM"),
+    "half a layer": (lambda f: broken(f, "config.json", config(num_hidden_layers=1.5)), "nn.layers must be of type int"),
+    "rope of words": (lambda f: broken(f, "config.json", config(rope_scaling="fast")), "is not a config.json of LlamaForCausalLM"),
+    "list": (lambda f: (f / "config.json").write_text("[1]"), "holds no JSON object"),
     "act": (lambda f: broken(f, "config.json", config(hidden_act="gelu")), "hidden_act='gelu' is not supported"),
     "rope": (lambda f: broken(f, "config.json", config(rope_scaling=dict(rope_type="yarn", factor=2.0))), "'yarn' is not supported"),
     "shape": (lambda f: broken(f, "config.json", config(intermediate_size=23)), "has the shape"),

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dlm.evals.exact import _deterministic, replayed
+from dlm.evals.exact import deterministic, replayed
 from dlm.nn.masks import Mask
 from dlm.oracle.exact import exact_bound, total_variation
 from dlm.run import spec
@@ -105,6 +105,6 @@ def test_a_block_model_is_replayed_block_by_block():
 @pytest.mark.parametrize("rule, why", [("ancestral", "at random"), ("confident", "by the tokens that it draws")])
 def test_picks_that_hang_on_chance_are_refused_by_name(rule, why):
     with pytest.raises(UserError, match=f"samplers.{rule} .*{why}"):
-        _deterministic(Sampler(rule=spec.build(rule, "samplers")), w.objective(dict(name="masked")))
+        deterministic(Sampler(rule=spec.build(rule, "samplers")), w.objective(dict(name="masked")))
     with pytest.raises(UserError, match="leaves none"):
-        _deterministic(Sampler(rule=spec.build("ordered", "samplers")), w.objective(dict(name="hybrid")))
+        deterministic(Sampler(rule=spec.build("ordered", "samplers")), w.objective(dict(name="hybrid")))

@@ -74,12 +74,12 @@ def test_any_damage_to_any_file_is_named_and_an_older_checkpoint_taken(kind, wor
     assert checkpoint.intact(workdir, print) == 2
 
 
-def test_nothing_intact_is_refused_and_nothing_is_zero(workdir, tmp_path):
+def test_nothing_intact_is_refused_and_nothing_is_none(workdir, tmp_path):
     for step in (1, 2):
         flip(next((workdir / "checkpoints" / str(step) / "default" / "d").iterdir()))
     with pytest.raises(UserError, match="no checkpoint is intact"):
         checkpoint.intact(workdir, print)
-    assert checkpoint.intact(tmp_path / "new", print) == 0
+    assert checkpoint.intact(tmp_path / "new", print) is None
 
 
 def test_what_is_not_sealed_is_no_checkpoint_and_makes_room(workdir):

@@ -37,7 +37,7 @@ def run(**changes):
         (dict(objective="noise.mask"), "config.objective: no objectives 'noise.mask'"),
         (dict(objective="os.path"), "config.objective: no objectives 'os.path'"),
         (dict(objective="objectives.__init__"), "config.objective: no objectives"),
-        (dict(objective=None), "config.objective must name a member of objectives, such as 'any_order', not None"),
+        (dict(objective=None), "config.objective must name a member of objectives, such as 'adapted', not None"),
         (dict(text=None), "config.text must name a member of text, .* not None"),
         (dict(objective=dict(name=3)), "config.objective must name a member of objectives"),
         (dict(text=dict(size=300)), "unknown field config.text.size; Bytes has"),

@@ -59,7 +59,7 @@ class Speller:
         return ids if not opening or ids[:1].tolist() == opening else np.append(np.int32(opening), ids)
 
     def _bare(self, text: str) -> np.ndarray:
-        return self.tokenizer.encode_marked(text)
+        return np.asarray(self.tokenizer.encode_marked(text), np.int32)
 
     def pair(self, context: str, continuation: str) -> tuple[np.ndarray, int]:
         """(ids, where the continuation begins)."""
