@@ -5,6 +5,7 @@ python -m dlm.convert to_hf   DIR --workdir=runs/x [--step=N] [--architecture=Qw
 """
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -47,7 +48,12 @@ def main(argv: list[str] | None = None) -> None:
     found |= dict(seconds=round(time.perf_counter() - begin, 2))
     say(f"{found['bytes'] / 1e9:.2f} GB in {found['seconds']} s")
     if args.json:
-        print(json.dumps(found))
+        cli.emit(found)
+
+
+def _free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already: choose an empty or a new directory")
 
 
 # ---------------------------------------------------------------------------------------------------------------- from_hf
@@ -57,8 +63,7 @@ def from_hf(folder: Path, workdir: Path, overrides=()) -> dict:
     """Nothing is written before everything has been checked, and nothing is at `workdir` before everything is written."""
     from dlm.hf import layouts, recipe, shards, weights
 
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"--workdir={workdir} is there already: choose a new directory")
+    _free(workdir)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: weights are not downloaded here; get the model first and name its folder")
     config, tensors = recipe.config(folder), shards.tensors(folder)
@@ -66,32 +71,28 @@ def from_hf(folder: Path, workdir: Path, overrides=()) -> dict:
     stored = next((t.dtype.name for t in tensors.values() if len(t.shape) > 1), "float32")
     made = recipe.recipe(folder, config, layout, "float32" if stored == "float32" else "bfloat16")
     for dotted, text in overrides:
+        if dotted.startswith("config.text"):
+            raise UserError(f"--{dotted}: the tokenizer is the model's own; everything but config.text may be set")
         spec.override(made, dotted.removeprefix("config."), text)
     run = spec.run(made, least=0)
     leaves = weights.leaves(layout, run.nn)
     dtypes = weights.check(leaves, tensors, run.nn.embeddings == "tied", run.text.published.rows, folder)
     tokenizer = run.text.fit(())
-    partial = workdir.with_name(f"{workdir.name}{files.PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with files.whole_folder(workdir) as partial:
         size = _write(partial, run, tokenizer, weights.streams(leaves, tensors), folder, _odd(dtypes))
-        if workdir.exists():
-            workdir.rmdir()
-        partial.rename(workdir)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     say(f"{workdir}: {layout.architecture} of {run.nn.parameters:,} parameters, {len(dtypes)} tensors")
     return dict(workdir=str(workdir), architecture=layout.architecture, parameters=run.nn.parameters, tensors=len(dtypes), bytes=size)
 
 
 def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, dtypes: dict) -> int:
     """A whole run directory of no updates; the bytes of its weights."""
+    import jax
+
     from dlm.hf import shards
     from dlm.run import rundir, weights
 
     done, shown = 0, 0.0
-    total = sum(_leaf_bytes(params))
+    total = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
 
     def told(count: int) -> None:
         nonlocal done, shown
@@ -100,7 +101,6 @@ def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, dty
             shown = time.monotonic()
             say(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
 
-    folder.mkdir(parents=True)
     weights.write(folder, 0, params, told)
     (folder / KEPT).mkdir()
     for path in came.iterdir():
@@ -110,16 +110,6 @@ def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, dty
     rundir.create(folder, run, tokenizer)
     rundir.write_config(folder, run)
     return done
-
-
-def _leaf_bytes(tree):
-    import math
-
-    for value in tree.values():
-        if isinstance(value, dict):
-            yield from _leaf_bytes(value)
-        else:
-            yield math.prod(value.shape) * value.dtype.itemsize
 
 
 def _odd(dtypes: dict) -> dict:
@@ -134,7 +124,7 @@ def _odd(dtypes: dict) -> dict:
 
 
 def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | None, dtype: str | None, largest: int) -> dict:
-    """The parameters that evaluation uses, one of ours in memory at a time."""
+    """The parameters that evaluation uses; where they came from elsewhere, one part in memory at a time, else one of ours."""
     import ml_dtypes
     import numpy as np
 
@@ -142,6 +132,7 @@ def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | Non
     from dlm.run import checkpoint, rundir
     from dlm.run import weights as saved
 
+    _free(folder)
     run = rundir.run_of(workdir)
     step = checkpoint.intact(workdir, say, step)
     if step is None:
@@ -161,14 +152,15 @@ def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | Non
             kind = dtype or kinds.get(name) or kinds.get("") or stored[tree, *leaf.path][1].name
             planned[name] = named[kind], shape
     say(f"{workdir}, update {step}: {layout.architecture}, {len(planned)} tensors")
-    with shards.Writer(folder, planned, largest) as out:
-        for leaf in leaves:
-            parts = saved.parts(workdir, step, (tree, *leaf.path), list(leaf.parts.values()))
-            for name, part in zip(leaf.parts, parts, strict=True):
-                out.put(name, leaf.back(part)[: planned[name][1][0]])
-        _small(out.partial, run, workdir, rows)
+    with files.whole_folder(folder) as partial:
+        with shards.Writer(partial, planned, largest) as out:
+            for leaf in leaves:
+                parts = saved.parts(workdir, step, (tree, *leaf.path), list(leaf.parts.values()))
+                for name, part in zip(leaf.parts, parts, strict=True):
+                    out.put(name, leaf.back(part)[: planned[name][1][0]])
+        _small(partial, run, workdir, rows)
         told = {key: dtype for key in ("torch_dtype", "dtype") if key in config} or dict(torch_dtype=dtype)
-        out.text("config.json", json.dumps(config | told if dtype else config, indent=2) + "\n")
+        files.write(partial / "config.json", json.dumps(config | told if dtype else config, indent=2) + "\n")
     size = sum(int(np.prod(shape)) * kind.itemsize for kind, shape in planned.values())
     return dict(folder=str(folder), architecture=layout.architecture, parameters=run.nn.parameters, tensors=len(planned), bytes=size)
 

@@ -86,9 +86,13 @@ class _Replayed:
     sampler: Sampler
 
     def __call__(self, experiment, params, batch, key):
-        objective = experiment.objective
-        denoise = functools.partial(experiment.denoise, params)
-        return replayed(denoise, self.sampler, objective.process, objective.mask, batch, key)
+        return replay(self.sampler, experiment, params, batch, key)
+
+
+def replay(sampler: Sampler, experiment, params, batch, key):
+    """`replayed` by the network of an experiment."""
+    denoise = functools.partial(experiment.denoise, params)
+    return replayed(denoise, sampler, experiment.held(params).process, experiment.objective.mask, batch, key)
 
 
 def replayed(denoise, sampler: Sampler, process, mask, batch, key):

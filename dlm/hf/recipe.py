@@ -1,11 +1,11 @@
 """From a published folder to the recipe of a run: what its config.json says of network, objective, tokenizer and sampler."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from dlm.hf import layouts
 from dlm.hf.layouts import Layout
+from dlm.hf.shards import json_object
 from dlm.run.spec import UserError
 
 CONFIG = "config.json"
@@ -16,14 +16,7 @@ _IDS = ("eos", "bos", "pad", "mask")
 def config(folder: Path) -> dict:
     """The config.json of a folder."""
     path = Path(folder) / CONFIG
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: give the folder of a published model") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object")
+    found = json_object(path)
     if quantised := found.get("quantization_config"):
         raise UserError(f"{path}: quantised weights are not supported ({str(quantised)[:80]}): get the model in bfloat16 or float32")
     return found

@@ -9,8 +9,6 @@
 
 import json
 import math
-import os
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +46,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder by name; every file's header is checked, none of their data is read."""
     folder = Path(folder)
     if (folder / INDEX).exists():
-        named = _object(folder / INDEX).get("weight_map")
+        named = json_object(folder / INDEX).get("weight_map")
         if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
             raise UserError(f"{folder / INDEX} has no weight_map of tensor names to files")
         for file in sorted(set(named.values())):
@@ -71,12 +69,14 @@ def listed(names, most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _object(path: Path) -> dict:
+def json_object(path: Path) -> dict:
     """The JSON object in a file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: give the folder of a published model") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object")
     return found
@@ -119,15 +119,13 @@ def _tensor(path: Path, data: int, told: dict) -> Tensor:
 
 
 class Writer:
-    """A folder in the making: tensors come in any order, and the folder is at its place once `with` ends without an error.
+    """The files of a folder in the making, open until `with` ends: tensors come in any order.
 
     `planned` is {name: (dtype, shape)}; a file takes up to `largest` bytes.
     """
 
     def __init__(self, folder: Path, planned: dict[str, tuple[np.dtype, tuple[int, ...]]], largest: int):
-        self.folder, self.partial = Path(folder), Path(folder).with_name(f"{Path(folder).name}.{os.getpid()}{files.PARTIAL}")
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UserError(f"{self.folder} is there already: choose an empty or a new directory")
+        self.folder = folder
         groups = _groups(planned, largest)
         names = [WHOLE] if len(groups) == 1 else [f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
         self._planned, self._open, self._headers, self._at, weight_map = planned, ExitStack(), {}, {}, {}
@@ -144,11 +142,9 @@ class Writer:
         self._left, self._index = set(planned), weight_map if len(groups) > 1 else None
 
     def __enter__(self) -> "Writer":
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
         self._files = {}
         for name, (text, size) in self._headers.items():
-            file = self._files[name] = self._open.enter_context((self.partial / name).open("wb"))
+            file = self._files[name] = self._open.enter_context((self.folder / name).open("wb"))
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + size)
         return self
@@ -162,22 +158,13 @@ class Writer:
         self._files[file].write(np.ascontiguousarray(array.astype(dtype, copy=False)).view(np.uint8).data)
         self._left.discard(name)
 
-    def text(self, name: str, content: str) -> None:
-        """Writes another file of the folder."""
-        (self.partial / name).write_text(content, encoding="utf-8")
-
     def __exit__(self, kind, error, trace) -> None:
         self._open.close()
         if kind is None:
             assert not self._left, listed(self._left)
             if self._index is not None:
                 total = sum(size for _, size in self._headers.values())
-                self.text(INDEX, json.dumps(dict(metadata=dict(total_size=total), weight_map=self._index), indent=2) + "\n")
-            if self.folder.exists():
-                self.folder.rmdir()
-            self.partial.rename(self.folder)
-        else:
-            shutil.rmtree(self.partial, ignore_errors=True)
+                files.write(self.folder / INDEX, json.dumps(dict(metadata=dict(total_size=total), weight_map=self._index), indent=2) + "\n")
 
 
 def _groups(planned: dict, largest: int) -> list[list[str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dlm.hf.layouts import Layout
 from dlm.hf.shards import Tensor, listed
@@ -30,13 +31,18 @@ class Leaf:
     theirs: str  # axes of one part, a space between two of its dimensions
 
     @property
+    def given(self) -> int:
+        """How many of our leading axes a part's index fixes: the layer, the expert."""
+        return len(next(iter(self.parts.values())))
+
+    @property
     def letters(self) -> str:
         """Our axes of one part."""
-        return axes.suffix(self.path[-1])[len(next(iter(self.parts.values()))) - (len(self.shape) - len(axes.suffix(self.path[-1]))) :]
+        return axes.suffix(self.path[-1])[-len(self.shape[self.given :]) :]
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        return dict(zip(self.letters, self.shape[len(self.shape) - len(self.letters) :], strict=True)) | {"1": 1}
+        return dict(zip(self.letters, self.shape[self.given :], strict=True)) | {"1": 1}
 
     @property
     def part(self) -> tuple[int, ...]:
@@ -58,8 +64,7 @@ def leaves(layout: Layout, nn: config.ModelConfig) -> list[Leaf]:
     """Every parameter of the network; raises UserError where the layout has no place for one."""
     shapes = jax.eval_shape(lambda: transformer.initialise(transformer.Transformer(nn), jax.random.key(0)))
     found, homeless = [], []
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        path = tuple(k.key for k in keys)
+    for path, leaf in flatten_dict(shapes).items():
         stack = next((s for s in nn.stacks if s.name == path[0]), None)
         within = path if stack is None else path[1:] if len(stack.kinds) == 1 else path[2:]
         named = layout.name("/".join(within))
@@ -106,7 +111,7 @@ def check(found: list[Leaf], tensors: dict[str, Tensor], tied: bool, rows: int, 
 
 @dataclass(frozen=True)
 class Stream:
-    """A parameter that is read part by part while it is written (`run.checkpoint`)."""
+    """A parameter that is read part by part while it is written (`run.weights`)."""
 
     leaf: Leaf
     tensors: dict[str, Tensor]
@@ -119,8 +124,7 @@ class Stream:
     @property
     def chunk(self) -> tuple[int, ...]:
         """The shape of one part."""
-        given = len(next(iter(self.leaf.parts.values())))
-        return (1,) * given + self.shape[given:]
+        return (1,) * self.leaf.given + self.shape[self.leaf.given :]
 
     def parts(self) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
         for name, index in self.leaf.parts.items():
@@ -131,17 +135,12 @@ class Stream:
 
 
 def streams(found: list[Leaf], tensors: dict[str, Tensor]) -> dict:
-    """The tree of parameters to be written; one whose parts differ in dtype takes the widest."""
-    tree: dict = {}
+    """The tree of parameters to be written; one whose parts differ in dtype is kept in float32."""
+    made = {}
     for leaf in found:
         kinds = {tensors[name].dtype for name in leaf.parts}
-        dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
-        *above, last = leaf.path
-        folder = tree
-        for key in above:
-            folder = folder.setdefault(key, {})
-        folder[last] = Stream(leaf, tensors, dtype)
-    return tree
+        made[leaf.path] = Stream(leaf, tensors, kinds.pop() if len(kinds) == 1 else np.dtype(np.float32))
+    return unflatten_dict(made)
 
 
 def _grown(rows_VD: np.ndarray, size: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Whole files or none: what is written under another name, and renamed at the end, is never taken for whole while it is not."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,22 @@ def whole(path: Path, mode: str = "w", sync: bool = False) -> Iterator[IO]:
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which is at `path` once the block ends without an error; there it may only replace an empty one."""
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            path.rmdir()
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

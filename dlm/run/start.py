@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dlm.run import checkpoint, cli, rundir, weights
 from dlm.run.spec import UserError
@@ -21,7 +22,7 @@ def check(start: str, made: dict) -> tuple[int, str, set]:
     """
     number = _step(start)
     stored = weights.stored(Path(start), number)
-    tree, flat = next(iter(stored))[0], _flat(made)
+    tree, flat = next(iter(stored))[0], flatten_dict(made)
     for path, x in flat.items():
         told = stored.get((tree, *path), (x.shape,))[0]
         if told != x.shape:
@@ -36,16 +37,12 @@ def check(start: str, made: dict) -> tuple[int, str, set]:
 def taken(start: str, made: dict) -> dict:
     """The parameters `made` with those of the run `start`, where they are laid out."""
     number, tree, known = check(start, made)
-    flat = _flat(made)
+    flat = flatten_dict(made)
     here = {(tree, *path): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in flat.items() if path in known}
     found = {path[1:]: x for path, x in weights.restore(Path(start), number, here).items()}
     fresh = sorted({path[-1] for path in flat.keys() - known})
     cli.say(f"begins with {start}, update {number}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
-    return jax.tree.unflatten(jax.tree.structure(made), [found.get(path, x) for path, x in flat.items()])
-
-
-def _flat(tree: dict) -> dict[tuple[str, ...], jax.Array]:
-    return {tuple(k.key for k in path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return unflatten_dict({path: found.get(path, x) for path, x in flat.items()})
 
 
 def _step(start: str) -> int:

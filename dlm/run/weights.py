@@ -6,7 +6,6 @@ on the disk then is an ordinary checkpoint in which each part is a chunk of its 
 """
 
 import asyncio
-import functools
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dlm.run import manifest
 from dlm.run.checkpoint import FOLDER
@@ -71,13 +71,11 @@ def stored(workdir: Path, step: int) -> dict:
 
 def restore(workdir: Path, step: int, wanted: dict[tuple[str, ...], jax.ShapeDtypeStruct]) -> dict[tuple[str, ...], jax.Array]:
     """Some arrays of a checkpoint, each in the dtype and on the devices that are asked for."""
-    item, args = {}, {}
-    for path, told in wanted.items():
-        _put(item, path, 0)
-        _put(args, path, ocp.ArrayRestoreArgs(dtype=told.dtype, sharding=told.sharding))
-    asked = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
-    found = ocp.PyTreeCheckpointHandler().restore(_folder(workdir, step), args=asked)
-    return {path: functools.reduce(lambda tree, key: tree[key], path, found) for path in wanted}
+    args = {path: ocp.ArrayRestoreArgs(dtype=told.dtype, sharding=told.sharding) for path, told in wanted.items()}
+    item = unflatten_dict(dict.fromkeys(wanted, 0))
+    asked = ocp.args.PyTreeRestore(item=item, restore_args=unflatten_dict(args), partial_restore=True)
+    found = flatten_dict(ocp.PyTreeCheckpointHandler().restore(_folder(workdir, step), args=asked))
+    return {path: found[path] for path in wanted}
 
 
 def parts(workdir: Path, step: int, path: tuple[str, ...], indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
@@ -90,18 +88,11 @@ def parts(workdir: Path, step: int, path: tuple[str, ...], indices: list[tuple[i
         yield array[index].read().result() if apart else whole[index]
 
 
-def _put(tree: dict, path: tuple[str, ...], value: Any) -> None:
-    for key in path[:-1]:
-        tree = tree.setdefault(key, {})
-    tree[path[-1]] = value
-
-
 def load(workdir: Path, step: int, abstract: dict) -> dict:
     """The tree of parameters that evaluation uses, laid out as `abstract` says."""
     tree = next(iter(stored(workdir, step)))[0]
-    flat = {(tree, *(k.key for k in path)): x for path, x in jax.tree_util.tree_leaves_with_path(abstract)}
-    found = restore(workdir, step, flat)
-    return jax.tree.unflatten(jax.tree.structure(abstract), [found[path] for path in flat])
+    found = restore(workdir, step, {(tree, *path): x for path, x in flatten_dict(abstract).items()})
+    return unflatten_dict({path[1:]: x for path, x in found.items()})
 
 
 def _folder(workdir: Path, step: int) -> Path:

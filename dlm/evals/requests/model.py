@@ -7,7 +7,6 @@
 Noise is keyed by a piece's number, which its text decides: neither the order of requests nor their batch changes a score.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -59,9 +58,7 @@ class _Replayed:
     sampler: Sampler
 
     def __call__(self, experiment, params, batch, key):
-        objective = experiment.objective
-        denoise = functools.partial(experiment.denoise, params)
-        nats_BL, _ = exact.replayed(denoise, self.sampler, experiment.held(params).process, objective.mask, batch, key)
+        nats_BL, _ = exact.replay(self.sampler, experiment, params, batch, key)
         return nats_BL.sum(1), jnp.zeros(len(nats_BL)), jnp.zeros(len(nats_BL), bool)
 
 
