@@ -152,6 +152,8 @@ def test_what_goes_wrong_while_writing_leaves_nothing(converted, tmp_path, monke
     folder, _, run = converted("llama")
     with pytest.raises(UserError, match="is there already"):
         convert.from_hf(folder, run)
+    with pytest.raises(UserError, match="everything but config.text may be set"):
+        convert.from_hf(folder, tmp_path / "other", [("config.text.name", "text.bytes")])
     with pytest.raises(UserError, match="is there already"):
         convert.to_hf(folder, run, None, None, None, 10**9)
     with pytest.raises(UserError, match="would make of it nn.attention.bias: qkv, not none"):
