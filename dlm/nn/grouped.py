@@ -73,7 +73,10 @@ def _ragged(kind, x_RD, sizes_E, weights):
 
 def _tokamax(kind, x_RD, sizes_E, weights):
     import tokamax
+    from absl import flags
 
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # else tokamax would look for its options among ours, and fail
     return _through(tokamax.ragged_dot, kind, x_RD, sizes_E, weights)
 
 
