@@ -1,6 +1,6 @@
 """The training loop: data → update → logs, evaluation and checkpoints every so often. All of it runs through here once.
 
-The metrics of step k − 1 are read while step k computes, so that the host never holds the device up.
+The metrics of step k − 1 are read while step k computes, so that the host never holds the device up; before it, if they are there.
 """
 
 import queue
@@ -95,6 +95,8 @@ def train(
                 meter.settle()
                 leave(step - 1, False)
             with phases("step"):
+                if not hosts.several():  # which must all leave a run that diverges after the same update
+                    meter.glance()
                 state, sums = update(state, batch)
                 meter.push(step, sums)
             check()

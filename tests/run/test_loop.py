@@ -3,6 +3,8 @@
 import contextlib
 import threading
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,10 +33,10 @@ class Told:
         return self.debt if self.debt.get("step") == step else None
 
 
-def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, batches=None, evaluate=None, **every):
+def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, batches=None, evaluate=None, made=dict, **every):
     def update(state, batch):
         told.calls.append(("update", batch))
-        return state + 1, dict(
+        return state + 1, made(
             loss_sum=np.float32(10.0 * batch),
             nats_sum=np.float32(10.0 * batch),
             weight_sum=np.float32(5),
@@ -85,6 +87,12 @@ def test_rows_come_one_update_behind_and_the_last_at_once():
     )
     assert row["ahead_loss"] == pytest.approx(6 / 10)
     assert row["share_of_peak"] == pytest.approx(row["tokens_per_s"] / 2)
+
+
+def test_a_row_holds_the_time_of_its_own_updates_where_they_run_while_they_are_called():
+    told, done = Told(), lambda **sums: {k: jax.block_until_ready(jnp.asarray(v)) for k, v in sums.items()}
+    train(told, 0, 3, made=done, log=1, save=0)
+    assert told.calls == [("update", 1), ("row", 1), ("update", 2), ("row", 2), ("update", 3), ("row", 3), ("save", 3)]
 
 
 def test_evaluations_and_saves_see_the_state_of_their_step():
