@@ -10,6 +10,7 @@ from dlm import bench
 from dlm.benches import caches, sample
 from dlm.run import assemble
 from dlm.run.spec import UserError
+from dlm.samplers.config import Cache
 
 pytestmark = pytest.mark.slow
 
@@ -17,13 +18,14 @@ pytestmark = pytest.mark.slow
 def test_every_arm_is_told_beside_the_usual_loop(trained, capsys):
     masked = f"--workdir={trained('masked')}"
     flags = ["--length=40", "--rows=2", "--steps=4", "--repeats=1", "--quality=4"]
-    others = [f"--ar={trained('ar')}", f"--block={trained('block')}", "--only=dual,ar,speculative"]
+    others = [f"--ar={trained('ar')}", f"--block={trained('block')}", "--only=dual,refreshed,ar,speculative"]
     capsys.readouterr()
     bench.main(["sample", masked, *flags, *others, "--json"])
     out, err = capsys.readouterr()
     found = json.loads(out)
-    assert set(found["arms"]) == {"dual", "ar", "speculative"} and set(found["quality"]) == {"plain", "dual"}
+    assert set(found["arms"]) == {"dual", "refreshed", "ar", "speculative"} and set(found["quality"]) == {"plain", "dual", "refreshed"}
     assert found["plain"]["nfe"] == found["arms"]["dual"]["nfe"] == 8
+    assert sample._sampler(types.SimpleNamespace(steps=8), **sample.ARMS["refreshed"]).cache == Cache("dual", refresh=4)
     assert found["arms"]["ar"]["nfe"] == 40 and 10 * 2 + 1 <= found["arms"]["speculative"]["nfe"] <= 81
     assert all(arm["ratio"]["min"] > 0 and arm["loop"]["min"] > 0 for arm in found["arms"].values())
     assert all(0 < q["entropy"] < np.log(260) and q["nll"] > 0 for q in found["quality"].values()) and "quality of dual" in err
