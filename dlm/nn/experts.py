@@ -141,7 +141,8 @@ class _Layer:
                 S = c.active // ep
                 expert_TS, weight_TS = (jax.lax.dynamic_slice_in_dim(a, S * here, S, 1) for a in (expert_TS, weight_TS))
         local_TS = jnp.where((expert_TS >= own) & (expert_TS < own + E), expert_TS - own, E)
-        y_TD = _sorted(x_TD, local_TS, weight_TS, matrices, self.kind, c.backend, c.block)
+        block = c.block or grouped.even(len(x_TD) * c.active, c.number)
+        y_TD = _sorted(x_TD, local_TS, weight_TS, matrices, self.kind, c.backend, block)
         if ep > 1:
             y_TD = jax.lax.psum_scatter(y_TD, "expert", scatter_dimension=0, tiled=True)
         return self._whole(y_TD), kept_TK

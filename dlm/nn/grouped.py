@@ -1,11 +1,12 @@
 """One feed-forward layer for each expert, over rows that lie in the order of their experts: one signature, several ways to compute it.
 
 rows      e e e e e f f g g g g g g ·       sizes = [5, 2, 6]; what follows the last expert's rows is answered with 0
-blocks    └─ B ─┘└─ B ─┘                    expert e: two blocks, the second reaches into f's rows, which f's own block
-                    └─ B ─┘└─ B ─┘└─ B ─┘   writes again afterwards: nothing is padded, nothing is copied
+blocks    └─ B ─┘└C┘f f g g g g g g ·       e: its first B rows, and a further block of C for what is over
+                    └─ B ─┘└─ B ─┘└C┘       f reads into g's rows, in vain; g again has more than B
 
 loop      every expert reads every row: the reference
-blocks    blocks of B rows, one expert after the other, with a gradient of its own: work for Σ max(⌈size/B⌉, 1) blocks on every platform
+blocks    the first B rows of all experts, about an even load, as one batched product; then further blocks of C rows, one after the other,
+          as many as there are. With a gradient of its own. Work for E·B + Σ ⌈max(size − B, 0)/C⌉·C rows on every platform
 ragged    `jax.lax.ragged_dot`: native on GPU and TPU, E times the work elsewhere
 tokamax   tokamax.ragged_dot, whose kernels are the fastest where it has some
 """
@@ -13,6 +14,7 @@ tokamax   tokamax.ragged_dot, whose kernels are the fastest where it has some
 import importlib.util
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +24,11 @@ from dlm.run.spec import UserError
 
 
 def apply(x_RD, sizes_E, weights: dict, *, kind: str, backend: str = "blocks", block: int = 0) -> jax.Array:
-    """E_e(x) for each row x of expert e, [R, D]. `weights` holds up_EDF, down_EFD and, where the kind has one, gate_EDF."""
+    """E_e(x) for each row x of expert e, [R, D]. `weights` holds up_EDF, down_EFD and, where the kind has one, gate_EDF.
+
+    `block` is B; 0: as if the rows were shared out evenly."""
     if backend == "blocks":
-        rows = block or _block(x_RD.shape[0], sizes_E.shape[0])
-        return _blocks(kind, rows, x_RD, sizes_E, weights)
+        return _blocks(kind, _Sizes.of(block or even(len(x_RD), len(sizes_E))), x_RD, sizes_E, weights)
     return {"loop": _loop, "ragged": _ragged, "tokamax": _tokamax}[backend](kind, x_RD, sizes_E, weights)
 
 
@@ -35,18 +38,10 @@ def check(backend: str) -> None:
         raise UserError("config.nn.experts.backend='tokamax' needs the package tokamax: pip install tokamax, or choose 'blocks'")
 
 
-def _block(rows: int, experts: int) -> int:
-    """Rows of a block: most experts' whole load where that is small, since a block costs a look at the weights; of a large one a quarter,
-    so that little is computed in vain."""
-    even = max(rows // experts, 1)
-    if even > 256:
-        return min(_power(even / 4), 512)
-    return max(8 * math.ceil(1.25 * even / 8), 8)
-
-
-def _power(n: float) -> int:
-    """The next power of two."""
-    return 1 << math.ceil(math.log2(max(n, 1)))
+def even(rows: int, experts: int) -> int:
+    """An even load and what chance adds to it, in eights: most experts have no row beyond."""
+    load = rows / experts
+    return 8 * max(math.ceil((load + math.sqrt(load)) / 8), 1)
 
 
 def _loop(kind, x_RD, sizes_E, weights):
@@ -83,97 +78,120 @@ def _tokamax(kind, x_RD, sizes_E, weights):
 # ------------------------------------------------------------------------------------------------------------------- blocks
 
 
+class _Sizes(NamedTuple):
+    """Rows of each expert's first block, and of every further one: small, since less than one of them is computed in vain."""
+
+    first: int
+    rest: int
+
+    @classmethod
+    def of(cls, first: int) -> "_Sizes":
+        return cls(first, min(max(first // 4, min(first, 8)), 64))
+
+
+class _Places(NamedTuple):
+    """Where the rows of the first blocks come from and go to."""
+
+    row_EB: jax.Array  # of x; past an expert's load it is another's
+    live_EB1: jax.Array
+    place_R: jax.Array  # of a row among all first blocks
+    live_R1: jax.Array  # whether it is in one
+
+    @classmethod
+    def of(cls, sizes_E, R: int, B: int) -> "_Places":
+        end_E, at_B = jnp.cumsum(sizes_E), jnp.arange(B)
+        start_E = end_E - sizes_E
+        expert_R = jnp.minimum(jnp.searchsorted(end_E, jnp.arange(R), side="right"), len(sizes_E) - 1)
+        at_R = jnp.arange(R) - start_E[expert_R]
+        live_R = (at_R < B) & (jnp.arange(R) < end_E[-1])
+        row_EB = jnp.minimum(start_E[:, None] + at_B, R - 1)
+        return cls(row_EB, (at_B < sizes_E[:, None])[..., None], expert_R * B + jnp.minimum(at_R, B - 1), live_R[:, None])
+
+    def together(self, y_EBD):
+        """The rows of the first blocks in their order, and 0 for all others."""
+        return jnp.where(self.live_R1, y_EBD.reshape(-1, y_EBD.shape[-1])[self.place_R], 0)
+
+
+def _further(sizes_E, size: _Sizes, carry, body):
+    """carry → body(e, start, live_C1, carry) for each block of C rows that does not fit into an expert's first one."""
+    start_E, C = jnp.cumsum(sizes_E) - sizes_E, size.rest
+    blocks_E = -(-jnp.maximum(sizes_E - size.first, 0) // C)
+    end_E = jnp.cumsum(blocks_E)
+
+    def one(i, carry):
+        e = jnp.searchsorted(end_E, i, side="right")
+        done = size.first + (i - end_E[e] + blocks_E[e]) * C
+        return body(e, start_E[e] + done, (jnp.arange(C) < sizes_E[e] - done)[:, None], carry)
+
+    return jax.lax.fori_loop(0, end_E[-1], one, carry)
+
+
+def _longer(x, C: int):
+    """With C further rows, so that no block is cut off at the end."""
+    return jnp.pad(x, ((0, C), (0, 0)))
+
+
+def _cut(x, start, C: int):
+    return jax.lax.dynamic_slice_in_dim(x, start, C, 0)
+
+
+def _put(x, new, live_C1, start):
+    """x with the live rows of `new` in it."""
+    new = jnp.where(live_C1, new.astype(x.dtype), _cut(x, start, len(new)))
+    return jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)
+
+
+def _inner(weights: dict, x, product: str) -> list:
+    """What the activation is given: x·up and, where the kind has one, x·gate."""
+    return [jnp.einsum(product, x, weights[name]) for name in ("up_EDF", "gate_EDF") if name in weights]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _blocks(kind, B, x_RD, sizes_E, weights):
-    return _forward(kind, B, x_RD, sizes_E, weights, keep=False)[0]
+def _blocks(kind, size, x_RD, sizes_E, weights):
+    return _blocks_fwd(kind, size, x_RD, sizes_E, weights)[0]
 
 
-def _blocks_fwd(kind, B, x_RD, sizes_E, weights):
-    y_RD, kept = _forward(kind, B, x_RD, sizes_E, weights, keep=True)
-    return y_RD, (x_RD, sizes_E, weights, kept)
+def _blocks_fwd(kind, size, x_RD, sizes_E, weights):
+    R, places = len(x_RD), _Places.of(sizes_E, len(x_RD), size.first)
+    inner_EBF = _inner(weights, x_RD[places.row_EB], "EBD,EDF->EBF")
+    y_RD = places.together(jnp.einsum("EBF,EFD->EBD", act(kind, *inner_EBF), weights["down_EFD"]))
+    x_PD = _longer(x_RD, size.rest)
+
+    def block(e, start, live_C1, y_PD):
+        w = {name: w[e] for name, w in weights.items()}
+        inner_CF = _inner(w, _cut(x_PD, start, size.rest), "CD,DF->CF")
+        return _put(y_PD, act(kind, *inner_CF) @ w["down_EFD"], live_C1, start)
+
+    y_PD = _further(sizes_E, size, _longer(y_RD, size.rest), block)
+    return y_PD[:R], (x_RD, sizes_E, weights, inner_EBF)
 
 
-def _over(sizes_E, B: int, carry, body):
-    """body(e, carry, block) for every expert; `block(carry, body)` goes over its blocks: body(start, live_B1, carry)."""
-    start_E = jnp.cumsum(sizes_E) - sizes_E
+def _blocks_bwd(kind, size, residual, dy_RD):
+    x_RD, sizes_E, weights, inner_EBF = residual
+    R, places = len(x_RD), _Places.of(sizes_E, len(x_RD), size.first)
+    dy_EBD = jnp.where(places.live_EB1, dy_RD[places.row_EB], 0)
+    dx_EBD, dw = _gradients(kind, weights, x_RD[places.row_EB], inner_EBF, dy_EBD, "E")
+    x_PD, dy_PD = _longer(x_RD, size.rest), _longer(dy_RD, size.rest)
 
-    def expert(e, carry):
-        def blocks(carry, body):
-            def one(i, carry):
-                return body(start_E[e] + i * B, (jnp.arange(B) < sizes_E[e] - i * B)[:, None], carry)
+    def block(e, start, live_C1, carry):
+        (dx_PD, dw), w = carry, {name: w[e] for name, w in weights.items()}
+        x_CD, dy_CD = _cut(x_PD, start, size.rest), jnp.where(live_C1, _cut(dy_PD, start, size.rest), 0)
+        dx_CD, new = _gradients(kind, w, x_CD, _inner(w, x_CD, "CD,DF->CF"), dy_CD)
+        return _put(dx_PD, dx_CD, live_C1, start), {name: dw[name].at[e].add(new[name]) for name in dw}
 
-            return jax.lax.fori_loop(1, -(-sizes_E[e] // B), one, one(0, carry))  # the first makes what the others add to
-
-        return body(e, carry, blocks)
-
-    return jax.lax.fori_loop(0, len(sizes_E), expert, carry)
-
-
-def _longer(x, B: int):
-    """With B further rows, so that no block is cut off at the end."""
-    return jnp.pad(x, ((0, B), (0, 0)))
+    dx_PD, dw = _further(sizes_E, size, (_longer(places.together(dx_EBD), size.rest), dw), block)
+    return dx_PD[:R], None, {name: dw[name].astype(w.dtype) for name, w in weights.items()}
 
 
-def _cut(x, start, B: int):
-    return jax.lax.dynamic_slice_in_dim(x, start, B, 0)
-
-
-def _put(x, new, start):
-    return jax.lax.dynamic_update_slice_in_dim(x, new.astype(x.dtype), start, 0)
-
-
-def _of(weights: dict, e) -> dict:
-    return {name: w[e] for name, w in weights.items()}
-
-
-def _forward(kind, B, x_RD, sizes_E, weights, keep: bool):
-    """(y_RD, the inner activations that the gradient needs)."""
-    R, F, x_PD = len(x_RD), weights["up_EDF"].shape[-1], _longer(x_RD, B)
-    inner = {name: jnp.zeros((R + B, F), x_RD.dtype) for name in ("up_EDF", "gate_EDF") if name in weights and keep}
-
-    def expert(e, carry, blocks):
-        w = _of(weights, e)
-
-        def block(start, live_B1, carry):
-            y_PD, inner = carry
-            x_BD = _cut(x_PD, start, B)
-            h = {name: x_BD @ w[name] for name in ("up_EDF", "gate_EDF") if name in w}
-            y_BD = act(kind, h["up_EDF"], h.get("gate_EDF")) @ w["down_EFD"]
-            return _put(y_PD, jnp.where(live_B1, y_BD, 0), start), {name: _put(inner[name], h[name], start) for name in inner}
-
-        return blocks(carry, block)
-
-    y_PD, inner = _over(sizes_E, B, (jnp.zeros_like(x_PD), inner), expert)
-    return y_PD[:R], inner
-
-
-def _blocks_bwd(kind, B, residual, dy_RD):
-    x_RD, sizes_E, weights, inner = residual
-    R, x_PD, dy_PD = len(x_RD), _longer(x_RD, B), _longer(dy_RD, B)
+def _gradients(kind, weights: dict, x_BD, inner: list, dy_BD, E: str = ""):
+    """(of x, of each matrix) from that of y; with E = "E" all have a leading axis of experts."""
     names = [name for name in ("up_EDF", "gate_EDF") if name in weights]
-
-    def expert(e, carry, blocks):
-        w = _of(weights, e)
-
-        def block(start, live_B1, carry):
-            dx_PD, dw = carry
-            x_BD, dy_BD = _cut(x_PD, start, B), jnp.where(live_B1, _cut(dy_PD, start, B), 0)
-            h_BF, back = jax.vjp(partial(act, kind), *(_cut(inner[name], start, B) for name in names))
-            dh = back((dy_BD @ w["down_EFD"].T).astype(h_BF.dtype))
-            dx_BD = sum(d @ w[name].T for name, d in zip(names, dh, strict=True))
-            new = {"down_EFD": _outer(h_BF, dy_BD)} | {name: _outer(x_BD, d) for name, d in zip(names, dh, strict=True)}
-            return _put(dx_PD, dx_BD, start), new if dw is None else jax.tree.map(jnp.add, dw, new)
-
-        dx_PD, dw_EDF = carry
-        dx_PD, dw = blocks((dx_PD, None), block)
-        return dx_PD, {name: dw_EDF[name].at[e].set(dw[name].astype(dw_EDF[name].dtype)) for name in dw}
-
-    dx_PD, dw_EDF = _over(sizes_E, B, (jnp.zeros_like(x_PD), jax.tree.map(jnp.zeros_like, weights)), expert)
-    return dx_PD[:R], None, dw_EDF
-
-
-def _outer(a_BF, b_BD):
-    return jnp.einsum("BF,BD->FD", a_BF, b_BD, preferred_element_type=jnp.float32)
+    h_BF, back = jax.vjp(partial(act, kind), *inner)
+    dh = back(jnp.einsum(f"{E}BD,{E}FD->{E}BF", dy_BD, weights["down_EFD"]).astype(h_BF.dtype))
+    dx_BD = sum(jnp.einsum(f"{E}BF,{E}DF->{E}BD", d, weights[name]) for name, d in zip(names, dh, strict=True))
+    precise = partial(jnp.einsum, preferred_element_type=jnp.promote_types(x_BD.dtype, jnp.float32))
+    dw = {name: precise(f"{E}BD,{E}BF->{E}DF", x_BD, d) for name, d in zip(names, dh, strict=True)}
+    return dx_BD, dw | dict(down_EFD=precise(f"{E}BF,{E}BD->{E}FD", h_BF, dy_BD))
 
 
 _blocks.defvjp(_blocks_fwd, _blocks_bwd)

@@ -95,8 +95,7 @@ def train(
                 meter.settle()
                 leave(step - 1, False)
             with phases("step"):
-                if not hosts.several():  # which must all leave a run that diverges after the same update
-                    meter.glance()
+                meter.glance()
                 state, sums = update(state, batch)
                 meter.push(step, sums)
             check()

@@ -5,6 +5,7 @@ import time
 import jax
 import numpy as np
 
+from dlm.run import hosts
 from dlm.run.logs import Logs
 
 LN2 = float(np.log(2.0))
@@ -40,8 +41,8 @@ class Meter:
 
     def glance(self) -> None:
         """Before the next update: reads the one under way if it is done. Small programs of a CPU run while they are called, and the next
-        one's time would be told as this one's."""
-        if self._pending is not None and all(_done(x) for x in jax.tree.leaves(self._pending[1])):
+        one's time would be told as this one's. Several processes all leave a run that diverges after the same update, so they wait."""
+        if self._pending is not None and not hosts.several() and all(_done(x) for x in jax.tree.leaves(self._pending[1])):
             self.settle()
 
     def settle(self) -> None:

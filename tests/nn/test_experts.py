@@ -113,14 +113,19 @@ def test_it_is_a_loop_over_tokens_and_experts(name):
 
 @pytest.mark.parametrize(
     "kind, backend, block",
-    [("swiglu", "blocks", 0), ("swiglu", "blocks", 4), ("swiglu", "ragged", 0), ("relu2", "blocks", 1), ("gelu", "blocks", 4)],
+    [("swiglu", "blocks", 0), ("swiglu", "blocks", 12), ("swiglu", "ragged", 0), ("relu2", "blocks", 1), ("gelu", "blocks", 4)],
 )
 def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
+    with jax.enable_x64(True):
+        is_the_loop(kind, backend, block, jnp.float64, 1e-12)
+
+
+def is_the_loop(kind, backend, block, dtype, tolerance):
     """Values and gradients of all, for loads from nothing to everything."""
     rng, R, E = np.random.default_rng(0), 24, 5
-    x_RD = jnp.asarray(rng.normal(size=(R, D)), jnp.float32)
+    x_RD = jnp.asarray(rng.normal(size=(R, D)), dtype)
     names = {"up_EDF": (E, D, F), "gate_EDF": (E, D, F), "down_EFD": (E, F, D)}
-    weights = {n: jnp.asarray(0.3 * rng.normal(size=s), jnp.float32) for n, s in names.items() if kind == "swiglu" or n != "gate_EDF"}
+    weights = {n: jnp.asarray(0.3 * rng.normal(size=s), dtype) for n, s in names.items() if kind == "swiglu" or n != "gate_EDF"}
 
     def run(sizes_E, x_RD, weights, **how):
         y_RD = grouped.apply(x_RD, sizes_E, weights, kind=kind, **how)
@@ -131,7 +136,7 @@ def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
 
     fast, slow = all_of(backend=backend, block=block), all_of(backend="loop")
     for sizes in ([5, 0, 9, 1, 9], [0, 0, 24, 0, 0], [3, 3, 3, 3, 3], [0, 0, 0, 0, 0], [24, 0, 0, 0, 0]):
-        tiny.close(fast(jnp.array(sizes), x_RD, weights), slow(jnp.array(sizes), x_RD, weights), 1e-6)
+        tiny.close(fast(jnp.array(sizes), x_RD, weights), slow(jnp.array(sizes), x_RD, weights), tolerance)
 
 
 # --------------------------------------------------------------------------------------------------------------- meshes
