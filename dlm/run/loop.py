@@ -72,8 +72,7 @@ def train(
     """Updates `start` … `steps`; returns the last state and the time of each phase.
 
     `stop` is asked before and after each update; once it says yes the state is saved and Preempted raised. What the run then owes (a row
-    under way, an evaluation) is kept with the logs and made up for by the next start. `skips` updates left out in a row raise Diverged.
-    """
+    under way, an evaluation) is kept with the logs and made up for by the next start. `skips` updates left out in a row: Diverged."""
     phases, meter = Phases(), Meter(logs, every.log, flops_per_token, peak, skips)
     saved = start
     if owed := logs.owed(start):
