@@ -25,7 +25,7 @@ def test_every_arm_is_told_beside_the_usual_loop(trained, capsys):
     found = json.loads(out)
     assert set(found["arms"]) == {"dual", "refreshed", "ar", "speculative"} and set(found["quality"]) == {"plain", "dual", "refreshed"}
     assert found["plain"]["nfe"] == found["arms"]["dual"]["nfe"] == 8
-    assert sample._sampler(types.SimpleNamespace(steps=8), **sample.ARMS["refreshed"]).cache == Cache("dual", refresh=4)
+    assert sample._sampler(types.SimpleNamespace(steps=8), **sample.ARMS["refreshed"]).cache == Cache("dual", refresh=2)
     assert found["arms"]["ar"]["nfe"] == 40 and 10 * 2 + 1 <= found["arms"]["speculative"]["nfe"] <= 81
     assert all(arm["ratio"]["min"] > 0 and arm["loop"]["min"] > 0 for arm in found["arms"].values())
     assert all(0 < q["entropy"] < np.log(260) and q["nll"] > 0 for q in found["quality"].values()) and "quality of dual" in err
