@@ -42,9 +42,9 @@ def test_graders_check_the_answer_and_not_its_likeness():
     for answer, right in [("2*(4+3)", True), ("2*3+2*4", False), ("14", False), ("2*(4+3)*1", False), ("__import__('os')", False)]:
         assert countdown.Countdown().grade(sums, answer) is right
     assert not countdown.Countdown().grade(sums, "9**9**9") and not countdown.Countdown().grade(sums, "(" * 5000)
-    star = Problem("a>b,b>c,a>d,d>e a-e=", "a>d>e")
-    for answer, right in [("a>d>e", True), ("a>b>c", False), ("a>b>e", False), ("a>e", False)]:
-        assert star_graph.StarGraph(arms=2, length=2).grade(star, answer) is right
+    star = Problem("a>b,b>c,c>d,a>e,e>f,f>g g-a=", "ef")
+    for answer, right in [("ef", True), ("bc", False), ("bf", False), ("fe", False), ("f", False), ("efg", False), ("e>f", False)]:
+        assert star_graph.StarGraph(arms=2, length=3).grade(star, answer) is right
     grid = Problem("1...............=", "1234341221434321")
     for answer, right in [("1234341221434321", True), ("1234341243212143", True), ("2134341221434321", False), ("1234341243211243", False)]:
         assert sudoku.Sudoku().grade(grid, answer) is right
@@ -93,6 +93,7 @@ def test_all_small_grids_come_up_and_large_ones_are_not_one_family():
         ("countdown", dict(numbers=1)),
         ("star_graph", dict(arms=2, length=4, names=8)),
         ("star_graph", dict(names=53)),
+        ("star_graph", dict(length=1)),
         ("sudoku", dict(box=4)),
     ],
 )
