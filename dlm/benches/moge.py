@@ -19,7 +19,7 @@ import importlib.util
 from functools import partial
 
 from dlm import benches
-from dlm.run import cli
+from dlm.run import cli, memory
 from dlm.run.cli import Flag, say
 from dlm.run.spec import UserError
 
@@ -59,6 +59,7 @@ def timed(args) -> dict:
     for name in wanted:
         if name not in ARMS:
             raise UserError(f"--only: no arm {name!r}; there are {', '.join(ARMS)}")
+    memory.run_inline()  # as training does, so that freed memory is kept
     calls = {"dense": _call(args, None)} | {name: _call(args, _settings(args, name)) for name in wanted}
     say(f"compiling {', '.join(calls)}; then {args.repeats} rounds")
     raw = benches.in_turns({name: partial(_seconds, call) for name, call in calls.items()}, args.repeats)
