@@ -5,7 +5,8 @@
 #
 # The first call makes .venv and installs; a stamp with the sha256 of each requirements file makes every later call instant, until
 # a file changes. PYTHON chooses the interpreter that makes .venv (3.11 or later); nothing else of the machine is touched.
-# Sets: root, python, PYTHONPATH, and a compilation cache for JAX unless JAX_COMPILATION_CACHE_DIR is set (empty: no cache).
+# Sets: root, python, PYTHONPATH, a compilation cache for JAX unless JAX_COMPILATION_CACHE_DIR is set (empty: no cache), and huge pages
+# unless GLIBC_TUNABLES is set (empty: none).
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="$root/.venv/bin/python"
@@ -51,3 +52,6 @@ export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 kind="$(uname -m)-$({ grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || true; } | cksum | cut -d' ' -f1)"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR-${XDG_CACHE_HOME:-${HOME:-$root}/.cache}/dlm/jax-$kind}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS-0}"
+# Large blocks of memory in huge pages, where glibc (2.35 or later) and the kernel have them: an update of a small model on a CPU walks
+# through more small pages than the processor keeps in mind. Others leave the variable unread.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"

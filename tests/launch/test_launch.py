@@ -36,6 +36,16 @@ def test_installs_once_and_again_when_the_requirements_change(clone, tmp_path):
     assert log.read_text().splitlines()[2:] == [f"{root}/requirements.txt"]
 
 
+@pytest.mark.parametrize(
+    "given, heard", [({}, "glibc.malloc.hugetlb=1"), (dict(GLIBC_TUNABLES=""), ""), (dict(GLIBC_TUNABLES="a=b"), "a=b")]
+)
+def test_commands_ask_for_huge_pages_unless_told_otherwise(clone, monkeypatch, given, heard):
+    root, env = clone
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    (root / "dlm" / "show.py").write_text('"""Shows its memory."""\nimport os\nprint(os.environ.get("GLIBC_TUNABLES"))\n')
+    assert bash(root / "launch" / "local.sh", "show", **env, **given).stdout == heard + "\n"
+
+
 def test_an_unknown_command_is_one_line(clone):
     root, env = clone
     reply = bash(root / "launch" / "local.sh", "shwo", **env)
