@@ -60,7 +60,8 @@ Bits per byte are not compared: one model's are of grids, the other's of solutio
     masked, random                 18.5 ± 2.8             0             0       1.565, 1.076, 0.862 (a grid drawn evenly has 0.61)
     masked, margin                 92.0 ± 1.9    79.0 ± 2.9    24.5 ± 3.1
 
-    (commit 4b4e719, one core of an AMD EPYC, Python 3.11.7, seed 0, 0.32 M parameters; ± one standard error)
+    (commit 4b4e719, one core of an AMD EPYC with another job on the other, GLIBC_TUNABLES=glibc.malloc.hugetlb=1, Python 3.11.7, seed 0,
+    0.32 M parameters; ± one standard error)
 """
 
 from ml_collections import ConfigDict
