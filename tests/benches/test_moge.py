@@ -32,8 +32,10 @@ def test_the_program_has_neither_a_branch_nor_a_ragged_exchange():
 
 
 @pytest.mark.slow
-def test_times_are_told_beside_a_dense_layer():
+def test_times_are_told_beside_a_dense_layer_as_training_runs_it():
+    jax.config.update("jax_cpu_enable_async_dispatch", True)
     found = moge.timed(SMALL)
+    assert not jax.config.read("jax_cpu_enable_async_dispatch")
     assert set(found["ratios"]) == {"blocks", "few", "many"} and found["many_over_few"]["median"] > 0
     assert [line.split()[0] for line in found["lines"][1:]] == ["dense", "blocks", "few", "many", "E=32"]
 
