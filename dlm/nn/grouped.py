@@ -112,16 +112,17 @@ class _Places(NamedTuple):
         return jnp.where(self.live_R1, y_EBD.reshape(-1, y_EBD.shape[-1])[self.place_R], 0)
 
 
-def _further(sizes_E, size: _Sizes, carry, body):
+def _further(sizes_E, R: int, size: _Sizes, carry, body):
     """carry → body(e, start, live_C1, carry) for each block of C rows that does not fit into an expert's first one."""
-    start_E, C = jnp.cumsum(sizes_E) - sizes_E, size.rest
+    start_E, C, n = jnp.cumsum(sizes_E) - sizes_E, size.rest, R // size.rest + len(sizes_E)
     blocks_E = -(-jnp.maximum(sizes_E - size.first, 0) // C)
     end_E = jnp.cumsum(blocks_E)
+    expert_N = jnp.minimum(jnp.searchsorted(end_E, jnp.arange(n), side="right"), len(sizes_E) - 1)
+    done_N = size.first + (jnp.arange(n) - (end_E - blocks_E)[expert_N]) * C
+    start_N, left_N = start_E[expert_N] + done_N, sizes_E[expert_N] - done_N
 
     def one(i, carry):
-        e = jnp.searchsorted(end_E, i, side="right")
-        done = size.first + (i - end_E[e] + blocks_E[e]) * C
-        return body(e, start_E[e] + done, (jnp.arange(C) < sizes_E[e] - done)[:, None], carry)
+        return body(expert_N[i], start_N[i], (jnp.arange(C) < left_N[i])[:, None], carry)
 
     return jax.lax.fori_loop(0, end_E[-1], one, carry)
 
@@ -141,9 +142,9 @@ def _put(x, new, live_C1, start):
     return jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)
 
 
-def _inner(weights: dict, x, product: str) -> list:
+def _inner(x, weights: dict) -> list:
     """What the activation is given: x·up and, where the kind has one, x·gate."""
-    return [jnp.einsum(product, x, weights[name]) for name in ("up_EDF", "gate_EDF") if name in weights]
+    return [x @ weights[name] for name in ("up_EDF", "gate_EDF") if name in weights]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -153,16 +154,14 @@ def _blocks(kind, size, x_RD, sizes_E, weights):
 
 def _blocks_fwd(kind, size, x_RD, sizes_E, weights):
     R, places = len(x_RD), _Places.of(sizes_E, len(x_RD), size.first)
-    inner_EBF = _inner(weights, x_RD[places.row_EB], "EBD,EDF->EBF")
-    y_RD = places.together(jnp.einsum("EBF,EFD->EBD", act(kind, *inner_EBF), weights["down_EFD"]))
+    y_EBD, inner_EBF = jax.vmap(partial(_forward, kind))(x_RD[places.row_EB], weights)
     x_PD = _longer(x_RD, size.rest)
 
     def block(e, start, live_C1, y_PD):
-        w = {name: w[e] for name, w in weights.items()}
-        inner_CF = _inner(w, _cut(x_PD, start, size.rest), "CD,DF->CF")
-        return _put(y_PD, act(kind, *inner_CF) @ w["down_EFD"], live_C1, start)
+        y_CD, _ = _forward(kind, _cut(x_PD, start, size.rest), {name: w[e] for name, w in weights.items()})
+        return _put(y_PD, y_CD, live_C1, start)
 
-    y_PD = _further(sizes_E, size, _longer(y_RD, size.rest), block)
+    y_PD = _further(sizes_E, R, size, _longer(places.together(y_EBD), size.rest), block)
     return y_PD[:R], (x_RD, sizes_E, weights, inner_EBF)
 
 
@@ -170,28 +169,34 @@ def _blocks_bwd(kind, size, residual, dy_RD):
     x_RD, sizes_E, weights, inner_EBF = residual
     R, places = len(x_RD), _Places.of(sizes_E, len(x_RD), size.first)
     dy_EBD = jnp.where(places.live_EB1, dy_RD[places.row_EB], 0)
-    dx_EBD, dw = _gradients(kind, weights, x_RD[places.row_EB], inner_EBF, dy_EBD, "E")
+    dx_EBD, dw = jax.vmap(partial(_gradients, kind))(x_RD[places.row_EB], weights, inner_EBF, dy_EBD)
     x_PD, dy_PD = _longer(x_RD, size.rest), _longer(dy_RD, size.rest)
 
     def block(e, start, live_C1, carry):
         (dx_PD, dw), w = carry, {name: w[e] for name, w in weights.items()}
         x_CD, dy_CD = _cut(x_PD, start, size.rest), jnp.where(live_C1, _cut(dy_PD, start, size.rest), 0)
-        dx_CD, new = _gradients(kind, w, x_CD, _inner(w, x_CD, "CD,DF->CF"), dy_CD)
+        dx_CD, new = _gradients(kind, x_CD, w, _inner(x_CD, w), dy_CD)
         return _put(dx_PD, dx_CD, live_C1, start), {name: dw[name].at[e].add(new[name]) for name in dw}
 
-    dx_PD, dw = _further(sizes_E, size, (_longer(places.together(dx_EBD), size.rest), dw), block)
+    dx_PD, dw = _further(sizes_E, R, size, (_longer(places.together(dx_EBD), size.rest), dw), block)
     return dx_PD[:R], None, {name: dw[name].astype(w.dtype) for name, w in weights.items()}
 
 
-def _gradients(kind, weights: dict, x_BD, inner: list, dy_BD, E: str = ""):
-    """(of x, of each matrix) from that of y; with E = "E" all have a leading axis of experts."""
+def _forward(kind, x_BD, weights: dict):
+    """(y, what the activation was given) of one expert."""
+    inner = _inner(x_BD, weights)
+    return act(kind, *inner) @ weights["down_EFD"], inner
+
+
+def _gradients(kind, x_BD, weights: dict, inner: list, dy_BD):
+    """(of x, of each matrix) from that of y, of one expert."""
     names = [name for name in ("up_EDF", "gate_EDF") if name in weights]
     h_BF, back = jax.vjp(partial(act, kind), *inner)
-    dh = back(jnp.einsum(f"{E}BD,{E}FD->{E}BF", dy_BD, weights["down_EFD"]).astype(h_BF.dtype))
-    dx_BD = sum(jnp.einsum(f"{E}BF,{E}DF->{E}BD", d, weights[name]) for name, d in zip(names, dh, strict=True))
-    precise = partial(jnp.einsum, preferred_element_type=jnp.promote_types(x_BD.dtype, jnp.float32))
-    dw = {name: precise(f"{E}BD,{E}BF->{E}DF", x_BD, d) for name, d in zip(names, dh, strict=True)}
-    return dx_BD, dw | dict(down_EFD=precise(f"{E}BF,{E}BD->{E}FD", h_BF, dy_BD))
+    dh = back((dy_BD @ weights["down_EFD"].T).astype(h_BF.dtype))
+    dx_BD = sum(d @ weights[name].T for name, d in zip(names, dh, strict=True))
+    precise = partial(jnp.matmul, preferred_element_type=jnp.promote_types(x_BD.dtype, jnp.float32))
+    dw = {name: precise(x_BD.T, d) for name, d in zip(names, dh, strict=True)}
+    return dx_BD, dw | dict(down_EFD=precise(h_BF.T, dy_BD))
 
 
 _blocks.defvjp(_blocks_fwd, _blocks_bwd)
