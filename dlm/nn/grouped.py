@@ -28,7 +28,7 @@ def apply(x_RD, sizes_E, weights: dict, *, kind: str, backend: str = "blocks", b
 
     `block` is B; 0: as if the rows were shared out evenly."""
     if backend == "blocks":
-        return _blocks(kind, _Sizes.of(block or even(len(x_RD), len(sizes_E))), x_RD, sizes_E, weights)
+        return _blocks(kind, _Sizes.of(block or even(len(x_RD), len(sizes_E)), len(x_RD)), x_RD, sizes_E, weights)
     return {"loop": _loop, "ragged": _ragged, "tokamax": _tokamax}[backend](kind, x_RD, sizes_E, weights)
 
 
@@ -85,8 +85,8 @@ class _Sizes(NamedTuple):
     rest: int
 
     @classmethod
-    def of(cls, first: int) -> "_Sizes":
-        return cls(first, min(max(first // 4, min(first, 8)), 64))
+    def of(cls, first: int, rows: int) -> "_Sizes":
+        return cls(first, min(max(first // 4, min(first, 8)), 64, rows))
 
 
 class _Places(NamedTuple):
@@ -113,23 +113,21 @@ class _Places(NamedTuple):
 
 
 def _further(sizes_E, R: int, size: _Sizes, carry, body):
-    """carry → body(e, start, live_C1, carry) for each block of C rows that does not fit into an expert's first one."""
+    """carry → body(e, start, live_C1, carry) for each block of C rows that does not fit into an expert's first one. A block that would
+    reach beyond the last row starts earlier, among rows that are done and not live."""
     start_E, C, n = jnp.cumsum(sizes_E) - sizes_E, size.rest, R // size.rest + len(sizes_E)
     blocks_E = -(-jnp.maximum(sizes_E - size.first, 0) // C)
     end_E = jnp.cumsum(blocks_E)
     expert_N = jnp.minimum(jnp.searchsorted(end_E, jnp.arange(n), side="right"), len(sizes_E) - 1)
     done_N = size.first + (jnp.arange(n) - (end_E - blocks_E)[expert_N]) * C
-    start_N, left_N = start_E[expert_N] + done_N, sizes_E[expert_N] - done_N
+    own_N, stop_N = start_E[expert_N] + done_N, (start_E + sizes_E)[expert_N]
+    start_N = jnp.minimum(own_N, R - C)
 
     def one(i, carry):
-        return body(expert_N[i], start_N[i], (jnp.arange(C) < left_N[i])[:, None], carry)
+        row_C = start_N[i] + jnp.arange(C)
+        return body(expert_N[i], start_N[i], ((row_C >= own_N[i]) & (row_C < stop_N[i]))[:, None], carry)
 
     return jax.lax.fori_loop(0, end_E[-1], one, carry)
-
-
-def _longer(x, C: int):
-    """With C further rows, so that no block is cut off at the end."""
-    return jnp.pad(x, ((0, C), (0, 0)))
 
 
 def _cut(x, start, C: int):
@@ -155,14 +153,12 @@ def _blocks(kind, size, x_RD, sizes_E, weights):
 def _blocks_fwd(kind, size, x_RD, sizes_E, weights):
     R, places = len(x_RD), _Places.of(sizes_E, len(x_RD), size.first)
     y_EBD, inner_EBF = jax.vmap(partial(_forward, kind))(x_RD[places.row_EB], weights)
-    x_PD = _longer(x_RD, size.rest)
 
-    def block(e, start, live_C1, y_PD):
-        y_CD, _ = _forward(kind, _cut(x_PD, start, size.rest), {name: w[e] for name, w in weights.items()})
-        return _put(y_PD, y_CD, live_C1, start)
+    def block(e, start, live_C1, y_RD):
+        y_CD, _ = _forward(kind, _cut(x_RD, start, size.rest), {name: w[e] for name, w in weights.items()})
+        return _put(y_RD, y_CD, live_C1, start)
 
-    y_PD = _further(sizes_E, R, size, _longer(places.together(y_EBD), size.rest), block)
-    return y_PD[:R], (x_RD, sizes_E, weights, inner_EBF)
+    return _further(sizes_E, R, size, places.together(y_EBD), block), (x_RD, sizes_E, weights, inner_EBF)
 
 
 def _blocks_bwd(kind, size, residual, dy_RD):
@@ -170,16 +166,15 @@ def _blocks_bwd(kind, size, residual, dy_RD):
     R, places = len(x_RD), _Places.of(sizes_E, len(x_RD), size.first)
     dy_EBD = jnp.where(places.live_EB1, dy_RD[places.row_EB], 0)
     dx_EBD, dw = jax.vmap(partial(_gradients, kind))(x_RD[places.row_EB], weights, inner_EBF, dy_EBD)
-    x_PD, dy_PD = _longer(x_RD, size.rest), _longer(dy_RD, size.rest)
 
     def block(e, start, live_C1, carry):
-        (dx_PD, dw), w = carry, {name: w[e] for name, w in weights.items()}
-        x_CD, dy_CD = _cut(x_PD, start, size.rest), jnp.where(live_C1, _cut(dy_PD, start, size.rest), 0)
+        (dx_RD, dw), w = carry, {name: w[e] for name, w in weights.items()}
+        x_CD, dy_CD = _cut(x_RD, start, size.rest), jnp.where(live_C1, _cut(dy_RD, start, size.rest), 0)
         dx_CD, new = _gradients(kind, x_CD, w, _inner(x_CD, w), dy_CD)
-        return _put(dx_PD, dx_CD, live_C1, start), {name: dw[name].at[e].add(new[name]) for name in dw}
+        return _put(dx_RD, dx_CD, live_C1, start), {name: dw[name].at[e].add(new[name]) for name in dw}
 
-    dx_PD, dw = _further(sizes_E, R, size, (_longer(places.together(dx_EBD), size.rest), dw), block)
-    return dx_PD[:R], None, {name: dw[name].astype(w.dtype) for name, w in weights.items()}
+    dx_RD, dw = _further(sizes_E, R, size, (places.together(dx_EBD), dw), block)
+    return dx_RD, None, {name: dw[name].astype(w.dtype) for name, w in weights.items()}
 
 
 def _forward(kind, x_BD, weights: dict):

@@ -113,7 +113,14 @@ def test_it_is_a_loop_over_tokens_and_experts(name):
 
 @pytest.mark.parametrize(
     "kind, backend, block",
-    [("swiglu", "blocks", 0), ("swiglu", "blocks", 12), ("swiglu", "ragged", 0), ("relu2", "blocks", 1), ("gelu", "blocks", 4)],
+    [
+        ("swiglu", "blocks", 0),
+        ("swiglu", "blocks", 12),
+        ("swiglu", "blocks", 100),
+        ("swiglu", "ragged", 0),
+        ("relu2", "blocks", 1),
+        ("gelu", "blocks", 4),
+    ],
 )
 def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
     with jax.enable_x64(True):
