@@ -147,7 +147,7 @@ class Experts:
     every: int = 1
     router: Any = member("nn.routers", "moge")
     backend: Literal["loop", "blocks", "ragged", "tokamax"] = "blocks"  # how the same sums are computed (`nn.grouped`)
-    block: int = 0  # rows of every expert that 'blocks' takes at once; 0: an even load
+    block: int = 0  # rows of every expert that 'blocks' takes first; 0: an even load and what chance makes of it
 
     def __post_init__(self):
         if min(self.number, self.shared, self.dense, self.block) < 0 or min(self.width, self.every) < 1:

@@ -141,8 +141,8 @@ class _Layer:
                 S = c.active // ep
                 expert_TS, weight_TS = (jax.lax.dynamic_slice_in_dim(a, S * here, S, 1) for a in (expert_TS, weight_TS))
         local_TS = jnp.where((expert_TS >= own) & (expert_TS < own + E), expert_TS - own, E)
-        block = c.block or grouped.even(len(x_TD) * c.active, c.number)
-        y_TD = _sorted(x_TD, local_TS, weight_TS, matrices, self.kind, c.backend, block)
+        how = dict(kind=self.kind, backend=c.backend, block=c.block, load=len(x_TD) * c.active / c.number)
+        y_TD = _sorted(x_TD, local_TS, weight_TS, matrices, **how)
         if ep > 1:
             y_TD = jax.lax.psum_scatter(y_TD, "expert", scatter_dimension=0, tiled=True)
         return self._whole(y_TD), kept_TK
@@ -244,13 +244,13 @@ def _by_expert(expert_TS, experts: int):
     return order_R, place_R, jnp.bincount(expert_TS.reshape(-1), length=experts + 1)[:experts]
 
 
-def _sorted(x_TD, local_TS, weight_TS, matrices: dict, kind: str, backend: str, block: int):
+def _sorted(x_TD, local_TS, weight_TS, matrices: dict, **how):
     """Each token through the experts of its slots (E: none), weighed and summed."""
     E, (T, S) = len(matrices["up_EDF"]), local_TS.shape
     order_R, place_R, sizes_E = _by_expert(local_TS, E)
     rows = T * min(S, E)  # no token passes an expert twice
     pair_P, place_TS = order_R[:rows], jnp.minimum(place_R, rows).reshape(T, S)
-    y_PD = grouped.apply(_spread(x_TD, pair_P, place_TS), sizes_E, matrices, kind=kind, backend=backend, block=block)
+    y_PD = grouped.apply(_spread(x_TD, pair_P, place_TS), sizes_E, matrices, **how)
     return _collect(y_PD, jnp.where(local_TS < E, weight_TS, 0.0), pair_P, place_TS)
 
 

@@ -5,8 +5,9 @@ blocks    └─ B ─┘└C┘f f g g g g g g ·       e: its first B rows, an
                     └─ B ─┘└─ B ─┘└C┘       f reads into g's rows, in vain; g again has more than B
 
 loop      every expert reads every row: the reference
-blocks    the first B rows of all experts, about an even load, as one batched product; then further blocks of C rows, one after the other,
-          as many as there are. With a gradient of its own. Work for E·B + Σ ⌈max(size − B, 0)/C⌉·C rows on every platform
+blocks    the first B rows of a few experts at a time, as one batched product whose rows stay in a CPU's cache; the experts in the order of
+          their loads, since those of one product have one B; then further blocks of C rows, as many as there are. With a gradient of its
+          own. Work for Σ B + Σ ⌈max(size − B, 0)/C⌉·C rows on every platform
 ragged    `jax.lax.ragged_dot`: native on GPU and TPU, E times the work elsewhere
 tokamax   tokamax.ragged_dot, whose kernels are the fastest where it has some
 """
@@ -18,17 +19,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlm.nn.ffn import act
 from dlm.run.spec import UserError
 
+TOGETHER = 4  # experts of one product: enough for a batch, few enough for a cache
 
-def apply(x_RD, sizes_E, weights: dict, *, kind: str, backend: str = "blocks", block: int = 0) -> jax.Array:
+
+def apply(x_RD, sizes_E, weights: dict, *, kind: str, backend: str = "blocks", block: int = 0, load: float = 0.0) -> jax.Array:
     """E_e(x) for each row x of expert e, [R, D]. `weights` holds up_EDF, down_EFD and, where the kind has one, gate_EDF.
 
-    `block` is B; 0: as if the rows were shared out evenly."""
+    `block` is B; 0: what chance makes of the loads if the router is fair, `load` rows on average (0: all rows are somebody's)."""
     if backend == "blocks":
-        return _blocks(kind, _Sizes.of(block or even(len(x_RD), len(sizes_E)), len(x_RD)), x_RD, sizes_E, weights)
+        return _blocks(kind, _Plan.of(len(x_RD), len(sizes_E), block, load or len(x_RD) / len(sizes_E)), x_RD, sizes_E, weights)
     return {"loop": _loop, "ragged": _ragged, "tokamax": _tokamax}[backend](kind, x_RD, sizes_E, weights)
 
 
@@ -36,12 +40,6 @@ def check(backend: str) -> None:
     """Raises UserError where a back end's library is missing."""
     if backend == "tokamax" and importlib.util.find_spec("tokamax") is None:
         raise UserError("config.nn.experts.backend='tokamax' needs the package tokamax: pip install tokamax, or choose 'blocks'")
-
-
-def even(rows: int, experts: int) -> int:
-    """An even load and what chance adds to it, in eights: most experts have no row beyond."""
-    load = rows / experts
-    return 8 * max(math.ceil((load + math.sqrt(load)) / 8), 1)
 
 
 def _loop(kind, x_RD, sizes_E, weights):
@@ -78,50 +76,69 @@ def _tokamax(kind, x_RD, sizes_E, weights):
 # ------------------------------------------------------------------------------------------------------------------- blocks
 
 
-class _Sizes(NamedTuple):
-    """Rows of each expert's first block, and of every further one: small, since less than one of them is computed in vain."""
+class _Plan(NamedTuple):
+    """The experts in the order of their loads, the heaviest first: how many products, of how many experts, of how many rows of each."""
 
-    first: int
-    rest: int
+    parts: tuple[tuple[int, int, int], ...]
+    rest: int  # rows of every further block: few, since less than one of them is computed in vain
 
     @classmethod
-    def of(cls, first: int, rows: int) -> "_Sizes":
-        return cls(first, min(max(first // 4, min(first, 8)), 64, rows))
+    def of(cls, rows: int, experts: int, block: int, load: float) -> "_Plan":
+        def about(deviations: float) -> int:
+            return 8 * max(math.ceil((load + deviations * math.sqrt(load)) / 8), 1)
+
+        quarter = experts // (4 * TOGETHER) * TOGETHER
+        tiers = [(experts, block or about(1))]
+        if quarter and not block:  # the quartiles of a normal law, and an end that most of the heaviest lie below
+            tiers = [(experts - 3 * quarter, about(2)), *((quarter, about(z)) for z in (0.7, 0, -0.6))]
+        cut = [(n, min(B, rows)) for n, B in tiers]
+        parts = [(chunks, G, B) for n, B in cut for chunks, G in ((n // TOGETHER, TOGETHER), (1, n % TOGETHER)) if chunks * G]
+        return cls(tuple(parts), min(max(cut[-1][1] // 4, min(cut[-1][1], 8)), 64, rows))
+
+    def first_E(self, order_E):
+        """Rows of each expert's first block."""
+        return jnp.zeros_like(order_E).at[order_E].set(np.repeat([B for *_, B in self.parts], [n * G for n, G, _ in self.parts]))
 
 
 class _Places(NamedTuple):
-    """Where the rows of the first blocks come from and go to."""
+    """Where the rows of each expert are."""
 
-    row_EB: jax.Array  # of x; past an expert's load it is another's
-    live_EB1: jax.Array
-    place_R: jax.Array  # of a row among all first blocks
-    live_R1: jax.Array  # whether it is in one
+    order_E: jax.Array
+    start_E: jax.Array
+    end_E: jax.Array
 
     @classmethod
-    def of(cls, sizes_E, R: int, B: int) -> "_Places":
-        end_E, at_B = jnp.cumsum(sizes_E), jnp.arange(B)
-        start_E = end_E - sizes_E
-        expert_R = jnp.minimum(jnp.searchsorted(end_E, jnp.arange(R), side="right"), len(sizes_E) - 1)
-        at_R = jnp.arange(R) - start_E[expert_R]
-        live_R = (at_R < B) & (jnp.arange(R) < end_E[-1])
-        row_EB = jnp.minimum(start_E[:, None] + at_B, R - 1)
-        return cls(row_EB, (at_B < sizes_E[:, None])[..., None], expert_R * B + jnp.minimum(at_R, B - 1), live_R[:, None])
+    def of(cls, sizes_E):
+        end_E = jnp.cumsum(sizes_E)
+        return cls(jnp.argsort(-sizes_E), end_E - sizes_E, end_E)
 
-    def together(self, y_EBD):
-        """The rows of the first blocks in their order, and 0 for all others."""
-        return jnp.where(self.live_R1, y_EBD.reshape(-1, y_EBD.shape[-1])[self.place_R], 0)
+    def window(self, expert_G, B: int, R: int):
+        """(start_G, live_GB1) of B rows, those of each expert among them; never beyond the last row."""
+        start_G = jnp.minimum(self.start_E[expert_G], R - B)
+        row_GB = start_G[:, None] + jnp.arange(B)
+        live_GB = (row_GB >= self.start_E[expert_G][:, None]) & (row_GB < self.end_E[expert_G][:, None])
+        return start_G, live_GB[..., None]
+
+    def each(self, plan: _Plan, carry, some, kept=None):
+        """(carry, [what some(carry, a few experts, its row of `kept`, their B) returned beside it]), over all first blocks."""
+        begin, found = 0, []
+        for i, (chunks, G, B) in enumerate(plan.parts):
+            expert_NG = self.order_E[begin : begin + chunks * G].reshape(chunks, G)
+            given = expert_NG, None if kept is None else kept[i]
+            carry, out = jax.lax.scan(lambda carry, given, B=B: some(carry, *given, B), carry, given)
+            begin, found = begin + chunks * G, [*found, out]
+        return carry, found
 
 
-def _further(sizes_E, R: int, size: _Sizes, carry, body):
+def _further(sizes_E, first_E, R: int, C: int, carry, body):
     """carry → body(e, start, live_C1, carry) for each block of C rows that does not fit into an expert's first one. A block that would
     reach beyond the last row starts earlier, among rows that are done and not live."""
-    start_E, C, n = jnp.cumsum(sizes_E) - sizes_E, size.rest, R // size.rest + len(sizes_E)
-    blocks_E = -(-jnp.maximum(sizes_E - size.first, 0) // C)
+    start_E, n = jnp.cumsum(sizes_E) - sizes_E, R // C + len(sizes_E)
+    blocks_E = -(-jnp.maximum(sizes_E - first_E, 0) // C)
     end_E = jnp.cumsum(blocks_E)
     expert_N = jnp.minimum(jnp.searchsorted(end_E, jnp.arange(n), side="right"), len(sizes_E) - 1)
-    done_N = size.first + (jnp.arange(n) - (end_E - blocks_E)[expert_N]) * C
-    own_N, stop_N = start_E[expert_N] + done_N, (start_E + sizes_E)[expert_N]
-    start_N = jnp.minimum(own_N, R - C)
+    own_N = (start_E + first_E)[expert_N] + (jnp.arange(n) - (end_E - blocks_E)[expert_N]) * C
+    start_N, stop_N = jnp.minimum(own_N, R - C), (start_E + sizes_E)[expert_N]
 
     def one(i, carry):
         row_C = start_N[i] + jnp.arange(C)
@@ -145,35 +162,58 @@ def _inner(x, weights: dict) -> list:
     return [x @ weights[name] for name in ("up_EDF", "gate_EDF") if name in weights]
 
 
+def _of(weights: dict, expert_G) -> dict:
+    return {name: jnp.stack([w[e] for e in expert_G]) for name, w in weights.items()}
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _blocks(kind, size, x_RD, sizes_E, weights):
-    return _blocks_fwd(kind, size, x_RD, sizes_E, weights)[0]
+def _blocks(kind, plan, x_RD, sizes_E, weights):
+    return _blocks_fwd(kind, plan, x_RD, sizes_E, weights)[0]
 
 
-def _blocks_fwd(kind, size, x_RD, sizes_E, weights):
-    R, places = len(x_RD), _Places.of(sizes_E, len(x_RD), size.first)
-    y_EBD, inner_EBF = jax.vmap(partial(_forward, kind))(x_RD[places.row_EB], weights)
+def _blocks_fwd(kind, plan, x_RD, sizes_E, weights):
+    R, places = len(x_RD), _Places.of(sizes_E)
+
+    def some(y_RD, expert_G, _, B):
+        start_G, live_GB1 = places.window(expert_G, B, R)
+        x_GBD = jnp.stack([_cut(x_RD, start, B) for start in start_G])
+        y_GBD, inner = jax.vmap(partial(_forward, kind))(x_GBD, _of(weights, expert_G))
+        for g, start in enumerate(start_G):
+            y_RD = _put(y_RD, y_GBD[g], live_GB1[g], start)
+        return y_RD, inner
 
     def block(e, start, live_C1, y_RD):
-        y_CD, _ = _forward(kind, _cut(x_RD, start, size.rest), {name: w[e] for name, w in weights.items()})
+        y_CD, _ = _forward(kind, _cut(x_RD, start, plan.rest), {name: w[e] for name, w in weights.items()})
         return _put(y_RD, y_CD, live_C1, start)
 
-    return _further(sizes_E, R, size, places.together(y_EBD), block), (x_RD, sizes_E, weights, inner_EBF)
+    y_RD, inner = places.each(plan, jnp.zeros_like(x_RD), some)
+    y_RD = _further(sizes_E, plan.first_E(places.order_E), R, plan.rest, y_RD, block)
+    return y_RD, (x_RD, sizes_E, weights, inner)
 
 
-def _blocks_bwd(kind, size, residual, dy_RD):
-    x_RD, sizes_E, weights, inner_EBF = residual
-    R, places = len(x_RD), _Places.of(sizes_E, len(x_RD), size.first)
-    dy_EBD = jnp.where(places.live_EB1, dy_RD[places.row_EB], 0)
-    dx_EBD, dw = jax.vmap(partial(_gradients, kind))(x_RD[places.row_EB], weights, inner_EBF, dy_EBD)
+def _blocks_bwd(kind, plan, residual, dy_RD):
+    x_RD, sizes_E, weights, inner = residual
+    R, places = len(x_RD), _Places.of(sizes_E)
+
+    def some(carry, expert_G, inner, B):
+        (dx_RD, dw), (start_G, live_GB1) = carry, places.window(expert_G, B, R)
+        x_GBD, dy_GBD = (jnp.stack([_cut(a, start, B) for start in start_G]) for a in (x_RD, dy_RD))
+        dy_GBD = jnp.where(live_GB1, dy_GBD, 0)
+        dx_GBD, new = jax.vmap(partial(_gradients, kind))(x_GBD, _of(weights, expert_G), inner, dy_GBD)
+        for g, (e, start) in enumerate(zip(expert_G, start_G, strict=True)):
+            dx_RD = _put(dx_RD, dx_GBD[g], live_GB1[g], start)
+            dw = {name: jax.lax.dynamic_update_index_in_dim(dw[name], new[name][g], e, 0) for name in dw}
+        return (dx_RD, dw), None
 
     def block(e, start, live_C1, carry):
         (dx_RD, dw), w = carry, {name: w[e] for name, w in weights.items()}
-        x_CD, dy_CD = _cut(x_RD, start, size.rest), jnp.where(live_C1, _cut(dy_RD, start, size.rest), 0)
+        x_CD, dy_CD = _cut(x_RD, start, plan.rest), jnp.where(live_C1, _cut(dy_RD, start, plan.rest), 0)
         dx_CD, new = _gradients(kind, x_CD, w, _inner(x_CD, w), dy_CD)
         return _put(dx_RD, dx_CD, live_C1, start), {name: dw[name].at[e].add(new[name]) for name in dw}
 
-    dx_RD, dw = _further(sizes_E, R, size, (places.together(dx_EBD), dw), block)
+    precise = {name: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)) for name, w in weights.items()}
+    carry, _ = places.each(plan, (jnp.zeros_like(x_RD), precise), some, inner)
+    dx_RD, dw = _further(sizes_E, plan.first_E(places.order_E), R, plan.rest, carry, block)
     return dx_RD, None, {name: dw[name].astype(w.dtype) for name, w in weights.items()}
 
 

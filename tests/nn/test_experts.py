@@ -127,9 +127,24 @@ def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
         is_the_loop(kind, backend, block, jnp.float64, 1e-12)
 
 
-def is_the_loop(kind, backend, block, dtype, tolerance):
+def test_many_experts_in_the_order_of_their_loads_are_the_loop_over_them():
+    """The heaviest eight of twenty have first blocks of 80 rows, then fours of 72, 64 and 56; some loads are beyond that."""
+    plan = grouped._Plan.of(1200, 20, 0, 60.0)
+    assert plan.parts == ((2, 4, 80), (1, 4, 72), (1, 4, 64), (1, 4, 56))
+    fair = np.random.default_rng(1).multinomial(1200, [0.05] * 20)
+    first_E = plan.first_E(grouped._Places.of(jnp.array(fair)).order_E)
+    assert (first_E[fair.argmax()], first_E[fair.argmin()]) == (80, 56)
+    crowded = [0, 600, 3, 90, *[20] * 16]
+    with jax.enable_x64(True):
+        is_the_loop("swiglu", "blocks", 0, jnp.float64, 1e-12, R=1200, loads=(fair, fair[::-1], crowded, [*[0] * 19, 1200]))
+
+
+FEW = ([5, 0, 9, 1, 9], [0, 0, 24, 0, 0], [3, 3, 3, 3, 3], [0, 0, 0, 0, 0], [24, 0, 0, 0, 0])
+
+
+def is_the_loop(kind, backend, block, dtype, tolerance, R=24, loads=FEW):
     """Values and gradients of all, for loads from nothing to everything."""
-    rng, R, E = np.random.default_rng(0), 24, 5
+    rng, E = np.random.default_rng(0), len(loads[0])
     x_RD = jnp.asarray(rng.normal(size=(R, D)), dtype)
     names = {"up_EDF": (E, D, F), "gate_EDF": (E, D, F), "down_EFD": (E, F, D)}
     weights = {n: jnp.asarray(0.3 * rng.normal(size=s), dtype) for n, s in names.items() if kind == "swiglu" or n != "gate_EDF"}
@@ -142,7 +157,7 @@ def is_the_loop(kind, backend, block, dtype, tolerance):
         return jax.jit(jax.value_and_grad(functools.partial(run, **how), (1, 2), has_aux=True))
 
     fast, slow = all_of(backend=backend, block=block), all_of(backend="loop")
-    for sizes in ([5, 0, 9, 1, 9], [0, 0, 24, 0, 0], [3, 3, 3, 3, 3], [0, 0, 0, 0, 0], [24, 0, 0, 0, 0]):
+    for sizes in loads:
         tiny.close(fast(jnp.array(sizes), x_RD, weights), slow(jnp.array(sizes), x_RD, weights), tolerance)
 
 
