@@ -24,7 +24,7 @@ import numpy as np
 from dlm.nn.ffn import act
 from dlm.run.spec import UserError
 
-TOGETHER = 4  # experts of one product: enough for a batch, few enough for a cache
+TOGETHER, ROWS = 4, 512  # experts of one product, or as many as have so many rows: enough for a batch, few enough for a cache
 
 
 def apply(x_RD, sizes_E, weights: dict, *, kind: str, backend: str = "blocks", block: int = 0, load: float = 0.0) -> jax.Array:
@@ -87,12 +87,13 @@ class _Plan(NamedTuple):
         def about(deviations: float) -> int:
             return 8 * max(math.ceil((load + deviations * math.sqrt(load)) / 8), 1)
 
-        quarter = experts // (4 * TOGETHER) * TOGETHER
+        some = max(TOGETHER, int(ROWS // max(block or load, 1)))
+        quarter = experts // (4 * some) * some
         tiers = [(experts, block or about(1))]
         if quarter and not block:  # the quartiles of a normal law, and an end that most of the heaviest lie below
             tiers = [(experts - 3 * quarter, about(2)), *((quarter, about(z)) for z in (0.7, 0, -0.6))]
         cut = [(n, min(B, rows)) for n, B in tiers]
-        parts = [(chunks, G, B) for n, B in cut for chunks, G in ((n // TOGETHER, TOGETHER), (1, n % TOGETHER)) if chunks * G]
+        parts = [(chunks, G, B) for n, B in cut for chunks, G in ((n // some, some), (1, n % some)) if chunks * G]
         return cls(tuple(parts), min(max(cut[-1][1] // 4, min(cut[-1][1], 8)), 64, rows))
 
     def first_E(self, order_E):

@@ -128,15 +128,16 @@ def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
 
 
 def test_many_experts_in_the_order_of_their_loads_are_the_loop_over_them():
-    """The heaviest eight of twenty have first blocks of 80 rows, then fours of 72, 64 and 56; some loads are beyond that."""
-    plan = grouped._Plan.of(1200, 20, 0, 60.0)
-    assert plan.parts == ((2, 4, 80), (1, 4, 72), (1, 4, 64), (1, 4, 56))
-    fair = np.random.default_rng(1).multinomial(1200, [0.05] * 20)
+    """The heaviest ten of 22 have first blocks of 232 rows, then fours of 216, 200 and 192; some loads are beyond that."""
+    assert grouped._Plan.of(16, 64, 0, 0.25).parts == ((1, 64, 8),), "a few rows are one product"
+    plan = grouped._Plan.of(4400, 22, 0, 200.0)
+    assert plan.parts == ((2, 4, 232), (1, 2, 232), (1, 4, 216), (1, 4, 200), (1, 4, 192))
+    fair = np.random.default_rng(1).multinomial(4400, [1 / 22] * 22)
     first_E = plan.first_E(grouped._Places.of(jnp.array(fair)).order_E)
-    assert (first_E[fair.argmax()], first_E[fair.argmin()]) == (80, 56)
-    crowded = [0, 600, 3, 90, *[20] * 16]
+    assert (first_E[fair.argmax()], first_E[fair.argmin()]) == (232, 192)
+    crowded = [0, 2000, 3, 300, *[90] * 18]
     with jax.enable_x64(True):
-        is_the_loop("swiglu", "blocks", 0, jnp.float64, 1e-12, R=1200, loads=(fair, fair[::-1], crowded, [*[0] * 19, 1200]))
+        is_the_loop("swiglu", "blocks", 0, jnp.float64, 1e-12, R=4400, loads=(fair, fair[::-1], crowded, [*[0] * 21, 4400]))
 
 
 FEW = ([5, 0, 9, 1, 9], [0, 0, 24, 0, 0], [3, 3, 3, 3, 3], [0, 0, 0, 0, 0], [24, 0, 0, 0, 0])
