@@ -1,6 +1,7 @@
 """The run directory: config.json, commit.txt, environment.json, tokenizer, metrics, checkpoints — enough to run again."""
 
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from dlm.run import files, spec
+from dlm.run import cli, earlier, files, spec
 from dlm.run.spec import UserError
 
 CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
@@ -136,9 +137,17 @@ def _stored(workdir: Path) -> dict:
             f"{workdir} is not a run directory: it has no {CONFIG}; python -m dlm.train --workdir={workdir} --config=… makes one"
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    for line in earlier.completed(config):
+        _say_once(f"{workdir} is of an earlier version of dlm and keeps {line}")
+    return config
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    cli.say(line)
 
 
 def commit() -> str:

@@ -1,0 +1,50 @@
+"""What a stored config without a field stands for, where the field came later with another default.
+
+A run directory keeps every field of its config. A field that is not there is one that the code of that time had not: it behaved in one
+fixed way, which need not be today's default. The table `EARLIER` names that way, so that an old run goes on and is evaluated as it began.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """One field that came later."""
+
+    dotted: str  # where it stands, such as 'optim.skip.norm'
+    value: Any  # what runs without it did
+    means: str  # the same in words, for the line that is said when such a run is opened
+    members: tuple[str, ...] = ()  # names of the members of a family that have the field, such as 'local'; (): the section is no member
+
+
+EARLIER: tuple[Earlier, ...] = ()
+
+
+def completed(config: dict) -> list[str]:
+    """Puts the value of every missing field into a stored config; returns one line about each."""
+    lines = []
+    for field in EARLIER:
+        *parents, leaf = field.dotted.split(".")
+        section = _section(config, parents)
+        if section is None or leaf in section or not _has_the_field(section, field):
+            continue
+        section[leaf] = field.value
+        lines.append(f"{field.dotted}={field.value!r}: {field.means}")
+    return lines
+
+
+def _section(config: dict, parents: list[str]) -> dict | None:
+    """The dictionary below `config` that a path of names leads to; a member given by its name alone is opened."""
+    for parent in parents:
+        found = config.get(parent)
+        if isinstance(found, str):
+            found = config[parent] = dict(name=found)
+        if not isinstance(found, dict):
+            return None
+        config = found
+    return config
+
+
+def _has_the_field(section: dict, field: Earlier) -> bool:
+    return not field.members or str(section.get("name", "")).rpartition(".")[2] in field.members

@@ -1,0 +1,48 @@
+"""Fields that came later: an old run keeps what it did, and says so in one line."""
+
+import json
+
+import pytest
+
+from dlm.run import earlier, rundir, spec
+from dlm.run.earlier import Earlier
+from tests import tiny
+
+TABLE = (
+    Earlier("optim.b2", 0.5, "moments of an earlier kind"),
+    Earlier("data.source.unit", "line", "lines", members=("local",)),
+    Earlier("data.source.parts", ("prose",), "prose alone", members=("embedded",)),
+    Earlier("nowhere.at.all", 1, "a section that this run has not"),
+)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.setattr(earlier, "EARLIER", TABLE)
+
+
+@pytest.mark.parametrize("source", ["local", "data.local"])
+def test_missing_fields_have_the_value_of_their_time(table, source):
+    config = dict(optim=dict(lr=1.0), data=dict(source=dict(name=source)))
+    assert [line.partition(":")[0] for line in earlier.completed(config)] == ["optim.b2=0.5", "data.source.unit='line'"]
+    assert config == dict(optim=dict(lr=1.0, b2=0.5), data=dict(source=dict(name=source, unit="line")))
+    assert not earlier.completed(config), "a field that is there keeps its value"
+
+
+def test_a_member_given_by_its_name_alone(table):
+    config = dict(data=dict(source="embedded"))
+    earlier.completed(config)
+    assert config == dict(data=dict(source=dict(name="embedded", parts=("prose",))))
+
+
+def test_an_old_run_says_once_what_it_keeps(table, tmp_path, capsys):
+    run = spec.run(tiny.recipe("corpus.txt"))
+    with rundir.locked(tmp_path):
+        rundir.create(tmp_path, run, run.text.fit(()))
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["optim"]["b2"]
+    path.write_text(json.dumps(config))
+    assert [rundir.run_of(tmp_path).optim.b2 for _ in range(2)] == [0.5, 0.5]
+    said = capsys.readouterr().err
+    assert said == f"{tmp_path} is of an earlier version of dlm and keeps optim.b2=0.5: moments of an earlier kind\n"
