@@ -166,6 +166,14 @@ def test_nothing_unsafe_is_called():
                     assert not unsafe, f"{file}: {called}"
 
 
+def test_lines_of_files_end_where_files_lines_says():
+    """A stranger's text may hold the eight signs more at which splitlines cuts."""
+    for file in FILES:
+        if module(file).split(".")[0] in ("data", "text", "tasks", "evals"):
+            cuts = [n for n in ast.walk(TREES[file]) if isinstance(n, ast.Attribute) and n.attr == "splitlines"]
+            assert not cuts, f"{file}, line {cuts[0].lineno}: use run.files.lines"
+
+
 def test_nothing_is_tied_to_one_machine():
     tied = re.compile(r"""["'\s=(](/(?:home|root|work|Users|tmp|mnt|opt)/\w)""")
     listed = [*OURS, *filter(Path.is_file, (ROOT / "launch").glob("*")), *ROOT.glob("*.toml"), *ROOT.glob("*.txt"), *ROOT.glob("*.md")]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from dlm import data
+from dlm.run import files
 from dlm.run.spec import UserError, nearest
 
 _WHOLE = 65_536  # characters up to which a file of text is one document under unit='auto'
@@ -60,8 +61,8 @@ class Local:
         return dict(train=[d for d in dict.fromkeys(train) if d not in held_out], held_out=list(held_out))
 
     def _read(self, patterns: tuple[str, ...]) -> list[str]:
-        files = dict.fromkeys(file for pattern in patterns for file in _files(pattern))
-        return [document for file in files for document in self._documents(file)]
+        named = dict.fromkeys(file for pattern in patterns for file in _files(pattern))
+        return [document for file in named for document in self._documents(file)]
 
     def _documents(self, file: Path) -> Iterator[str]:
         content = _content(file)
@@ -112,8 +113,7 @@ def _last_line(packed: bytes) -> int:
 
 
 def _json_lines(content: str, file: Path, field: str) -> Iterator[str]:
-    # Not splitlines(): a JSON string may hold other line separators, such as U+2028.
-    for number, line in enumerate(content.split("\n"), 1):
+    for number, line in enumerate(files.lines(content), 1):
         if not line.strip():
             continue
         try:
@@ -131,7 +131,7 @@ def _json_lines(content: str, file: Path, field: str) -> Iterator[str]:
 def _units(content: str, unit: str) -> Iterator[str]:
     """Nothing is lost under 'auto' and 'file'; the other units drop the blank lines or line ends between them."""
     if unit == "line":
-        yield from (line for line in content.splitlines() if line.strip())
+        yield from (line for line in files.lines(content) if line.strip())
     elif unit == "paragraph":
         yield from (part.strip("\r\n") for part in re.split(r"\r?\n[ \t]*\r?\n", content) if part.strip())
     elif unit == "file" or len(content) <= _WHOLE:

@@ -1,6 +1,10 @@
-"""Whole files or none: what is written under another name, and renamed at the end, is never taken for whole while it is not."""
+"""Whole files or none: what is written under another name, and renamed at the end, is never taken for whole while it is not.
+
+And what a line of a file is.
+"""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,3 +50,9 @@ def write(path: Path, text: str, sync: bool = False) -> None:
     """The text, whole or not at all."""
     with whole(path, sync=sync) as file:
         file.write(text)
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text, without what ends them: \\n, \\r\\n or \\r. str.splitlines ends them at eight signs more, which are text."""
+    found = re.split(r"\r\n|\n|\r", text)
+    return found[:-1] if not found[-1] else found

@@ -131,10 +131,10 @@ def template(folder: Path) -> str | None:
 def _pair(folder: Path, config: dict) -> dict:
     """vocab.json and merges.txt as one tree."""
     try:
-        lines = (folder / MERGES).read_text(encoding="utf-8").split("\n")
+        lines = files.lines((folder / MERGES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / MERGES} is damaged: {error}") from None
-    merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    merges = [line for line in lines if line.strip() and not line.startswith("#version")]
     if any(merge.endswith("</w>") for merge in merges):
         raise UserError(f"{folder / MERGES} marks the ends of words (</w>): {SUPPORTED}")
     prefix = config.get("add_prefix_space") is True

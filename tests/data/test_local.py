@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dlm.data.local import Local
-from dlm.run import spec
+from dlm.run import files, spec
 
 
 def everything(*paths, **fields) -> list[str]:
@@ -29,6 +29,21 @@ def test_forms(tmp_path):
     assert everything(tmp_path / "odd.jsonl") == ["a?b"]
     assert everything(tmp_path / "deep/c.txt", unit="paragraph") == ["and another", "one\r\nparagraph"]
     assert everything(tmp_path / "deep/c.txt", unit="line") == ["and another", "one", "paragraph"]
+
+
+SIGNS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029\0\ufeff"  # which end no line, though str.splitlines ends one at the first eight
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_at_line_ends_alone(tmp_path, end):
+    texts = [f"one{sign}two {end!r}" for sign in SIGNS]
+    assert files.lines(end.join(texts)) == files.lines(end.join(texts) + end) == texts
+    assert files.lines(f"a{end}{end}b") == ["a", "", "b"] and files.lines("") == []
+    (tmp_path / "a.txt").write_bytes((end.join(texts) + end).encode())
+    assert everything(tmp_path / "a.txt", unit="line") == sorted(texts)
+    rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "a.jsonl").write_bytes((end.join(rows) + end).encode())
+    assert everything(tmp_path / "a.jsonl") == sorted(texts)
 
 
 def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):

@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from dlm import evaluate
-from dlm.evals.requests import spans
+from dlm.evals.requests import local, spans
 from dlm.evals.requests.bridge import HarnessLM
 from dlm.evals.requests.model import Model
 from dlm.hf import layouts, weights
@@ -229,6 +229,13 @@ def test_code_runs_in_the_jail_if_it_may(trained, folder, capsys, monkeypatch):
     found = scores(trained("ar"), where, capsys, "--harness_code")["harness.pick.pass@1,none"]
     assert found["value"] == pytest.approx(1 / 3) and found["claims"] == "samples" and found["nfe"] > 0
     assert all(p.startswith("def f():") and p.endswith("assert f() == 1\n\ncheck(f)\n") for p in ran)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
+    rows = [dict(q=f"one{sign}two") for sign in "\x85\u2028\u2029\ufeff"]
+    (tmp_path / "rows.jsonl").write_bytes(end.join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
+    assert local._read(tmp_path / "rows.jsonl") == rows
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
 from lm_eval.api.task import ConfigurableTask
 
-from dlm.run import jail
+from dlm.run import files, jail
 from dlm.run.spec import UserError, nearest
 
 _PASS = "pass@1"
@@ -66,11 +66,11 @@ class _Task(ConfigurableTask):
         kwargs, known = dict(dataset_kwargs or {}), ("data_files",)
         for name in set(kwargs) - set(known):
             raise UserError(f"{self.where}: dataset_kwargs.{name} is unknown: local data are given with data_files alone")
-        files = kwargs.get("data_files")
-        if self.config.dataset_path != "json" or not files:
-            given = f"dataset_path={self.config.dataset_path!r}"
-            raise UserError(f"{self.where}: {given} would be fetched from a hub: use dataset_path: json with dataset_kwargs.data_files")
-        splits = files if isinstance(files, dict) else dict(train=files)
+        given = kwargs.get("data_files")
+        if self.config.dataset_path != "json" or not given:
+            path = f"dataset_path={self.config.dataset_path!r}"
+            raise UserError(f"{self.where}: {path} would be fetched from a hub: use dataset_path: json with dataset_kwargs.data_files")
+        splits = given if isinstance(given, dict) else dict(train=given)
         self.dataset = datasets.DatasetDict({split: self._rows(names) for split, names in splits.items()})
 
     def _rows(self, names):
@@ -100,7 +100,7 @@ def _read(path: Path) -> list[dict]:
         text = path.read_text(encoding="utf-8")
         if text.lstrip().startswith("["):
             return json.loads(text)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in files.lines(text) if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {_line(error)}") from None
 
