@@ -22,6 +22,7 @@ from dlm.run import cli
         (["restore", "--millions=0"], "--millions and --repeats must be at least 1"),
         (["resume", "--kills=-1"], "--kills and --terms must not be negative"),
         (["fuzz", "--cases=0"], "--cases=0"),
+        (["fuzz", "--of=confgs"], "did you mean 'configs'"),
     ],
 )
 def test_a_mistake_is_one_line(argv, said, capsys):

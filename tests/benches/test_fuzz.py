@@ -1,25 +1,51 @@
-"""Mutated configs build or are refused in one line that names a field: never a traceback, never a hang."""
+"""What users give is accepted or refused in one line: never a traceback, never a hang. `bench fuzz` tries more cases of each kind."""
+
+import json
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlm.benches import fuzz
+from dlm.benches.fuzzed import ACCEPTED, GOOD, REFUSED, configs
 
-SHIPPED = fuzz.recipes()
+SHIPPED = configs.recipes()
 
 
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(target=st.sampled_from(sorted(SHIPPED)), rng=st.randoms(use_true_random=False))
 def test_a_mutated_config_builds_or_is_refused_in_one_line(target, rng):
-    config, done = fuzz.mutated(SHIPPED[target], rng)
-    outcome = fuzz.judged(config)
-    assert outcome in fuzz.GOOD, f"{target}, {done}: {outcome}"
+    config, done = configs.mutated(SHIPPED[target], rng)
+    outcome = configs.judged(config)
+    assert outcome in GOOD, f"{target}, {done}: {outcome}"
 
 
 def test_every_shipped_config_builds_and_a_mistake_is_told_from_a_fault(monkeypatch):
-    assert all(fuzz.judged(config) == "builds" for config in SHIPPED.values())
-    assert fuzz.judged({"steps": "many"}) == "refused"
-    monkeypatch.setattr(fuzz.spec, "run", lambda config: 1 / 0)
-    assert fuzz.judged({}).startswith("traceback: ZeroDivisionError")
+    assert all(configs.judged(config) == ACCEPTED for config in SHIPPED.values())
+    assert configs.judged({"steps": "many"}) == REFUSED
+    monkeypatch.setattr(configs.spec, "run", lambda config: 1 / 0)
+    assert configs.judged({}).startswith("traceback: ZeroDivisionError")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", fuzz.chosen(None))
+def test_a_few_mutations_of_each_kind(kind):
+    assert fuzz.tried(kind, seed=1, cases=20)["faults"] == []
+
+
+def test_the_command_counts_and_fails_where_there_is_a_fault(monkeypatch, capsys):
+    cases = {"configs": [("a", ACCEPTED), ("b", REFUSED)], "runs": [("c", "traceback: KeyError")]}
+    modules = {f"dlm.benches.fuzzed.{kind}": given for kind, given in cases.items()}
+
+    class Module:
+        def __init__(self, name):
+            self.cases = lambda seed, count, folder: modules[name]
+
+    monkeypatch.setattr(fuzz.importlib, "import_module", Module)
+    monkeypatch.setattr(fuzz, "chosen", lambda named: named.split(","))
+    assert fuzz.main(["--of=configs", "--cases=2"]) == 0
+    assert fuzz.main(["--of=configs,runs", "--cases=2", "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["kinds"]["runs"] == dict(outcomes=dict(faults=1), faults=["c: traceback: KeyError"])
+    assert shown["kinds"]["configs"]["outcomes"] == {ACCEPTED: 1, REFUSED: 1}
