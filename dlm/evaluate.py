@@ -5,7 +5,6 @@ python -m dlm.evaluate --workdir=runs/x --harness=TASK,… --harness_dir=FOLDER 
 """
 
 import datetime
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     records = [record for name, one in chosen.items() for record in scored(subject, int(state.step), name, one, args.data)]
     append(workdir / SCORES, records)
     if args.json:
-        print(json.dumps(dict(workdir=str(workdir), step=int(state.step), seed=args.seed, scores=records)))
+        cli.emit(dict(workdir=str(workdir), step=int(state.step), seed=args.seed, scores=records))
         return
     say(f"{workdir}, update {int(state.step)}, {args.data or 'held-out text'}, seed {args.seed}")
     say(table(records))

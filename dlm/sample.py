@@ -4,7 +4,6 @@ python -m dlm.sample --workdir=runs/x [--prompt=TEXT | --infill='def ___(x): ret
                      [--sampler.rule=confident …] [--trace=out.html] [--animate] [--json]
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def show(args, experiment, sampler, replies, records) -> None:
     if args.animate:
         terminal.animate(traces[0], sys.stderr)
     if args.json:
-        print(json.dumps(dict(workdir=args.workdir, samples=records), ensure_ascii=False))
+        cli.emit(dict(workdir=args.workdir, samples=records))
         return
     for i, reply in enumerate(replies):
         say(f"\n── {records[i]['kind']} {i + 1} of {args.num}: {reply.nfe} passes, {reply.seconds:.2f} s with compilation ──")

@@ -3,12 +3,11 @@
 python -m dlm.sweep --config=configs/sweeps/x.py --workdir=runs/x [--parallel=2] [--config.steps=100] [--dry_run | --print=slurm]
 """
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from dlm.run import cli, logs, spec
+from dlm.run import cli, files, logs, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import UserError
 from dlm.sweeps import grid
@@ -83,9 +82,9 @@ def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) 
 
     def scored(name: str) -> bool:
         wanted = assemble.evaluators(configs[name], evals, asked)
-        rows = [row for row in logs.rows(workdir / name / "evals.jsonl") if row["step"] == sweep.runs[name].steps]
-        have = [(row["eval"], row["settings"]) for row in rows]
-        return all((key, json.loads(json.dumps(spec.plain(one)))) in have for key, one in wanted.items())
+        rows = [row for row in logs.rows(workdir / name / "evals.jsonl", logs.SCORE) if row.get("step") == sweep.runs[name].steps]
+        have = [(row.get("eval"), row.get("settings")) for row in rows]
+        return all((key, files.finite(spec.plain(one))) in have for key, one in wanted.items())
 
     found = []
     for name, words in sweep.flags.items():

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     for dotted, text in overrides:
         spec.override(config, dotted.removeprefix("config."), text)
     if args.print_config:
-        print(spec.to_json(config), end="")
+        cli.emit(config, indent=2)
         return
     run = spec.run(config)
     if args.dry_run:

@@ -6,7 +6,6 @@ everything saved: the same command goes on (`preempt`).
 
 import argparse
 import errno
-import json
 import sys
 import time
 import traceback
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlm.run import hosts, memory, preempt, spec
+from dlm.run import files, hosts, memory, preempt, spec
 from dlm.run.spec import UserError
 
 BEGIN = time.time()  # commands import this module first, so that start-up time is told whole
@@ -97,9 +96,9 @@ def _told(text: str, code: int) -> int:
     return code
 
 
-def emit(value: dict) -> None:
-    """The one JSON object of `--json` on stdout."""
-    print(json.dumps(value))
+def emit(value: dict, indent: int | None = None) -> None:
+    """The one JSON object of `--json` on stdout: strict, and ASCII, whatever stdout can spell."""
+    print(files.as_json(value, indent))
 
 
 def say(text: str = "") -> None:

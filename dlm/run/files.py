@@ -1,15 +1,17 @@
 """Whole files or none: what is written under another name, and renamed at the end, is never taken for whole while it is not.
 
-And what a line of a file is.
+And what a line of a file is, and JSON that every parser reads: RFC 8259 knows neither NaN nor Infinity, which Python writes if it may.
 """
 
+import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 PARTIAL = ".part"  # how the name of an unfinished file ends
 
@@ -56,3 +58,28 @@ def lines(text: str) -> list[str]:
     """The lines of a text, without what ends them: \\n, \\r\\n or \\r. str.splitlines ends them at eight signs more, which are text."""
     found = re.split(r"\r\n|\n|\r", text)
     return found[:-1] if not found[-1] else found
+
+
+def as_json(value: Any, indent: int | None = None, ascii: bool = True) -> str:
+    """Strict JSON: a number that is not finite becomes null, and the object around it says `"finite": false`."""
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode()  # half of a pair of surrogates is no UTF-8: JSON's own escape is left
+
+
+def finite(value: Any) -> Any:
+    """The value as strict JSON holds it."""
+    return _finite(value)[0]
+
+
+def _finite(value: Any) -> tuple[Any, bool]:
+    """(the value, whether all numbers in it that no object of its own holds are finite)."""
+    if isinstance(value, float):
+        return (value, True) if math.isfinite(value) else (None, False)
+    if isinstance(value, dict):
+        parts = {key: _finite(part) for key, part in value.items()}
+        made = {key: part for key, (part, _) in parts.items()}
+        return (made if all(whole for _, whole in parts.values()) else made | {"finite": False}), True
+    if isinstance(value, (list, tuple)):
+        parts = [_finite(part) for part in value]
+        return [part for part, _ in parts], all(whole for _, whole in parts)
+    return value, True

@@ -20,7 +20,7 @@ def told(workdir: Path, experiment, diverged) -> str:
     key = keys.key(experiment.root, "noise", diverged.step - 1)
     content = dict(step=diverged.step, key=keys.words(key), batch=rows(batch))
     if hosts.first():
-        files.write(Path(workdir) / FILE, json.dumps(content) + "\n")
+        files.write(Path(workdir) / FILE, files.as_json(content) + "\n")
     return (
         f"{diverged}: {Path(workdir) / FILE} holds its batch and key, python -m dlm.bench replay --workdir={workdir} makes it again; "
         "try a smaller config.optim.lr, or a longer config.optim.warmup, in a new directory"

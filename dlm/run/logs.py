@@ -1,13 +1,15 @@
 """What a run says: one live line on stderr, `metrics.jsonl` always, TensorBoard files when tensorboardX is installed."""
 
-import contextlib
 import io
 import json
+import math
 import os
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from dlm.run import files
 from dlm.run.spec import UserError
@@ -23,12 +25,12 @@ class Logs:
         self.stream, self.start, self.steps, self._writes = stream or sys.stderr, start, steps, writes
         self._path = Path(workdir) / METRICS
         self._owed = Path(workdir) / OWED
+        self._live = writes and self.stream.isatty()
         if writes:
-            _forget(self._path, start, (self.owed(start) or {}).get("evaluation", False))
+            _forget(self._path, start, (self.owed(start) or {}).get("evaluation", False), self.say)
         self._file = self._path.open("a", encoding="utf-8") if writes else io.StringIO()
         self._begin, self._board = time.perf_counter(), _board(workdir, start) if writes else None
         self.stream = self.stream if writes else io.StringIO()
-        self._live = self.stream.isatty()
         self._said = 0.0
 
     def say(self, text: str) -> None:
@@ -38,7 +40,7 @@ class Logs:
 
     def write(self, row: dict) -> None:
         """One row of metrics, with its `step`."""
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(files.as_json(row) + "\n")
         try:
             self._file.flush()
         except OSError as error:  # what could not be written stays in the buffer and is tried again with the next row
@@ -51,16 +53,16 @@ class Logs:
     def owe(self, step: int, what: dict) -> None:
         """Keeps what a run that stops after `step` has not written yet."""
         if self._writes:
-            files.write(self._owed, json.dumps(dict(what, step=step)))
+            files.write(self._owed, files.as_json(dict(what, step=step)))
 
     def owed(self, step: int) -> dict | None:
         """What the process that stopped after `step` has kept for this one."""
         try:
             kept = json.loads(self._owed.read_text(encoding="utf-8"))
-            return {k: kept[k] for k in ("rows", "evaluation")} if kept["step"] == step else None
+            return dict(rows=[_sums(row) for row in kept["rows"]], evaluation=bool(kept["evaluation"])) if kept["step"] == step else None
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{self._owed} is damaged: delete it, and the row of metrics under way when the run stopped is lost") from None
 
     def progress(self, row: dict) -> None:
@@ -98,14 +100,80 @@ def clock(seconds: float) -> str:
     return f"{s // 60}m{s % 60:02d}s" if s >= 60 else f"{s}s"
 
 
-def rows(path: Path) -> list[dict]:
-    """The rows of a .jsonl file; a line cut short by a crash is left out."""
+# ---------------------------------------------------------------------------------------------------- rows of the .jsonl files
+
+
+def _text(value: Any, row: dict) -> bool:
+    return isinstance(value, str)
+
+
+def _step(value: Any, row: dict) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+def _number(value: Any, row: dict) -> bool:
+    """A finite number, or null in a row that says itself that something in it is not finite."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return known or (value is None and row.get("finite") is False)
+
+
+def _known(value: Any, row: dict) -> bool:
+    return value is None or _number(value, row)
+
+
+def _pieces(value: Any, row: dict) -> bool:
+    return isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in value)
+
+
+def _object(value: Any, row: dict) -> bool:
+    return isinstance(value, dict)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a row of a file must hold, and what it may hold but of this kind alone: {name: test(value, row)}."""
+
+    must: dict[str, Callable[[Any, dict], bool]] = field(default_factory=dict)
+    may: dict[str, Callable[[Any, dict], bool]] = field(default_factory=dict)
+
+    def __call__(self, row: Any) -> bool:
+        if not isinstance(row, dict):
+            return False
+        tested = self.must | {name: test for name, test in self.may.items() if name in row}
+        return all(name in row and test(row[name], row) for name, test in tested.items())
+
+
+ANY = Kind()
+_FIGURES = ("loss", "bits_per_byte", "lr", "grad_norm", "tokens_per_s", "share_of_peak", "masked_share", "seconds")
+METRIC = Kind(dict(step=_step), dict.fromkeys(_FIGURES, _known))
+SCORE = Kind(
+    dict(name=_text, value=_number),
+    dict(step=_step, se=_known, nfe=_known, seconds=_known, eval=_text, claims=_text, data=_text, sampler=_object, settings=_object),
+)
+SAMPLE = Kind(dict(kind=_text, text=_text), dict(pieces=_pieces, nfe=_known, seconds=_known, logprob=_known, sampler=_object))
+
+
+def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None) -> list[dict]:
+    """The rows of a .jsonl file that are of this kind, without numbers that are not finite (`files.as_json`).
+
+    Other lines are left out, which `say` is told in one line; not the last one, where a crash cut it short or it is being written.
+    """
+    path = Path(path)
     if not path.exists():
         return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # text in a row may hold other line separators
-        with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
+    found, others = [], []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # text in a row may hold other line separators
+    for number, line in enumerate(lines, 1):
+        try:
+            row = files.finite(json.loads(line)) if line.strip() else None
+        except (ValueError, RecursionError):  # also numbers of thousands of digits
+            row = None
+        if kind(row):
+            found.append(row)
+        elif line.strip() and number < len(lines):
+            others.append(number)
+    if others and say:
+        say(f"{path}: {len(others)} line(s) left out that are no rows of this file, the first is line {others[0]}")
     return found
 
 
@@ -116,14 +184,20 @@ def append(path: Path, added: list[dict]) -> None:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             cut = b"" if file.read(1) == b"\n" else b"\n"
-        file.write(cut + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in added).encode())
+        file.write(cut + "".join(files.as_json(row, ascii=False) + "\n" for row in added).encode())
 
 
-def _forget(path: Path, after: int, evaluation: bool) -> None:
+def _sums(row: dict) -> dict[str, float]:
+    """A row under way as it was before it was written as strict JSON."""
+    return {name: math.nan if value is None else float(value) for name, value in row.items() if name != "finite"}
+
+
+def _forget(path: Path, after: int, evaluation: bool, say: Callable[[str], None]) -> None:
     """Drops the rows after a step, and where the `evaluation` of that step is still owed, one that was written but not kept."""
-    kept = [row for row in rows(path) if row["step"] <= after and not (evaluation and row["step"] == after and "lr" not in row)]
+    found = rows(path, METRIC, say)
+    kept = [row for row in found if row["step"] <= after and not (evaluation and row["step"] == after and "lr" not in row)]
     if path.exists():
-        files.write(path, "".join(json.dumps(row) + "\n" for row in kept))
+        files.write(path, "".join(files.as_json(row) + "\n" for row in kept))
 
 
 def _board(workdir: Path, start: int):

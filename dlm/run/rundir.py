@@ -87,7 +87,7 @@ def create(workdir: Path, run: spec.Run, tokenizer) -> None:
     tokenizer.save(workdir)
     (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
     costs = dict(parameters=run.nn.parameters, flops_per_token=run.flops_per_token)
-    (workdir / ENVIRONMENT).write_text(json.dumps(environment() | costs, indent=2) + "\n", encoding="utf-8")
+    (workdir / ENVIRONMENT).write_text(files.as_json(environment() | costs, indent=2) + "\n", encoding="utf-8")
     write_config(workdir, run)
 
 

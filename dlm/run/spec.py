@@ -4,7 +4,7 @@ A recipe file defines `get_config(arg)`, which returns an `ml_collections.Config
 A dictionary with a `name` is one member of a family: `dict(name='objectives.masked', …)` is the one frozen dataclass that the
 module `dlm.objectives.masked` exposes. Every complaint is a `UserError`: one line that names the field and the remedy.
 
-This module imports neither JAX nor anything else of ours.
+This module imports neither JAX nor anything of ours but `files`.
 """
 
 import ast
@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
+
+from dlm.run import files
 
 FAMILIES = ("text", "data", "noise", "nn", "nn.routers", "objectives", "samplers", "samplers.remask", "evals", "tasks", "run")
 
@@ -186,7 +188,7 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
+    return files.as_json(plain(value), indent=2, ascii=False) + "\n"
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
