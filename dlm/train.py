@@ -68,6 +68,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
     """
     from dlm.run import checkpoint, hosts, mesh, preempt, rundir, start
 
+    run = rundir.as_begun(workdir, run)
     with preempt.Watch() as told, ExitStack() as held:
 
         def found() -> tuple[bool, int]:

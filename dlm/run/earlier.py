@@ -1,9 +1,11 @@
 """What a stored config without a field stands for, where the field came later with another default.
 
 A run directory keeps every field of its config. A field that is not there is one that the code of that time had not: it behaved in one
-fixed way, which need not be today's default. The table `EARLIER` names that way, so that an old run goes on and is evaluated as it began.
+fixed way, which need not be today's default. The table `EARLIER` names that way, so that an old run goes on and is evaluated as it began:
+what its stored config has not is filled in, and what the recipe that it goes on with leaves at today's default is taken from it.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,27 @@ def completed(config: dict) -> list[str]:
         section[leaf] = field.value
         lines.append(f"{field.dotted}={field.value!r}: {field.means}")
     return lines
+
+
+def kept(run: dict, bare: dict, stored: dict) -> dict:
+    """The config of a run as it goes on: the table's fields are as in its completed `stored` config where that has the table's value, and
+    the `run` as it was asked for has today's default. `bare` is that run with nothing but defaults in these fields (`without`)."""
+    run = copy.deepcopy(run)
+    for field in EARLIER:
+        *parents, leaf = field.dotted.split(".")
+        asked, default, began = (_section(config, parents) or {} for config in (run, bare, stored))
+        if leaf in asked and asked[leaf] == default.get(leaf) and leaf in began and began[leaf] == field.value:
+            asked[leaf] = field.value
+    return run
+
+
+def without(config: dict) -> dict:
+    """A config with the table's fields left out."""
+    config = copy.deepcopy(config)
+    for field in EARLIER:
+        *parents, leaf = field.dotted.split(".")
+        (_section(config, parents) or {}).pop(leaf, None)
+    return config
 
 
 def _section(config: dict, parents: list[str]) -> dict | None:

@@ -30,7 +30,7 @@ def belongs(workdir: Path, run: spec.Run) -> bool:
         raise UserError(f"--workdir={workdir} is a file")
     if not (workdir / CONFIG).is_file():
         raise UserError(f"--workdir={workdir} holds other things: choose an empty or a new directory")
-    stored = _stored(workdir)
+    run, stored = as_begun(workdir, run), _stored(workdir)
     # The text section without its vocabulary: a published tokenizer may be gone from where it was, and the run's own copy serves as well.
     text = spec.plain(_text(stored, workdir))
     if (
@@ -44,6 +44,15 @@ def belongs(workdir: Path, run: spec.Run) -> bool:
     if changed:
         raise UserError(f"--workdir={workdir} belongs to a run with another config ({changed[0]}): choose another directory")
     return True
+
+
+def as_begun(workdir: Path, run: spec.Run) -> spec.Run:
+    """The run, with what the one in `workdir` does in the way of an earlier version, unless the recipe says otherwise (`run.earlier`)."""
+    if not (workdir / CONFIG).is_file():
+        return run
+    asked = spec.plain(run)
+    kept = earlier.kept(asked, spec.plain(spec.run(earlier.without(asked), least=0)), _stored(workdir))
+    return run if kept == asked else spec.run(kept, least=0)
 
 
 @contextmanager

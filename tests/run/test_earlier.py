@@ -46,3 +46,22 @@ def test_an_old_run_says_once_what_it_keeps(table, tmp_path, capsys):
     assert [rundir.run_of(tmp_path).optim.b2 for _ in range(2)] == [0.5, 0.5]
     said = capsys.readouterr().err
     assert said == f"{tmp_path} is of an earlier version of dlm and keeps optim.b2=0.5: moments of an earlier kind\n"
+
+
+def test_an_old_run_goes_on_by_the_command_that_began_it_again_and_again(table, tmp_path):
+    """Its recipe leaves the field at today's default; one that asks for something else is another run."""
+    run = spec.run(tiny.recipe("corpus.txt"))
+    with rundir.locked(tmp_path):
+        rundir.create(tmp_path, run, run.text.fit(()))
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["optim"]["b2"]
+    path.write_text(json.dumps(config))
+    for _ in range(2):
+        assert rundir.belongs(tmp_path, run)
+        rundir.write_config(tmp_path, going := rundir.as_begun(tmp_path, run))
+        assert (going.optim.b2, run.optim.b2) == (0.5, 0.95)
+    other = spec.run(tiny.recipe("corpus.txt", optim__b2=0.9))
+    with pytest.raises(spec.UserError, match="optim.b2: 0.5 → 0.9"):
+        rundir.belongs(tmp_path, other)
+    assert rundir.as_begun(tmp_path / "nothing", run) is run
