@@ -33,6 +33,12 @@ def alphabet(vocab) -> np.ndarray:
     return np.array([i for i in range(vocab.size) if i not in vocab.never] + [vocab.mask], np.int32)
 
 
+def states(objective, vocab, length: int) -> np.ndarray:
+    """Every destroyed sequence that an objective may draw, z_ZL."""
+    z_ZL = objective.support(vocab, length)
+    return alphabet(vocab)[all_sequences(len(alphabet(vocab)), length)] if z_ZL is None else z_ZL
+
+
 def exact_bound(objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=None, nodes: int = 64) -> np.ndarray:
     """The objective's bound on −log p of each row, nats_B, with no sampling error.
 
@@ -44,15 +50,14 @@ def exact_bound(objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=Non
     batch = Batch(x_BL, noisable_BL.astype(np.float32), noisable_BL, np.arange(len(x_BL), dtype=np.int32), fields or {})
     if objective.process is None:
         return _terms(objective, denoise, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)).astype(np.float64)
-    z_ZL = objective.support(vocab, x_BL.shape[1])
-    z_ZL = alphabet(vocab)[all_sequences(len(alphabet(vocab)), x_BL.shape[1])] if z_ZL is None else z_ZL
-    times_T, weight_T = _times(objective, x_BL.shape[1], nodes)
-    row_R, z_RL = _support(objective, batch, z_ZL, times_T if len(times_T) <= _FEW else times_T[len(times_T) // 2 :][:1])
+    z_ZL = states(objective, vocab, x_BL.shape[1])
+    times_T, weight_T = times_and_weights(objective, x_BL.shape[1], nodes)
+    row_R, z_RL = support(objective, batch, z_ZL, times_T if len(times_T) <= _FEW else times_T[len(times_T) // 2 :][:1])
     batch_R = _rows(batch, row_R)
     nats_B = np.zeros(len(x_BL))
     for t, weight in zip(times_T, weight_T, strict=True):
         t_R1 = np.full((len(row_R), 1), t, np.float32)
-        q_R = np.exp(np.asarray(_log_q(objective, batch_R, z_RL, t_R1), np.float64).sum(-1))
+        q_R = np.exp(np.asarray(log_q(objective, batch_R, z_RL, t_R1), np.float64).sum(-1))
         terms_R = _terms(objective, denoise, batch_R, z_RL, t_R1).astype(np.float64)
         np.add.at(nats_B, row_R, weight * np.where(q_R > 0, q_R * terms_R, 0.0))
     return nats_B
@@ -78,7 +83,7 @@ def ancestral_law(denoise, process, mask, steps: int, vocab, length: int, fields
     return p_Z[(z_ZL != vocab.mask).all(-1)]
 
 
-def _times(objective, length, nodes):
+def times_and_weights(objective, length, nodes):
     """Quadrature in t of weight 1 on (0, 1); dt ∝ u³(1 − u)³ du smooths the fractional powers that a schedule may have at either end.
 
     An objective that is constant on cells of [0, 1] says so by `cells(length)`, their number, and is read at their ends.
@@ -91,12 +96,12 @@ def _times(objective, length, nodes):
     return u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3), weight / 2 * 140 * u**3 * (1 - u) ** 3
 
 
-def _support(objective, batch, z_ZL, times_T):
+def support(objective, batch, z_ZL, times_T):
     """(row of x, z) for every pair that has a chance under q at some of the times."""
     row_R, z_RL = np.repeat(np.arange(len(batch.tokens_BL)), len(z_ZL)), np.tile(z_ZL, (len(batch.tokens_BL), 1))
     batch_R, fits_R = _rows(batch, row_R), np.zeros(len(row_R), bool)
     for t in times_T:
-        fits_R |= np.isfinite(_log_q(objective, batch_R, z_RL, np.full((len(row_R), 1), t, np.float32))).all(-1)
+        fits_R |= np.isfinite(log_q(objective, batch_R, z_RL, np.full((len(row_R), 1), t, np.float32))).all(-1)
     return row_R[fits_R], z_RL[fits_R]
 
 
@@ -105,7 +110,7 @@ def _rows(batch, row_R):
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_q(objective, batch, z_BL, t_B1):
+def log_q(objective, batch, z_BL, t_B1):
     return objective.log_q(batch, z_BL, jnp.broadcast_to(t_B1, z_BL.shape))
 
 
