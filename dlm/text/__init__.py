@@ -5,6 +5,7 @@ into a `Tokenizer`. The bytes of a text are the sum of `bytes_V` over its ids, s
 vocabulary.
 """
 
+import functools
 import hashlib
 import re
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ from dlm.run.spec import Vocab
 
 SPECIALS = ("<|eos|>", "<|bos|>", "<|pad|>", "<|mask|>")  # in the order of their ids
 MASK_SIGN = "░"  # what `decode` and `piece` show for a mask
+_BROKEN = re.compile("([\udc80-\udcff])")  # how Python's 'surrogateescape' spells a byte that is no UTF-8
 
 
 def closing(size: int) -> Vocab:
@@ -29,7 +31,8 @@ def utf8(text: str) -> bytes:
 
 
 class Tokenizer(ABC):
-    """Strings ↔ ids. `decode(encode(s)) == s`; a text that spells a special token is encoded as plain text."""
+    """Strings and bytes ↔ ids. `decode(encode(s)) == s`; a text that spells a special token is encoded as plain text. What measures a text
+    takes its bytes: `bytes_of(encode_bytes(b)) == b` for any of them, while `decode` shows broken characters as '�', for people."""
 
     adds_bos: bool | None = None  # whether a published model was used with bos in front of a text; None: it was trained here, or is to be
 
@@ -38,7 +41,7 @@ class Tokenizer(ABC):
         self.vocab = vocab
         self.size, self.bos, self.eos, self.pad, self.mask = vocab.size, vocab.bos, vocab.eos, vocab.pad, vocab.mask
         self.bytes_V = np.array([len(b) for b in bytes_of_id], np.int32)
-        self._shown = list(bytes_of_id)
+        self._bytes, self._shown = bytes_of_id, list(bytes_of_id)
         self._shown[vocab.mask] = MASK_SIGN.encode()
 
     def encode(self, text: str) -> np.ndarray:
@@ -48,6 +51,19 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_all(self, texts: list[str]) -> list[np.ndarray]:
         """int32 ids of many texts at once."""
+
+    def encode_bytes(self, content: bytes) -> np.ndarray:
+        """int32 ids of any bytes: what is UTF-8 in them as `encode` has it, every other byte by its own id."""
+        text, *rest = _BROKEN.split(content.decode("utf-8", "surrogateescape"))
+        found = [self.encode(text)]
+        for broken, text in zip(rest[::2], rest[1::2], strict=True):
+            found += [[self._id_of_byte[ord(broken) - 0xDC00]], self.encode(text)]
+        return np.concatenate(found).astype(np.int32)
+
+    @functools.cached_property
+    def _id_of_byte(self) -> dict[int, int]:
+        """The first id that stands for a single byte alone."""
+        return {content[0]: id for id, content in reversed(list(enumerate(self._bytes))) if len(content) == 1}
 
     @abstractmethod
     def content(self) -> str:
@@ -63,6 +79,10 @@ class Tokenizer(ABC):
         ids = dict(zip(SPECIALS, (self.eos, self.bos, self.pad, self.mask), strict=True))
         parts = [p for p in re.split(f"({'|'.join(map(re.escape, SPECIALS))})", text) if p]
         return np.concatenate([np.zeros(0, np.int32), *([ids[p]] if p in ids else self.encode(p) for p in parts)]).astype(np.int32)
+
+    def bytes_of(self, ids) -> bytes:
+        """What the ids stand for, as many bytes as the sum of their `bytes_V`: none for specials and masks."""
+        return b"".join(self._bytes[i] for i in np.asarray(ids).tolist())
 
     def decode(self, ids) -> str:
         """The text of the ids: bytes joined, broken UTF-8 as '�', masks as '░', other specials left out."""

@@ -8,7 +8,7 @@ import tokenizers
 from dlm.text import pieces, published
 from dlm.text.bpe import BPE
 from tests.text.probes import KINDS, NASTY, characters, over_bytes, write
-from tests.text.test_text import unicode
+from tests.text.test_text import carries_bytes, unicode
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -24,6 +24,19 @@ def test_no_text_is_changed_and_no_special_spelled(made):
         assert tokenizer.decode(ids) == text and tokenizer.bytes_V[ids].sum() == len(text.encode())
         assert not silent & set(ids.tolist())
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a?b"
+
+
+def test_any_bytes_are_carried(made):
+    carries_bytes(BPE(path=made[1]).fit(()))
+
+
+def test_the_unknown_piece_stands_for_nothing(tmp_path):
+    """Also where the file does not list it as an added token: its name is text, the id itself says nothing."""
+    tree = characters("first")
+    tree["added_tokens"] = [token for token in tree["added_tokens"] if token["content"] != "<unk>"]
+    tokenizer, unknown = BPE(path=write(tmp_path, tree)).fit(()), tree["model"]["vocab"]["<unk>"]
+    assert tokenizer.decode([unknown]) == "" == tokenizer.piece(unknown) and tokenizer.bytes_V[unknown] == 0
+    assert tokenizer.bytes_of([unknown]) == b"" and unknown not in tokenizer.encode("a <unk>")
 
 
 def test_marked_ids_are_the_library_s(made):

@@ -35,6 +35,29 @@ def test_round_trip_and_exact_bytes(tokenizer):
         assert ids.dtype == np.int32 and (ids < tokenizer.eos).all()
 
 
+def broken(seed: int) -> list[bytes]:
+    """Bytes of which many are no UTF-8: random ones, cut characters, surrogates, overlong forms, text with a stray byte."""
+    r = random.Random(seed)
+    cut = [sign.encode()[a:b] for sign in ("é", "中", "🎉") for a in range(3) for b in range(a, 5)]
+    known = [b"", bytes(range(256)), b"\xed\xa0\x80", b"\xc0\xafa", b"\xf8\x88\x80\x80\x80", "a é".encode() + b"\xe2\x96 the <|eos|>\xff"]
+    return [*known, *cut, *[r.randbytes(r.randrange(60)) for _ in range(100)]]
+
+
+def carries_bytes(tokenizer):
+    """Any bytes come back exactly, and cost what the ids say."""
+    for content in broken(5):
+        ids = tokenizer.encode_bytes(content)
+        assert tokenizer.bytes_of(ids) == content and tokenizer.bytes_V[ids].sum() == len(content) and ids.dtype == np.int32
+        assert tokenizer.decode(ids) == content.decode("utf-8", "replace")
+    for string in ODD:
+        np.testing.assert_array_equal(tokenizer.encode_bytes(string.encode()), tokenizer.encode(string))
+    assert tokenizer.bytes_of([tokenizer.mask, *tokenizer.encode("é")[:1], tokenizer.eos]) == tokenizer.bytes_of(tokenizer.encode("é")[:1])
+
+
+def test_any_bytes_are_carried(tokenizer):
+    carries_bytes(tokenizer)
+
+
 def test_vocabulary_is_known_before_fitting(tokenizer, request):
     vocab = request.node.callspec.params["tokenizer"].vocab
     assert (
