@@ -1,9 +1,10 @@
 """Sample from a trained run: freely, after a prompt, or into the holes of a template; samples are appended to its samples.jsonl.
 
-python -m dlm.sample --workdir=runs/x [--prompt=TEXT | --infill='def ___(x): return ___'] [--num=4] [--length=256] [--steps=64]
-                     [--sampler.rule=confident …] [--trace=out.html] [--animate] [--json]
+python -m dlm.sample --workdir=runs/x [--prompt=TEXT | --chat=FILE | --infill='def ___(x): return ___'] [--num=4] [--length=256]
+                     [--steps=64] [--sampler.rule=confident …] [--trace=out.html] [--animate] [--json]
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from dlm.run.spec import UserError
 FLAGS = [
     Flag("workdir", "run directory", required=True),
     Flag("step", "checkpoint to sample from (default: the newest)", type=int),
-    Flag("prompt", "text that every sample begins with", default=""),
+    Flag("prompt", "text that every sample begins with; the name of a special token is text in it", default=""),
+    Flag("chat", "JSON file of a chat that is to be answered, [{role, content}, …] or {messages, tools}; the run keeps its template"),
+    Flag("cut", "cut from the left of a prompt what does not fit into the training length; half of it may go to the answer", type=bool),
     Flag("infill", "template whose every ___ is a hole to fill; \\n is a line break"),
     Flag("num", "samples", default=4, type=int),
     Flag("length", "tokens to generate after the prompt, or per hole (default: the training length in all, or 8 per hole)", type=int),
@@ -30,8 +33,10 @@ SAMPLES = "samples.jsonl"
 
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("sampler",))
-    if args.prompt and args.infill:
-        raise UserError("--prompt and --infill exclude each other: a prompt is a template with its hole at the end")
+    if sum(map(bool, (args.prompt, args.chat, args.infill))) > 1:
+        raise UserError("--prompt, --chat and --infill exclude each other: a prompt is a template with its hole at the end")
+    if args.cut and args.infill:
+        raise UserError("--cut is for --prompt and --chat: a template is filled in as a whole")
     if args.num < 1 or (args.length is not None and args.length < 1):
         raise UserError("--num and --length must be at least 1")
     workdir = Path(args.workdir)
@@ -49,13 +54,58 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def request(args, experiment):
-    """The template of every sample."""
+    """The template of every sample; what is not as one might think is said."""
     from dlm.samplers.generate import Request
 
+    tokenizer, most = experiment.tokenizer, experiment.run.data.length
+    spelled = tokenizer.named(args.infill or args.prompt)
+    if spelled:
+        say(f"{', '.join(spelled)}: text here, not special tokens; those are written by the run's template, with --chat=FILE")
     if args.infill:
-        return Request.infill(args.infill.replace("\\n", "\n"), args.length or 8)
-    tokens = args.length or max(experiment.run.data.length - len(experiment.tokenizer.encode(args.prompt)), 1)
-    return Request.prompt(args.prompt, tokens)
+        asked = Request.infill(args.infill.replace("\\n", "\n"), args.length or 8)
+    else:
+        asked = continued(args, tokenizer, most)
+    size = sum(part if isinstance(part, int) else len(encoded(tokenizer, part)) for part in asked.parts)
+    if size > most:
+        cut = "" if args.infill or args.cut else "; --cut cuts the prompt from the left"
+        say(f"{size} tokens, {size - most} more than in training: nothing was trained on what comes after the first {most}{cut}")
+    return asked
+
+
+def continued(args, tokenizer, most: int):
+    """A prompt or a chat, and what follows it; with --cut as `evals.harness` does it, so that both fit into `most` tokens."""
+    from dlm.samplers.generate import Request
+
+    prompt = chat(args, tokenizer) if args.chat else args.prompt
+    known = len(encoded(tokenizer, prompt))
+    if not args.cut or known + (args.length or 1) <= most:
+        tokens = args.length or max(most - known, 1)
+        return Request((prompt, tokens)) if known else Request((tokens,))
+    tokens = min(args.length or most, max(most - known, most // 2))
+    say(f"cut {known - (most - tokens)} of the prompt's {known} tokens from its left: {tokens} are written")
+    return Request((encoded(tokenizer, prompt)[known - (most - tokens) :], tokens))
+
+
+def encoded(tokenizer, part):
+    """The ids of a part of a template."""
+    return tokenizer.encode(part) if isinstance(part, str) else part
+
+
+def chat(args, tokenizer):
+    """The ids of --chat, up to where the assistant is to speak."""
+    from dlm.text.chat import Chat
+
+    try:
+        given = json.loads(Path(args.chat).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--chat={args.chat} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    given = given if isinstance(given, dict) else dict(messages=given)
+    messages, tools = given.pop("messages", None), given.pop("tools", None)
+    for name in {"tokenizer", "generation"} & given.keys():
+        raise UserError(
+            f"--chat={args.chat}: {name!r} is no variable of a template; it has messages, tools, and those that the template reads"
+        )
+    return Chat.of(args.workdir).encode(tokenizer, messages, tools=tools, **given)
 
 
 def record(args, sampler, tokenizer, reply) -> dict:
@@ -63,7 +113,7 @@ def record(args, sampler, tokenizer, reply) -> dict:
     pieces: list[list] = []
     for run in spans(reply.frozen):
         pieces.append([tokenizer.decode(reply.ids[run]), bool(reply.frozen[run.start])])
-    kind = "infill" if args.infill else "prompt" if args.prompt else "sample"
+    kind = "infill" if args.infill else "prompt" if args.prompt else "chat" if args.chat else "sample"
     shared = dict(seed=args.seed, nfe=reply.nfe, seconds=round(reply.seconds, 3), logprob=round(reply.logprob, 4))
     return dict(kind=kind, text=reply.text, pieces=pieces, sampler=spec.plain(sampler), trace=args.trace, **shared)
 

@@ -73,6 +73,20 @@ class Tokenizer(ABC):
     def save(self, folder: Path) -> None:
         """Writes into a run directory what `restore` reads."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `encode_marked` takes for one id each: the names of special tokens, and of all that were added to the pieces."""
+        return SPECIALS
+
+    def named(self, text: str) -> list[str]:
+        """The names that a text spells, each once, in their order."""
+        return list(dict.fromkeys(match[0] for match in self._name.finditer(text)))
+
+    @functools.cached_property
+    def _name(self) -> re.Pattern:
+        """Any name, of several that begin at one place the longest."""
+        return re.compile("|".join(map(re.escape, sorted(self.names, key=len, reverse=True))) or "(?!)")
+
     def encode_marked(self, text: str) -> np.ndarray:
         """int32 ids as published, for chats: a special token's name becomes its one id; normalisation and prefix space are the file's own.
         No bos, eos or template is added."""

@@ -177,6 +177,10 @@ class BPETokenizer(text.Tokenizer):
     def _marked(self) -> tokenizers.Tokenizer:
         return self._made(pieces.counted(pieces.unbounded(self._tree)))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return pieces.names(self._tree)
+
     def encode_marked(self, text_: str) -> np.ndarray:
         return np.array(self._marked.encode(text.utf8(text_).decode(), add_special_tokens=False).ids, np.int32)
 

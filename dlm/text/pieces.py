@@ -82,6 +82,12 @@ def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[by
     return found
 
 
+def names(tree: dict) -> tuple[str, ...]:
+    """Of special tokens, and of what was added to the pieces; runs of spaces or line breaks, which many tokenizers add, are text."""
+    added = {token["content"]: token["special"] for token in tree["added_tokens"]}
+    return tuple(name for name, special in added.items() if special or name.replace(SPACE, " ").strip())
+
+
 def ordinary(tree: dict) -> set[int]:
     """The ids of which texts are made: single characters, bytes, and what merges make, unless they are added tokens."""
     pieces, added = tree["model"]["vocab"], {token["content"] for token in tree["added_tokens"]}

@@ -1,0 +1,94 @@
+"""What `sample` asks the model for, and what it says of it; no network but in the last test."""
+
+import argparse
+import json
+import shutil
+import types
+
+import numpy as np
+import pytest
+
+from dlm import sample
+from dlm.run import cli
+from dlm.run.spec import UserError
+from dlm.text.bytes import Bytes
+
+LENGTH = 32
+
+
+def asked(**given):
+    args = dict(prompt="", chat=None, infill=None, length=None, cut=False, workdir="nowhere") | given
+    run = types.SimpleNamespace(data=types.SimpleNamespace(length=LENGTH))
+    return sample.request(argparse.Namespace(**args), types.SimpleNamespace(tokenizer=Bytes().fit(()), run=run)).parts
+
+
+LONG = "".join(map(chr, range(65, 65 + 40)))  # 40 bytes
+
+
+@pytest.mark.parametrize(
+    "given, prompt, tokens, told",
+    [
+        (dict(), "", LENGTH, []),
+        (dict(prompt="ab"), "ab", LENGTH - 2, []),
+        (dict(prompt="ab", length=30), "ab", 30, []),
+        (dict(prompt="ab", length=31), "ab", 31, ["33 tokens, 1 more than in training", "--cut"]),
+        (dict(length=40), "", 40, ["40 tokens, 8 more than in training"]),
+        (dict(prompt=LONG), LONG, 1, ["41 tokens, 9 more", "the first 32", "--cut"]),
+        (dict(prompt=LONG, cut=True), LONG[-16:], 16, ["cut 24 of the prompt's 40 tokens from its left: 16 are written"]),
+        (dict(prompt=LONG, cut=True, length=4), LONG[-28:], 4, ["cut 12 of"]),
+        (dict(prompt=LONG, cut=True, length=20), LONG[-16:], 16, ["cut 24 of", "16 are written"]),
+        (dict(prompt="ab", cut=True), "ab", LENGTH - 2, []),
+        (dict(prompt="ab<|eos|>", length=2), "ab<|eos|>", 2, ["<|eos|>: text here, not special tokens", "--chat=FILE"]),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_told_or_cut(given, prompt, tokens, told, capsys):
+    *front, room = asked(**given)
+    spelled = "".join(p if isinstance(p, str) else Bytes().fit(()).decode(p) for p in front)
+    said = capsys.readouterr().err
+    assert (spelled, room) == (prompt, tokens) and all(words in said for words in told) and bool(said) == bool(told)
+
+
+def test_holes_beyond_the_training_length_are_told(capsys):
+    assert asked(infill="a ___ b\\n___", length=20) == ("a ", 20, " b\n", 20)
+    assert "45 tokens, 13 more than in training" in (said := capsys.readouterr().err) and "--cut" not in said
+    assert asked(infill="<|mask|>___") == ("<|mask|>", 8) and "<|mask|>: text here" in capsys.readouterr().err
+
+
+def test_mistakes_of_a_chat(tmp_path):
+    file = tmp_path / "chat.json"
+    for text, told in [
+        ("[", "cannot be read"),
+        ('{"messages": [], "tokenizer": 1}', "'tokenizer' is no variable"),
+        ("[3]", "a chat is a list"),
+    ]:
+        file.write_text(text)
+        (tmp_path / "chat_template.jinja").write_text("x")
+        with pytest.raises(UserError, match=told) as error:
+            asked(chat=str(file), workdir=str(tmp_path))
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        asked(chat=str(tmp_path / "none.json"))
+    (tmp_path / "chat_template.jinja").unlink()
+    file.write_text('[{"role": "user", "content": "a"}]')
+    with pytest.raises(UserError, match="has no chat template"):
+        asked(chat=str(file), workdir=str(tmp_path))
+    for flags in (["--prompt=a", "--chat=b"], ["--infill=a___", "--cut"]):
+        with pytest.raises(UserError, match="exclude each other|--cut is for"):
+            sample.main([f"--workdir={tmp_path}", *flags])
+
+
+@pytest.mark.slow
+def test_a_chat_goes_through_the_run_s_template(trained, tmp_path, capsys):
+    run, file = tmp_path / "run", tmp_path / "chat.json"
+    shutil.copytree(trained("masked"), run)
+    (run / "chat_template.jinja").write_text(
+        "{{ tools[0] }}{% for m in messages %}{{ m.role[0] }}:{{ m.content }}<|eos|>{% endfor %}{{ end }}"
+    )
+    file.write_text(json.dumps(dict(messages=[dict(role="user", content="hé")], tools=["T"], end="a:")))
+    with pytest.raises(SystemExit):
+        cli.main(sample.main, [f"--workdir={run}", f"--chat={file}", "--num=1", "--length=4", "--json"])
+    (one,) = json.loads(capsys.readouterr().out)["samples"]
+    assert one["kind"] == "chat" and one["pieces"][0] == ["Tu:héa:", True] and len(one["pieces"]) == 2
+    ids = Bytes().fit(()).encode_marked("Tu:hé<|eos|>a:")
+    assert np.flatnonzero(ids == 256).tolist() == [6]
