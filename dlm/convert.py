@@ -69,19 +69,26 @@ def from_hf(folder: Path, workdir: Path, overrides=()) -> dict:
     config, tensors = recipe.config(folder), shards.tensors(folder)
     layout = layouts.of(config, folder / recipe.CONFIG)
     stored = next((t.dtype.name for t in tensors.values() if len(t.shape) > 1), "float32")
-    made = recipe.recipe(folder, config, layout, "float32" if stored == "float32" else "bfloat16")
-    for dotted, text in overrides:
+    text = published.read(folder)
+    ends = recipe.ends(folder, config, published.own_eos(text), published.has(text))
+    made = recipe.recipe(folder, config, layout, "float32" if stored == "float32" else "bfloat16", ends)
+    for dotted, value in overrides:
         if dotted.startswith("config.text"):
             raise UserError(f"--{dotted}: the tokenizer is the model's own; everything but config.text may be set")
-        spec.override(made, dotted.removeprefix("config."), text)
+        spec.override(made, dotted.removeprefix("config."), value)
     run = spec.run(made, least=0)
     leaves = weights.leaves(layout, run.nn)
     dtypes = weights.check(leaves, tensors, run.nn.embeddings == "tied", run.text.published.rows, folder)
     tokenizer = run.text.fit(())
     with files.whole_folder(workdir) as partial:
         size = _write(partial, run, tokenizer, weights.streams(leaves, tensors), folder, _odd(dtypes))
+    say(f"a text ends at {_ids(tokenizer.vocab.ends)} ({'; '.join(f'{name} says {_ids(ids)}' for name, ids in ends.items()) or 'by name'})")
     say(f"{workdir}: {layout.architecture} of {run.nn.parameters:,} parameters, {len(dtypes)} tensors")
     return dict(workdir=str(workdir), architecture=layout.architecture, parameters=run.nn.parameters, tensors=len(dtypes), bytes=size)
+
+
+def _ids(ids) -> str:
+    return " and ".join(map(str, ids))
 
 
 def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, dtypes: dict) -> int:

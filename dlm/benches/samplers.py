@@ -258,9 +258,9 @@ class Trained:
         replies = subject.draw(self.samples)
         timed = replies[BATCH:] or subject.draw(self.samples)
         seconds = sum(reply.seconds for reply in timed[::BATCH])
-        tokens = sum(len(samples.before(tokenizer.eos, reply.ids)) for reply in timed)
+        tokens = sum(len(samples.before(tokenizer.vocab, reply.ids)) for reply in timed)
         found = [*gen_ppl.perplexity("gen", self.judge, [r.ids for r in replies], tokenizer)]
-        found += samples.variety([r.ids for r in replies], tokenizer.eos)
+        found += samples.variety([r.ids for r in replies], tokenizer.vocab)
         nfe = subject.facts["nfe"]
         read = positions(generate.suited(sampler, self.process, run.objective.mask), run.objective.mask, run.data.length, nfe)
         row: dict = dict(nfe=nfe, tokens_per_s=tokens / seconds, flops_per_sample=read * run.nn.flops_per_token(run.data.length) / 3)

@@ -32,7 +32,7 @@ class GenPPL(Samples):
         real = [np.append(ids, tokenizer.eos) for ids in tokenizer.encode_all(subject.held_out_documents[: self.num])]
         for name, ids_N in dict(gen=[r.ids for r in replies], real=[ids[: len(replies[0].ids)] for ids in real]).items():
             yield from perplexity(name, judge, ids_N, tokenizer)
-        yield from variety([reply.ids for reply in replies], subject.tokenizer.eos)
+        yield from variety([reply.ids for reply in replies], subject.tokenizer.vocab)
 
 
 def trusted(subject, workdir: str, flag: str):
@@ -44,8 +44,8 @@ def trusted(subject, workdir: str, flag: str):
 
 
 def _ended(ids: np.ndarray, tokenizer) -> tuple[str, bool]:
-    """(text up to the first eos, whether there is one)."""
-    text = before(tokenizer.eos, ids)
+    """(text up to its first end, whether there is one)."""
+    text = before(tokenizer.vocab, ids)
     return tokenizer.decode(text), len(text) < len(ids)
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from dlm.evals import jackknife
+from dlm.run.spec import Vocab
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,21 @@ class Samples:
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the samples."""
-        yield from variety([reply.ids for reply in subject.draw(self.num, self.length)], subject.tokenizer.eos)
+        yield from variety([reply.ids for reply in subject.draw(self.num, self.length)], subject.tokenizer.vocab)
 
 
-def variety(ids_N: list[np.ndarray], eos: int) -> Iterator[tuple[str, float, float]]:
-    """The scores of some samples, each up to its first eos."""
-    cut_N = [before(eos, ids) for ids in ids_N]
+def variety(ids_N: list[np.ndarray], vocab: Vocab) -> Iterator[tuple[str, float, float]]:
+    """The scores of some samples, each up to its first end of text."""
+    cut_N = [before(vocab, ids) for ids in ids_N]
     yield "entropy", *jackknife(np.mean, [_entropy(ids) for ids in cut_N])
     for n in (1, 2, 3):
         grams_N = [Counter(zip(*(ids[i:].tolist() for i in range(n)), strict=False)) for ids in cut_N]
         yield f"distinct_{n}", *jackknife(lambda chosen, grams=grams_N: _distinct([grams[i] for i in chosen]), range(len(grams_N)))
 
 
-def before(eos: int, ids: np.ndarray) -> np.ndarray:
-    """The ids up to the first eos, all of them where there is none."""
-    ends = np.flatnonzero(ids == eos)
+def before(vocab: Vocab, ids: np.ndarray) -> np.ndarray:
+    """The ids up to the first end of text, all of them where there is none."""
+    ends = np.flatnonzero(vocab.ending(ids))
     return ids[: ends[0]] if len(ends) else ids
 
 

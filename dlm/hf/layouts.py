@@ -317,6 +317,7 @@ def described(layout: Layout, run: spec.Run, kept: dict) -> dict:
     config |= {key: allowed[0] for key, allowed in layout.demands.items() if allowed[0] is not None}
     config |= {k[name].split("|")[0]: value for name, value in told.items() if name in k}
     config |= {f"{kind}_token_id": getattr(nn.vocab, kind) for kind in ("bos", "eos", "pad", "mask")}
+    config |= dict(eos_token_id=list(nn.vocab.ends)) if nn.vocab.stops else {}
     return config | _more(layout, run)
 
 

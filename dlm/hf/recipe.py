@@ -8,9 +8,9 @@ from dlm.hf.layouts import Layout
 from dlm.hf.shards import json_object
 from dlm.run.spec import UserError
 
-CONFIG = "config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
 LONGEST = 2048  # positions of the recipe's windows, where the model allows more
-_IDS = ("eos", "bos", "pad", "mask")
+_IDS = ("bos", "pad", "mask")
 
 
 def config(folder: Path) -> dict:
@@ -22,15 +22,44 @@ def config(folder: Path) -> dict:
     return found
 
 
-def recipe(folder: Path, config: dict, layout: Layout, dtype: str) -> dict:
+def ends(folder: Path, config: dict, named: int | None, known: set[int]) -> dict[str, list[int]]:
+    """The ids that end a text, by who says so; all of them do. generation_config.json decides where a published model stops writing.
+
+    `named` is the id of the tokenizer's own eos_token, `known` are the ids of all its pieces.
+    Raises UserError for an id that is none of them.
+    """
+    path = Path(folder) / GENERATION
+    found = {CONFIG: _listed(config, Path(folder) / CONFIG), GENERATION: _listed(json_object(path), path) if path.is_file() else []}
+    for name, ids in found.items():
+        for id in set(ids) - known:
+            raise UserError(f"{Path(folder) / name} says eos_token_id={id}, and the tokenizer has no such id: correct the one or the other")
+    return {name: ids for name, ids in (found | dict(tokenizer=[] if named is None else [named])).items() if ids}
+
+
+def _listed(config: dict, where: Path) -> list[int]:
+    """eos_token_id as a list."""
+    given = config.get("eos_token_id")
+    ids = given if isinstance(given, list) else [] if given is None else [given]
+    for id in ids:
+        if type(id) is not int or id < 0:
+            raise UserError(f"{where}: eos_token_id is an id or a list of ids, not {given!r}")
+    return ids
+
+
+def union(ends: dict[str, list[int]]) -> list[int]:
+    """All ids that end a text, once, those of config.json first."""
+    return list(dict.fromkeys(id for ids in ends.values() for id in ids))
+
+
+def recipe(folder: Path, config: dict, layout: Layout, dtype: str, ends: dict[str, list[int]]) -> dict:
     """A run of no updates. Its other sections are what one begins with: the embedded corpus, and the model's own sampler."""
     try:
-        return _recipe(folder, config, layout, dtype)
+        return _recipe(folder, config, layout, dtype, union(ends))
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError) as error:  # a value of another kind
         raise UserError(f"{Path(folder) / CONFIG} is not a config.json of {layout.architecture}: {error!r}") from None
 
 
-def _recipe(folder: Path, config: dict, layout: Layout, dtype: str) -> dict:
+def _recipe(folder: Path, config: dict, layout: Layout, dtype: str, ends: list[int]) -> dict:
     where = Path(folder) / CONFIG
     nn, objective = layouts.network(layout, config, where), dict(layout.objective)
     length = min(LONGEST, int(config.get(layout.keys["length"]) or LONGEST))
@@ -45,7 +74,7 @@ def _recipe(folder: Path, config: dict, layout: Layout, dtype: str) -> dict:
     return dict(
         seed=0,
         steps=0,
-        text=dict(name="text.bpe", path=str(folder), published=_published(config, layout, where)),
+        text=dict(name="text.bpe", path=str(folder), published=_published(config, layout, where, ends)),
         data=dict(source=dict(name="data.embedded"), batch=8, length=length),
         nn=nn | dict(compute=dict(dtype=dtype)),
         objective=objective,
@@ -54,8 +83,8 @@ def _recipe(folder: Path, config: dict, layout: Layout, dtype: str) -> dict:
     )
 
 
-def _published(config: dict, layout: Layout, where: Path) -> dict:
-    """What the model's config says of its ids."""
+def _published(config: dict, layout: Layout, where: Path, ends: list[int]) -> dict:
+    """What the model's files say of its ids."""
     found: dict[str, Any] = dict(rows=config.get(layout.keys["vocab"]) or config.get("vocab_size"), says="all")
     if not isinstance(found["rows"], int):
         raise UserError(f"{where} lacks {layout.keys['vocab']}")
@@ -66,4 +95,4 @@ def _published(config: dict, layout: Layout, where: Path) -> dict:
             id = layout.mask
         if isinstance(id, int) and id >= 0:
             found[kind] = id
-    return found
+    return found | (dict(eos=ends[0], stops=tuple(ends[1:])) if ends else {})

@@ -10,8 +10,10 @@ This module imports neither JAX nor anything of ours but `files`.
 import ast
 import dataclasses
 import difflib
+import functools
 import importlib
 import json
+import operator
 import runpy
 import sys
 import types
@@ -40,11 +42,21 @@ class Vocab:
     pad: int
     mask: int
     unsaid: tuple[int, ...] | None = None  # what is never generated, where that is not bos, pad and mask
+    stops: tuple[int, ...] = ()  # what ends a text besides eos, such as the end of a turn
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids that end a text; the first is the eos that training writes behind a document."""
+        return (self.eos, *(i for i in self.stops if i != self.eos))
 
     @property
     def never(self) -> tuple[int, ...]:
-        """Ids that no model ever generates. Published models may use one id for eos, bos and pad, and eos must stay."""
-        return tuple(i for i in (self.bos, self.pad, self.mask) if i != self.eos) if self.unsaid is None else self.unsaid
+        """Ids that no model ever generates. Published models may use one id for eos, bos and pad, and what ends a text must stay."""
+        return tuple(i for i in (self.bos, self.pad, self.mask) if i not in self.ends) if self.unsaid is None else self.unsaid
+
+    def ending(self, ids):
+        """Where an id ends a text, bool; `ids` is an array of NumPy or of JAX."""
+        return functools.reduce(operator.or_, (ids == end for end in self.ends))
 
 
 def member(family: str, default: Any = MISSING) -> Any:

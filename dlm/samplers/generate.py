@@ -46,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    text: str  # anchors and generated tokens, up to the first eos after the last anchor
+    text: str  # anchors and generated tokens, up to the first end of text after the last anchor
     ids: np.ndarray
     frozen: np.ndarray  # bool, which ids are anchors
     logprob: float  # of the generated tokens when each was committed, nats
@@ -221,7 +221,7 @@ class Generator:
     def _reply(self, sampled: loop.Sampled, start_BL, b: int, length: int, seconds: float) -> Reply:
         ids, frozen = sampled.canvas.z_BL[b, :length], sampled.canvas.frozen_BL[b, :length]
         last_anchor = int(np.flatnonzero(frozen)[-1]) if frozen.any() else -1
-        ended = np.flatnonzero((ids == self.vocab.eos) & (np.arange(length) > last_anchor))  # anchors are always shown
+        ended = np.flatnonzero(self.vocab.ending(ids) & (np.arange(length) > last_anchor))  # anchors are always shown
         shown = ids[: ended[0]] if len(ended) else ids
         trace = None
         if sampled.trace is not None:

@@ -5,7 +5,7 @@
     window           └─ w ─┘─>                with edge='sliding' it begins at the first mask, wherever that is
     step     t = 1 ──> s ──> … ──> 0          read (samplers.reading), let tokens come back as masks, then the rule moves from t to s
 
-Positions outside the block, and anchors, never change. A row is done when its end of text stands with no mask before it; the loop ends when
+Positions outside the block, and anchors, never change. A row is done when an end of text stands with no mask before it; the loop ends when
 every row is done. A causal network is told the time 0 it was trained at.
 """
 
@@ -309,7 +309,7 @@ class _Pass:
             return at
         z_BL, vocab, i_L = at.canvas.z_BL, self.process.vocab, jnp.arange(at.canvas.z_BL.shape[1])
         first = lambda hit_BL: jnp.where(hit_BL, i_L, len(i_L)).min(1)  # noqa: E731
-        ends_BL = (z_BL == vocab.eos) & ~at.canvas.frozen_BL & (i_L > self.last_anchor_B[:, None])
+        ends_BL = vocab.ending(z_BL) & ~at.canvas.frozen_BL & (i_L > self.last_anchor_B[:, None])
         reached_BL = self.block_BL <= jnp.where(self.sliding, self.blocks, at.n // self.sampler.steps)
         ended_B = first(ends_BL & reached_BL) < first(z_BL == vocab.mask)
         return replace(at, done_B=at.done_B | (ended_B & now))

@@ -176,7 +176,7 @@ class _Race:
             return jnp.zeros(self.B, bool)
         vocab, i_L = self.process.vocab, jnp.arange(self.L)
         first = lambda hit_BL: jnp.where(hit_BL, i_L, self.L).min(1)  # noqa: E731
-        ends_BL = (z_BL == vocab.eos) & self.open_BL & (i_L > last(anchors(self.start))[:, None])
+        ends_BL = vocab.ending(z_BL) & self.open_BL & (i_L > last(anchors(self.start))[:, None])
         return first(ends_BL) < first(z_BL == vocab.mask)
 
 

@@ -71,12 +71,15 @@ class Published:
     bos: int = -1
     pad: int = -1
     mask: int = -1
+    stops: tuple[int, ...] = ()  # what ends a text besides eos
     says: Literal["text", "all"] = "text"  # text: bos, pad and mask are never generated; all: only the mask and what is appended are not
 
     def __post_init__(self):
         for name in ("rows", "eos", "bos", "pad", "mask"):
             if getattr(self, name) < -(name != "rows"):
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative" + ("" if name == "rows" else ", or -1: by its name"))
+        if min(self.stops, default=0) < 0:
+            raise ValueError(f"stops={self.stops} must not be negative")
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[by
         elif token["content"] not in pieces:
             found[token["id"]] = token["content"].encode("utf-8", "replace")
     unknown, plain = tree["model"].get("unk_token"), ordinary(tree)
-    blank = {vocab.eos, vocab.mask, *(id for id in (vocab.bos, vocab.pad) if id not in plain)}
+    blank = {vocab.eos, vocab.mask, *(id for id in (vocab.bos, vocab.pad, *vocab.stops) if id not in plain)}
     for id in blank | ({pieces[unknown]} if unknown in pieces else set()):
         found[id] = b""
     return found

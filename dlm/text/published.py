@@ -258,12 +258,30 @@ def special_ids(found: Found, published: Any, where: str) -> Vocab:
         if chosen[kind] is None:
             chosen[kind] = chosen["eos"] if whole and kind in ("bos", "pad") else next(free)
     size, plain = max(rows, 1 + max(chosen.values())), pieces.ordinary(tree)
-    if chosen["mask"] in (chosen[kind] for kind in ("eos", "bos", "pad")):
+    if max(published.stops, default=0) >= rows:
+        raise UserError(f"config.text.published.stops={published.stops}: {where} and its model have {rows} ids, from 0 on")
+    if chosen["mask"] in (*published.stops, *(chosen[kind] for kind in ("eos", "bos", "pad"))):
         raise UserError(f"config.text.published: the mask must have an id of its own in {where}, and {chosen['mask']} is that of another")
     for kind in ("eos", "mask") if whole else NAMES:
         if chosen[kind] in plain:
             raise UserError(f"config.text.published.{kind}={chosen[kind]} is the id of a piece of text in {where}")
-    return Vocab(size=size, **chosen, unsaid=(chosen["mask"], *(i for i in range(rows, size) if i != chosen["mask"])) if whole else None)
+    unsaid = (chosen["mask"], *(i for i in range(rows, size) if i != chosen["mask"])) if whole else None
+    return Vocab(size=size, **chosen, unsaid=unsaid, stops=published.stops)
+
+
+def own_eos(found: Found) -> int | None:
+    """The id of the eos_token that the tokenizer's files name."""
+    return _all(found.tree).get(found.names.get("eos_token"))
+
+
+def has(found: Found) -> set[int]:
+    """The ids of all pieces, added tokens among them."""
+    return set(_all(found.tree).values())
+
+
+def _all(tree: dict) -> dict[str, int]:
+    """The ids by what they spell."""
+    return tree["model"]["vocab"] | {token["content"]: token["id"] for token in tree["added_tokens"]}
 
 
 def with_specials(tree: dict, vocab: Vocab) -> dict:

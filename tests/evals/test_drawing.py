@@ -13,7 +13,7 @@ from dlm.data import problems
 from dlm.evals import jackknife
 from dlm.evals.gen_ppl import GenPPL
 from dlm.evals.infill import Infill
-from dlm.evals.samples import Samples
+from dlm.evals.samples import Samples, variety
 from dlm.evals.tasks import Tasks
 from dlm.run import assemble
 from dlm.run.contracts import Bound
@@ -47,6 +47,8 @@ def test_variety_of_known_samples():
     assert found["entropy"][0] == pytest.approx((0 + log2 + 2 * log2 + log2) / 4) and found["entropy"][1] > 0
     assert found["distinct_1"][0] == pytest.approx(4 / 14) and found["distinct_2"][0] == pytest.approx(5 / 10)
     assert found["distinct_3"][0] == pytest.approx(5 / 6) and subject.asked[0][0] == [(4,)] * 4
+    turns = dataclasses.replace(subject.tokenizer.vocab, stops=(9,))
+    assert dict((name, value) for name, value, _ in variety([np.array([1, 2, 9, eos, 3])] * 2, turns))["distinct_1"] == 2 / 4
 
 
 def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it():

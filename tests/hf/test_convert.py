@@ -1,6 +1,7 @@
 """Published weights: the logits of plain numpy in every layout that needs remote code elsewhere, and the same bytes on the way back."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from tokenizers import pre_tokenizers
 
 from dlm import convert
 from dlm.run import assemble
 from dlm.run.contracts import Canvas
 from dlm.run.spec import UserError
+from dlm.samplers.generate import Request
 from tests.hf import published
 
 KINDS = list(published.CONFIGS)
+TURN = 257  # an id that ends turns
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,40 @@ def test_a_layout_written_from_nothing_says_the_same_network(kind, converted, tm
     assert config.get("block_size") == published.CONFIGS[kind].get("block_size")
 
 
+def turns(folder, kind="sdar"):
+    """A model whose turns end at another id than its texts, published by three files that do not agree; the vocabulary of its texts."""
+    signs = {sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    a, b, u, c, d = (signs[sign] for sign in "abucd")
+    path = {a: b, b: TURN, TURN: u, u: c, c: d, d: published.EOS, published.EOS: a, published.MASK: TURN}
+    published.publish(folder, kind, published.lookup(kind, path), eos_token_id=[published.EOS, TURN])
+    broken(folder, "tokenizer.json", lambda text: json.dumps(marked(json.loads(text))).encode())
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(eos_token="zz256")))
+    (folder / "generation_config.json").write_text(json.dumps(dict(eos_token_id=TURN + 1)))
+
+
+def marked(tree):
+    """The tree with its pieces 256, 257 and 258 as added tokens."""
+    added = [dict(tree["added_tokens"][0], id=id, content=f"zz{id}") for id in (TURN - 1, TURN, TURN + 1)]
+    return tree | dict(added_tokens=[*added, *tree["added_tokens"]])
+
+
+@pytest.mark.slow
+def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(tmp_path, capsys):
+    turns(tmp_path / "it")
+    convert.from_hf(tmp_path / "it", tmp_path / "run")
+    said = "a text ends at 270 and 257 and 258 and 256 (config.json says 270 and 257; generation_config.json says 258; tokenizer says 256)"
+    assert said in capsys.readouterr().err
+    experiment, state = assemble.reopen(tmp_path / "run")
+    assert experiment.run.nn.vocab.ends == experiment.tokenizer.vocab.ends == (published.EOS, TURN, TURN + 1, TURN - 1)
+    generator = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))
+    reply = generator([Request.prompt("ab", 9)])[0]
+    assert (reply.text, reply.nfe) == ("ab", 1), "the end of a turn stands behind it after one pass"
+    convert.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 10**9)
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "back" / name).read_text()) == json.loads((tmp_path / "it" / name).read_text())
+    assert convert._layout(experiment.run, {}, "SDARForCausalLM")[1]["eos_token_id"] == [published.EOS, TURN, TURN + 1, TURN - 1]
+
+
 def broken(folder, file, change):
     path = folder / file
     path.write_bytes(change(path.read_bytes()))
@@ -121,6 +159,16 @@ MISTAKES = {
     "half a layer": (lambda f: broken(f, "config.json", config(num_hidden_layers=1.5)), "nn.layers must be of type int"),
     "rope of words": (lambda f: broken(f, "config.json", config(rope_scaling="fast")), "is not a config.json of LlamaForCausalLM"),
     "list": (lambda f: (f / "config.json").write_text("[1]"), "holds no JSON object"),
+    "end": (
+        lambda f: broken(f, "config.json", config(eos_token_id=[published.EOS, 290])),
+        "eos_token_id=290, and the tokenizer has no such",
+    ),
+    "ends": (lambda f: broken(f, "config.json", config(eos_token_id=["</s>"])), "eos_token_id is an id or a list of ids, not"),
+    "last end": (
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": 299}'),
+        "generation_config.json says eos_token_id=299, and the tokenizer has no such",
+    ),
+    "mask ends": (lambda f: broken(f, "config.json", config(mask_token_id=published.EOS)), "the mask must have an id of its own"),
     "act": (lambda f: broken(f, "config.json", config(hidden_act="gelu")), "hidden_act='gelu' is not supported"),
     "rope": (lambda f: broken(f, "config.json", config(rope_scaling=dict(rope_type="yarn", factor=2.0))), "'yarn' is not supported"),
     "shape": (lambda f: broken(f, "config.json", config(intermediate_size=23)), "has the shape"),

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -139,6 +140,12 @@ def test_windows_are_those_of_lm_eval(count):
     ids = [99, *tokens]
     mine = [(ids[begin:target], ids[target:end]) for begin, target, end in spans.windows(len(ids), 1, 8, 1)]
     assert mine == theirs
+
+
+def test_a_text_that_was_written_ends_at_any_of_its_ends(pair, monkeypatch):
+    tokenizer = pair[0].model.subject.tokenizer
+    monkeypatch.setattr(tokenizer, "vocab", replace(tokenizer.vocab, stops=(4,)))
+    assert pair[0]._text(np.array([*b"ab", 4, *b"c", EOS]), []) == "ab" == pair[0]._text(np.array([*b"ab", EOS, 4]), [])
 
 
 def test_generation_is_that_of_lm_eval(pair):

@@ -109,6 +109,45 @@ def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(
         assert reply.text == ("axx" if reply.frozen[0] else "xxxx")
 
 
+TURN = 4  # ends a turn, and so a text
+TURNS = replace(TOKENIZER.vocab, stops=(TURN,))
+PATH = {ord("a"): ord("b"), ord("b"): TURN, TURN: ord("u"), ord("u"): ord("c"), ord("c"): TOKENIZER.eos, TOKENIZER.mask: TURN}
+
+
+def lookup(params, canvas, *, mask, cache=None):
+    """Each id answered with the one that follows it on the path a → b → end of turn → u → c → end of text; a mask with an end of turn."""
+    import jax.numpy as jnp
+
+    from dlm.run.contracts import Logits, Output
+
+    read_BL = canvas.z_BL
+    if mask.shift:
+        before_B = read_BL[:, 0] if mask.kind != "causal" else cache.seat.before_B
+        read_BL = jnp.concatenate([jnp.broadcast_to(before_B, read_BL.shape[:1])[:, None], read_BL[:, :-1]], 1)
+    next_V = jnp.array([PATH.get(i, ord("x")) for i in range(TURNS.size)])
+    logits_BLV = jnp.where(jnp.arange(TURNS.size) == next_V[read_BL][..., None], 0.0, -1e9)
+    return Output(Logits(logits_BLV), cache=cache and replace(cache, seat=None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, rule, settings, prompts, passes",
+    [
+        (SHIFTED, "ancestral", dict(block=1, steps=1), ("a", "c"), 3),
+        (Mask("block", size=4), "ancestral", dict(steps=1), ("ab",), 1),
+        (Mask("block", size=4), "speculative", dict(block=3, steps=1), ("ab",), 3),
+        (Mask(), "ordered", dict(steps=4), ("ab",), 1),
+        (Mask("full", shift=1), "ordered", dict(steps=8), ("a", "c"), 2),
+    ],
+    ids=["ar", "block", "speculative", "masked", "adapted"],
+)
+def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(kind, rule, settings, prompts, passes):
+    sampler, memory = Sampler(spec.build(rule, "samplers"), temperature=0.0, **settings), partial(transformer.memory, MODEL)
+    made = Generator(lookup, memory, {}, ByteTokenizer(TURNS), sampler, lambda p: spec.build("mask", "noise", TURNS), kind)
+    replies = made([Request.prompt(prompt, 8) for prompt in prompts])
+    assert [r.text for r in replies] == ["ab", *prompts[1:]] and replies[0].nfe == passes
+
+
 @pytest.mark.slow
 def test_a_long_prompt_is_read_in_one_pass():
     prompt = "the quick brown fox jumps over the lazy dog"

@@ -95,6 +95,6 @@ def known(tmp_path, **changes):
 
 ROWS = {  # what tests/test_fields.py asks of every field; the tokenizer has the ids 0 … 303, <s> and </s> are 301 and 302
     "BPE.published": (known, dict(rows=400), {}),
-    **{f"Published.{k}": (known, v, {}) for k, v in dict(rows=400, eos=300, bos=300, pad=300, says="all").items()},
+    **{f"Published.{k}": (known, v, {}) for k, v in dict(rows=400, eos=300, bos=300, pad=300, says="all", stops=(300,)).items()},
     "Published.mask": (known, 350, dict(rows=400)),
 }

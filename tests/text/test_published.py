@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 
+import numpy as np
 import pytest
 import tokenizers
 
@@ -93,6 +94,10 @@ def test_what_a_model_knows_of_its_ids(tmp_path):
     )
     assert ids(pad=eos, bos=eos).never == (end,), "eos stays generable"
     assert ids(pad=unk, mask=end, rows=end + 1) == Vocab(end + 1, bos=bos, eos=eos, pad=unk, mask=end)
+    turns = BPE(path=path, published=Published(says="all", stops=(end - 1, eos))).fit(())  # the end of a turn, no special in its file
+    assert turns.vocab.ends == (eos, end - 1) and turns.vocab.ending(np.array([0, end - 1, eos])).tolist() == [False, True, True]
+    assert turns.decode([0, end - 1, 1]) == turns.decode([0, 1]) and turns.bytes_V[end - 1] == 0
+    assert ids(stops=(end + 1,), pad=end + 1, rows=end + 2).never == (bos, end), "what ends a text is generated"
     tokenizer = BPE(path=path, published=Published(says="all", pad=0)).fit(())
     assert tokenizer.pad == 0 and tokenizer.bytes_V[0] == 1 and tokenizer.decode(tokenizer.encode("!")) == "!", "a piece stays a piece"
     tokenizer = BPE(path=path, published=Published(pad=eos, bos=eos)).fit(())
@@ -105,6 +110,8 @@ def test_what_a_model_knows_of_its_ids(tmp_path):
     for ask, line in [
         (dict(rows=n - 1), f"rows={n - 1} is less than the {n} ids"),
         (dict(eos=n), f"eos={n} is no id"),
+        (dict(stops=(n + 9,)), rf"stops=\({n + 9},\): .* have {n} ids"),
+        (dict(rows=n + 6, stops=(n + 5,), mask=n + 5), "the mask must have an id of its own"),
         (dict(mask=7), "mask=7 is the id of a piece of text"),
         (dict(pad=7), "pad=7 is the id of a piece of text"),
         (dict(rows=n + 2, eos=n, mask=n), "the mask must have an id of its own"),
@@ -113,6 +120,8 @@ def test_what_a_model_knows_of_its_ids(tmp_path):
             ids(**ask)
     with pytest.raises(UserError, match="config.text.published: eos=-2 must not be negative"):
         spec.build(dict(name="bpe", published=dict(eos=-2)), "text", where="text")
+    with pytest.raises(UserError, match="config.text.published: stops=.* must not be negative"):
+        spec.build(dict(name="bpe", published=dict(stops=(3, -1))), "text", where="text")
 
 
 def test_the_names_in_the_config_come_first_for_a_published_model(tmp_path):

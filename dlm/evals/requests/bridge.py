@@ -102,7 +102,7 @@ class HarnessLM(LM):
 
     def _text(self, ids: np.ndarray, until: Sequence[str]) -> str:
         tokenizer = self.model.subject.tokenizer
-        ends = np.flatnonzero(ids == tokenizer.eos)
+        ends = np.flatnonzero(tokenizer.vocab.ending(ids))
         return spans.stopped(tokenizer.decode(ids[: ends[0]] if len(ends) else ids), until)
 
     # --------------------------------------------------------------------------------------------------------------- chat
