@@ -1,7 +1,7 @@
 """The tokens of a split, computed once: a flat array and where each document begins, kept on disk and memory-mapped.
 
 Two files per (tokenizer, documents), named by the hash of both, in $DLM_CACHE or ~/.cache/dlm/tokens; they may be deleted at any
-time. Where nothing can be written the arrays stay in memory.
+time. Where nothing can be written, or there is no home, the arrays stay in memory.
 """
 
 import hashlib
@@ -37,14 +37,18 @@ class Tokens(NamedTuple):
         return ids
 
 
-def folder() -> Path:
-    """Where token files are kept by default."""
-    return Path(os.environ.get("DLM_CACHE") or Path.home() / ".cache" / "dlm" / "tokens")
+def folder() -> Path | None:
+    """Where token files are kept by default; None where the user has no home, as in a container that runs as any user."""
+    home = os.path.expanduser("~")  # as it is, where nothing says what it stands for
+    given = os.environ.get("DLM_CACHE") or (home != "~" and os.path.join(home, ".cache", "dlm", "tokens"))
+    return Path(os.path.expanduser(given)) if given else None
 
 
 def tokenized(tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | None = None) -> Tokens:
     """The tokens of all documents, without specials."""
     cache_dir = cache_dir or folder()
+    if cache_dir is None:
+        return _encoded(tokenizer, documents)
     key = fingerprint(tokenizer, documents)
     flat_file, offsets_file = cache_dir / f"{key}.tokens.npy", cache_dir / f"{key}.offsets.npy"
     try:

@@ -84,3 +84,16 @@ def test_the_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("DLM_CACHE", str(tmp_path / "there"))
     tokens.tokenized(Bytes().fit(()), DOCUMENTS)
     assert len(list((tmp_path / "there").iterdir())) == 2
+
+
+def test_without_a_home_the_arrays_stay_in_memory(monkeypatch):
+    """As in a container that runs as a user without an entry."""
+    monkeypatch.delenv("DLM_CACHE")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert tokens.folder() is None
+    assert tokens.tokenized(Bytes().fit(()), DOCUMENTS).offsets.tolist() == [0, 3, 4, 24]
+    monkeypatch.setenv("HOME", "/of/mine")
+    assert str(tokens.folder()) == "/of/mine/.cache/dlm/tokens"
+    monkeypatch.setenv("DLM_CACHE", "~/here")
+    assert str(tokens.folder()) == "/of/mine/here"
