@@ -66,6 +66,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
 
     Bad data is noticed before anything is written.
     """
+    from dlm import data
     from dlm.run import checkpoint, hosts, mesh, preempt, rundir, start
 
     run = rundir.as_begun(workdir, run)
@@ -80,7 +81,9 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
         def begun() -> None:
             if not ours:
                 held.enter_context(rundir.locked(workdir))
-                rundir.create(workdir, run, tokenizer)
+                rundir.create(workdir, run, tokenizer, dropped=run.data.dropped)
+                if run.data.dropped:
+                    say(f"dropped from the data: {data.told(run.data.dropped)}")
             rundir.check_data(workdir, fingerprint, accept_data)
             rundir.write_config(workdir, run)
             checkpoint.set_aside(workdir, after=done)

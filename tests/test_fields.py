@@ -121,7 +121,10 @@ def local(corpus, **changes):
     other = corpus.with_name("other.jsonl")
     lines = "".join(f'{{"text": "one {i}", "body": "two {i}"}}\n' for i in range(20))
     other.write_text(lines)
-    changes = {k: (str(other),) if v == "other" else v for k, v in changes.items()}
+    equal = corpus.with_name("equal.txt")
+    equal.write_text("".join(f"line {i % 10}\n" for i in range(20)))
+    files = dict(other=(str(other),), equal=(str(equal),))
+    changes = {k: files.get(v, v) for k, v in changes.items()}
     paths = (str(other),) if "field" in changes else (str(corpus),)
     return documents(spec.build(dict(name="local", paths=paths, unit="paragraph", held_out=0.3) | changes, "data"))
 
@@ -240,11 +243,14 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Loader.{k}": (stream, v, {}) for k, v in dict(batch=4, length=16, windows=3).items()},
     "Loader.source": (stream, dict(name="embedded", parts=("prose",)), {}),
     **{f"Local.{k}": (local, v, {}) for k, v in dict(paths="other", held_out=0.6, unit="line", held_out_paths="other").items()},
+    "Local.unique": (local, True, dict(paths="equal", unit="line")),
+    "Local.form": (local, "text", dict(paths="other", unit="line")),
     "Local.field": (local, "body", {}),
     **{f"Embedded.{k}": (embedded, v, {}) for k, v in dict(held_out=0.3, parts=("prose", "source")).items()},
     **{f"Tfds.{k}": (tfds, v, {}) for k, v in dict(dataset="two", train="train[:3]", held_out="train", data_dir="b").items()},
     "Tfds.field": (tfds_field, "body", {}),
     **{f"Problems.{k}": (generated, v, {}) for k, v in dict(task="countdown", count=5).items()},
+    "Problems.unique": (generated, True, dict(task="sudoku", form="answer")),
     "Problems.form": (generated, "answer", dict(task="sudoku")),
     **{f"Brackets.{k}": (task("brackets"), v, {}) for k, v in dict(depth=2, opened=7, seed=1).items()},
     **{f"Countdown.{k}": (task("countdown"), v, {}) for k, v in dict(numbers=4, largest=9, seed=1).items()},

@@ -56,7 +56,7 @@ def get_config(arg=None):
             steps=t["steps"],
             text=dict(name="text.bytes"),
             data=dict(
-                source=dict(name="data.problems", task=dict(name="tasks.countdown"), count=t["count"]),
+                source=dict(name="data.problems", task=dict(name="tasks.countdown"), count=t["count"], unique=True),
                 batch=t["batch"],
                 length=t["length"],
                 mark="+-*()=",

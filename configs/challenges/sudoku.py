@@ -97,7 +97,11 @@ def get_config(arg=None):
             seed=0,
             steps=c["steps"],
             text=dict(name="text.bytes"),
-            data=dict(source=dict(name="data.problems", task=task, count=c["count"], form="answer"), batch=c["batch"], length=cells + 1),
+            data=dict(
+                source=dict(name="data.problems", task=task, count=c["count"], form="answer", unique=True),
+                batch=c["batch"],
+                length=cells + 1,
+            ),
             nn=dict(
                 layers=c["layers"],
                 width=c["width"],

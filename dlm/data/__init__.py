@@ -1,27 +1,43 @@
 """Data: documents to packed batches, addressable by step. No JAX, but for grain's import of it inside `loader`.
 
 source ─ documents('train' | 'held_out') ─> tokens (cached on disk) ─> windows (packed) ─> loader: batches from any step on
+
+A source that drops something of what it was given has `dropped` as well: how many of what, {'duplicates': 3}.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 Split = Literal["train", "held_out"]
 
 
 def is_held_out(document: str, share: float) -> bool:
-    """Whether a document is held out: a function of its text alone, so that adding documents moves none of the others."""
+    """Whether a document is held out: a function of its text alone, so that equal ones share a split and adding some moves no others."""
     return int.from_bytes(hashlib.sha256(document.encode("utf-8", "replace")).digest(), "big") < share * 2**256
 
 
 def by_hash(documents: Iterable[str], share: float) -> dict[Split, list[str]]:
-    """Both splits, in the order given; empty documents and exact duplicates are dropped."""
+    """Both splits, in the order given."""
     splits: dict[Split, list[str]] = dict(train=[], held_out=[])
-    for document in dict.fromkeys(documents):
-        if document:
-            splits["held_out" if is_held_out(document, share) else "train"].append(document)
+    for document in documents:
+        splits["held_out" if is_held_out(document, share) else "train"].append(document)
     return splits
+
+
+def kept(documents: Iterable[str], unique: bool, dropped: Counter) -> list[str]:
+    """The documents that are not empty, where `unique` only the first of equal ones; `dropped` counts the others."""
+    given = list(documents)
+    full = [document for document in given if document]
+    found = list(dict.fromkeys(full)) if unique else full
+    dropped.update({"empty documents": len(given) - len(full), "duplicates": len(full) - len(found)})
+    return found
+
+
+def told(dropped: Mapping[str, int]) -> str:
+    """'199 duplicates, 3 empty lines', or nothing."""
+    return ", ".join(f"{number:,} {what}" for what, number in dropped.items() if number)
 
 
 def check_share(share: float) -> None:

@@ -7,6 +7,7 @@ within one.
 import functools
 import os
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__p
 
 @dataclass(frozen=True)
 class Embedded:
-    """Prose and Python, split by hash of the document."""
+    """Prose and Python, split by hash of the document; equal documents are kept once."""
 
     held_out: float = 0.02  # share of the documents
     parts: tuple[Literal["prose", "source"], ...] = ("prose", "source")
@@ -32,17 +33,22 @@ class Embedded:
             raise ValueError("parts must name 'prose', 'source' or both")
 
     def documents(self, split: data.Split) -> list[str]:
-        return self._splits[split]
+        return self._all[0][split]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return self._all[1]
 
     @functools.cached_property
-    def _splits(self) -> dict[data.Split, list[str]]:
-        read = dict(prose=_prose, source=_source)
-        splits = data.by_hash((document for part in self.parts for document in read[part]()), self.held_out)
+    def _all(self) -> tuple[dict[data.Split, list[str]], dict[str, int]]:
+        read, dropped = dict(prose=_prose, source=_source), Counter()
+        found = data.kept((document for part in self.parts for document in read[part]()), True, dropped)
+        splits = data.by_hash(found, self.held_out)
         if not all(splits.values()):
             raise UserError(
                 f"no documents in one of the splits (parts={self.parts}, held_out={self.held_out}); this Python may lack its sources"
             )
-        return splits
+        return splits, dict(+dropped)
 
 
 def _prose() -> Iterator[str]:

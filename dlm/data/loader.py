@@ -38,6 +38,11 @@ class Loader:
         if self.batch < 1 or self.length < 1 or self.threads < 0:
             raise ValueError(f"batch and length must be at least 1 and threads at least 0: {self.batch}, {self.length}, {self.threads}")
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What the source was given and has left out: how many of what."""
+        return getattr(self.source, "dropped", {})
+
     def fingerprint(self, tokenizer: Tokenizer) -> str:
         """What the training data are: another corpus, order or tokenizer has another one."""
         return tokens.fingerprint(tokenizer, self.source.documents("train"))

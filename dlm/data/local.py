@@ -1,29 +1,37 @@
-"""Local files as a corpus: text, or JSON lines with a named field, plain or gzipped.
+"""Local files as a corpus: text, or JSON objects with a named field, plain or gzipped.
 
     paths=('book.txt', 'notes/**/*.md', 'news.jsonl.gz')
 
-A suffix .jsonl or .ndjson means one document per line, in `field`; everything else is text, and `unit` says what one document is.
-Documents are split by the hash of their text, or `held_out_paths` names the held-out files.
+A suffix .jsonl, .ndjson or .json means one document per object, in `field`; everything else is text, and `unit` says what one document
+is. Documents are split by the hash of their text, or `held_out_paths` names the held-out files.
 """
 
 import functools
 import glob
-import gzip
-import json
+import itertools
 import os
 import re
-import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dlm import data
+from dlm.data import content
 from dlm.run import files
 from dlm.run.spec import UserError, nearest
 
 _WHOLE = 65_536  # characters up to which a file of text is one document under unit='auto'
 _PART = 8_192  # characters after which a longer one is cut at the next blank line
+_ROWS = (".jsonl", ".ndjson", ".json")
+_TABLES = (".csv", ".tsv", ".parquet")
+_END = r"(?:\r\n|\n|\r(?!\n))"  # of a line
+
+
+class _Read(NamedTuple):
+    splits: dict[data.Split, list[str]]
+    dropped: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,14 @@ class Local:
     """Files and globs, in sorted order."""
 
     paths: tuple[str, ...]  # '~' and '**' work
-    field: str = "text"  # of a JSON line
+    field: str = "text"  # of a JSON object
     held_out: float = 0.02  # share of the documents; not read where held_out_paths is given
     unit: Literal["auto", "file", "paragraph", "line"] = "auto"  # a document of text; auto: a file, cut at blank lines where it is long
     held_out_paths: tuple[str, ...] | None = None
+    unique: bool = False  # equal documents are kept once
+    form: Literal["auto", "text", "json", "suffix"] = (
+        "auto"  # of the files; auto: by name and content; suffix: only .jsonl, .ndjson are JSON
+    )
 
     def __post_init__(self):
         data.check_share(self.held_out)
@@ -42,111 +54,120 @@ class Local:
             raise ValueError("paths must name at least one file")
 
     def documents(self, split: data.Split) -> list[str]:
-        found = self._splits[split]
+        found = self._all.splits[split]
         if not found:
-            total = sum(map(len, self._splits.values()))
+            total = sum(map(len, self._all.splits.values()))
             raise UserError(
                 f"none of {total} documents of {', '.join(self.paths)} is in the split {split!r}: "
                 f"change held_out={self.held_out:g} or unit={self.unit!r}, or name held_out_paths"
             )
         return found
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How much of the files is in no document."""
+        return self._all.dropped
+
     @functools.cached_property
-    def _splits(self) -> dict[data.Split, list[str]]:
-        train = self._read(self.paths)
+    def _all(self) -> _Read:
+        dropped: Counter = Counter()
+        train = data.kept(self._read(self.paths, dropped), self.unique, dropped)
         if self.held_out_paths is None:
-            return data.by_hash(train, self.held_out)
+            return _Read(data.by_hash(train, self.held_out), dict(+dropped))
         # What is held out is never trained on, whichever files it stands in.
-        held_out = dict.fromkeys(self._read(self.held_out_paths))
-        return dict(train=[d for d in dict.fromkeys(train) if d not in held_out], held_out=list(held_out))
+        held_out = data.kept(self._read(self.held_out_paths, dropped), self.unique, dropped)
+        known = set(held_out)
+        rest = [document for document in train if document not in known]
+        dropped["training documents that are held out as well"] += len(train) - len(rest)
+        return _Read(dict(train=rest, held_out=held_out), dict(+dropped))
 
-    def _read(self, patterns: tuple[str, ...]) -> list[str]:
-        named = dict.fromkeys(file for pattern in patterns for file in _files(pattern))
-        return [document for file in named for document in self._documents(file)]
+    def _read(self, patterns: tuple[str, ...], dropped: Counter) -> list[str]:
+        found: dict[str, Path] = {}  # each file once, however many patterns and links name it
+        for file in itertools.chain.from_iterable(map(_files, patterns)):
+            found.setdefault(os.path.realpath(file), file)
+        return [document for file in found.values() for document in self._documents(file, dropped)]
 
-    def _documents(self, file: Path) -> Iterator[str]:
-        content = _content(file)
-        if file.name.removesuffix(".gz").endswith((".jsonl", ".ndjson")):
-            yield from _json_lines(content, file, self.field)
+    def _documents(self, file: Path, dropped: Counter) -> Iterator[str]:
+        if self.form == "suffix":
+            is_rows = file.name.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
         else:
-            yield from _units(content, self.unit)
+            name = file.name.lower().removesuffix(".gz")
+            is_rows = self.form == "json" or (self.form == "auto" and name.endswith(_ROWS))
+            if self.form == "auto" and name.endswith(_TABLES):
+                raise UserError(f"{file} is a table: write it as JSON lines, or say form='text' to take it as it stands")
+        text = content.text(file, look=self.form in ("auto", "json"))
+        if is_rows:
+            yield from _fields(text, file, self.field, dropped)
+            return
+        if self.form == "auto" and self.unit == "auto" and content.looks_like_rows(text):
+            raise UserError(f"{file} holds JSON objects: say form='json' to read their field {self.field!r}, or form='text' for text")
+        yield from _units(text, self.unit, dropped)
 
 
 def _files(pattern: str) -> list[Path]:
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
-        raise UserError(f"{pattern} is a folder: name its files, such as {os.path.join(pattern, '**', '*.txt')}")
+        raise UserError(f"{pattern} is a folder: name its files, such as {os.path.join(glob.escape(pattern), '**', '*.txt')}")
     if os.path.isfile(pattern):
         return [Path(pattern)]
-    found = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    if not found:
-        raise UserError(f"no file matches {pattern}" if glob.has_magic(pattern) else f"no file {pattern}")
-    return found
+    found = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+    for path in found:
+        if not path.exists():
+            raise UserError(f"{path} is a link to a file that is not there")
+    found = [path for path in found if path.is_file()]
+    if found:
+        return found
+    if not glob.has_magic(pattern):
+        raise UserError(f"no file {pattern}")
+    literal = pattern.replace("[", "[[]")
+    if literal != pattern and glob.glob(literal, recursive=True):
+        raise UserError(f"no file matches {pattern}, in which [ begins a pattern: a [ of a name is written [[], here {literal}")
+    raise UserError(f"no file matches {pattern}")
 
 
-def _content(file: Path) -> str:
-    try:
-        raw = file.read_bytes()
-        raw = gzip.decompress(raw) if file.suffix == ".gz" else raw
-        content = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}, line {line}: not UTF-8") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}, line {_last_line(raw)}: cannot be unpacked further ({error})") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    if not content.strip():
-        raise UserError(f"{file} is empty")
-    return content
-
-
-def _last_line(packed: bytes) -> int:
-    """The number of the line up to which a broken gzip file can be unpacked."""
-    unpacked, stream = 0, zlib.decompressobj(wbits=31)
-    for begin in range(0, len(packed), 512):
-        try:
-            unpacked += stream.decompress(packed[begin : begin + 512]).count(b"\n")
-        except zlib.error:
-            break
-    return unpacked + 1
-
-
-def _json_lines(content: str, file: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(files.lines(content), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{file}, line {number}: broken JSON ({error})") from None
-        if not isinstance(row, dict) or field not in row:
-            has = f"; it has {', '.join(row)}{nearest(field, row)}" if isinstance(row, dict) else ""
-            raise UserError(f"{file}, line {number}: no field {field!r}{has}")
+def _fields(text: str, file: Path, field: str, dropped: Counter) -> Iterator[str]:
+    for where, row in content.rows(text, file):
+        if field not in row:
+            raise UserError(f"{file}, {where}: no field {field!r}; it has {', '.join(row)}{nearest(field, row)}")
         if not isinstance(row[field], str):
-            raise UserError(f"{file}, line {number}: field {field!r} is not text but {row[field]!r:.40}")
-        yield row[field].encode("utf-8", "replace").decode()  # JSON can spell lone surrogates
+            raise UserError(f"{file}, {where}: field {field!r} is not text but {row[field]!r:.40}")
+        yield _whole(row[field], dropped)
 
 
-def _units(content: str, unit: str) -> Iterator[str]:
+def _whole(text: str, dropped: Counter) -> str:
+    """The text with a '?' for every half of a character: JSON can spell lone surrogates, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        dropped["halves of characters, now '?'"] += sum("\ud800" <= sign <= "\udfff" for sign in text)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _units(text: str, unit: str, dropped: Counter) -> Iterator[str]:
     """Nothing is lost under 'auto' and 'file'; the other units drop the blank lines or line ends between them."""
     if unit == "line":
-        yield from (line for line in files.lines(content) if line.strip())
+        lines = files.lines(text)
+        full = [line for line in lines if line.strip()]
+        dropped["empty lines"] += len(lines) - len(full)
+        yield from full
     elif unit == "paragraph":
-        yield from (part.strip("\r\n") for part in re.split(r"\r?\n[ \t]*\r?\n", content) if part.strip())
-    elif unit == "file" or len(content) <= _WHOLE:
-        yield content
+        parts = [part.strip("\r\n") for part in re.split(rf"{_END}[ \t]*{_END}", text)]
+        full = [part for part in parts if part.strip()]
+        dropped["empty paragraphs"] += len(list(filter(None, parts))) - len(full)
+        yield from full
+    elif unit == "file" or len(text) <= _WHOLE:
+        yield text
     else:
-        yield from _parts(content)
+        yield from _parts(text)
 
 
-def _parts(content: str) -> Iterator[str]:
+def _parts(text: str) -> Iterator[str]:
     """Cut at the first blank line, else line end, else anywhere, between one and two parts' length on."""
     begin = 0
-    while len(content) - begin > 2 * _PART:
+    while len(text) - begin > 2 * _PART:
         near, far = begin + _PART, begin + 2 * _PART
-        borders = [content.find(mark, near, far) + len(mark) for mark in ("\n\n", "\r\n\r\n", "\n") if content.find(mark, near, far) >= 0]
-        end = borders[0] if borders else far
-        yield content[begin:end]
+        found = ((text.find(mark, near, far), mark) for mark in ("\n\n", "\r\n\r\n", "\n", "\r\r", "\r"))
+        end = next((at + len(mark) for at, mark in found if at >= 0), far)
+        yield text[begin:end]
         begin = end
-    yield content[begin:]
+    yield text[begin:]

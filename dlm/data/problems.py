@@ -7,6 +7,7 @@ Problems are held out by the hash of their prompt: no prompt that is asked was t
 """
 
 import functools
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ class Problems:
     task: Any = member("tasks", "brackets")
     count: int = 20_000  # problems, of which SHARE is held out
     form: Literal["whole", "answer"] = "whole"
+    unique: bool = False  # equal documents are kept once: rare ones become as frequent as frequent ones
 
     def __post_init__(self):
         if self.form == "answer" and not hasattr(self.task, "template"):
@@ -30,17 +32,23 @@ class Problems:
             raise ValueError(f"count={self.count} must be at least 1")
 
     def documents(self, split: data.Split) -> list[str]:
-        if not self._splits[split]:
+        found = self._all[0][split]
+        if not found:
             raise UserError(f"none of {self.count} problems is in the split {split!r}: make config.data.source.count larger")
-        return self._splits[split]
+        return found
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return self._all[1]
 
     @functools.cached_property
-    def _splits(self) -> dict[data.Split, list[str]]:
-        splits: dict[data.Split, dict[str, None]] = dict(train={}, held_out={})
+    def _all(self) -> tuple[dict[data.Split, list[str]], dict[str, int]]:
+        splits: dict[data.Split, list[str]] = dict(train=[], held_out=[])
         for problem in map(self.task.__getitem__, range(self.count)):
             text = problem.answer if self.form == "answer" else document(self.task, problem)
-            splits["held_out" if _is_held_out(self.task, problem) else "train"][text] = None
-        return {split: list(documents) for split, documents in splits.items()}
+            splits["held_out" if _is_held_out(self.task, problem) else "train"].append(text)
+        dropped: Counter = Counter()
+        return {split: data.kept(found, self.unique, dropped) for split, found in splits.items()}, dict(+dropped)
 
 
 def document(task, problem: Problem) -> str:

@@ -114,7 +114,7 @@ def _builder_class(builder_name: str) -> type:
 
 
 def _data_dir(data_dir: str | None) -> Path:
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def _prepared(dataset: str, root: Path) -> Path:
@@ -144,16 +144,21 @@ def _sizes(folder: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dlm.data.tfds", description="Turn local text into a TFDS data set.")
-    parser.add_argument("--paths", nargs="+", required=True, help="files and globs: text, .jsonl, either gzipped")
+    parser.add_argument("--paths", nargs="+", required=True, help="files and globs: text or JSON objects, either gzipped")
     parser.add_argument("--name", required=True, help="of the data set: small letters, digits and _")
     parser.add_argument("--data_dir", help="by default $TFDS_DATA_DIR, else ~/tensorflow_datasets")
-    parser.add_argument("--field", default=Local.field, help="of a JSON line")
+    parser.add_argument("--field", default=Local.field, help="of a JSON object")
     parser.add_argument("--held_out", type=float, default=Local.held_out, help="share of the documents in the split 'test'")
     parser.add_argument("--unit", default=Local.unit, choices=("auto", "file", "paragraph", "line"), help="what one document of text is")
+    parser.add_argument("--form", default=Local.form, choices=("auto", "text", "json"), help="of the files (auto: by their names)")
+    parser.add_argument("--unique", action="store_true", help="keep equal documents once")
     chosen = parser.parse_args(arguments)
     try:
-        source = Local(tuple(chosen.paths), field=chosen.field, held_out=chosen.held_out, unit=chosen.unit)
+        read = {name: getattr(chosen, name) for name in ("field", "held_out", "unit", "form", "unique")}
+        source = Local(tuple(chosen.paths), **read)
         print(prepare(source, chosen.name, chosen.data_dir))
+        if source.dropped:
+            print(f"dropped: {data.told(source.dropped)}", file=sys.stderr)
     except (UserError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

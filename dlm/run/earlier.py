@@ -20,7 +20,10 @@ class Earlier:
     members: tuple[str, ...] = ()  # names of the members of a family that have the field, such as 'local'; (): the section is no member
 
 
-EARLIER: tuple[Earlier, ...] = ()
+EARLIER: tuple[Earlier, ...] = (
+    Earlier("data.source.unique", True, "equal documents are kept once", members=("local", "problems")),
+    Earlier("data.source.form", "suffix", "files named .jsonl and .ndjson are JSON, all others text", members=("local",)),
+)
 
 
 def completed(config: dict) -> list[str]:

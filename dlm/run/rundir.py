@@ -89,14 +89,16 @@ def check_data(workdir: Path, fingerprint: str, accept: bool) -> None:
         files.write(path, fingerprint + "\n")
 
 
-def create(workdir: Path, run: spec.Run, tokenizer) -> None:
-    """Fills a new run directory, which is locked; config.json comes last, since it is what makes a directory a run's."""
+def create(workdir: Path, run: spec.Run, tokenizer, **facts) -> None:
+    """Fills a new run directory, which is locked; config.json comes last, since it is what makes a directory a run's.
+
+    `facts` are kept in environment.json as well."""
     if (workdir / CONFIG).exists():
         raise UserError(f"--workdir={workdir} was begun by another process meanwhile: start again to go on with it")
     tokenizer.save(workdir)
     (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
     costs = dict(parameters=run.nn.parameters, flops_per_token=run.flops_per_token)
-    (workdir / ENVIRONMENT).write_text(files.as_json(environment() | costs, indent=2) + "\n", encoding="utf-8")
+    (workdir / ENVIRONMENT).write_text(files.as_json(environment() | costs | facts, indent=2) + "\n", encoding="utf-8")
     write_config(workdir, run)
 
 

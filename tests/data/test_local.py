@@ -1,7 +1,11 @@
 """Local files: every form is read, every mistake is one line that names file and line."""
 
+import bz2
 import gzip
 import json
+import lzma
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +15,7 @@ from dlm.run import files, spec
 
 def everything(*paths, **fields) -> list[str]:
     source = Local(tuple(map(str, paths)), held_out=0.5, **fields)
-    return sorted(source._read(source.paths))
+    return sorted(source._read(source.paths, Counter()))
 
 
 def test_forms(tmp_path):
@@ -50,7 +54,7 @@ def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
     content = "".join(f"scene {i}\n" + "words and words\n" * 30 + "\n" for i in range(300))
     (tmp_path / "book.txt").write_text(content)
     source = Local((str(tmp_path / "book.txt"),), held_out=0.3)
-    parts = source._read(source.paths)
+    parts = source._read(source.paths, Counter())
     assert "".join(parts) == content and all(p.startswith("scene") and 8000 < len(p) <= 16384 for p in parts[:-1])
     assert set(source.documents("train")).isdisjoint(source.documents("held_out"))
     (tmp_path / "line.txt").write_text("x" * 100_000)  # no border anywhere
@@ -68,11 +72,140 @@ def test_odd_bytes_are_kept_as_they_are(tmp_path):
     assert everything(tmp_path / "long.jsonl") == ["", "end", long]
 
 
+def test_frequent_documents_stay_frequent(tmp_path):
+    """A corpus drawn from a law keeps the law; what is dropped is counted."""
+    (tmp_path / "a.txt").write_text("".join(f"line {i}\n" for i in range(300)) + "again\n\n \n" * 200)
+    source = Local((str(tmp_path / "a.txt"),), unit="line", held_out=0.3)
+    splits = [source.documents(split) for split in ("train", "held_out")]
+    assert sorted(map(len, splits), reverse=True)[0] > 200 and sum(map(len, splits)) == 500
+    assert sum(split.count("again") == 200 for split in splits) == 1 and not set(splits[0]) & set(splits[1])
+    assert source.dropped == {"empty lines": 400}
+    once = replace(source, unique=True)
+    assert sum(len(once.documents(split)) for split in ("train", "held_out")) == 301
+    assert once.dropped == {"empty lines": 400, "duplicates": 199}
+    rows = ["x", "x", "", "\\ud800y\\udfff"]
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{row}"}}\n' for row in rows))
+    source = Local((str(tmp_path / "a.jsonl"),), held_out=1.0)
+    assert source.documents("held_out") == ["x", "x", "?y?"]
+    assert source.dropped == {"halves of characters, now '?'": 2, "empty documents": 1}
+    (tmp_path / "b.txt").write_text("a\n\n\f\n\nb\n")
+    assert everything(tmp_path / "b.txt", unit="paragraph") == ["a", "b"]
+    assert Local((str(tmp_path / "b.txt"),), unit="paragraph").dropped == {"empty paragraphs": 1}
+
+
 def test_held_out_files_are_never_trained_on(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
     (tmp_path / "b.txt").write_text("two\nfour\n")
     source = Local((str(tmp_path / "a.txt"),), unit="line", held_out_paths=(str(tmp_path / "b.txt"),))
     assert (source.documents("train"), source.documents("held_out")) == (["one", "three"], ["two", "four"])
+    assert source.dropped == {"training documents that are held out as well": 1}
+
+
+ROWS = '{"text": "a"}\n\n{"text": "b", "n": NaN}\n'
+TAR = b"a.txt".ljust(257, b"\0") + b"ustar" + b"0" * 250
+
+
+HELD = [
+    # Structured files by their names, in either case.
+    ("rows.json", ROWS, ["a", "b"], {}),
+    ("rows.JSONL", ROWS, ["a", "b"], {}),
+    ("rows.json.gz", gzip.compress(ROWS.encode()), ["a", "b"], {}),
+    ("ROWS.NDJSON.GZ", gzip.compress(ROWS.encode()), ["a", "b"], {}),
+    ("rows.json", '[{"text": "a"}, {"text": "b"}]', ["a", "b"], {}),
+    ("rows.jsonl", '\n[\n  {"text": "a"},\n  {"text": "b"}\n]', ["a", "b"], {}),
+    ("row.json", '{\n  "text": "a"\n}\n', ["a"], {}),
+    ("joined.jsonl", '\ufeff{"text": "a"}\r\ufeff{"text": "b"}\r\n', ["a", "b"], {}),
+    ("TEXT.TXT.GZ", gzip.compress(b"a text"), ["a text"], {}),
+    ("packed.txt", gzip.compress(b"a text"), ["a text"], {}),
+    ("rows.csv", "text\na\n", "rows.csv is a table: write it as JSON lines, or say form='text'", {}),
+    ("rows.TSV.gz", gzip.compress(b"text\na\n"), "is a table", {}),
+    ("rows.parquet", "PAR1 a PAR1", "is a table", {}),
+    ("rows.csv", "text\na\n", ["text\na\n"], dict(form="text")),
+    # JSON under other names.
+    ("rows.txt", ROWS, "rows.txt holds JSON objects: say form='json' to read their field 'text', or form='text'", {}),
+    ("rows.gz", gzip.compress(ROWS.encode()), "holds JSON objects", {}),
+    ("rows", '[{"text": "a"}]', "holds JSON objects", {}),
+    ("row.txt", '{\n  "text": "a"\n}\n', "holds JSON objects", {}),
+    ("rows.txt", ROWS, ["a", "b"], dict(form="json")),
+    ("rows.txt", ROWS, [ROWS], dict(form="text")),
+    ("rows.json", ROWS, [ROWS], dict(form="text")),
+    ("rows.txt", ROWS, sorted(filter(None, ROWS.split("\n"))), dict(unit="line")),
+    ("almost.txt", ROWS + "a last line\n", [ROWS + "a last line\n"], {}),
+    ("code.txt", "{ a block }\n[1]\n", ["{ a block }\n[1]\n"], {}),
+    ("empty.txt", "[]", ["[]"], {}),
+    # As runs of before had it.
+    ("rows.JSONL", ROWS, [ROWS], dict(form="suffix")),
+    ("rows.json", ROWS, [ROWS], dict(form="suffix")),
+    ("rows.jsonl", ROWS, ["a", "b"], dict(form="suffix")),
+    # JSON that is broken, or of another shape.
+    ("deep.jsonl", ROWS + "[" * 100_000, "deep.jsonl, line 4: broken JSON .nested too deeply", {}),
+    ("deep.json", "[" * 100_000, "deep.json, line 1: broken JSON .nested too deeply", {}),
+    ("deep.txt", "[" * 100_000, ["[" * 100_000], dict(unit="file")),
+    ("deep.txt", '[{"a":' * 5000, ['[{"a":' * 5000], {}),
+    ("long.jsonl", '{"text": "a", "n": ' + "1" * 5000 + "}", "long.jsonl, line 1: broken JSON .Exceeds the limit", {}),
+    ("array.json", '[\r\n{"text": "a"},\r\n{"text"}]', "array.json, line 3: broken JSON .Expecting ':' delimiter, column 8", {}),
+    ("first.jsonl", '{"text": \n{"text": "b"}\n', "first.jsonl, line 1: broken JSON", {}),
+    ("mixed.jsonl", '{"text": "a"}\n["b"]\n', r'mixed.jsonl, line 2: not a JSON object but \["b"\]', {}),
+    ("arrays.jsonl", '["a"]\n["b"]\n', r'arrays.jsonl, line 1: not a JSON object but \["a"\]', {}),
+    ("entries.json", '[{"text": "a"}, 3]', "entries.json, entry 2: not a JSON object but 3", {}),
+    ("null.json", "null", "null.json, line 1: not a JSON object but null", {}),
+    ("twice.jsonl", '{"text": "a", "text": "b"}', "twice.jsonl, line 1: a name stands twice", {}),
+    ("wrapped.json", '{"rows": [{"text": "a"}]}', "wrapped.json, line 1: no field 'text'; it has rows", {}),
+    # Other formats and encodings by their first bytes.
+    ("a.txt", b"\x28\xb5\x2f\xfdx", "a.txt is packed with zstd: unpack it", {}),
+    ("a.txt.gz", gzip.compress(b"\x28\xb5\x2f\xfdx"), "is packed with zstd", {}),
+    ("a.txt", lzma.compress(b"a"), "is packed with xz", {}),
+    ("a.txt", bz2.compress(b"a"), "is packed with bzip2", {}),
+    ("a.txt", b"\x04\x22\x4d\x18x", "is packed with lz4", {}),
+    ("a.gz", gzip.compress(gzip.compress(b"a")), "is packed with gzip twice", {}),
+    ("a.docx", b"PK\x03\x04x", "is a zip archive", {}),
+    ("a.7z", b"7z\xbc\xaf\x27\x1cx", "is a 7z archive", {}),
+    ("a.tgz", gzip.compress(TAR), "is a tar archive", {}),
+    ("a", b"PAR1\n a PAR1", "is a parquet file: write it as JSON lines", {}),
+    ("a", "PAR1 is how it begins", ["PAR1 is how it begins"], {}),
+    ("a", b"ARROW1\0\0", "is an Arrow file", {}),
+    ("a", b"Obj\x01", "is an Avro file", {}),
+    ("a", b"SQLite format 3\0", "is an SQLite database", {}),
+    ("a", b"\x89HDF\r\n\x1a\n", "is an HDF5 file", {}),
+    ("a", b"\x93NUMPY", "is a NumPy array", {}),
+    ("a", b"%PDF-1.7", "is a PDF document", {}),
+    ("a.txt", "é".encode("utf-16"), "is text in UTF-16: convert it to UTF-8, such as with iconv -f UTF-16 -t UTF-8", {}),
+    ("a.txt", "é".encode("utf-32"), "is text in UTF-32", {}),
+    ("a.jsonl", ROWS.encode("utf-16-le"), "is no text, or in UTF-16: .* convert it to UTF-8", {}),
+    ("a.txt", "ab".encode("utf-16-le"), ["a\0b\0"], dict(form="text")),
+]
+
+
+@pytest.mark.parametrize("name, given, expected, fields", HELD, ids=[str(n) for n in range(len(HELD))])
+def test_what_a_file_holds(tmp_path, name, given, expected, fields):
+    """The documents, or the line that is said."""
+    (tmp_path / name).write_bytes(given if isinstance(given, bytes) else given.encode())
+    source = Local((str(tmp_path / name),), held_out=1.0, **fields)
+    if isinstance(expected, list):
+        assert source.documents("held_out") == expected
+        return
+    with pytest.raises(spec.UserError, match=expected) as error:
+        source.documents("held_out")
+    assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_names_of_files(tmp_path):
+    """A bracket is a pattern, a file is read once under all its names, a link must lead somewhere."""
+    folder = tmp_path / "a [b]"
+    folder.mkdir()
+    (folder / "c.txt").write_text("c")
+    (tmp_path / "link.txt").symlink_to(folder / "c.txt")
+    assert everything(folder / "c.txt") == everything(tmp_path / "a [[]b]/*.txt") == ["c"]
+    assert everything(folder / "c.txt", tmp_path / "*.txt", tmp_path / "a ?b?" / ".." / "link.txt") == ["c"]
+    with pytest.raises(spec.UserError, match=r"a \[b\]/\*\*/\*.txt, in which \[ begins a pattern: .* here .*a \[\[\]b\]/\*\*/\*.txt$"):
+        everything(folder / "**/*.txt")
+    with pytest.raises(spec.UserError, match=r"no file matches .*\[d\]/\*$"):
+        everything(tmp_path / "[d]/*")
+    with pytest.raises(spec.UserError, match=r"is a folder: name its files, such as .*a \[\[\]b\]/\*\*/\*.txt"):
+        everything(folder)
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(spec.UserError, match="gone.txt is a link to a file that is not there"):
+        everything(tmp_path / "*.txt")
 
 
 @pytest.mark.parametrize(

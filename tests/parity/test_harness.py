@@ -1,6 +1,7 @@
 """lm_eval itself on our runs: its own HFLM gives the same numbers on the same weights, and tasks are read from local files, not run."""
 
 import functools
+import gzip
 import json
 from dataclasses import replace
 
@@ -243,6 +244,12 @@ def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
     rows = [dict(q=f"one{sign}two") for sign in "\x85\u2028\u2029\ufeff"]
     (tmp_path / "rows.jsonl").write_bytes(end.join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
     assert local._read(tmp_path / "rows.jsonl") == rows
+    (tmp_path / "rows.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode("utf-8-sig")))
+    assert local._read(tmp_path / "rows.json.gz") == rows
+    for name, given, told in [("a.jsonl", "[" * 100_000, "line 1: broken JSON"), ("b.json", "[1]", "entry 1: not a JSON object")]:
+        (tmp_path / name).write_text(given)
+        with pytest.raises(UserError, match=f"{name}, {told}"):
+            local._read(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ check(entry_point).
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
 from lm_eval.api.task import ConfigurableTask
 
-from dlm.run import files, jail
+from dlm.data import content
+from dlm.run import jail
 from dlm.run.spec import UserError, nearest
 
 _PASS = "pass@1"
@@ -96,13 +96,7 @@ class _Task(ConfigurableTask):
 
 def _read(path: Path) -> list[dict]:
     """The objects of a file of JSON lines, or of one JSON array."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        if text.lstrip().startswith("["):
-            return json.loads(text)
-        return [json.loads(line) for line in files.lines(text) if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {_line(error)}") from None
+    return [row for _, row in content.rows(content.text(path), path)]
 
 
 def tasks(names: list[str], folder: Path, data: Path, code: bool) -> dict:
