@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from dlm import data
 from dlm.run import cli, logs, rundir, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import UserError
@@ -32,13 +33,16 @@ SCORES = "evals.jsonl"
 
 
 def main(argv: list[str] | None = None) -> None:
-    args, overrides = cli.parse(__doc__, FLAGS, argv, ("evals", "sampler"))
+    args, overrides = cli.parse(__doc__, FLAGS, argv, ("evals", "sampler", "data"))
     workdir = Path(args.workdir)
     from dlm.run.assemble import Subject, evaluators, reopen, sampler
 
     named, short = harness(args)
     chosen = evaluators(rundir.read_config(workdir).get("evals", {}), named, short + [o for o in overrides if o[0].startswith("evals.")])
-    source = other(args.data) if args.data else None
+    source = other(args.data, [o for o in overrides if o[0].startswith("data.")])
+    dropped = data.told(getattr(source, "dropped", {}))
+    if dropped:
+        say(f"{args.data}: dropped {dropped}")
     flags = [o for o in overrides if o[0].startswith("sampler.")]
     drawn = sampler(workdir, flags) if flags else None
     experiment, state = reopen(workdir, args.step)
@@ -89,13 +93,20 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def other(data: str):
-    """A source whose held-out split is the whole of a file, or that of a named data set."""
-    if data == "embedded":
-        return spec.build("embedded", "data")
-    if data.startswith("tfds:"):
-        return spec.build(dict(name="data.tfds", dataset=data.removeprefix("tfds:")), "data")
-    return spec.build(dict(name="data.local", paths=(data,), held_out=1.0), "data")
+def other(name: str | None, overrides: list[tuple[str, str]]):
+    """A source whose held-out split is the whole of a file, or that of a named data set, with `data.FIELD=VALUE` applied; None for None."""
+    if not name:
+        if overrides:
+            raise UserError(f"--{overrides[0][0]} says how another text is read: name it with --data=FILE")
+        return None
+    config = dict(name="data.local", paths=(name,), held_out=1.0)
+    if name == "embedded":
+        config = dict(name="data.embedded")
+    elif name.startswith("tfds:"):
+        config = dict(name="data.tfds", dataset=name.removeprefix("tfds:"))
+    for dotted, text in overrides:
+        spec.override(config, dotted.removeprefix("data."), text)
+    return spec.build(config, "data", where="data")
 
 
 def append(path: Path, records: list[dict]) -> None:

@@ -59,7 +59,7 @@ def parse(doc: str, flags: list[Flag], argv: list[str] | None, sections: tuple[s
     return parsed, overrides
 
 
-_EXAMPLES = {"config": "optim.lr=3e-4", "sampler": "rule=confident", "evals": "bound.samples=16"}
+_EXAMPLES = {"config": "optim.lr=3e-4", "sampler": "rule=confident", "evals": "bound.samples=16", "data": "unit=line"}
 
 
 def main(command: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:

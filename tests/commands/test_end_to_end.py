@@ -1,5 +1,7 @@
 """train → evaluate → sample on a tiny local corpus, through the commands; a run resumes byte for byte."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -29,13 +31,18 @@ def runs(tmp_path_factory):
     """{kind: (workdir, arguments)} of two runs of 4 updates whose corpus is gone."""
     folder, made = tmp_path_factory.mktemp("runs"), {}
     corpus = tiny.write_corpus(folder / "corpus.txt")
+    text = corpus.read_text()
+    corpus.write_text(text + "\n" + text[: text.index("\n\n")] + "\n")  # its first paragraph again
     for kind in KINDS:
         config = tiny.recipe(
             corpus, text=dict(name="bpe", size=290), every=dict(log=1, save=2, eval=3), **(tiny.AR if kind == "ar" else {})
         )
         arguments = [f"--config={write_recipe(folder / f'{kind}.py', config)}", f"--workdir={folder / kind}"]
-        train.main([*arguments, "--config.optim.ema=0.5"])
-        made[kind] = folder / kind, [*arguments, "--config.optim.ema=0.5"]
+        arguments += ["--config.optim.ema=0.5", f"--config.data.source.unique={kind == 'ar'}"]
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            train.main(arguments)
+        assert said.getvalue().count("dropped from the data: 1 duplicates\n") == (kind == "ar")
+        made[kind] = folder / kind, arguments
     return corpus, made
 
 
@@ -57,6 +64,7 @@ def test_a_run_directory_holds_what_it_takes(runs, kind):
     names = {p.name for p in workdir.iterdir()}
     assert {"config.json", "metrics.jsonl", "commit.txt", "environment.json", "checkpoints", "tokenizer.json"} <= names
     assert spec.run(json.loads((workdir / "config.json").read_text())).optim.ema == 0.5
+    assert json.loads((workdir / "environment.json").read_text())["dropped"] == (dict(duplicates=1) if kind == "ar" else {})
     rows = logs.rows(workdir / "metrics.jsonl")
     assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4] and all(r["loss"] > 0 for r in rows if "loss" in r)
     assert [r["step"] for r in rows if "bound.bits_per_byte" in r] == [3] and set(rows[-1]["phases"]) == {"data", "step", "eval", "save"}
@@ -188,6 +196,13 @@ def test_evaluate_another_text(runs, tmp_path, capsys):
     text.write_text("a text of its own\n" * 9)
     found = answer(capsys, evaluate, f"--workdir={runs[1]['ar'][0]}", f"--data={text}", "--evals=compression")
     assert {s["name"]: s["value"] for s in found["scores"]}["held_out_bytes"] == 162 and found["scores"][0]["data"] == str(text)
+    words = f"--workdir={runs[1]['ar'][0]}", f"--data={text}", "--evals=compression", "--data.unit=line"
+    for unique, size in (("false", 153), ("true", 17)):
+        evaluate.main([*words, "--json", f"--data.unique={unique}"])
+        out, err = capsys.readouterr()
+        assert {s["name"]: s["value"] for s in json.loads(out)["scores"]}["held_out_bytes"] == size
+        assert ("other.txt: dropped 8 duplicates" in err) == (unique == "true")
+    assert "--data.unit says how another text is read: name it" in mistake(capsys, evaluate, words[0], words[-1])
 
 
 @pytest.mark.slow
