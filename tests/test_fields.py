@@ -155,16 +155,16 @@ def tfds_field(corpus, **changes):
 def held_out(**changes):
     """A score of three windows whose nats depend on the draws."""
 
-    def bound(samples):
-        return lambda params, batch, key: Bound(batch.tokens_BL * 1.0 / samples, jnp.ones(len(batch.tokens_BL)))
+    def bound(samples, pattern):
+        return lambda params, batch, key: Bound(batch.tokens_BL * 1.0 / samples, jnp.ones(len(batch.tokens_BL)) * len(pattern))
 
     def windows(limit):
         for row in tiny.tokens(3, 5)[:limit]:
             yield tiny.batch(row[None])
 
-    experiment = types.SimpleNamespace(bound=bound)
+    experiment = types.SimpleNamespace(bound=bound, reported=lambda pattern: types.SimpleNamespace(claims="bound"))
     tokenizer = types.SimpleNamespace(bytes_V=np.arange(20))
-    subject = types.SimpleNamespace(experiment=experiment, held_out=windows, tokenizer=tokenizer, params=None, key=None)
+    subject = types.SimpleNamespace(experiment=experiment, held_out=windows, tokenizer=tokenizer, params=None, key=None, facts={})
     return list(HeldOut(**changes).run(subject, 0))
 
 
@@ -223,7 +223,10 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "Loader.mark": (stream, "ab", {}),
     "Loader.prompt": (stream, " ", {}),
     **{f"MaskedTokens.{k}": (tokens, v, {}) for k, v in dict(windows=2, rate=0.9).items()},
-    **{f"Exact.{k}": (exact, v, {}) for k, v in dict(rule=dict(name="confident", confidence="top"), steps=2, windows=2, samples=2).items()},
+    **{
+        f"Exact.{k}": (exact, v, {})
+        for k, v in dict(rule=dict(name="confident", confidence="top"), steps=2, windows=2, samples=2, pattern="own").items()
+    },
     "Block.process": (blocks, dict(name="mask", schedule="cosine"), {}),
     "Block.auxiliary": (blocks, 0.5, dict(context="causal")),
     **{f"AR.{k}": (dropped, 0.5, {}) for k in ("dropout", "ahead")},
@@ -263,7 +266,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"Tasks.{k}": (asked("tasks", dict(num=4)), v, {}) for k, v in dict(task="countdown", num=3, temperature=1.0).items()},
     **{f"Tasks.{k}": (asked("tasks", dict(num=4, task="sudoku")), v, {}) for k, v in dict(ask="fill", orders=("top",), steps=(2,)).items()},
     **{f"Calibration.{k}": (calibration, v, {}) for k, v in dict(windows=2, bins=1).items()},
-    **{f"HeldOut.{k}": (held_out, v, {}) for k, v in dict(samples=2, windows=2).items()},
+    **{f"HeldOut.{k}": (held_out, v, {}) for k, v in dict(samples=2, windows=2, pattern="own").items()},
     **{f"Every.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
     "Every.keep": (kept, 1, {}),
     "Every.unsaved": (unsaved, "go_on", {}),

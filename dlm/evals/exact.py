@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from dlm.objectives import Pattern
 from dlm.run import keys, mesh, spec
 from dlm.run.contracts import Canvas
 from dlm.run.spec import UserError
@@ -32,6 +33,7 @@ class Exact:
     steps: int = 0  # passes per block; 0: as many as it has positions
     windows: int = 64  # evenly spread held-out windows; 0: all
     samples: int = 4  # of the bound on the same windows, an even number
+    pattern: Pattern = "count"  # of that bound, as in evals.bound
 
     claims: ClassVar[str] = "exact"
 
@@ -44,7 +46,7 @@ class Exact:
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error); an exact score has none, the gap has the bound's."""
         experiment, objective = subject.experiment, subject.objective
-        bound, score, sampler = experiment.bound(self.samples), None, subject.sampler or experiment.run.sampler
+        bound, score, sampler = experiment.bound(self.samples, self.pattern), None, subject.sampler or experiment.run.sampler
         if objective.mask.kind == "causal" and (sampler.temperature, sampler.top_p, sampler.top_k) != (1.0, 1.0, 0):
             raise UserError("an autoregressive model's likelihood is that of sampler.temperature=1, top_p=1 and top_k=0: set them")
         if objective.mask.kind != "causal":

@@ -19,6 +19,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dlm.evals.requests.model import Model
+from dlm.objectives import Pattern
 from dlm.run import spec
 from dlm.run.spec import UserError
 from dlm.text.chat import Chat
@@ -32,6 +33,7 @@ class Harness:
     limit: int = 0  # documents of each task; 0: all
     fewshot: int | None = None  # examples in the prompt; None: as the task says
     samples: int = 8  # noise draws of a bound, an even number
+    pattern: Pattern = "count"  # of that bound, as in evals.bound
     likelihood: Literal["bound", "exact"] = "bound"  # exact: under a sampler whose order does not hang on chance
     batch: int = 0  # rows read at once; 0: as many as in training
     chat: Literal["none", "template"] = "none"  # whether prompts go through the run's chat template
@@ -56,7 +58,7 @@ class Harness:
         with local.guarded():
             loaded = local.tasks(names, Path(self.dir), Path(self.data or self.dir), self.code == "jail")
             judged = frozenset(name for name, task in loaded["tasks"].items() if _judges(task))
-            model = Model(subject, self.batch, self.samples, self.likelihood)
+            model = Model(subject, self.batch, self.samples, self.likelihood, self.pattern)
             lm = bridge.HarnessLM(model, _template(subject) if self.chat == "template" else None, judged)
             found = self._evaluated(lm, loaded)
             for name, metrics in found["results"].items():

@@ -8,7 +8,7 @@ A member says what it destroys tokens with and what a destroyed sequence costs (
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from dlm.run import keys
 from dlm.run.contracts import Batch, Bound, Canvas, Estimate, Loss
 from dlm.run.spec import Vocab
 
+Pattern = Literal["count", "own"]  # how a bound is estimated: as `counted`, where the network is not told the time, or as in training
 LONGEST = 2**20  # of blocks, spans and grids of time: far beyond any use, and far within float32 and int32
 SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution of the bound
 
@@ -119,6 +120,11 @@ class Diffusion:
         _, terms_TBL = jax.lax.scan(one, None, jnp.arange(samples))
         pairs = terms_TBL.sum(-1).reshape(samples // 2, 2, -1)
         return Bound(terms_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
+
+    def counted(self) -> "Diffusion":
+        """One whose bound has the same value, for a network that is not told the time, and is estimated under a fixed number of destroyed
+        positions (`noise.counts`), so that it scatters less; itself where the bound allows no count."""
+        return self
 
     def memory(self):
         """What training remembers from update to update, before the first; None for nothing."""

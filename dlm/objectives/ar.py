@@ -42,6 +42,10 @@ class AR:
         if not 0 <= self.ahead < math.inf:
             raise ValueError(f"ahead={self.ahead} must not be negative")
 
+    def counted(self) -> "AR":
+        """Itself: nothing is destroyed."""
+        return self
+
     def memory(self):
         """Nothing is remembered from update to update."""
         return None

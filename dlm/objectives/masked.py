@@ -17,13 +17,14 @@ what is reported.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
 from dlm.nn.masks import Mask
 from dlm.noise import counts
+from dlm.noise.mask import MaskNoise
 from dlm.noise.times import Kind
 from dlm.objectives import LONGEST, SMALLEST, Diffusion
 from dlm.run import keys
@@ -65,6 +66,10 @@ class Masked(Diffusion):
     @property
     def trains(self) -> str:
         return self.claims if self.weights == "bound" else "heuristic"
+
+    def counted(self) -> "Masked":
+        """The schedule weighs each number of masks alike in continuous time, so that none is needed; a grid of times is another bound."""
+        return self if self.steps else replace(self, process=MaskNoise(vocab=self.vocab), pattern="count")
 
     def weight(self, t_BL):
         """w(t), so that E_t of the weighted terms is the bound."""

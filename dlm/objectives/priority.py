@@ -41,6 +41,9 @@ class Priority(Masked):
         if self.times == "importance":
             raise ValueError("times='importance' knows the bound's costs, and priority has rates of its own: use times='stratified'")
 
+    def counted(self) -> Masked:
+        return Masked(process=self.process, steps=self.steps, vocab=self.vocab).counted()
+
     @property
     def trains(self) -> str:
         return "heuristic"

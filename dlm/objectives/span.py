@@ -29,6 +29,9 @@ class Span(Masked):
         if not 2 <= self.length <= LONGEST:
             raise ValueError(f"length={self.length} must be from 2 to {LONGEST}; single masks are objectives.masked")
 
+    def counted(self) -> Masked:
+        return Masked(process=self.process, steps=self.steps, vocab=self.vocab).counted()
+
     @property
     def trains(self) -> str:
         return "heuristic"

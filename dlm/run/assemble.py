@@ -97,9 +97,10 @@ class Experiment:
         figures = routing.figures(routed, e.active, routing.devices(e, self.mesh.shape["expert"]))
         return routing.steered(params, routed, e.router.bias) if e.router.bias else params, figures
 
-    def held(self, params):
-        """The objective, with what it has learned itself."""
-        return self.objective.holding(params["objective"]) if hasattr(self.objective, "init") else self.objective
+    def held(self, params, objective=None):
+        """The objective (or another one of the run), with what it has learned itself."""
+        objective = objective or self.objective
+        return objective.holding(params["objective"]) if hasattr(objective, "init") else objective
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Batches of updates `step` + 1, `step` + 2, …, on the devices."""
@@ -121,9 +122,18 @@ class Experiment:
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 — an experiment lives as long as its process
-    def bound(self, samples: int):
+    def bound(self, samples: int, pattern: str = "count"):
         """The jitted `bound(params, batch, key) → Bound`."""
-        return jax.jit(lambda params, batch, key: self.held(params).bound(functools.partial(self.denoise, params), batch, key, samples))
+
+        def estimate(params, batch, key):
+            return self.held(params, self.reported(pattern)).bound(functools.partial(self.denoise, params), batch, key, samples)
+
+        return jax.jit(estimate)
+
+    def reported(self, pattern: str = "count"):
+        """The objective by which its bound is estimated (`objectives.Pattern`). A network that is told the time is told another one under a
+        count, which makes it another bound: there it is the run's own."""
+        return self.objective.counted() if pattern == "count" and self.run.nn.time == "none" else self.objective
 
     def memory(self, batch: int, length: int):
         """An empty cache of the network's, spread over the devices."""

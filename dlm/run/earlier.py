@@ -20,9 +20,12 @@ class Earlier:
     members: tuple[str, ...] = ()  # names of the members of a family that have the field, such as 'local'; (): the section is no member
 
 
+_MASKS = "bounds are estimated under the noise that the model is trained with, which scatters more"
+
 EARLIER: tuple[Earlier, ...] = (
     Earlier("data.source.unique", True, "equal documents are kept once", members=("local", "problems")),
     Earlier("data.source.form", "suffix", "files named .jsonl and .ndjson are JSON, all others text", members=("local",)),
+    *(Earlier(f"evals.{name}.pattern", "own", _MASKS) for name in ("bound", "exact", "harness")),
 )
 
 

@@ -82,7 +82,17 @@ def harness(**changes):
 HARNESS = {
     f"Harness.{name}": (harness, other, {})
     for name, other in dict(
-        tasks=("b",), dir="e", data="f", limit=3, fewshot=2, samples=4, likelihood="exact", batch=3, chat="template", code="jail"
+        tasks=("b",),
+        dir="e",
+        data="f",
+        limit=3,
+        fewshot=2,
+        samples=4,
+        pattern="own",
+        likelihood="exact",
+        batch=3,
+        chat="template",
+        code="jail",
     ).items()
 }
 

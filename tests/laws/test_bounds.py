@@ -86,6 +86,21 @@ def test_schedules_do_not_change_the_bound(process):
     np.testing.assert_allclose(_bounds(w.objective(dict(name="masked", process=process))), _bounds(first), rtol=1e-5)
 
 
+@every_objective
+def test_a_fixed_count_does_not_change_the_bound(member):
+    """What is reported of it has the value of what is trained, whatever the schedule; blocks of one are exact then."""
+    own = w.objective(member)
+    counted = own.counted()
+    assert isinstance(own, Masked) != (counted is own), "the others' bounds allow no count"
+    assert counted.counted() == counted and (counted is own or counted.pattern == "count")
+    np.testing.assert_allclose(_bounds(counted), _bounds(own), rtol=1e-5)
+
+
+def test_a_grid_of_times_has_a_bound_of_its_own():
+    for name in ("masked", "block", "span", "prism"):
+        assert w.objective(dict(name=name, steps=4)).counted().steps == 4
+
+
 @dataclass(frozen=True)
 class DividedByMasked(Masked):
     """The mean over masked positions in the place of their weighted sum: the usual mistake."""
@@ -133,6 +148,17 @@ def test_given_positions_condition_the_bound():
         denoise = w.oracle(0, objective.process)
         bound_X = exact_bound(objective, denoise, w.X_XL, w.VOCAB, noisable_BL=given_XL, nodes=24)
         np.testing.assert_allclose(bound_X, -np.log(p_X / first_V[w.X_XL[:, 0]]), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["masked", "block"])
+def test_a_count_has_the_same_bound_whatever_is_given_in_a_row(name):
+    """Rows with prompts of other lengths, none among them, have other numbers of positions to choose from."""
+    given_XL = np.arange(w.L) >= (np.arange(len(w.X_XL)) % (w.L + 1))[:, None]
+    own = w.objective(dict(name=name, process=dict(name="mask", schedule="cosine")) | (dict(size=2) if name == "block" else {}))
+    table = w.for_table(3, len(w.X_XL))
+    own_X, count_X = (exact_bound(o, w.tables, w.X_XL, w.VOCAB, table, noisable_BL=given_XL) for o in (own, own.counted()))
+    np.testing.assert_allclose(count_X, own_X, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- discretised bound

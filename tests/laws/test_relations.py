@@ -42,9 +42,9 @@ def test_another_way_to_the_masked_bound(config):
     np.testing.assert_allclose(bound(**config), bound(name="masked"), rtol=1e-5)
 
 
-def reported(**config):
+def reported(made=None, **config):
     """All that the laws of a bound look at: programs line by line, and their constants."""
-    made, batch = w.objective(config), w.batch_of(w.X_XL, RANDOM)
+    made, batch = made or w.objective(config), w.batch_of(w.X_XL, RANDOM)
     of_z = lambda z_BL, t_BL: (made.terms(w.tables, batch, z_BL, t_BL), made.log_q(batch, z_BL, t_BL))  # noqa: E731
     both = lambda key, *at: (made.bound(w.tables, batch, key, 4), of_z(*at))  # noqa: E731
     lines, constants = tiny.program(both, jax.random.key(0), jnp.asarray(w.X_XL), jnp.ones(w.X_XL.shape))
@@ -60,6 +60,9 @@ def test_what_only_trains_otherwise_reports_masked_diffusion_s_bound(stem):
             (said, constants), (want, wanted) = reported(name=stem, **changes), reported(name="masked", **changes)
             assert said == want and (said == reported(name="masked")[0]) == (not changes)
             tiny.identical(constants, wanted)
+    (said, constants), (want, wanted) = (reported(w.objective(dict(name=name)).counted()) for name in (stem, "masked"))
+    assert said == want
+    tiny.identical(constants, wanted)
 
 
 @pytest.mark.parametrize("pattern", ["bernoulli", "count"])

@@ -36,6 +36,7 @@ class _Bound:
     """`count` of an evaluator: (nats_B, variance_B, greedy_B); the last is known of autoregression alone."""
 
     samples: int
+    pattern: str
 
     def __call__(self, experiment, params, batch, key):
         heard = []
@@ -44,7 +45,7 @@ class _Bound:
             heard.append(experiment.denoise(params, canvas, **options))
             return heard[-1]
 
-        found = experiment.held(params).bound(denoise, batch, key, self.samples)
+        found = experiment.held(params, experiment.reported(self.pattern)).bound(denoise, batch, key, self.samples)
         greedy_B = jnp.zeros(len(batch.tokens_BL), bool)
         if experiment.objective.mask.kind == "causal":
             greedy_B = ((heard[0].prediction.best() == batch.tokens_BL) | (batch.weights_BL == 0)).all(1)
@@ -65,7 +66,7 @@ class _Replayed:
 class Model:
     """Scores and writes in batches of `rows` rows; every row is padded to one of a few lengths."""
 
-    def __init__(self, subject, rows: int = 0, samples: int = 8, likelihood: str = "bound"):
+    def __init__(self, subject, rows: int = 0, samples: int = 8, likelihood: str = "bound", pattern: str = "count"):
         self.subject, self.mask = subject, subject.objective.mask
         self.rows = rows or subject.experiment.run.data.batch
         shares = axes.shards(subject.experiment.mesh.shape)
@@ -73,8 +74,8 @@ class Model:
             raise UserError(f"evals.harness.batch={self.rows} must be a multiple of the {shares} devices on the data axes")
         self.sampler = subject.sampler or subject.experiment.run.sampler
         self.speller = spans.Speller(subject.tokenizer, self.mask.shift, subject.experiment.run.data.length)
-        self.exact = subject.objective.claims == "exact"
-        count = _Bound(samples)
+        self.exact = subject.experiment.reported(pattern).claims == "exact"
+        count = _Bound(samples, pattern)
         if likelihood == "exact" and self.mask.kind != "causal":
             length = self.mask.size or self.speller.room
             given = subject.sampler or Sampler(rule=Ordered(), steps=length, block=self.mask.size)
