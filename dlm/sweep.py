@@ -24,7 +24,6 @@ FLAGS = [
     Flag("dry_run", "check every run, print their names and sizes, and stop", type=bool),
     Flag("json", "print one JSON object on stdout at the end", type=bool),
 ]
-LOGS = "logs"
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -116,7 +115,7 @@ def carried_out(sweep: grid.Sweep, work: list, args) -> int:
         if args.search:
             found = _searched(sweep, work, args, outcomes, told)
         else:
-            outcomes += fleet.Fleet(work, args.parallel, workdir / LOGS)(lambda: told.here)
+            outcomes += fleet.Fleet(work, args.parallel, workdir / grid.LOGS)(lambda: told.here)
         stopped = told.here
     scores = {o.name: latest(workdir / o.name, args.metric) for o in outcomes}
     scores = {name: value for name, value in (found or scores).items() if value is not None}
@@ -151,7 +150,7 @@ def _searched(sweep: grid.Sweep, work: list, args, outcomes: list, told) -> dict
     def score(points: list[grid.Point]) -> float | None:
         if told.here:
             return None
-        new = fleet.Fleet([by_name[p.name] for p in points], args.parallel, workdir / LOGS)(lambda: told.here)
+        new = fleet.Fleet([by_name[p.name] for p in points], args.parallel, workdir / grid.LOGS)(lambda: told.here)
         outcomes.extend(new)
         if not all(o.kind in ("finished", "skipped") for o in new):
             return None

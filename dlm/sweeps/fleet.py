@@ -142,11 +142,13 @@ class Fleet:
                     self._processes.remove(process)
 
     def _heard(self, process: subprocess.Popen, job: Job, log: TextIO, slot: int) -> tuple[int, str]:
+        """(exit code, the line that tells the error, else the last line)."""
         last = ""
         for line in process.stderr:
             log.write(line)
             log.flush()
-            last = line.strip() or last
+            if not last.startswith("error: "):  # notes may stand below it
+                last = line.strip() or last
             if line.startswith("step "):
                 self._board.tell(job.name, last, slot)
         return process.wait(), last

@@ -11,18 +11,19 @@
 import builtins
 import copy
 import functools
-import inspect
 import itertools
 import re
-from collections import Counter
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlm.run import spec
+from dlm.run import recipes, spec
 from dlm.run.spec import UserError
 
-_LONGEST = 120  # characters of a name, which becomes a directory's
+LOGS = "logs"  # in a sweep's folder, beside the runs' directories
+_LONGEST = 120  # bytes of a name, which becomes a directory's
+_TAKEN = (LOGS, "report.html", "results.csv", "config.json")  # what commands make or look for in a sweep's folder
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Point:
 
     @property
     def name(self) -> str:
-        return re.sub(r"[^\w.=+-]+", "_", "-".join(self.labels))[:_LONGEST] or "run"
+        """One component of a path."""
+        plain = re.sub(r"[^\w.=+-]+", "_", unicodedata.normalize("NFC", "-".join(self.labels)))
+        return plain.encode()[:_LONGEST].decode(errors="ignore") or "run"
 
 
 def point(label: str, overrides: dict[str, Any]) -> list[Point]:
     """One point with a name of its own."""
-    return [Point((label,), dict(overrides))]
+    return [Point((str(label),), dict(overrides))]
 
 
 def over(field: str, *values: Any) -> list[Point]:
@@ -86,11 +89,10 @@ class Sweep:
 
 def points_of(target: str) -> list[Point] | None:
     """What sweep() of FILE.py[:args] returns (sweep(args) where it takes them, as get_config does); None where the recipe has none."""
-    sweep = spec.defined(target, "sweep")
-    if sweep is None:
-        return None
-    given = (target.partition(":")[2] or None,) if inspect.signature(sweep).parameters else ()
-    return list(sweep(*given) or [])
+    path, arg = recipes.split(target)
+    with recipes.told(path):
+        sweep = recipes.function(path, "sweep")
+        return None if sweep is None else list(recipes.given(sweep, arg) or [])
 
 
 def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
@@ -103,15 +105,28 @@ def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
         raise UserError(f"{target} has no sweep()")
     if not points or not all(isinstance(p, Point) for p in points):
         raise UserError(f"sweep() of {target} must return at least one point of dlm.sweeps.grid")
-    for name, times in Counter(p.name for p in points).items():
-        if times > 1:
-            raise UserError(f"sweep() of {target} makes {times} runs with the name {name!r}: label them apart with point()")
+    _check_names(target, [p.name for p in points])
     common = tuple(f"--{dotted}={text}" for dotted, text in overrides)
     for dotted, text in overrides:
         spec.override(base, dotted.removeprefix("config."), text)
     made = {p.name: _built(base, p) for p in points}
     flags = {name: (f"--config={target}", *common, *words) for name, (_, words) in made.items()}
     return Sweep(tuple(points), {name: run for name, (run, _) in made.items()}, flags)
+
+
+def _check_names(target: str, names: Sequence[str]) -> None:
+    """Each is to be a directory of its own, also where a file system takes A and a for the same."""
+    alike: dict[str, str] = {}
+    for name in names:
+        folded = name.casefold()
+        if not name[0].isalnum():
+            raise UserError(f"sweep() of {target}: the name {name!r} must begin with a letter or a digit: label it otherwise with point()")
+        if folded in _TAKEN:
+            raise UserError(f"sweep() of {target}: {name!r} is what a sweep keeps beside its runs: label it otherwise with point()")
+        if folded in alike:
+            both = repr(name) if alike[folded] == name else f"{alike[folded]!r} or {name!r}, which some file systems take for the same"
+            raise UserError(f"sweep() of {target} makes 2 runs with the name {both}: label them apart with point()")
+        alike[folded] = name
 
 
 def _built(base: dict, p: Point) -> tuple[spec.Run, list[str]]:

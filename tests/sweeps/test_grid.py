@@ -1,8 +1,11 @@
 """Sweeps in plain Python: points combine, their names tell them apart, and a mistake is told before anything runs."""
 
 import itertools
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dlm.run import spec
 from dlm.run.spec import UserError
@@ -66,6 +69,36 @@ def test_a_run_is_what_its_flags_build(tmp_path):
 def test_a_mistake_is_told_before_anything_runs(body, said, tmp_path):
     with pytest.raises(UserError, match=said):
         grid.load(written(tmp_path / "r.py", tiny.recipe("corpus.txt"), body))
+
+
+REFUSED = {
+    "must begin with a letter or a digit": ["..", ".", ".hidden", "/etc", "-x", "~"],
+    "is what a sweep keeps beside its runs": ["logs", "Logs", "report.html", "results.csv", "config.json"],
+    "2 runs with the name .*file systems": [("a", "A"), ("stra\u00dfe", "STRASSE")],
+    "2 runs with the name": [("a", "a"), ("\u00e9", "e\u0301"), ("x" * 200 + "a", "x" * 200 + "b")],
+}
+
+
+@pytest.mark.parametrize("said, labels", [(said, one) for said, found in REFUSED.items() for one in found], ids=str)
+def test_a_name_that_is_no_directory_of_its_own_is_refused(said, labels, tmp_path):
+    body = (
+        "chain("
+        + ", ".join(f"point({label!r}, {{'seed': {i}}})" for i, label in enumerate([labels] if isinstance(labels, str) else labels))
+        + ")"
+    )
+    with pytest.raises(UserError, match=said):
+        grid.load(written(tmp_path / "r.py", tiny.recipe("corpus.txt"), body))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(labels=st.lists(st.text(max_size=200) | st.sampled_from(["..", ".", "a/..", "\0", "e\u0301" * 99, 3]), min_size=1, max_size=3))
+def test_a_name_is_one_component_of_a_path(labels):
+    made = product(*(point(label, {f"f{i}": 1}) for i, label in enumerate(labels)))[0].name
+    try:
+        grid._check_names("r.py", [made])
+    except UserError:
+        return
+    assert Path("sweep", made).parent == Path("sweep") and not made.startswith(".") and len(made.encode()) <= 120 and made.isprintable()
 
 
 def test_points_may_be_yielded(tmp_path):
