@@ -14,7 +14,7 @@ OURS = [*FILES, *(file for folder in ("tests", "configs", "launch") for file in 
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in OURS}
 named = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 
-FOUNDATION = {"run.spec", "run.keys", "run.axes", "run.contracts", "run.files"}
+FOUNDATION = {"run.spec", "run.keys", "run.axes", "run.contracts", "run.files", "run.errors", "run.recipes"}
 BELOW = {"noise", "nn.masks", "nn.cache"}
 LIBRARY = {"text", "data", "tasks", "noise", "nn", "objectives", "samplers", "oracle", "hf", "sim", "run"}
 MAY = {  # room → rooms or modules it may import, besides itself and the foundation
@@ -33,7 +33,7 @@ MAY = {  # room → rooms or modules it may import, besides itself and the found
     "agents": LIBRARY | {"evals"},
     "sweeps": {"run"},
     "reports": LIBRARY | {"evals", "sweeps"},
-    "benches": LIBRARY | {"evals", "reports.plots"},
+    "benches": LIBRARY | {"evals", "reports", "sweeps"},
 }
 EVERYTHING = {"run.assemble"}  # puts the rooms together, for the commands and the benches behind them
 NO_JAX = ["dlm.text.bytes", "dlm.text.bpe", "dlm.data.loader", "dlm.data.local", "dlm.data.tfds", "dlm.data.embedded", "dlm.nn.config"]

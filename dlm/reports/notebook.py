@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dlm.reports import table
 from dlm.reports.groups import Group
-from dlm.run import files, spec
+from dlm.run import files, recipes, spec
 from dlm.run.spec import UserError
 from dlm.sweeps import grid
 
@@ -33,7 +33,7 @@ def write(target: str, groups: list[Group]) -> Path:
 
     Raises UserError where the file has no markers for that target, or where a run is not one of its.
     """
-    path = Path(target.partition(":")[0])
+    path = Path(recipes.split(target)[0])
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     place = next((m for m in _MARKED.finditer(text) if m[2] == target), None)
     if place is None:

@@ -72,7 +72,7 @@ def _code(command: Callable[[list[str] | None], int | None], argv: list[str] | N
     try:
         return command(argv) or 0
     except UserError as error:
-        return _told(f"error: {error}", 2)
+        return _told("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), 2)
     except preempt.Preempted as stopped:
         print(stopped, file=sys.stderr)
         return preempt.EXIT

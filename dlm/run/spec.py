@@ -4,7 +4,7 @@ A recipe file defines `get_config(arg)`, which returns an `ml_collections.Config
 A dictionary with a `name` is one member of a family: `dict(name='objectives.masked', …)` is the one frozen dataclass that the
 module `dlm.objectives.masked` exposes. Every complaint is a `UserError`: one line that names the field and the remedy.
 
-This module imports neither JAX nor anything of ours but `files`.
+This module imports neither JAX nor anything of ours but `files` and `recipes`.
 """
 
 import ast
@@ -12,24 +12,22 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import inspect
 import json
 import operator
-import runpy
+import os
 import sys
 import types
 import typing
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from dlm.run import files
+from dlm.run import files, recipes
+from dlm.run.errors import UserError
 
 FAMILIES = ("text", "data", "noise", "nn", "nn.routers", "objectives", "samplers", "samplers.remask", "evals", "tasks", "run")
-
-
-class UserError(Exception):
-    """The user's mistake, told in one line: the commands print `error: …` and exit with 2."""
+_LONGEST = 120  # characters of a value in an error
 
 
 @dataclass(frozen=True)
@@ -119,20 +117,20 @@ def build(config: Any, family: str, vocab: Vocab | None = None, where: str = "")
 
 def recipe(target: str) -> dict:
     """The plain dictionary of `FILE.py` or `FILE.py:key=value,…`; the part after the colon goes to `get_config`."""
-    path, _, arg = target.partition(":")
+    path, arg = recipes.split(target)
     if not Path(path).is_file():
         near = nearest(Path(path).name, [p.name for p in Path(path).parent.glob("*.py")] if Path(path).parent.is_dir() else [])
         raise UserError(f"no recipe {path}{near}")
-    get_config = defined(target, "get_config")
-    if get_config is None:
-        raise UserError(f"{path} has no get_config()")
-    return plain(get_config(arg or None))
-
-
-def defined(target: str, name: str) -> Callable | None:
-    """The function `name` of FILE.py[:args]; None where there is none."""
-    function = runpy.run_path(target.partition(":")[0]).get(name)
-    return function if callable(function) else None
+    with recipes.told(path):
+        get_config = recipes.function(path, "get_config")
+        if get_config is None:
+            raise UserError(f"{path} has no get_config()")
+        if arg is not None and not inspect.signature(get_config).parameters:
+            raise UserError(f"{path}: get_config() takes no argument, so {arg!r} behind the colon cannot be given to it")
+        config = plain(recipes.given(get_config, arg))
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: get_config() returns a ConfigDict, not {type(config).__name__}")
+    return config
 
 
 def choices(arg: str | None, **allowed: tuple[str, ...]) -> types.SimpleNamespace:
@@ -196,7 +194,11 @@ def plain(value: Any) -> Any:
         named = {"name": module.removeprefix("dlm.")} if exposed(module) == [type(value)] else {}
         own = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "vocab"}
         return named | own
-    return tuple(plain(v) for v in value) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return tuple(plain(v) for v in value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value  # a number of NumPy's
 
 
 def to_json(value: Any) -> str:
@@ -212,9 +214,18 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
     return [] if json.dumps(a) == json.dumps(b) else [f"{where}: {a} → {b}"]
 
 
+def shown(value: Any) -> str:
+    """A value as an error tells it, of whatever length it is."""
+    try:
+        text = repr(value)
+    except Exception:  # numbers of thousands of digits, objects of the user's own making
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
 def nearest(word: str, words: Any) -> str:
     """' (did you mean …?)' or nothing."""
-    close = difflib.get_close_matches(str(word), [str(w) for w in words], 1)
+    close = difflib.get_close_matches(shown(word) if not isinstance(word, str) else word[:_LONGEST], [str(w) for w in words], 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -254,10 +265,10 @@ def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab
     if "families" in f.metadata:
         family = f.metadata["families"]
         if not isinstance(value, dict):
-            raise UserError(f"config.{where} must be a dictionary of {family}, not {value!r}")
+            raise UserError(f"config.{where} must be a dictionary of {family}, not {shown(value)}")
         for k, v in value.items():
             if not isinstance(v or {}, dict):
-                raise UserError(f"config.{where}.{k} is a section, not {v!r}")
+                raise UserError(f"config.{where}.{k} is a section, not {shown(v)}")
         return {k: _member({"name": k, **(v or {})}, family, f"{where}.{k}", vocab) for k, v in value.items()}
     if "family" in f.metadata:
         if value is None and f.default is None:
@@ -268,7 +279,7 @@ def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab
     if "module" in f.metadata:
         value = value or {}
         if not isinstance(value, dict):
-            raise UserError(f"config.{where} is a section, not {value!r}")
+            raise UserError(f"config.{where} is a section, not {shown(value)}")
         return _make(_dataclass(f.metadata["module"], where), value, where, vocab)
     return _typed(value, hint, where, vocab)
 
@@ -278,7 +289,7 @@ def _member(value: Any, family: str, where: str, vocab: Vocab | None) -> Any:
         return value
     value = dict(name=value) if isinstance(value, str) else value
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise UserError(f"config.{where} must name a member of {family}, such as {_names(family)[0]!r}, not {value!r}")
+        raise UserError(f"config.{where} must name a member of {family}, such as {_names(family)[0]!r}, not {shown(value)}")
     name = value["name"] if "." in value["name"] else f"{family}.{value['name']}"
     return _make(_dataclass(name, where, family), value, where, vocab)
 
@@ -293,7 +304,7 @@ def _dataclass(name: str, where: str, family: str | None = None) -> type:
     room, _, stem = name.rpartition(".")
     if room not in FAMILIES or (family and room != family) or stem not in _names(room):
         known = _names(family or room) if (family or room) in FAMILIES else list(FAMILIES)
-        raise UserError(f"config.{where}: no {family or 'module'} {name!r}{nearest(stem, known)}")
+        raise UserError(f"config.{where}: no {family or 'module'} {shown(name)}{nearest(stem, known)}")
     importlib.import_module(f"dlm.{name}")
     found = exposed(f"dlm.{name}")
     if len(found) != 1:
@@ -320,7 +331,7 @@ def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
     if origin is Literal:
         value = "none" if value is None and "none" in arguments else value  # how a command line reads 'none'
         if value not in arguments:
-            raise UserError(f"config.{where} must be {' | '.join(map(str, arguments))}, not {value!r}{nearest(value, arguments)}")
+            raise UserError(f"config.{where} must be {' | '.join(map(str, arguments))}, not {shown(value)}{nearest(value, arguments)}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -328,7 +339,7 @@ def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
         return tuple(_typed(v, arguments[0], f"{where}[{i}]", vocab) for i, v in enumerate(value))
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, (dict, hint)):
-            raise UserError(f"config.{where} is a section, not {value!r}")
+            raise UserError(f"config.{where} is a section, not {shown(value)}")
         return value if isinstance(value, hint) else _make(hint, value, where, vocab)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int and number and abs(value) < 2**62 and value == int(value):
@@ -337,4 +348,4 @@ def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
         return float(value)
     if hint in (str, bool, dict) and isinstance(value, hint):
         return value
-    raise UserError(f"config.{where} must be of type {getattr(hint, '__name__', hint)}, not {value!r}")
+    raise UserError(f"config.{where} must be of type {getattr(hint, '__name__', hint)}, not {shown(value)}")

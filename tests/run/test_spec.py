@@ -49,6 +49,7 @@ def run(**changes):
         (dict(sampler__steps=0), "config.sampler: steps=0"),
         (dict(every__log=0), "config.every: log and keep"),
         (dict(mesh__tensor=0), "config.mesh: mesh axes"),
+        (dict(seed=["a"] * 999), r"config.seed must be of type int, not .{120}…$"),
     ],
     ids=str,
 )
@@ -56,6 +57,11 @@ def test_mistakes_are_one_line_and_name_the_field(changes, said):
     with pytest.raises(UserError, match=said) as error:
         run(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_a_number_of_thousands_of_digits_is_told():
+    with pytest.raises(UserError, match="config.optim.lr must be of type float, not a value of type tuple"):
+        run(optim__lr=[10**5000])
 
 
 def test_missing_fields_and_sections():
