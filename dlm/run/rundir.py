@@ -5,13 +5,13 @@ import functools
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 from dlm.run import cli, earlier, files, spec
+from dlm.run.provenance import commit
 from dlm.run.spec import UserError
 
 CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
@@ -159,19 +159,6 @@ def _stored(workdir: Path) -> dict:
 @functools.cache
 def _say_once(line: str) -> None:
     cli.say(line)
-
-
-def commit() -> str:
-    """The commit of this code, with '+changes' when the tree differs from it; 'unknown' outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def environment() -> dict:
