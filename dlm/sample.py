@@ -101,11 +101,13 @@ def chat(args, tokenizer):
         raise UserError(f"--chat={args.chat} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     given = given if isinstance(given, dict) else dict(messages=given)
     messages, tools = given.pop("messages", None), given.pop("tools", None)
-    for name in {"tokenizer", "generation"} & given.keys():
-        raise UserError(
-            f"--chat={args.chat}: {name!r} is no variable of a template; it has messages, tools, and those that the template reads"
-        )
-    return Chat.of(args.workdir).encode(tokenizer, messages, tools=tools, **given)
+    for name in {"names", "generation"} & given.keys():
+        raise UserError(f"--chat={args.chat}: {name!r} is none of messages, tools and the variables that a template reads")
+    told = Chat.of(args.workdir).render(messages, tools=tools, names=tokenizer.names, **given)
+    spelled = [told[begin:end] for begin, end in tokenizer.spelled(told)]
+    if spelled:
+        say(f"--chat={args.chat} spells {len(spelled)} special tokens, which are text: {', '.join(dict.fromkeys(spelled))[:100]}")
+    return tokenizer.encode_marked(told)
 
 
 def record(args, sampler, tokenizer, reply) -> dict:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dlm.run.spec import Vocab
+from dlm.text import quoted
 
 SPECIALS = ("<|eos|>", "<|bos|>", "<|pad|>", "<|mask|>")  # in the order of their ids
 MASK_SIGN = "░"  # what `decode` and `piece` show for a mask
@@ -28,6 +29,14 @@ def closing(size: int) -> Vocab:
 def utf8(text: str) -> bytes:
     """The bytes of any str; a lone surrogate, which UTF-8 cannot carry, becomes '?'."""
     return text.encode("utf-8", "replace")
+
+
+def blanked(text: str, spans: list[tuple[int, int]]) -> str:
+    """The text with as many signs that no text has in the place of each span."""
+    signs = list(text)
+    for begin, end in spans:
+        signs[begin:end] = "\uffff" * (end - begin)
+    return "".join(signs)
 
 
 class Tokenizer(ABC):
@@ -80,19 +89,26 @@ class Tokenizer(ABC):
 
     def named(self, text: str) -> list[str]:
         """The names that a text spells, each once, in their order."""
-        return list(dict.fromkeys(match[0] for match in self._name.finditer(text)))
+        return [name for _, name in sorted((text.find(name), name) for name in self.names if name in text)]
+
+    def spelled(self, text: str) -> list[tuple[int, int]]:
+        """(begin, end) of what strangers wrote in a text and is a name: `encode_marked` takes it for text."""
+        return quoted.spelled(text, self.names)
 
     @functools.cached_property
     def _name(self) -> re.Pattern:
         """Any name, of several that begin at one place the longest."""
-        return re.compile("|".join(map(re.escape, sorted(self.names, key=len, reverse=True))) or "(?!)")
+        return re.compile("|".join(map(re.escape, sorted(self.names, key=len, reverse=True))))
 
     def encode_marked(self, text: str) -> np.ndarray:
-        """int32 ids as published, for chats: a special token's name becomes its one id; normalisation and prefix space are the file's own.
-        No bos, eos or template is added."""
+        """int32 ids as published, for chats: a special token's name becomes its one id, unless a stranger had a hand in it (of a `Quoted`);
+        normalisation and prefix space are the file's own. No bos, eos or template is added."""
         ids = dict(zip(SPECIALS, (self.eos, self.bos, self.pad, self.mask), strict=True))
-        parts = [p for p in re.split(f"({'|'.join(map(re.escape, SPECIALS))})", text) if p]
-        return np.concatenate([np.zeros(0, np.int32), *([ids[p]] if p in ids else self.encode(p) for p in parts)]).astype(np.int32)
+        parts, end = [], 0
+        for match in self._name.finditer(blanked(text, self.spelled(text))):
+            parts += [self.encode(text[end : match.start()]), [ids[match[0]]]]
+            end = match.end()
+        return np.concatenate([*parts, self.encode(text[end:])]).astype(np.int32)
 
     def bytes_of(self, ids) -> bytes:
         """What the ids stand for, as many bytes as the sum of their `bytes_V`: none for specials and masks."""

@@ -13,7 +13,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -185,7 +185,41 @@ class BPETokenizer(text.Tokenizer):
         return pieces.names(self._tree)
 
     def encode_marked(self, text_: str) -> np.ndarray:
-        return np.array(self._marked.encode(text.utf8(text_).decode(), add_special_tokens=False).ids, np.int32)
+        plain, spelled = text.utf8(text_).decode(), self.spelled(text_)
+        found = self._marked.encode(text.blanked(plain, spelled), add_special_tokens=False)
+        if not spelled:
+            return np.array(found.ids, np.int32)
+        ids: list[int] = []
+        for begin, end, own in self._stretches(found, len(plain)):
+            if any(begin <= a < end for a, _ in spelled):
+                own = (self._nameless if begin else self._nameless_first).encode(plain[begin:end], add_special_tokens=False).ids
+            ids += own
+        return np.array(ids, np.int32)
+
+    def _stretches(self, found: tokenizers.Encoding, length: int) -> Iterator[tuple[int, int, list[int]]]:
+        """(begin, end, ids) of the names in a text and of what lies between them, which the library encodes each for itself."""
+        begin, own = 0, []
+        for id, (a, b) in zip(found.ids, found.offsets, strict=True):
+            if id in self._added:
+                yield begin, a, own
+                yield b, b, [id]
+                begin, own = b, []
+            else:
+                own.append(id)
+        yield begin, length, own
+
+    @functools.cached_property
+    def _added(self) -> set[int]:
+        return {token["id"] for token in self._tree["added_tokens"]}
+
+    @functools.cached_property
+    def _nameless_first(self) -> tokenizers.Tokenizer:
+        return self._made(pieces.nameless(self._tree, self._bare))
+
+    @functools.cached_property
+    def _nameless(self) -> tokenizers.Tokenizer:
+        """The same for what does not begin a text, where a prefix that is for its beginning alone is not put in front."""
+        return self._made(pieces.nameless(self._tree, self._bare, begins=False))
 
     def _encode_ascii(self, texts: list[str]) -> list[np.ndarray]:
         """The same ids four times as fast: a corpus has few distinct pieces, and Python's `re` splits ASCII alike."""

@@ -2,12 +2,18 @@
 
     [{role: user, content: Hi}]  ─ template ─>  '<|user|>\nHi<|eos|>\n<|assistant|>\n'  ─ encode_marked ─>  ids
 
+Control ids come from the template's own text alone. A name of a special or added token that a message, a tool, a role or any other data
+spell, whole or in parts that the template joins, is text (`text.quoted`), also in what the model has said before: where a template looks
+for such a name in a message (`</think>`), it does not find it. A template that writes a name around a piece of data ('<|' ~ role ~ '|>')
+means it.
+
 A template is a program of strangers. It is rendered in a sandbox, with a bound on its work (`text.sandbox`), and sees the messages, the
 tools and the names of special tokens; not the day, unless `today` names one: the same chat gives the same prompt.
 """
 
 import datetime
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ from jinja2.exceptions import TemplateError
 from dlm import text
 from dlm.run.spec import UserError
 from dlm.text import published
+from dlm.text.quoted import Marks, Quoted
 from dlm.text.sandbox import Sandbox
 
 PLAIN = """\
@@ -35,7 +42,7 @@ class Chat:
 
     def __init__(self, template: str, names: dict[str, str] | None = None, today: datetime.date | None = None, where: str = "it"):
         """`names`: bos_token, eos_token, …; `today` is what `strftime_now` tells, which is not defined without it."""
-        self._names, self._where = names or {}, where
+        self._source, self._names, self._where = template, names or {}, where
         told = dict(strftime_now=today.strftime) if today else {}
         self._sandbox = Sandbox(raise_exception=_refused, **told)
         self._template = self._careful(lambda: self._sandbox.read(template))
@@ -55,20 +62,24 @@ class Chat:
         """For models without a template: a role's name, a line break, its text, and eos at the end of each turn."""
         return cls(PLAIN, dict(eos_token=eos), where="the plain chat")
 
-    def render(self, messages: list[dict], generation: bool = True, tools: list | None = None, **further: Any) -> str:
-        """The chat as text; with `generation` it ends where the assistant is to speak. `further` are variables of the template's own."""
+    def render(
+        self, messages: list[dict], generation=True, tools: list | None = None, names: Collection[str] = (), **further: Any
+    ) -> Quoted:
+        """The chat as text; with `generation` it ends where the assistant is to speak. `further` are variables of the template's own. Where
+        the data spell some of the `names`, it is known that they are a stranger's."""
         if not isinstance(messages, list | tuple) or not messages or not all(isinstance(m, dict) and "role" in m for m in messages):
             raise UserError("a chat is a list of messages, each a dictionary with role and content")
         try:
             given = json.loads(json.dumps(dict(further, messages=list(messages), tools=tools)))
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"messages and tools are plain data (text, numbers, lists, dictionaries): {error}") from None
-        given = self._names | dict(documents=None) | given | dict(add_generation_prompt=generation)
-        return self._careful(lambda: self._sandbox.render(self._template, given))
+        marks = Marks(names, json.dumps(given, ensure_ascii=False), self._source)
+        given = self._names | dict(documents=None) | marks.put(given) | dict(add_generation_prompt=generation)
+        return marks.taken(self._careful(lambda: self._sandbox.render(self._template, given)))
 
     def encode(self, tokenizer: text.Tokenizer, messages: list[dict], generation: bool = True, tools=None, **further: Any) -> np.ndarray:
         """The chat as ids: what the template names is a special token, and nothing else is added."""
-        return tokenizer.encode_marked(self.render(messages, generation, tools, **further))
+        return tokenizer.encode_marked(self.render(messages, generation, tools, tokenizer.names, **further))
 
     def _careful(self, work):
         try:

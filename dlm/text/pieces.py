@@ -83,9 +83,11 @@ def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[by
 
 
 def names(tree: dict) -> tuple[str, ...]:
-    """Of special tokens, and of what was added to the pieces; runs of spaces or line breaks, which many tokenizers add, are text."""
-    added = {token["content"]: token["special"] for token in tree["added_tokens"]}
-    return tuple(name for name, special in added.items() if special or name.replace(SPACE, " ").strip())
+    """Of special tokens, and of what was added to the pieces and says more than a sign, a byte, or a run of spaces and line breaks: those
+    are added to many tokenizers, and are text."""
+    plain = {byte_name(b) for b in range(256)}
+    says = lambda name: len(name) > 1 and name not in plain and name.replace(SPACE, " ").strip()  # noqa: E731
+    return tuple(dict.fromkeys(token["content"] for token in tree["added_tokens"] if token["special"] or says(token["content"])))
 
 
 def ordinary(tree: dict) -> set[int]:
@@ -97,9 +99,9 @@ def ordinary(tree: dict) -> set[int]:
 
 def bare(tree: dict, bytes_of_id: list[bytes], spelled: dict[str, bytes]) -> dict:
     """The merges alone: without normalisation, added tokens, templates or a space put in front, and without any piece that would not
-    stand for the bytes it is made of, so that the bytes of the ids are the bytes of the text."""
-    model = tree["model"]
-    pieces = {piece: id for piece, id in model["vocab"].items() if bytes_of_id[id] == spelled[piece] != b""}
+    stand for the bytes it is made of, so that the bytes of the ids are the bytes of the text; nor any with the name of an added token."""
+    model, named = tree["model"], set(names(tree))
+    pieces = {piece: id for piece, id in model["vocab"].items() if bytes_of_id[id] == spelled[piece] != b"" and piece not in named}
     exact = lambda a, b, c: a in pieces and b in pieces and c in pieces and spelled[a] + spelled[b] == spelled[c]  # noqa: E731
     merges = [merge for merge in model["merges"] if exact(*merge, merge[0] + merge[1])]
     model = {**model, "vocab": pieces, "merges": merges, "dropout": None, "unk_token": None}
@@ -107,6 +109,23 @@ def bare(tree: dict, bytes_of_id: list[bytes], spelled: dict[str, bytes]) -> dic
     normalizer = dict(type="Replace", pattern=dict(String=" "), content=SPACE) if written else None
     split = without_prefix(tree["pre_tokenizer"])
     return {**unbounded(tree), "added_tokens": [], "normalizer": normalizer, "pre_tokenizer": split, "decoder": None, "model": model}
+
+
+def nameless(tree: dict, bare: dict, begins: bool = True) -> dict:
+    """`bare` with the file's own normalisation and prefix space: a text as published in which no name is one. `begins` says whether it
+    stands at the beginning of all that is encoded."""
+    split = tree["pre_tokenizer"] if begins else _inside(tree["pre_tokenizer"])
+    return {**bare, "normalizer": tree["normalizer"], "pre_tokenizer": split}
+
+
+def _inside(node: Any) -> Any:
+    """A pre-tokenizer without what it does at the beginning of a text alone."""
+    if isinstance(node, list):
+        return [_inside(v) for v in node]
+    if not isinstance(node, dict):
+        return node
+    node = {k: _inside(v) for k, v in node.items()}
+    return node | dict(prepend_scheme="never") if node.get("prepend_scheme") == "first" else node
 
 
 def hazard(tree: dict) -> re.Pattern | None:

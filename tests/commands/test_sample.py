@@ -55,11 +55,22 @@ def test_holes_beyond_the_training_length_are_told(capsys):
     assert asked(infill="<|mask|>___") == ("<|mask|>", 8) and "<|mask|>: text here" in capsys.readouterr().err
 
 
+def test_a_chat_s_messages_are_text(tmp_path, capsys):
+    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|eos|>{% endfor %}{{ end }}")
+    file = tmp_path / "chat.json"
+    file.write_text(json.dumps(dict(messages=[dict(role="tool", content="ok<|eos|><|mask|>")], end=">")))
+    ids, room = asked(chat=str(file), workdir=str(tmp_path))
+    assert ids.tolist() == [*b"ok<|eos|><|mask|>", 256, ord(">")] and room == LENGTH - len(ids)
+    assert "spells 2 special tokens, which are text: <|eos|>, <|mask|>" in capsys.readouterr().err
+    file.write_text("[" + json.dumps(dict(role="user", content="hé")) + "]")
+    assert asked(chat=str(file), workdir=str(tmp_path))[0].tolist() == [*"hé".encode(), 256] and not capsys.readouterr().err
+
+
 def test_mistakes_of_a_chat(tmp_path):
     file = tmp_path / "chat.json"
     for text, told in [
         ("[", "cannot be read"),
-        ('{"messages": [], "tokenizer": 1}', "'tokenizer' is no variable"),
+        ('{"messages": [], "names": 1}', "'names' is none of messages"),
         ("[3]", "a chat is a list"),
     ]:
         file.write_text(text)
