@@ -275,9 +275,8 @@ def _judged(experiment, params, args, name: str, arm) -> dict:
         if len(ids_N) % 100 < args.rows:
             say(f"{name}: {len(ids_N)} of {args.quality} samples, {time.perf_counter() - begin:.0f} s")
     ids_N, tokenizer = ids_N[: args.quality], subject.tokenizer
-    texts = [tokenizer.decode(samples.before(tokenizer.vocab, ids)) for ids in ids_N]
-    rows_N3 = gen_ppl.judged(subject.other(args.ar), texts, [bool(tokenizer.vocab.ending(ids).any()) for ids in ids_N])
-    nll = jackknife(lambda rows: rows[:, 0].sum() / rows[:, 2].sum(), rows_N3)
+    rows_N6 = gen_ppl.judged(subject.other(args.ar), ids_N, tokenizer)
+    nll = jackknife(lambda rows: rows[:, 0].sum() / rows[:, 2].sum(), rows_N6)
     entropy = next(v for name, *v in samples.variety(ids_N, tokenizer.vocab) if name == "entropy")
     found = dict(nll=nll[0], nll_se=nll[1], entropy=entropy[0], entropy_se=entropy[1], seconds=time.perf_counter() - begin)
     say(_quality(name, found))  # at once: it may have taken a quarter of an hour

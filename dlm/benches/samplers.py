@@ -62,7 +62,8 @@ MEASURES = dict(  # of a part: column, what it is, digits
 KNOWN = ("floor", "p itself")  # what the rules are compared with
 LEAST = dict(invalid=1e-4, tv=1e-3)  # on logarithmic axes
 COLUMNS = ("part", "rule", "steps", "nfe", "tv", "invalid", "invalid_se", "entropy", "entropy_se")
-COLUMNS += ("gen_bits_per_byte", "gen_bits_per_byte_se", "gen_ppl", "gen_ppl_se", "distinct_1", "distinct_2", "distinct_3")
+COLUMNS += ("gen_bits_per_byte", "gen_bits_per_byte_se", "gen_ppl", "gen_ppl_se", "gen_cut", "gen_lost")
+COLUMNS += ("distinct_1", "distinct_2", "distinct_3")
 COLUMNS += ("exact_bits_per_byte", "gap_bits_per_byte", "tokens_per_s", "flops_per_sample")
 
 
@@ -265,7 +266,7 @@ class Trained:
         read = positions(generate.suited(sampler, self.process, run.objective.mask), run.objective.mask, run.data.length, nfe)
         row: dict = dict(nfe=nfe, tokens_per_s=tokens / seconds, flops_per_sample=read * run.nn.flops_per_token(run.data.length) / 3)
         for name, value, error in found:
-            row |= {name: value} | ({f"{name}_se": error} if not name.startswith("distinct") else {})
+            row |= {name: value} | ({f"{name}_se": error} if f"{name}_se" in COLUMNS else {})
         if not sampler.rule.chance and not sampler.remask and not sampler.then:
             row |= {name: value for name, value, _ in Exact(windows=16, samples=2).run(subject, 0)}
         return row

@@ -4,6 +4,12 @@
 
 The judge is a run directory. It reads each sample from its beginning, cut at the length that it was trained with, and the eos of those
 that end in one. Its scores of as many held-out documents, cut at as many tokens, say where real text stands.
+
+    same tokenizer     the judge reads the ids that were drawn       another tokenizer     it reads their bytes, in ids of its own
+
+Never their text: young models draw bytes that are no UTF-8, and a text has three others for each. Beside the scores stand `cut`, the share
+of the bytes that were too long for the judge, and `lost`, the share of the tokens that it cannot be told, since they have no bytes or it
+never says them.
 """
 
 import math
@@ -43,33 +49,38 @@ def trusted(subject, workdir: str, flag: str):
     return judge
 
 
-def _ended(ids: np.ndarray, tokenizer) -> tuple[str, bool]:
-    """(text up to its first end, whether there is one)."""
-    text = before(tokenizer.vocab, ids)
-    return tokenizer.decode(text), len(text) < len(ids)
-
-
-def judged(judge, texts: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
-    """[N, 3]: nats, bytes and tokens of each text under the judge, with an eos where it has `ended`."""
-    loader, tokenizer, rows = judge.experiment.run.data, judge.tokenizer, []
-    bound = judge.experiment.bound(2)
-    for begin in range(0, len(texts), loader.batch):
-        part = slice(begin, begin + loader.batch)
-        encoded = zip(tokenizer.encode_all(list(texts[part])), ended[part], strict=True)
-        ids_B = [np.append(ids, [tokenizer.eos] * end)[: loader.length].astype(np.int32) for ids, end in encoded]
-        batch = pack.apart(ids_B, loader.batch, loader.length, tokenizer.pad)
+def judged(judge, ids_N: Sequence[np.ndarray], tokenizer) -> np.ndarray:
+    """[N, 6] of texts in ids of `tokenizer`, each up to its first end: nats, bytes and tokens that the judge reads, with an eos where there
+    is an end; bytes cut; tokens lost, of how many."""
+    loader, own, rows = judge.experiment.run.data, judge.tokenizer, []
+    bound, same = judge.experiment.bound(2), tokenizer.fingerprint == own.fingerprint
+    for begin in range(0, len(ids_N), loader.batch):
+        told = [_told(ids, tokenizer, own, same) for ids in ids_N[begin : begin + loader.batch]]
+        ids_B = [ids[: loader.length].astype(np.int32) for ids, _, _ in told]
+        batch = pack.apart(ids_B, loader.batch, loader.length, own.pad)
         nats_BL = mesh.fetch(bound(judge.params, judge.experiment.put(batch), judge.key)).nats_BL
-        size_BL = tokenizer.bytes_V[batch["tokens_BL"]] * batch["weights_BL"]
-        rows += [(nats_BL[b].sum(), size_BL[b].sum(), len(ids)) for b, ids in enumerate(ids_B)]  # an empty text costs nothing
+        size_B = (own.bytes_V[batch["tokens_BL"]] * batch["weights_BL"]).sum(1)
+        for b, (ids, lost, drawn) in enumerate(told):  # an empty text costs nothing
+            rows.append((nats_BL[b].sum(), size_B[b], len(ids_B[b]), own.bytes_V[ids].sum() - size_B[b], lost, drawn))
     return np.array(rows, np.float64)
+
+
+def _told(ids: np.ndarray, tokenizer, judge, same: bool) -> tuple[np.ndarray, int, int]:
+    """(a text up to its first end in ids of the judge's tokenizer, tokens lost, tokens drawn)."""
+    text = before(tokenizer.vocab, ids)
+    end = np.asarray(ids[len(text) : len(text) + 1])
+    if not same:
+        given = judge.encode_bytes(tokenizer.bytes_of(text))
+        return np.append(given, np.full(len(end), judge.eos, np.int32)), int((tokenizer.bytes_V[text] == 0).sum()), len(text)
+    given = text[(text < judge.size) & ~np.isin(text, judge.vocab.never)]
+    return np.append(given, np.where(judge.vocab.ending(end), end, judge.eos)), len(text) - len(given), len(text)
 
 
 def perplexity(name: str, judge, ids_N: Sequence[np.ndarray], tokenizer) -> Iterator[tuple[str, float, float]]:
     """What the judge thinks of these texts, given as ids of `tokenizer`."""
-    rows_N3 = judged(judge, *zip(*(_ended(ids, tokenizer) for ids in ids_N), strict=True))
-
-    def bits(rows):
-        return rows[:, 0].sum() / math.log(2) / max(rows[:, 1].sum(), 1)
-
-    yield f"{name}_bits_per_byte", *jackknife(bits, rows_N3)
-    yield f"{name}_ppl", *jackknife(lambda rows: math.exp(rows[:, 0].sum() / max(rows[:, 2].sum(), 1)), rows_N3)
+    rows_N6 = judged(judge, ids_N, tokenizer)
+    ratio = lambda above, *below: lambda rows: rows[:, above].sum() / max(rows[:, below].sum(), 1)  # noqa: E731
+    yield f"{name}_bits_per_byte", *jackknife(lambda rows: ratio(0, 1)(rows) / math.log(2), rows_N6)
+    yield f"{name}_ppl", *jackknife(lambda rows: math.exp(ratio(0, 2)(rows)), rows_N6)
+    yield f"{name}_cut", *jackknife(ratio(3, 1, 3), rows_N6)
+    yield f"{name}_lost", *jackknife(ratio(4, 5), rows_N6)

@@ -180,7 +180,7 @@ def test_evaluators_that_draw_give_the_same_for_the_same_seed(runs, capsys):
     words = [f"--workdir={masked}", "--evals=samples,gen_ppl,infill,tasks,calibration", "--sampler.steps=2", "--evals.tasks.task.depth=3"]
     words += [f"--evals.gen_ppl.judge={ar}", *(f"--evals.{flag}" for flag in flags)]
     one, two = (answer(capsys, evaluate, *words, "--seed=3")["scores"] for _ in range(2))
-    assert [(s["name"], s["value"], s["se"]) for s in one] == [(s["name"], s["value"], s["se"]) for s in two] and len(one) == 18
+    assert [(s["name"], s["value"], s["se"]) for s in one] == [(s["name"], s["value"], s["se"]) for s in two] and len(one) == 22
     drawn = [s for s in one if s["eval"] != "calibration"]
     assert all(s["nfe"] == 2 and s["sampler"]["steps"] == 2 and s["seconds"] > 0 and s["seed"] == 3 and s["se"] >= 0 for s in drawn)
     assert {s["sampler"]["temperature"] for s in one if s["eval"] == "infill"} == {0.0}

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm import evaluate
+from dlm import evaluate, text
 from dlm.data import problems
 from dlm.evals import jackknife
-from dlm.evals.gen_ppl import GenPPL
+from dlm.evals.gen_ppl import GenPPL, judged, perplexity
 from dlm.evals.infill import Infill
 from dlm.evals.samples import Samples, variety
 from dlm.evals.tasks import Tasks
@@ -23,6 +23,8 @@ from dlm.samplers.first_hitting import FirstHitting
 from dlm.samplers.ordered import Ordered
 from dlm.tasks.brackets import Brackets
 from dlm.tasks.sudoku import Sudoku
+from dlm.text.bpe import BPE
+from dlm.text.bytes import Bytes, ByteTokenizer
 from tests.evals.asked import Asked, scores
 
 
@@ -51,25 +53,24 @@ def test_variety_of_known_samples():
     assert dict((name, value) for name, value, _ in variety([np.array([1, 2, 9, eos, 3])] * 2, turns))["distinct_1"] == 2 / 4
 
 
+def judge_of(tokenizer, price, length, batch=2):
+    """A judge for whom token v costs `price(v)` nats."""
+
+    def bound(samples):
+        return lambda params, batch, key: Bound(batch.weights_BL * price(batch.tokens_BL), jnp.zeros(len(batch.tokens_BL)))
+
+    run = types.SimpleNamespace(data=types.SimpleNamespace(batch=batch, length=length))
+    put = lambda rows: types.SimpleNamespace(**{k: jnp.asarray(v) for k, v in rows.items()})  # noqa: E731
+    experiment = types.SimpleNamespace(bound=bound, put=put, run=run)
+    return types.SimpleNamespace(
+        experiment=experiment, tokenizer=tokenizer, params=None, key=None, objective=types.SimpleNamespace(claims="exact")
+    )
+
+
 def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it():
     """A judge for whom every token costs 2 nats, an eos 3; samples of 4 tokens, one of which ends before; real text cut at 4 as well."""
     tokenizer = Asked().tokenizer
-
-    def bound(samples):
-        return lambda params, batch, key: Bound(
-            batch.weights_BL * jnp.where(batch.tokens_BL == tokenizer.eos, 3.0, 2.0), jnp.zeros(len(batch.tokens_BL))
-        )
-
-    judge = types.SimpleNamespace(
-        experiment=types.SimpleNamespace(
-            bound=bound, put=lambda rows: types.SimpleNamespace(**{k: jnp.asarray(v) for k, v in rows.items()}), run=None
-        ),
-        tokenizer=tokenizer,
-        params=None,
-        key=None,
-        objective=types.SimpleNamespace(claims="exact"),
-    )
-    judge.experiment.run = types.SimpleNamespace(data=types.SimpleNamespace(batch=2, length=5))
+    judge = judge_of(tokenizer, lambda tokens_BL: jnp.where(tokens_BL == tokenizer.eos, 3.0, 2.0), 5)
     samples = ["abcd", np.array([*tokenizer.encode("xy"), tokenizer.eos, 65]), "abcd"]
     subject = Asked(documents=["abcdefgh"] * 9, fill=lambda n, hole: tokenizer.encode(s) if isinstance(s := samples[n], str) else s)
     subject.other = lambda workdir: judge if workdir == "there" else pytest.fail(workdir)
@@ -85,6 +86,43 @@ def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it():
     judge.objective.claims = "bound"
     with pytest.raises(UserError, match="judge=there is no autoregressive run"):
         scores(GenPPL(judge="there"), subject)
+
+
+def test_the_judge_reads_what_was_drawn_whatever_bytes_it_is_of():
+    """Random bytes, a mask that was left and a bos; under the same tokenizer and another; cut where the judge ends."""
+    own, r = Asked().tokenizer, np.random.default_rng(0)
+    other = BPE(size=300).fit(["the cat sat on the mat. " * 9])
+    drawn = [r.integers(0, 256, n) for n in (20, 7, 12)]
+    drawn[1] = np.append(drawn[1], [own.eos, 65])  # what comes after the end is not read
+    price = lambda tokens: 1 + tokens / 100  # noqa: E731
+    nats, size, tokens, cut, lost, of = judged(judge_of(own, price, 32), drawn, own).sum(0)
+    assert nats == pytest.approx(sum(price(ids).sum() for ids in drawn) - price(65), rel=1e-6) and (size, tokens) == (39, 40)
+    assert (cut, lost, of) == (0, 0, 39)
+    rows_N6 = judged(judge_of(other, price, 32), drawn, own)
+    assert rows_N6[:, 1].tolist() == [20, 7, 12] and not rows_N6[:, 3:5].any()
+    told = [other.encode_bytes(bytes(ids[:n].tolist())) for ids, n in zip(drawn, (20, 7, 12), strict=True)]
+    told[1] = np.append(told[1], other.eos)
+    assert rows_N6[:, 0] == pytest.approx([price(ids).sum() for ids in told])
+    back = judged(judge_of(own, price, 32), [other.encode_bytes(bytes(range(30)))], other)[0]
+    assert back[:3].tolist() == [pytest.approx(price(np.arange(30)).sum()), 30, 30]
+    odd = [np.array([65, own.mask, own.bos, 66, own.eos])]
+    for judge in (own, other):
+        assert judged(judge_of(judge, price, 2), odd, own)[0, 1:].tolist() == [2, 2, 0, 2, 4]
+        assert judged(judge_of(judge, price, 5), drawn[:1], own)[0, [1, 3]].sum() == 20
+    assert judged(judge_of(own, price, 5), drawn[:1], own)[0, 1:4].tolist() == [5, 5, 15]
+    wide = ByteTokenizer(text.closing(270))  # the same ids of bytes, and some that this judge has not
+    assert judged(judge_of(own, price, 5), [np.array([65, 261, wide.eos])], wide)[0, 1:].tolist() == [1, 2, 0, 1, 2]
+    found = {name: value for name, value, _ in perplexity("x", judge_of(own, price, 5), [drawn[0], odd[0]], own)}
+    assert found["x_cut"] == 15 / 22 and found["x_lost"] == 2 / 24 and found["x_ppl"] > 1
+
+
+def test_a_judge_with_the_same_ids_and_other_ends_reads_its_own():
+    own = Asked().tokenizer
+    turns = Bytes().fit(())
+    turns.vocab = dataclasses.replace(turns.vocab, stops=(9,))
+    price = lambda tokens: 1 + tokens / 100  # noqa: E731
+    for judge, end in ((own, own.eos), (turns, 9)):
+        assert judged(judge_of(judge, price, 8), [np.array([65, 9, 66])], turns)[0, 0] == pytest.approx(price(65) + price(end))
 
 
 @pytest.mark.parametrize("mask", ["full", "causal"])
