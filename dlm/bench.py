@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int | None:
     words = sys.argv[1:] if argv is None else argv
     benches = names()
     if not words or words[0] in ("-h", "--help"):
-        print(__doc__ + "\n" + "\n".join(f"  {name:<10} {idea}" for name, idea in benches.items()))
+        print((__doc__ or "") + "\n" + "\n".join(f"  {name:<10} {idea}" for name, idea in benches.items()))
         return None if words else 2
     if words[0] not in benches:
         raise UserError(f"no bench {words[0]!r}{spec.nearest(words[0], benches)}; there are {', '.join(benches)}")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from dlm.run import cli, files, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 from dlm.text import published
 
 FLAGS = [
-    Flag("workdir", "run directory: a new one for from_hf, the one to read for to_hf", required=True),
+    Flag("workdir", "run directory: a new one for from_hf, the one to read for to_hf", required=True, type=Place),
     Flag("step", "to_hf: the checkpoint (default: the newest)", type=int),
     Flag("architecture", "to_hf: the layout (default: that of the folder it came from, else the first that can hold the network)"),
     Flag("dtype", "to_hf: float32 or bfloat16 (default: as the weights are stored)", choices=("float32", "bfloat16")),
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     if words[:1] not in (["from_hf"], ["to_hf"]) or len(words) < 2 or words[1].startswith("--"):
         raise UserError("expected from_hf DIR or to_hf DIR; --help tells more")
     args, overrides = cli.parse(__doc__, FLAGS, words[2:], ("config",))
-    begin, (way, folder) = time.perf_counter(), (words[0], Path(words[1]).expanduser())
+    begin, (way, folder) = time.perf_counter(), (words[0], Path(cli.typed("DIR", Place, words[1])))
     if way == "from_hf":
         found = from_hf(folder, Path(args.workdir), overrides)
     else:

@@ -12,17 +12,17 @@ from pathlib import Path
 from dlm import data
 from dlm.run import cli, logs, rundir, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, Seed, UserError
 
 FLAGS = [
-    Flag("workdir", "run directory", required=True),
+    Flag("workdir", "run directory", required=True, type=Place),
     Flag("step", "checkpoint to evaluate (default: the newest)", type=int),
     Flag("evals", "evaluators, separated by commas (default: those of the run's config)"),
-    Flag("data", "another text to score instead of the run's held-out split: a file, or embedded | tfds:NAME"),
-    Flag("seed", "seed of the noise drawn", default=0, type=int),
+    Flag("data", "another text to score instead of the run's held-out split: a file, or embedded | tfds:NAME", type=Place),
+    Flag("seed", "seed of the noise drawn", default=0, type=Seed),
     Flag("harness", "tasks of lm-evaluation-harness, separated by commas; --harness_X is short for --evals.harness.X"),
-    Flag("harness_dir", "folder with the tasks' YAML files"),
-    Flag("harness_data", "folder with the files that they name (default: their own)"),
+    Flag("harness_dir", "folder with the tasks' YAML files", type=Place),
+    Flag("harness_data", "folder with the files that they name (default: their own)", type=Place),
     Flag("harness_limit", "documents of each task (default: all)"),
     Flag("harness_fewshot", "examples in each prompt (default: as the task says)"),
     Flag("harness_samples", "noise draws of a bound"),

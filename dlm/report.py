@@ -20,10 +20,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> None:
     parser = _Parser(prog="python -m dlm.report", description=__doc__, allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="RUNDIR", help="run directories, or a sweep's folder of them")
-    parser.add_argument("--out", metavar="DIR", help="where report.html and results.csv go (default: the first RUNDIR)")
-    parser.add_argument("--into", metavar="RECIPE", help="also put the table into this recipe's docstring, between its markers")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of the table")
+    add, place = parser.add_argument, cli.place
+    add("runs", nargs="+", type=place("RUNDIR"), metavar="RUNDIR", help="run directories, or a sweep's folder of them")
+    add("--out", metavar="DIR", type=place("--out"), help="where report.html and results.csv go (default: the first RUNDIR)")
+    add("--into", metavar="RECIPE", type=place("--into"), help="also put the table into this recipe's docstring, between its markers")
+    add("--json", action="store_true", help="print one JSON object on stdout instead of the table")
     report(parser.parse_args(argv))
 
 

@@ -11,20 +11,24 @@ from pathlib import Path
 from dlm.evaluate import append
 from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, Seed, UserError
 
 FLAGS = [
-    Flag("workdir", "run directory", required=True),
+    Flag("workdir", "run directory", required=True, type=Place),
     Flag("step", "checkpoint to sample from (default: the newest)", type=int),
     Flag("prompt", "text that every sample begins with; the name of a special token is text in it", default=""),
-    Flag("chat", "JSON file of a chat that is to be answered, [{role, content}, …] or {messages, tools}; the run keeps its template"),
+    Flag(
+        "chat",
+        "JSON file of a chat that is to be answered, [{role, content}, …] or {messages, tools}; the run keeps its template",
+        type=Place,
+    ),
     Flag("cut", "cut from the left of a prompt what does not fit into the training length; half of it may go to the answer", type=bool),
     Flag("infill", "template whose every ___ is a hole to fill; \\n is a line break"),
     Flag("num", "samples", default=4, type=int),
     Flag("length", "tokens to generate after the prompt, or per hole (default: the training length in all, or 8 per hole)", type=int),
     Flag("steps", "denoising steps, short for --sampler.steps", type=int),
-    Flag("seed", "seed of the draws", default=0, type=int),
-    Flag("trace", "write a page that replays the denoising to this .html file"),
+    Flag("seed", "seed of the draws", default=0, type=Seed),
+    Flag("trace", "write a page that replays the denoising to this .html file", type=Place),
     Flag("animate", "replay the denoising in the terminal", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
@@ -96,7 +100,7 @@ def chat(args, tokenizer):
     from dlm.text.chat import Chat
 
     try:
-        given = json.loads(Path(args.chat).expanduser().read_text(encoding="utf-8"))
+        given = json.loads(Path(args.chat).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--chat={args.chat} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     given = given if isinstance(given, dict) else dict(messages=given)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from dlm.run import cli, files, logs, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 from dlm.sweeps import grid
 
 FLAGS = [
-    Flag("config", "recipe file with a sweep() beside its get_config(), with its arguments after a colon", required=True),
-    Flag("workdir", "folder of the run directories, one for each point"),
+    Flag("config", "recipe file with a sweep() beside its get_config(), with its arguments after a colon", required=True, type=Place),
+    Flag("workdir", "folder of the run directories, one for each point", type=Place),
     Flag("parallel", "runs at a time (in a search: seeds of a try); they share the cores, and CUDA_VISIBLE_DEVICES", default=1, type=int),
     Flag("evals", "evaluators after the training, separated by commas, or none (default: those of the recipe)"),
     Flag("search", "let Optuna choose this many tries instead of running all", default=0, type=int),

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 FLAGS = [
-    Flag("config", "recipe file, with its arguments after a colon: configs/masked.py:size=tiny,data=embedded", required=True),
-    Flag("workdir", "run directory; one in use is resumed, never overwritten"),
+    Flag("config", "recipe file, with its arguments after a colon: configs/masked.py:size=tiny,data=embedded", required=True, type=Place),
+    Flag("workdir", "run directory; one in use is resumed, never overwritten", type=Place),
     Flag("accept_data", "go on although the training data have changed since the run began", type=bool),
     Flag("print_config", "print the recipe with the overrides, and stop", type=bool),
     Flag("dry_run", "check the config, print sizes, and stop: nothing is read, written or computed", type=bool),

@@ -20,16 +20,16 @@ from pathlib import Path
 
 from dlm.run import cli, hosts
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 FLAGS = [
-    Flag("workdir", "run directory to be; free space and sharing are looked at where it will lie", default="runs"),
+    Flag("workdir", "run directory to be; free space and sharing are looked at where it will lie", default="runs", type=Place),
     Flag("devices", "how many devices all processes together must see (0: any number, the same in each)", default=0, type=int),
     Flag("free", "GiB that must be free there", default=5.0, type=float),
     Flag("skew", "seconds that the clocks of two processes may be apart", default=2.0, type=float),
     Flag("timeout", "seconds after which a check counts as hung", default=120.0, type=float),
     Flag("platform", "platform that JAX must use, such as cpu, cuda, tpu or npu", default=""),
-    Flag("plugin", "PJRT plugin that brings the platform", default=""),
+    Flag("plugin", "PJRT plugin that brings the platform", default="", type=Place),
     Flag("json", "print one JSON object on stdout at the end", type=bool),
 ]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")

@@ -14,11 +14,11 @@ import time
 
 from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 FLAGS = [
     Flag("topology", "a TPU's generation and its chips along each axis, such as v5p:2x2x2 or v5e:2x4", required=True),
-    Flag("config", "recipe file with its arguments", required=True),
+    Flag("config", "recipe file with its arguments", required=True, type=Place),
     Flag("quick", "the least effort of the compiler", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]

@@ -17,10 +17,10 @@ import numpy as np
 from dlm import benches
 from dlm.run import cli
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 FLAGS = [
-    Flag("workdir", "run of a masked model", required=True),
+    Flag("workdir", "run of a masked model", required=True, type=Place),
     Flag("blocks", "positions decided together", default="16,32,64"),
     Flag("refresh", "passes between whole readings", default="0,8,4,2"),
     Flag("steps", "passes for each block; 0: half as many as positions", default=0, type=int),

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 FLAGS = [
     Flag("platform", "whose compiler shall read it", default="npu"),
-    Flag("config", "recipe file with its arguments", default="configs/masked.py:size=tiny"),
-    Flag("out", "folder for the programs"),
+    Flag("config", "recipe file with its arguments", default="configs/masked.py:size=tiny", type=Place),
+    Flag("out", "folder for the programs", type=Place),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 ROWS = 4  # samples drawn at a time, at least

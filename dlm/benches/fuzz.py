@@ -11,12 +11,12 @@ from pathlib import Path
 from dlm.benches.fuzzed import GOOD
 from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Seed, UserError
 
 FLAGS = [
     Flag("of", "kinds of input, separated by commas (default: all)"),
     Flag("cases", "mutated inputs of each kind", default=2000, type=int),
-    Flag("seed", "of the mutations", default=0, type=int),
+    Flag("seed", "of the mutations", default=0, type=Seed),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 FOLDER = Path(__file__).parent / "fuzzed"

@@ -15,10 +15,10 @@ import time
 from dlm import benches
 from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 FLAGS = [
-    Flag("config", "recipe of a masked model", default="configs/masked.py:size=tiny"),
+    Flag("config", "recipe of a masked model", default="configs/masked.py:size=tiny", type=Place),
     Flag("only", "objectives beside masked, by name; block:16 has blocks of 16", default=""),
     Flag("repeats", "rounds", default=4, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from dlm.run import cli
 from dlm.run.cli import Flag, say
+from dlm.run.spec import Place
 
 FLAGS = [
-    Flag("workdir", "a run that stopped after updates without a finite loss or gradient", required=True),
+    Flag("workdir", "a run that stopped after updates without a finite loss or gradient", required=True, type=Place),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from dlm.run import cli, preempt
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Seed, UserError
 
 PHASES = ("compile", "data", "step", "eval", "save")
 TIMES = ("tokens_per_s", "share_of_peak", "phases", "seconds")  # fields of a row of metrics that may differ
@@ -32,7 +32,7 @@ FLAGS = [
     Flag("kills", "how often the run is killed", default=20, type=int),
     Flag("terms", "how often it is asked to stop, in between", default=5, type=int),
     Flag("objective", "one of the two (default: both, one after the other)", choices=("masked", "ar")),
-    Flag("seed", "of the moments at which it is interrupted", default=0, type=int),
+    Flag("seed", "of the moments at which it is interrupted", default=0, type=Seed),
     Flag("steps", "updates of the run", default=400, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]

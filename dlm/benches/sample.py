@@ -22,12 +22,12 @@ import numpy as np
 from dlm import benches
 from dlm.run import cli
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 FLAGS = [
-    Flag("workdir", "run of a masked model", required=True),
-    Flag("ar", "autoregressive run: one more arm, and the judge of quality", default=""),
-    Flag("block", "block-diffusion run, to speculate with", default=""),
+    Flag("workdir", "run of a masked model", required=True, type=Place),
+    Flag("ar", "autoregressive run: one more arm, and the judge of quality", default="", type=Place),
+    Flag("block", "block-diffusion run, to speculate with", default="", type=Place),
     Flag("only", "arms, by name (default: all)", default=""),
     Flag("length", "tokens of a sample", default=256, type=int),
     Flag("rows", "samples drawn at once", default=8, type=int),

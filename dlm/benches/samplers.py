@@ -23,19 +23,19 @@ from typing import Any
 
 from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, Seed, UserError
 
 FLAGS = [
-    Flag("out", "folder for samplers.csv and samplers.html", required=True),
+    Flag("out", "folder for samplers.csv and samplers.html", required=True, type=Place),
     Flag("rules", "which, as RULE[:field=value…][+REMASK[:field=value…]], with commas between", default=""),
     Flag("steps", "numbers of steps, with commas between", default="4,8,16,32,64"),
     Flag("worlds", "which of table and chain; none with --worlds=", default="table,chain"),
     Flag("num", "draws from the chain, and 64 times as many from the table", default=256, type=int),
     Flag("noise", "standard deviation of the network's error in the worlds, nats", default=0.0, type=float),
-    Flag("workdir", "run directory to sample from", default=""),
-    Flag("judge", "run directory of an autoregressive model that scores the samples", default=""),
+    Flag("workdir", "run directory to sample from", default="", type=Place),
+    Flag("judge", "run directory of an autoregressive model that scores the samples", default="", type=Place),
     Flag("samples", "of the run, for each rule and number of steps", default=32, type=int),
-    Flag("seed", "of all draws", default=0, type=int),
+    Flag("seed", "of all draws", default=0, type=Seed),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 FOLDER = Path(__file__).parents[1] / "samplers"

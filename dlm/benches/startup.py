@@ -14,12 +14,12 @@ from pathlib import Path
 from dlm import benches
 from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 RECIPE = "configs/quickstart.py:objective=masked"
 LIMITS = dict(cold=20.0, warm=10.0, help=0.6, print_config=0.6)  # seconds, on 2 cores
 FLAGS = [
-    Flag("config", "recipe file with its arguments", default=RECIPE),
+    Flag("config", "recipe file with its arguments", default=RECIPE, type=Place),
     Flag("repeats", "rounds of cold, warm and the rest", default=1, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]

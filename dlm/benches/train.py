@@ -17,12 +17,12 @@ from pathlib import Path
 from dlm import benches
 from dlm.run import cli, spec
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 RECIPES = ("configs/quickstart.py:objective=masked", "configs/quickstart.py:objective=ar", "configs/masked.py:size=small")
 PEERS = tuple(p.stem for p in (Path(__file__).parent / "peers").glob("*.py") if p.stem != "__init__")
 FLAGS = [
-    Flag("config", "recipe file with its arguments (default: the quickstart's two models, and small)"),
+    Flag("config", "recipe file with its arguments (default: the quickstart's two models, and small)", type=Place),
     Flag("peer", "time a twin of the model in another framework as well", choices=PEERS),
     Flag("repeats", "rounds", default=5, type=int),
     Flag("startup", "also from the command to the first update, of the first config", type=bool),

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from dlm.run import cli
 from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 FLAGS = [
-    Flag("workdir", "a run of objectives.masked with the linear schedule", required=True),
+    Flag("workdir", "a run of objectives.masked with the linear schedule", required=True, type=Place),
     Flag("draws", "of the noise, for each way", default=64, type=int),
     Flag("all", "every combination, not only those that differ from the plain one in one choice or are made of the best", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dlm import data
 from dlm.data.local import Local
-from dlm.run.spec import UserError, nearest
+from dlm.run.spec import Place, UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Tfds:
     field: str = "text"  # the feature that holds the text
     train: str = "train"  # slices work: 'train[:98%]'
     held_out: str = "test"
-    data_dir: str | None = None  # by default $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    data_dir: Place | None = None  # by default $TFDS_DATA_DIR, else ~/tensorflow_datasets
 
     def documents(self, split: data.Split) -> "Texts":
         """Read when asked for, one by one."""
@@ -144,9 +144,9 @@ def _sizes(folder: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dlm.data.tfds", description="Turn local text into a TFDS data set.")
-    parser.add_argument("--paths", nargs="+", required=True, help="files and globs: text or JSON objects, either gzipped")
+    parser.add_argument("--paths", nargs="+", type=Place, required=True, help="files and globs: text or JSON objects, either gzipped")
     parser.add_argument("--name", required=True, help="of the data set: small letters, digits and _")
-    parser.add_argument("--data_dir", help="by default $TFDS_DATA_DIR, else ~/tensorflow_datasets")
+    parser.add_argument("--data_dir", type=Place, help="by default $TFDS_DATA_DIR, else ~/tensorflow_datasets")
     parser.add_argument("--field", default=Local.field, help="of a JSON object")
     parser.add_argument("--held_out", type=float, default=Local.held_out, help="share of the documents in the split 'test'")
     parser.add_argument("--unit", default=Local.unit, choices=("auto", "file", "paragraph", "line"), help="what one document of text is")

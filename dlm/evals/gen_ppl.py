@@ -22,12 +22,12 @@ from dlm.data import pack
 from dlm.evals import jackknife
 from dlm.evals.samples import Samples, before, variety
 from dlm.run import mesh
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 
 @dataclass(frozen=True)
 class GenPPL(Samples):
-    judge: str = ""  # run directory of an autoregressive model
+    judge: Place = ""  # run directory of an autoregressive model
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the samples."""

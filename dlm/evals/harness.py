@@ -21,15 +21,15 @@ import numpy as np
 from dlm.evals.requests.model import Model
 from dlm.objectives import Pattern
 from dlm.run import spec
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 from dlm.text.chat import Chat
 
 
 @dataclass(frozen=True)
 class Harness:
     tasks: tuple[str, ...] = ()  # names of tasks, groups or tags
-    dir: str = ""  # the folder of their YAML files
-    data: str = ""  # the folder of the files that they name; "": the YAML file's own
+    dir: Place = ""  # the folder of their YAML files
+    data: Place = ""  # the folder of the files that they name; "": the YAML file's own
     limit: int = 0  # documents of each task; 0: all
     fewshot: int | None = None  # examples in the prompt; None: as the task says
     samples: int = 8  # noise draws of a bound, an even number

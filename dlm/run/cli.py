@@ -6,6 +6,7 @@ everything saved: the same command goes on (`preempt`).
 
 import argparse
 import errno
+import functools
 import sys
 import time
 import traceback
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlm.run import files, hosts, memory, preempt, spec
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, Seed, UserError
 
 BEGIN = time.time()  # commands import this module first, so that start-up time is told whole
 
@@ -34,14 +35,19 @@ class Flag:
     required: bool = False
 
 
-def parse(doc: str, flags: list[Flag], argv: list[str] | None, sections: tuple[str, ...] = ()) -> tuple[argparse.Namespace, list]:
-    """(flags, [('config.optim.lr', '1e-3'), …]): overrides of the named `sections` are collected in their order."""
-    parser = _Parser(description=doc.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def parse(doc: str | None, flags: list[Flag], argv: list[str] | None, sections: tuple[str, ...] = ()) -> tuple[argparse.Namespace, list]:
+    """(flags, [('config.optim.lr', '1e-3'), …]): overrides of the named `sections` are collected in their order.
+
+    `doc` is None where Python was told to leave docstrings out."""
+    parser = _Parser(description=(doc or "").split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for flag in flags:
-        options = dict(action="store_true") if flag.type is bool else dict(type=flag.type, default=flag.default, choices=flag.choices)
+        read = dict(type=_READ.get(flag.type, flag.type), default=flag.default, choices=flag.choices)
+        options = dict(action="store_true") if flag.type is bool else read
         parser.add_argument(f"--{flag.name}", help=flag.help, required=flag.required, **options)
     for section in sections:
         parser.add_argument(f"--{section}.FIELD=VALUE", help=f"override a field of the {section}, such as --{section}.{_EXAMPLES[section]}")
+    if bad := [word for word in (sys.argv[1:] if argv is None else argv) if not _utf8(word)]:
+        raise UserError(f"{bad[0]!r} is no UTF-8: arguments, and names of files in them, must be")
     known, overrides, rest = [], [], list(sys.argv[1:] if argv is None else argv)
     while rest:
         word = rest.pop(0)
@@ -53,12 +59,35 @@ def parse(doc: str, flags: list[Flag], argv: list[str] | None, sections: tuple[s
         else:
             known.append(word)
     parsed, unknown = parser.parse_known_args(known)
+    for flag in flags:
+        value = getattr(parsed, flag.name)
+        if flag.type in (Place, Seed) and value != flag.default:
+            setattr(parsed, flag.name, typed(f"--{flag.name}", flag.type, value))
     if unknown:
         word = unknown[0].split("=")[0]
         raise UserError(f"unknown argument {word}{spec.nearest(word, [f'--{f.name}' for f in flags])}; --help lists the flags")
     return parsed, overrides
 
 
+def place(name: str) -> Callable[[str], Place]:
+    """The `type` of an argument of argparse that goes by that name."""
+    return functools.partial(typed, name, Place)
+
+
+def _utf8(word: str) -> bool:
+    """Bytes that are none reach Python as lone surrogates."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in word)
+
+
+def typed(name: str, kind: type, value: Any) -> Any:
+    """A Place or a Seed, of what goes by that name on the command line."""
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise UserError(f"{name} {error}") from None
+
+
+_READ = {Place: str, Seed: int}  # what argparse makes of a word
 _EXAMPLES = {"config": "optim.lr=3e-4", "sampler": "rule=confident", "evals": "bound.samples=16", "data": "unit=line"}
 
 

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from dlm.run import axes, memory, platform
 from dlm.run.axes import name_of
 from dlm.run.contracts import Batch
-from dlm.run.spec import UserError
+from dlm.run.spec import Place, UserError
 
 _AUTO = (AxisType.Auto,) * len(axes.MESH)  # Linen layers fail under Explicit axes
 
@@ -22,7 +22,7 @@ class Mesh:
     tensor: int = 1
     expert: int = 1
     platform: str = ""  # cpu, gpu, tpu, or the name that a plugin goes by (`run.platform`); "": JAX's choice
-    plugin: str = ""  # the shared library of the PJRT plugin that brings the platform
+    plugin: Place = ""  # the shared library of the PJRT plugin that brings the platform
 
     def __post_init__(self):
         if min(self.fsdp, self.tensor, self.expert) < 1 or self.data < 0:

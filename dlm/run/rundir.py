@@ -110,8 +110,8 @@ def write_config(workdir: Path, run: spec.Run) -> None:
 def read_config(workdir: Path) -> dict:
     """The config a run directory was made with; a published tokenizer is read from the copy that the run keeps."""
     config = _stored(workdir)
-    if (config.get("text") or {}).get("path"):
-        config["text"]["path"] = str(Path(workdir) / TOKENIZER)
+    if isinstance(text := config.get("text"), dict) and text.get("path"):
+        text["path"] = str(Path(workdir) / TOKENIZER)
     return config
 
 
@@ -149,8 +149,13 @@ def _stored(workdir: Path) -> dict:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged: it holds {spec.shown(config)}")
+    if isinstance(seed := config.get("seed"), int) and seed != seed % spec.SEEDS:
+        config["seed"] = seed % spec.SEEDS
+        _say_once(f"{workdir} is of an earlier version of dlm, where seed={seed} gave the draws of {config['seed']}: that is its seed now")
     for line in earlier.completed(config):
         _say_once(f"{workdir} is of an earlier version of dlm and keeps {line}")
     return config

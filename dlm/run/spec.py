@@ -19,6 +19,7 @@ import os
 import sys
 import types
 import typing
+import unicodedata
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -27,6 +28,36 @@ from dlm.run import files, recipes
 from dlm.run.errors import UserError
 
 FAMILIES = ("text", "data", "noise", "nn", "nn.routers", "objectives", "samplers", "samplers.remask", "evals", "tasks", "run")
+
+
+class Place(str):
+    """The name of a file or folder, of files (a pattern) or of a recipe with its arguments; a leading ~ is the user's home.
+
+    Raises ValueError with the rest of a sentence that begins with what was named so.
+    """
+
+    def __new__(cls, text: str) -> "Place":
+        text = os.fspath(text)
+        if not text.strip():
+            raise ValueError("is missing: name a file or folder")
+        if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp", "Cs") for sign in text):
+            raise ValueError(f"is {shown(text)}: a name must be UTF-8, without line breaks and other control signs")
+        full = os.path.expanduser(text)
+        if full.startswith("~"):
+            raise ValueError(f"is {shown(text)}, and there is no such home: write ./{shown(text)[1:-1]} for what is called so")
+        return super().__new__(cls, full)
+
+
+class Seed(int):
+    """What draws begin with; beyond 32 bits two numbers would be one seed. Raises ValueError as `Place` does."""
+
+    def __new__(cls, number: int) -> "Seed":
+        if not 0 <= number < SEEDS:
+            raise ValueError(f"must be in 0 … {SEEDS - 1}, not {number}")
+        return super().__new__(cls, number)
+
+
+SEEDS = 2**32
 _LONGEST = 120  # characters of a value in an error
 
 
@@ -72,7 +103,7 @@ class Run:
     """One run: what is trained, on what, for how long. The sections are named after the rooms that read them."""
 
     steps: int  # optimizer updates; 0: the weights come from elsewhere (`dlm.convert`)
-    seed: int = 0
+    seed: Seed = 0
     text: Any = member("text", "bytes")
     data: Any = section("data.loader")
     nn: Any = section("nn.config")
@@ -82,7 +113,7 @@ class Run:
     sampler: Any = section("samplers.config")
     evals: dict = field(default_factory=lambda: dict(bound={}), metadata=dict(families="evals"))
     every: Any = section("run.loop")
-    start: str | None = None  # run directory whose parameters and tokenizer this one begins with
+    start: Place | None = None  # run directory whose parameters and tokenizer this one begins with
 
     def __post_init__(self):
         if self.steps < 0:
@@ -276,6 +307,8 @@ def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab
         if isinstance(value, dict) and "name" not in value and isinstance(f.default, str):
             value = {"name": f.default, **value}
         return _member(value, f.metadata["family"], where, vocab)
+    if hint is Place and value == f.default:  # "": none
+        return value
     if "module" in f.metadata:
         value = value or {}
         if not isinstance(value, dict):
@@ -341,6 +374,11 @@ def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
         if not isinstance(value, (dict, hint)):
             raise UserError(f"config.{where} is a section, not {shown(value)}")
         return value if isinstance(value, hint) else _make(hint, value, where, vocab)
+    if hint in (Place, Seed):
+        try:
+            return hint(_typed(value, hint.__base__, where, vocab))
+        except ValueError as error:
+            raise UserError(f"config.{where} {error}") from None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int and number and abs(value) < 2**62 and value == int(value):
         return int(value)

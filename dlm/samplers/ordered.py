@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
-from dlm.run.spec import UserError
+from dlm.run.spec import Seed, UserError
 from dlm.samplers.rule import Now, Rule
 
 
 @dataclass(frozen=True)
 class Ordered(Rule):
     order: Literal["left_to_right", "right_to_left", "shuffled", "given"] = "left_to_right"  # given: by fields['order_BL']
-    seed: int = 0  # of the shuffled order
+    seed: Seed = 0  # of the shuffled order
 
     claims: ClassVar = "law → p with one position a step"
 

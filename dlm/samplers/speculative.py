@@ -22,6 +22,7 @@ from dlm.nn.cache import Seat
 from dlm.nn.masks import Mask
 from dlm.run import keys
 from dlm.run.contracts import Canvas
+from dlm.run.spec import Seed
 from dlm.samplers import reading
 from dlm.samplers.rule import anchors, last
 
@@ -29,7 +30,7 @@ from dlm.samplers.rule import anchors, last
 @dataclass(frozen=True)
 class Speculative:
     order: Literal["left_to_right", "shuffled", "given"] = "left_to_right"  # given: by fields['order_BL']
-    seed: int = 0  # of the shuffled order
+    seed: Seed = 0  # of the shuffled order
 
     claims: ClassVar = "the law of deciding one position after the other"
     chance: ClassVar = "decides by chance which drafts are kept; its likelihood is that of samplers.ordered with steps=block"

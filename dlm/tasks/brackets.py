@@ -5,6 +5,7 @@ The prompt is the beginning of a balanced string, the answer any ending that bal
 
 from dataclasses import dataclass
 
+from dlm.run.spec import Seed
 from dlm.tasks import Problem, rng
 
 PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
@@ -14,7 +15,7 @@ PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 class Brackets:
     depth: int = 6  # brackets left open at most
     opened: int = 10  # brackets opened in the prompt
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self):
         if not 1 <= self.depth <= self.opened:

@@ -8,6 +8,7 @@ import operator
 from collections import Counter
 from dataclasses import dataclass
 
+from dlm.run.spec import Seed
 from dlm.tasks import Problem, rng
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
@@ -18,7 +19,7 @@ SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
 class Countdown:
     numbers: int = 3
     largest: int = 20
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self):
         if self.numbers < 2 or self.largest < 1:

@@ -8,6 +8,7 @@ them: the node of a step, whether asked for or given, stands at a fixed distance
 
 from dataclasses import dataclass
 
+from dlm.run.spec import Seed
 from dlm.tasks import Problem, rng
 
 NAMES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -18,7 +19,7 @@ class StarGraph:
     arms: int = 3
     length: int = 3  # edges of each arm
     names: int = len(NAMES)  # letters that nodes are called by, anew in each problem; the fewer, the sooner an edge is looked up
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self):
         if self.names > len(NAMES):

@@ -9,6 +9,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
+from dlm.run.spec import Seed
 from dlm.tasks import Problem, rng
 
 
@@ -16,7 +17,7 @@ from dlm.tasks import Problem, rng
 class Sudoku:
     box: int = 2  # s: 2 is a grid of 4 × 4, 3 the usual 9 × 9
     holes: float = 0.5  # share of the cells that are taken out
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self):
         if self.box not in (2, 3) or not 0 < self.holes <= 1:

@@ -23,7 +23,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from dlm import text
-from dlm.run.spec import UserError, Vocab
+from dlm.run.spec import Place, UserError, Vocab
 from dlm.text import pieces, published
 from dlm.text.published import Found
 
@@ -88,7 +88,7 @@ class BPE:
 
     size: int = 1024  # ids in all, with the bytes and the specials; not read where `path` is given
     sample: int = 2_000_000  # characters of the corpus to learn from, drawn over whole documents; about a second
-    path: str | None = None  # of a published tokenizer: its folder, tokenizer.json, or vocab.json beside merges.txt
+    path: Place | None = None  # of a published tokenizer: its folder, tokenizer.json, or vocab.json beside merges.txt
     published: Published = field(default_factory=Published)  # read where `path` is given
 
     def __post_init__(self):
