@@ -39,6 +39,11 @@ class Mask:
     order: Literal["fixed", "any"] = "fixed"  # of blocks: whether it was trained on all of them (`fields['block_BL']`)
 
     @property
+    def reads(self) -> int:
+        """How many tokens before a row the row reads: 1 where it is causal and shifted."""
+        return self.shift if self.kind == "causal" else 0
+
+    @property
     def needs_clean(self) -> bool:
         """Whether a network must be given the clean tokens in a stream of their own, in sampling too."""
         return self.kind == "partition" or self.context == "causal"

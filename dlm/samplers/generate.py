@@ -9,7 +9,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ class Request:
 @dataclass(frozen=True)
 class Reply:
     text: str  # anchors and generated tokens, up to the first end of text after the last anchor
-    ids: np.ndarray
+    ids: np.ndarray  # of the request's parts, with its holes filled
     frozen: np.ndarray  # bool, which ids are anchors
     logprob: float  # of the generated tokens when each was committed, nats
     nfe: int  # forward passes of the batch this reply came from
@@ -169,43 +169,50 @@ class Generator:
     def __call__(self, requests: list[Request], first: int = 0) -> list[Reply]:
         """One batch; row i draws from the key of sample `first` + i, whatever stands in the other rows."""
         rows = [self._row(r) for r in requests]
-        canvas, lengths = self._canvas(rows)
+        canvas = self._canvas(rows)
         begin = time.perf_counter()
         sampled = jax.block_until_ready(self.fill(canvas, first + jnp.arange(len(rows)), self._prefill(canvas)))
         seconds = time.perf_counter() - begin
         host = jax.tree.map(np.asarray, sampled)
-        return [self._reply(host, np.asarray(canvas.z_BL), b, n, seconds) for b, n in enumerate(lengths)]
+        return [self._reply(host, np.asarray(canvas.z_BL), b, row, seconds) for b, row in enumerate(rows)]
 
     def fill(self, canvas: Canvas, index_B, prefill: int = 0) -> loop.Sampled:
         """The canvas filled, row i from the key of sample index_B[i]; the first `prefill` positions, all of them anchors, read at once."""
         key_B = keys.per_sample(keys.key(keys.root(self.seed), "sample"), index_B)
         return self.run(self.params, canvas, key_B, prefill=prefill)
 
-    def _row(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, frozen) of a template; adjacent anchors are encoded where they stand."""
-        if self.mask.kind in ("causal", "block") and any(not isinstance(p, int) for p in request.parts[1:]):
+    def _row(self, request: Request) -> "_Row":
+        """A template as ids; adjacent anchors are encoded where they stand, and the first with what precedes a text."""
+        parts = request.parts
+        if self.mask.kind in ("causal", "block") and any(not isinstance(p, int) for p in parts[1:]):
             kind = "an autoregressive" if self.mask.kind == "causal" else "a block-diffusion"
             raise UserError(f"{kind} model cannot fill in: it does not see the text after the hole")
-        ids = [np.full(p, self.vocab.mask, np.int32) if isinstance(p, int) else self._anchor(p) for p in request.parts]
-        frozen = [np.full(len(i), not isinstance(p, int)) for i, p in zip(ids, request.parts, strict=True)]
-        return np.concatenate(ids).astype(np.int32), np.concatenate(frozen)
+        if not sum(p if isinstance(p, int) else len(p) for p in parts):
+            raise UserError("nothing to generate: a request needs at least one token")
+        lead, rest = (parts[0], parts[1:]) if not isinstance(parts[0], int) else (np.zeros(0, np.int32), parts)
+        lead = self.tokenizer.told(lead) if isinstance(lead, str) else lead
+        front, before = self.tokenizer.opening(lead, self.mask.reads)
+        ids = [front, *(np.full(p, self.vocab.mask, np.int32) if isinstance(p, int) else self._anchor(p) for p in rest)]
+        frozen = [np.full(len(i), not isinstance(p, int)) for i, p in zip(ids, (lead, *rest), strict=True)]
+        return _Row(np.concatenate(ids).astype(np.int32), np.concatenate(frozen), before, len(front) - len(lead))
 
     def _anchor(self, part: str | np.ndarray) -> np.ndarray:
         return self.tokenizer.encode(part) if isinstance(part, str) else part
 
-    def _canvas(self, rows) -> tuple[Canvas, list[int]]:
+    def _canvas(self, rows: list["_Row"]) -> Canvas:
         """Rows padded to one bucketed length; padding is frozen and, where positions see everything, a segment of its own."""
-        lengths = [len(ids) for ids, _ in rows]
-        if not lengths or min(lengths) == 0:
+        lengths = [len(row.ids) for row in rows]
+        if not rows or not max(lengths):
             raise UserError("nothing to generate: a request needs at least one token")
         L = max(lengths) if len(set(lengths)) == 1 else -(-max(lengths) // _BUCKET) * _BUCKET
         z_BL = np.full((len(rows), L), self.vocab.pad, np.int32)
         frozen_BL = np.ones((len(rows), L), bool)
-        for b, (ids, frozen) in enumerate(rows):
-            z_BL[b, : len(ids)], frozen_BL[b, : len(ids)] = ids, frozen
+        for b, row in enumerate(rows):
+            z_BL[b, : len(row.ids)], frozen_BL[b, : len(row.ids)] = row.ids, row.frozen
         padded = min(lengths) < L and self.mask.kind != "causal"
         fields = {"segments_BL": jnp.asarray(np.arange(L) < np.array(lengths)[:, None], jnp.int32)} if padded else {}
-        return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields), lengths
+        fields |= dict(before_B=jnp.array([row.before for row in rows], jnp.int32)) if self.mask.reads else {}
+        return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields)
 
     def _prefill(self, canvas: Canvas) -> int:
         """How many leading positions are anchors in every row, as far as they may be read at once."""
@@ -218,19 +225,34 @@ class Generator:
         unit = math.lcm(_BUCKET, max(self.mask.size, 1))
         return anchors // unit * unit
 
-    def _reply(self, sampled: loop.Sampled, start_BL, b: int, length: int, seconds: float) -> Reply:
-        ids, frozen = sampled.canvas.z_BL[b, :length], sampled.canvas.frozen_BL[b, :length]
+    def _reply(self, sampled: loop.Sampled, start_BL, b: int, row: "_Row", seconds: float) -> Reply:
+        ids, frozen = row.asked(sampled.canvas.z_BL[b], row.before), row.asked(sampled.canvas.frozen_BL[b], True)
         last_anchor = int(np.flatnonzero(frozen)[-1]) if frozen.any() else -1
-        ended = np.flatnonzero(self.vocab.ending(ids) & (np.arange(length) > last_anchor))  # anchors are always shown
+        ended = np.flatnonzero(self.vocab.ending(ids) & (np.arange(len(ids)) > last_anchor))  # anchors are always shown
         shown = ids[: ended[0]] if len(ended) else ids
         trace = None
         if sampled.trace is not None:
             z_TBL, logprob_TBL, t_T, T = sampled.trace
-            committed = (z_TBL[:T, b, :length] != self.vocab.mask) & ~frozen
+            states_TL = row.asked(np.concatenate([start_BL[None, b], z_TBL[:T, b]]), row.before)
+            committed = (states_TL[1:] != self.vocab.mask) & ~frozen
             trace = dict(
-                states=np.concatenate([start_BL[None, b, :length], z_TBL[:T, b, :length]]),
-                confidence=np.where(committed, np.exp(logprob_TBL[:T, b, :length]), 0.0),
+                states=states_TL,
+                confidence=np.where(committed, np.exp(row.asked(logprob_TBL[:T, b], 0.0)), 0.0),
                 times=np.append(1.0, t_T[:T]),
             )
-        logprob = float(sampled.logprob_BL[b, :length].sum())
+        logprob = float(sampled.logprob_BL[b, : len(row.ids)].sum())
         return Reply(self.tokenizer.decode(shown), ids, frozen, logprob, int(sampled.nfe), seconds, trace)
+
+
+class _Row(NamedTuple):
+    """A template as it lies on the canvas."""
+
+    ids: np.ndarray
+    frozen: np.ndarray  # bool, which ids are anchors
+    before: int  # the token before them, where the network reads one
+    more: int  # ids that the template has not: 1 where a bos was put in front; −1 where its own first is the one before the row
+
+    def asked(self, x_XL: np.ndarray, first) -> np.ndarray:
+        """Of what lies along the canvas the part that lies along the template, with `first` where its first token is not in the row."""
+        x_XL = x_XL[..., max(self.more, 0) : len(self.ids)]
+        return np.insert(x_XL, 0, first, -1) if self.more < 0 else x_XL

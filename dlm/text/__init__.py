@@ -97,18 +97,56 @@ class Tokenizer(ABC):
 
     @functools.cached_property
     def _name(self) -> re.Pattern:
-        """Any name, of several that begin at one place the longest."""
-        return re.compile("|".join(map(re.escape, sorted(self.names, key=len, reverse=True))))
+        """Any name, of several that begin at one place the longest; nothing where there is none."""
+        return re.compile("|".join(map(re.escape, sorted(self.names, key=len, reverse=True))) or "(?!)")
 
     def encode_marked(self, text: str) -> np.ndarray:
         """int32 ids as published, for chats: a special token's name becomes its one id, unless a stranger had a hand in it (of a `Quoted`);
         normalisation and prefix space are the file's own. No bos, eos or template is added."""
-        ids = dict(zip(SPECIALS, (self.eos, self.bos, self.pad, self.mask), strict=True))
+        return self.encode_further(text)
+
+    def encode_further(self, text: str) -> np.ndarray:
+        """The same of a text that goes on from another: nothing is normalised or put in front, so that all but names has its own bytes."""
         parts, end = [], 0
         for match in self._name.finditer(blanked(text, self.spelled(text))):
-            parts += [self.encode(text[end : match.start()]), [ids[match[0]]]]
+            parts += [self.encode(text[end : match.start()]), [self._id_of_name[match[0]]]]
             end = match.end()
         return np.concatenate([*parts, self.encode(text[end:])]).astype(np.int32)
+
+    @property
+    def _id_of_name(self) -> dict[str, int]:
+        return dict(zip(SPECIALS, (self.eos, self.bos, self.pad, self.mask), strict=True))
+
+    # ------------------------------------------------------------------------------------------------- what precedes a text
+
+    @property
+    def prefix(self) -> int:
+        """What an empty text is for a network that reads the token before: bos, else eos."""
+        return self.bos if 0 <= self.bos < self.size else self.eos
+
+    def front(self, shift: int) -> list[int]:
+        """What stands in front of every text. A published tokenizer says so itself; of the models trained here, those that read the token
+        before (`shift` 1, as `nn.masks.Mask.reads`) have always read a bos first, and the others none."""
+        return [self.prefix] if (shift if self.adds_bos is None else self.adds_bos) else []
+
+    def fronted(self, ids, shift: int) -> np.ndarray:
+        """int32 ids with what stands in front of them, once."""
+        ids, front = np.asarray(ids, np.int32), self.front(shift)
+        return ids if not front or ids[:1].tolist() == front else np.append(np.int32(front), ids)
+
+    def told(self, text: str) -> np.ndarray:
+        """int32 ids of what somebody says to the model, as published where it was, else as in training; the name of a special is text."""
+        return self.encode(text) if self.adds_bos is None else self.encode_marked(quoted.Quoted(text))
+
+    def opening(self, text: str | np.ndarray, shift: int) -> tuple[np.ndarray, int]:
+        """(the ids of a row that begins with a text, given as such or as ids; the token that stands before the row).
+
+        Where the network reads the token before, the first one of all is not in the row: it is read, and nothing precedes it. Packed rows
+        of training have their own rule (`data.pack`).
+        """
+        ids = self.fronted(self.told(text) if isinstance(text, str) else text, shift)
+        ids = ids if len(ids) >= shift else np.int32([self.prefix])
+        return ids[shift:], int(ids[0]) if shift else self.prefix
 
     def bytes_of(self, ids) -> bytes:
         """What the ids stand for, as many bytes as the sum of their `bytes_V`: none for specials and masks."""

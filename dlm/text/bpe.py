@@ -221,6 +221,10 @@ class BPETokenizer(text.Tokenizer):
         """The same for what does not begin a text, where a prefix that is for its beginning alone is not put in front."""
         return self._made(pieces.nameless(self._tree, self._bare, begins=False))
 
+    @functools.cached_property
+    def _id_of_name(self) -> dict[str, int]:
+        return {token["content"]: token["id"] for token in self._tree["added_tokens"]}
+
     def _encode_ascii(self, texts: list[str]) -> list[np.ndarray]:
         """The same ids four times as fast: a corpus has few distinct pieces, and Python's `re` splits ASCII alike."""
         split = [ASCII_PATTERN.findall(t) for t in texts]

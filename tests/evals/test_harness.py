@@ -1,5 +1,7 @@
 """What an evaluation harness is answered, without lm_eval: how requests become rows, and what rows cost. (tests/parity has the rest.)"""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,9 +11,15 @@ from dlm.evals.requests.model import Model
 from dlm.evals.requests.spans import Piece, Speller
 from dlm.nn.masks import Mask
 from dlm.run.contracts import Canvas
+from dlm.run.spec import UserError
+from dlm.samplers.generate import Request
+from dlm.samplers.ordered import Ordered
+from dlm.text.bpe import BPE, Published
 from dlm.text.bytes import Bytes
 from tests import tiny
 from tests.evals.test_exact import says_e, subject
+from tests.text.probes import KINDS as PUBLISHED
+from tests.text.probes import write
 
 KINDS = dict(ar=tiny.AR, masked={}, block=dict(objective=dict(name="block", size=8)))
 
@@ -35,7 +43,59 @@ def test_a_continuation_takes_the_spaces_before_it_and_is_cut_by_length():
     assert found.tolist() == ids("ab  cd") and first == 2
     merging = speller(shift=0)
     merging.tokenizer.encode_marked = lambda text: ids(text.replace("bc", "X"))  # a token that reaches over the border
-    assert merging.pair("ab", "cd")[0][merging.pair("ab", "cd")[1] :].tolist() == ids("d")
+    assert merging.pair("ab", "cd")[0][merging.pair("ab", "cd")[1] :].tolist() == ids("cd")
+
+
+SENTENCES = [
+    "the answer is the answer", "an answer and  another one", "we answered: yes, no", "nobody knew\nthe answer", "who asks, who answers?",
+    "answering answers nothing", "1234 and 12345", "é, naïve answers", "  two blanks  ", "the end; the endless end",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["learned", "first", "always", "normalizer"])
+def test_what_is_scored_spells_the_continuation_and_nothing_else(kind, tmp_path):
+    """For every cut of every sentence; the tokens of many reach over it."""
+    given = BPE(size=330) if kind == "learned" else BPE(path=write(tmp_path, PUBLISHED[kind]()), published=Published(says="all"))
+    made, merged = given.fit(SENTENCES * 4), 0
+    for shift, text in ((shift, text) for shift in (0, 1) for text in SENTENCES):
+        spelled = Speller(made, shift, 400)
+        for cut in range(kind != "learned", len(text)):  # what a published tokenizer puts in front of a text is its own
+            context, continuation = text[:cut], text[cut:]
+            whole, first = spelled.pair(context, continuation)
+            (piece,), _ = spelled.pieces(whole, first, text)
+            if stripped := context.rstrip():
+                assert made.bytes_of(piece.ids[piece.first :]) == text[len(stripped) :].encode(), (context, continuation)
+                assert whole[:first].tolist() == spelled.encoded(stripped).tolist()
+                merged += not np.array_equal(whole, spelled.encoded(text))
+    assert merged > (20 if kind == "learned" else 0), "tokens reach over some cuts"
+
+
+def test_a_choice_that_merges_is_scored_as_the_others_are():
+    made = BPE(size=330).fit(["the answer is the answer"] * 9)
+    assert len(made.encode("the answer")) <= len(made.encode("the ans")), "what was left to score was nothing"
+    for shift in (0, 1):
+        spelled = Speller(made, shift, 40)
+        for choice in ("wer", "wers", "x"):
+            (piece,), _ = spelled.pieces(*spelled.pair("the ans", choice), choice)
+            assert made.decode(piece.ids[piece.first :]) == choice and made.decode(piece.ids[: piece.first]) == "the ans"
+        assert spelled.pieces(*spelled.pair("the ans", ""), "") == ([], 0), "an empty one alone costs nothing"
+
+
+def test_a_continuation_without_tokens_is_no_sum():
+    silent = speller(shift=0)
+    silent.tokenizer.encode_marked = lambda text: ids(text.replace("\u200d", ""))  # as a normaliser that drops it
+    with pytest.raises(UserError, match=r"'\\u200d' has no tokens to score \(after 'ab'\)"):
+        silent.pair("ab", "\u200d")
+    bare = speller(1, adds_bos=False)
+    for context in ("", " ", "\n\n"):  # nothing is left of it, so that something must stand before what is scored
+        found, first = bare.pair(context, "b")
+        assert found.tolist() == [257, *ids(context + "b")] and first == 1
+
+
+def test_a_name_in_what_goes_on_is_one_token():
+    spelled = speller(0)
+    spelled.tokenizer.encode_marked = lambda text: ids("X") if text != "a" else ids("a")
+    assert spelled.pair("a", "b<|eos|>c")[0].tolist() == [*ids("ab"), 256, *ids("c")]
 
 
 def test_what_stands_in_front():
@@ -102,6 +162,27 @@ def test_a_text_ends_at_its_first_stop_string():
 @pytest.fixture(scope="module")
 def asked(corpus):
     return {name: subject(corpus, **{"objective": "masked"} | kind) for name, kind in KINDS.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*KINDS, "adapted"])
+def test_what_precedes_a_text_is_the_same_wherever_it_is_written_on(asked, kind, corpus):
+    """Whether a published tokenizer puts a bos in front or not, for prompts of no, one and many tokens: `sample` and the harness."""
+    one = subject(corpus, "adapted") if kind == "adapted" else asked[kind]
+    model, tokenizer = Model(one, rows=3), one.tokenizer
+    one_by_one = {} if kind == "ar" else dict(rule=Ordered(), steps=8) if kind == "block" else dict(block=1, steps=1)
+    greedy, texts, written = replace(model.sampler, temperature=0.0, **one_by_one), ("", "a", "red barn"), {}
+    try:
+        for tokenizer.adds_bos in (None, False, True):
+            told = model.write([model.speller.prompt(text, 6)[0] for text in texts], [6] * 3, greedy)
+            replies = one.experiment.generator(one.params, greedy)([Request.prompt(text, 6) for text in texts])
+            assert all(np.array_equal(r.ids[len(text) :], ids) for r, text, ids in zip(replies, texts, told, strict=True))
+            assert all(r.text.startswith(text) and r.frozen.sum() == len(text) for r, text in zip(replies, texts, strict=True))
+            written[tokenizer.adds_bos] = [ids.tolist() for ids in told]
+    finally:
+        tokenizer.adds_bos = None
+    assert written[None] == written[kind == "ar"] != written[kind != "ar"]
+    assert kind != "ar" or written[True][0] == written[False][0], "something must stand before the first token"
 
 
 def pieces_of(one, *pairs, model=None):

@@ -148,6 +148,21 @@ def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(kind
     assert [r.text for r in replies] == ["ab", *prompts[1:]] and replies[0].nfe == passes
 
 
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("make", [MASKED, AR], ids=["masked", "ar"])
+def test_a_reply_and_its_trace_are_as_long_as_what_was_asked(make, adds, monkeypatch):
+    """Whatever was put in front of it, or is read before the row."""
+    monkeypatch.setattr(TOKENIZER, "adds_bos", adds)
+    replies = make([Request.prompt("ab", 6), Request((np.array([*b"abc"]), 5))])
+    for reply, text in zip(replies, ("ab", "abc"), strict=True):
+        states_TL = reply.trace["states"]
+        assert states_TL.shape[1] == reply.trace["confidence"].shape[1] == len(reply.ids) == len(reply.frozen) == 8
+        assert (states_TL[:, : len(text)] == [*text.encode()]).all() and reply.ids[: len(text)].tolist() == [*text.encode()]
+        assert reply.frozen.tolist() == [i < len(text) for i in range(8)] and (states_TL[-1] == reply.ids).all()
+        assert (reply.trace["confidence"][-1] > 0).tolist() == (~reply.frozen).tolist() and reply.text.startswith(text)
+        assert np.log(reply.trace["confidence"][-1][len(text) :]).sum() == pytest.approx(reply.logprob, abs=1e-4)
+
+
 @pytest.mark.slow
 def test_a_long_prompt_is_read_in_one_pass():
     prompt = "the quick brown fox jumps over the lazy dog"
@@ -170,8 +185,9 @@ def test_what_is_refused():
         AR([Request.infill("a___b", 3)])
     with pytest.raises(UserError, match="no ___"):
         Request.infill("ab", 3)
-    with pytest.raises(UserError, match="nothing to generate"):
-        MASKED([])
+    for nothing in ([], [Request(())], [Request(("",))]):
+        with pytest.raises(UserError, match="nothing to generate"):
+            MASKED(nothing)
     for settings in (dict(steps=0), dict(block=-1), dict(temperature=-1.0), dict(top_p=0.0), dict(top_p=1.1)):
         with pytest.raises(ValueError, match="must"):
             Sampler(spec.build("ancestral", "samplers"), **settings)

@@ -8,8 +8,10 @@ import pytest
 from dlm import text
 from dlm.data.embedded import Embedded
 from dlm.run import spec
-from dlm.text.bpe import BPE
+from dlm.text.bpe import BPE, Published
 from dlm.text.bytes import Bytes
+from dlm.text.quoted import Quoted
+from tests.text.probes import KINDS, write
 
 CORPUS = ["def f(x_1):\n    return x_1 + 42  # né\r\n" * 3, "the cat sat on the mat; the cat sat.\n" * 5]
 CONFIGS = [Bytes(), BPE(size=300), BPE(size=5000)]  # the last leaves ids unused
@@ -84,3 +86,39 @@ def test_specials_in_decoding(tokenizer):
 
 def test_lone_surrogates_become_question_marks(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a?b"
+
+
+def test_what_precedes_a_text():
+    """bos in front as the published tokenizer says, once; of models trained here before rows that are read from the token before on."""
+    tokenizer = Bytes().fit(())
+    bos, eos, a, b = tokenizer.bos, tokenizer.eos, ord("a"), ord("b")
+    for adds, shift, given, ids, before in [
+        (None, 0, "ab", [a, b], bos),
+        (None, 1, "ab", [a, b], bos),
+        (None, 1, "", [], bos),
+        (False, 0, "ab", [a, b], bos),
+        (False, 1, "ab", [b], a),
+        (False, 1, "", [], bos),
+        (True, 0, "ab", [bos, a, b], bos),
+        (True, 0, "", [bos], bos),
+        (True, 0, [bos, a], [bos, a], bos),
+        (True, 1, "ab", [a, b], bos),
+        (True, 1, [bos, a], [a], bos),
+    ]:
+        tokenizer.adds_bos = adds
+        found = tokenizer.opening(given if isinstance(given, str) else np.array(given), shift)
+        assert (found[0].tolist(), found[1]) == (ids, before), (adds, shift, given)
+    tokenizer.bos = -1
+    assert tokenizer.opening("", 1)[1] == eos
+
+
+def test_a_text_is_told_as_published_and_goes_on_without_what_is_put_in_front(tmp_path):
+    tokenizer = BPE(path=write(tmp_path, KINDS["first"]()), published=Published(says="all")).fit(())
+    assert tokenizer.told("a").tolist() == tokenizer.encode_marked("a").tolist() != tokenizer.encode("a").tolist()
+    assert tokenizer.encode_further("a</s>a").tolist() == [*tokenizer.encode("a"), tokenizer.eos, *tokenizer.encode("a")]
+    assert tokenizer.told("a</s>").tolist() == tokenizer.encode_marked(Quoted("a</s>")).tolist(), "the name of a special is text"
+    assert tokenizer.encode_further(Quoted("a</s>a")).tolist() == tokenizer.encode("a</s>a").tolist(), "so is a stranger's"
+    tokenizer.adds_bos = None
+    assert tokenizer.told("a").tolist() == tokenizer.encode("a").tolist(), "as in training"
+    nameless = BPE(path=write(tmp_path / "nameless", KINDS["first"]() | dict(added_tokens=[]))).fit(())
+    assert nameless.encode_further("a</s>").tolist() == nameless.encode("a</s>").tolist()

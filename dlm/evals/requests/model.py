@@ -73,7 +73,7 @@ class Model:
         if self.rows % shares:
             raise UserError(f"evals.harness.batch={self.rows} must be a multiple of the {shares} devices on the data axes")
         self.sampler = subject.sampler or subject.experiment.run.sampler
-        self.speller = spans.Speller(subject.tokenizer, self.mask.shift, subject.experiment.run.data.length)
+        self.speller = spans.Speller(subject.tokenizer, self.mask.reads, subject.experiment.run.data.length)
         self.exact = subject.experiment.reported(pattern).claims == "exact"
         count = _Bound(samples, pattern)
         if likelihood == "exact" and self.mask.kind != "causal":
@@ -88,7 +88,7 @@ class Model:
         experiment, found = self.subject.experiment, [Score(0.0, 0.0, False)] * len(pieces)
         count = experiment.counted(self._count)
         for length, members in spans.batches(pieces, self.rows, self.speller.room):
-            arrays = spans.stacked([pieces[i] for i in members], self.rows, length, self.subject.tokenizer.pad, self.mask.shift)
+            arrays = spans.stacked([pieces[i] for i in members], self.rows, length, self.subject.tokenizer.pad, self.mask.reads)
             told = mesh.fetch(count(self.subject.params, experiment.put(arrays), self.subject.key))
             for i, nats, variance, best in zip(members, *told, strict=False):  # the rest of the rows is padding
                 found[i] = Score(float(nats), float(variance), bool(best))
@@ -130,7 +130,7 @@ class Model:
         z_BL = np.where(i_L < last_B1, vocab.mask, vocab.pad)
         for b, prompt in enumerate(prompts):
             z_BL[b, : len(prompt.ids)] = prompt.ids
-        fields = dict(before_B=jnp.array([p.before for p in prompts], jnp.int32)) if self.mask.shift else {}
+        fields = dict(before_B=jnp.array([p.before for p in prompts], jnp.int32)) if self.mask.reads else {}
         if self.mask.kind != "causal":
             fields["segments_BL"] = jnp.asarray(i_L < last_B1, jnp.int32)
         frozen_BL = jnp.asarray((i_L < known_B1) | (i_L >= last_B1))

@@ -1,6 +1,6 @@
 """From a request's strings to rows of tokens of which the last are scored; a request's numbers hang on its text alone. No JAX.
 
-    context · continuation ─ encoded whole, cut where the encoded context ends ─> ids, first
+    context · continuation ─ encoded whole, cut where the encoded context ends (apart, where a token reaches over that) ─> ids, first
     ids, first ─> pieces of at most `room` tokens, each scored token in one of them, with as much text before it as there is room for
 
                                   before  │ canvas                                  before: what an autoregressive row reads first
@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlm.data import pack
+from dlm.run.spec import UserError
+from dlm.text.quoted import Quoted
 
 _SHORTEST = 16
 
@@ -40,36 +42,27 @@ class Speller:
     shift: int
     room: int
 
-    @property
-    def prefix(self) -> int:
-        """What an empty context is for a model that reads the token before: bos, else eos."""
-        return self.tokenizer.bos if 0 <= self.tokenizer.bos < self.tokenizer.size else self.tokenizer.eos
-
-    @property
-    def opening(self) -> list[int]:
-        """What stands in front of every text. A published encoding says so itself; of our own runs, those with a shift have always read a
-        bos first, and the others none."""
-        adds = self.tokenizer.adds_bos
-        return [self.prefix] if (self.shift if adds is None else adds) else []
-
     def encoded(self, text: str) -> np.ndarray:
-        """The ids of a text, with its opening, once."""
-        ids = self._bare(text)
-        opening = self.opening
-        return ids if not opening or ids[:1].tolist() == opening else np.append(np.int32(opening), ids)
-
-    def _bare(self, text: str) -> np.ndarray:
-        return np.asarray(self.tokenizer.encode_marked(text), np.int32)
+        """The ids of a text, with what stands in front of it."""
+        return self.tokenizer.fronted(self.tokenizer.encode_marked(text), self.shift)
 
     def pair(self, context: str, continuation: str) -> tuple[np.ndarray, int]:
-        """(ids, where the continuation begins)."""
-        if not context:
-            ids = self._bare(continuation)
-            front = self.opening or [self.prefix] * self.shift
-            return (ids, 1) if front and ids[:1].tolist() == front else (np.append(np.int32(front), ids), len(front))
-        stripped = context.rstrip()
-        whole, known = self.encoded(context + continuation), self.encoded(stripped)
-        return whole, max(len(known), self.shift)
+        """(ids, where the continuation begins): from there on they spell it, with the blanks that stand before it, and nothing else.
+
+        Where a token would reach over the border, both sides are encoded apart. Raises UserError for a continuation that has no tokens.
+        """
+        stripped, whole, tokenizer = context.rstrip(), context + continuation, self.tokenizer
+        if stripped:
+            known, ids = self.encoded(stripped), self.encoded(whole)
+            if not np.array_equal(ids[: len(known)], known):
+                ids = np.append(known, tokenizer.encode_further(Quoted(context[len(stripped) :], ()) + continuation))
+        else:
+            known = np.int32(tokenizer.front(self.shift) or [tokenizer.prefix] * self.shift)
+            ids = tokenizer.encode_marked(whole)
+            ids = ids if len(known) and np.array_equal(ids[:1], known) else np.append(known, ids)
+        if len(ids) == len(known) and continuation:
+            raise UserError(f"{continuation[:40]!r} has no tokens to score (after {context[-40:]!r}): the tokenizer makes nothing of it")
+        return ids, len(known)
 
     def whole(self, text: str) -> tuple[np.ndarray, int]:
         """The same of a text that is scored from its first token on."""
@@ -80,17 +73,18 @@ class Speller:
         found, spread = [], list(windows(len(ids), first, self.room, self.shift))
         for n, (begin, target, end) in enumerate(spread):
             row = begin + self.shift
-            before = int(ids[begin]) if self.shift else self.prefix
+            before = int(ids[begin]) if self.shift else self.tokenizer.prefix
             found.append(Piece(ids[row:end], target - row, before, number(text, n)))
         return found, spread[0][0] if spread else 0
 
     def prompt(self, context: str, tokens: int) -> tuple[Piece, int]:
         """(the row after which `tokens` are written, how many tokens of the context it lacks); nothing in it is scored."""
-        ids = self.encoded(context)
-        ids = ids if len(ids) >= self.shift else np.int32([self.prefix])
-        begin = max(len(ids) - (self.room - tokens), 0)  # as lm_eval: nobody reads the last token written, but there is room for it
-        row = ids[begin + self.shift :]
-        return Piece(row, len(row), int(ids[begin]) if self.shift else self.prefix, number(context)), begin
+        ids, before = self.tokenizer.opening(self.tokenizer.encode_marked(context), self.shift)
+        cut = max(
+            len(ids) + self.shift - (self.room - tokens), 0
+        )  # as lm_eval: nobody reads the last token written, but there is room for it
+        before = int(ids[cut - 1]) if cut and self.shift else before
+        return Piece(ids[cut:], len(ids) - cut, before, number(context)), cut
 
 
 def windows(count: int, first: int, room: int, shift: int) -> Iterator[tuple[int, int, int]]:
