@@ -1,6 +1,6 @@
 """Weights from the world and to it: a published folder (config.json, safetensors, tokenizer) becomes a run directory, and back.
 
-python -m dlm.convert from_hf DIR --workdir=runs/x [--config.data.length=512 …] [--json]
+python -m dlm.convert from_hf DIR --workdir=runs/x [--ignore=KEY,…] [--config.data.length=512 …] [--json]
 python -m dlm.convert to_hf   DIR --workdir=runs/x [--step=N] [--architecture=Qwen3ForCausalLM] [--dtype=bfloat16] [--shard=5] [--json]
 """
 
@@ -19,13 +19,14 @@ from dlm.text import published
 FLAGS = [
     Flag("workdir", "run directory: a new one for from_hf, the one to read for to_hf", required=True, type=Place),
     Flag("step", "to_hf: the checkpoint (default: the newest)", type=int),
+    Flag("ignore", "from_hf: keys of config.json, separated by commas, that are to be read as if they were not there"),
     Flag("architecture", "to_hf: the layout (default: that of the folder it came from, else the first that can hold the network)"),
     Flag("dtype", "to_hf: float32 or bfloat16 (default: as the weights are stored)", choices=("float32", "bfloat16")),
     Flag("shard", "to_hf: gigabytes of a file, at most", default=5.0, type=float),
     Flag("json", "print one JSON object on stdout at the end", type=bool),
 ]
 KEPT = "hf"  # in a run directory: the small files of the folder it came from, and what a checkpoint cannot tell of its tensors
-DTYPES = "dtypes.json"
+DTYPES, IGNORED = "dtypes.json", "ignored.json"
 _SMALL = 100_000_000  # bytes of a file beside the weights
 
 
@@ -38,10 +39,10 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, words[2:], ("config",))
     begin, (way, folder) = time.perf_counter(), (words[0], Path(cli.typed("DIR", Place, words[1])))
     if way == "from_hf":
-        found = from_hf(folder, Path(args.workdir), overrides)
+        found = from_hf(folder, Path(args.workdir), overrides, tuple(args.ignore.split(",")) if args.ignore else ())
     else:
-        if overrides:
-            raise UserError(f"--{overrides[0][0]} is for from_hf")
+        if overrides or args.ignore:
+            raise UserError(f"--{overrides[0][0] if overrides else 'ignore'} is for from_hf")
         if args.shard <= 0:
             raise UserError(f"--shard={args.shard} must be positive")
         found = to_hf(folder, Path(args.workdir), args.step, args.architecture, args.dtype, int(args.shard * 1e9))
@@ -59,29 +60,39 @@ def _free(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------- from_hf
 
 
-def from_hf(folder: Path, workdir: Path, overrides=()) -> dict:
-    """Nothing is written before everything has been checked, and nothing is at `workdir` before everything is written."""
-    from dlm.hf import layouts, recipe, shards, weights
+def from_hf(folder: Path, workdir: Path, overrides=(), ignore: tuple[str, ...] = ()) -> dict:
+    """Nothing is written before everything has been checked, and nothing is at `workdir` before everything is written.
+
+    Keys of config.json to `ignore` are read as if they were not there, here and when it goes out again, unchanged, by `to_hf`.
+    """
+    from dlm.hf import keys, layouts, recipe, shards, weights
 
     _free(workdir)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: weights are not downloaded here; get the model first and name its folder")
     config, tensors = recipe.config(folder), shards.tensors(folder)
     layout = layouts.of(config, folder / recipe.CONFIG)
+    config = keys.without(config, ignore, folder / recipe.CONFIG)
     stored = next((t.dtype.name for t in tensors.values() if len(t.shape) > 1), "float32")
     text = published.read(folder)
     ends = recipe.ends(folder, config, published.own_eos(text), published.has(text))
     made = recipe.recipe(folder, config, layout, "float32" if stored == "float32" else "bfloat16", ends)
+    head = weights.own_head(layout, tensors)
+    if head and made["nn"]["embeddings"] == "tied":
+        say(f"{head} is another tensor than the embedding, which {recipe.CONFIG} ties to it: nn.embeddings=untied, so that it is kept")
+        made["nn"]["embeddings"] = "untied"
     for dotted, value in overrides:
         if dotted.startswith("config.text"):
             raise UserError(f"--{dotted}: the tokenizer is the model's own; everything but config.text may be set")
         spec.override(made, dotted.removeprefix("config."), value)
     run = spec.run(made, least=0)
     leaves = weights.leaves(layout, run.nn)
-    dtypes = weights.check(leaves, tensors, run.nn.embeddings == "tied", run.text.published.rows, folder)
+    spare = layout.tensors.top["unembed_VD"][0] if run.nn.embeddings == "tied" else None
+    dtypes = weights.check(leaves, tensors, spare, run.text.published.rows, folder)
     tokenizer = run.text.fit(())
     with files.whole_folder(workdir) as partial:
-        size = _write(partial, run, tokenizer, weights.streams(leaves, tensors), folder, _odd(dtypes))
+        notes = {DTYPES: _odd(dtypes), IGNORED: list(ignore)}
+        size = _write(partial, run, tokenizer, weights.streams(leaves, tensors), folder, notes)
     say(f"a text ends at {_ids(tokenizer.vocab.ends)} ({'; '.join(f'{name} says {_ids(ids)}' for name, ids in ends.items()) or 'by name'})")
     say(f"{workdir}: {layout.architecture} of {run.nn.parameters:,} parameters, {len(dtypes)} tensors")
     return dict(workdir=str(workdir), architecture=layout.architecture, parameters=run.nn.parameters, tensors=len(dtypes), bytes=size)
@@ -91,7 +102,7 @@ def _ids(ids) -> str:
     return " and ".join(map(str, ids))
 
 
-def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, dtypes: dict) -> int:
+def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, notes: dict) -> int:
     """A whole run directory of no updates; the bytes of its weights."""
     import jax
 
@@ -113,7 +124,8 @@ def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, dty
     for path in came.iterdir():
         if path.is_file() and path.suffix in (".json", ".txt", ".jinja") and path.stat().st_size < _SMALL and path.name != shards.INDEX:
             shutil.copyfile(path, folder / KEPT / path.name)
-    (folder / KEPT / DTYPES).write_text(json.dumps(dtypes, indent=1) + "\n", encoding="utf-8")
+    for name, note in notes.items():
+        (folder / KEPT / name).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     rundir.create(folder, run, tokenizer)
     rundir.write_config(folder, run)
     return done
@@ -146,7 +158,8 @@ def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | Non
         raise UserError(f"{workdir} has no finished checkpoint yet")
     came = workdir / KEPT
     kept, kinds = (json.loads((came / name).read_text(encoding="utf-8")) if came.exists() else {} for name in ("config.json", DTYPES))
-    layout, config = _layout(run, kept, architecture)
+    ignored = json.loads((came / IGNORED).read_text(encoding="utf-8")) if (came / IGNORED).exists() else []
+    layout, config = _layout(run, kept, architecture, ignored)
     stored, leaves = saved.stored(workdir, step), weights.leaves(layout, run.nn)
     tree = next(iter(stored))[0]
     named = dict(
@@ -176,7 +189,7 @@ def _small(folder: Path, run: spec.Run, workdir: Path, rows: int) -> None:
     """The files beside the weights: those that the run came with, else its tokenizer without what only we read in it."""
     if (workdir / KEPT).exists():
         for path in (workdir / KEPT).iterdir():
-            if path.name != DTYPES:
+            if path.name not in (DTYPES, IGNORED):
                 shutil.copyfile(path, folder / path.name)
         return
     run.text.restore(workdir).save(folder)
@@ -187,9 +200,9 @@ def _small(folder: Path, run: spec.Run, workdir: Path, rows: int) -> None:
         path.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
 
 
-def _layout(run: spec.Run, kept: dict, architecture: str | None):
-    """(the layout, its config.json) that hold the run's network: reading them again gives it."""
-    from dlm.hf import layouts
+def _layout(run: spec.Run, kept: dict, architecture: str | None, ignored: list[str] = ()):
+    """(the layout, its config.json) that hold the run's network: reading them again, less what was `ignored`, gives it."""
+    from dlm.hf import keys, layouts, writing
 
     if architecture and architecture not in layouts.LAYOUTS:
         known = layouts.LAYOUTS
@@ -198,8 +211,10 @@ def _layout(run: spec.Run, kept: dict, architecture: str | None):
     tried = [layouts.LAYOUTS[architecture]] if architecture else ([came] if came else []) + list(layouts.LAYOUTS.values())
     wrong = {}
     for layout in tried:
-        config = layouts.described(layout, run, kept if layout is came else {})
-        wrong[layout.architecture] = layouts.misfit(layout, run, config, bool(architecture) or layout is came)
+        own = layout is came
+        config = writing.described(layout, run, kept if own else {})
+        read = keys.without(config, ignored) if own else config
+        wrong[layout.architecture] = writing.misfit(layout, run, read, own, bool(architecture) or own)
         if not wrong[layout.architecture]:
             return layout, config
     told = "; ".join(f"{name} {why}" for name, why in wrong.items() if architecture or name == (came or tried[0]).architecture)

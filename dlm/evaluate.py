@@ -4,6 +4,7 @@ python -m dlm.evaluate --workdir=runs/x [--step=N] [--evals=bound,infill] [--sam
 python -m dlm.evaluate --workdir=runs/x --harness=TASK,… --harness_dir=FOLDER [--harness_limit=N] [--harness_fewshot=K] …
 """
 
+import datetime
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,6 @@ FLAGS = [
     Flag("harness_fewshot", "examples in each prompt (default: as the task says)"),
     Flag("harness_samples", "noise draws of a bound"),
     Flag("harness_code", "run what the model writes, in a jail", type=bool),
-    Flag("out", "file that the scores are appended to (default: evals.jsonl of the run directory)", type=Place),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 SCORES = "evals.jsonl"
@@ -45,20 +45,15 @@ def main(argv: list[str] | None = None) -> None:
         say(f"{args.data}: dropped {dropped}")
     flags = [o for o in overrides if o[0].startswith("sampler.")]
     drawn = sampler(workdir, flags) if flags else None
-    kept = logs.Added(Path(args.out or workdir / SCORES), "name another file by --out=FILE")
     experiment, state = reopen(workdir, args.step)
     subject = Subject(experiment, state.averaged, source or experiment.run.data.source, args.seed, sampler=drawn, folder=workdir)
-    records = []
-    with kept:
-        for name, one in chosen.items():  # each is told and kept as it comes: the next may take hours, and fail
-            found = scored(subject, int(state.step), name, one, args.data)
-            if not args.json:
-                say("" if records else f"{workdir}, update {int(state.step)}, {args.data or 'held-out text'}, seed {args.seed}")
-                say(table(found))
-            kept(found)
-            records += found
-        if args.json:
-            cli.emit(dict(workdir=str(workdir), step=int(state.step), seed=args.seed, scores=records))
+    records = [record for name, one in chosen.items() for record in scored(subject, int(state.step), name, one, args.data)]
+    append(workdir / SCORES, records)
+    if args.json:
+        cli.emit(dict(workdir=str(workdir), step=int(state.step), seed=args.seed, scores=records))
+        return
+    say(f"{workdir}, update {int(state.step)}, {args.data or 'held-out text'}, seed {args.seed}")
+    say(table(records))
 
 
 def harness(args) -> tuple[str | None, list[tuple[str, str]]]:
@@ -112,6 +107,12 @@ def other(name: str | None, overrides: list[tuple[str, str]]):
     for dotted, text in overrides:
         spec.override(config, dotted.removeprefix("data."), text)
     return spec.build(config, "data", where="data")
+
+
+def append(path: Path, records: list[dict]) -> None:
+    """One line per record, each with the time of writing, in one write."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    logs.append(path, [dict(time=now, **r) for r in records])
 
 
 if __name__ == "__main__":

@@ -29,11 +29,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    out = Path(args.out or args.runs[0])
     groups = grouped(record.read(args.runs))
-    for name in ("results.csv", "report.html"):
-        files.try_writing(out / name, "name another folder by --out=DIR")
-    rows = table.rows(groups)
+    rows, out = table.rows(groups), Path(args.out or args.runs[0])
     page = summary.page(groups)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from dlm.hf import layouts
+from dlm.hf import reading
+from dlm.hf.keys import Keys
 from dlm.hf.layouts import Layout
 from dlm.hf.shards import json_object
 from dlm.run.spec import UserError
@@ -61,10 +62,10 @@ def recipe(folder: Path, config: dict, layout: Layout, dtype: str, ends: dict[st
 
 def _recipe(folder: Path, config: dict, layout: Layout, dtype: str, ends: list[int]) -> dict:
     where = Path(folder) / CONFIG
-    nn, objective = layouts.network(layout, config, where), dict(layout.objective)
-    length = min(LONGEST, int(config.get(layout.keys["length"]) or LONGEST))
-    if objective["name"] == "objectives.block":
-        objective["size"] = int(config.get("block_size") or 4)
+    nn, objective, keys = reading.network(layout, config, where), dict(layout.objective), Keys(config, where)
+    length = min(LONGEST, keys.integer(layout.keys["length"], LONGEST))
+    if "block" in layout.keys:
+        objective["size"] = keys.integer(layout.keys["block"], 4)
     sampler = {
         "objectives.ar": dict(rule="ancestral", steps=1, block=1),
         "objectives.block": dict(rule=dict(name="samplers.threshold"), steps=objective.get("size", 1)),
@@ -90,9 +91,10 @@ def _published(config: dict, layout: Layout, where: Path, ends: list[int]) -> di
         raise UserError(f"{where} lacks {layout.keys['vocab']}")
     for kind in _IDS:
         id = config.get(f"{kind}_token_id")
-        id = id[0] if isinstance(id, list) and id else id
+        if id is not None and type(id) is not int:
+            raise UserError(f"{where}: {kind}_token_id is an id, not {str(id)[:80]!r}")
         if id is None and kind == "mask" and layout.mask is not None and layout.mask < found["rows"]:
             id = layout.mask
-        if isinstance(id, int) and id >= 0:
+        if id is not None and id >= 0:
             found[kind] = id
     return found | (dict(eos=ends[0], stops=tuple(ends[1:])) if ends else {})

@@ -22,6 +22,7 @@ from dlm.run.spec import UserError
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = dict(F64="<f8", F32="<f4", F16="<f2", BF16=ml_dtypes.bfloat16, I64="<i8", I32="<i4", I16="<i2", I8="i1", U8="u1", BOOL="?")
 DTYPES = {name: np.dtype(kind) for name, kind in _DTYPES.items()}
+PIECE = 2**24  # numbers of a tensor that are compared at a time
 _HEADER = 100_000_000  # bytes; the format's own limit
 
 
@@ -54,13 +55,37 @@ def tensors(folder: Path) -> dict[str, Tensor]:
                 raise UserError(f"{folder / INDEX} names {file!r}, which leaves the directory")
             if not (folder / file).is_file():
                 raise UserError(f"{folder / INDEX} names {file}, which is not there: get the whole model")
-        found = {name: tensor for file in sorted(set(named.values())) for name, tensor in _header(folder / file).items()}
-        if lost := sorted(name for name, file in named.items() if name not in found or found[name].file.name != file):
-            raise UserError(f"{folder / named[lost[0]]} lacks {listed(lost)}, which {INDEX} says it has")
-        return found
+        return _indexed(folder, named)
     if not (folder / WHOLE).is_file():
         raise UserError(f"{folder} has no {WHOLE} and no {INDEX}: give the folder of a model with safetensors weights")
     return _header(folder / WHOLE)
+
+
+def _indexed(folder: Path, named: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors of several files; raises UserError where the index and the files disagree."""
+    if (folder / WHOLE).is_file() and WHOLE not in named.values():
+        raise UserError(f"{folder} holds {WHOLE} and, by {INDEX}, other files with weights: keep the one that is meant")
+    found = {}
+    for file in sorted(set(named.values())):
+        held = _header(folder / file)
+        if lost := sorted(name for name in named if named[name] == file and name not in held):
+            raise UserError(f"{folder / file} lacks {listed(lost)}, which {INDEX} says it has")
+        if more := sorted(name for name in held if named.get(name) != file):
+            raise UserError(f"{folder / file} holds {listed(more)}, which {INDEX} does not say: they are of another version")
+        found |= held
+    return found
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; a part of them is in memory at a time."""
+    if a.shape != b.shape:
+        return False
+    size = math.prod(a.shape)
+    for begin in range(0, size, PIECE):
+        x, y = (np.fromfile(t.file, t.dtype, min(PIECE, size - begin), offset=t.begin + begin * t.dtype.itemsize) for t in (a, b))
+        if x.tobytes() != y.tobytes() if a.dtype == b.dtype else not np.array_equal(x.astype(np.float64), y.astype(np.float64)):
+            return False
+    return True
 
 
 def listed(names, most: int = 8) -> str:
@@ -75,7 +100,7 @@ def json_object(path: Path) -> dict:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: give the folder of a published model") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object")
@@ -92,7 +117,7 @@ def _header(path: Path) -> dict[str, Tensor]:
         try:
             header = json.loads(file.read(length))
             found = {name: _tensor(path, 8 + length, told) for name, told in header.items() if name != "__metadata__"}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} has a damaged header: {error!r}") from None
     end = 8 + length
     for name, tensor in sorted(found.items(), key=lambda item: item[1].begin):
@@ -106,10 +131,12 @@ def _header(path: Path) -> dict[str, Tensor]:
 
 def _tensor(path: Path, data: int, told: dict) -> Tensor:
     begin, end = told["data_offsets"]
-    shape = tuple(int(n) for n in told["shape"])
+    shape = tuple(told["shape"])
+    if not all(type(n) is int for n in (begin, end, *shape)):
+        raise ValueError(f"{told} is not in whole numbers")
     if told["dtype"] not in DTYPES:
         raise ValueError(f"dtype {told['dtype']} is not supported")
-    tensor = Tensor(path, data + int(begin), DTYPES[told["dtype"]], shape)
+    tensor = Tensor(path, data + begin, DTYPES[told["dtype"]], shape)
     if min(shape, default=0) < 0 or tensor.nbytes != end - begin or begin < 0:
         raise ValueError(f"shape {shape} does not take {end - begin} bytes")
     return tensor

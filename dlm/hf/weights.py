@@ -5,6 +5,7 @@ ours     layers/attention/q_DHK   [N, D, H, K]        theirs   model.layers.0.se
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +16,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dlm.hf.layouts import Layout
-from dlm.hf.shards import Tensor, listed
+from dlm.hf.shards import Tensor, listed, same
 from dlm.nn import config, transformer
 from dlm.run import axes
 from dlm.run.spec import UserError
+
+_FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")  # which older files keep, and config.json says
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def leaves(layout: Layout, nn: config.ModelConfig) -> list[Leaf]:
     for path, leaf in flatten_dict(shapes).items():
         stack = next((s for s in nn.stacks if s.name == path[0]), None)
         within = path if stack is None else path[1:] if len(stack.kinds) == 1 else path[2:]
-        named = layout.name("/".join(within))
+        named = layout.tensors.name("/".join(within))
         if named is None:
             homeless.append("/".join(path))
             continue
@@ -91,11 +94,19 @@ def _parts(nn: config.ModelConfig, path, stack, name: str, shape) -> Iterator[tu
             yield name.format(n=layer), (n,)
 
 
-def check(found: list[Leaf], tensors: dict[str, Tensor], tied: bool, rows: int, where: Any) -> dict[str, np.dtype]:
-    """The dtype of every tensor that is needed; UserError names what is missing, unknown, of another shape or no number."""
+def own_head(layout: Layout, tensors: dict[str, Tensor]) -> str | None:
+    """The name of the unembedding where its values are not those of the embedding, so that the two cannot be tied."""
+    embedding, head = (layout.tensors.top[name][0] for name in ("embed_VD", "unembed_VD"))
+    return head if embedding in tensors and head in tensors and not same(tensors[embedding], tensors[head]) else None
+
+
+def check(found: list[Leaf], tensors: dict[str, Tensor], spare: str | None, rows: int, where: Any) -> dict[str, np.dtype]:
+    """The dtype of every tensor that is needed; UserError names what is missing, unknown, of another shape or no number.
+
+    `spare` is one that need not be there, the second copy of a tied one.
+    """
     wanted = {name: leaf for leaf in found for name in leaf.parts}
-    ignored = ("rotary_emb.inv_freq", *(("lm_head.weight", "transformer.ff_out.weight") if tied else ()))
-    unknown = sorted(name for name in tensors if name not in wanted and not name.endswith(ignored))
+    unknown = sorted(name for name in tensors if name not in wanted and name != spare and not _FREQUENCIES.fullmatch(name))
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise UserError(f"{where} lacks {len(missing)} of {len(wanted)} tensors: {listed(missing)}")
     if unknown:

@@ -1,6 +1,8 @@
 """Published weights that transformers made: the same logits as its own networks, and the same bytes on the way back into its files."""
 
+import functools
 import json
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,12 @@ import transformers
 from safetensors.torch import load_file
 
 from dlm import convert
+from dlm.hf import layouts, reading, rope
 from dlm.run import assemble
 from dlm.run.contracts import Canvas
+from dlm.run.spec import UserError
 from tests.hf import published
+from tests.hf.realistic import READ_ELSEWHERE
 
 BASE = dict(
     vocab_size=published.V,
@@ -31,6 +36,7 @@ EXPERTS = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=20, h
 MADE = {
     "llama2": ("Llama", dict(rms_norm_eps=1e-5)),
     "llama3": ("Llama", dict(rope_theta=500_000.0, rope_scaling=SLOW, tie_word_embeddings=True)),
+    "own head": ("Llama", dict(rope_theta=500_000.0, rope_scaling=SLOW, tie_word_embeddings=True)),  # which says what its tensors do not
     "linear": ("Llama", dict(rope_scaling=dict(rope_type="linear", factor=4.0), attention_bias=True)),
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", dict(head_dim=16)),
@@ -49,6 +55,8 @@ def make(name):
     with torch.no_grad():
         for key, x in model.named_parameters():
             x.copy_(torch.randn_like(x) * 0.2 + (1 if "norm" in key else 0))
+    if name == "own head":
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.2)
     return model
 
 
@@ -60,6 +68,7 @@ def tensors(folder):
 def test_the_same_logits_and_the_same_bytes_back(name, tmp_path):
     model, there = make(name), tmp_path / "there"
     model.save_pretrained(there, max_shard_size="60KB")
+    model = transformers.AutoModelForCausalLM.from_pretrained(there, dtype=torch.float32).eval()
     published.tokenizer(there)
     convert.from_hf(there, tmp_path / "run")
     experiment, state = assemble.reopen(tmp_path / "run")
@@ -90,3 +99,158 @@ def test_what_goes_back_is_read_by_transformers(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "back").decode(list(range(20)))
     assert json.loads((tmp_path / "back" / "tokenizer.json").read_text()) == json.loads((tmp_path / "there" / "tokenizer.json").read_text())
+
+
+# ------------------------------------------------------------------------------------- key by key: refused by name, or the same logits
+
+FULL = ["full_attention"] * 3
+HARMLESS = dict(
+    attention_dropout=0.5,
+    use_cache=False,
+    pretraining_tp=2,
+    initializer_range=0.5,
+    router_aux_loss_coef=0.5,
+    router_jitter_noise=0.5,
+    output_router_logits=True,
+    temperature=0.1,
+    top_k=3,
+    repetition_penalty=2.0,
+    torch_dtype="bfloat16",
+    dtype="float16",
+    max_window_layers=1,
+    pad_token_id=3,
+    bos_token_id=5,
+    eos_token_id=[7, 8],
+    auto_map={"AutoConfig": "x.Y"},
+    id2label={"0": "a"},
+    output_hidden_states=True,
+    gradient_checkpointing=True,
+    transformers_version="4.0.0",
+    attn_implementation="eager",
+    max_position_embeddings=256,
+    hidden_act="swish",
+    layer_types=FULL,
+    head_dim=None,
+    num_key_value_heads=None,
+)
+READ = [  # of one key more than one value, or several keys at a time
+    dict(rms_norm_eps=0.3),
+    dict(rope_theta=50.0),
+    dict(attention_bias=True),
+    dict(tie_word_embeddings=True),
+    dict(head_dim=16),
+    dict(num_key_value_heads=4),
+    dict(rope_scaling=dict(type="linear", factor=4.0)),
+    dict(rope_scaling=dict(rope_type="linear", factor=4)),
+    dict(rope_scaling=dict(SLOW)),
+    dict(rope_scaling={k: v for k, v in SLOW.items() if "original" not in k}),
+    dict(rope_theta=50.0, rope_parameters=dict(rope_type="default", rope_theta=900.0)),
+    dict(rope_theta=50.0, rope_parameters=dict(rope_type="linear", factor=2.0)),
+    dict(rope_theta=50.0, rope_scaling=dict(rope_type="default", rope_theta=900.0)),
+    dict(rope_parameters=dict(rope_type="default", rope_theta=900.0, partial_rotary_factor=0.5)),
+    dict(rope_parameters=dict(rope_theta=900.0)),
+    dict(rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=900.0))),
+    dict(rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=900.0)), layer_types=FULL),
+    dict(rope_scaling={}, rope_parameters=None),
+    dict(rope_scaling=dict(type="yarn", factor=2.0)),
+    dict(rope_scaling=dict(type="default", factor=2.0)),
+    dict(partial_rotary_factor=1.0),
+    dict(partial_rotary_factor=1),
+    dict(original_max_position_embeddings=16, rope_scaling=dict(SLOW)),
+    dict(use_sliding_window=True, sliding_window=2, max_window_layers=0),
+    dict(use_sliding_window=False, sliding_window=2),
+    dict(sliding_window=2),
+    dict(layer_types=["sliding_attention"] * 3, sliding_window=2),
+    dict(is_causal=False),
+    dict(is_causal=True),
+    dict(norm_topk_prob=True),
+    dict(norm_topk_prob=False),
+    dict(mlp_only_layers=[0]),
+    dict(mlp_only_layers=[1]),
+    dict(decoder_sparse_step=3),
+    dict(num_local_experts=8),
+    dict(num_local_experts=4),
+    dict(num_experts=8),
+    dict(num_experts=0),
+    dict(num_experts_per_tok=1),
+]
+FAMILIES = {
+    "Llama": {},
+    "Qwen2": {},
+    "Qwen3": dict(head_dim=16),
+    "Qwen3Moe": EXPERTS,
+    "Mixtral": dict(num_local_experts=4, num_experts_per_tok=2),
+}
+FIXED = (
+    "max_position_embeddings",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "moe_intermediate_size",
+)
+
+
+@functools.cache
+def drawn(name, shape):
+    """The same numbers for the same name."""
+    return torch.tensor(np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape) * 0.3 + ("norm" in name))
+
+
+def said(family, config):
+    """The reference's logits of 9 tokens; None where it cannot be made so."""
+    try:
+        model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config").from_dict(json.loads(config))).eval()
+        with torch.no_grad():
+            for name, x in model.named_parameters():
+                x.copy_(drawn(name, x.shape))
+            return model.float()(torch.arange(40, 49)[None], use_cache=False).logits.numpy()
+    except Exception:  # its own checks, of many kinds
+        return None
+
+
+def canonical(family, nn, config):
+    """What was read of a config.json, and nothing else of it."""
+    a = nn["attention"]
+    slow = {theirs: a["rope"][ours] for ours, theirs in rope._OURS.get(a["rope"].get("kind"), {}).items()}
+    found = {key: config[key] for key in FIXED if key in config}
+    found |= dict(
+        num_attention_heads=a["heads"], num_key_value_heads=a["kv_heads"], head_dim=a["head_size"], rms_norm_eps=nn["norm"]["epsilon"]
+    )
+    found |= dict(rope_parameters=slow | dict(rope_theta=a["rope"]["base"], rope_type=a["rope"].get("kind", "default")))
+    found |= dict(tie_word_embeddings=nn["embeddings"] == "tied", use_cache=False)
+    if family not in ("Qwen2", "Mixtral"):
+        found |= dict(attention_bias=a["bias"] == "all")
+    if e := nn.get("experts"):
+        number = dict(num_local_experts=e["number"]) if family == "Mixtral" else dict(num_experts=e["number"])
+        found |= number | dict(num_experts_per_tok=e["active"], norm_topk_prob=e["router"]["weights"] == "renormalised")
+        found |= dict(mlp_only_layers=list(range(e["dense"])), decoder_sparse_step=e["every"])
+    elif family == "Qwen3Moe":
+        found |= dict(num_experts=0)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_key_is_refused_by_its_name_or_has_the_references_logits(family):
+    torch.set_num_threads(1)  # matrices as small as these are slower with more
+    logits = functools.cache(functools.partial(said, family))
+    base = BASE | FAMILIES[family] | dict(architectures=[f"{family}ForCausalLM"], rope_theta=1000.0)
+    changes = [dict([item]) for table in (READ_ELSEWHERE, HARMLESS) for item in table.items()] + READ
+    cases = [base | change for change in changes] + [{k: v for k, v in base.items() if k != less} for less in base]
+    layout, read, failed, same = layouts.of(base, "it"), 0, 0, logits(json.dumps(base))
+    for config, change in zip(cases, [*changes, *base], strict=True):
+        try:
+            nn = reading.network(layout, config, "it")
+        except UserError as error:
+            assert any(key in str(error) for key in change) or change in str(error), (change, str(error))
+            continue
+        want = logits(json.dumps(config))
+        if want is None:
+            failed += 1
+            continue
+        got = logits(json.dumps(canonical(family, nn, config)))
+        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=str(change))
+        read += not np.array_equal(want, same)
+    assert read >= 15 and len(cases) > 120 and failed <= 3, "the reference is asked, and knows almost all of these files"

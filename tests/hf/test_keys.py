@@ -1,0 +1,224 @@
+"""What a config.json says: read, known to change no number, or refused by its key; nothing is passed over."""
+
+import pytest
+
+from dlm.hf import keys, layouts, reading
+from dlm.run.spec import UserError
+from tests.hf.realistic import CONFIGS, READ_ELSEWHERE
+
+
+def network(config):
+    return reading.network(layouts.of(config, "it"), config, "it")
+
+
+def refused(config, key):
+    with pytest.raises(UserError) as told:
+        network(config)
+    assert "\n" not in str(told.value) and key in str(told.value), str(told.value)
+    return True
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_published_file_is_accepted_and_a_key_more_is_refused_by_its_name(name):
+    config = CONFIGS[name]
+    network(config)
+    layout = layouts.of(config, "it")
+    reads = {*layout.keys.values()} | ({"qk_layernorm"} if True in layout.demands.get("qk_layernorm", ()) else set())
+    for key in READ_ELSEWHERE.keys() - reads:
+        assert refused(config | {key: READ_ELSEWHERE[key]}, key)
+    assert len(READ_ELSEWHERE.keys() - reads) >= 45
+
+
+def test_every_layout_is_among_them():
+    assert {layouts.of(config, "").architecture for config in CONFIGS.values()} == set(layouts.LAYOUTS)
+
+
+NOT_SO = {
+    "Llama 3": dict(
+        hidden_size=64.5,
+        num_hidden_layers=True,
+        num_attention_heads=0,
+        num_key_value_heads=2.0,
+        head_dim=-8,
+        vocab_size="many",
+        intermediate_size=[96],
+        rms_norm_eps=float("nan"),
+        rope_theta=True,
+        tie_word_embeddings=1,
+        attention_bias="no",
+        rope_scaling="fast",
+        is_causal=False,
+        use_sliding_window=True,
+        sliding_window=1024,
+        partial_rotary_factor=0,
+        clip_qkv=False,
+        architectures="LlamaForCausalLM",
+        model_type="qwen2",
+    ),
+    "Qwen3-MoE": dict(
+        num_experts=16.0,
+        num_local_experts=8,
+        num_experts_per_tok=None,
+        moe_intermediate_size=True,
+        norm_topk_prob=1,
+        mlp_only_layers=[True],
+        decoder_sparse_step=0.5,
+    ),
+    "Mixtral": dict(norm_topk_prob=False, sliding_window=4096, num_experts=16),
+    "LLaDA": dict(
+        rope=False,
+        block_type="sequential",
+        activation_type="swiglu",
+        layer_norm_type="default",
+        alibi=True,
+        include_bias=True,
+        include_qkv_bias="yes",
+        attention_layer_norm=True,
+        input_emb_norm=True,
+        scale_logits=True,
+        bias_for_layer_norm=True,
+        layer_norm_with_affine=False,
+        rope_full_precision=False,
+        block_group_size=2,
+        clip_qkv=0,
+        rope_scaling=dict(type="linear", factor=2.0),
+        is_causal=True,
+        weight_tying="yes",
+    ),
+    "LLaDA-MoE": dict(
+        norm_topk_prob=True,  # which its code does not read: it never renormalises
+        qk_layernorm=False,
+        clip_qkv=1.0,
+        moe_layer_freq=[1, 1, 1],
+        moe_router_score_function="sigmoid",
+        moe_router_enable_expert_bias=True,
+        routed_scaling_factor=0,
+        rope_theta=None,
+        shared_expert_intermediate_size=25,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_SO)
+def test_a_value_of_another_kind_or_meaning_is_refused_by_its_key(name):
+    for key, value in NOT_SO[name].items():
+        assert refused(CONFIGS[name] | {key: value}, key)
+
+
+SLOW = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+FULL = dict(layer_types=["full_attention"] * 4)
+ROPES = [  # what is said → ours, or the key by which it is refused
+    (dict(rope_theta=None), dict(base=10_000.0)),
+    (dict(rope_theta=5e5), dict(base=5e5)),
+    (dict(rope_scaling=dict(type="linear", factor=4)), dict(base=1e6, kind="linear", factor=4.0)),
+    (dict(rope_scaling={}, rope_parameters=dict(rope_theta=7.0)), dict(base=7.0)),
+    (dict(rope_parameters=dict(rope_type="default", rope_theta=5e5), rope_theta=9.0), dict(base=5e5)),
+    (dict(rope_scaling=dict(rope_type="default", rope_theta=5e5)), dict(base=5e5)),
+    (dict(rope_parameters=dict(rope_type="linear", factor=2.0)), dict(base=1e6, kind="linear", factor=2.0)),
+    (dict(rope_parameters=SLOW), dict(base=1e6, kind="llama3", factor=8.0, low=1.0, high=4.0, original=4096)),
+    (
+        dict(rope_scaling=SLOW | dict(original_max_position_embeddings=512)),
+        dict(base=1e6, kind="llama3", factor=8.0, low=1.0, high=4.0, original=512),
+    ),
+    (dict(rope_parameters=dict(partial_rotary_factor=1.0, rope_theta=5e5)), dict(base=5e5)),
+    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5e5))), dict(base=5e5)),
+    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_type="linear", factor=2))), dict(base=1e6, kind="linear", factor=2.0)),
+    (dict(rope_parameters=dict(full_attention=dict(rope_theta=5e5))), "rope_parameters.full_attention"),
+    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0), sliding_attention=dict(rope_theta=9.0))), "sliding_attention"),
+    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0, beta_fast=32))), "rope_parameters.full_attention.beta_fast"),
+    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0), rope_theta=9.0)), "rope_parameters.rope_theta"),
+    (FULL | dict(layer_types=["full_attention"] * 3), "layer_types"),
+    (dict(rope_parameters=dict(partial_rotary_factor=0.5, rope_theta=5e5)), "rope_parameters.partial_rotary_factor"),
+    (dict(rope_scaling=dict(type="linear", factor=4.0, attention_factor=1.3)), "rope_scaling.attention_factor"),
+    (dict(rope_scaling=dict(type="default", factor=4.0)), "rope_scaling.factor"),
+    (dict(rope_scaling=dict(type="linear", rope_type="llama3", factor=4.0)), "contradict"),
+    (dict(rope_scaling=dict(type="linear", factor=4.0), rope_parameters=dict(rope_theta=5.0)), "contradict"),
+    (dict(rope_scaling=dict(type="linear")), "lacks factor"),
+    (dict(rope_scaling=dict(type="linear", factor=True)), "factor"),
+    (dict(rope_scaling=dict(type="dynamic", factor=2.0)), "'dynamic' is not supported"),
+    (dict(rope_scaling=dict(type="yarn", factor=2.0)), "'yarn' is not supported"),
+    (dict(rope_scaling=dict(type=["linear"], factor=2.0)), "is not supported"),
+    (dict(rope_scaling=SLOW | dict(low_freq_factor="1")), "low_freq_factor"),
+    (dict(rope_parameters=dict(rope_theta="5e5")), "rope_theta"),
+    (dict(rope_theta=float("inf")), "rope_theta"),
+]
+
+
+@pytest.mark.parametrize("said, ours", ROPES)
+def test_a_rope_section_is_read_in_both_shapes(said, ours):
+    config = {**CONFIGS["Qwen3"], **said}
+    if isinstance(ours, str):
+        assert refused(config, ours)
+    elif said == dict(rope_theta=None):
+        assert network({k: v for k, v in config.items() if k != "rope_theta"})["attention"]["rope"] == ours
+    else:
+        assert network(config)["attention"]["rope"] == ours
+
+
+def test_types_of_layers_are_for_layouts_that_have_them():
+    """transformers reads the other layouts' sections as flat ones, and so another base."""
+    apart = FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5e5)))
+    for name in CONFIGS.keys() - {"Qwen2", "Qwen2, transformers 5", "Qwen3"}:
+        refused(CONFIGS[name] | apart, "rope_parameters")
+
+
+ABSENT = {  # what a layout's own code takes where a key is not there; where that is nothing that we know, it is asked for
+    "Llama 3": dict(
+        head_dim=8, num_key_value_heads=8, rms_norm_eps=1e-6, rope_theta=10_000.0, tie_word_embeddings=False, attention_bias=False
+    ),
+    "Qwen2": dict(num_key_value_heads=32, rms_norm_eps=1e-6, rope_theta=10_000.0, tie_word_embeddings=False),
+    "Qwen3": dict(num_key_value_heads=32, head_dim=128, rms_norm_eps=1e-6, rope_theta=10_000.0),
+    "Qwen3-MoE": dict(num_key_value_heads=4, head_dim=8, norm_topk_prob=False, decoder_sparse_step=1, mlp_only_layers=[]),
+    "Mixtral": dict(num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta=1e6),
+    "LLaDA": dict(n_kv_heads=8, rms_norm_eps=1e-5, rope_theta=10_000.0, weight_tying=True, include_qkv_bias=False),
+    "LLaDA-MoE": dict(num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta="lacks", moe_layer_freq=[1] * 4, qk_layernorm="qk_layernorm"),
+    "Dream": dict(num_key_value_heads=32, rms_norm_eps=1e-6, rope_theta=10_000.0),
+    "SDAR": dict(num_key_value_heads=32, head_dim=128, rms_norm_eps=1e-6, rope_theta=10_000.0),
+    "Pangu Pro MoE": dict(num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta="lacks", num_experts="lacks"),
+}
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_key_that_is_not_there_means_what_the_layouts_code_takes(name):
+    for key, value in ABSENT[name].items():
+        less = {k: v for k, v in CONFIGS[name].items() if k != key}
+        if isinstance(value, str):
+            assert refused(less, value)
+        else:
+            assert network(less) == network(less | {key: value}), key
+
+
+def test_what_is_ignored_is_as_if_it_were_not_there():
+    config = CONFIGS["Llama 3"] | dict(clip_qkv=2.0, softcap=3.0, rope_scaling=SLOW | dict(beta=2))
+    for key in ("softcap", "rope_scaling.beta"):
+        refused(config, key)
+    assert network(keys.without(config, ["clip_qkv", "softcap", "rope_scaling.beta"])) == network(
+        CONFIGS["Llama 3"] | dict(rope_scaling=SLOW)
+    )
+    plain = keys.without(config, ["clip_qkv", "softcap", "rope_scaling"])
+    assert network(plain)["attention"]["rope"] == dict(base=1e6)
+    for wrong in ("softcaps", "rope_scaling.alpha", "softcap.x", ""):
+        with pytest.raises(UserError, match="no such key"):
+            keys.without(config, [wrong])
+    assert keys.without({"a.b": 1, "a": dict(b=2)}, ["a.b"]) == dict(a=dict(b=2))
+
+
+def test_the_line_says_how_to_let_keys_through():
+    with pytest.raises(UserError, match=r"says softcap=3.0, '\\n'='a+…, which Lla.* --ignore lets"):
+        network(CONFIGS["Llama 3"] | {"softcap": 3.0, "\n": "a" * 100})
+    with pytest.raises(UserError, match="--ignore=softcap,other lets"):
+        network(CONFIGS["Llama 3"] | dict(softcap=3.0, other=[1]))
+
+
+NOTHING, SOMETHING = (None, False, 0, 0.0, 1.0, "", [], {}), (True, 1, 2, -1.0, "x", [0], {"a": None})
+
+
+def test_what_says_nothing_passes_under_any_name():
+    for name, config in CONFIGS.items():
+        for value in NOTHING:
+            network(config | {f"of_{name}": value})
+        for value in SOMETHING:
+            refused(config | {f"of_{name}": value}, f"of_{name}")
+        for key in ("routed_scaling_factor", "embedding_multiplier"):
+            network(config | {key: 1})
+            refused(config | {key: 0}, key)
