@@ -40,7 +40,7 @@ _KNOWN = {  # how the bytes of a file begin that is no text, or in another encod
 }
 _NUL = 1 / 3  # share of zero bytes from which on a file is text in UTF-16 without a mark, or none
 _BLANK = " \t\r\n\ufeff"  # what may surround a JSON value; a byte order mark, where files were joined
-_LOOKED_AT = 5  # lines that are looked at to tell rows from text
+_LOOKED_AT = 5  # values that are looked at to tell rows from text
 
 
 def text(file: Path, look: bool = True) -> str:
@@ -155,11 +155,25 @@ def _value(line: str) -> Any:
 
 
 def looks_like_rows(content: str) -> bool:
-    """Whether a text is JSON objects: its first lines all are, or all of it is one object or an array of them."""
-    lines = _first_lines(content, _LOOKED_AT)
-    if not lines or lines[0][0] not in "[{":
-        return False
-    if all(isinstance(_value(line), dict) for line in lines):
-        return True
-    whole = _value(content.strip(_BLANK)) if re.match(r"\s*(\[\s*\{|\{\s*\")", content) else None
-    return bool(whole) and all(isinstance(entry, dict) for entry in (whole if isinstance(whole, list) else [whole]))
+    """Whether a text is JSON objects: the first values in it all are, or all of it is an array of them."""
+    values, end = _first_values(content, _LOOKED_AT)
+    if len(values) == 1 and isinstance(values[0], list):
+        values = values[0]
+    else:
+        end = end or len(values) == _LOOKED_AT
+    return end and bool(values) and all(isinstance(value, dict) for value in values)
+
+
+def _first_values(content: str, number: int) -> tuple[list, bool]:
+    """The first JSON objects and arrays of a text, with nothing but blanks between them, and whether they end with it."""
+    decoder, blank, found, at = json.JSONDecoder(), re.compile(f"[{_BLANK}]*"), [], 0
+    while len(found) < number:
+        at = blank.match(content, at).end()
+        if content[at : at + 1] not in ("{", "["):
+            break
+        try:
+            value, at = decoder.raw_decode(content, at)
+        except (ValueError, RecursionError):
+            break
+        found.append(value)
+    return found, blank.match(content, at).end() == len(content)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlm.benches import fuzz
-from dlm.benches.fuzzed import ACCEPTED, GOOD, REFUSED, configs
+from dlm.benches.fuzzed import ACCEPTED, GOOD, REFUSED, configs, data
 
 SHIPPED = configs.recipes()
 
@@ -32,6 +32,21 @@ def test_every_shipped_config_builds_and_a_mistake_is_told_from_a_fault(monkeypa
 @pytest.mark.parametrize("kind", fuzz.chosen(None))
 def test_a_few_mutations_of_each_kind(kind):
     assert fuzz.tried(kind, seed=1, cases=20)["faults"] == []
+
+
+@pytest.mark.parametrize(
+    "name, fault",
+    [
+        ("dlm.run.files.lines", str.splitlines),
+        ("dlm.data.content.looks_like_rows", lambda text: False),
+        ("dlm.data.local._whole", lambda text, dropped: text.encode("utf-8", "replace").decode()),
+        ("dlm.data.content._object", dict),
+    ],
+)
+def test_what_is_lost_of_a_data_file_is_found(tmp_path, monkeypatch, name, fault):
+    """The readers as they were when they lost something in silence."""
+    monkeypatch.setattr(name, fault)
+    assert {outcome for _, outcome in data.cases(0, 200, tmp_path)} - {*GOOD}
 
 
 def test_the_command_counts_and_fails_where_there_is_a_fault(monkeypatch, capsys):

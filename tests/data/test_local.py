@@ -126,6 +126,8 @@ HELD = [
     ("rows.gz", gzip.compress(ROWS.encode()), "holds JSON objects", {}),
     ("rows", '[{"text": "a"}]', "holds JSON objects", {}),
     ("row.txt", '{\n  "text": "a"\n}\n', "holds JSON objects", {}),
+    ("rows.txt", '{\n  "text": "a"\n}\n' * 2, "holds JSON objects", {}),
+    ("rows.txt", '{"n": 1}\n' * 5 + "a last line", "holds JSON objects", {}),
     ("rows.txt", ROWS, ["a", "b"], dict(form="json")),
     ("rows.txt", ROWS, [ROWS], dict(form="text")),
     ("rows.json", ROWS, [ROWS], dict(form="text")),
