@@ -114,7 +114,10 @@ def _builder_class(builder_name: str) -> type:
 
 
 def _data_dir(data_dir: str | None) -> Path:
-    return Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
+    try:
+        return Path(Place(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
+    except ValueError as error:
+        raise UserError(f"the folder of data sets {error}; or name another by data_dir or $TFDS_DATA_DIR") from None
 
 
 def _prepared(dataset: str, root: Path) -> Path:

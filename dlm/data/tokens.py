@@ -39,9 +39,8 @@ class Tokens(NamedTuple):
 
 def folder() -> Path | None:
     """Where token files are kept by default; None where the user has no home, as in a container that runs as any user."""
-    home = os.path.expanduser("~")  # as it is, where nothing says what it stands for
-    given = os.environ.get("DLM_CACHE") or (home != "~" and os.path.join(home, ".cache", "dlm", "tokens"))
-    return Path(os.path.expanduser(given)) if given else None
+    found = os.path.expanduser(os.environ.get("DLM_CACHE") or os.path.join("~", ".cache", "dlm", "tokens"))
+    return None if found.startswith("~") else Path(found)  # as it was, where nothing says what ~ stands for
 
 
 def tokenized(tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | None = None) -> Tokens:

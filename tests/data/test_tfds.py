@@ -81,3 +81,14 @@ def test_a_prepared_data_set_is_not_overwritten(made, capsys):
     assert tfds.main(["--paths", str(made / "a.txt"), "--name=Notes!", f"--data_dir={made}"]) == 2
     assert tfds.main(["--paths", str(made / "b.txt"), "--name=other", f"--data_dir={made}"]) == 2
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["error"] * 3
+
+
+def test_without_a_home_no_folder_is_called_so(monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("HOME", "/of/mine")
+    assert str(tfds._data_dir(None)) == "/of/mine/tensorflow_datasets"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(spec.UserError, match="there is no such home: .* name another by data_dir or .TFDS_DATA_DIR"):
+        tfds._data_dir(None)
+    assert str(tfds._data_dir("here")) == "here"

@@ -92,6 +92,9 @@ def test_without_a_home_the_arrays_stay_in_memory(monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     assert tokens.folder() is None
+    monkeypatch.setenv("DLM_CACHE", "~/here")
+    assert tokens.folder() is None
+    monkeypatch.delenv("DLM_CACHE")
     assert tokens.tokenized(Bytes().fit(()), DOCUMENTS).offsets.tolist() == [0, 3, 4, 24]
     monkeypatch.setenv("HOME", "/of/mine")
     assert str(tokens.folder()) == "/of/mine/.cache/dlm/tokens"
