@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from dlm import benches
+from dlm.evals import half
 from dlm.run import cli
 from dlm.run.cli import Flag, say
 from dlm.run.spec import Place, UserError
@@ -284,8 +285,8 @@ def _judged(experiment, params, args, name: str, arm) -> dict:
 
 
 def _quality(name: str, q: dict) -> str:
-    nll, entropy = f"{q['nll']:.4f} ± {q['nll_se']:.4f}", f"{q['entropy']:.4f} ± {q['entropy_se']:.4f}"
-    return f"  quality of {name:<9} {nll} nats/token, entropy {entropy}"
+    nll, entropy = (f"{q[score]:.4f} ± {half(q[score], q[f'{score}_se']):.4f}" for score in ("nll", "entropy"))
+    return f"  quality of {name:<9} {nll} nats/token, entropy {entropy} (± half of the 95 % interval)"
 
 
 def table(found: dict) -> list[str]:

@@ -15,6 +15,7 @@ import typing
 from dataclasses import replace
 from pathlib import Path
 
+from dlm.evals import half
 from dlm.run import cli
 from dlm.run.cli import Flag, say
 from dlm.run.spec import Place, UserError
@@ -36,13 +37,13 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--draws={args.draws} must be at least 2")
     rows = measure(Path(args.workdir), args.draws, args.all)
     plain = rows[0]
-    say(f"{args.workdir}: variance at equal passes, as a multiple of the plain way's ({args.draws} draws)")
+    say(f"{args.workdir}: variance at equal passes, as a multiple of the plain way's ({args.draws} draws; ± half of the 95 % interval)")
     head = f"  {'times':<11} {'pattern':<10} {'coupling':<14} {'weights':<8}"
     say(f"{head} {'loss':>7} {'gradient':>9} {'noise':>7}   {'nats per token':>18}")
     for row in rows:
         ratios = row["loss_variance"] / plain["loss_variance"], row["gradient_variance"] / plain["gradient_variance"]
         told = f"  {row['times']:<11} {row['pattern']:<10} {row['coupling']:<14} {row['weights']:<8}"
-        mean = f"{row['loss']:.3f} ± {row['loss_se']:.3f}"
+        mean = f"{row['loss']:.3f} ± {half(row['loss'], row['loss_se']):.3f}"
         say(f"{told} {ratios[0]:>7.2f} {ratios[1]:>9.2f} {row['gradient_noise']:>7.2f}   {mean:>18}")
     if args.json:
         cli.emit(dict(workdir=args.workdir, draws=args.draws, rows=rows))

@@ -18,6 +18,17 @@ def is_held_out(document: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(document.encode("utf-8", "replace")).digest(), "big") < share * 2**256
 
 
+def digest(documents: Iterable[str]) -> dict:
+    """What a text is, whatever it is called and wherever it lies: the sha256 of its documents in their order, its bytes, their number."""
+    sha256, size, count = hashlib.sha256(), 0, 0
+    for document in documents:
+        raw = document.encode("utf-8", "replace")
+        sha256.update(b"%d " % len(raw))
+        sha256.update(raw)
+        size, count = size + len(raw), count + 1
+    return dict(sha256=sha256.hexdigest(), bytes=size, documents=count)
+
+
 def by_hash(documents: Iterable[str], share: float) -> dict[Split, list[str]]:
     """Both splits, in the order given."""
     splits: dict[Split, list[str]] = dict(train=[], held_out=[])

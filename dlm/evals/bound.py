@@ -26,6 +26,7 @@ class HeldOut:
     pattern: Pattern = "count"  # a fixed number of masks wherever that is the same bound, or the objective's own
 
     claims: ClassVar[str | None] = None  # what the objective claims: 'exact' or 'bound'
+    over: ClassVar[str] = "noise"
 
     def __post_init__(self):
         if self.samples < 2 or self.samples % 2 or self.windows < 0:

@@ -24,6 +24,7 @@ class Calibration:
     bins: int = 15
 
     claims: ClassVar[str] = "samples"
+    over: ClassVar[str] = "windows"
 
     def __post_init__(self):
         if self.windows < 0 or self.bins < 1:
@@ -38,7 +39,9 @@ class Calibration:
             rows.append(sums_BS3[real_B])
         rows_NS3 = np.concatenate(rows).astype(np.float64)
         yield "ece", *jackknife(_error, rows_NS3)
+        subject.facts["trials"] = len(rows_NS3)
         yield "accuracy", *jackknife(lambda rows: rows[..., 1].sum() / max(rows[..., 0].sum(), 1), rows_NS3)
+        del subject.facts["trials"]
         yield "confidence", *jackknife(lambda rows: rows[..., 2].sum() / max(rows[..., 0].sum(), 1), rows_NS3)
 
     def count(self, experiment, params, batch, key):

@@ -36,6 +36,7 @@ class Exact:
     pattern: Pattern = "count"  # of that bound, as in evals.bound
 
     claims: ClassVar[str] = "exact"
+    over: ClassVar[str] = "noise"
 
     def __post_init__(self):
         if self.samples < 2 or self.samples % 2 or min(self.windows, self.steps) < 0:

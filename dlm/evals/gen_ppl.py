@@ -12,22 +12,26 @@ of the bytes that were too long for the judge, and `lost`, the share of the toke
 never says them.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from dlm.data import pack
 from dlm.evals import jackknife
 from dlm.evals.samples import Samples, before, variety
-from dlm.run import mesh
+from dlm.run import mesh, rundir
 from dlm.run.spec import Place, UserError
 
 
 @dataclass(frozen=True)
 class GenPPL(Samples):
     judge: Place = ""  # run directory of an autoregressive model
+
+    reads: ClassVar[bool] = True
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the samples."""
@@ -37,8 +41,16 @@ class GenPPL(Samples):
         replies, tokenizer = subject.draw(self.num, self.length), subject.tokenizer
         real = [np.append(ids, tokenizer.eos) for ids in tokenizer.encode_all(subject.held_out_documents[: self.num])]
         for name, ids_N in dict(gen=[r.ids for r in replies], real=[ids[: len(replies[0].ids)] for ids in real]).items():
+            subject.facts.update(judge=identity(judge), over="samples" if name == "gen" else "documents")
             yield from perplexity(name, judge, ids_N, tokenizer)
+        subject.facts["over"] = "samples"
         yield from variety([reply.ids for reply in replies], subject.tokenizer.vocab)
+
+
+def identity(judge) -> dict:
+    """Which model judged: its directory, its checkpoint, the sha256 of its config."""
+    config = (judge.folder / rundir.CONFIG).read_bytes()
+    return dict(dir=str(judge.folder.resolve()), step=judge.step, config=hashlib.sha256(config).hexdigest())
 
 
 def trusted(subject, workdir: str, flag: str):

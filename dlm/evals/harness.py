@@ -9,7 +9,9 @@ Answers are written by the run's sampler (or --sampler.…), at the temperature 
 """
 
 import importlib.util
+import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from dlm.data import digest
 from dlm.evals.requests.model import Model
 from dlm.objectives import Pattern
 from dlm.run import spec
@@ -40,6 +43,9 @@ class Harness:
     code: Literal["refuse", "jail"] = "refuse"  # what becomes of tasks that run what the model writes
 
     claims: ClassVar[str | None] = None  # those of each score are in its facts
+    over: ClassVar[str] = "documents"
+    reads: ClassVar[bool] = False
+    places: ClassVar[tuple[str, ...]] = ("tasks", "dir", "data", "batch", "code")  # where tasks lie changes no score of theirs
 
     def __post_init__(self):
         if self.samples < 2 or self.samples % 2:
@@ -62,7 +68,7 @@ class Harness:
             lm = bridge.HarnessLM(model, _template(subject) if self.chat == "template" else None, judged)
             found = self._evaluated(lm, loaded)
             for name, metrics in found["results"].items():
-                yield from self._told(subject, lm, found, loaded["tasks"].get(name), name, metrics)
+                yield from self._told(subject, lm, found, loaded["tasks"], name, metrics)
 
     def _evaluated(self, lm, loaded: dict) -> dict:
         from lm_eval.evaluator import evaluate
@@ -74,15 +80,17 @@ class Harness:
         options = dict(limit=self.limit or None, bootstrap_iters=1000, confirm_run_unsafe_code=True, fewshot_as_multiturn=True)
         return evaluate(lm, loaded, apply_chat_template=self.chat == "template", **options)
 
-    def _told(self, subject, lm, found: dict, task, name: str, metrics: dict) -> Iterator[tuple[str, float, float]]:
+    def _told(self, subject, lm, found: dict, tasks: dict, name: str, metrics: dict) -> Iterator[tuple[str, float, float]]:
         """The scores of one task or group, each with its facts."""
         from dlm.evals.requests import bridge
 
+        task = tasks.get(name)
         written = task is not None and task.OUTPUT_TYPE == "generate_until"
         samples = [] if task is None else found["samples"][name]
         noise = {} if written else bridge.redrawn(lm, task, samples, subject.seed)
         told = [lm.told[str(args)] for sample in samples for args in sample["arguments"]]
         facts = dict(
+            task=identity(name, tasks, found),
             claims="samples" if written else "exact" if lm.model.exact else "bound",
             documents=found["n-samples"].get(name, {}).get("effective"),
             requests=len(told),
@@ -100,8 +108,31 @@ class Harness:
             if comma and not metric.endswith("_stderr") and isinstance(value, (int, float)):
                 error = metrics.get(f"{metric}_stderr,{filter_}")
                 subject.facts.clear()
-                subject.facts.update({k: v for k, v in (facts | dict(mc_se=noise.get(key))).items() if v is not None})
-                yield f"{name}.{key}", float(value), float(error) if isinstance(error, (int, float)) else 0.0
+                own = dict(mc_se=noise.get(key), trials=trials(name, f"{metric},{filter_}", found))
+                subject.facts.update({k: v for k, v in (facts | own).items() if v is not None})
+                yield f"{name}.{key}", float(value), float(error) if isinstance(error, (int, float)) else math.nan
+
+
+def identity(name: str, tasks: dict, found: dict) -> dict:
+    """What was asked: a hash of a task's settings and of every row with its prompts, wherever its files lie; of a group, of its tasks'."""
+    if name not in tasks:
+        parts = [identity(part, tasks, found) for part in found["group_subtasks"].get(name, ())]
+        return dict(sha256=digest(part["sha256"] for part in parts)["sha256"], rows=sum(part["rows"] for part in parts))
+    settings = tasks[name].dump_config() | dict(metadata=None)  # which tells the folder
+    rows = [{key: sample[key] for key in ("doc", "target", "arguments", "filter")} for sample in found["samples"][name]]
+    parts = [json.dumps(part, default=str, sort_keys=True) for part in (settings, *rows)]
+    return dict(sha256=digest(parts)["sha256"], rows=len({sample["doc_id"] for sample in found["samples"][name]}))
+
+
+def trials(name: str, key: str, found: dict) -> int | None:
+    """Of how many right or wrong answers 'metric,filter' is the share; None where it is something else."""
+    if name not in found["samples"]:
+        each = [trials(part, key, found) for part in found["group_subtasks"].get(name, ())]
+        return sum(each) if each and all(each) else None
+    metric, _, filter_ = key.partition(",")
+    values = [sample.get(metric) for sample in found["samples"][name] if sample["filter"] == filter_]
+    share = values and all(value in (0, 1) for value in values) and math.isclose(float(np.mean(values)), found["results"][name][key])
+    return len(values) if share else None
 
 
 def _judges(task) -> bool:

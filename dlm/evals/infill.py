@@ -24,6 +24,7 @@ class Infill:
     temperature: float = 0.0  # of the sampler while it fills
 
     claims: ClassVar[str] = "samples"
+    over: ClassVar[str] = "documents"
 
     def __post_init__(self):
         if not 0 < self.hole < self.length or self.num < 2 or self.temperature < 0:
@@ -38,6 +39,7 @@ class Infill:
         templates = [(ids[:begin], self.hole, *([ids[end:]] if both else [])) for ids in real_NL]
         replies = subject.generate(templates, temperature=self.temperature)
         right_NK = np.array([reply.ids[begin:end] == ids[begin:end] for reply, ids in zip(replies, real_NL, strict=True)])
+        subject.facts["trials"] = len(right_NK)
         yield "token_accuracy", *jackknife(np.mean, right_NK.mean(1))
         yield "exact_match", *jackknife(np.mean, right_NK.all(1))
 

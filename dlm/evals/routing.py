@@ -23,6 +23,7 @@ class Routing:
     devices: int = 0  # that the experts are thought to lie on; 0: those of the mesh, or one for each group, or K of them
 
     claims: ClassVar[str] = "samples"
+    over: ClassVar[str] = "batches"
 
     def __post_init__(self):
         if min(self.windows, self.devices) < 0:

@@ -21,6 +21,8 @@ class Samples:
     length: int = 0  # tokens of each; 0: as long as in training
 
     claims: ClassVar[str] = "samples"
+    over: ClassVar[str] = "samples"
+    reads: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.num < 2 or self.length < 0:

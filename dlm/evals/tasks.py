@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dlm.data import problems
+from dlm.data import digest, problems
 from dlm.evals import jackknife
 from dlm.run.spec import build, member
 from dlm.tasks import Problem
@@ -30,6 +30,8 @@ class Tasks:
     steps: tuple[int, ...] = ()  # none: the sampler's own
 
     claims: ClassVar[str] = "samples"
+    over: ClassVar[str] = "problems"
+    reads: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.num < 2 or self.temperature < 0:
@@ -42,10 +44,12 @@ class Tasks:
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the problems."""
         asked = problems.held_out(self.task, self.num)
+        told = dict(sha256=digest(part for p in asked for part in (p.prompt, p.answer))["sha256"], rows=len(asked))
         templates = [self._template(p, subject.tokenizer.eos) for p in asked]
         for label, changes in self._samplers():
             replies = subject.generate(templates, temperature=self.temperature, **changes)
             right_N = [self.task.grade(p, self._answer(p, reply.text)) for p, reply in zip(asked, replies, strict=True)]
+            subject.facts.update(trials=len(right_N), task=told)
             yield f"{type(self.task).__name__.lower()}_accuracy{label}", *jackknife(np.mean, right_N)
 
     def _template(self, problem: Problem, eos: int) -> tuple:

@@ -24,6 +24,7 @@ class MaskedTokens:
     rate: float = 0.5  # of masks
 
     claims: ClassVar[str] = "samples"
+    over: ClassVar[str] = "windows"
 
     def __post_init__(self):
         if self.windows < 0 or not 0 < self.rate <= 1:
@@ -40,7 +41,9 @@ class MaskedTokens:
         rows_NK2 = np.concatenate(rows).astype(np.float64)
         for k, name in enumerate(("token", "marked_token", "unmarked_token")):
             if rows_NK2[:, k, 0].sum() and (k != 2 or rows_NK2[:, 1, 0].sum()):
-                yield f"{name}_accuracy", *jackknife(_share, rows_NK2[rows_NK2[:, k, 0] > 0, k])
+                asked_N2 = rows_NK2[rows_NK2[:, k, 0] > 0, k]
+                subject.facts["trials"] = len(asked_N2)
+                yield f"{name}_accuracy", *jackknife(_share, asked_N2)
 
     def count(self, experiment, params, batch, key):
         """[B, 3, 2]: masked tokens and right ones among all, the marked and the unmarked ones of each window."""

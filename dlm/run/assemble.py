@@ -177,6 +177,7 @@ class Subject:
     sampler: Any = None  # None: the run's own
     facts: dict = field(default_factory=dict)  # what an evaluator did: sampler, passes
     folder: Path | None = None  # the run's directory, where it has one
+    step: int | None = None  # of the checkpoint, where it is of one
 
     @property
     def objective(self):
@@ -223,7 +224,8 @@ class Subject:
     def other(self, workdir: str) -> "Subject":
         """Another run, to be asked about what this one drew."""
         experiment, state = reopen(Path(workdir))
-        return Subject(experiment, state.averaged, experiment.run.data.source, self.seed)
+        given = experiment, state.averaged, experiment.run.data.source
+        return Subject(*given, seed=self.seed, folder=Path(workdir), step=int(state.step))
 
 
 def evaluators(configured: dict, names: str | None, overrides: Sequence[tuple[str, str]]) -> dict:

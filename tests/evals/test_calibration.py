@@ -32,6 +32,7 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
         experiment=experiment,
         params=None,
         key=jax.random.key(0),
+        facts={},
         held_out=lambda limit: asked.append(limit) or iter([tiny.batch(tokens_BL)] * batches),
     )
     return scores(Calibration(**fields), subject), asked

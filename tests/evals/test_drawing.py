@@ -1,21 +1,23 @@
 """Evaluators that draw: their arithmetic on known answers, what they ask of the model, and their uncertainty."""
 
 import dataclasses
+import importlib
 import math
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm import evaluate, text
+from dlm import evals, evaluate, text
 from dlm.data import problems
 from dlm.evals import jackknife
 from dlm.evals.gen_ppl import GenPPL, judged, perplexity
 from dlm.evals.infill import Infill
 from dlm.evals.samples import Samples, variety
 from dlm.evals.tasks import Tasks
-from dlm.run import assemble
+from dlm.run import assemble, spec
 from dlm.run.contracts import Bound
 from dlm.run.spec import UserError
 from dlm.samplers.confident import Confident
@@ -36,7 +38,8 @@ def test_the_jackknife_of_a_mean_is_the_textbook_error_and_a_ratio_follows_the_d
     value, se = jackknife(lambda r: r[:, 0].sum() / r[:, 1].sum(), rows)
     rest = rows[:, 0] - value * rows[:, 1]
     assert se == pytest.approx((50 / 49 * np.square(rest).sum()) ** 0.5 / rows[:, 1].sum(), rel=0.02)
-    assert jackknife(np.mean, [3.0]) == (3.0, 0.0)
+    value, se = jackknife(np.mean, [3.0])
+    assert value == 3.0 and math.isnan(se), "of a single item no error is known, which is not that there is none"
 
 
 def test_variety_of_known_samples():
@@ -67,15 +70,19 @@ def judge_of(tokenizer, price, length, batch=2):
     )
 
 
-def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it():
+def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it(tmp_path):
     """A judge for whom every token costs 2 nats, an eos 3; samples of 4 tokens, one of which ends before; real text cut at 4 as well."""
     tokenizer = Asked().tokenizer
     judge = judge_of(tokenizer, lambda tokens_BL: jnp.where(tokens_BL == tokenizer.eos, 3.0, 2.0), 5)
+    judge.folder, judge.step = tmp_path, 7
+    (tmp_path / "config.json").write_text("{}")
     samples = ["abcd", np.array([*tokenizer.encode("xy"), tokenizer.eos, 65]), "abcd"]
     subject = Asked(documents=["abcdefgh"] * 9, fill=lambda n, hole: tokenizer.encode(s) if isinstance(s := samples[n], str) else s)
     subject.other = lambda workdir: judge if workdir == "there" else pytest.fail(workdir)
     found = scores(GenPPL(judge="there", num=3, length=4), subject)
     nats, size, tokens = 8 + 7 + 8, 4 + 2 + 4, 4 + 3 + 4
+    digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # sha256 of {}
+    assert subject.facts["judge"] == dict(dir=str(tmp_path.resolve()), step=7, config=digest)
     assert found["gen_bits_per_byte"][0] == pytest.approx(nats / math.log(2) / size) and found["gen_bits_per_byte"][1] > 0
     assert found["gen_ppl"][0] == pytest.approx(math.exp(nats / tokens)) and found["entropy"][0] > 0
     assert found["real_bits_per_byte"] == (pytest.approx(8 / math.log(2) / 4), pytest.approx(0)), "cut where samples are"
@@ -151,6 +158,13 @@ def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
 
     subject = Asked(fill=fill)
     found = scores(Tasks(task=task, num=4), subject)
+    assert (subject.facts["trials"], subject.facts["task"]["rows"]) == (4, 4)
+    told = [subject.facts["task"]["sha256"]]
+    for other in (Brackets(depth=2, opened=4), task):
+        again = Asked(fill=lambda n, hole: "x" * hole)
+        scores(Tasks(task=other, num=4), again)
+        told.append(again.facts["task"]["sha256"])
+    assert told[0] != told[1] and told[0] == told[2], "a task is known by what it asks"
     assert found["brackets_accuracy"][0] == 0.5 and 0 < found["brackets_accuracy"][1] < 0.5
     assert [t[0] for t in subject.asked[0][0]] == [p.prompt for p in asked] and subject.asked[0][1] == dict(temperature=0.0)
     source = problems.Problems(task=task, count=500)
@@ -194,7 +208,17 @@ def test_every_score_is_written_down_with_the_passes_that_it_took_itself():
                 yield f"at_{nfe}", 0.5, 0.0
 
     subject = assemble.Subject(None, None, None, facts={"nfe": 99})
-    assert [(r["name"], r["nfe"]) for r in evaluate.scored(subject, 7, "tasks", Passes(), None)] == [("at_2", 2), ("at_16", 16)]
+    asked = evaluate.Asked("held_out", dict, dict(tasks=Passes()), "", read={}, sampler={}, drawn={})
+    assert [(r["name"], r["nfe"]) for r in evaluate.scored(subject, 7, "tasks", Passes(), asked)] == [("at_2", 2), ("at_16", 16)]
+
+
+def test_every_evaluator_says_what_its_errors_are_over():
+    """What the seeds share is not seen in their spread (`evals.shared`), so that whoever adds an evaluator must say it."""
+    stems = [path.stem for path in Path(evals.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    made = {stem: spec.exposed(importlib.import_module(f"dlm.evals.{stem}").__name__)[0] for stem in stems}
+    told = {stem: evaluator.over for stem, evaluator in made.items()}
+    assert {stem for stem, over in told.items() if evals.shared(over, [0, 1])} == set(stems) - {"bound", "exact", "samples", "gen_ppl"}
+    assert {stem for stem, evaluator in made.items() if not getattr(evaluator, "reads", True)} == {"samples", "tasks", "harness"}
 
 
 def test_grids_of_held_out_puzzles_are_trained_on_in_no_form():

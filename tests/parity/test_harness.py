@@ -207,14 +207,36 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
     found = scores(trained("masked"), where, capsys, "--harness_samples=2", "--harness_limit=2", tasks="pick,text")
     pick = found["harness.pick.acc,none"]
     assert (pick["claims"], pick["documents"], pick["requests"], pick["settings"]["samples"]) == ("bound", 2, 4, 2)
+    assert pick["text"] is None and pick["trials"] == 2 and pick["interval"] > 0.3 and pick["task"]["rows"] == 2
+    assert list(pick["differs"]) == ["evals.harness.limit", "evals.harness.samples"], "where a task lies is not what is asked"
     assert pick["loglikelihood_mc_se"] > 0 and pick["mc_se"] >= 0 and pick["sampler"]["steps"] == 4
     assert found["harness.text.bits_per_byte,none"]["mc_se"] > 0
     again = scores(trained("masked"), where, capsys, "--harness_samples=2", "--harness_limit=2", tasks="text,pick")
     assert all(again[name]["value"] == r["value"] and again[name]["mc_se"] == r["mc_se"] for name, r in found.items())
     assert (trained("masked") / "evals.jsonl").read_text().count("harness") >= 6
     exact = scores(trained("masked"), where, capsys, "--evals.harness.likelihood=exact", tasks="text")["harness.text.bits_per_byte,none"]
+    assert "trials" not in exact and exact["se"] is None and exact["interval"] is None, "lm_eval knows no error of it"
     assert exact["claims"] == "exact" and "mc_se" not in exact and exact["sampler"]["rule"]["order"] == "left_to_right"
     assert exact["value"] != found["harness.text.bits_per_byte,none"]["value"]
+
+
+def test_an_edited_copy_of_a_task_is_another_one(trained, tmp_path, capsys):
+    """Known by its settings and rows with their prompts, wherever they lie; each edit leaves it what it is called."""
+    told = []
+    rows = [json.dumps(row) for row in ROWS]
+    edits = [
+        dict(),
+        dict(),
+        dict(rows=[rows[0].replace("sat", "lay"), *rows[1:]]),
+        dict(yaml=('"{{q}}"', '"{{q}}!"')),
+        dict(yaml=("higher_is_better: true", "higher_is_better: false")),
+    ]
+    for n, edit in enumerate(edits):
+        (tmp_path / str(n)).mkdir()
+        (tmp_path / str(n) / "pick.yaml").write_text(CHOICE.replace(*edit.get("yaml", ("", ""))))
+        (tmp_path / str(n) / "rows.jsonl").write_text("\n".join(edit.get("rows", rows)))
+        told.append(scores(trained("ar"), tmp_path / str(n), capsys)["harness.pick.acc,none"]["task"])
+    assert told[0] == told[1] and len({task["sha256"] for task in told}) == 4 and {task["rows"] for task in told} == {3}
 
 
 WRITTEN = (
