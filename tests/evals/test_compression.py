@@ -1,12 +1,15 @@
-"""Compression: bits per byte of the bytes alone, against what the formulas say."""
+"""Compression: bits per byte of the bytes and of where documents end, against what the formulas say."""
 
 import gzip
+import lzma
 import types
+from math import log2
 
 import pytest
 
 from dlm.evals.compression import Compression
 from dlm.run.spec import UserError
+from dlm.text.bytes import Bytes
 
 
 def scores(*documents):
@@ -17,16 +20,23 @@ def scores(*documents):
 
 def test_known_texts():
     abcd = scores("abcd" * 4, "dcba" * 4)
-    assert abcd["order0_bits_per_byte"] == 2.0 and abcd["held_out_bytes"] == 32
-    assert scores("aaab")["order0_bits_per_byte"] == pytest.approx(0.25 * 2 + 0.75 * 0.4150375)
+    assert abcd["order0_bits_per_byte"] == pytest.approx((32 * log2(34 / 8) + 2 * log2(34 / 2)) / 32) and abcd["held_out_bytes"] == 32
+    assert scores("aaab")["order0_bits_per_byte"] == pytest.approx((3 * log2(5 / 3) + 2 * log2(5)) / 4)
     assert scores("é")["held_out_bytes"] == 2
 
 
-def test_compressors_see_the_documents_joined_in_order():
+def test_compressors_see_the_documents_in_order_and_pay_for_their_ends():
     text = "".join(chr(33 + i * i % 90) for i in range(3000))
     halves, whole = scores(text[:1500], text[1500:]), scores(text)
-    assert halves == whole and whole["gzip_bits_per_byte"] == 8 * len(gzip.compress(text.encode(), 9, mtime=0)) / 3000
-    assert 0 < whole["xz_bits_per_byte"] < whole["order0_bits_per_byte"]
+    ended = text[:1500].encode() + b"\xff" + text[1500:].encode() + b"\xff"
+    assert halves["gzip_bits_per_byte"] == 8 * len(gzip.compress(ended, 9, mtime=0)) / 3000
+    assert halves["xz_bits_per_byte"] == 8 * len(lzma.compress(ended, preset=9)) / 3000 > whole["xz_bits_per_byte"]
+    assert 0 < whole["xz_bits_per_byte"] < whole["order0_bits_per_byte"] < halves["order0_bits_per_byte"]
+
+
+def test_half_of_a_pair_of_surrogates_is_read_as_tokenizers_read_it():
+    text = "a\ud800b"
+    assert scores(text) == scores("a?b") and Bytes().fit(()).encode(text).tolist() == [*b"a?b"]
 
 
 def test_nothing_held_out_is_told():
