@@ -5,11 +5,16 @@ python -m dlm.evaluate --workdir=runs/x --harness=TASK,… --harness_dir=FOLDER 
 """
 
 import datetime
+import functools
+import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlm import data
+from dlm.evals import half
+from dlm.reports.scores import changed, shown
 from dlm.run import cli, logs, rundir, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import Place, Seed, UserError
@@ -19,7 +24,8 @@ FLAGS = [
     Flag("step", "checkpoint to evaluate (default: the newest)", type=int),
     Flag("evals", "evaluators, separated by commas (default: those of the run's config)"),
     Flag("data", "another text to score instead of the run's held-out split: a file, or embedded | tfds:NAME", type=Place),
-    Flag("seed", "seed of the noise drawn", default=0, type=Seed),
+    Flag("seed", "seed of the noise drawn (default: the run's own, so that the spread over seeds shows this noise too)", type=Seed),
+    Flag("accept_data", "go on although the run's text has changed since it was trained", type=bool),
     Flag("harness", "tasks of lm-evaluation-harness, separated by commas; --harness_X is short for --evals.harness.X"),
     Flag("harness_dir", "folder with the tasks' YAML files", type=Place),
     Flag("harness_data", "folder with the files that they name (default: their own)", type=Place),
@@ -30,6 +36,29 @@ FLAGS = [
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 SCORES = "evals.jsonl"
+LEGEND = "± is half of the 95 % interval: 1.96 standard errors, or of a share of answers the farther end of Wilson's"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What all records of one call keep of what was asked for, and what of it the run's config does otherwise, by what it matters to."""
+
+    data: str  # what the text is called
+    text: Callable[[], dict]  # what it is (`data.digest`)
+    own: dict  # {name: the evaluator as the run's config has it}
+    accepted: str  # which text of the run has changed since it was trained
+    read: dict  # matters to evaluators that read held-out text
+    sampler: dict  # to those that draw samples
+    drawn: dict  # to scores that have an error
+
+    @classmethod
+    def of(cls, subject, own: dict, other: dict[str, str], accepted: str) -> "Asked":
+        """`other` says how another text is called and read: {"data": FILE, "data.unit": "line"}; {} for the run's own."""
+        run, text = subject.experiment.run, functools.cache(lambda: data.digest(subject.held_out_documents))
+        edited = dict(text="changed since the training") if "held-out" in accepted else {}
+        sampler = changed(spec.plain(run.sampler), spec.plain(subject.sampler), "sampler") if subject.sampler else {}
+        seed = dict(seed=subject.seed) if subject.seed != run.seed else {}
+        return cls(other.get("data", "held_out"), text, own, accepted, read=other or edited, sampler=sampler, drawn=seed)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,23 +66,40 @@ def main(argv: list[str] | None = None) -> None:
     workdir = Path(args.workdir)
     from dlm.run.assemble import Subject, evaluators, reopen, sampler
 
-    named, short = harness(args)
-    chosen = evaluators(rundir.read_config(workdir).get("evals", {}), named, short + [o for o in overrides if o[0].startswith("evals.")])
-    source = other(args.data, [o for o in overrides if o[0].startswith("data.")])
+    configured, (named, short) = rundir.read_config(workdir).get("evals", {}), harness(args)
+    chosen = evaluators(configured, named, short + [o for o in overrides if o[0].startswith("evals.")])
+    read = [o for o in overrides if o[0].startswith("data.")]
+    source = other(args.data, read)
     dropped = data.told(getattr(source, "dropped", {}))
     if dropped:
         say(f"{args.data}: dropped {dropped}")
     flags = [o for o in overrides if o[0].startswith("sampler.")]
     drawn = sampler(workdir, flags) if flags else None
     experiment, state = reopen(workdir, args.step)
-    subject = Subject(experiment, state.averaged, source or experiment.run.data.source, args.seed, sampler=drawn, folder=workdir)
-    records = [record for name, one in chosen.items() for record in scored(subject, int(state.step), name, one, args.data)]
+    step, seed = int(state.step), experiment.run.seed if args.seed is None else args.seed
+    subject = Subject(experiment, state.averaged, source or experiment.run.data.source, seed, sampler=drawn, folder=workdir)
+    reads = any(getattr(one, "reads", True) for one in chosen.values())
+    accepted = changed_text(subject, args.accept_data) if reads and not args.data else ""
+    asked = Asked.of(subject, evaluators(configured, named, []), dict(data=str(args.data), **dict(read)) if args.data else {}, accepted)
+    records = [record for name, one in chosen.items() for record in scored(subject, step, name, one, asked)]
     append(workdir / SCORES, records)
     if args.json:
-        cli.emit(dict(workdir=str(workdir), step=int(state.step), seed=args.seed, scores=records))
+        cli.emit(dict(workdir=str(workdir), step=step, seed=seed, scores=records))
         return
-    say(f"{workdir}, update {int(state.step)}, {args.data or 'held-out text'}, seed {args.seed}")
+    say(f"{workdir}, update {step}, {args.data or 'held-out text'}, seed {seed}")
     say(table(records))
+
+
+def changed_text(subject, accept: bool) -> str:
+    """Which text of the run has changed since it was trained: refused, unless the user accepts it."""
+    loader, tokenizer = subject.experiment.run.data, subject.tokenizer
+    changed = rundir.changed_text(subject.folder, lambda: loader.fingerprint(tokenizer), loader.held_out_fingerprint)
+    if changed:
+        told = f"the {changed} text of {subject.folder} has changed since it was trained"
+        if not accept:
+            raise UserError(f"{told}: restore it, or score what is there now by --accept_data")
+        say(told)
+    return changed
 
 
 def harness(args) -> tuple[str | None, list[tuple[str, str]]]:
@@ -68,29 +114,44 @@ def harness(args) -> tuple[str | None, list[tuple[str, str]]]:
     return named, [(f"evals.harness.{name}", value) for name, value in short.items()]
 
 
-def scored(subject, step: int, name: str, evaluator, data: str | None) -> list[dict]:
-    """The records of one evaluator: each score with its error, seed, settings, and the sampler and passes that it took, if any."""
+def scored(subject, step: int, name: str, evaluator, asked: Asked) -> list[dict]:
+    """The records of one evaluator: each score with its error and interval, and all that it was measured with and on."""
     begin, subject = time.perf_counter(), replace(subject, facts={})
-    found = [(score, dict(subject.facts)) for score in evaluator.run(subject, step)]  # the sampler and passes of each score, not the last's
-    seconds = round(time.perf_counter() - begin, 2)
-    common = dict(step=step, seed=subject.seed, data=data or "held_out", eval=name, seconds=seconds)
-    settings = dict(
-        claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator)
-    )  # facts may say what one score claims
-    return [dict(common, **(settings | facts), name=score, value=value, se=error) for (score, value, error), facts in found]
+    found = [(score, dict(subject.facts)) for score in evaluator.run(subject, step)]  # the facts of each score, not the last's
+    common = dict(step=step, seed=subject.seed, data=asked.data, eval=name, seconds=round(time.perf_counter() - begin, 2))
+    common |= dict(claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator), over=evaluator.over)
+    common |= dict(commit=rundir.commit(), text=asked.text() if getattr(evaluator, "reads", True) else None)
+    common |= dict(accepted_data=asked.accepted) if asked.accepted and common["text"] else {}
+    return [  # facts may say what one score alone claims
+        common | facts | dict(name=score, value=value, differs=differs(asked, name, evaluator, facts)) | error(value, se, facts)
+        for (score, value, se), facts in found
+    ]
+
+
+def differs(asked: Asked, name: str, evaluator, facts: dict) -> dict:
+    """{'evals.bound.windows': 2}: what the run's config does otherwise, of all that a score depends on."""
+    found = changed(spec.plain(asked.own[name]), spec.plain(evaluator), f"evals.{name}")
+    found = {dotted: value for dotted, value in found.items() if dotted.rpartition(".")[2] not in getattr(evaluator, "places", ())}
+    reads, draws, errs = getattr(evaluator, "reads", True), "sampler" in facts, evaluator.over is not None
+    return found | (asked.read if reads else {}) | (asked.sampler if draws else {}) | (asked.drawn if errs else {})
+
+
+def error(value: float, se: float, facts: dict) -> dict:
+    """The standard error and half of the 95 % interval, None where they are not known."""
+    interval = half(value, se, facts.get("trials", 0))
+    return dict(se=None if math.isnan(se) else se, interval=None if math.isnan(interval) else interval)
 
 
 def table(records: list[dict]) -> str:
     """A line for each score, for a terminal."""
     names = [f"{r['eval']}.{r['name']}" for r in records]
-    lines = [f"  {'score':<{max(map(len, names))}}  {'value':>10}  {'± error':<9}  {'claim':<8}  {'passes':>6}  {'seconds':>7}"]
+    width = max(map(len, names))
+    lines = [f"  {'score':<{width}}  {'value':>10}  {'':<9}  {'claim':<8}  {'passes':>6}  {'seconds':>7}"]
     for name, r in zip(names, records, strict=True):
-        error = f"± {r['se']:.4f}" if r["se"] else ""
+        value, sign, interval = shown("{:.4f}".format, r["value"], math.nan if r["interval"] is None else r["interval"]).partition("± ")
         passes = f"{r['nfe']:.0f}" if "nfe" in r else ""
-        lines.append(
-            f"  {name:<{max(map(len, names))}}  {r['value']:10.4f}  {error:<9}  {r['claims']:<8}  {passes:>6}  {r['seconds']:7.1f}"
-        )
-    return "\n".join(lines)
+        lines.append(f"  {name:<{width}}  {value.strip():>10}  {sign + interval:<9}  {r['claims']:<8}  {passes:>6}  {r['seconds']:7.1f}")
+    return "\n".join([*lines, f"  {LEGEND}"])
 
 
 def other(name: str | None, overrides: list[tuple[str, str]]):

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from dlm.reports import notebook, record, summary, table
+from dlm.reports import fairness, notebook, record, summary, table
 from dlm.reports.groups import Group, grouped
 from dlm.reports.replay import printable
 from dlm.run import cli, files
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def report(args: argparse.Namespace) -> None:
     groups = grouped(record.read(args.runs))
-    rows, out = table.rows(groups), Path(args.out or args.runs[0])
+    rows, others, out = table.rows(groups), table.others(groups), Path(args.out or args.runs[0])
     page = summary.page(groups)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -40,14 +40,14 @@ def report(args: argparse.Namespace) -> None:
         raise UserError(f"cannot write to {out}: {error.strerror}") from error
     if args.into:
         cli.say(f"results written into {notebook.write(args.into, groups)}")
-    for warning in table.warnings(groups):
+    for warning in fairness.warnings(groups):
         cli.say(f"warning: {warning}")
     if args.json:
         samples = {group.label: [sample for r in group.records for sample in r.shown()] for group in groups}
         paths = dict(report=str(out / "report.html"), results=str(out / "results.csv"))
-        cli.emit(dict(rows=[asdict(row) for row in rows], samples=samples, **paths))
+        cli.emit(dict(rows=[asdict(row) for row in rows], others=[asdict(other) for other in others], samples=samples, **paths))
     else:
-        print("\n" + table.as_text(rows) + "\n" + "".join(_told(group) for group in groups))
+        print("\n" + table.as_text(rows) + f"\n{table.LEGEND}\n" + table.others_as_text(others) + "".join(_told(group) for group in groups))
 
 
 def _told(group: Group) -> str:

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
+from dlm.reports import scores
 from dlm.run import cli, files, logs, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import Place, UserError
@@ -38,8 +39,8 @@ def main(argv: list[str] | None = None) -> int | None:
         return listed(sweep, args.json)
     if not args.workdir:
         raise UserError("--workdir is missing: where shall the runs be kept? For instance --workdir=runs/sweep")
-    wanted = [f"--{dotted}={text}" for dotted, text in overrides if dotted.startswith("evals.")]
-    work = jobs(sweep, Path(args.workdir), args.evals, wanted)
+    args.flags = [f"--{dotted}={text}" for dotted, text in overrides if dotted.startswith("evals.")]
+    work = jobs(sweep, Path(args.workdir), args.evals, args.flags)
     if args.print:
         print(printed(work, args.print, args.parallel), end="")
         return None
@@ -61,18 +62,16 @@ def listed(sweep: grid.Sweep, as_json: bool) -> None:
 
 def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) -> list:
     """What is to be done for each point, and how it is known to be done."""
-    from dlm.run import assemble, checkpoint, rundir
+    from dlm.run import checkpoint, rundir
     from dlm.sweeps import fleet
 
-    configs = {name: spec.plain(run)["evals"] for name, run in sweep.runs.items()}
-    asked = [tuple(flag.removeprefix("--").split("=", 1)) for flag in flags]
     if (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
         raise UserError(
             f"--workdir={workdir} is a {'run directory' if workdir.is_dir() else 'file'}: name a folder that may hold many runs"
         )
 
     if evals != "none":
-        assemble.evaluators(next(iter(configs.values())), evals, asked)  # a mistake in the flags is told before anything runs
+        settings(next(iter(sweep.runs.values())), evals, flags)  # a mistake in the flags is told before anything runs
     for name, run in sweep.runs.items():  # a run of another config must not count as done
         rundir.belongs(workdir / name, run)
 
@@ -80,10 +79,9 @@ def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) 
         return sweep.runs[name].steps in checkpoint.steps(workdir / name)
 
     def scored(name: str) -> bool:
-        wanted = assemble.evaluators(configs[name], evals, asked)
-        rows = [row for row in logs.rows(workdir / name / "evals.jsonl", logs.SCORE) if row.get("step") == sweep.runs[name].steps]
-        have = [(row.get("eval"), row.get("settings")) for row in rows]
-        return all((key, files.finite(spec.plain(one))) in have for key, one in wanted.items())
+        wanted = settings(sweep.runs[name], evals, flags)
+        rows = [row for row in answering(workdir / name, wanted) if row.get("step") == sweep.runs[name].steps]
+        return {row["eval"] for row in rows if "eval" in row and "settings" in row} == wanted.keys()
 
     found = []
     for name, words in sweep.flags.items():
@@ -93,6 +91,23 @@ def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) 
             commands.append((("dlm.evaluate", f"--workdir={workdir / name}", *chosen, *flags), lambda name=name: scored(name)))
         found.append(fleet.Job(name, workdir / name, tuple(commands)))
     return found
+
+
+def settings(run: spec.Run, evals: str | None, flags: list[str]) -> dict[str, dict]:
+    """{evaluator: its settings} of a run of the sweep, as a row of evals.jsonl has them."""
+    from dlm.run import assemble
+
+    config, asked = spec.plain(run)["evals"], [tuple(flag.removeprefix("--").split("=", 1)) for flag in flags]
+    if evals == "none":
+        return files.finite(config)
+    return {name: files.finite(spec.plain(one)) for name, one in assemble.evaluators(config, evals, asked).items()}
+
+
+def answering(workdir: Path, wanted: dict[str, dict]) -> list[dict]:
+    """The rows of a run that were asked for with these settings, and with nothing else that its config does otherwise."""
+    rows = logs.rows(workdir / "evals.jsonl", logs.SCORE)
+    same = [row for row in rows if all(field.startswith("evals.") for field in scores.differs(row, {}))]
+    return [row for row in same if "settings" not in row or row["settings"] == wanted.get(row.get("eval"))]
 
 
 def printed(work: list, kind: str, parallel: int) -> str:
@@ -111,20 +126,22 @@ def carried_out(sweep: grid.Sweep, work: list, args) -> int:
     from dlm.sweeps import fleet
 
     workdir, outcomes, found = Path(args.workdir), [], None
+    wanted = {name: settings(run, args.evals, args.flags) for name, run in sweep.runs.items()}
     with preempt.Watch() as told:
         if args.search:
-            found = _searched(sweep, work, args, outcomes, told)
+            found = _searched(sweep, work, args, outcomes, told, wanted)
         else:
             outcomes += fleet.Fleet(work, args.parallel, workdir / grid.LOGS)(lambda: told.here)
         stopped = told.here
-    scores = {o.name: latest(workdir / o.name, args.metric) for o in outcomes}
-    scores = {name: value for name, value in (found or scores).items() if value is not None}
+    rows = {o.name: latest(workdir / o.name, args.metric, wanted[o.name]) for o in outcomes}
+    found = found or {name: scores.value(row) for name, row in rows.items() if row}
+    values = {name: value for name, value in found.items() if value is not None}
     if args.json:
-        cli.emit(dict(workdir=str(workdir), runs=[asdict(o) for o in outcomes], metric=args.metric, scores=scores))
+        cli.emit(dict(workdir=str(workdir), runs=[asdict(o) for o in outcomes], metric=args.metric, scores=values))
     failed = [o for o in outcomes if o.kind == "failed"]
     counts = {kind: sum(o.kind == kind for o in outcomes) for kind in ("finished", "skipped", "stopped", "waiting", "failed")}
-    for name, value in scores.items():
-        say(f"  {name:<{max(map(len, scores))}}  {args.metric} {value:.4f}")
+    for name, value in values.items():
+        say(f"  {name:<{max(map(len, values))}}  {args.metric} {scores.shown('{:.4f}'.format, value, None)}")
     say(f"{workdir}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items() if n))
     for o in failed:
         say(f"  {o.name} failed: {o.error} (log: {o.log})")
@@ -134,14 +151,12 @@ def carried_out(sweep: grid.Sweep, work: list, args) -> int:
     return int(bool(failed))
 
 
-def latest(run: Path, metric: str) -> float | None:
-    """The score of that name that a report would show of a run directory; None before there is one."""
-    from dlm.reports import record
-
-    return record.scores(logs.rows(run / "evals.jsonl")).get(metric, {}).get("value")
+def latest(run: Path, metric: str, wanted: dict[str, dict]) -> dict | None:
+    """The row of that name that the sweep's evaluators with these settings have left in a run directory; None before there is one."""
+    return scores.newest(answering(run, wanted)).get(metric)
 
 
-def _searched(sweep: grid.Sweep, work: list, args, outcomes: list, told) -> dict:
+def _searched(sweep: grid.Sweep, work: list, args, outcomes: list, told, wanted: dict) -> dict:
     """The tries of a search and their scores, each the mean over its seeds; their outcomes are added to `outcomes`."""
     from dlm.sweeps import fleet, search
 
@@ -154,10 +169,13 @@ def _searched(sweep: grid.Sweep, work: list, args, outcomes: list, told) -> dict
         outcomes.extend(new)
         if not all(o.kind in ("finished", "skipped") for o in new):
             return None
-        values = [latest(workdir / p.name, args.metric) for p in points]
-        if None in values:
+        rows = [latest(workdir / p.name, args.metric, wanted[p.name]) for p in points]
+        if None in rows:
             raise UserError(f"no evaluator of the sweep gives a score named {args.metric!r}: see --metric and --evals")
-        return sum(values) / len(values)
+        kept, apart = scores.alike(rows)
+        for i, facets in apart.items():
+            say(f"warning: {points[i].name} is not in the mean of its seeds, it was measured otherwise ({', '.join(facets)})")
+        return scores.combined([rows[i] for i in kept])[0]
 
     return search.search(sweep.points, args.search, score, args.maximize)
 

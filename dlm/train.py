@@ -84,7 +84,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
                 rundir.create(workdir, run, tokenizer, dropped=run.data.dropped)
                 if run.data.dropped:
                     say(f"dropped from the data: {data.told(run.data.dropped)}")
-            rundir.check_data(workdir, fingerprint, accept_data)
+            rundir.check_data(workdir, fingerprint, held_out, accept_data)
             rundir.write_config(workdir, run)
             checkpoint.set_aside(workdir, after=done)
 
@@ -101,8 +101,8 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
         experiment = Experiment(run, tokenizer)
         if run.start is not None and not ours:
             start.check(run.start, experiment.abstract_state().params)
-        batches, fingerprint = experiment.batches(done), run.data.fingerprint(tokenizer)
-        hosts.alike(fingerprint, "training data")
+        batches, fingerprint, held_out = experiment.batches(done), run.data.fingerprint(tokenizer), run.data.held_out_fingerprint()
+        hosts.alike(f"{fingerprint} {held_out}", "training or held-out data")
         hosts.together(begun)
         _updates(experiment, workdir, batches, done, told)
     return result(workdir, run, run.steps) if hosts.first() else None

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dlm.data import pack, tokens
+from dlm.data import digest, pack, tokens
 from dlm.run import spec
 from dlm.text import Tokenizer
 
@@ -46,6 +46,14 @@ class Loader:
     def fingerprint(self, tokenizer: Tokenizer) -> str:
         """What the training data are: another corpus, order or tokenizer has another one."""
         return tokens.fingerprint(tokenizer, self.source.documents("train"))
+
+    def held_out_fingerprint(self) -> str:
+        """What the held-out text is; '' where the source has none."""
+        try:
+            documents = self.source.documents("held_out")
+        except spec.UserError:
+            return ""
+        return getattr(documents, "fingerprint", None) or digest(documents)["sha256"]
 
     def train_windows(self, tokenizer: Tokenizer, seed: int) -> Windows:
         """Windows over the training documents in an order fixed by `seed`; the first `self.windows` of them, where that is not 0."""

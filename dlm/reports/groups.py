@@ -1,20 +1,19 @@
 """Runs that differ in their seed alone are one model: its name, its mean and how far that mean can be trusted.
 
-mean ± t(0.975, n − 1) · s / √n      over n seeds; with one run ± 1.96 standard errors of the score itself, where it has one
+A mean is over runs of equal config, updates and version of the code, and over scores that were measured alike (`scores.identity`); what
+differs is left out of it and named (`Group.apart`), or is a model of its own.
 """
 
 import json
-import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from dlm.reports import scores
 from dlm.reports.record import Record
+from dlm.reports.scores import flattened
 
-# 97.5 % quantiles of Student's t for 1 … 30 degrees of freedom; beyond, the normal one.
-T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-T975 += (2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
 _FIRST = ("objective", "nn", "text", "data", "optim")  # sections whose fields name a model before others do
 
 
@@ -29,33 +28,52 @@ class Group:
         return statistics.fmean(values) if values else None
 
     def score(self, name: str) -> tuple[float, float] | None:
-        """(mean, half of its 95 % interval) of a score; None where no run has it."""
-        found = [r.scores[name] for r in self.records if name in r.scores]
-        if not found:
-            return None
-        return interval([s["value"] for s in found], found[0].get("se") or 0.0)
+        """(mean, half of its 95 % interval) of a score of the runs' own; None where no run has it."""
+        found = self.kept(name)
+        return scores.combined([r.scores[name] for r in found]) if found else None
 
+    def kept(self, name: str) -> list[Record]:
+        """The runs whose score of that name is in the mean."""
+        having = [r for r in self.records if name in r.scores]
+        kept, _ = scores.alike([r.scores[name] for r in having])
+        return [having[i] for i in kept]
 
-def interval(values: list[float], error: float = 0.0) -> tuple[float, float]:
-    """(mean, half of the 95 % interval) over seeds; of a single value by its own standard error."""
-    if len(values) == 1:
-        return values[0], 1.96 * error
-    t = T975[len(values) - 2] if len(values) < 32 else 1.96
-    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))
+    def apart(self, name: str) -> list[tuple[Record, list[str]]]:
+        """The runs whose score of that name is not, each with what it differs in."""
+        having = [r for r in self.records if name in r.scores]
+        _, apart = scores.alike([r.scores[name] for r in having])
+        return [(having[i], facets) for i, facets in apart.items()]
 
 
 def grouped(records: list[Record]) -> list[Group]:
     """The models, in the order of their first runs. Runs of one config and one seed stay apart, by their directories."""
     kept = defaultdict(list)
     for r in records:
-        kept[json.dumps({f: v for f, v in flattened(r.config).items() if _tells(f)}, sort_keys=True)].append(r)
+        config = {f: v for f, v in flattened(r.config).items() if _tells(f)}
+        kept[json.dumps([config, r.updates, r.commit], sort_keys=True)].append(r)
     parts = []
     for runs in kept.values():
         apart = len({r.config.get("seed") for r in runs}) < len(runs)
         parts += [[r] for r in runs] if apart else [runs]
     names = labels([flattened(part[0].config) for part in parts])
-    twice = {name for name in names if names.count(name) > 1}
-    return [Group(f"{n} ({p[0].workdir.name})" if n in twice else n, p) for n, p in zip(names, parts, strict=True)]
+    names = [n + "".join(f", {word}" for word in _unfinished(p[0])) for n, p in zip(names, parts, strict=True)]
+    names = _told_apart(names, [f"commit {p[0].commit[:7] or 'unknown'}" for p in parts])
+    names = _told_apart(names, [p[0].workdir.name for p in parts])
+    return [Group(n, p) for n, p in zip(names, parts, strict=True)]
+
+
+def _unfinished(record: Record) -> list[str]:
+    """How far a run has come that is short of its steps."""
+    steps = record.config.get("steps")
+    return [f"{record.updates:,} of {steps:,} updates"] if isinstance(steps, int) and record.updates < steps else []
+
+
+def _told_apart(names: list[str], by: list[str]) -> list[str]:
+    """The names, those that come more than once with a word by which some of them differ."""
+    words = defaultdict(set)
+    for name, word in zip(names, by, strict=True):
+        words[name].add(word)
+    return [f"{name} ({word})" if len(words[name]) > 1 else name for name, word in zip(names, by, strict=True)]
 
 
 def labels(configs: list[dict[str, Any]]) -> list[str]:
@@ -84,15 +102,6 @@ def _shown(field: str, value: Any) -> str:
         text = str(value).rpartition(".")[2]
         return text if parents == ["objective"] else f"{parents[-1]}={text}"
     return f"{leaf}={value}"
-
-
-def flattened(config: Any, above: str = "") -> dict[str, Any]:
-    """{'nn.width': 64, …}; a member given by its name alone has a `name` like any other."""
-    if isinstance(config, dict):
-        return {k: v for key, value in config.items() for k, v in flattened(value, f"{above}.{key}" if above else key).items()}
-    if above in ("objective", "text", "data.source") and isinstance(config, str):
-        above = f"{above}.name"
-    return {above: config}
 
 
 def differences(groups: list[Group]) -> tuple[list[str], list[list[str]]]:

@@ -10,15 +10,17 @@ The config's hash is of everything that the recipe says; a test fails where the 
 import hashlib
 import json
 import re
+import textwrap
 from pathlib import Path
 
-from dlm.reports import table
+from dlm.reports import fairness, table
 from dlm.reports.groups import Group
 from dlm.run import files, recipes, spec
 from dlm.run.spec import UserError
 from dlm.sweeps import grid
 
 _MARKED = re.compile(r"^([ \t]*)=== results of (\S+),(.*?) ===\n.*?^[ \t]*=== end of results ===\n", re.MULTILINE | re.DOTALL)
+_WIDTH = 132  # of a line below a table
 _HASH = re.compile(r" config ([0-9a-f]{12}),")
 
 
@@ -43,7 +45,8 @@ def write(target: str, groups: list[Group]) -> Path:
     indent, records = place[1], [r for g in groups for r in g.records]
     seeds = " ".join(str(s) for s in sorted({r.config.get("seed", 0) for r in records}))
     made = f"config {digest(target)}, commit {_same(r.commit[:7] for r in records)}, {_same(map(_machine, records))}, seeds {seeds}"
-    notes = "".join(f"note: {text}\n" for text in table.warnings(groups))
+    told = [table.LEGEND, *(f"note: {text}" for text in fairness.warnings(groups))]
+    notes = "".join(f"{textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)}\n" for text in told)
     body = f"=== results of {target}, {made} ===\n{table.as_text(table.rows(groups))}\n{notes}=== end of results ===\n"
     shown = "".join(f"{indent}{line}".rstrip() + "\n" for line in body.splitlines())
     files.write(path, text[: place.start()] + shown + text[place.end() :])

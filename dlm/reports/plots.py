@@ -10,6 +10,7 @@ import re
 import zlib
 
 from dlm.reports.groups import Group
+from dlm.reports.scores import shown
 
 COLOURS = ("#2f6fba", "#c2600d", "#1f8a5b", "#9147a8", "#8a6d1b", "#b8325e", "#3a8f9c", "#6b6b6b")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
@@ -56,33 +57,35 @@ def curves(groups: list[Group], name: str, y_label: str) -> str:
 
 
 def _points(group: Group, name: str) -> dict[int, list[float]]:
+    """The values of all seeds by step; a step at which one is missing or not finite has no mean."""
     found: dict[int, list[float]] = {}
     for record in group.records:
         for row in record.metrics:
-            if math.isfinite(row.get(name, math.nan)):
-                found.setdefault(row["step"], []).append(row[name])
-    return {step: found[step] for step in sorted(found)}
+            if name in row:
+                found.setdefault(row["step"], []).append(math.nan if row[name] is None else row[name])
+    seeds = max(map(len, found.values()), default=0)
+    return {step: found[step] for step in sorted(found) if len(found[step]) == seeds and all(map(math.isfinite, found[step]))}
 
 
 def bars(rows: list[tuple[str, float, float]], x_label: str) -> str:
     """(label, value, half of its 95 % interval), one bar each, from the top; names above the bars, so that a phone has room for both."""
-    rows = [row for row in rows if all(map(math.isfinite, row[1:]))]
+    rows = [row for row in rows if math.isfinite(row[1])]
     if not rows:
         return ""
     with _Figure(f"{x_label}: {', '.join(label for label, *_ in rows)}", (5.4, 0.7 + 0.5 * len(rows))) as (figure, axes):
-        top = max(value + error for _, value, error in rows) or 1
+        top = max(value + (error if math.isfinite(error) else 0) for _, value, error in rows) or 1
         for i, (label, value, error) in enumerate(rows):
             axes.barh(i, value, color=_colour(i), hatch=("", "///", "...", "xx")[i % 4], edgecolor="white", height=0.42)
-            if error:
+            if error and math.isfinite(error):
                 axes.errorbar(value, i, xerr=error, color=INK, capsize=3, linewidth=1.2)
-            axes.text(0, i - 0.36, f"{label}: {value:.3f}" + (f" ± {error:.3f}" if error else ""), va="center", fontsize=9)
+            axes.text(0, i - 0.36, f"{label}: {shown('{:.3f}'.format, value, error)}", va="center", fontsize=9)
         axes.set(xlim=(0, 1.05 * top), ylim=(len(rows) - 0.6, -0.7), yticks=[], xlabel=x_label)
     return figure.svg
 
 
 def pareto(points: list[tuple[str, float, float, float]], x_label: str, y_label: str, lower: bool = True) -> str:
     """(label, price, value, half of its interval); a line joins those that no other beats in both. '' where all cost the same."""
-    points = [p for p in points if p[1] > 0 and all(map(math.isfinite, p[1:]))]
+    points = [(*p[:3], p[3] if math.isfinite(p[3]) else 0.0) for p in points if p[1] > 0 and all(map(math.isfinite, p[1:3]))]
     if len({p[1] for p in points}) < 2:
         return ""
     from matplotlib.ticker import EngFormatter, NullFormatter

@@ -1,12 +1,14 @@
 """A run, read from its directory alone: its config, what it logged, scored and drew, and where."""
 
+import functools
 import re
 import statistics
 from dataclasses import dataclass
 from json import JSONDecodeError, loads
 from pathlib import Path
 
-from dlm.run.logs import rows as json_lines
+from dlm.reports import scores
+from dlm.run import cli, earlier, logs
 from dlm.run.spec import UserError
 
 _DIGITS = re.compile(r"(\d+)")  # of names, which sort by their numbers
@@ -29,15 +31,20 @@ class Record:
         found = self.config.get("objective", "?")
         return (found["name"] if isinstance(found, dict) else str(found)).removeprefix("objectives.")
 
-    @property
+    @functools.cached_property
     def scores(self) -> dict[str, dict]:
-        """Its scores by name."""
-        return scores(self.evals)
+        """The scores of its config's evaluators on its own held-out text, by name (`scores.own`)."""
+        return scores.own(self.evals, self.config)
+
+    @functools.cached_property
+    def others(self) -> list[dict]:
+        """The scores for which something else was asked (`scores.others`)."""
+        return scores.others(self.evals, self.config)
 
     @property
     def tokens_per_s(self) -> float | None:
         """The median over the run: the first rows compile, and a laptop is interrupted."""
-        speeds = [row["tokens_per_s"] for row in self.metrics if "tokens_per_s" in row]
+        speeds = [row["tokens_per_s"] for row in self.metrics if row.get("tokens_per_s") is not None]
         return statistics.median(speeds) if speeds else None
 
     @property
@@ -71,7 +78,7 @@ class Record:
         return self.objective in ("ar", "block", "any_order")
 
     def text_of(self, score: dict) -> str | None:
-        """What a score was measured on: the run's own held-out split, or what `--data` named."""
+        """What the text is called that a score was measured on: the run's own held-out split, or what `--data` named."""
         source = self.config.get("data", {}).get("source", {}).get("name", "the run's data").removeprefix("data.")
         return f"held-out split of {source}" if score.get("data") == "held_out" else score.get("data")
 
@@ -79,11 +86,6 @@ class Record:
         """The latest three samples and the latest infilling."""
         infills = [s for s in self.samples if s["kind"] == "infill"]
         return [s for s in self.samples if s["kind"] == "sample"][-3:] + infills[-1:]
-
-
-def scores(evals: list[dict]) -> dict[str, dict]:
-    """Of each name the latest score at the newest step that has one."""
-    return {score["name"]: score for score in sorted(evals, key=lambda score: score.get("step", 0))}
 
 
 def read(paths: list[str]) -> list[Record]:
@@ -98,7 +100,7 @@ def _found(path: Path) -> list[Record]:
     if (path / "config.json").exists():
         return [_read(path)]
     inside = sorted((p.parent for p in path.glob("*/config.json")), key=_natural)
-    begun = [p for p in inside if json_lines(p / "metrics.jsonl")]
+    begun = [p for p in inside if logs.rows(p / "metrics.jsonl", logs.METRIC)]
     if not begun:
         raise UserError(f"{path} is not a run directory, and no folder in it is one that has trained: it has no config.json")
     return [_read(p) for p in begun]
@@ -109,18 +111,27 @@ def _natural(path: Path) -> list:
 
 
 def _read(workdir: Path) -> Record:
-    metrics, commit = json_lines(workdir / "metrics.jsonl"), workdir / "commit.txt"
+    metrics, commit = logs.rows(workdir / "metrics.jsonl", logs.METRIC, cli.say), workdir / "commit.txt"
     if not metrics:
         raise UserError(f"{workdir} has no metrics.jsonl yet: train it first")
     return Record(
         workdir=workdir,
-        config=_json(workdir / "config.json"),
+        config=_config(workdir / "config.json"),
         metrics=metrics,
-        evals=json_lines(workdir / "evals.jsonl"),
-        samples=json_lines(workdir / "samples.jsonl"),
+        evals=logs.rows(workdir / "evals.jsonl", logs.SCORE, cli.say),
+        samples=logs.rows(workdir / "samples.jsonl", logs.SAMPLE, cli.say),
         environment=_json(workdir / "environment.json") or {},
         commit=commit.read_text(encoding="utf-8").strip() if commit.exists() else "",
     )
+
+
+def _config(path: Path) -> dict:
+    """A stored config; fields that it has not are what runs of its time did (`run.earlier`)."""
+    config = _json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged: it is no JSON object")
+    earlier.completed(config)
+    return config
 
 
 def _json(path: Path) -> dict | None:

@@ -6,8 +6,8 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dlm.reports import plots, table
-from dlm.reports.groups import Group, differences, interval
+from dlm.reports import fairness, plots, scores, table
+from dlm.reports.groups import Group, differences
 from dlm.reports.record import Record
 from dlm.reports.replay import GENERATOR, printable
 from dlm.samplers.config import described
@@ -32,8 +32,10 @@ def page(groups: list[Group]) -> str:
     data = ", ".join(sorted({row.data for row in rows if row.data})) or "not scored yet"
     parts = dict(
         title=html.escape(f"Report on {len(groups)} models" if len(groups) > 4 else "Report on " + ", ".join(g.label for g in groups)),
-        notes="".join(f"<p class=warning>{html.escape(text)}</p>" for text in table.warnings(groups)),
+        notes="".join(f"<p class=warning>{html.escape(text)}</p>" for text in fairness.warnings(groups)),
         table=_table(head, lines, "Models and their scores"),
+        legend=html.escape(table.LEGEND),
+        others=_others(table.others(groups)),
         data=html.escape(data),
         plots="".join(_plots(groups, rows)),
         differences=_differences(groups),
@@ -47,39 +49,55 @@ def page(groups: list[Group]) -> str:
 def _plots(groups: list[Group], rows: list[table.Row]):
     """Headed figures, those that have something to show."""
     scored = [(r.model, r.bits_per_byte, r.interval or 0.0) for r in rows if r.bits_per_byte is not None]
-    yield _figure("Held-out bits per byte", plots.bars(scored, "held-out bits/byte, 95 % interval"))
+    unlike = _unlike(groups, "bits_per_byte", *table.BASELINES)
+    yield _figure("Held-out bits per byte", plots.bars(scored, "held-out bits/byte, 95 % interval"), unlike)
     yield _figure("Training", plots.curves(groups, "bits_per_byte", "training bits/byte"))
     yield _figure("Held-out text while training", plots.curves(groups, "bound.bits_per_byte", "held-out bits/byte"))
     yield _figure("Load of the experts' devices while training", plots.curves(groups, "router_imbalance", "(busiest − idlest) / even load"))
     yield _figure("Tokens that experts dropped while training", plots.curves(groups, "router_dropped", "share dropped"))
     for attribute, label in PRICES.items():
         points = [(g.label, g.mean(lambda r, a=attribute: getattr(r, a)) or 0, *s) for g in groups if (s := g.score("bits_per_byte"))]
-        yield _figure(f"Quality against {label}", plots.pareto(points, label, "held-out bits/byte"))
+        yield _figure(f"Quality against {label}", plots.pareto(points, label, "held-out bits/byte"), unlike)
     accuracies = {n: (n.replace("_", " "), False) for g in groups for r in g.records for n in r.scores if n.endswith("_accuracy")}
     for name, (label, lower) in (QUALITIES | {n: v for n, v in accuracies.items() if n not in QUALITIES}).items():
         found = [(g.label, *s) for g in groups if (s := g.score(name))]
-        yield _figure(f"{label[0].upper()}{label[1:]}", plots.bars(found, f"{label}, 95 % interval"))
-        yield _figure(f"{label[0].upper()}{label[1:]} against passes", plots.pareto(_passes(groups, name), "forward passes", label, lower))
+        title, unlike = f"{label[0].upper()}{label[1:]}", _unlike(groups, name)
+        yield _figure(title, plots.bars(found, f"{label}, 95 % interval"), unlike)
+        yield _figure(f"{title} against passes", plots.pareto(_passes(groups, name), "forward passes", label, lower), unlike)
 
 
 def _passes(groups: list[Group], name: str) -> list[tuple[str, float, float, float]]:
-    """(label, forward passes, mean, half of its 95 % interval) of a score for every sampler that it was measured with."""
-    found: dict[tuple[str, str], dict[Path, dict]] = {}
-    for group in groups:
-        for record in group.records:
-            for score in record.evals:
-                if score["name"] == name and score.get("nfe"):
-                    found.setdefault((group.label, json.dumps(score.get("sampler"))), {})[record.workdir] = score
+    """(label, forward passes, mean, half of its 95 % interval) of a score for every sampler that it was measured with, all else being the
+    runs' own."""
     points = []
-    for (label, _), latest in found.items():
-        scores = list(latest.values())
-        value, half = interval([s["value"] for s in scores], scores[0].get("se") or 0.0)
-        points.append((label, sum(s["nfe"] for s in scores) / len(scores), value, half))
+    for group in groups:
+        found: dict[str, list[dict]] = {}
+        for record in group.records:
+            asked = [score for score in record.others if all(f.startswith("sampler.") for f in scores.differs(score, record.config))]
+            for score in [*asked, *record.scores.values()]:
+                if score["name"] == name and score.get("nfe") and score.get("step", record.updates) == record.updates:
+                    found.setdefault(json.dumps(score.get("sampler")), []).append(score)
+        for same in found.values():
+            kept = [same[i] for i in scores.alike(same)[0]]
+            points.append((group.label, sum(s["nfe"] for s in kept) / len(kept), *scores.combined(kept)))
     return points
 
 
-def _figure(title: str, drawing: str) -> str:
-    return f"<figure><h2>{html.escape(title)}</h2>{drawing}</figure>" if drawing else ""
+def _unlike(groups: list[Group], *names: str) -> str:
+    """What stands in a figure whose bars or points do not compare."""
+    return "".join(f"<p class=warning>{html.escape(line)}</p>" for line in fairness.different(groups, names))
+
+
+def _figure(title: str, drawing: str, unlike: str = "") -> str:
+    return f"<figure><h2>{html.escape(title)}</h2>{unlike}{drawing}</figure>" if drawing else ""
+
+
+def _others(found: list[table.Other]) -> str:
+    if not found:
+        return ""
+    lines = [(o.model, o.asked, o.name, table.score(o.value, o.interval), f"{o.seeds:,}") for o in found]
+    title = "Other scores: what was asked otherwise than the runs' configs do"
+    return f"<h2>{title}</h2>" + _table(("model", "asked", "score", "value", "seeds"), lines, title)
 
 
 def _table(head, rows, title: str) -> str:

@@ -4,18 +4,25 @@
     ar                exact    2.151            1    7,390    1,049,600
     gzip -9           exact    2.702
 
-A score keeps its claim, bound or exact, and is never printed without its 95 % interval, where it has one.
+A score keeps its claim, bound or exact, and is never printed without its 95 % interval, where it has one. The table holds the scores of the
+runs' own (`scores.own`); others stand in lines of their own (`others`).
 """
 
 import csv
 import io
-import math
 from dataclasses import dataclass, field
 
-from dlm.reports.groups import Group, differences, flattened
+from dlm.reports import scores
+from dlm.reports.groups import Group, differences
 from dlm.reports.record import Record
+from dlm.reports.scores import BASELINES, flattened
 
-BASELINES = {"gzip_bits_per_byte": "gzip -9", "xz_bits_per_byte": "xz -9", "order0_bits_per_byte": "order-0 entropy"}
+LEGEND = (
+    "± is half of the 95 % interval: over the seeds (Student's t), with what all of them were asked (documents, problems, windows) or "
+    "the noise that they share added under the root; of one run, 1.96 standard errors of the score, which say nothing of other seeds; of a "
+    "share of answers, the farther end of Wilson's interval. Scores of equal seeds were drawn with equal noise, so that what two models "
+    "differ by, seed by seed, is known better than either."
+)
 HEAD = ("model", "claim", "held-out bits/byte", "seeds", "tokens/s", "parameters")
 
 
@@ -25,7 +32,7 @@ class Row:
     claim: str | None = None
     bits_per_byte: float | None = None
     interval: float | None = None  # half of the 95 % interval
-    seeds: int | None = None
+    seeds: int | None = None  # in the mean of bits per byte; of a model that has none, its runs
     tokens_per_s: float | None = None
     parameters: int | None = None
     step: int | None = None
@@ -34,25 +41,38 @@ class Row:
     accuracies: dict[str, tuple[float, float]] = field(default_factory=dict)  # of tasks and infilling, each with half of its interval
 
 
+@dataclass(frozen=True)
+class Other:
+    """A score for which something else was asked than a run's config does."""
+
+    model: str
+    asked: str  # what, such as 'evals.bound.windows=2'
+    name: str
+    value: float
+    interval: float | None
+    seeds: int
+
+
 def rows(groups: list[Group]) -> list[Row]:
     """A row per model, then one per baseline that any of the runs has scored."""
     records = [r for g in groups for r in g.records]
     return [_model(group) for group in groups] + [
-        Row(title, "exact", record.scores[name]["value"], data=record.text_of(record.scores[name]))
+        Row(title, "exact", scores.value(record.scores[name]), data=record.text_of(record.scores[name]))
         for name, title in BASELINES.items()
         for record in [r for r in records if name in r.scores][:1]
     ]
 
 
 def _model(group: Group) -> Row:
-    last = group.records[-1]
+    kept = group.kept("bits_per_byte")
+    last = (kept or group.records)[-1]
     score, (value, half) = last.scores.get("bits_per_byte", {}), group.score("bits_per_byte") or (None, None)
     return Row(
         model=group.label,
         claim=score.get("claims"),
         bits_per_byte=value,
         interval=half or None,
-        seeds=len(group.records),
+        seeds=len(kept or group.records),
         tokens_per_s=group.mean(lambda r: r.tokens_per_s),
         parameters=last.parameters,
         step=score.get("step", last.updates),
@@ -62,29 +82,20 @@ def _model(group: Group) -> Row:
     )
 
 
-def warnings(groups: list[Group]) -> list[str]:
-    """What makes a comparison unfair, one line each."""
-    found, records = [], [(g.label, r) for g in groups for r in g.records]
-    scored = [(r, n) for _, r in records for n in ("bits_per_byte", *BASELINES) if n in r.scores]
-    texts = {r.text_of(r.scores[n]) for r, n in scored} - {None}
-    sizes = {f"{r.scores['held_out_bytes']['value']:,.0f} bytes" for _, r in records if "held_out_bytes" in r.scores}
-    if len(texts) > 1 or len(sizes) > 1:
-        different = ", ".join(sorted(texts if len(texts) > 1 else sizes))
-        found.append(f"scored on different text ({different}): these bits per byte do not compare")
-    windows = {r.scores["bits_per_byte"].get("settings", {}).get("windows", 0) for _, r in records if "bits_per_byte" in r.scores}
-    if windows - {0} and (len(windows) > 1 or any(n in r.scores for _, r in records for n in BASELINES)):
-        told = ", ".join(f"{n} windows" if n else "all" for n in sorted(windows))
-        found.append(f"bits per byte are of {told} of the held-out text, gzip, xz and order-0 of all of it")
-    for label, record in records:
-        if not all(math.isfinite(s["value"]) for s in record.scores.values()):
-            found.append(f"{label} has scores that are not finite ({record.workdir}): they are in the table alone")
-        step, last = record.scores.get("bits_per_byte", {}).get("step"), record.updates
-        if step is None:
-            found.append(f"{label} has no held-out score: python -m dlm.evaluate --workdir={record.workdir}")
-        elif step != last:
-            found.append(f"{label} was scored at step {step}, but trained to step {last} ({record.workdir})")
-    if len(commits := {r.commit for _, r in records}) > 1:
-        found.append(f"the runs are of {len(commits)} versions of the code ({', '.join(sorted(c[:12] or 'unknown' for c in commits))})")
+def others(groups: list[Group]) -> list[Other]:
+    """What `evaluate` was asked otherwise, by model; means over runs that were asked the same of the same."""
+    found = []
+    for group in groups:
+        asked: dict[tuple, list[dict]] = {}
+        for record in group.records:
+            for score in record.others:
+                words = scores.told(score, record.config)
+                step = f", at step {score['step']:,}" if score.get("step", record.updates) != record.updates else ""
+                same = {facet: v for facet, v in scores.identity(score).items() if facet != "sampler"}
+                asked.setdefault((words + step, score["name"], *same.values()), []).append(score)
+        for (words, name, *_), same in asked.items():
+            value, half = scores.combined(same)
+            found.append(Other(group.label, words, name, value, half or None, len(same)))
     return found
 
 
@@ -96,13 +107,14 @@ def shown(table: list[Row]) -> list[tuple[str, ...]]:
 
 
 def _cells(row: Row, names: list[str]) -> tuple[str, ...]:
-    scores = [_score(row.bits_per_byte, row.interval), *(_score(*row.accuracies.get(name, (None, None))) for name in names)]
+    told = [score(row.bits_per_byte, row.interval), *(score(*row.accuracies.get(name, (None, None))) for name in names)]
     counts = ("" if n is None else f"{n:,.0f}" for n in (row.seeds, row.tokens_per_s, row.parameters))
-    return (row.model, row.claim or "", *scores, *counts)
+    return (row.model, row.claim or "", *told, *counts)
 
 
-def _score(value: float | None, half: float | None) -> str:
-    return "" if value is None else f"{value:.3f}" + (f" ± {half:.3f}" if half else "")
+def score(value: float | None, half: float | None) -> str:
+    """A mean with half of its 95 % interval, in three decimals."""
+    return "" if value is None else scores.shown("{:.3f}".format, value, half)
 
 
 def as_text(table: list[Row]) -> str:
@@ -114,13 +126,23 @@ def as_text(table: list[Row]) -> str:
     return "\n".join([rows[0], "─" * max(map(len, rows)), *rows[1:]])
 
 
+def others_as_text(found: list[Other]) -> str:
+    """A line for each model and what was asked of it; '' where there is nothing."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for o in found:
+        seeds = f" ({o.seeds} seeds)" if o.seeds > 1 else ""
+        lines.setdefault((o.model, o.asked), []).append(f"{o.name} {score(o.value, o.interval)}{seeds}")
+    told = "".join(f"  {model}, {asked}: {', '.join(each)}\n" for (model, asked), each in lines.items())
+    return f"other scores, not in the table:\n{told}" if told else ""
+
+
 def as_csv(groups: list[Group]) -> str:
-    """One line for each run: what tells it apart, what it cost, every score with its standard error, where it came from."""
+    """One line for each run: what tells it apart, what it cost, every score of its own with its standard error, where it came from."""
     fields, _ = differences(groups)
     lines = [_line(group, record, fields) for group in groups for record in group.records]
-    scores = dict.fromkeys(name for line in lines for name in line)
+    names = dict.fromkeys(name for line in lines for name in line)
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(scores), lineterminator="\n")
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
@@ -131,5 +153,5 @@ def _line(group: Group, record: Record, fields: list[str]) -> dict:
     line = dict(model=group.label, seed=config.get("seed", 0), **{f: config.get(f, "") for f in fields})
     line |= {k: getattr(record, k) for k in ("updates", "tokens", "flops", "seconds", "tokens_per_s", "parameters")}
     for name, score in record.scores.items():
-        line |= {name: score["value"], f"{name}_se": score.get("se", ""), f"{name}_claims": score.get("claims", "")}
+        line |= {name: scores.value(score), f"{name}_se": score.get("se", ""), f"{name}_claims": score.get("claims", "")}
     return line | dict(commit=record.commit, workdir=str(record.workdir))

@@ -107,6 +107,10 @@ def _text(value: Any, row: dict) -> bool:
     return isinstance(value, str)
 
 
+def _word(value: Any, row: dict) -> bool:
+    return value is None or isinstance(value, str)
+
+
 def _step(value: Any, row: dict) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
@@ -129,6 +133,15 @@ def _object(value: Any, row: dict) -> bool:
     return isinstance(value, dict)
 
 
+def _content(value: Any, row: dict) -> bool:
+    """What `data.digest` says of a text; null of a score that reads none."""
+    return value is None or (isinstance(value, dict) and _text(value.get("sha256"), row) and _step(value.get("bytes"), row))
+
+
+def _asked(value: Any, row: dict) -> bool:
+    return isinstance(value, dict) and _text(value.get("sha256"), row)
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a row of a file must hold, and what it may hold but of this kind alone: {name: test(value, row)}."""
@@ -148,7 +161,8 @@ _FIGURES = ("loss", "bits_per_byte", "lr", "grad_norm", "tokens_per_s", "share_o
 METRIC = Kind(dict(step=_step), dict.fromkeys(_FIGURES, _known))
 SCORE = Kind(
     dict(name=_text, value=_number),
-    dict(step=_step, se=_known, nfe=_known, seconds=_known, eval=_text, claims=_text, data=_text, sampler=_object, settings=_object),
+    dict(step=_step, se=_known, nfe=_known, seconds=_known, eval=_text, claims=_text, data=_text, sampler=_object, settings=_object)
+    | dict(text=_content, task=_asked, judge=_object, differs=_object, commit=_text, over=_word, trials=_step, interval=_known),
 )
 SAMPLE = Kind(dict(kind=_text, text=_text), dict(pieces=_pieces, nfe=_known, seconds=_known, logprob=_known, sampler=_object))
 

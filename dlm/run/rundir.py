@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +15,10 @@ from dlm.run.provenance import commit
 from dlm.run.spec import UserError
 
 CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
-LOCK, DATA = "lock", "data.sha256"
+LOCK, DATA, HELD_OUT = "lock", "data.sha256", "held_out.sha256"
 TOKENIZER = "tokenizer.json"
 _BESIDE = {"tokenizer_config.json", "chat_template.jinja"}  # what a published tokenizer has further
-_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, TOKENIZER, *_BESIDE}  # what a run killed while it began may have left
+_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, HELD_OUT, TOKENIZER, *_BESIDE}  # what a run killed while it began may have left
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 
@@ -76,17 +76,36 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def check_data(workdir: Path, fingerprint: str, accept: bool) -> None:
-    """Refuses training data other than those that the run began with, unless the user accepts them; they are the run's from then on."""
-    path = workdir / DATA
-    began = path.read_text(encoding="utf-8").strip() if path.exists() else fingerprint
-    if began != fingerprint and not accept:
+def check_data(workdir: Path, training: str, held_out: str, accept: bool) -> None:
+    """Refuses text other than that which the run began with, unless the user accepts it; it is the run's from then on."""
+    now = {DATA: training, HELD_OUT: held_out}
+    changed = changed_text(workdir, lambda: training, lambda: held_out)
+    if changed and not accept:
+        began = " ".join(_kept(workdir, name)[:8] or "unknown" for name in now)
         raise UserError(
-            f"the training data of {workdir} have changed since it began (fingerprint {fingerprint[:8]}, then {began[:8]}): "
+            f"the {changed} data of {workdir} have changed since it began (fingerprints {training[:8]} {held_out[:8]}, then {began}): "
             "restore them, or go on with the new ones by --accept_data"
         )
-    if began != fingerprint or not path.exists():
-        files.write(path, fingerprint + "\n")
+    for name, fingerprint in now.items():
+        if _kept(workdir, name) != fingerprint:
+            files.write(workdir / name, fingerprint + "\n")
+
+
+def changed_text(workdir: Path, training: Callable[[], str], held_out: Callable[[], str]) -> str:
+    """Which text is no longer that which the run began with, by their fingerprints now: 'training', 'held-out', both or ''. An earlier
+    version has not kept that of the held-out text, and a run that was not trained here neither."""
+    kept = _kept(workdir, DATA), _kept(workdir, HELD_OUT)
+    changed = ["training"] if kept[0] and kept[0] != training() else []
+    if kept[1] and kept[1] != held_out():
+        changed.append("held-out")
+    elif changed and not kept[1]:
+        changed.append("perhaps the held-out")
+    return " and ".join(changed)
+
+
+def _kept(workdir: Path, name: str) -> str:
+    path = workdir / name
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def create(workdir: Path, run: spec.Run, tokenizer, **facts) -> None:

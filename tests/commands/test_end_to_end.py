@@ -164,6 +164,10 @@ def test_evaluate(runs, kind, capsys):
     workdir, _ = runs[1][kind]
     one, two, other = (answer(capsys, evaluate, f"--workdir={workdir}", "--evals=bound,compression", f"--seed={s}") for s in (0, 0, 1))
     scores = [{s["name"]: (s["value"], s["se"]) for s in reply["scores"]} for reply in (one, two, other)]
+    assert all(s["interval"] == pytest.approx(1.96 * s["se"]) for s in one["scores"]) and (one["seed"], other["seed"]) == (0, 1)
+    evaluate.main([f"--workdir={workdir}", "--evals=bound"])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "bound.bits_per_byte" in line]
+    assert (f"± {1.96 * scores[0]['bits_per_byte'][1]:.4f}" in line) == (kind == "masked") and ("±" in line) == (kind == "masked")
     assert scores[0] == scores[1] and (scores[0] == scores[2]) == (kind == "ar")
     assert (scores[0]["bits_per_byte"][1] > 0) == (kind == "masked") and 1 < scores[0]["bits_per_byte"][0] < 20
     assert {s["claims"] for s in one["scores"] if s["eval"] == "bound"} == {"exact" if kind == "ar" else "bound"}
@@ -184,6 +188,11 @@ def test_evaluators_that_draw_give_the_same_for_the_same_seed(runs, capsys):
     drawn = [s for s in one if s["eval"] != "calibration"]
     assert all(s["nfe"] == 2 and s["sampler"]["steps"] == 2 and s["seconds"] > 0 and s["seed"] == 3 and s["se"] >= 0 for s in drawn)
     assert {s["sampler"]["temperature"] for s in one if s["eval"] == "infill"} == {0.0}
+    assert all(("text" in s and s["text"] is not None) == (s["eval"] not in ("samples", "tasks")) for s in one)
+    assert all(s["differs"]["seed"] == 3 and ("sampler.steps" in s["differs"]) == (s["eval"] != "calibration") for s in one)
+    assert {s["judge"]["step"] for s in one if s["name"] == "gen_ppl"} == {4} and {s["eval"] for s in one if "task" in s} == {"tasks"}
+    shares = [s for s in one if "trials" in s]
+    assert all(s["interval"] > 0 for s in shares) and {s["name"] for s in shares if s["value"] in (0, 1)} and len(shares) == 4
     other = answer(capsys, evaluate, f"--workdir={ar}", "--evals=infill", "--evals.infill.num=4", "--evals.infill.length=12")["scores"]
     assert [s["name"] for s in other] == ["token_accuracy", "exact_match"] and "judge is missing" in mistake(
         capsys, evaluate, f"--workdir={masked}", "--evals=gen_ppl"

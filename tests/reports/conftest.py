@@ -9,6 +9,16 @@ def lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+TEXT = dict(sha256="a1b2c3d4" * 8, bytes=4934, documents=9)
+
+
+def score(name, value, **changes):
+    """A row of evals.jsonl as `evaluate` writes it of a run's own."""
+    settings = dict(name="evals.bound", samples=4, windows=0)
+    row = dict(step=40, seed=0, data="held_out", eval="bound", claims="bound", settings=settings, over="noise", text=TEXT, differs={})
+    return row | dict(commit="abc123", se=0.0, name=name, value=value) | changes
+
+
 @pytest.fixture
 def runs(tmp_path):
     """[masked, ar]: directories with everything a report reads."""
@@ -17,8 +27,9 @@ def runs(tmp_path):
 
 def write(folder, objective, bits, se, claims, **changes):
     folder.mkdir()
-    score = dict(step=40, seed=0, data="embedded", eval="bound")
-    scores = [("bits_per_byte", 9.0, se, claims), ("bits_per_byte", bits, se, claims), ("gzip_bits_per_byte", 2.7, 0.0, "exact")]
+    seed = changes.get("seed", 3)
+    scores = [score("bits_per_byte", value, se=se, claims=claims, seed=seed) for value in (9.0, bits)]
+    scores.append(score("gzip_bits_per_byte", 2.7, claims="exact", eval="compression", settings={}, over=None, seed=seed))
     infill = dict(
         kind="infill", text="def f(x):", pieces=[["def ", True], ["f<b>", False], ["(x):", True]], sampler={"steps": 64}, seed=0, nfe=64
     )
@@ -29,7 +40,7 @@ def write(folder, objective, bits, se, claims, **changes):
     (folder / "config.json").write_text(json.dumps(config))
     metrics = [dict(step=s, loss=3.0, bits_per_byte=6.0 - s / 20, tokens_per_s=v) for s, v in ((20, 10.0), (30, 7012.0), (40, 8000.0))]
     (folder / "metrics.jsonl").write_text(lines([*metrics, {"step": 40, "bound": 1.0}]))
-    (folder / "evals.jsonl").write_text(lines(dict(score, name=n, value=v, se=e, claims=c) for n, v, e, c in scores))
+    (folder / "evals.jsonl").write_text(lines(scores))
     (folder / "samples.jsonl").write_text(lines([*samples, infill] if objective == "masked" else samples))
     (folder / "environment.json").write_text(json.dumps({"jax": "0.10.2", "parameters": 1049600, "flops_per_token": 2.0}))
     (folder / "commit.txt").write_text("abc123\n")

@@ -3,7 +3,8 @@
 import pytest
 from scipy import stats
 
-from dlm.reports import groups, record
+from dlm import evals
+from dlm.reports import groups, record, scores
 from tests.reports.conftest import write
 
 
@@ -22,8 +23,11 @@ def test_seeds_of_one_config_are_one_model_with_students_interval(tmp_path):
 
 
 def test_the_quantiles_are_students():
-    assert pytest.approx(stats.t.ppf(0.975, range(1, 31)), abs=6e-4) == groups.T975
-    assert groups.interval([float(i % 2) for i in range(40)])[1] == pytest.approx(1.96 * (0.5 * 40 / 39 * 0.5) ** 0.5 / 40**0.5)
+    assert [evals.student(n) for n in range(1, 60)] == pytest.approx(stats.t.ppf(0.975, range(1, 60)))
+    for count in (31, 40):
+        values = [float(i % 2) for i in range(count)]
+        low, high = stats.t.interval(0.95, count - 1, loc=sum(values) / count, scale=stats.sem(values))
+        assert scores.spread(values) == (pytest.approx((low + high) / 2), pytest.approx((high - low) / 2))
 
 
 def test_names_are_as_short_as_tells_the_models_apart(tmp_path):
@@ -40,6 +44,21 @@ def test_names_are_as_short_as_tells_the_models_apart(tmp_path):
     assert groups.labels([{"objective.name": "objectives.ar", "text.name": t} for t in ("text.bpe", "text.bytes")]) == [
         "ar, text=bpe",
         "ar, text=bytes",
+    ]
+
+
+def test_runs_that_are_short_of_their_steps_are_a_model_of_their_own_and_marked(tmp_path):
+    found = made(tmp_path, dict(seed=0), dict(seed=1), dict(seed=2, steps=40))
+    half = found[0].records[1]
+    (half.workdir / "metrics.jsonl").write_text('{"step": 20, "loss": 1.0}\n')
+    (half.workdir / "evals.jsonl").write_text((half.workdir / "evals.jsonl").read_text().replace('"step": 40', '"step": 20'))
+    whole, short = groups.grouped(record.read([tmp_path]))
+    assert [len(g.records) for g in (whole, short)] == [2, 1] and (whole.label, short.label) == ("masked", "masked, 20 of 40 updates")
+    (whole.records[1].workdir / "commit.txt").write_text("fedcba9876\n")
+    assert [g.label for g in groups.grouped(record.read([tmp_path]))] == [
+        "masked (commit abc123)",
+        "masked, 20 of 40 updates",
+        "masked (commit fedcba9)",
     ]
 
 

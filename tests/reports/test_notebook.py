@@ -8,7 +8,7 @@ from dlm.reports import groups, notebook, record
 from dlm.run import spec
 from dlm.run.spec import UserError
 from tests import tiny
-from tests.reports.conftest import lines
+from tests.reports.conftest import lines, score
 
 RECIPE = '''"""A recipe.
 
@@ -45,7 +45,7 @@ def made(tmp_path, corpus):
         (folder / "commit.txt").write_text("abcdef0123\n")
         (folder / "metrics.jsonl").write_text(lines([dict(step=4, loss=1.0)]))
         (folder / "environment.json").write_text('{"devices": ["cpu cpu"], "cores": 2, "processor": "Z80", "python": "3.11"}')
-        (folder / "evals.jsonl").write_text(lines([dict(name="bits_per_byte", value=2.0 + seed, se=0.1, claims="bound", step=4)]))
+        (folder / "evals.jsonl").write_text(lines([score("bits_per_byte", 2.0 + seed, se=0.1, step=4)]))
     return path, groups.grouped(record.read([tmp_path]))
 
 
@@ -56,7 +56,11 @@ def test_results_stand_between_their_markers_with_what_made_them(made, tmp_path)
     text = path.read_text()
     made_by = f"config {notebook.digest(str(path))}, commit abcdef0, 2 × Z80, Python 3.11, seeds 0 1"
     assert text.count(f"    === results of {path}, {made_by} ===\n    model") == 1 and f"{path}:n=1, none yet" in text
-    assert "    masked   bound   2.500 ± 6.353" in text and text.count("=== end of results ===") == 2
+    assert (
+        "    masked   bound   2.500 ± 6.356" in text
+        and "\n    ± is half of the 95 % interval" in text
+        and text.count("=== end of results ===") == 2
+    )
     compile(text, "recipe.py", "exec")
     assert "    note: masked" not in text and notebook.stale(path) == []
     (tmp_path / "seed=0" / "commit.txt").write_text("fedcba\n")

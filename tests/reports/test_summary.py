@@ -1,6 +1,7 @@
 """The report page: one file, all text escaped, anchors underlined, replays inside it; on a phone nothing but tables scrolls sideways."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from dlm.reports import record, summary
 from dlm.reports.groups import grouped
 from dlm.reports.replay import GENERATOR
-from tests.reports.conftest import lines, write
+from tests.reports.conftest import lines, score, write
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -41,7 +42,9 @@ def test_every_number_of_passes_is_a_point(tmp_path):
     runs = [write(tmp_path / f"r{i}", "masked", 2.0, 0.1, "bound", seed=i) for i in range(2)]
     for i, run in enumerate(runs):
         given = ((4, 9.0), (4, 1.0), (16, 2.0))
-        scores = [dict(name="entropy", value=v + i, se=0.5, nfe=n - i / 4, sampler=dict(steps=n), step=40) for n, v in given]
+        entropy = dict(eval="samples", over="samples", seed=i, se=0.5)
+        scores = [score("entropy", v + i, nfe=n - i / 4, sampler=dict(steps=n), differs={"sampler.steps": n}, **entropy) for n, v in given]
+        scores.append(score("entropy", 99.0, nfe=4, sampler=dict(steps=4), differs={"sampler.steps": 4, "data": "x"}, **entropy))
         (run / "evals.jsonl").write_text(lines(scores))
     (group,) = grouped(record.read(runs))
     (label, four, mean, half), (_, sixteen, *_) = summary._passes([group], "entropy")
@@ -62,9 +65,9 @@ def test_what_is_no_replay_is_not_shown(runs, tmp_path, content):
 
 def test_a_run_that_diverged_does_not_take_the_report_with_it(runs):
     with (runs[0] / "evals.jsonl").open("a") as file:
-        file.write('{"name": "bits_per_byte", "value": NaN, "se": NaN, "claims": "bound", "step": 40, "data": "embedded"}\n')
+        file.write(json.dumps(score("bits_per_byte", math.nan, se=math.nan)) + "\n")
     text = page(runs)
-    assert "masked has scores that are not finite" in text and "ar: 2.151" in text
+    assert "masked has scores that are not finite" in text and "ar: 2.151" in text and "<td>not finite</td>" in text
 
 
 def test_parts_that_are_missing_are_left_out(runs):

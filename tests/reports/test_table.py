@@ -8,7 +8,7 @@ import pytest
 from dlm.reports import record, table
 from dlm.reports.groups import grouped
 from dlm.run.spec import UserError
-from tests.reports.conftest import lines, write
+from tests.reports.conftest import lines, score, write
 
 
 def groups(runs):
@@ -47,35 +47,6 @@ def test_only_the_newest_samples_are_shown(runs):
     assert len(ar.shown()) == 3 and ar.one_sided and not masked.one_sided
 
 
-def test_unfair_comparisons_are_named(runs):
-    assert table.warnings(groups(runs)) == []
-    with (runs[1] / "evals.jsonl").open("a") as f:
-        f.write(json.dumps(dict(name="bits_per_byte", value=1.0, se=0.0, claims="exact", step=40, data="other.txt")) + "\n")
-    with (runs[1] / "metrics.jsonl").open("a") as f:
-        f.write(json.dumps(dict(step=60, loss=1.0)) + "\n")
-    (runs[0] / "evals.jsonl").unlink()
-    (runs[0] / "commit.txt").write_text("def456\n")
-    said = "\n".join(table.warnings(groups(runs)))
-    for part in (
-        "embedded, other.txt",
-        "masked has no held-out",
-        "step 40, but trained to step 60",
-        "2 versions of the code (abc123, def456)",
-    ):
-        assert part in said
-    assert said.count("\n") == 3
-
-
-def test_an_older_steps_score_does_not_replace_a_newer_ones_and_part_of_the_text_is_named(runs):
-    with (runs[0] / "evals.jsonl").open("a") as f:
-        f.write(json.dumps(dict(name="bits_per_byte", value=9.0, se=0.0, claims="bound", step=20, data="embedded")) + "\n")
-    assert table.rows(groups(runs))[0].bits_per_byte == 3.014 and table.warnings(groups(runs)) == []
-    with (runs[0] / "evals.jsonl").open("a") as f:
-        f.write(json.dumps(dict(name="bits_per_byte", value=3.0, se=0.0, step=40, data="embedded", settings=dict(windows=9))) + "\n")
-    (said,) = table.warnings(groups(runs))
-    assert said == "bits per byte are of all, 9 windows of the held-out text, gzip, xz and order-0 of all of it"
-
-
 def test_a_folder_of_runs_is_read_in_the_order_of_its_numbers_and_what_has_not_begun_is_left_out(tmp_path):
     for n in (10, 9):
         write(tmp_path / f"width={n}", "masked", 3.0, 0.0, "bound")
@@ -97,17 +68,35 @@ def test_a_directory_without_a_run_is_told(tmp_path):
         with pytest.raises(UserError, match=said):
             record.read([path])
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{")
     (tmp_path / "run" / "metrics.jsonl").write_text(lines([dict(step=1)]))
-    with pytest.raises(UserError, match="config.json is damaged"):
-        record.read([tmp_path])
+    for damaged in ("{", "[]"):
+        (tmp_path / "run" / "config.json").write_text(damaged)
+        with pytest.raises(UserError, match="config.json is damaged"):
+            record.read([tmp_path])
 
 
-def test_equal_names_of_unequal_text_are_noticed(runs):
-    for run, size in zip(runs, (1000, 1001), strict=True):
-        config = json.loads((run / "config.json").read_text())
-        (run / "config.json").write_text(json.dumps(dict(config, data={"source": {"name": "data.local"}})))
-        scores = (run / "evals.jsonl").read_text().replace('"embedded"', '"held_out"')
-        (run / "evals.jsonl").write_text(scores + json.dumps(dict(name="held_out_bytes", value=size, data="held_out")) + "\n")
-    assert table.rows(groups(runs))[0].data == "held-out split of local"
-    assert table.warnings(groups(runs)) == ["scored on different text (1,000 bytes, 1,001 bytes): these bits per byte do not compare"]
+def test_what_was_asked_otherwise_stands_in_lines_of_its_own_and_changes_no_other(runs):
+    """Another text, other settings, another sampler and another seed; also the first two of them by a version that did not say so."""
+    config = json.loads((runs[0] / "config.json").read_text()) | dict(evals=dict(bound=dict(name="evals.bound", samples=4, windows=0)))
+    (runs[0] / "config.json").write_text(json.dumps(config))
+    before = table.as_text(table.rows(groups(runs))), table.as_csv(groups(runs))
+    there = [dict(text=dict(sha256=letter * 64, bytes=162, documents=1), data="x.txt", differs=dict(data="x.txt")) for letter in "ab"]
+    asked = [*there, dict(differs={"evals.bound.windows": 2}), dict(differs={"sampler.steps": 4}), dict(differs=dict(seed=1), seed=1)]
+    rows = [score("bits_per_byte", 1.0, se=0.01, **changes) for changes in asked]
+    old = [score("bits_per_byte", 1.0, se=0.01, **changes) for changes in (dict(data="y.txt"), dict(settings=dict(samples=4, windows=2)))]
+    for row in old:
+        del row["differs"], row["text"]
+    with (runs[0] / "evals.jsonl").open("a") as file:
+        file.write(lines([*rows, *old, score("bits_per_byte", 2.0, step=20, differs=dict(seed=1))]))
+    assert (table.as_text(table.rows(groups(runs))), table.as_csv(groups(runs))) == before
+    told = table.others_as_text(table.others(groups(runs)))
+    for words in (
+        "masked, data=x.txt (162 bytes, aaaaaaaa): bits_per_byte 1.000 ± 0.020",
+        "masked, data=x.txt (162 bytes, bbbbbbbb): bits_per_byte 1.000 ± 0.020",
+        "masked, evals.bound.windows=2: bits_per_byte 1.000 ± 0.020",
+        "masked, sampler.steps=4: bits_per_byte 1.000 ± 0.020",
+        "masked, seed=1: bits_per_byte 1.000 ± 0.020",
+        "masked, data=y.txt: bits_per_byte 1.000 ± 0.020",
+    ):
+        assert f"  {words}\n" in told
+    assert len(table.others(groups(runs))) == 6 and table.others_as_text([]) == ""

@@ -119,9 +119,11 @@ def test_what_is_not_finite_is_null_and_said_beside_it(tmp_path, capsys):
 
 KEYS = (
     "benches/startup.py",
+    "evals/harness.py",
     "reports/groups.py",
     "reports/notebook.py",
     "reports/replay.py",
+    "reports/scores.py",
     "reports/summary.py",
     "run/hosts.py",
     "run/jail.py",

@@ -1,0 +1,50 @@
+"""What `evaluate` says that a score was measured on, and what becomes of it in a report and a sweep."""
+
+import json
+import shutil
+
+import pytest
+
+from dlm import evaluate, sweep
+from dlm.data import digest
+from dlm.reports import groups, record, table
+from dlm.run import spec
+from tests.commands.test_end_to_end import answer, mistake
+
+
+@pytest.mark.slow
+def test_a_score_knows_its_text_and_another_one_changes_no_table(trained, corpus, tmp_path, capsys, monkeypatch):
+    """Evaluated; then on two texts of one name; then on its own text, which somebody has edited: without a word nothing of it counts."""
+    run = tmp_path / "run"
+    shutil.copytree(trained("ar"), run)
+    (run / "evals.jsonl").unlink(missing_ok=True)
+    words = [f"--workdir={run}", "--evals=compression"]
+    own = answer(capsys, evaluate, *words)["scores"]
+    documents = spec.run(json.loads((run / "config.json").read_text())).data.source.documents("held_out")
+    assert all(s["text"] == digest(documents) and s["differs"] == {} and s["interval"] == 0 for s in own)
+    assert own[0]["text"]["bytes"] == own[-1]["value"] and own[0]["commit"]
+
+    def shown():
+        found = groups.grouped(record.read([run]))
+        latest = sweep.latest(run, "gzip_bits_per_byte", {"compression": own[0]["settings"]})["value"]
+        return (table.as_text(table.rows(found)), table.as_csv(found), latest), table.others_as_text(table.others(found))
+
+    before, nothing = shown()
+    for n in range(2):
+        (tmp_path / str(n)).mkdir()
+        (tmp_path / str(n) / "a.txt").write_text(f"text {n}\n" * 9)
+        monkeypatch.chdir(tmp_path / str(n))
+        answer(capsys, evaluate, *words, "--data=a.txt")
+    text = corpus.read_text()
+    corpus.write_text(text.replace(".\n", ". More\n"))
+    try:
+        said = mistake(capsys, evaluate, *words)
+        assert f"the training and held-out text of {run} has changed since it was trained: restore it" in said and "--accept_data" in said
+        accepted = answer(capsys, evaluate, *words, "--accept_data")["scores"]
+        (run / "held_out.sha256").unlink()  # as an earlier version leaves a run
+        assert "the training and perhaps the held-out text" in mistake(capsys, evaluate, *words)
+    finally:
+        corpus.write_text(text)
+    assert {s["accepted_data"] for s in accepted} == {"training and held-out"} and accepted[0]["text"] != own[0]["text"]
+    after, told = shown()
+    assert after == before and nothing == "" and told.count("data=a.txt (63 bytes, ") == 2 and "text=changed since the training" in told
