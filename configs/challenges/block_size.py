@@ -24,6 +24,7 @@ size=small  10,000 updates of 32 × 256 tokens
     block, size=64    bound   3.144 ± 0.023            3      2,388      262,784
     block, size=128   bound   3.161 ± 0.037            3      2,540      262,784
     masked            bound   3.162 ± 0.018            3      6,113      262,784
+    ± is half of the 95 % interval over the seeds (Student's t); the noise of evaluation and the problems, which they share, are not in it.
     === end of results ===
 """
 

@@ -50,6 +50,7 @@ size=small  10,000 updates of 32 × 256 tokens
     masked, coupling=complementary, pattern=count, times=iid, weights=bound       bound   3.185 ± 0.035            3      3,598      262,784
     masked, coupling=single, pattern=bernoulli, times=iid, weights=bound          bound   3.163 ± 0.022            3      7,397      262,784
     masked, coupling=single, pattern=bernoulli, times=stratified, weights=bound   bound   3.152 ± 0.026            3      6,674      262,784
+    ± is half of the 95 % interval over the seeds (Student's t); the noise of evaluation and the problems, which they share, are not in it.
     === end of results ===
 """
 

@@ -29,6 +29,7 @@ size=small  20,000 updates of 64 (32) × 128 bytes
     masked, coupling=single                            bound   1.576 ± 0.042        0.649 ± 0.036           0.667 ± 0.004    0.670 ± 0.001                 3     11,241      213,888
     priority, coupling=single, marks=own               bound   1.716 ± 0.046        0.554 ± 0.053           0.663 ± 0.007    0.682 ± 0.007                 3     11,014      213,888
     note: the runs are of 2 versions of the code (7fb9fc8a54dd, ff540228ecbc)
+    ± is half of the 95 % interval over the seeds (Student's t); the noise of evaluation and the problems, which they share, are not in it.
     === end of results ===
 """
 

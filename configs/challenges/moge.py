@@ -9,9 +9,9 @@ active    a dense layer as wide as 4 experts;   total  one as wide as all 16
 All experts' routers have a learned scale and the balance loss with α = 0.01. `router_imbalance` is (busiest − idlest device) in multiples of an
 even load when each of 4 devices holds 4 experts, in the batches of the evaluation; its course over training is in the report's page.
 
-What was seen (tiny): in bits/byte nothing tells them apart. The same seeds side by side, minus moge's: masked topk 0.000 ± 0.010 (standard
-error), capacity +0.006 ± 0.010, choice −0.008 ± 0.014, active −0.009 ± 0.014, total −0.005 ± 0.004; ar topk +0.006 ± 0.009, capacity
-−0.010 ± 0.009, active +0.027 ± 0.027, total −0.002 ± 0.025. After 400 updates even a dense layer four times as wide has nothing to show for
+What was seen (tiny): in bits/byte nothing tells them apart. The same seeds side by side, minus moge's: masked topk 0.000 ± 0.043 (half of
+the 95 % interval, paired), capacity +0.006 ± 0.043, choice −0.008 ± 0.060, active −0.009 ± 0.060, total −0.005 ± 0.017; ar topk
++0.006 ± 0.039, capacity −0.010 ± 0.039, active +0.027 ± 0.116, total −0.002 ± 0.108. After 400 updates even a dense layer four times as wide has nothing to show for
 it, so this says what MoGE costs (nothing that could be seen), not what experts are worth.
 
 Where loads go they differ, and masked diffusion is the harder case: masks are one and the same token, and go where it goes. Means of 3 seeds
@@ -52,6 +52,7 @@ size=small  10,000 updates of 32 × 256 tokens, 64 experts in 8 groups
     masked, number=16, width=256, bias=0.0                  bound   3.170 ± 0.050            3      7,626      708,272
     masked, number=16, width=256, bias=0.0, capacity=0.0    bound   3.170 ± 0.024            3      5,812      708,272
     masked, number=0, width=1024, bias=0.0                  bound   3.165 ± 0.037            3      3,790      705,152
+    ± is half of the 95 % interval over the seeds (Student's t); the noise of evaluation and the problems, which they share, are not in it.
     === end of results ===
 """
 

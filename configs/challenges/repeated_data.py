@@ -26,6 +26,7 @@ nothing at 64. A masked bound lies above the model's own likelihood.
     masked, windows=800              bound   3.209 ± 0.297            2      8,548      262,784
     masked, windows=200              bound   3.379 ± 0.282            2      8,195      262,784
     masked, windows=50               bound   3.821 ± 0.132            2      7,772      262,784
+    ± is half of the 95 % interval over the seeds (Student's t); the noise of evaluation and the problems, which they share, are not in it.
     === end of results ===
 """
 

@@ -22,6 +22,7 @@ python -m dlm.report runs/objectives
     xz -9                                   exact   1.806
     order-0 entropy                         exact   4.638
     note: bits per byte are of 256 windows of the held-out text, gzip, xz and order-0 of all of it
+    ± is half of the 95 % interval over the seeds (Student's t); the noise of evaluation and the problems, which they share, are not in it.
     === end of results ===
 """
 
