@@ -92,7 +92,7 @@ def continued(args, tokenizer, most: int):
 
 def encoded(tokenizer, part):
     """The ids of a part of a template."""
-    return tokenizer.encode(part) if isinstance(part, str) else part
+    return tokenizer.told(part) if isinstance(part, str) else part
 
 
 def chat(args, tokenizer):

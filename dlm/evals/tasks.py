@@ -16,7 +16,8 @@ import numpy as np
 
 from dlm.data import digest, problems
 from dlm.evals import jackknife
-from dlm.run.spec import build, member
+from dlm.evals.samples import before
+from dlm.run.spec import UserError, build, member
 from dlm.tasks import Problem
 
 
@@ -44,11 +45,14 @@ class Tasks:
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the problems."""
         asked = problems.held_out(self.task, self.num)
+        tokenizer = subject.tokenizer
+        for problem in asked:
+            self._check(tokenizer, problem)
         told = dict(sha256=digest(part for p in asked for part in (p.prompt, p.answer))["sha256"], rows=len(asked))
-        templates = [self._template(p, subject.tokenizer.eos) for p in asked]
+        templates = [self._template(p, tokenizer.eos) for p in asked]
         for label, changes in self._samplers():
             replies = subject.generate(templates, temperature=self.temperature, **changes)
-            right_N = [self.task.grade(p, self._answer(p, reply.text)) for p, reply in zip(asked, replies, strict=True)]
+            right_N = [self.task.grade(p, self._answer(p, reply, tokenizer)) for p, reply in zip(asked, replies, strict=True)]
             subject.facts.update(trials=len(right_N), task=told)
             yield f"{type(self.task).__name__.lower()}_accuracy{label}", *jackknife(np.mean, right_N)
 
@@ -57,8 +61,26 @@ class Tasks:
             return problem.prompt, self.task.longest + 1
         return *self.task.template(problem), np.array([eos], np.int32)
 
-    def _answer(self, problem: Problem, text: str) -> str:
-        return text[len(problem.prompt) :].rstrip(" ") if self.ask == "prompt" else text
+    def _check(self, tokenizer, problem: Problem) -> None:
+        """Refuses a tokenizer of which a token reaches over the border of what is given and what is asked: a text of training was encoded
+        whole, a template is in its parts, and so is none that a model has learned to go on from."""
+        parts = (problem.prompt,) if self.ask == "prompt" else self.task.template(problem)
+        whole = tokenizer.encode(problems.document(self.task, problem) if self.ask == "prompt" else problem.answer)
+        at, fits = 0, True
+        for part in parts:
+            ids = whole[at : at + part] if isinstance(part, int) else tokenizer.encode(part)
+            fits &= np.array_equal(whole[at : at + len(ids)], ids)
+            at += len(ids) if isinstance(part, str) else part
+        if not fits or (self.ask == "fill" and at != len(whole)):
+            raise UserError(
+                f"evals.tasks.ask={self.ask!r}: this run's tokenizer joins what is given with what is asked for, as in {problem.prompt!r}: "
+                "a score would tell of the tokenizer; train with text='bytes'"
+            )
+
+    def _answer(self, problem: Problem, reply, tokenizer) -> str:
+        if self.ask == "fill":
+            return reply.text
+        return tokenizer.decode(before(tokenizer.vocab, reply.ids[len(tokenizer.told(problem.prompt)) :])).rstrip(" ")
 
     def _samplers(self) -> Iterator[tuple[str, dict]]:
         """What a score's name ends with, and the sampler's fields that it changes."""

@@ -159,7 +159,8 @@ class Tokenizer(ABC):
     def piece(self, id: int) -> str:
         r"""One id for display: its text, a part of a character as '\xe2', a special by its name, a mask as '░'."""
         names = {self.pad: SPECIALS[2], self.bos: SPECIALS[1], self.eos: SPECIALS[0]}  # of one id that has several, eos is the name
-        return names.get(int(id)) or self._shown[int(id)].decode("utf-8", "backslashreplace")
+        shown = names.get(int(id)) or self._shown[int(id)].decode("utf-8", "backslashreplace")
+        return shown or next((name for name, own in self._id_of_name.items() if own == id), "")
 
     @property
     def fingerprint(self) -> str:

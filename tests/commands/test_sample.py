@@ -11,7 +11,7 @@ import pytest
 from dlm import sample
 from dlm.run import cli
 from dlm.run.spec import UserError
-from dlm.text.bytes import Bytes
+from dlm.text.bytes import Bytes, ByteTokenizer
 
 LENGTH = 32
 
@@ -47,6 +47,13 @@ def test_what_does_not_fit_is_told_or_cut(given, prompt, tokens, told, capsys):
     spelled = "".join(p if isinstance(p, str) else Bytes().fit(()).decode(p) for p in front)
     said = capsys.readouterr().err
     assert (spelled, room) == (prompt, tokens) and all(words in said for words in told) and bool(said) == bool(told)
+
+
+def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
+    """Those of a published tokenizer may have a space in front."""
+    monkeypatch.setattr(ByteTokenizer, "told", lambda self, text: self.encode(" " + text))
+    front, room = asked(prompt="x" * 40, cut=True, length=4)
+    assert len(front) == 28 and room == 4 and "cut 13 of the prompt's 41 tokens" in capsys.readouterr().err
 
 
 def test_holes_beyond_the_training_length_are_told(capsys):

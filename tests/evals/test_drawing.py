@@ -174,6 +174,26 @@ def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
     assert {len(text.partition("=")[2]) for text in source.documents("train")} == {3}, "the room tells nothing of the answer"
 
 
+def test_an_answer_begins_where_its_prompt_ends_however_that_is_told(monkeypatch):
+    """A published tokenizer may put a space in front of a prompt."""
+    task = Brackets(depth=3, opened=4)
+    asked = problems.held_out(task, 2)
+    subject = Asked()
+    subject.fill = lambda n, hole: np.append(subject.tokenizer.encode(asked[n].answer), subject.tokenizer.eos)
+    monkeypatch.setattr(subject.tokenizer, "told", lambda text: subject.tokenizer.encode(" " + text))
+    assert scores(Tasks(task=task, num=2), subject)["brackets_accuracy"][0] == 1
+
+
+def test_what_a_tokenizer_joins_is_not_asked_apart():
+    for task, ask in [(Brackets(depth=3, opened=4), "prompt"), (Sudoku(holes=0.25), "fill")]:
+        texts = [p.answer if ask == "fill" else problems.document(task, p) for p in map(task.__getitem__, range(50))]
+        subject = Asked()
+        subject.tokenizer = BPE(size=400).fit(texts * 4)
+        with pytest.raises(UserError, match=f"evals.tasks.ask='{ask}': this run's tokenizer joins what is given"):
+            scores(Tasks(task=task, num=20, ask=ask), subject)
+    assert scores(Tasks(task=Sudoku(holes=0.25), num=2), subject), "digits do not go with the sign that ends the prompt"
+
+
 def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_steps_that_is_asked():
     task = Sudoku(holes=0.25)
     puzzles = problems.held_out(task, 3)

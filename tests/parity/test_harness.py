@@ -125,6 +125,25 @@ def test_loglikelihoods_are_those_of_lm_eval(pair):
         assert mine.loglikelihood(asked("loglikelihood", ("the cat", best)))[0][1]
 
 
+JOINED = (("abs", "w"), ("the others", "w"), ("s", "w"), ("x s", "wxyz"), ("s  ", "w"))  # 's' and 'w' beside each other are one token
+
+
+def test_a_token_over_the_border_is_scored_as_two_where_lm_eval_fails(pair, monkeypatch):
+    """It asserts that something is left to score, and where a part is left it scores that part alone."""
+    mine, theirs = pair
+    joined = lambda text: [*text.encode().replace(b"sw", b"\x07")]  # noqa: E731
+    front = [BOS] if pair[0].model.subject.tokenizer.adds_bos else []
+    monkeypatch.setattr(mine.model.subject.tokenizer, "encode_marked", lambda text: np.array(joined(text), np.int32))
+    monkeypatch.setattr(theirs, "tok_encode", lambda text, *_, **__: front + joined(text))
+    for context, continuation in JOINED[:3]:
+        with pytest.raises(AssertionError):
+            theirs.loglikelihood(asked("loglikelihood", (context, continuation)))
+    apart = [((c, y), front + [*c.rstrip().encode()], [*(c[len(c.rstrip()) :] + y).encode()]) for c, y in JOINED]
+    a, b = mine.loglikelihood(asked("loglikelihood", *JOINED)), theirs._loglikelihood_tokens(apart, disable_tqdm=True)
+    np.testing.assert_allclose([x[0] for x in a], [x[0] for x in b], rtol=2e-5)
+    assert [x[1] for x in a] == [x[1] for x in b] and max(x[0] for x in a) < -1e-3, "none of them is certain"
+
+
 def test_rolling_is_that_of_lm_eval(pair, monkeypatch):
     mine, theirs = pair
     # With a bos that the tokenizer puts in front, lm_eval scores that bos too, behind its prefix, which is the same bos.

@@ -3,22 +3,29 @@
 import functools
 import json
 import zlib
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
+from lm_eval.api.instance import Instance
 from safetensors.torch import load_file
 
 from dlm import convert
+from dlm.evals import samples
+from dlm.evals.requests.bridge import HarnessLM
+from dlm.evals.requests.model import Model
 from dlm.hf import layouts, reading, rope
 from dlm.run import assemble
 from dlm.run.contracts import Canvas
 from dlm.run.spec import UserError
+from dlm.samplers.generate import Request
 from tests.hf import published
 from tests.hf.realistic import READ_ELSEWHERE
 
+BOS = 256  # where there is one
 BASE = dict(
     vocab_size=published.V,
     hidden_size=32,
@@ -254,3 +261,48 @@ def test_each_key_is_refused_by_its_name_or_has_the_references_logits(family):
         np.testing.assert_allclose(got, want, atol=1e-5, err_msg=str(change))
         read += not np.array_equal(want, same)
     assert read >= 15 and len(cases) > 120 and failed <= 3, "the reference is asked, and knows almost all of these files"
+
+
+def with_bos(folder):
+    """The tokenizer of the folder with a bos, which it puts in front of a text."""
+    tree = json.loads((folder / "tokenizer.json").read_text())
+    tree["added_tokens"].insert(0, tree["added_tokens"][0] | dict(id=BOS, content="zz256"))
+    bos = dict(id="zz256", ids=[BOS], tokens=["zz256"])
+    single = [dict(SpecialToken=dict(id="zz256", type_id=0)), dict(Sequence=dict(id="A", type_id=0))]
+    tree["post_processor"] = dict(type="TemplateProcessing", single=single, pair=single, special_tokens=dict(zz256=bos))
+    (folder / "tokenizer.json").write_text(json.dumps(tree))
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(bos_token="zz256", tokenizer_class="PreTrainedTokenizerFast")))
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
+@pytest.mark.parametrize("name", ["llama3", "qwen3"])
+def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, tmp_path):
+    """By sample and by the harness, for prompts of no, one and many tokens; several ids end a text."""
+    model, there = make(name), tmp_path / "there"
+    model.config.eos_token_id = model.generation_config.eos_token_id = [published.EOS, 257]
+    model.config.bos_token_id = model.generation_config.bos_token_id = BOS if bos else published.EOS
+    model.save_pretrained(there)
+    published.tokenizer(there)
+    if bos:
+        with_bos(there)
+    convert.from_hf(there, tmp_path / "run", [("config.mesh.data", "1")])
+    experiment, state = assemble.reopen(tmp_path / "run")
+    subject = assemble.Subject(experiment, state.params, None)
+    lm = HarnessLM(Model(subject, rows=3))
+    library = transformers.PreTrainedTokenizerFast(tokenizer_file=str(there / "tokenizer.json"))
+    prompts, spelled = ("", "h", "hello there"), {}
+    for prompt in prompts:
+        given = library(prompt)["input_ids"] or [BOS if bos else published.EOS]
+        assert (given[0] == BOS) == bos
+        options = dict(max_new_tokens=7, do_sample=False, pad_token_id=0, suppress_tokens=[experiment.tokenizer.mask])
+        with torch.no_grad():
+            wanted = model.generate(torch.tensor([given]), **options)[0, len(given) :].tolist()
+        spelled[prompt] = wanted[: wanted.index(e)] if (e := next((i for i in wanted if i in (published.EOS, 257)), None)) else wanted
+    replies = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))([Request.prompt(p, 7) for p in prompts])
+    ids = {p: r.ids[len(p) :] for p, r in zip(prompts, replies, strict=True)}
+    ended = {p: samples.before(experiment.tokenizer.vocab, x).tolist() for p, x in ids.items()}
+    assert ended == spelled
+    asked = [
+        Instance(request_type="generate_until", doc={}, arguments=(p, dict(max_gen_toks=7)), idx=0, metadata=("t", 0, 1)) for p in prompts
+    ]
+    assert lm.generate_until(asked) == [experiment.tokenizer.decode(spelled[p]) for p in prompts]

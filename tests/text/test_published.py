@@ -97,6 +97,7 @@ def test_what_a_model_knows_of_its_ids(tmp_path):
     turns = BPE(path=path, published=Published(says="all", stops=(end - 1, eos))).fit(())  # the end of a turn, no special in its file
     assert turns.vocab.ends == (eos, end - 1) and turns.vocab.ending(np.array([0, end - 1, eos])).tolist() == [False, True, True]
     assert turns.decode([0, end - 1, 1]) == turns.decode([0, 1]) and turns.bytes_V[end - 1] == 0
+    assert turns.piece(end - 1) == "<|tool|>" and turns.piece(eos) == "<|eos|>", "it is seen where the steps of a denoising are"
     assert ids(stops=(end + 1,), pad=end + 1, rows=end + 2).never == (bos, end), "what ends a text is generated"
     tokenizer = BPE(path=path, published=Published(says="all", pad=0)).fit(())
     assert tokenizer.pad == 0 and tokenizer.bytes_V[0] == 1 and tokenizer.decode(tokenizer.encode("!")) == "!", "a piece stays a piece"
