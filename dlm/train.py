@@ -130,6 +130,8 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
         state = store.restore(experiment.abstract_state(), done) if done else experiment.new_state()
         sizes = f"{run.nn.parameters / 1e6:.2f}M parameters, {run.data.batch} × {run.data.length} tokens per update"
         logs.say(f"{workdir}: {sizes}; {pack.POLICY}")
+        if run.data.prompt:
+            logs.say(run.data.about(experiment.windows))
         if done:
             logs.say(f"going on after update {done}")
         options = dict(

@@ -222,6 +222,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "HybridNoise.uniform": (hybrid, 0.3, {}),
     "Loader.mark": (stream, "ab", {}),
     "Loader.prompt": (stream, " ", {}),
+    "Loader.blank": (stream, "served", dict(data__prompt=".")),
     **{f"MaskedTokens.{k}": (tokens, v, {}) for k, v in dict(windows=2, rate=0.9).items()},
     **{
         f"Exact.{k}": (exact, v, {})
@@ -334,6 +335,7 @@ FIELD = {
     "Loader.windows": "data__windows",
     "Loader.mark": "data__mark",
     "Loader.prompt": "data__prompt",
+    "Loader.blank": "data__blank",
     "Loader.source": "data__source",
 }
 

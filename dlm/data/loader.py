@@ -8,7 +8,7 @@ of the same batch.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Loader:
     windows: int = 0  # of the training text that are read, again and again: for studies of repeated data; 0: all
     mark: str = ""  # characters of which a token must consist to be marked, for objectives and scores that tell tokens apart
     prompt: str = ""  # the character that ends a document's prompt, which is read and neither noised nor in the loss; "": no prompts
+    blank: Literal["left_out", "served"] = "left_out"  # what becomes of windows that hold nothing but prompts, where there are prompts
 
     def __post_init__(self):
         if self.windows < 0:
@@ -62,18 +63,45 @@ class Loader:
             raise spec.UserError(
                 f"config.data.length={self.length} is longer than the corpus ({windows.total} tokens): shorten it, or give more text"
             )
-        if self.windows > len(windows):
-            raise spec.UserError(f"config.data.windows={self.windows} is more than the corpus has ({len(windows)}): ask for fewer")
-        return pack.Chosen(windows, np.arange(self.windows)) if self.windows else windows
+        served = self._served(windows, "training")
+        if self.windows > len(served):
+            raise spec.UserError(f"config.data.windows={self.windows} is more than the corpus has ({len(served)}): ask for fewer")
+        return pack.Chosen(windows, served[: self.windows]) if self.windows else _chosen(windows, served)
 
     def held_out_windows(self, tokenizer: Tokenizer, limit: int | None = None) -> Windows:
         """Windows over the held-out documents in their own order; with `limit`, that many of them, evenly spread."""
         windows = self._windows(tokenizer, "held_out", None)
         if not len(windows):
             raise spec.UserError("the held-out split has no text")
-        if limit is None or limit >= len(windows):
-            return windows
-        return pack.Chosen(windows, np.arange(limit) * len(windows) // limit)
+        served = self._served(windows, "held-out")
+        if limit is None or limit >= len(served):
+            return _chosen(windows, served)
+        return pack.Chosen(windows, served[np.arange(limit) * len(served) // limit])
+
+    def about(self, windows: Windows) -> str:
+        """One line on the prompts of a text."""
+        documents, blank = windows.prompts
+        return (
+            f"config.data.prompt={self.prompt!r}: {documents:.1%} of the documents have one; "
+            f"{blank:.1%} of the windows hold nothing but prompts and are {self.blank.replace('_', ' ')}"
+        )
+
+    def _served(self, windows: pack.Windows, split: str) -> np.ndarray:
+        """The numbers of the windows that are read: all, or those in which some token counts."""
+        if not self.prompt or self.blank == "served":
+            return np.arange(len(windows))
+        if not windows.prompts[0]:
+            raise spec.UserError(
+                f"no document of the {split} text has config.data.prompt={self.prompt!r}: name the character that ends its prompts, "
+                "or leave it out"
+            )
+        served = windows.asked()
+        if not len(served):
+            raise spec.UserError(
+                f"in no window of config.data.length={self.length} tokens does a token follow config.data.prompt={self.prompt!r}: "
+                "give documents with more behind their prompts, or more of them"
+            )
+        return served
 
     def _windows(self, tokenizer: Tokenizer, split: str, seed: int | None) -> pack.Windows:
         found = tokens.tokenized(tokenizer, self.source.documents(split))
@@ -106,7 +134,11 @@ class Loader:
         batch = batch or self.batch
         slots_B = _slots(batch, process, processes)
         for begin in range(0, len(windows), batch):
-            yield windows.rows(begin + slots_B) | dict(index_B=_index(begin + slots_B))
+            yield windows.rows(begin + slots_B) | dict(index_B=_index(windows.own(begin + slots_B)))
+
+
+def _chosen(windows: pack.Windows, numbers: np.ndarray) -> Windows:
+    return windows if len(numbers) == len(windows) else pack.Chosen(windows, numbers)
 
 
 class _Steps:

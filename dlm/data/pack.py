@@ -50,6 +50,26 @@ class Windows:
     def __len__(self) -> int:
         return self._windows
 
+    @property
+    def prompts(self) -> tuple[float, float]:
+        """(The share of the documents that have a prompt, the share of the windows that hold nothing else)."""
+        return float((self._given > 0).mean()), 1 - len(self.asked()) / self._windows
+
+    def asked(self) -> np.ndarray:
+        """The numbers of the windows in which some token counts."""
+        return np.flatnonzero(np.diff(self._counted(np.minimum(np.arange(self._windows + 1) * self.length, self.total))))
+
+    def _counted(self, at_N: np.ndarray) -> np.ndarray:
+        """How many tokens of the stream count before each of these places."""
+        before_N = np.concatenate([[0], np.cumsum(self._lengths + 1 - self._given)])
+        document_N = np.searchsorted(self._starts, at_N, "right") - 1
+        given_N = np.append(self._given, 0)[document_N]
+        return before_N[document_N] + np.maximum(at_N - self._starts[document_N] - given_N, 0)
+
+    def own(self, numbers_B: np.ndarray) -> np.ndarray:
+        """The number that each of these windows has among all."""
+        return numbers_B
+
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         if not 0 <= i < self._windows:
             raise IndexError(i)
@@ -96,10 +116,18 @@ class Chosen:
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         return self._windows[int(self._numbers[i])]
 
-    def rows(self, numbers_B: np.ndarray) -> dict[str, np.ndarray]:
+    @property
+    def prompts(self) -> tuple[float, float]:
+        """Those of all windows and documents, chosen or not."""
+        return self._windows.prompts
+
+    def own(self, numbers_B: np.ndarray) -> np.ndarray:
+        """The number that each of these windows has among all, which decides its noise; beyond the last one there is only padding."""
         inside_B = numbers_B < len(self)
-        chosen_B = self._numbers[np.where(inside_B, numbers_B, 0)]
-        return self._windows.rows(np.where(inside_B, chosen_B, len(self._windows)))
+        return np.where(inside_B, self._numbers[np.where(inside_B, numbers_B, 0)], len(self._windows))
+
+    def rows(self, numbers_B: np.ndarray) -> dict[str, np.ndarray]:
+        return self._windows.rows(self.own(numbers_B))
 
 
 def apart(ids_B: list[np.ndarray], batch: int, length: int, pad: int) -> dict[str, np.ndarray]:

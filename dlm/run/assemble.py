@@ -105,8 +105,12 @@ class Experiment:
     def batches(self, step: int) -> Iterator[Batch]:
         """Batches of updates `step` + 1, `step` + 2, …, on the devices."""
         data = self.run.data
-        windows = data.train_windows(self.tokenizer, self.run.seed)
-        return map(self.put, data.batches(windows, self.run.seed, step, jax.process_index(), jax.process_count()))
+        return map(self.put, data.batches(self.windows, self.run.seed, step, jax.process_index(), jax.process_count()))
+
+    @cached_property
+    def windows(self):
+        """The windows of the training text."""
+        return self.run.data.train_windows(self.tokenizer, self.run.seed)
 
     def put(self, rows: dict) -> Batch:
         return mesh.put(self.mesh, rows, self.run.data.batch)

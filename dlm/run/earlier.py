@@ -17,12 +17,14 @@ class Earlier:
     dotted: str  # where it stands, such as 'optim.skip.norm'
     value: Any  # what runs without it did
     means: str  # the same in words, for the line that is said when such a run is opened
+    beside: str = ""  # a field of the same section without which this one means nothing
     members: tuple[str, ...] = ()  # names of the members of a family that have the field, such as 'local'; (): the section is no member
 
 
 _MASKS = "bounds are estimated under the noise that the model is trained with, which scatters more"
 
 EARLIER: tuple[Earlier, ...] = (
+    Earlier("data.blank", "served", "windows that hold nothing but prompts are read too", beside="prompt"),
     Earlier("data.source.unique", True, "equal documents are kept once", members=("local", "problems")),
     Earlier("data.source.form", "suffix", "files named .jsonl and .ndjson are JSON, all others text", members=("local",)),
     *(Earlier(f"evals.{name}.pattern", "own", _MASKS) for name in ("bound", "exact", "harness")),
@@ -76,4 +78,6 @@ def _section(config: dict, parents: list[str]) -> dict | None:
 
 
 def _has_the_field(section: dict, field: Earlier) -> bool:
+    if field.beside and not section.get(field.beside):
+        return False
     return not field.members or str(section.get("name", "")).rpartition(".")[2] in field.members

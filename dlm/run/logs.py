@@ -70,7 +70,8 @@ class Logs:
         now = time.perf_counter()
         done = row["step"] - self.start
         left = (now - self._begin) / max(done, 1) * (self.steps - row["step"])
-        scores = f"loss {row['loss']:.3f}" if "loss" in row else f"{row['skipped']} updates left out"
+        kinds = dict(skipped="updates left out", empty="empty batches")
+        scores = f"loss {row['loss']:.3f}" if "loss" in row else ", ".join(f"{row[k]} {what}" for k, what in kinds.items() if k in row)
         if "bits_per_byte" in row:  # no loss that only trains is told as a likelihood
             scores += f"  {row['bits_per_byte']:.3f} bits/byte"
         line = (

@@ -24,7 +24,8 @@ class Meter:
 
     def __init__(self, logs: Logs, every: int, flops_per_token: float, peak: float, skips: int):
         self._logs, self._every = logs, every
-        self._streak, self._skips = 0, skips
+        self._streak: list[int] = []  # the steps of the updates left out since the last one that was made
+        self._skips = skips
         self._flops, self._peak = flops_per_token, peak
         self._pending: tuple[int, dict] | None = None
         self.rows: list[dict] = []  # sums of the updates since the last row
@@ -52,9 +53,12 @@ class Meter:
         step, sums = self._pending
         self._pending = None
         self.rows.append(jax.tree.map(float, jax.device_get(sums)))
-        self._streak = self._streak + 1 if self.rows[-1].get("skipped_sum") else 0
-        if self._streak and self._streak == self._skips:
-            raise Diverged(step - self._skips + 1, self._skips)
+        if self.rows[-1].get("skipped_sum"):
+            self._streak.append(step)
+        elif not self.rows[-1].get("empty_sum"):
+            self._streak = []
+        if self._streak and len(self._streak) == self._skips:
+            raise Diverged(self._streak[0], self._skips)
         if step % self._every == 0:
             self._emit(step)
 
@@ -70,14 +74,15 @@ class Meter:
 
     def _emit(self, step: int) -> None:
         now = time.perf_counter()
-        total = {k: sum(row[k] for row in self.rows) for k in self.rows[0]}
+        total = {k: sum(row.get(k, 0.0) for row in self.rows) for k in self.rows[-1]}
         speed = sum(row["weight_sum"] for row in self.rows[self._untimed :]) / (now - self._begin)
-        skipped, made = total.get("skipped_sum", 0.0), [row for row in self.rows if not row.get("skipped_sum")]
+        left = {name: int(total.get(f"{name}_sum", 0)) for name in ("skipped", "empty")}
+        made = [row for row in self.rows if not row.get("skipped_sum") and not row.get("empty_sum")]
         row = dict(
             step=step,
             **(_means(total, made) if made else {}),  # nothing where no update was made
             lr=self.rows[-1]["lr"],
-            **({"skipped": int(skipped)} if skipped else {}),
+            **{name: count for name, count in left.items() if count},
             tokens_per_s=speed,
             share_of_peak=speed * self._flops / self._peak,
         )

@@ -52,18 +52,21 @@ def make_update(
     """`update(state, batch) → (state, sums)`; `loss_of(params, batch, key) → Loss`.
 
     An update whose loss or gradient is not finite (or larger than optim.skip.norm) leaves all but the step as it was and counts in
-    `skipped_sum`. The share of `steps` already done is in the batch's fields; `remember(memory, sums)` gives the state's next memory, and
-    `route(params, routed) → (params, metrics)` answers to what the routers did. The noise key depends on the seed, the step and each
-    sample's global number, never on where a sample is computed.
+    `skipped_sum`; one of a batch in which no token counts does the same and counts in `empty_sum` alone. The share of `steps` already done
+    is in the batch's fields; `remember(memory, sums)` gives the state's next memory, and `route(params, routed) → (params, metrics)`
+    answers to what the routers did. The noise key depends on the seed, the step and each sample's global number, never on where a sample
+    is computed.
     """
 
     def update(state: State, batch: Batch):
         key = keys.key(root_key, "noise", state.step)
         batch = replace(batch, fields=batch.fields | _told(state, len(batch.index_B), steps))
         grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
-        grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)
+        empty = sums["weight_sum"] == 0
+        grads = jax.tree.map(lambda g: jnp.where(empty, 0.0, g / sums["weight_sum"]), grads)
         norm = optax.tree.norm(grads)
-        good = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
+        sound = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
+        good = sound & ~empty
         changes, moments = optimizer.update(grads, state.moments, state.params)
         params, figures = optax.apply_updates(state.params, changes), {}
         if "routed" in sums:
@@ -75,10 +78,16 @@ def make_update(
         made, kept = (params, moments, ema, memory), (state.params, state.moments, state.ema, state.memory)
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
         sums = {k: jnp.where(good, v, 0) for k, v in sums.items()}  # an update that is left out is not in the means
-        sums |= figures | dict(skipped_sum=1.0 - good, grad_norm=norm, lr=optim.lr * schedule(state.step))
+        sums |= figures | dict(skipped_sum=1.0 * ~(sound | empty), empty_sum=1.0 * empty)
+        sums |= dict(grad_norm=norm, lr=optim.lr * schedule(made_updates(state.moments)))
         return State(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), made, kept)), sums
 
     return update
+
+
+def made_updates(moments) -> jax.Array:
+    """How many updates the optimizer has made, those that were left out not among them: its schedule's place."""
+    return jnp.stack([count for _, count in optax.tree.get_all_with_path(moments, "count")]).max()
 
 
 def _told(state: State, rows: int, steps: int) -> dict[str, jax.Array]:

@@ -106,6 +106,69 @@ def test_mistakes():
         spec.run(dict(steps=1, data=dict(batch=0)))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question, then its answer."""
+
+    question: int = 30
+
+    def documents(self, split):
+        return [f"{'q' * (self.question + i)}={i}" for i in range(9)] + ["plain text, whole"]
+
+
+def test_windows_in_which_nothing_counts_are_not_served():
+    """Training reads the others alone, also of one row; what held-out text costs is the same, each window by its own number."""
+    served, left = (Loader(source=Asked(), batch=1, length=8, threads=0, prompt="=", blank=b) for b in ("served", "left_out"))
+    whole, asked = (loader.train_windows(TOKENIZER, 0) for loader in (served, left))
+    assert len(asked) < len(whole) / 2 and not all(b["weights_BL"].any() for b in first(len(whole), served))
+    batches = first(3 * len(asked), left)
+    assert all(b["weights_BL"].any() for b in batches)
+    assert {b["tokens_BL"].tobytes() for b in batches} == {w["tokens_L"].tobytes() for w in map(whole.__getitem__, whole.asked())}
+    share = 100 * (1 - len(asked) / len(whole))
+    assert left.about(asked) == (
+        f"config.data.prompt='=': 90.0% of the documents have one; {share:.1f}% of the windows hold nothing but prompts and are left out"
+    )
+    told = [
+        {
+            int(n): row.tobytes()
+            for b in loader.sequential(loader.held_out_windows(TOKENIZER), 4)
+            for n, row, w in zip(b["index_B"], b["tokens_BL"], b["weights_BL"], strict=True)
+            if w.any()
+        }
+        for loader in (served, left)
+    ]
+    assert told[0] == told[1] and len(told[0]) == len(left.held_out_windows(TOKENIZER))
+    few = Loader(source=Asked(), batch=1, length=8, threads=0, prompt="=", windows=3)
+    assert len(few.train_windows(TOKENIZER, 0)) == 3 and all(b["weights_BL"].any() for b in first(9, few))
+
+
+def test_a_window_of_a_few_has_the_noise_that_it_has_among_all():
+    held = LOADER.held_out_windows(TOKENIZER)
+    for limit in (3, 4, len(held)):
+        (batch, *_), own = LOADER.sequential(LOADER.held_out_windows(TOKENIZER, limit), len(held)), np.arange(limit) * len(held) // limit
+        assert batch["index_B"][:limit].tolist() == own.tolist() and batch["weights_BL"].any(1).sum() == limit
+        np.testing.assert_array_equal(batch["tokens_BL"][:limit], held.rows(own)["tokens_BL"])
+
+
+def test_a_prompt_that_never_comes_is_an_error():
+    never, endless = Loader(source=Asked(), length=8, prompt="@"), Loader(source=Asked(10**4), length=8, prompt="=", windows=1)
+    for windows, split in ((never.train_windows, "training"), (lambda t, seed: never.held_out_windows(t), "held-out")):
+        with pytest.raises(spec.UserError, match=f"no document of the {split} text has config.data.prompt='@'"):
+            windows(TOKENIZER, 0)
+    with pytest.raises(spec.UserError, match="config.data.windows=1000 is more than the corpus has"):
+        Loader(source=Asked(), length=8, prompt="=", windows=1000).train_windows(TOKENIZER, 0)
+    assert len(endless.train_windows(TOKENIZER, 0)) == 1
+    with pytest.raises(spec.UserError, match="in no window of config.data.length=8 tokens does a token follow config.data.prompt='='"):
+        Loader(source=Endless(), length=8, prompt="=").train_windows(TOKENIZER, 0)
+
+
+class Endless:
+    """What ends the prompt ends the text, in a window that training drops since it is not full."""
+
+    def documents(self, split):
+        return ["q" * 17 + "="]
+
+
 def test_few_windows_are_read_again_and_again():
     """Every epoch holds each of them once; those are the first of the stream, and no other is ever read."""
     few, rows = Loader(source=Source(), batch=4, length=16, threads=0, windows=8), []

@@ -77,6 +77,27 @@ def test_a_prompt_is_read_and_neither_noised_nor_in_the_loss():
         assert sorted(map(len, cut)) == [2, 3, 5, 6] and all(part.astype(int).tolist() in asked for part in cut)
 
 
+def test_windows_in_which_nothing_counts_are_known_by_number():
+    """Prompts of any length, longer than windows too, against the weights that are read."""
+    rng, empty = np.random.default_rng(0), 0
+    for seed in (None, 0, 1):
+        for length in (1, 2, 3, 5):
+            documents = [
+                [*rng.integers(0, 6, n).tolist(), *end] for n, end in zip(rng.integers(0, 12, 9), [[7], [7, 1, 7], []] * 3, strict=True)
+            ]
+            tokens = Tokens(np.array(sum(documents, []), np.uint16), np.cumsum([0, *map(len, documents)]))
+            windows = Windows(tokens, length, EOS, PAD, order_seed=seed, prompt=7)
+            counted_B = windows.rows(np.arange(len(windows)))["weights_BL"].any(1)
+            assert windows.asked().tolist() == np.flatnonzero(counted_B).tolist() and windows.prompts == (
+                6 / 9,
+                pytest.approx(1 - counted_B.mean()),
+            )
+            empty += (~counted_B).sum()
+    assert empty > 50
+    plain = Windows(tokens, 4, EOS, PAD)
+    assert plain.asked().tolist() == list(range(len(plain))) and plain.prompts == (0, 0)
+
+
 def test_access_by_number():
     tokens, _ = corpus([4, 2, 6, 2])
     windows = Windows(tokens, 5, EOS, PAD)

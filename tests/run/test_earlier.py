@@ -12,6 +12,7 @@ TABLE = (
     Earlier("optim.b2", 0.5, "moments of an earlier kind"),
     Earlier("data.source.unit", "line", "lines", members=("local",)),
     Earlier("data.source.parts", ("prose",), "prose alone", members=("embedded",)),
+    Earlier("data.blank", "served", "never said", beside="prompt"),
     Earlier("nowhere.at.all", 1, "a section that this run has not"),
 )
 
@@ -33,6 +34,11 @@ def test_a_member_given_by_its_name_alone(table):
     config = dict(data=dict(source="embedded"))
     earlier.completed(config)
     assert config == dict(data=dict(source=dict(name="embedded", parts=("prose",))))
+
+
+def test_a_field_that_means_nothing_without_another_is_said_with_it_alone(table):
+    for prompt, lines in (("", 0), ("=", 1)):
+        assert len(earlier.completed(dict(data=dict(prompt=prompt)))) == lines
 
 
 def test_an_old_run_says_once_what_it_keeps(table, tmp_path, capsys):

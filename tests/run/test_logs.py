@@ -85,7 +85,10 @@ def test_the_live_line(tmp_path):
         log.progress(dict(step=step, **ROW))
     log.progress(dict(step=100, skipped=20, tokens_per_s=0.0, share_of_peak=0.0))
     log.close()
-    *lines, skipped = stream.getvalue().splitlines()
+    log.progress(dict(step=100, empty=2, tokens_per_s=0.0, share_of_peak=0.0))
+    log.progress(dict(step=100, empty=2, skipped=3, tokens_per_s=0.0, share_of_peak=0.0))
+    *lines, skipped, empty, both = stream.getvalue().splitlines()
+    assert "step 100/100  2 empty batches  0.0k" in empty and "3 updates left out, 2 empty batches  0.0k" in both
     assert "step 100/100  20 updates left out  0.0k tok/s" in skipped and len(lines) == 2, (
         "a log file gets a line every ten seconds, and the last one"
     )

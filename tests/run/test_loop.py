@@ -10,6 +10,7 @@ import pytest
 
 from dlm.run import loop
 from dlm.run.loop import Every
+from dlm.run.meter import Diverged
 from dlm.run.preempt import Preempted
 
 
@@ -33,19 +34,24 @@ class Told:
         return self.debt if self.debt.get("step") == step else None
 
 
-def train(told, start, steps, stop=lambda: False, skipped=0.0, skips=0, batches=None, evaluate=None, made=dict, **every):
+def train(
+    told, start, steps, stop=lambda: False, skipped=0.0, empty=lambda batch: False, skips=0, batches=None, evaluate=None, made=dict, **every
+):
     def update(state, batch):
         told.calls.append(("update", batch))
+        left_out = 0.0 if empty(batch) else skipped
+        counted = 0.0 if empty(batch) or left_out else 1.0
         return state + 1, made(
-            loss_sum=np.float32(10.0 * batch),
-            nats_sum=np.float32(10.0 * batch),
-            weight_sum=np.float32(5),
-            bytes_sum=np.float32(4),
-            masked_sum=np.float32(2),
-            ahead_sum=np.float32(3),
+            loss_sum=np.float32(10.0 * batch * counted),
+            nats_sum=np.float32(10.0 * batch * counted),
+            weight_sum=np.float32(5 * counted),
+            bytes_sum=np.float32(4 * counted),
+            masked_sum=np.float32(2 * counted),
+            ahead_sum=np.float32(3 * counted),
             lr=np.float32(batch),
             grad_norm=np.float32(batch),
-            skipped_sum=np.float32(skipped),
+            skipped_sum=np.float32(left_out),
+            empty_sum=np.float32(empty(batch)),
         )
 
     return loop.train(
@@ -93,6 +99,21 @@ def test_a_row_holds_the_time_of_its_own_updates_where_they_run_while_they_are_c
     told, done = Told(), lambda **sums: {k: jax.block_until_ready(jnp.asarray(v)) for k, v in sums.items()}
     train(told, 0, 3, made=done, log=1, save=0)
     assert told.calls == [("update", 1), ("row", 1), ("update", 2), ("row", 2), ("update", 3), ("row", 3), ("save", 3)]
+
+
+def test_an_empty_batch_is_counted_and_is_neither_an_update_nor_a_divergence():
+    told = Told()
+    train(told, 0, 7, log=2, save=0, skips=2, empty=lambda batch: batch != 3)
+    assert [(r["step"], r.get("empty"), r.get("skipped"), r.get("loss"), r.get("grad_norm")) for r in told.rows] == [
+        (2, 2, None, None, None),
+        (4, 1, None, 6.0, 3.0),
+        (6, 2, None, None, None),
+        (7, 1, None, None, None),
+    ]
+    diverged = Told()
+    with pytest.raises(Diverged) as error:  # the empty ones neither end a row of failures nor belong to it
+        train(diverged, 0, 9, log=1, save=0, skipped=1.0, skips=3, empty=lambda batch: batch in (1, 3, 5))
+    assert error.value.step == 2 and [r["skipped"] for r in diverged.rows if "skipped" in r] == [1, 1]
 
 
 def test_evaluations_and_saves_see_the_state_of_their_step():

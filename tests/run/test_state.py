@@ -7,7 +7,7 @@ import pytest
 
 from dlm.run import checkpoint, optim, spec, state
 from dlm.run.assemble import Experiment
-from dlm.run.contracts import Loss
+from dlm.run.contracts import Estimate, Loss
 from dlm.run.spec import UserError
 from tests import tiny
 
@@ -126,6 +126,25 @@ def test_an_update_without_a_finite_gradient_or_with_too_large_a_one_changes_not
         )
         assert sums["skipped_sum"] == skipped and all(jax.tree.leaves(same)) == bool(skipped) and after.step == 1
         assert sums["weight_sum"] == (0 if skipped else 6) and np.isfinite(sums["loss_sum"]) and "nats_sum" not in sums
+
+
+def test_a_batch_in_which_nothing_counts_leaves_everything_as_it_is():
+    """Parameters, moments, averages and the learning rate are those of a run without it; it is no update that was left out."""
+    o = optim.Optim(lr=0.1, warmup=3, schedule="linear", ema=0.5)
+    optimizer, schedule = optim.transformation(o, 8), optim.rate(o, 8)
+    loss_of = lambda p, b, k: Estimate((p["x_D"][0] * b.tokens_BL * b.weights_BL).sum() ** 2, b.weights_BL.sum())  # noqa: E731
+    update = jax.jit(state.make_update(loss_of, o, optimizer, schedule, jax.random.key(0), np.ones(20)))
+    full, empty = (tiny.batch(tiny.tokens(2, 3), segments_BL=np.full((2, 3), segment)) for segment in (1, 0))
+    found = []
+    for batches in ([full] * 3, [empty, full, empty, empty, full, full]):
+        now, told = state.create({"x_D": jnp.ones(1)}, o, optimizer), []
+        for batch in batches:
+            now, sums = update(now, batch)
+            assert (sums["empty_sum"], sums["skipped_sum"]) == (batch is empty, 0) and all(np.isfinite(list(sums.values())))
+            told += [] if batch is empty else [(sums["lr"], sums["grad_norm"])]
+        assert now.step == len(batches)
+        found.append(((now.params, now.moments, now.ema), told))
+    tiny.identical(*found)
 
 
 def test_averaged_parameters(corpus, two):
