@@ -84,8 +84,9 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
                 rundir.create(workdir, run, tokenizer, dropped=run.data.dropped)
                 if run.data.dropped:
                     say(f"dropped from the data: {data.told(run.data.dropped)}")
+            rundir.check_places(workdir, run, accept_data)
             rundir.check_data(workdir, fingerprint, held_out, accept_data)
-            rundir.write_config(workdir, run)
+            rundir.go_on(workdir, run, done)
             checkpoint.set_aside(workdir, after=done)
 
         if hosts.join(say, lambda: mesh.devices(run.mesh)):

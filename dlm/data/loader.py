@@ -27,7 +27,7 @@ class Loader:
     source: Any = spec.member("data", "embedded")
     batch: int = 32  # sequences per update, over all hosts
     length: int = 128  # tokens per sequence
-    threads: int = 2  # that read ahead; 0 reads when asked
+    threads: int = spec.free(2)  # that read ahead; 0 reads when asked
     windows: int = 0  # of the training text that are read, again and again: for studies of repeated data; 0: all
     mark: str = ""  # characters of which a token must consist to be marked, for objectives and scores that tell tokens apart
     prompt: str = ""  # the character that ends a document's prompt, which is read and neither noised nor in the loss; "": no prompts

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from dlm import data
 from dlm.data import content
 from dlm.run import files
-from dlm.run.spec import Place, UserError, nearest
+from dlm.run.spec import Place, UserError, located, nearest
 
 _WHOLE = 65_536  # characters up to which a file of text is one document under unit='auto'
 _PART = 8_192  # characters after which a longer one is cut at the next blank line
@@ -38,11 +38,11 @@ class _Read(NamedTuple):
 class Local:
     """Files and globs, in sorted order."""
 
-    paths: tuple[Place, ...]  # '~' and '**' work
+    paths: tuple[Place, ...] = located()  # '~' and '**' work
     field: str = "text"  # of a JSON object
     held_out: float = 0.02  # share of the documents; not read where held_out_paths is given
     unit: Literal["auto", "file", "paragraph", "line"] = "auto"  # a document of text; auto: a file, cut at blank lines where it is long
-    held_out_paths: tuple[Place, ...] | None = None
+    held_out_paths: tuple[Place, ...] | None = located(None)
     unique: bool = False  # equal documents are kept once
     form: Literal["auto", "text", "json", "suffix"] = (
         "auto"  # of the files; auto: by name and content; suffix: only .jsonl, .ndjson are JSON

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dlm import data
 from dlm.data.local import Local
-from dlm.run.spec import Place, UserError, nearest
+from dlm.run.spec import Place, UserError, located, nearest
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Tfds:
     field: str = "text"  # the feature that holds the text
     train: str = "train"  # slices work: 'train[:98%]'
     held_out: str = "test"
-    data_dir: Place | None = None  # by default $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    data_dir: Place | None = located(None)  # by default $TFDS_DATA_DIR, else ~/tensorflow_datasets
 
     def documents(self, split: data.Split) -> "Texts":
         """Read when asked for, one by one."""

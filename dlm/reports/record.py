@@ -8,7 +8,7 @@ from json import JSONDecodeError, loads
 from pathlib import Path
 
 from dlm.reports import scores
-from dlm.run import cli, earlier, logs
+from dlm.run import cli, earlier, logs, rundir
 from dlm.run.spec import UserError
 
 _DIGITS = re.compile(r"(\d+)")  # of names, which sort by their numbers
@@ -130,6 +130,7 @@ def _config(path: Path) -> dict:
     config = _json(path)
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged: it is no JSON object")
+    config.pop(rundir.CHANGES, None)  # what was before does not tell models apart
     earlier.completed(config)
     return config
 

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import optax
 
-from dlm.run import axes
+from dlm.run import axes, spec
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Skip:
     """When an update is left out: its loss or gradient is not finite, or (option) its gradient is too large."""
 
     norm: float = 0.0  # largest global gradient norm of an update that counts, as optax.skip_large_updates has it; 0: any finite one
-    limit: int = 10  # updates left out in a row after which the run stops
+    limit: int = spec.free(10)  # updates left out in a row after which the run stops
 
     def __post_init__(self):
         if self.norm < 0 or self.limit < 1:

@@ -16,6 +16,7 @@ from dlm.run.spec import UserError
 
 CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
 LOCK, DATA, HELD_OUT = "lock", "data.sha256", "held_out.sha256"
+CHANGES = "changes"  # in config.json, beside the fields of a run
 TOKENIZER = "tokenizer.json"
 _BESIDE = {"tokenizer_config.json", "chat_template.jinja"}  # what a published tokenizer has further
 _BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, HELD_OUT, TOKENIZER, *_BESIDE}  # what a run killed while it began may have left
@@ -23,14 +24,23 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def belongs(workdir: Path, run: spec.Run) -> bool:
-    """True when `workdir` already holds this very run, on whatever mesh; False when it is free. Anything else there is an error."""
+    """True when `workdir` already holds this run, but for what no update depends on (`spec.standing`); False when it is free. Anything else
+    there is an error."""
     if not workdir.exists() or (workdir.is_dir() and {p.name for p in workdir.iterdir() if p.suffix != files.PARTIAL} <= _BEFORE_CONFIG):
         return False
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file")
     if not (workdir / CONFIG).is_file():
         raise UserError(f"--workdir={workdir} holds other things: choose an empty or a new directory")
-    run, stored = as_begun(workdir, run), _stored(workdir)
+    changed = [line for dotted, line in differences(workdir, as_begun(workdir, run)) if spec.standing(run, dotted) == "depends"]
+    if changed:
+        raise UserError(f"--workdir={workdir} belongs to a run with another config ({changed[0]}): choose another directory")
+    return True
+
+
+def differences(workdir: Path, run: spec.Run) -> list[tuple[str, str]]:
+    """[('optim.lr', 'optim.lr: 0.01 → 0.5'), …]: what is other in a run than in the one that `workdir` holds."""
+    stored = _stored(workdir)
     # The text section without its vocabulary: a published tokenizer may be gone from where it was, and the run's own copy serves as well.
     text = spec.plain(_text(stored, workdir))
     if (
@@ -40,10 +50,7 @@ def belongs(workdir: Path, run: spec.Run) -> bool:
     ):
         text["path"] = run.text.path
     filled = spec.plain(_built(dict(stored, text=spec.plain(run.text)), workdir)) | dict(text=text)
-    changed = [c for c in spec.differences(filled, spec.plain(run)) if not c.startswith("mesh.")]
-    if changed:
-        raise UserError(f"--workdir={workdir} belongs to a run with another config ({changed[0]}): choose another directory")
-    return True
+    return [(line.partition(":")[0], line) for line in spec.differences(filled, spec.plain(run))]
 
 
 def as_begun(workdir: Path, run: spec.Run) -> spec.Run:
@@ -122,8 +129,27 @@ def create(workdir: Path, run: spec.Run, tokenizer, **facts) -> None:
 
 
 def write_config(workdir: Path, run: spec.Run) -> None:
-    """Also when a run goes on on another mesh, so that its evaluation finds the devices that it has now."""
     files.write(workdir / CONFIG, spec.to_json(run))
+
+
+def check_places(workdir: Path, run: spec.Run, accept: bool) -> None:
+    """Refuses data at another place than before, where nothing tells whether they are the same (`check_data`)."""
+    for dotted, line in differences(workdir, run):
+        tells = HELD_OUT if dotted.endswith("held_out_paths") else DATA
+        if spec.standing(run, dotted) == "place" and not (workdir / tells).exists() and not accept:
+            raise UserError(f"config.{line}: {workdir} has no {tells} that tells whether the data are the same; --accept_data takes them")
+
+
+def go_on(workdir: Path, run: spec.Run, step: int) -> None:
+    """Takes what is other in the run now: on another mesh, for instance, its evaluation finds the devices that it has now.
+
+    config.json keeps in `changes` what was before, and after which update; one line says so."""
+    found = [line for _, line in differences(workdir, run)]
+    before = json.loads((workdir / CONFIG).read_text(encoding="utf-8")).get(CHANGES) or []
+    changes = [*before, *(dict(after=step, change=line) for line in found)]
+    files.write(workdir / CONFIG, spec.to_json(spec.plain(run) | ({CHANGES: changes} if changes else {})))
+    if found:
+        cli.say(f"{workdir} goes on after update {step} with {'; '.join(found)}")
 
 
 def read_config(workdir: Path) -> dict:
@@ -172,6 +198,7 @@ def _stored(workdir: Path) -> dict:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged: it holds {spec.shown(config)}")
+    config.pop(CHANGES, None)
     if isinstance(seed := config.get("seed"), int) and seed != seed % spec.SEEDS:
         config["seed"] = seed % spec.SEEDS
         _say_once(f"{workdir} is of an earlier version of dlm, where seed={seed} gave the draws of {config['seed']}: that is its seed now")

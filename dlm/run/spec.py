@@ -93,9 +93,34 @@ def member(family: str, default: Any = MISSING) -> Any:
     return field(default=default, metadata=dict(family=family))
 
 
-def section(module: str) -> Any:
+def section(module: str, **says: str) -> Any:
     """A dataclass field that holds the dataclass of one fixed module (a dict without a name), by default with its defaults."""
-    return field(default_factory=dict, metadata=dict(module=module))
+    return field(default_factory=dict, metadata=dict(module=module, **says))
+
+
+FREE = dict(update="free")  # metadata of a field on which no update depends
+
+
+def free(default: Any) -> Any:
+    """A dataclass field on which no update depends: a run may go on with another value."""
+    return field(default=default, metadata=FREE)
+
+
+def located(default: Any = MISSING) -> Any:
+    """A dataclass field that only says where something is: a run may go on with another place of the same content."""
+    return field(default=default, metadata=dict(update="place"))
+
+
+def standing(made: Any, dotted: str) -> str:
+    """'free', 'place' or 'depends': what the field `dotted` of a dataclass is to an update, as it or a section around it says."""
+    for name in dotted.split("."):
+        found = {f.name: f for f in dataclasses.fields(made)}.get(name) if dataclasses.is_dataclass(made) else None
+        if found is None:
+            break
+        if "update" in found.metadata:
+            return found.metadata["update"]
+        made = getattr(made, name)
+    return "depends"
 
 
 @dataclass(frozen=True)
@@ -109,10 +134,10 @@ class Run:
     nn: Any = section("nn.config")
     objective: Any = member("objectives", "masked")
     optim: Any = section("run.optim")
-    mesh: Any = section("run.mesh")
-    sampler: Any = section("samplers.config")
-    evals: dict = field(default_factory=lambda: dict(bound={}), metadata=dict(families="evals"))
-    every: Any = section("run.loop")
+    mesh: Any = section("run.mesh", **FREE)
+    sampler: Any = section("samplers.config", **FREE)
+    evals: dict = field(default_factory=lambda: dict(bound={}), metadata=dict(families="evals", **FREE))
+    every: Any = section("run.loop", **FREE)
     start: Place | None = None  # run directory whose parameters and tokenizer this one begins with
 
     def __post_init__(self):

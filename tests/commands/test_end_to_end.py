@@ -14,7 +14,7 @@ import pytest
 
 from dlm import evaluate, sample, train
 from dlm.benches import replay
-from dlm.run import checkpoint, cli, logs, spec
+from dlm.run import checkpoint, cli, logs, rundir, spec
 from dlm.run.assemble import reopen
 from tests import tiny
 
@@ -104,7 +104,7 @@ def test_a_run_goes_on_on_other_devices_and_back(runs, tmp_path):
         assert [r["step"] for r in rows] == [1, 2, 3, 4]
         for one, other in zip(unbroken, rows, strict=True):
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-5) and other["masked_share"] == one["masked_share"]
-    assert spec.run(json.loads((there / "config.json").read_text())).mesh.data == 4
+    assert rundir.run_of(there).mesh.data == 4
 
 
 @pytest.mark.slow
@@ -133,20 +133,25 @@ def test_two_processes_stop_together_and_one_goes_on(runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_changed_data_are_refused_unless_accepted(runs, tmp_path, capsys):
+def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_unless_accepted(runs, tmp_path, capsys):
+    """Taken: bit for bit as if nothing had been. What is other stands in the config with the update after which it holds."""
     workdir, arguments = runs[1]["ar"]
-    again, corpus = tmp_path / "again", runs[0]
+    again, moved = tmp_path / "again", shutil.copy(runs[0], tmp_path / "moved.txt")
     shutil.copytree(workdir, again)
     shutil.rmtree(again / "checkpoints" / "4")
-    before, text = content(again), corpus.read_text()
-    corpus.write_text(text.replace("cat", "cow", 1))
-    try:
-        words = [arguments[0], f"--workdir={again}", *arguments[2:]]
-        assert "have changed since it began" in mistake(capsys, train, *words, "--config.mesh.data=2")
-        assert {k: v for k, v in content(again).items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
-        assert answer(capsys, train, *words, "--accept_data")["updates"] == 4
-    finally:
-        corpus.write_text(text)
+    words = [arguments[0], f"--workdir={again}", *arguments[2:], f"--config.data.source.paths={moved}", "--config.every.log=2"]
+    train.main([*words, "--config.data.threads=0"])
+    tiny.identical(*(jax.device_get(reopen(w, whole=True)[1]) for w in (workdir, again)))
+    changes = json.loads((again / "config.json").read_text())["changes"]
+    assert [c["change"].partition(":")[0] for c in changes] == ["data.source.paths", "data.threads", "every.log"]
+    assert {c["after"] for c in changes} == {2} and f"{again} goes on after update 2 with data.source.paths: " in capsys.readouterr().err
+    assert [r["step"] for r in logs.rows(again / "metrics.jsonl") if "loss" in r] == [1, 2, 4]
+    shutil.rmtree(again / "checkpoints" / "4")
+    before = content(again)
+    moved.write_text(moved.read_text().replace("cat", "cow", 1))
+    assert "have changed since it began" in mistake(capsys, train, *words, "--config.mesh.data=2")
+    assert {k: v for k, v in content(again).items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
+    assert answer(capsys, train, *words, "--accept_data")["updates"] == 4
 
 
 @pytest.mark.slow
