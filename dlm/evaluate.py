@@ -4,7 +4,6 @@ python -m dlm.evaluate --workdir=runs/x [--step=N] [--evals=bound,infill] [--sam
 python -m dlm.evaluate --workdir=runs/x --harness=TASK,… --harness_dir=FOLDER [--harness_limit=N] [--harness_fewshot=K] …
 """
 
-import datetime
 import functools
 import math
 import time
@@ -33,6 +32,7 @@ FLAGS = [
     Flag("harness_fewshot", "examples in each prompt (default: as the task says)"),
     Flag("harness_samples", "noise draws of a bound"),
     Flag("harness_code", "run what the model writes, in a jail", type=bool),
+    Flag("out", "file that the scores are appended to (default: evals.jsonl of the run directory)", type=Place),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 SCORES = "evals.jsonl"
@@ -75,19 +75,24 @@ def main(argv: list[str] | None = None) -> None:
         say(f"{args.data}: dropped {dropped}")
     flags = [o for o in overrides if o[0].startswith("sampler.")]
     drawn = sampler(workdir, flags) if flags else None
+    kept = logs.Added(Path(args.out or workdir / SCORES), "name another file by --out=FILE")
     experiment, state = reopen(workdir, args.step)
     step, seed = int(state.step), experiment.run.seed if args.seed is None else args.seed
     subject = Subject(experiment, state.averaged, source or experiment.run.data.source, seed, sampler=drawn, folder=workdir)
     reads = any(getattr(one, "reads", True) for one in chosen.values())
     accepted = changed_text(subject, args.accept_data) if reads and not args.data else ""
     asked = Asked.of(subject, evaluators(configured, named, []), dict(data=str(args.data), **dict(read)) if args.data else {}, accepted)
-    records = [record for name, one in chosen.items() for record in scored(subject, step, name, one, asked)]
-    append(workdir / SCORES, records)
-    if args.json:
-        cli.emit(dict(workdir=str(workdir), step=step, seed=seed, scores=records))
-        return
-    say(f"{workdir}, update {step}, {args.data or 'held-out text'}, seed {seed}")
-    say(table(records))
+    records = []
+    with kept:
+        for name, one in chosen.items():  # each is told and kept as it comes: the next may take hours, and fail
+            found = scored(subject, step, name, one, asked)
+            if not args.json:
+                say("" if records else f"{workdir}, update {step}, {args.data or 'held-out text'}, seed {seed}")
+                say(table(found))
+            kept(found)
+            records += found
+        if args.json:
+            cli.emit(dict(workdir=str(workdir), step=step, seed=seed, scores=records))
 
 
 def changed_text(subject, accept: bool) -> str:
@@ -168,12 +173,6 @@ def other(name: str | None, overrides: list[tuple[str, str]]):
     for dotted, text in overrides:
         spec.override(config, dotted.removeprefix("data."), text)
     return spec.build(config, "data", where="data")
-
-
-def append(path: Path, records: list[dict]) -> None:
-    """One line per record, each with the time of writing, in one write."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    logs.append(path, [dict(time=now, **r) for r in records])
 
 
 if __name__ == "__main__":

@@ -29,8 +29,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
+    out = Path(args.out or args.runs[0])
     groups = grouped(record.read(args.runs))
-    rows, others, out = table.rows(groups), table.others(groups), Path(args.out or args.runs[0])
+    for name in ("results.csv", "report.html"):
+        files.try_writing(out / name, "name another folder by --out=DIR")
+    rows, others = table.rows(groups), table.others(groups)
     page = summary.page(groups)
     try:
         out.mkdir(parents=True, exist_ok=True)

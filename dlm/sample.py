@@ -8,8 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from dlm.evaluate import append
-from dlm.run import cli, spec
+from dlm.run import cli, files, logs, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import Place, Seed, UserError
 
@@ -29,6 +28,7 @@ FLAGS = [
     Flag("steps", "denoising steps, short for --sampler.steps", type=int),
     Flag("seed", "seed of the draws", default=0, type=Seed),
     Flag("trace", "write a page that replays the denoising to this .html file", type=Place),
+    Flag("out", "file that the samples are appended to (default: samples.jsonl of the run directory)", type=Place),
     Flag("animate", "replay the denoising in the terminal", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
@@ -49,12 +49,19 @@ def main(argv: list[str] | None = None) -> None:
     from dlm.run import assemble
 
     sampler = assemble.sampler(workdir, [*steps, *overrides])
+    kept = logs.Added(Path(args.out or workdir / SAMPLES), "name another file by --out=FILE")
+    if args.trace:
+        files.try_writing(Path(args.trace), "name another file by --trace=FILE")
     experiment, state = assemble.reopen(workdir, args.step)
     generator = experiment.generator(state.averaged, sampler, seed=args.seed, trace=bool(args.trace or args.animate))
     replies = generator([request(args, experiment)] * args.num)
     records = [record(args, sampler, experiment.tokenizer, reply) for reply in replies]
-    append(workdir / SAMPLES, records)
-    show(args, experiment, sampler, replies, records)
+    with kept:
+        traces = traced(args, experiment, sampler, replies, records)
+        show(args, traces, replies, records)
+        kept(records)
+        if args.trace:
+            write_page(args, traces)
 
 
 def request(args, experiment):
@@ -130,20 +137,30 @@ def spans(frozen) -> list[slice]:
     return [slice(a, b) for a, b in zip([0, *edges], [*edges, len(frozen)], strict=True)]
 
 
-def show(args, experiment, sampler, replies, records) -> None:
-    """Text for people, the replay page, the terminal replay or the JSON object."""
+def traced(args, experiment, sampler, replies, records) -> list:
+    """The traces of all replies, where one is asked for."""
+    from dlm.samplers.config import described
+
+    if not (args.trace or args.animate):
+        return []
+    caption = described(spec.plain(sampler)) | dict(nfe=str(replies[0].nfe), seed=str(args.seed))
+    return [trace(f"{records[0]['kind']} {i + 1}", reply, experiment.tokenizer, caption) for i, reply in enumerate(replies)]
+
+
+def write_page(args, traces: list) -> None:
+    """The page that replays the denoising."""
+    from dlm.reports import replay
+
+    path = Path(args.trace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, replay.page(traces, f"{args.workdir}: denoising"))
+    say(f"replay of the denoising: {path}")
+
+
+def show(args, traces: list, replies, records) -> None:
+    """The terminal replay; text for people, or the JSON object."""
     from dlm.reports import replay, terminal
 
-    if args.trace or args.animate:
-        from dlm.samplers.config import described
-
-        caption = described(spec.plain(sampler)) | dict(nfe=str(replies[0].nfe), seed=str(args.seed))
-        traces = [trace(f"{records[0]['kind']} {i + 1}", reply, experiment.tokenizer, caption) for i, reply in enumerate(replies)]
-    if args.trace:
-        path = Path(args.trace)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(replay.page(traces, f"{args.workdir}: denoising"), encoding="utf-8")
-        say(f"replay of the denoising: {path}")
     if args.animate:
         terminal.animate(traces[0], sys.stderr)
     if args.json:

@@ -14,7 +14,7 @@ import collections
 import warnings
 from pathlib import Path
 
-from dlm.run import cli, spec
+from dlm.run import cli, files, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import Place, UserError
 
@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     config = spec.recipe(args.config)
     for dotted, text in overrides:
         spec.override(config, dotted.removeprefix("config."), text)
+    if args.out:
+        files.try_writing(Path(args.out) / "any", "name another folder by --out=FOLDER")
     programs = exported(spec.run(config), args.platform)
     found: dict = dict(platform=args.platform, config=args.config, programs={})
     for name, program in programs.items():

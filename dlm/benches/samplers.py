@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlm.run import cli, spec
+from dlm.run import cli, files, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import Place, Seed, UserError
 
@@ -84,6 +84,8 @@ def main(argv: list[str] | None = None) -> None:
         spec.override(plain, dotted.removeprefix("sampler."), text)
     samplers = {name: built(name, plain) for name in names}
     out = Path(args.out)
+    for name in ("samplers.csv", "samplers.html"):
+        files.try_writing(out / name, "name another folder by --out=FOLDER")
     out.mkdir(parents=True, exist_ok=True)
     bench = Bench(samplers, steps, args.seed)
     for world in wanted:

@@ -1,7 +1,7 @@
 """The command line of every command: flags, `--config.a.b=value` overrides, and errors told in one line.
 
-Exit codes: 0 success, 2 the user's mistake (`error: …` on stderr), 1 ours (a traceback), 130 interrupted, 75 stopped by a signal with
-everything saved: the same command goes on (`preempt`).
+Exit codes: 0 success, 2 the user's mistake (`error: …` on stderr), 1 ours (a traceback) or a device's (one line), 130 interrupted, 75
+stopped by a signal with everything saved: the same command goes on (`preempt`).
 """
 
 import argparse
@@ -91,9 +91,15 @@ _READ = {Place: str, Seed: int}  # what argparse makes of a word
 _EXAMPLES = {"config": "optim.lr=3e-4", "sampler": "rule=confident", "evals": "bound.samples=16", "data": "unit=line"}
 
 
+_NAMED_WRONGLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+
+
 def main(command: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
     """Runs a command and exits: one line for the user's mistake, no traceback."""
     memory.keep_freed()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot spell a sign is no reason to lose the answer
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_code(command, argv))
 
 
@@ -110,10 +116,12 @@ def _code(command: Callable[[list[str] | None], int | None], argv: list[str] | N
     except BrokenPipeError:
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _told(f"error: {error.strerror}: {error.filename or 'the disk'}; make room and start again", 2)
+        if error.filename is None:
             hosts.leave(traceback.format_exc())
             raise
-        return _told(f"error: {error.strerror}: {error.filename or 'the disk'}; make room and start again", 2)
+        return _told(f"error: {error.strerror}: {error.filename}", 2 if error.errno in _NAMED_WRONGLY else 1)
     except Exception:
         hosts.leave(traceback.format_exc())
         raise

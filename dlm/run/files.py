@@ -3,6 +3,7 @@
 And what a line of a file is, and JSON that every parser reads: RFC 8259 knows neither NaN nor Infinity, which Python writes if it may.
 """
 
+import errno
 import json
 import math
 import os
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from dlm.run.errors import UserError
 
 PARTIAL = ".part"  # how the name of an unfinished file ends
 
@@ -46,6 +49,23 @@ def whole_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def try_writing(path: Path, remedy: str) -> None:
+    """Tries, before there is anything to write, whether a file at `path` can be written; leaves all as it was.
+
+    Raises UserError with the `remedy`: hours of computing are not lost on a folder that may only be read."""
+    path = Path(path)
+    try:
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.exists():
+            path.open("ab").close()
+        elif not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        elif not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EROFS, os.strerror(errno.EROFS if os.statvfs(above).f_flag & os.ST_RDONLY else errno.EACCES))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
 
 
 def write(path: Path, text: str, sync: bool = False) -> None:

@@ -1,5 +1,6 @@
 """What a run says: one live line on stderr, `metrics.jsonl` always, TensorBoard files when tensorboardX is installed."""
 
+import datetime
 import io
 import json
 import math
@@ -99,6 +100,38 @@ def clock(seconds: float) -> str:
     if s >= 3600:
         return f"{s // 3600}h{s % 3600 // 60:02d}m"
     return f"{s // 60}m{s % 60:02d}s" if s >= 60 else f"{s}s"
+
+
+# --------------------------------------------------------------------------------------------------------- what commands add
+
+
+class Added:
+    """Rows for the end of a .jsonl file, kept as they come: `with Added(path, 'name another file by --out=FILE') as kept: kept(rows)`.
+
+    Whether the file can be written is tried first. Where it cannot be later, the rows are tried again with the next; the end of the block
+    raises UserError if some were never kept.
+    """
+
+    def __init__(self, path: Path, remedy: str):
+        self._path, self._remedy, self._left, self._error = Path(path), remedy, [], None
+        files.try_writing(self._path, remedy)
+
+    def __call__(self, new: list[dict]) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._left += [dict(time=now, **row) for row in new]
+        try:
+            append(self._path, self._left)
+            self._left = []
+        except OSError as error:
+            self._error = error
+
+    def __enter__(self) -> "Added":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if self._left and kind is None:
+            lost = f"{len(self._left)} row(s) told above are kept nowhere"
+            raise UserError(f"{self._path} cannot be written ({self._error.strerror}), so that {lost}: {self._remedy}")
 
 
 # ---------------------------------------------------------------------------------------------------- rows of the .jsonl files

@@ -1,5 +1,6 @@
 """The command line: flags, overrides in both spellings, exit codes."""
 
+import errno
 import json
 
 import pytest
@@ -57,6 +58,29 @@ def test_exit_codes(capsys):
         assert exit.value.code == code and capsys.readouterr().err == said
     with pytest.raises(RuntimeError):
         cli.main(fail(RuntimeError("ours")), [])
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/runs/x"), 2, "error: Read-only file system: /runs/x\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a"), 2, "error: No such file: a\n"),
+        (OSError(errno.ENOSPC, "No space left"), 2, "error: No space left: the disk; make room and start again\n"),
+        (OSError(errno.EIO, "Input/output error", "/runs/x"), 1, "error: Input/output error: /runs/x\n"),
+    ],
+    ids=str,
+)
+def test_a_file_that_cannot_be_had_is_one_line(error, code, said, capsys):
+    """A device that failed may work again: such a run may be started again, unlike a wrong name."""
+
+    def command(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as exit:
+        cli.main(command, [])
+    assert exit.value.code == code and capsys.readouterr().err == said
+    with pytest.raises(OSError, match="nameless"):
+        cli.main(lambda argv: (_ for _ in ()).throw(OSError(errno.EBADF, "nameless")), [])
 
 
 def test_emit_and_say(capsys):
