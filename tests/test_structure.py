@@ -14,7 +14,7 @@ OURS = [*FILES, *(file for folder in ("tests", "configs", "launch") for file in 
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in OURS}
 named = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 
-FOUNDATION = {"run.spec", "run.keys", "run.axes", "run.contracts", "run.files", "run.errors", "run.recipes"}
+FOUNDATION = {"run.spec", "run.keys", "run.axes", "run.contracts", "run.files", "run.errors", "run.recipes", "run.named"}
 BELOW = {"noise", "nn.masks", "nn.cache"}
 LIBRARY = {"text", "data", "tasks", "noise", "nn", "objectives", "samplers", "oracle", "hf", "sim", "run"}
 MAY = {  # room → rooms or modules it may import, besides itself and the foundation

@@ -4,12 +4,11 @@ A recipe file defines `get_config(arg)`, which returns an `ml_collections.Config
 A dictionary with a `name` is one member of a family: `dict(name='objectives.masked', …)` is the one frozen dataclass that the
 module `dlm.objectives.masked` exposes. Every complaint is a `UserError`: one line that names the field and the remedy.
 
-This module imports neither JAX nor anything of ours but `files` and `recipes`.
+This module imports neither JAX nor anything of ours but the modules that it is made of.
 """
 
 import ast
 import dataclasses
-import difflib
 import functools
 import importlib
 import inspect
@@ -19,46 +18,15 @@ import os
 import sys
 import types
 import typing
-import unicodedata
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from dlm.run import files, recipes
 from dlm.run.errors import UserError
+from dlm.run.named import SEEDS, Place, Seed, nearest, shown  # noqa: F401 — for the sections of a config
 
 FAMILIES = ("text", "data", "noise", "nn", "nn.routers", "objectives", "samplers", "samplers.remask", "evals", "tasks", "run")
-
-
-class Place(str):
-    """The name of a file or folder, of files (a pattern) or of a recipe with its arguments; a leading ~ is the user's home.
-
-    Raises ValueError with the rest of a sentence that begins with what was named so.
-    """
-
-    def __new__(cls, text: str) -> "Place":
-        text = os.fspath(text)
-        if not text.strip():
-            raise ValueError("is missing: name a file or folder")
-        if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp", "Cs") for sign in text):
-            raise ValueError(f"is {shown(text)}: a name must be UTF-8, without line breaks and other control signs")
-        full = os.path.expanduser(text)
-        if full.startswith("~"):
-            raise ValueError(f"is {shown(text)}, and there is no such home: write ./{shown(text)[1:-1]} for what is called so")
-        return super().__new__(cls, full)
-
-
-class Seed(int):
-    """What draws begin with; beyond 32 bits two numbers would be one seed. Raises ValueError as `Place` does."""
-
-    def __new__(cls, number: int) -> "Seed":
-        if not 0 <= number < SEEDS:
-            raise ValueError(f"must be in 0 … {SEEDS - 1}, not {number}")
-        return super().__new__(cls, number)
-
-
-SEEDS = 2**32
-_LONGEST = 120  # characters of a value in an error
 
 
 @dataclass(frozen=True)
@@ -268,21 +236,6 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
         return [line for row in rows for line in row]
     a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
     return [] if json.dumps(a) == json.dumps(b) else [f"{where}: {a} → {b}"]
-
-
-def shown(value: Any) -> str:
-    """A value as an error tells it, of whatever length it is."""
-    try:
-        text = repr(value)
-    except Exception:  # numbers of thousands of digits, objects of the user's own making
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def nearest(word: str, words: Any) -> str:
-    """' (did you mean …?)' or nothing."""
-    close = difflib.get_close_matches(shown(word) if not isinstance(word, str) else word[:_LONGEST], [str(w) for w in words], 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 # ------------------------------------------------------------------------------------------------- dictionaries to dataclasses
