@@ -86,6 +86,8 @@ def from_hf(folder: Path, workdir: Path, overrides=(), ignore: tuple[str, ...] =
             raise UserError(f"--{dotted}: the tokenizer is the model's own; everything but config.text may be set")
         spec.override(made, dotted.removeprefix("config."), value)
     run = spec.run(made, least=0)
+    if max(run.nn.layers, run.nn.expert_layers * run.nn.experts.number) > len(tensors):  # before the names of so many are made
+        raise UserError(f"{folder} lacks tensors: it has {len(tensors)} in all, and {recipe.CONFIG} asks for more layers or experts")
     leaves = weights.leaves(layout, run.nn)
     spare = layout.tensors.top["unembed_VD"][0] if run.nn.embeddings == "tied" else None
     dtypes = weights.check(leaves, tensors, spare, run.text.published.rows, folder)

@@ -109,11 +109,12 @@ class Keys:
     def left(self, harmless: Iterable[str] = ()) -> dict[str, Any]:
         """What was not read and may change numbers: dotted key → value."""
         known = self.read | set(harmless)
-        own = {key: value for key, value in self.config.items() if key not in known and not _neutral(key, value)}
+        own = {key: value for key, value in self.config.items() if key not in known and not neutral(key, value)}
         return own | self.unread
 
 
-def _neutral(key: str, value: Any) -> bool:
+def neutral(key: str, value: Any) -> bool:
+    """Whether a key that nobody reads says nothing at this value."""
     if value is None:
         return True
     if key in NEUTRAL:

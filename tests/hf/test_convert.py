@@ -175,6 +175,7 @@ MISTAKES = {
     "rope": (lambda f: broken(f, "config.json", config(rope_scaling=dict(rope_type="yarn", factor=2.0))), "'yarn' is not supported"),
     "shape": (lambda f: broken(f, "config.json", config(intermediate_size=23)), "has the shape"),
     "layers": (lambda f: broken(f, "config.json", config(num_hidden_layers=3)), "lacks 9 of 29 tensors"),
+    "far more": (lambda f: broken(f, "config.json", config(num_hidden_layers=2**24)), "asks for more layers or experts"),
     "fewer": (lambda f: broken(f, "config.json", config(num_hidden_layers=1)), "holds 9 tensors that this layout does not know"),
     "quantised": (lambda f: broken(f, "config.json", config(quantization_config=dict(bits=4))), "quantised"),
     "tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
