@@ -2,7 +2,8 @@
 
 import pytest
 
-from dlm.hf import keys, layouts, reading
+from dlm.hf import keys, layouts, reading, writing
+from dlm.run import spec
 from dlm.run.spec import UserError
 from tests.hf.realistic import CONFIGS, READ_ELSEWHERE
 
@@ -222,3 +223,57 @@ def test_what_says_nothing_passes_under_any_name():
         for key in ("routed_scaling_factor", "embedding_multiplier"):
             network(config | {key: 1})
             refused(config | {key: 0}, key)
+
+
+@pytest.mark.parametrize(
+    "said, dense, every",
+    [
+        (dict(), 0, 1),
+        (dict(mlp_only_layers=[0]), 1, 1),
+        (dict(mlp_only_layers=[1, 0]), 2, 1),
+        (dict(decoder_sparse_step=2), 0, 2),
+        (dict(decoder_sparse_step=2, mlp_only_layers=[1]), 2, 2),
+        (dict(decoder_sparse_step=2, mlp_only_layers=[0, 2]), 0, 2),
+        (dict(mlp_only_layers=[1]), None, None),
+        (dict(mlp_only_layers=[3]), None, None),
+        (dict(mlp_only_layers=[0, 1, 2, 3]), None, None),
+        (dict(decoder_sparse_step=2, mlp_only_layers=[3]), None, None),
+    ],
+)
+def test_which_layers_have_experts(said, dense, every):
+    config = CONFIGS["Qwen3-MoE"] | said
+    if dense is None:
+        assert refused(config, "must follow the first dense ones")
+    else:
+        found = network(config)["experts"]
+        assert (found["dense"], found["every"]) == (dense, every)
+        freq = dict(moe_layer_freq=[int(n >= dense and (n - dense + 1) % every == 0) for n in range(4)])
+        assert every > 1 or network(CONFIGS["LLaDA-MoE"] | freq)["experts"]["dense"] == dense
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_written_of_a_network_is_read_as_the_same(name):
+    """With and without each thing that it may have: biases, plain weights of experts, dense layers, scaled rotations, tied embeddings."""
+    config, layout = CONFIGS[name], layouts.of(CONFIGS[name], "it")
+    k = layout.keys
+    linear, slow = (dict(rope_scaling=section, rope_parameters=None, rope_theta=9.0) for section in (dict(type="linear", factor=3.0), SLOW))
+    variants = [{}] + ([linear, slow] if "scaling" in k else [])
+    variants += [{k["bias"]: True}] if "bias" in k else []
+    variants += [{k["renormalised"]: value} for value in (True, False)] if "renormalised" in k else []
+    variants += [{k["dense"]: [0]}] if "dense" in k else []
+    variants += [{k["sparse"]: [0, 1, 1, 1]}] if "sparse" in k else []
+    variants += [{k["every"]: 2}] if "every" in k else []
+    variants += [{k["shared"]: 48}] if "shared" in k else []
+    for variant in [*variants, {k["tied"]: True}]:
+        given = config | ({k["ffn"]: 96} if k["ffn"] not in config else {}) | variant
+        nn = reading.network(layout, given, "it")
+        run = spec.run(dict(steps=1, text=dict(name="bytes"), nn=nn, objective=layout.objective | (dict(size=8) if "block" in k else {})))
+        written = writing.described(layout, run, {})
+        assert reading.network(layout, written, "it") == nn, variant
+        assert writing.misfit(layout, run, written, False, False) == ""
+        assert written.get("block_size") == (8 if "block" in k else None)
+        other = {k["width"]: 128} | ({} if "head_size" in k else {k["heads"]: 16, k["kv_heads"]: 2})
+        assert "would make of it" in writing.misfit(layout, run, written | other, False, False)
+    untied = spec.run(spec.plain(run) | dict(nn=spec.plain(run.nn) | dict(embeddings="untied")))
+    assert writing.misfit(layout, untied, written, True, False) == "" != writing.misfit(layout, untied, written, False, False)
