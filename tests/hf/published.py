@@ -119,6 +119,7 @@ def tokenizer(folder) -> None:
 def lookup(kind: str, follows: dict[int, int]) -> dict[str, np.ndarray]:
     """Weights that answer each of these ids with the one that follows it: nothing attends, nothing is fed forward."""
     found = {name: np.full_like(x, "norm" in name or "ln_f" in name) for name, x in weights(kind).items()}
+    found |= {} if kind != "llama" else {"lm_head.weight": np.zeros((V, D), np.float32)}
     embed, head = (
         next(n for n in found if n.endswith(end)) for end in (("wte.weight", "embed_tokens.weight"), ("ff_out.weight", "lm_head.weight"))
     )

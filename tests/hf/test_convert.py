@@ -99,12 +99,12 @@ def test_a_layout_written_from_nothing_says_the_same_network(kind, converted, tm
     assert config.get("block_size") == published.CONFIGS[kind].get("block_size")
 
 
-def turns(folder, kind="sdar"):
-    """A model whose turns end at another id than its texts, published by three files that do not agree; the vocabulary of its texts."""
+def turns(folder, kind):
+    """A lookup a → b → end of a turn → u → c → d → end of a text, published by three files that do not agree on what ends a text."""
     signs = {sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     a, b, u, c, d = (signs[sign] for sign in "abucd")
     path = {a: b, b: TURN, TURN: u, u: c, c: d, d: published.EOS, published.EOS: a, published.MASK: TURN}
-    published.publish(folder, kind, published.lookup(kind, path), eos_token_id=[published.EOS, TURN])
+    published.publish(folder, kind, published.lookup(kind, path), eos_token_id=[published.EOS, TURN], tie_word_embeddings=False)
     broken(folder, "tokenizer.json", lambda text: json.dumps(marked(json.loads(text))).encode())
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(eos_token="zz256")))
     (folder / "generation_config.json").write_text(json.dumps(dict(eos_token_id=TURN + 1)))
@@ -117,20 +117,26 @@ def marked(tree):
 
 
 @pytest.mark.slow
-def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(tmp_path, capsys):
-    turns(tmp_path / "it")
+@pytest.mark.parametrize("kind, prompt, passes", [("llama", "a", 2), ("sdar", "ab", 1)])
+def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(kind, prompt, passes, tmp_path, capsys):
+    turns(tmp_path / "it", kind)
     convert.from_hf(tmp_path / "it", tmp_path / "run")
     said = "a text ends at 270 and 257 and 258 and 256 (config.json says 270 and 257; generation_config.json says 258; tokenizer says 256)"
     assert said in capsys.readouterr().err
     experiment, state = assemble.reopen(tmp_path / "run")
     assert experiment.run.nn.vocab.ends == experiment.tokenizer.vocab.ends == (published.EOS, TURN, TURN + 1, TURN - 1)
     generator = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))
-    reply = generator([Request.prompt("ab", 9)])[0]
-    assert (reply.text, reply.nfe) == ("ab", 1), "the end of a turn stands behind it after one pass"
+    reply = generator([Request.prompt(prompt, 9)])[0]
+    assert (reply.text, reply.nfe) == ("ab", passes), "a published model reads its prompt at once, and stops at the end of a turn"
     convert.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 10**9)
     for name in ("config.json", "generation_config.json"):
         assert json.loads((tmp_path / "back" / name).read_text()) == json.loads((tmp_path / "it" / name).read_text())
-    assert convert._layout(experiment.run, {}, "SDARForCausalLM")[1]["eos_token_id"] == [published.EOS, TURN, TURN + 1, TURN - 1]
+    assert convert._layout(experiment.run, {}, published.CONFIGS[kind]["architectures"][0])[1]["eos_token_id"] == [
+        published.EOS,
+        TURN,
+        TURN + 1,
+        TURN - 1,
+    ]
 
 
 def broken(folder, file, change):

@@ -148,8 +148,14 @@ def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(kind
     assert [r.text for r in replies] == ["ab", *prompts[1:]] and replies[0].nfe == passes
 
 
-@pytest.mark.parametrize("adds", [True, False])
-@pytest.mark.parametrize("make", [MASKED, AR], ids=["masked", "ar"])
+def test_the_first_anchor_is_told_as_the_tokenizer_has_it_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(TOKENIZER, "told", lambda text: TOKENIZER.encode(" " + text))
+    row = MASKED._row(Request(("ab", 1, "c")))
+    assert row.ids.tolist() == [*b" ab", TOKENIZER.mask, *b"c"] and row.frozen.tolist() == [True, True, True, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make, adds", [(MASKED, True), (AR, False)], ids=["masked", "ar"])
 def test_a_reply_and_its_trace_are_as_long_as_what_was_asked(make, adds, monkeypatch):
     """Whatever was put in front of it, or is read before the row."""
     monkeypatch.setattr(TOKENIZER, "adds_bos", adds)
@@ -177,7 +183,7 @@ def test_seeds_differ_and_repeat():
     assert (one[0].ids != other[0].ids).any() and (one[0].ids != one[1].ids).any()
 
 
-def test_what_is_refused():
+def test_what_is_refused(monkeypatch):
     for settings in (dict(steps=4, block=1), dict(steps=1, block=0), dict(steps=1, block=8)):
         with pytest.raises(UserError, match="a causal model decides one position in one step"):
             generator(SHIFTED, **settings)
@@ -188,6 +194,9 @@ def test_what_is_refused():
     for nothing in ([], [Request(())], [Request(("",))]):
         with pytest.raises(UserError, match="nothing to generate"):
             MASKED(nothing)
+    monkeypatch.setattr(TOKENIZER, "adds_bos", False)
+    with pytest.raises(UserError, match="nothing to generate"):
+        AR([Request(("a",))])
     for settings in (dict(steps=0), dict(block=-1), dict(temperature=-1.0), dict(top_p=0.0), dict(top_p=1.1)):
         with pytest.raises(ValueError, match="must"):
             Sampler(spec.build("ancestral", "samplers"), **settings)
