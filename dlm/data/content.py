@@ -50,7 +50,7 @@ def text(file: Path, look: bool = True) -> str:
     """
     try:
         raw = file.read_bytes()
-        if file.name.lower().endswith(".gz") or (look and raw.startswith(_GZIP)):
+        if raw.startswith(_GZIP) or file.name.lower().endswith(".gz"):
             raw = gzip.decompress(raw)
         if look:
             _refuse_other_formats(raw, file)
@@ -111,7 +111,7 @@ def _array(content: str, file: Path) -> list | None:
     alone = _value(first)
     if isinstance(alone, dict) or (alone is not None and second):
         return None
-    if alone is None and isinstance(_value(second), dict) and not first.startswith("["):
+    if isinstance(_value(second), dict) and not first.startswith("["):
         return None  # lines, of which the first is broken
     whole = _parsed(content, file) if content.strip(_BLANK)[:1] in ("[", "{") else None
     return [whole] if isinstance(whole, dict) else whole

@@ -112,15 +112,14 @@ def _files(pattern: str) -> list[Path]:
         return [Path(pattern)]
     found = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
     for path in found:
-        if not path.exists():
-            raise UserError(f"{path} is a link to a file that is not there")
-    found = [path for path in found if path.is_file()]
+        if not path.is_file():
+            raise UserError(f"{path} is no file, but {'a device' if path.exists() else 'a link that leads nowhere'}")
     if found:
         return found
     if not glob.has_magic(pattern):
         raise UserError(f"no file {pattern}")
     literal = pattern.replace("[", "[[]")
-    if literal != pattern and glob.glob(literal, recursive=True):
+    if glob.glob(literal, recursive=True):
         raise UserError(f"no file matches {pattern}, in which [ begins a pattern: a [ of a name is written [[], here {literal}")
     raise UserError(f"no file matches {pattern}")
 

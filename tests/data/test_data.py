@@ -5,6 +5,8 @@ import sys
 from collections import Counter
 
 from dlm import data
+from dlm.data import problems
+from dlm.tasks.sudoku import Sudoku
 
 
 def test_split_is_disjoint_covers_everything_and_ignores_other_documents():
@@ -29,6 +31,15 @@ def test_equal_documents_share_a_split_and_are_kept_unless_they_are_to_be_unique
     dropped.clear()
     assert data.kept(given, True, dropped) == [*given[:300], "again"] and data.told(dropped) == "2 empty documents, 199 duplicates"
     assert data.told({}) == data.told(dict(duplicates=0)) == ""
+
+
+def test_equal_problems_are_kept_unless_they_are_to_be_unique():
+    for unique in (False, True):
+        source = problems.Problems(task=Sudoku(), count=600, form="answer", unique=unique)
+        splits = [source.documents(split) for split in ("train", "held_out")]
+        found = splits[0] + splits[1]
+        assert not set(splits[0]) & set(splits[1]) and len(set(found)) <= 288, "there are no more grids of side 4"
+        assert len(found) + source.dropped.get("duplicates", 0) == 600 and (len(found) == len(set(found))) == unique
 
 
 def test_text_and_data_import_no_jax():

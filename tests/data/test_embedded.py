@@ -43,5 +43,6 @@ def test_what_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     source = Embedded(held_out=0.5, parts=("source",))
     assert sorted(everything(source)) == ["# a/c.py\r\n", "# a/d.py\r\n", "# b.py\r\n"]
+    assert source.dropped == {"empty documents": 1, "duplicates": 1}
     with pytest.raises(spec.UserError, match="no documents in one of the splits"):
         Embedded(held_out=1e-9, parts=("source",)).documents("train")

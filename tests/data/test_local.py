@@ -4,11 +4,13 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from dlm.data import content
 from dlm.data.local import Local
 from dlm.run import files, spec
 
@@ -114,7 +116,8 @@ HELD = [
     ("rows.json", '[{"text": "a"}, {"text": "b"}]', ["a", "b"], {}),
     ("rows.jsonl", '\n[\n  {"text": "a"},\n  {"text": "b"}\n]', ["a", "b"], {}),
     ("row.json", '{\n  "text": "a"\n}\n', ["a"], {}),
-    ("joined.jsonl", '\ufeff{"text": "a"}\r\ufeff{"text": "b"}\r\n', ["a", "b"], {}),
+    ("joined.jsonl", '\ufeff{"text": "a"}\r \ufeff\r\ufeff{"text": "b"}\r\n', ["a", "b"], {}),
+    ("one.json", ' [\n{"text": "a"}\n]', ["a"], {}),
     ("TEXT.TXT.GZ", gzip.compress(b"a text"), ["a text"], {}),
     ("packed.txt", gzip.compress(b"a text"), ["a text"], {}),
     ("rows.csv", "text\na\n", "rows.csv is a table: write it as JSON lines, or say form='text'", {}),
@@ -135,17 +138,18 @@ HELD = [
     ("almost.txt", ROWS + "a last line\n", [ROWS + "a last line\n"], {}),
     ("code.txt", "{ a block }\n[1]\n", ["{ a block }\n[1]\n"], {}),
     ("empty.txt", "[]", ["[]"], {}),
+    ("list.txt", "[1]", ["[1]"], {}),
     # As runs of before had it.
     ("rows.JSONL", ROWS, [ROWS], dict(form="suffix")),
     ("rows.json", ROWS, [ROWS], dict(form="suffix")),
-    ("rows.jsonl", ROWS, ["a", "b"], dict(form="suffix")),
+    ("rows.jsonl.gz", gzip.compress(ROWS.encode()), ["a", "b"], dict(form="suffix")),
     # JSON that is broken, or of another shape.
     ("deep.jsonl", ROWS + "[" * 100_000, "deep.jsonl, line 4: broken JSON .nested too deeply", {}),
     ("deep.json", "[" * 100_000, "deep.json, line 1: broken JSON .nested too deeply", {}),
     ("deep.txt", "[" * 100_000, ["[" * 100_000], dict(unit="file")),
     ("deep.txt", '[{"a":' * 5000, ['[{"a":' * 5000], {}),
     ("long.jsonl", '{"text": "a", "n": ' + "1" * 5000 + "}", "long.jsonl, line 1: broken JSON .Exceeds the limit", {}),
-    ("array.json", '[\r\n{"text": "a"},\r\n{"text"}]', "array.json, line 3: broken JSON .Expecting ':' delimiter, column 8", {}),
+    ("array.json", '\n[\r\n{"text": "a"},\r\n{"text"}]', "array.json, line 4: broken JSON .Expecting ':' delimiter, column 8", {}),
     ("first.jsonl", '{"text": \n{"text": "b"}\n', "first.jsonl, line 1: broken JSON", {}),
     ("mixed.jsonl", '{"text": "a"}\n["b"]\n', r'mixed.jsonl, line 2: not a JSON object but \["b"\]', {}),
     ("arrays.jsonl", '["a"]\n["b"]\n', r'arrays.jsonl, line 1: not a JSON object but \["a"\]', {}),
@@ -197,6 +201,7 @@ def test_names_of_files(tmp_path):
     folder.mkdir()
     (folder / "c.txt").write_text("c")
     (tmp_path / "link.txt").symlink_to(folder / "c.txt")
+    (tmp_path / "folder.txt").mkdir()
     assert everything(folder / "c.txt") == everything(tmp_path / "a [[]b]/*.txt") == ["c"]
     assert everything(folder / "c.txt", tmp_path / "*.txt", tmp_path / "a ?b?" / ".." / "link.txt") == ["c"]
     with pytest.raises(spec.UserError, match=r"a \[b\]/\*\*/\*.txt, in which \[ begins a pattern: .* here .*a \[\[\]b\]/\*\*/\*.txt$"):
@@ -205,15 +210,23 @@ def test_names_of_files(tmp_path):
         everything(tmp_path / "[d]/*")
     with pytest.raises(spec.UserError, match=r"is a folder: name its files, such as .*a \[\[\]b\]/\*\*/\*.txt"):
         everything(folder)
+    os.mkfifo(tmp_path / "pipe.md")
+    with pytest.raises(spec.UserError, match="pipe.md is no file, but a device"):
+        everything(tmp_path / "*.md")
+    with pytest.raises(spec.UserError, match="cannot be read .Is a directory"):
+        content.text(folder)
+    for wrong in (dict(paths=()), dict(paths=("a",), held_out=0.0)):
+        with pytest.raises(ValueError, match="must "):
+            Local(**wrong)
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(spec.UserError, match="gone.txt is a link to a file that is not there"):
+    with pytest.raises(spec.UserError, match="gone.txt is no file, but a link that leads nowhere"):
         everything(tmp_path / "*.txt")
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("absent.txt", None, "no file .*absent.txt"),
+        ("absent.txt", None, "no file /.*absent.txt"),
         ("*.md", None, r"no file matches .*\*.md"),
         ("", None, "is a folder: name its files"),
         ("empty.txt", b" \n", "empty.txt is empty"),
@@ -221,6 +234,7 @@ def test_names_of_files(tmp_path):
         ("bad.jsonl", b'{"text": "a"}\n\n{"text": \n', "bad.jsonl, line 3: broken JSON"),
         ("field.jsonl", b'{"text": "a"}\n{"txet": "b"}\n', "field.jsonl, line 2: no field 'text'; it has txet .did you mean 'txet'"),
         ("type.jsonl", b'{"text": 3}\n', "type.jsonl, line 1: field 'text' is not text but 3"),
+        ("bad.TXT.GZ", b"not gzip", "cannot be unpacked"),
         ("bad.txt.gz", b"not gzip", "bad.txt.gz, line 1: cannot be unpacked"),
         (
             "cut.txt.gz",
