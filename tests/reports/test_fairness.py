@@ -155,3 +155,30 @@ def test_a_score_that_one_seed_lacks_is_named():
     records = [made(0), made(1)]
     records[0].evals.append(score("ece", 0.1, eval="calibration"))
     assert "masked: run1 is not in the mean of ece, missing" in warnings(grouped(records))
+    assert table.rows(grouped(records))[0].seeds == 2
+    records[0].evals.append(score("gzip_bits_per_byte", 2.0, eval="compression", settings={}))
+    assert len(warnings(grouped([made(0), made(1)]))) == 0 and not any("gzip" in line for line in warnings(grouped(records)))
+    records[1].evals.clear()
+    records = [Record(**vars(r) | dict(evals=r.evals)) for r in (made(0), made(1))]
+    records[1].evals.clear()
+    assert [line.partition(":")[0] for line in warnings(grouped(records))] == ["masked has no held-out score"]
+    assert table.rows(grouped(records))[0].seeds == 1, "of the two runs, one is in the mean"
+
+
+def test_a_text_that_is_not_known_is_not_said_to_be_another_one_and_runs_of_one_model_are_named_apart():
+    old = made(1, text=..., differs=...)
+    assert not any("different text" in line for line in warnings(grouped([made(0), old])))
+    found = warnings(grouped([made(0), made(1), made(2, text=dict(TEXT, sha256="f" * 64))]))
+    assert any("a1b2c3d4: run0, run1 | " in line and "ffffffff: run2)" in line for line in found)
+
+
+def test_other_scores_say_the_step_that_they_are_of():
+    records = [made(0), made(1)]
+    for record_, step in zip(records, (40, 20), strict=True):
+        record_.evals.append(score("bits_per_byte", 1.0, step=step, differs=dict(seed=9)))
+    told = table.others_as_text(table.others(grouped(records)))
+    assert "masked, seed=9: bits" in told and "masked, seed=9, at step 20: bits" in told
+    same = [made(0), made(1)]
+    for record_ in same:
+        record_.evals.append(score("bits_per_byte", 1.0, differs=dict(seed=9), seed=9, se=0.01))
+    assert "masked, seed=9: bits_per_byte 1.000 ± 0.020 (2 seeds)" in table.others_as_text(table.others(grouped(same)))

@@ -62,3 +62,38 @@ def test_noise_that_a_single_run_has_is_told_by_its_own_error():
     assert scores.combined([score("a", 3.0, se=0.01)]) == (3.0, pytest.approx(0.0196))
     mean, half = scores.combined([score("a", v, se=0.01, seed=0) for v in (2.999, 3.001)])
     assert (mean, half) == (pytest.approx(3.0), pytest.approx(math.hypot(12.7062 * 0.001, 0.0196), rel=1e-4))
+
+
+CONFIG = dict(sampler=dict(steps=4, temperature=1.0), evals=dict(bound=dict(name="evals.bound", samples=4)))
+
+
+@pytest.mark.parametrize(
+    "row, told",
+    [
+        (dict(eval="infill", sampler=dict(steps=4, temperature=0.0)), {}),
+        (dict(eval="samples", sampler=dict(steps=8, temperature=1.0)), {"sampler.steps": 8}),
+        (dict(eval="exact", sampler=dict(steps=8, temperature=1.0)), {}),
+        (dict(eval="bound", settings=dict(samples=4, later=1)), {}),
+        (dict(eval="bound", settings=dict(samples=8)), {"evals.bound.samples": 8}),
+        (dict(eval="bound", data="x.txt"), {"data": "x.txt"}),
+        (dict(eval="bound", data="held_out", differs=dict(seed=1)), dict(seed=1)),
+    ],
+)
+def test_what_an_earlier_version_asked_otherwise_is_found_where_its_row_tells_it(row, told):
+    """Filling takes the temperature 0, and `exact` a sampler of its own; a field that came later is no difference."""
+    assert scores.differs(dict(row, name="a", value=1.0), CONFIG) == told
+
+
+def test_scores_of_one_judge_are_alike_by_whatever_path_it_was_named_and_what_is_unknown_is_taken_for_usual():
+    judge = dict(dir="/there", step=1, config="c")
+    rows = [score("gen_ppl", 1.0, judge=judge, settings=dict(judge=path)) for path in ("there", "../there")]
+    assert scores.alike(rows) == ([0, 1], {})
+    old = {key: value for key, value in rows[0].items() if key not in ("text", "commit")}
+    assert scores.alike([*rows, old]) == ([0, 1, 2], {})
+    assert scores.alike([*rows, dict(old, step=20)]) == ([0, 1], {2: ["step"]})
+
+
+def test_other_scores_by_another_judge_are_others():
+    asked = [dict(judge=dict(dir="/there", step=n, config="c")) for n in (1, 2)] + [dict(task=dict(sha256=sign * 64)) for sign in "ab"]
+    rows = [score("gen_ppl", 1.0, differs={"evals.gen_ppl.num": 2}, **changes) for changes in asked]
+    assert scores.others([*rows, rows[0]], {}) == [rows[0], *rows[1:]]
