@@ -1,5 +1,7 @@
 """What a config.json says: read, known to change no number, or refused by its key; nothing is passed over."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from dlm.hf import keys, layouts, reading, writing
@@ -277,3 +279,31 @@ def test_what_is_written_of_a_network_is_read_as_the_same(name):
         assert "would make of it" in writing.misfit(layout, run, written | other, False, False)
     untied = spec.run(spec.plain(run) | dict(nn=spec.plain(run.nn) | dict(embeddings="untied")))
     assert writing.misfit(layout, untied, written, True, False) == "" != writing.misfit(layout, untied, written, False, False)
+
+
+@pytest.mark.parametrize(
+    "name, key, weights", [("Qwen3-MoE", "norm_topk_prob", ("plain", "renormalised")), ("Mixtral", "", ("renormalised",))]
+)
+def test_weights_of_experts_are_those_of_the_layouts_code(name, key, weights):
+    said = [
+        network(CONFIGS[name] | ({key: value} if key else {}))["experts"]["router"]["weights"] for value in (False, True)[: len(weights)]
+    ]
+    assert tuple(said) == weights
+    assert network(CONFIGS["LLaDA-MoE"])["experts"]["router"]["weights"] == "plain"
+
+
+def test_a_layout_is_for_its_objective_unless_another_is_asked_for():
+    layout, nn = layouts.LAYOUTS["LlamaForCausalLM"], network(CONFIGS["Llama 3"])
+    run = spec.run(dict(steps=1, text=dict(name="bytes"), nn=nn, objective=dict(name="masked")))
+    config = writing.described(layout, run, {})
+    assert "is for objectives.ar, not objectives.masked" in writing.misfit(layout, run, config, False, False)
+    assert writing.misfit(layout, run, config, False, True) == ""
+
+
+def test_a_row_that_was_appended_for_the_mask_is_written_where_the_mask_is_seen():
+    layout = layouts.LAYOUTS["LlamaForCausalLM"]
+    for kind, rows in dict(causal=300, full=301, block=301).items():
+        mask, text = SimpleNamespace(kind=kind), SimpleNamespace(path="x", published=SimpleNamespace(rows=300))
+        run = SimpleNamespace(objective=SimpleNamespace(mask=mask), text=text)
+        run.nn = SimpleNamespace(vocab=SimpleNamespace(size=301), attention=None, experts=None)
+        assert writing.described(layout, run, dict(a=1)) == dict(a=1, vocab_size=rows)
