@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from dlm.run import keys
 
+COLDEST = 1e-6  # nats: logits are not known better, and below this temperature the likeliest id is taken
+
 _tree = jax.tree_util.register_dataclass
 
 
@@ -88,17 +90,21 @@ class Logits:
         return jax.nn.softmax(self.logits_BLV, -1)
 
     def draw(self, key_B, temperature=1.0, top_p=1.0, top_k=0):
-        """ids_BL drawn from the law sharpened to p^(1/temperature), then cut to its top k and its nucleus; temperature 0 takes the mode."""
-        if temperature == 0:
+        """ids_BL drawn from the law sharpened to p^(1/temperature), then cut to its top k and its nucleus; 0 (`COLDEST`) takes the mode."""
+        if temperature < COLDEST:
             return self.best()
         return keys.categorical(key_B, self.tempered(temperature, top_p, top_k).logits_BLV)
 
     def tempered(self, temperature=1.0, top_p=1.0, top_k=0):
         """The law that `draw` draws from."""
-        if temperature == 0:
+        if temperature < COLDEST:
             best_BLV = jax.nn.one_hot(self.logits_BLV.argmax(-1), self.logits_BLV.shape[-1], dtype=bool)
             return Logits(jnp.where(best_BLV, 0.0, -jnp.inf))
-        return Logits(nucleus(likeliest(self.logits_BLV / temperature, top_k), top_p))
+        logits_BLV = self.logits_BLV
+        if temperature != 1:  # from the largest down: a compiler rounds a large quotient differently where it computes it twice
+            highest_BL1 = logits_BLV.max(-1, keepdims=True)
+            logits_BLV = (logits_BLV - jnp.where(jnp.isfinite(highest_BL1), highest_BL1, 0.0)) / temperature
+        return Logits(nucleus(likeliest(logits_BLV, top_k), top_p))
 
     def confidence(self, kind="top"):
         """'top': largest probability; 'margin': lead over the second; 'entropy': minus the entropy in nats. Higher is surer."""

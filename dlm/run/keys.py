@@ -44,21 +44,30 @@ def categorical(key_B: jax.Array, logits_BLV: jax.Array) -> jax.Array:
     """One exact draw per position from softmax(logits), ids_BL; entries at −inf are never drawn.
 
     The inverse distribution function, searched in two levels (bucket of 64 ids, then id), each with its own uniform, so that
-    float32 partial sums stay accurate for large vocabularies and only one random pair is drawn per position.
+    float32 partial sums stay accurate for large vocabularies and only one random pair is drawn per position. Where the total
+    is no positive number (a logit at +inf), the likeliest is taken.
     """
     B, L, V = logits_BLV.shape
     mass_BLV = jnp.exp(logits_BLV - logits_BLV.max(-1, keepdims=True)).astype(jnp.float32)
     mass_BLV = jnp.pad(mass_BLV, ((0, 0), (0, 0), (0, -V % _COLUMNS)))
     buckets = mass_BLV.reshape(B, L, -1, _COLUMNS)
     u = jax.vmap(lambda k: jax.random.uniform(k, (L, 2)))(key_B)
-    bucket_BL = _invert(buckets.sum(-1), u[..., 0])
+    sums = buckets.sum(-1)
+    bucket_BL = _invert(sums, u[..., 0])
     inside = jnp.take_along_axis(buckets, bucket_BL[..., None, None], axis=2)[..., 0, :]
-    return bucket_BL * _COLUMNS + _invert(inside, u[..., 1])
+    drawn_BL = bucket_BL * _COLUMNS + _invert(inside, u[..., 1])
+    sound_BL = sums.sum(-1) > 0
+    likeliest = lambda: jnp.where(sound_BL, drawn_BL, logits_BLV.argmax(-1).astype(jnp.int32))  # noqa: E731
+    return jax.lax.cond(sound_BL.all(), lambda: drawn_BL, likeliest)
 
 
 def _invert(mass, u):
-    """First index whose cumulative mass exceeds u·total: always one of positive mass."""
+    """First index of positive mass at which the cumulative mass exceeds u·total.
+
+    Partial sums in parallel need not grow with the index: one may exceed the sum before it where the mass is 0, and the total all others.
+    """
     cumulative = jnp.cumsum(mass, -1)
     total = cumulative[..., -1]
     target = jnp.minimum(u * total, total * (1 - 2**-23))
-    return jnp.argmax(cumulative > target[..., None], -1).astype(jnp.int32)
+    reached = (cumulative > target[..., None]) & (mass > 0)
+    return jnp.where(reached.any(-1), reached.argmax(-1), mass.argmax(-1)).astype(jnp.int32)

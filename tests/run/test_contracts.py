@@ -32,3 +32,16 @@ def test_draws_follow_the_tempered_and_cut_law():
         got_V = np.bincount(np.asarray(wide.draw(key_B, temperature, top_p))[0], minlength=5) / 20_000
         np.testing.assert_allclose(got_V, np.append(want_V, 0), atol=0.02)
     assert (wide.draw(key_B, 0.0) == 0).all()
+
+
+def test_a_low_temperature_sharpens_and_the_lowest_is_the_mode():
+    """Logits around 1000 lie 6e-5 apart: their quotient by 1e-4 would be off by one nat."""
+    high = Logits(jnp.asarray([[[1000.0 - 3 * 2**-14, 1000.0, -jnp.inf, -1e30]]]))
+    want = 1 / (1 + np.exp(-3 * 2**-14 / 1e-4))
+    np.testing.assert_allclose(high.tempered(1e-4).probs()[0, 0], [1 - want, want, 0, 0], rtol=1e-4)
+    key_B = keys.per_sample(jax.random.key(0), jnp.arange(1))
+    for exponent in range(7, 46):
+        assert high.draw(key_B, 10.0**-exponent) == 1
+        assert high.tempered(10.0**-exponent).log_prob(jnp.array([[1]])) == 0
+    nothing = Logits(jnp.full((1, 1, 5), -jnp.inf))
+    assert not np.isnan(nothing.tempered(0.5).logits_BLV).any()

@@ -3,12 +3,13 @@
 from dataclasses import replace
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
-from dlm.run import spec
+from dlm.run import keys, spec
 from dlm.run.spec import UserError
 from dlm.samplers.config import Sampler
 from dlm.samplers.generate import Generator, Request
@@ -167,6 +168,25 @@ def test_a_reply_and_its_trace_are_as_long_as_what_was_asked(make, adds, monkeyp
         assert reply.frozen.tolist() == [i < len(text) for i in range(8)] and (states_TL[-1] == reply.ids).all()
         assert (reply.trace["confidence"][-1] > 0).tolist() == (~reply.frozen).tolist() and reply.text.startswith(text)
         assert np.log(reply.trace["confidence"][-1][len(text) :]).sum() == pytest.approx(reply.logprob, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_lowest_temperatures_write_the_mode():
+    """Below a millionth of a nat the program is that of temperature 0, of whatever shape; above it what is drawn has mass."""
+    blank = MASKED._canvas([MASKED._row(Request.prompt("", 6))])
+    key_B = keys.per_sample(keys.root(0), jnp.arange(1))
+
+    def program(temperature, rule):
+        run = generator(steps=2, rule=rule, temperature=temperature).run
+        return tiny.program(lambda canvas, key_B: run(PARAMS, canvas, key_B, prefill=0).canvas.z_BL, blank, key_B)[0]
+
+    for rule in ("ancestral", "confident"):
+        mode = program(0.0, rule)
+        assert all(program(10.0**-n, rule) == mode for n in (8, 10, 40)) and program(1e-6, rule) != mode
+    requests = [Request.prompt("", 6), Request.prompt("ab", 9)]
+    mode, coldest = (generator(steps=2, temperature=t)(requests) for t in (0.0, 1e-6))
+    for one, other in zip(coldest, mode, strict=True):
+        tiny.identical(one.ids, other.ids)
 
 
 @pytest.mark.slow
