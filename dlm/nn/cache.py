@@ -20,6 +20,7 @@ class Seat:
     start: Any  # of a run of positions, the same for all rows; None where they are scattered
     before_B: jax.Array  # the token before a run, which a shifted mask reads
     fields: dict[str, jax.Array] = field(default_factory=dict)  # of the whole canvas: segments_BL, block_BL
+    first: Any = None  # of a run: what stands before this place is read without being remembered; None: all of it is
 
 
 @jax.tree_util.register_dataclass
@@ -39,6 +40,9 @@ def write(memory_BMJK: jax.Array, new_BLJK: jax.Array, seat: Seat) -> jax.Array:
     """The memory with the new positions at their places."""
     new_BLJK = new_BLJK.astype(memory_BMJK.dtype)
     if seat.start is not None:
+        if seat.first is not None:
+            old_BLJK = jax.lax.dynamic_slice_in_dim(memory_BMJK, seat.start, new_BLJK.shape[1], axis=1)
+            new_BLJK = jnp.where((seat.place_BL >= seat.first)[..., None, None], new_BLJK, old_BLJK)
         return jax.lax.dynamic_update_slice_in_dim(memory_BMJK, new_BLJK, seat.start, axis=1)
     place_BL = jnp.broadcast_to(seat.place_BL, new_BLJK.shape[:2])
     return jax.vmap(lambda memory, place, new: memory.at[place].set(new))(memory_BMJK, place_BL, new_BLJK)

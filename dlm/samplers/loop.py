@@ -7,6 +7,9 @@
 
 Positions outside the block, and anchors, never change. A row is done when an end of text stands with no mask before it; the loop ends when
 every row is done. A causal network is told the time 0 it was trained at.
+
+A window always begins where its block does and is as long as all others: the last one may reach beyond the canvas, where nothing is active.
+What is drawn is numbered from there, so a position's random numbers depend neither on the length of the canvas nor on the rows beside it.
 """
 
 from dataclasses import dataclass, replace
@@ -84,7 +87,7 @@ class _At:
 def generate(
     denoise, sampler: Sampler, process, mask: Mask, canvas: Canvas, key_B, *, memory=None, prefill=0, stop=False, trace=False
 ) -> Sampled:
-    """Fill the masks of `canvas`. One key per row, so a row does not depend on its batch.
+    """Fill the masks of `canvas`. One key per row, so a row depends neither on its batch nor on how far the canvas reaches behind it.
 
     `memory` is an empty cache for the canvas, if the sampler keeps one (`kind` of its cache); the first `prefill` positions, all of them
     anchors, are read in one pass. With `stop` a row ends at its end of text. `trace` records every pass.
@@ -139,7 +142,8 @@ class _Pass:
         self.block_BL = masks.blocks(self.size, fields, jnp.arange(L)[None]) // self.size
         self.packed = "positions_BL" in fields
         kind = "none" if memory is None else reading.kind(sampler, self.mask)
-        self.reader = Reader(self.denoise, self.mask, kind, self.size, self.process.vocab.bos)
+        self.aligned = not self.sliding and (self.packed or L % self.size == 0)  # whether all windows lie inside the canvas
+        self.reader = Reader(self.denoise, self.mask, kind, self.size, self.process.vocab.bos, self.aligned)
         self.last_anchor_B = last(anchors(canvas, self.mask))
         if sampler.reopen:
             canvas, logprob_BL = self._reopened(canvas, logprob_BL)
@@ -203,14 +207,15 @@ class _Pass:
         """(place_BR, t_B, s_B): the positions of this step, and the times it moves from and to."""
         steps, (B, L) = self.sampler.steps, at.canvas.z_BL.shape
         if not self.sliding:
-            start = jnp.minimum(b * self.size, L - self.size) if self.size < L else 0
-            place_BR = jnp.arange(L)[None] if self.packed else (start + jnp.arange(self.size))[None]
+            place_BR = jnp.arange(L)[None] if self.packed or self.size == L else (b * self.size + jnp.arange(self.size))[None]
             t, s = (self._clock(u) for u in (1 - i / steps, 1 - (i + 1) / steps))
             return jnp.broadcast_to(place_BR, (B, place_BR.shape[1])), jnp.full(B, t), jnp.full(B, s)
         open_BL = at.canvas.z_BL == self.process.vocab.mask
-        start_B = jnp.minimum(jnp.where(open_BL.any(1), open_BL.argmax(1), L), L - self.size)
+        start_B = jnp.where(open_BL.any(1), open_BL.argmax(1), L)
         place_BR = start_B[:, None] + jnp.arange(self.size)
-        t_B = jnp.maximum(jnp.take_along_axis(open_BL, place_BR, 1).sum(1), 1) / self.size
+        length_B = (at.canvas.fields["segments_BL"] > 0).sum(1) if "segments_BL" in at.canvas.fields else L  # of a row without padding
+        masks_B = (rounds.take(open_BL, place_BR) & (place_BR < L)).sum(1)
+        t_B = jnp.maximum(masks_B, 1) * (1 / jnp.clip(length_B, 1, self.size))  # rounded alike whether the length is a constant or not
         return place_BR, t_B, jnp.maximum(t_B - 1 / steps, 0.0)
 
     def _clock(self, u):
@@ -230,10 +235,11 @@ class _Pass:
         """What the rule makes of what was read."""
         sampler, vocab = self.sampler, self.process.vocab
         L, R = seen.z_BL.shape[1], place_BR.shape[1]
-        part = (lambda x: x) if R == L else (lambda x: rounds.take(x, place_BR))
-        old = seen if R == L else take(seen, place_BR)
+        everything = R == L and self.aligned and (whole or self.reader.kind != "delayed")  # as it stands
+        part = (lambda x: x) if everything else (lambda x: rounds.take(x, place_BR))
+        old = seen if everything else take(seen, place_BR)
         mine_BR = True if self.sliding else part(jnp.broadcast_to(self.block_BL == at.n // sampler.steps, seen.z_BL.shape))
-        active_BR = ~old.frozen_BL & mine_BR & ~at.still_B[:, None] & ~at.done_B[:, None]
+        active_BR = ~old.frozen_BL & mine_BR & (place_BR < L) & ~at.still_B[:, None] & ~at.done_B[:, None]
         now = Now(self.process, active_BR, t_B, s_B, part(at.logprob_BL), place_BL=place_BR)
         tempered = replace(output, prediction=_Tempered(output.prediction, sampler))
         if sampler.remask:
@@ -244,7 +250,7 @@ class _Pass:
         changed_BR = new.z_BL != old.z_BL
         logprob_BR = _scored(output.prediction, new.z_BL, changed_BR, now.logprob_BL)
         logprob_BR = jnp.where(new.z_BL == vocab.mask, 0.0, logprob_BR)
-        put = (lambda old, new: new) if R == L else (lambda old, new: rounds.put(old, place_BR, new))
+        put = (lambda old, new: new) if everything else (lambda old, new: rounds.put(old, place_BR, new))
         canvas = replace(seen, z_BL=put(seen.z_BL, new.z_BL))
         logprob_BL = put(at.logprob_BL, logprob_BR)
         fresh_BL = put(jnp.zeros_like(at.fresh_BL), changed_BR)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from dlm.nn.cache import Seat
 from dlm.nn.masks import Mask
 from dlm.run.contracts import Canvas, Output
+from dlm.samplers import rounds
 
 _NARROWEST = 16  # positions of a delayed pass
 
@@ -37,10 +38,10 @@ def kind(sampler, mask: Mask) -> str:
 
 
 def take(canvas: Canvas, place_BR: jax.Array) -> Canvas:
-    """The canvas at each row's places."""
+    """The canvas at each row's places; beyond its end stands what is last."""
     rows = canvas.z_BL.shape[0]
     place_BR = jnp.broadcast_to(place_BR, (rows, place_BR.shape[1]))
-    return _along(canvas, lambda x_BL: jnp.take_along_axis(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), place_BR, 1))
+    return _along(canvas, lambda x_BL: rounds.take(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), place_BR))
 
 
 def _along(canvas: Canvas, cut: Callable) -> Canvas:
@@ -60,6 +61,7 @@ class Reader:
     kind: str  # of the cache
     size: int  # R, the positions of a block
     bos: int
+    aligned: bool = True  # whether the places asked for are those of a run, none of them beyond the canvas
 
     @property
     def has_parts(self) -> bool:
@@ -87,10 +89,11 @@ class Reader:
         """The same with a memory that is kept."""
         L = canvas.z_BL.shape[1]
         if self.kind != "prefix":
-            return self._run(canvas, memory, jnp.minimum(block * self.size, L - self.size), self.size, place_BR)
+            start = jnp.minimum(block * self.size, L - self.size)
+            return self._run(canvas, memory, start, self.size, place_BR, None if self.aligned else block * self.size)
         widths = sorted({min(L, -(-L * k // 4 // self.size) * self.size) for k in (1, 2, 3, 4)})
         which = sum(jnp.int32(L - block * self.size > w) for w in widths[:-1])
-        branches = [lambda c, m, w=w: self._run(c, m, L - w, w, place_BR) for w in widths]
+        branches = [lambda c, m, w=w: self._run(c, m, L - w, w, place_BR, block * self.size) for w in widths]
         return jax.lax.switch(which, branches, canvas, memory)
 
     def widths(self) -> list[int]:
@@ -109,19 +112,20 @@ class Reader:
         """The memory after the first `count` positions, which are all anchors."""
         return self._run(canvas, memory, 0, count, None)[1]
 
-    def _run(self, canvas: Canvas, memory, start, width: int, place_BR):
+    def _run(self, canvas: Canvas, memory, start, width: int, place_BR, first=None):
+        """A pass over a run of positions, of which those from `first` on are remembered: blocks before it are finished."""
         run_1R = (start + jnp.arange(width))[None]
         window = _along(canvas, lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, 1))
         before_B = canvas.z_BL[:, jnp.maximum(start - 1, 0)]
         before_B = jnp.where(jnp.asarray(start) > 0, before_B, canvas.fields.get("before_B", self.bos))
-        output, memory = self._read(window, canvas, memory, run_1R, start, before_B)
+        output, memory = self._read(window, canvas, memory, run_1R, start, before_B, first)
         return (output if place_BR is None else self._at(output, place_BR - start, width)), memory
 
-    def _read(self, window: Canvas, canvas: Canvas, memory, place_BR, start, before_B):
-        seat = Seat(place_BR, start, before_B, canvas.fields)
+    def _read(self, window: Canvas, canvas: Canvas, memory, place_BR, start, before_B, first=None):
+        seat = Seat(place_BR, start, before_B, canvas.fields, first)
         output = self.denoise(window, mask=self.mask, cache=replace(memory, seat=seat))
         return replace(output, cache=None), output.cache
 
     def _at(self, output: Output, place_BR, width: int) -> Output:
         output = replace(output, hidden_BLD=None)
-        return output if place_BR.shape[1] == width else output.at(place_BR)
+        return output if place_BR.shape[1] == width and self.aligned else output.at(jnp.clip(place_BR, 0, width - 1))

@@ -34,13 +34,14 @@ def reveal(key_B: jax.Array, prediction, z_BL: jax.Array, revealed_BL: jax.Array
 
 
 def put(array_BL: jax.Array, position_BR: jax.Array, value_BR) -> jax.Array:
-    """The array with values written at each row's positions."""
-    return jnp.put_along_axis(array_BL, position_BR, jnp.broadcast_to(value_BR, position_BR.shape), 1, inplace=False)
+    """The array with values written at each row's positions; those beyond its end are dropped."""
+    value_BR = jnp.broadcast_to(value_BR, position_BR.shape)
+    return jnp.put_along_axis(array_BL, position_BR, value_BR, 1, inplace=False, mode="drop")
 
 
 def take(array_BL: jax.Array, position_BR: jax.Array) -> jax.Array:
-    """Each row's values at its positions."""
-    return jnp.take_along_axis(array_BL, position_BR, 1)
+    """Each row's values at its positions; beyond its end the last."""
+    return jnp.take_along_axis(array_BL, position_BR, 1, mode="clip")
 
 
 def ranks(score_BL: jax.Array) -> jax.Array:

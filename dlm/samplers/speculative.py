@@ -63,7 +63,9 @@ class _Race:
         self.key_B, self.memory, self.stop, self.record = key_B, memory, stop, record
         self.mask, self.start = Mask("block", size=1, context=mask.context), canvas
         self.B, self.L = canvas.z_BL.shape
-        self.S = min(sampler.block or self.L, self.L)
+        self.S = min(sampler.block, self.L)
+        self.each = -(-sampler.block // sampler.steps)  # tokens that a pass fills, whatever the length of the canvas
+        self.passes = -(-self.S // self.each)  # of a draft
         self.rank_BL = self._ranks(canvas)
         self.order_BL = jnp.argsort(self.rank_BL, 1)
         self.open_BL = ~canvas.frozen_BL
@@ -90,7 +92,7 @@ class _Race:
         nothing_BL = jnp.zeros((self.B, self.L))
         at = _At(jnp.int32(0), start.z_BL, self.begin_B, nothing_BL, self.begin_B >= self.end_B, memory, tape)
         at = jax.lax.while_loop(lambda at: ~at.done_B.all(), self._round, at)
-        nfe = at.round * (self.sampler.steps + 1) + (self.memory is not None)
+        nfe = at.round * (self.passes + 1) + (self.memory is not None)
         return replace(start, z_BL=at.z_BL), at.logprob_BL, nfe, at.tape
 
     def _round(self, at: _At) -> _At:
@@ -113,7 +115,7 @@ class _Race:
 
     def _draft(self, at: _At, key_B, place_BS, valid_BS):
         """(tokens, the laws they were drawn from, memory)."""
-        each, sharp = -(-self.S // self.sampler.steps), (self.sampler.temperature, self.sampler.top_p, self.sampler.top_k)
+        sharp = self.sampler.temperature, self.sampler.top_p, self.sampler.top_k
         last_B1 = jnp.minimum(at.settled_B[:, None] + self.S, self.end_B[:, None]) - 1
 
         def step(n, carry):
@@ -122,12 +124,12 @@ class _Race:
             prediction, memory = self._window(z_BL, memory, at.settled_B, place_BS, valid_BS, last_B1)
             law = prediction.tempered(*sharp)
             drawn_BS = law.draw(jax.vmap(lambda k: keys.key(k, "draft", n))(key_B))
-            now_S = jnp.arange(self.S) // each == n
+            now_S = jnp.arange(self.S) // self.each == n
             return jnp.where(now_S, drawn_BS, z_BS), jnp.where(now_S[:, None], law.probs(), q_BSV), memory
 
         blank_BS = jnp.full(place_BS.shape, self.process.vocab.mask, jnp.int32)
         nothing_BSV = jnp.zeros((*place_BS.shape, self.process.vocab.size))
-        return jax.lax.fori_loop(0, self.sampler.steps, step, (blank_BS, nothing_BSV, at.memory))
+        return jax.lax.fori_loop(0, self.passes, step, (blank_BS, nothing_BSV, at.memory))
 
     def _window(self, z_BL, memory, settled_B, place_BS, valid_BS, last_B1):
         """The prediction at the window, all of it one block; the token before it is read once more, since it may have been drawn anew."""
