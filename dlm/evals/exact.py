@@ -5,7 +5,8 @@
 The sampler is the one given with --sampler.…, else `rule`, from left to right if nothing is said. It is replayed on the text: its rule
 picks positions, and the true tokens are put there in the place of drawn ones. That is exact where the picks depend on the canvas alone,
 and takes as many passes as sampling. The bound speaks of the order of training, all orders alike; `gap` is how far it lies above. Tokens
-are scored at the sampler's temperature, and positions are picked as it does, over the whole packed window. An autoregressive model has one
+are scored at the sampler's temperature, and positions are picked as it does, over the whole packed window; where the network is equally
+sure of several, as it is of a window that is all masks, the left one is picked (`samplers.rounds.ranks`). An autoregressive model has one
 order and one pass.
 """
 

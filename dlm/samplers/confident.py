@@ -3,7 +3,7 @@
 Each step reveals ⌈masked · (t − s)/t⌉ positions, so that every step of a block reveals equally many and the last all that are left. The
 confidence is the probability of the drawn token at temperature 1 (a temperature for drawing never changes the order), the largest
 probability, its lead over the second (arXiv:2502.06768) or minus the entropy. The law is not p, whatever the number of steps:
-surest-first is a bet on accuracy, and loses where neighbours are strongly correlated.
+surest-first is a bet on accuracy, and loses where neighbours are strongly correlated. Equal to 1e-5, the left position goes first.
 """
 
 from dataclasses import dataclass, replace

@@ -4,7 +4,7 @@
 
 The left side bounds what is lost by drawing k tokens independently: their joint entropy lies between the largest and the sum. With budget 0
 one token at a time is revealed, and with it all that are certain. A step is never slower than the schedule: `steps` is the largest
-number of passes in a block.
+number of passes in a block. Of positions that are equal to 1e-5 the left is the surer.
 """
 
 from dataclasses import dataclass

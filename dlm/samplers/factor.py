@@ -3,7 +3,7 @@
     reveal the n surest, n the largest with (n + 1)(1 − c_(n)) < factor          c_(1) ≥ c_(2) ≥ …: the largest probabilities
 
 If n tokens each have probability above 1 − 1/(n + 1), the product of their laws has the same mode as their joint law. A step is never
-slower than the schedule: `steps` is the largest number of passes in a block.
+slower than the schedule: `steps` is the largest number of passes in a block. Of positions that are equal to 1e-5 the left is the surer.
 """
 
 from dataclasses import dataclass

@@ -32,4 +32,5 @@ class Ordered(Rule):
             rank_BL = jax.vmap(jax.vmap(jax.random.uniform))(keys)
         else:
             rank_BL = now.place_BL * (1 if self.order == "left_to_right" else -1)
-        return now.first(now.masked(canvas), -jnp.broadcast_to(rank_BL, canvas.z_BL.shape).astype(jnp.float32))
+        score_BL = -jnp.broadcast_to(rank_BL, canvas.z_BL.shape).astype(jnp.float32)
+        return now.first(now.masked(canvas), score_BL, tie=0.0)

@@ -4,7 +4,7 @@
     score: log p(x̂_i | z) at a mask, trust · log p(z_i | z) at a token          (self-planning: the network judges its own tokens)
 
 With trust 0 a token is never given up (its score is 0), with larger ones more are masked again. The network was never trained to judge
-tokens that it sees, unless its objective asked for it (`objectives.proseco`).
+tokens that it sees, unless its objective asked for it (`objectives.proseco`). Of scores that are equal to 1e-5 the left is kept.
 """
 
 from dataclasses import dataclass, replace

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 ROUND = 16  # positions per row and round
+TIE = 1e-5  # scores this close, of their size where that is above 1, are equal: a hundred roundings of float32
 
 
 def over(chosen_BL: jax.Array, body, carry):
@@ -44,12 +45,27 @@ def take(array_BL: jax.Array, position_BR: jax.Array) -> jax.Array:
     return jnp.take_along_axis(array_BL, position_BR, 1, mode="clip")
 
 
-def ranks(score_BL: jax.Array) -> jax.Array:
-    """The rank of each position in its row, 0 for the highest score; ties go to the left."""
-    return jnp.argsort(jnp.argsort(-score_BL, 1), 1)
+def ranks(score_BL: jax.Array, tie: float = TIE) -> jax.Array:
+    """The rank of each position in its row, 0 for the highest score; ties go to the left.
+
+    Scores that follow each other within `tie` are a tie. A network without learned positions says the same at every position of a blank
+    canvas but for rounding, which is another in every batch, with every cache and on every device: without this it would decide.
+    """
+    place_BL = jnp.broadcast_to(jnp.arange(score_BL.shape[1]), score_BL.shape)
+    fallen_BL, place_BL = jax.lax.sort((-score_BL, place_BL), num_keys=1)
+    before_BR = fallen_BL[:, :-1]
+    apart_BR = fallen_BL[:, 1:] - before_BR > tie * jnp.maximum(1.0, jnp.abs(before_BR))  # never between two that are −∞
+    tied_BL = jnp.pad(jnp.cumsum(apart_BR, 1), ((0, 0), (1, 0)))
+    _, place_BL = jax.lax.sort((tied_BL, place_BL), num_keys=2)
+    return put(jnp.zeros_like(place_BL), place_BL, jnp.arange(score_BL.shape[1]))
 
 
-def first(masked_BL: jax.Array, score_BL: jax.Array, t_B: jax.Array, s_B: jax.Array, more_B=0) -> jax.Array:
+def reaches(score_BL: jax.Array, bar: float) -> jax.Array:
+    """bool_BL: score ≥ bar but for `TIE`, so that at the bars 0 and 1, where scores gather, rounding does not decide."""
+    return score_BL >= bar - TIE
+
+
+def first(masked_BL: jax.Array, score_BL: jax.Array, t_B: jax.Array, s_B: jax.Array, more_B=0, tie: float = TIE) -> jax.Array:
     """bool_BL: of each row's masked positions the share (t − s)/t with the highest scores, at least one, and `more`."""
     keep_B = jnp.ceil(masked_BL.sum(1) * (t_B - s_B) / t_B - 1e-3) + more_B  # float32 makes 3 of 3.0000002
-    return masked_BL & (ranks(jnp.where(masked_BL, score_BL, -jnp.inf)) < keep_B[:, None])
+    return masked_BL & (ranks(jnp.where(masked_BL, score_BL, -jnp.inf), tie) < keep_B[:, None])

@@ -35,11 +35,14 @@ class Now:
         """The masks that may be revealed, bool_BL."""
         return self.active_BL & (canvas.z_BL == self.process.vocab.mask)
 
-    def first(self, masked_BL: jax.Array, score_BL: jax.Array, t_B=None, s_B=None) -> jax.Array:
-        """bool_BL: the share (t − s)/t of each row's masks, those with the highest scores, and one more for each that comes back."""
+    def first(self, masked_BL: jax.Array, score_BL: jax.Array, t_B=None, s_B=None, tie: float = rounds.TIE) -> jax.Array:
+        """bool_BL: the share (t − s)/t of each row's masks, those with the highest scores, and one more for each that comes back.
+
+        Scores within `tie` are equal, and the left one goes first (`rounds.ranks`); 0 is for scores that no network gave.
+        """
         t_B, s_B = (self.t_B, self.s_B) if t_B is None else (t_B, s_B)
         back_B = 0 if self.back_BL is False else self.back_BL.sum(1)
-        return rounds.first(masked_BL, score_BL, t_B, s_B, back_B)
+        return rounds.first(masked_BL, score_BL, t_B, s_B, back_B, tie)
 
 
 def anchors(canvas: Canvas, mask: Mask | None = None) -> jax.Array:

@@ -1,6 +1,6 @@
 """Every position of which the network is sure enough, at once (Fast-dLLM, arXiv:2505.22618, section 3.3).
 
-    reveal {i : c_i ≥ above} ∪ {the surest}          c: the confidence, by default the largest probability
+    reveal {i : c_i ≥ above} ∪ {the surest}          c: the confidence, by default the largest probability; ≥ but for 1e-5
 
 A step is never slower than the schedule: the ⌈masked · (t − s)/t⌉ surest positions are revealed in any case, so `steps` is the largest
 number of passes in a block. With as many steps as positions that is one, the published rule. Where the text is easy, few passes do.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dlm.run.contracts import Canvas
+from dlm.samplers import rounds
 from dlm.samplers.rule import Now, Rule
 
 
@@ -26,4 +27,4 @@ class Threshold(Rule):
 
     def positions(self, prediction, canvas: Canvas, now: Now):
         sure_BL, masked_BL = prediction.confidence(self.confidence), now.masked(canvas)
-        return masked_BL & ((sure_BL >= self.above) | now.first(masked_BL, sure_BL))
+        return masked_BL & (rounds.reaches(sure_BL, self.above) | now.first(masked_BL, sure_BL))

@@ -1,4 +1,4 @@
-"""A row is drawn as if it were alone: neither longer nor shorter rows beside it change it."""
+"""A row is drawn as if it were alone: neither longer nor shorter rows beside it change it, nor how floats are rounded in their company."""
 
 from dataclasses import replace
 from functools import partial
@@ -8,13 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.evals.exact import replayed
 from dlm.nn import cache as kv_cache
+from dlm.nn import transformer
 from dlm.nn.masks import Mask
 from dlm.run import keys, spec
 from dlm.run.contracts import Canvas, Logits, Output
-from dlm.samplers import loop, reading
+from dlm.samplers import loop, reading, rounds
 from dlm.samplers.config import Cache, Sampler
+from dlm.samplers.rule import Now
 from tests import tiny
+from tests.laws.worlds import EACH_RULE
 
 PROCESS = spec.build("mask", "noise", tiny.VOCAB)
 MASK = tiny.VOCAB.mask
@@ -87,3 +91,70 @@ def test_a_row_is_the_same_alone_beside_longer_rows_and_beside_shorter_ones(case
     for b, c in ((0, 0), (1, 2)):
         tiny.identical(among.canvas.z_BL[c, :14], alone.canvas.z_BL[b])
         np.testing.assert_allclose(among.logprob_BL[c, :14], alone.logprob_BL[b], atol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------------------- ties
+
+STEPPING = [r for r in EACH_RULE if hasattr(spec.build(r, "samplers", tiny.VOCAB), "step")]
+FLAT_V = np.log(np.random.default_rng(1).dirichlet(np.ones(16)))
+
+
+def rounded(B, R):
+    """The same said at every place but for a few roundings, others in each row."""
+    noise_BRV = 5e-7 * np.random.default_rng(2).normal(size=(B, R, 16))
+    return Logits(jnp.asarray(np.pad(FLAT_V + noise_BRV, ((0, 0), (0, 0), (0, 4)), constant_values=-np.inf), jnp.float32))
+
+
+def test_rounding_orders_no_positions():
+    """Scores of a tie rank from left to right, however many there are; those that differ by more do not."""
+    for size in (0.5, -9.0):
+        noise_BL = abs(size) * 1e-6 * np.random.default_rng(0).normal(size=(3, 1024))
+        assert (rounds.ranks(jnp.asarray(size + noise_BL, jnp.float32)) == np.arange(1024)).all()
+    apart_L = jnp.asarray([0.3, -jnp.inf, 0.3001, 0.3 + 2e-6, -jnp.inf, 0.3 - 5e-6])
+    assert rounds.ranks(apart_L[None])[0].tolist() == [1, 4, 0, 2, 5, 3]
+    assert rounds.ranks(apart_L[None], tie=0.0)[0].tolist() == [2, 4, 0, 1, 5, 3]
+    assert rounds.ranks(jnp.asarray([[-30.0002, -30.0, -29.99]]))[0].tolist() == [1, 2, 0], "relative to their size"
+    order_L = jnp.array([2, 0, 1]) + 10**6  # no score of a network: followed to the last digit
+    seen = Canvas(jnp.full((1, 3), MASK), jnp.ones((1, 3)), jnp.zeros((1, 3), bool), dict(order_BL=order_L[None]))
+    now = Now(PROCESS, seen.z_BL == MASK, jnp.ones(1), jnp.full(1, 0.5), jnp.zeros((1, 3)))
+    assert spec.build(dict(name="ordered", order="given"), "samplers").positions(None, seen, now).tolist() == [[False, True, True]]
+    assert rounds.reaches(jnp.asarray([0.89998, 0.899995, 0.9]), 0.9).tolist() == [False, True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", STEPPING, ids=lambda r: r["name"])
+def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
+    """The rows differ in their rounding alone, a blank canvas and one that is half full; bars lie where all scores are."""
+    B, R = 4, 10
+    rule, key_B = spec.build(given, "samplers", tiny.VOCAB), keys.per_sample(jax.random.key(3), jnp.zeros(B, jnp.int32))
+    bars = {name: float(np.exp(FLAT_V).max()) for name in ("above", "edit") if hasattr(rule, name)}
+    rule, output = replace(rule, **bars), Output(rounded(B, R), heads=dict(quality=jnp.zeros((B, R))))
+    for stands_R in (np.zeros(R, bool), np.arange(R) % 2 > 0):
+        seen = Canvas(jnp.broadcast_to(jnp.where(stands_R, 3, MASK), (B, R)), jnp.ones((B, R)), jnp.zeros((B, R), bool))
+        place_BR, t_B = jnp.broadcast_to(jnp.arange(R), (B, R)), jnp.ones(B)
+        now = Now(PROCESS, place_BR >= 0, t_B, t_B * 0.6, jnp.zeros((B, R)), place_BL=place_BR)
+        new, _ = rule.step(key_B, output, seen, now, rule.init(seen))
+        assert (new.z_BL == new.z_BL[0]).all()
+
+
+@pytest.mark.slow
+def test_texts_without_a_prompt_depend_neither_on_their_batch_nor_on_a_cache():
+    """The first step of each block is a tie, since this network has rotary positions alone; so is that of a likelihood."""
+    config, rule = tiny.model_config(), dict(name="confident", confidence="margin")
+    denoise, model = tiny.denoiser(config, tiny.random_params(config, scale=0.4)), transformer.Transformer(config)
+
+    def drawn(rows, cached):
+        z_BL = jnp.full((rows, 16), MASK, jnp.int32)
+        memory = transformer.memory(model, rows, 16) if cached else None
+        run = partial(loop.generate, denoise, built(rule, block=8, steps=4), PROCESS, BLOCKS, memory=memory)
+        return jax.jit(run)(Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0), keys.per_sample(keys.root(0), jnp.arange(rows)))
+
+    def nats_BL(rows):
+        sampler = built(dict(name="threshold", above=0.6), steps=8)
+        run = lambda batch: replayed(denoise, sampler, PROCESS, Mask(), batch, keys.root(0))[0]  # noqa: E731
+        return jax.jit(run)(tiny.batch(tiny.tokens(32, 16)[:rows]))
+
+    many, few = drawn(32, cached=False), drawn(7, cached=True)
+    tiny.identical(few.canvas.z_BL, many.canvas.z_BL[:7])
+    np.testing.assert_allclose(few.logprob_BL, many.logprob_BL[:7], atol=1e-4)
+    np.testing.assert_allclose(nats_BL(1), nats_BL(32)[:1], atol=1e-4)

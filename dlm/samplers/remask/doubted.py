@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from dlm.samplers import rounds
 from dlm.samplers.remask import Remask
 
 
@@ -27,4 +28,4 @@ class Doubted(Remask):
     def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
         token_BL = now.active_BL & (canvas.z_BL != now.process.vocab.mask)
         log_BL = output.prediction.log_prob(jnp.where(token_BL, canvas.z_BL, now.process.vocab.eos))
-        return (token_BL & (jnp.exp(log_BL) < self.below)).astype(jnp.float32)
+        return (token_BL & ~rounds.reaches(jnp.exp(log_BL), self.below)).astype(jnp.float32)

@@ -34,4 +34,4 @@ class Judged(Remask):
         quality_BL = jnp.where(token_BL, jax.nn.sigmoid(output.heads["quality"]), 2.0)
         most_B1 = jnp.ceil(self.share * token_BL.sum(1, keepdims=True) - 1e-3)
         worst_BL = rounds.ranks(-quality_BL) < most_B1
-        return (token_BL & worst_BL & (quality_BL < self.below)).astype(jnp.float32)
+        return (token_BL & worst_BL & ~rounds.reaches(quality_BL, self.below)).astype(jnp.float32)
