@@ -11,7 +11,9 @@ from scipy.stats import poisson
 from dlm.run import keys
 from dlm.run.contracts import Canvas, Logits, Output
 from dlm.run.spec import Vocab
+from dlm.samplers import loop
 from dlm.samplers.ancestral import Ancestral
+from dlm.samplers.config import Sampler
 from dlm.samplers.rule import Now
 from tests.laws import worlds as w
 
@@ -104,3 +106,27 @@ def test_one_draw_with_low_range_noise_loses_them():
 @pytest.mark.slow
 def test_zipf_over_50k():
     assert w.chi_square(_counts(np.log(ZIPF), 2**14, 2), ZIPF) > 1e-4
+
+
+# ------------------------------------------------------------------------------------ rules, with more than one bucket of ids
+
+WIDE = Vocab(203, bos=201, eos=0, pad=202, mask=200)
+PLAIN = Sampler(Ancestral())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule, noise", [("ancestral", "mask"), ("ancestral", "uniform"), ("first_hitting", "mask")])
+def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
+    """The same law of 200 ids at two positions, half of a step: what is revealed has that law, so the two took numbers of their own."""
+    n, process, made = 3000, w.spec.build(noise, "noise", WIDE), w.spec.build(rule, "samplers", WIDE)
+    p_V = np.random.default_rng(0).dirichlet(np.full(200, 0.5))
+    logits_BLV = jnp.broadcast_to(jnp.asarray(np.log(np.append(p_V, [0, 0, 0]) + 1e-30), jnp.float32), (n, 2, 203))
+    start = 200 if process.absorbing else 7
+    seen = Canvas(jnp.full((n, 2), start), jnp.ones((n, 2)), jnp.zeros((n, 2), bool))
+    moment = Now(process, ~seen.frozen_BL, jnp.full(n, 0.9), jnp.full(n, 0.5), jnp.zeros((n, 2)))
+    step = jax.jit(lambda key_B: made.step(key_B, Output(loop._Tempered(Logits(logits_BLV), PLAIN)), seen, moment, made.init(seen))[0].z_BL)
+    z_BL = np.asarray(step(keys.per_sample(keys.root(0), jnp.arange(n))))
+    want_V = np.asarray(process.reverse(Logits(logits_BLV[:1]), seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1]))[0, 0]
+    for z_B in z_BL.T:
+        moved_V = np.bincount(z_B[z_B != start], minlength=203)
+        assert n / 10 < moved_V.sum() < n * 0.9 and w.chi_square(moved_V, np.where(np.arange(203) == start, 0, want_V)) > 1e-4

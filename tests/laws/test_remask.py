@@ -29,14 +29,19 @@ def built(config):
 
 @cache
 def drawn(remask, steps=T, table=1):
-    """(x_BL, the share of tokens [T] that stand after each step) from blank canvases, by default under the oracle of the second world."""
+    """(x_BL, the share of tokens [T] that stand after each step, the share [T] of those before it that it masks) from blank canvases,
+
+    by default under the oracle of the second world.
+    """
     sampler = loop.Sampler(rule=spec.build("ancestral", "samplers"), remask=remask, steps=steps)
     z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
     canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)})
     run = lambda canvas, key_B: loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True)  # noqa: E731
     done = jax.jit(run, compiler_options={"xla_backend_optimization_level": 1})(canvas, keys.per_sample(keys.root(0), jnp.arange(N)))
     z_TBL, _, _, count = done.trace
-    return np.asarray(done.canvas.z_BL), (np.asarray(z_TBL[: int(count)]) != w.VOCAB.mask).mean((1, 2))
+    stands_TBL = np.concatenate([canvas.z_BL[None], z_TBL[: int(count)]]) != w.VOCAB.mask
+    back_T = (stands_TBL[:-1] & ~stands_TBL[1:]).sum((1, 2)) / np.maximum(stands_TBL[:-1].sum((1, 2)), 1)
+    return np.asarray(done.canvas.z_BL), stands_TBL[1:].mean((1, 2)), back_T
 
 
 PLAIN_T = 1 - np.arange(T - 1, -1, -1) / T  # α_s after each step
@@ -53,7 +58,7 @@ def excess(shares_T):
 def test_the_share_of_masks_is_that_of_the_plain_process_or_is_said_to_differ(config):
     strong = dict(eta=0.5) if "eta" in {f.name for f in dataclasses.fields(built(config))} else dict(below=0.35)
     remask = built(config | strong)
-    x_BL, shares_T = drawn(remask, table=3 if "below" in strong else 1)  # an oracle never doubts what stands
+    x_BL, shares_T, _ = drawn(remask, table=3 if "below" in strong else 1)  # an oracle never doubts what stands
     assert (x_BL < w.V).all(), "no mask is left"
     off = excess(shares_T)
     assert off < 4.5 if remask.marginals == "kept" else off > 6
@@ -65,13 +70,34 @@ def test_the_share_of_masks_is_that_of_the_plain_process_or_is_said_to_differ(co
 @pytest.mark.slow
 def test_by_how_much_the_share_of_masks_differs():
     """conf at σ_max: two tokens in five fewer stand half-way, of three positions; loop: within its window the share is held at α."""
-    _, conf_T = drawn(built("conf"))
+    _, conf_T, _ = drawn(built("conf"))
     gap_T = PLAIN_T - conf_T
     assert 0.35 < gap_T.max() < 0.45 and (gap_T > -0.01).all()
     held = Loop(eta=0.5, begin=0.7, end=0.2, alpha=0.6)
-    _, loop_T = drawn(held, steps=20)
+    _, loop_T, _ = drawn(held, steps=20)
     inside = [k for k, s in enumerate(range(19, -1, -1)) if 0.2 <= s / 20 <= 0.7 - 1 / 20]
     np.testing.assert_allclose(loop_T[inside], 0.6, atol=0.02)
+
+
+def sigma(config, t, s):
+    """σ of a step by its definition, with η = 0.5; α = 1 − t. None where it depends on the tokens."""
+    kind, strategy = config["name"].rpartition(".")[2], config.get("strategy")
+    most = min(1.0, s / max(1 - t, 1e-9))
+    if kind == "switch":
+        return sigma(dict(name=f".{strategy}"), t, s) if t <= 0.55 else 0.0
+    if kind == "loop":  # α stands still at 0.9
+        return 0.1 / 0.9 if t <= 0.55 and s >= 0.05 else 0.0
+    return dict(cap=min(0.5, most), rescale=0.5 * most).get(kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [r for r in REMASKS if sigma(r, 0.5, 0.4) is not None], ids=w.title)
+def test_as_many_tokens_come_back_in_each_step_as_the_rule_says(config):
+    _, shares_T, back_T = drawn(built(config | dict(eta=0.5)))
+    want_T = [sigma(config, k / T, (k - 1) / T) for k in range(T, 0, -1)]
+    stood_T = N * w.L * np.append(0, shares_T)[:-1]
+    np.testing.assert_array_less(np.abs(back_T - want_T), 4 / np.sqrt(np.maximum(4 * stood_T, 1)) + 1e-6)
+    assert (back_T[1:][np.array(want_T)[1:] == 0] == 0).all() and max(want_T) > 0.1
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dlm.samplers.config import Cache, Sampler, described
 from dlm.samplers.guidance import guided
 from dlm.samplers.rule import Now
 from tests import tiny
-from tests.laws.worlds import EACH_RULE
+from tests.laws.worlds import EACH_RULE, chi_square
 from tests.samplers.test_loop import EOS, KEY_B, MASK, PROCESS, B, L, neighbours, template
 
 rng = np.random.default_rng(7)
@@ -144,6 +144,41 @@ def test_editing_replaces_what_it_is_sure_is_wrong():
     assert ((z_BL != MASK) & MASKED_BL).sum() == B
 
 
+def test_the_order_of_maskgit_is_shaken_by_s():
+    """The first of three positions is i with a chance ∝ p_i^(1/(shake · s)), the law of the largest of shaken logarithms."""
+    rows, s, p_L = 20_000, 0.7, np.array([0.2, 0.5, 0.9])
+    p_LV = np.concatenate([p_L[:, None], np.repeat((1 - p_L[:, None]) / 19, 19, 1)], 1)
+    told = loop._Tempered(Logits(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), Sampler(Ancestral(), temperature=0.0))
+    seen = Canvas(jnp.full((rows, 3), MASK), jnp.ones((rows, 3)), jnp.zeros((rows, 3), bool))
+    moment = Now(PROCESS, ~seen.frozen_BL, jnp.ones(rows), jnp.full(rows, s), jnp.zeros((rows, 3)))
+    rule = spec.build(dict(name="maskgit", schedule="linear", shake=2.0), "samplers")
+    new, _ = rule.step(keys.per_sample(keys.root(0), jnp.arange(rows)), Output(told), seen, moment, ())
+    first_BL = np.asarray(new.z_BL) != MASK
+    assert (first_BL.sum(1) == 1).all()
+    assert chi_square(first_BL.sum(0), p_L ** (1 / (2.0 * s))) > 1e-4
+
+
+def test_which_tokens_come_back():
+    """One step of each rule whose σ depends on the tokens; the masks stay as they are."""
+    log_BL = np.log(rng.uniform(0.05, 1, (B, L)))
+    told = Output(TOLD.prediction, heads=dict(quality=jnp.asarray(np.log(P_BLV[..., 1]) + 1)))
+
+    def rate(alpha_t=0.4, alpha_s=0.7, **rule):
+        given = spec.build(rule, "samplers.remask").rate(told, CANVAS, now(logprob_BL=jnp.asarray(log_BL)), alpha_t, alpha_s)
+        return np.asarray(given)
+
+    weight_BL = np.where(MASKED_BL, 0, np.exp(-np.exp(log_BL)))  # the least certain most of all
+    share_BL = weight_BL / weight_BL.sum(1, keepdims=True)
+    np.testing.assert_allclose(rate(name="conf", eta=0.5), 0.5 * (0.3 / 0.4) * share_BL, rtol=1e-5)
+    want_BL = ~MASKED_BL & (P_BLV[:, :, 1] < 0.2)
+    assert want_BL.any() and (rate(name="doubted", below=0.2) == want_BL).all()
+    quality_BL = np.where(MASKED_BL, 2, 1 / (1 + np.exp(-np.log(P_BLV[..., 1]) - 1)))
+    for share, below in ((0.3, 1.0), (1.0, 0.25)):
+        worst_BL = np.argsort(np.argsort(quality_BL, 1), 1) < np.ceil(share * (~MASKED_BL).sum(1, keepdims=True) - 1e-3)
+        want_BL = ~MASKED_BL & worst_BL & (quality_BL < below)
+        assert want_BL.any() and (rate(name="prism", share=share, below=below) == want_BL).all()
+
+
 def test_correcting_puts_the_surest_that_differs():
     for tokens in (1, 2):
         new, _ = spec.build(dict(name="correcting", tokens=tokens), "samplers").step(KEY_B, TOLD, CANVAS, now(), ())
@@ -215,6 +250,21 @@ def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
     assert int(both.nfe) == int(both.trace[3]) - 1 <= passes + 4 and (np.diff(both.trace[2][: int(both.trace[3])]) < 1e-6).all()
 
 
+def test_what_is_opened_again_is_written_and_the_least_certain():
+    """Neither anchors nor masks are; what is open has no log-probability, and the rest keeps its own."""
+    frozen_BL = ~MASKED_BL & (np.arange(L) % 3 == 0)
+    log_BL = np.where(MASKED_BL | frozen_BL, 0, np.log(rng.uniform(0.05, 1, (B, L))))
+    for share in (0.4, 1.0):
+        one = loop._Pass(neighbours, Sampler(Ancestral(), reopen=share), PROCESS, Mask(), KEY_B, False, 1)
+        canvas, found_BL = one._reopened(replace(CANVAS, frozen_BL=jnp.asarray(frozen_BL)), jnp.asarray(log_BL, jnp.float32))
+        again_BL = np.zeros((B, L), bool)
+        for b in range(B):
+            written = [i for i in np.argsort(log_BL[b]) if not (MASKED_BL | frozen_BL)[b, i]]
+            again_BL[b, written[: int(np.ceil(share * len(written)))]] = True
+        assert again_BL.any() and ((np.asarray(canvas.z_BL) == MASK) == MASKED_BL | again_BL).all()
+        np.testing.assert_allclose(found_BL, np.where(again_BL, 0, log_BL), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_top_k_keeps_the_likeliest():
     kept_BLV = np.isfinite(likeliest(TOLD.prediction.logits_BLV, 2))
@@ -228,7 +278,9 @@ def test_guidance_weighs_the_prompt():
     start, vocab = template({3: 7, 8: EOS}), replace(tiny.VOCAB, pad=EOS)  # an anchor is no padding, though it has its id
     told, blank = (neighbours(c, mask=None).prediction for c in (start, template({})))
     for w in (-1.0, 0.5):
-        found = guided(neighbours, w, vocab)(start, mask=None).prediction
+        output = guided(neighbours, w, vocab)(start, mask=None)
+        found = output.prediction
+        tiny.close(output.heads["quality"], neighbours(start, mask=None).heads["quality"])
         want_BLV = (1 + w) * jax.nn.log_softmax(told.logits_BLV, -1) - w * jax.nn.log_softmax(blank.logits_BLV, -1)
         finite = np.isfinite(np.asarray(told.logits_BLV))
         np.testing.assert_allclose(np.asarray(found.logits_BLV)[finite], np.asarray(want_BLV)[finite], atol=1e-5)

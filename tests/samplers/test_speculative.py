@@ -12,7 +12,7 @@ from dlm.nn.masks import Mask
 from dlm.run import keys, spec
 from dlm.run.contracts import Canvas
 from dlm.run.spec import UserError
-from dlm.samplers import generate, loop
+from dlm.samplers import generate, loop, speculative
 from dlm.samplers.config import Cache, Sampler
 from tests import tiny
 from tests.laws import worlds as w
@@ -116,10 +116,24 @@ def in_order(order):
     return p_X
 
 
+def test_what_is_settled_has_the_verifier_s_law_over_200_tokens():
+    """More than two buckets of a draw: a random number that was used twice, for the verdict and for another token, is seen."""
+    rng, n = np.random.default_rng(0), 50_000
+    p_V, q_V = rng.dirichlet(np.full(200, 0.5), 2).astype(np.float32)
+
+    @jax.jit
+    def settled(key_N):
+        draft_N = jax.vmap(lambda k: keys.key(k, "draft"))(key_N)
+        p_NSV, q_NSV = (jnp.broadcast_to(jnp.asarray(law), (n, 1, 200)) for law in (p_V, q_V))
+        drafted_NS = keys.categorical(draft_N, jnp.log(q_NSV))
+        return speculative._accepted(key_N, p_NSV, q_NSV, drafted_NS, drafted_NS >= 0)
+
+    token_NS, count_N = settled(keys.per_sample(keys.root(0), jnp.arange(n)))
+    assert w.chi_square(np.bincount(np.asarray(token_NS)[:, 0], minlength=200), p_V) > 1e-4 and (count_N == 1).all()
+
+
 def test_a_draft_that_is_always_kept_is_seen():
     """The mistake that the laws above would miss if drafts were as good as verdicts: all drafts kept."""
-    from dlm.samplers import speculative
-
     honest = speculative._accepted
     try:
         speculative._accepted = lambda key_B, p, q, drafted, valid: (drafted, valid.sum(1))
