@@ -307,3 +307,17 @@ def test_a_row_that_was_appended_for_the_mask_is_written_where_the_mask_is_seen(
         run = SimpleNamespace(objective=SimpleNamespace(mask=mask), text=text)
         run.nn = SimpleNamespace(vocab=SimpleNamespace(size=301), attention=None, experts=None)
         assert writing.described(layout, run, dict(a=1)) == dict(a=1, vocab_size=rows)
+
+
+def test_null_is_as_many_heads_as_there_are_and_no_default():
+    for name in ("Qwen2", "Qwen3", "Mixtral", "LLaDA"):
+        key = layouts.of(CONFIGS[name], "it").keys["kv_heads"]
+        assert network(CONFIGS[name] | {key: None})["attention"]["kv_heads"] == 8
+    assert network(CONFIGS["Qwen3"] | dict(head_dim=None))["attention"]["head_size"] == 8
+
+
+def test_the_width_of_experts_is_written_where_a_layout_has_no_other():
+    layout, nn = layouts.LAYOUTS["MixtralForCausalLM"], network(CONFIGS["Mixtral"])
+    run = spec.run(dict(steps=1, text=dict(name="bytes"), nn=nn | dict(ffn=dict(width=50)), objective=dict(name="ar")))
+    config = writing.described(layout, run, {})
+    assert config["intermediate_size"] == 96 and writing.misfit(layout, run, config, False, False) == ""
