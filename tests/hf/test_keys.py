@@ -99,6 +99,7 @@ NOT_SO = {
         rope_theta=None,
         shared_expert_intermediate_size=25,
     ),
+    "SDAR": dict(use_sliding_window=0, mlp_bias=0.0),
 }
 
 
@@ -144,6 +145,8 @@ ROPES = [  # what is said → ours, or the key by which it is refused
     (dict(rope_scaling=SLOW | dict(low_freq_factor="1")), "low_freq_factor"),
     (dict(rope_parameters=dict(rope_theta="5e5")), "rope_theta"),
     (dict(rope_theta=float("inf")), "rope_theta"),
+    (dict(rope_theta=-5.0), "rope_theta"),
+    (dict(rope_scaling=dict(type="linear", factor=0)), "factor"),
 ]
 
 
