@@ -4,10 +4,12 @@
 
 A score is lm_eval's, with its standard error over the documents; beside it stand what it takes to get it again (seed, samples, sampler),
 `mc_se`, the part of the error that is the Monte-Carlo noise of a bound, and what did not fit: tokens cut from the left of contexts that
-are longer than the model was trained with. A likelihood of a diffusion model is a bound, with `likelihood="exact"` that under a sampler.
+are longer than the model was trained with, names of special tokens (text, unless the run's chat template says them), and answers that are
+no UTF-8. A likelihood of a diffusion model is a bound, with `likelihood="exact"` that under a sampler.
 Answers are written by the run's sampler (or --sampler.…), at the temperature 0 unless a task says otherwise.
 """
 
+import functools
 import importlib.util
 import json
 import logging
@@ -97,6 +99,8 @@ class Harness:
             cut_requests=sum(t.cut > 0 for t in told),
             cut_tokens=sum(t.cut for t in told),
             short_requests=sum(t.short for t in told),
+            special_names=sum(t.names for t in told) or None,
+            broken_answers=sum(t.broken for t in told) or None,
             loglikelihood_mc_se=float(np.mean([t.variance**0.5 for t in told])) if noise else None,
         )
         if written or not lm.model.exact or self.likelihood == "exact":
@@ -154,4 +158,4 @@ def _template(subject) -> Callable:
     """`render(messages, generation=True)` of the run's chat template."""
     if subject.folder is None:
         raise UserError("this run has no chat template: leave out --evals.harness.chat=template")
-    return Chat.of(subject.folder).render
+    return functools.partial(Chat.of(subject.folder).render, names=subject.tokenizer.names)

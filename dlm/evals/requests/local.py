@@ -7,6 +7,9 @@ check(entry_point).
 """
 
 import contextlib
+import importlib.metadata
+import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +117,32 @@ def tasks(names: list[str], folder: Path, data: Path, code: bool) -> dict:
     except UserError:
         raise
     except Exception as error:  # whatever lm_eval, Jinja or Arrow say of a file that is not as it should be
+        _installed()
         raise UserError(f"{', '.join(names)} in {folder} cannot be built: {_line(error)}") from None
+
+
+_SIMPLEST = dict(task="simplest", dataset_path="json", dataset_kwargs=dict(data_files=dict(test="rows.json")), test_split="test")
+_SIMPLEST |= dict(output_type="multiple_choice", doc_to_text="{{q}}", doc_to_choice=["a", "b"], doc_to_target=0)
+
+
+def _installed() -> None:
+    """Raises UserError where not even a task of one row can be built: then the fault is none of a task's."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "rows.json").write_text('[{"q": "a"}]', encoding="utf-8")
+        try:
+            _Task(_SIMPLEST, _Rules(Path(folder), Path(folder), code=False))
+        except Exception as error:  # whatever does not fit together
+            libraries = ", called by ".join(_libraries(error)) or "a library"
+            told = f"no task can be built with what is installed: {libraries} says {_line(error)!r}"
+            raise UserError(f"{told}; install again: pip install -r requirements-parity.txt") from None
+
+
+def _libraries(error: Exception) -> list[str]:
+    """The libraries that an error came through, each with its version, from where it was raised outwards."""
+    owners = importlib.metadata.packages_distributions()
+    modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    found = dict.fromkeys(owners[module][0] for module in reversed(modules) if module in owners and module != "dlm")
+    return [f"{name} {importlib.metadata.version(name)}" for name in found]
 
 
 def _missing(name: str, known: list[str], folder: Path) -> str:
