@@ -8,6 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from dlm.run import cli, files, logs, spec
 from dlm.run.cli import Flag, say
 from dlm.run.spec import Place, Seed, UserError
@@ -75,31 +77,37 @@ def request(args, experiment):
     if args.infill:
         asked = Request.infill(args.infill.replace("\\n", "\n"), args.length or 8)
     else:
-        asked = continued(args, tokenizer, most)
-    size = sum(part if isinstance(part, int) else len(encoded(tokenizer, part)) for part in asked.parts)
+        asked = continued(args, experiment)
+    size = positions(experiment, asked.parts)
     if size > most:
         cut = "" if args.infill or args.cut else "; --cut cuts the prompt from the left"
         say(f"{size} tokens, {size - most} more than in training: nothing was trained on what comes after the first {most}{cut}")
     return asked
 
 
-def continued(args, tokenizer, most: int):
-    """A prompt or a chat, and what follows it; with --cut as `evals.harness` does it, so that both fit into `most` tokens."""
+def continued(args, experiment):
+    """A prompt or a chat, and what follows it; with --cut as `evals.harness` does it, so that both fit into the training length."""
     from dlm.samplers.generate import Request
 
-    prompt = chat(args, tokenizer) if args.chat else args.prompt
-    known = len(encoded(tokenizer, prompt))
-    if not args.cut or known + (args.length or 1) <= most:
-        tokens = args.length or max(most - known, 1)
-        return Request((prompt, tokens)) if known else Request((tokens,))
-    tokens = min(args.length or most, max(most - known, most // 2))
-    say(f"cut {known - (most - tokens)} of the prompt's {known} tokens from its left: {tokens} are written")
-    return Request((encoded(tokenizer, prompt)[known - (most - tokens) :], tokens))
+    tokenizer, most = experiment.tokenizer, experiment.run.data.length
+    prompt = chat(args, tokenizer) if args.chat else tokenizer.told(args.prompt) if args.prompt else np.zeros(0, np.int32)
+    known = positions(experiment, (prompt,))
+    tokens = args.length or max(most - known, 1)
+    if args.cut and known + tokens > most:
+        tokens = min(args.length or most, max(most - known, most // 2))
+        left = known + tokens - most
+        say(f"cut to the {most} positions of training: {left} of the prompt's {len(prompt)} tokens from its left; {tokens} are written")
+        reads = experiment.objective.mask.reads
+        prompt = tokenizer.fronted(prompt, reads)[len(tokenizer.front(reads)) + left :]  # what precedes a text still does
+    return Request((prompt, tokens)) if len(prompt) else Request((tokens,))
 
 
-def encoded(tokenizer, part):
-    """The ids of a part of a template."""
-    return tokenizer.told(part) if isinstance(part, str) else part
+def positions(experiment, parts) -> int:
+    """How many the model is given: those of the parts, with what it takes to have before them."""
+    tokenizer, reads = experiment.tokenizer, experiment.objective.mask.reads
+    lead, rest = (np.zeros(0, np.int32), parts) if isinstance(parts[0], int) else (parts[0], parts[1:])
+    begun = len(tokenizer.opening(lead, reads)[0])
+    return begun + sum(part if isinstance(part, int) else len(tokenizer.encode(part)) for part in rest)
 
 
 def chat(args, tokenizer):

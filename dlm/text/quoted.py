@@ -36,6 +36,9 @@ class Quoted(str):
         """What is added and is no Quoted is nobody's."""
         return Quoted(str(self) + str(other), self.quoted | {len(self) + i for i in getattr(other, "quoted", ())})
 
+    def __radd__(self, other: str) -> "Quoted":
+        return Quoted(str(other) + str(self), (len(other) + i for i in self.quoted))
+
     def rstrip(self, characters: str | None = None) -> "Quoted":
         text = super().rstrip(characters)
         return Quoted(text, (i for i in self.quoted if i < len(text)))

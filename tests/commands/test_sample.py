@@ -9,17 +9,24 @@ import numpy as np
 import pytest
 
 from dlm import sample
+from dlm.nn.masks import Mask
 from dlm.run import cli
 from dlm.run.spec import UserError
+from dlm.samplers.generate import Generator, Request
 from dlm.text.bytes import Bytes, ByteTokenizer
 
 LENGTH = 32
 
 
-def asked(**given):
+def experiment(adds_bos=None, mask=None):
+    run, tokenizer = types.SimpleNamespace(data=types.SimpleNamespace(length=LENGTH)), Bytes().fit(())
+    tokenizer.adds_bos = adds_bos
+    return types.SimpleNamespace(tokenizer=tokenizer, run=run, objective=types.SimpleNamespace(mask=mask or Mask()))
+
+
+def asked(adds_bos=None, mask=None, **given):
     args = dict(prompt="", chat=None, infill=None, length=None, cut=False, workdir="nowhere") | given
-    run = types.SimpleNamespace(data=types.SimpleNamespace(length=LENGTH))
-    return sample.request(argparse.Namespace(**args), types.SimpleNamespace(tokenizer=Bytes().fit(()), run=run)).parts
+    return sample.request(argparse.Namespace(**args), experiment(adds_bos, mask)).parts
 
 
 LONG = "".join(map(chr, range(65, 65 + 40)))  # 40 bytes
@@ -34,9 +41,9 @@ LONG = "".join(map(chr, range(65, 65 + 40)))  # 40 bytes
         (dict(prompt="ab", length=31), "ab", 31, ["33 tokens, 1 more than in training", "--cut"]),
         (dict(length=40), "", 40, ["40 tokens, 8 more than in training"]),
         (dict(prompt=LONG), LONG, 1, ["41 tokens, 9 more", "the first 32", "--cut"]),
-        (dict(prompt=LONG, cut=True), LONG[-16:], 16, ["cut 24 of the prompt's 40 tokens from its left: 16 are written"]),
-        (dict(prompt=LONG, cut=True, length=4), LONG[-28:], 4, ["cut 12 of"]),
-        (dict(prompt=LONG, cut=True, length=20), LONG[-16:], 16, ["cut 24 of", "16 are written"]),
+        (dict(prompt=LONG, cut=True), LONG[-16:], 16, ["24 of the prompt's 40 tokens from its left; 16 are written"]),
+        (dict(prompt=LONG, cut=True, length=4), LONG[-28:], 4, ["12 of the prompt"]),
+        (dict(prompt=LONG, cut=True, length=20), LONG[-16:], 16, ["24 of the prompt", "16 are written"]),
         (dict(prompt="ab", cut=True), "ab", LENGTH - 2, []),
         (dict(prompt="ab<|eos|>", length=2), "ab<|eos|>", 2, ["<|eos|>: text here, not special tokens", "--chat=FILE"]),
     ],
@@ -53,7 +60,21 @@ def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
     """Those of a published tokenizer may have a space in front."""
     monkeypatch.setattr(ByteTokenizer, "told", lambda self, text: self.encode(" " + text))
     front, room = asked(prompt="x" * 40, cut=True, length=4)
-    assert len(front) == 28 and room == 4 and "cut 13 of the prompt's 41 tokens" in capsys.readouterr().err
+    assert len(front) == 28 and room == 4 and "13 of the prompt's 41 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mask", [Mask(), Mask("causal", shift=1)], ids=["full", "causal"])
+@pytest.mark.parametrize("adds_bos", [None, False, True])
+@pytest.mark.parametrize("length", [None, 3, 30, 40])
+def test_what_is_cut_fits_with_what_stands_before_it(mask, adds_bos, length, capsys):
+    for prompt in (LONG, LONG[: LENGTH - 1], LONG[:LENGTH], "A"):
+        ids, room = asked(adds_bos, mask, prompt=prompt, cut=True, length=length)
+        generator = types.SimpleNamespace(mask=mask, vocab=experiment().tokenizer.vocab, tokenizer=experiment(adds_bos).tokenizer)
+        row = len(Generator._row(generator, Request((ids, room))).ids)
+        assert row <= LENGTH and (row == LENGTH or len(ids) == len(prompt)) and LONG[: len(prompt)].endswith(bytes(ids.tolist()).decode())
+        assert room >= min(length or LENGTH // 2, LENGTH // 2) or length is None and room == LENGTH - row + room
+    assert "more than in training" not in capsys.readouterr().err
+    assert row == sample.positions(experiment(adds_bos, mask), (ids, room))
 
 
 def test_holes_beyond_the_training_length_are_told(capsys):
