@@ -23,6 +23,7 @@ from dlm.run.spec import UserError
 from dlm.samplers.confident import Confident
 from dlm.samplers.first_hitting import FirstHitting
 from dlm.samplers.ordered import Ordered
+from dlm.tasks import Problem
 from dlm.tasks.brackets import Brackets
 from dlm.tasks.sudoku import Sudoku
 from dlm.text.bpe import BPE
@@ -53,7 +54,7 @@ def test_variety_of_known_samples():
     assert found["distinct_1"][0] == pytest.approx(4 / 14) and found["distinct_2"][0] == pytest.approx(5 / 10)
     assert found["distinct_3"][0] == pytest.approx(5 / 6) and subject.asked[0][0] == [(4,)] * 4
     turns = dataclasses.replace(subject.tokenizer.vocab, stops=(9,))
-    assert dict((name, value) for name, value, _ in variety([np.array([1, 2, 9, eos, 3])] * 2, turns))["distinct_1"] == 2 / 4
+    assert next(variety([np.array([1, 2, 9, eos, 3])] * 2, turns))[:2] == ("entropy", pytest.approx(log2))
 
 
 def judge_of(tokenizer, price, length, batch=2):
@@ -192,6 +193,9 @@ def test_what_a_tokenizer_joins_is_not_asked_apart():
         with pytest.raises(UserError, match=f"evals.tasks.ask='{ask}': this run's tokenizer joins what is given"):
             scores(Tasks(task=task, num=20, ask=ask), subject)
     assert scores(Tasks(task=Sudoku(holes=0.25), num=2), subject), "digits do not go with the sign that ends the prompt"
+    subject.tokenizer.encode = lambda text: np.array({"1": [1], "1234": [1, 234]}[text])
+    with pytest.raises(UserError, match="joins what is given"):
+        Tasks(task=Sudoku(), ask="fill")._check(subject.tokenizer, Problem("1...=", "1234"))
 
 
 def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_steps_that_is_asked():

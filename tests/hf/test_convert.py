@@ -107,7 +107,7 @@ def turns(folder, kind):
     published.publish(folder, kind, published.lookup(kind, path), eos_token_id=[published.EOS, TURN], tie_word_embeddings=False)
     broken(folder, "tokenizer.json", lambda text: json.dumps(marked(json.loads(text))).encode())
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(eos_token="zz256")))
-    (folder / "generation_config.json").write_text(json.dumps(dict(eos_token_id=TURN + 1)))
+    (folder / "generation_config.json").write_text(json.dumps(dict(eos_token_id=[TURN + 1, TURN])))
 
 
 def marked(tree):
@@ -121,8 +121,8 @@ def marked(tree):
 def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(kind, prompt, passes, tmp_path, capsys):
     turns(tmp_path / "it", kind)
     convert.from_hf(tmp_path / "it", tmp_path / "run")
-    said = "a text ends at 270 and 257 and 258 and 256 (config.json says 270 and 257; generation_config.json says 258; tokenizer says 256)"
-    assert said in capsys.readouterr().err
+    said = "config.json says 270 and 257; generation_config.json says 258 and 257; tokenizer says 256"
+    assert f"a text ends at 270 and 257 and 258 and 256 ({said})" in capsys.readouterr().err
     experiment, state = assemble.reopen(tmp_path / "run")
     assert experiment.run.nn.vocab.ends == experiment.tokenizer.vocab.ends == (published.EOS, TURN, TURN + 1, TURN - 1)
     generator = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))
