@@ -70,16 +70,27 @@ def test_a_search_scores_tries_by_the_mean_over_their_seeds(recipe, tmp_path, ca
         for job in self._jobs:
             job.workdir.mkdir(parents=True)
             value = 10.0 - int(job.name[6]) + int(job.name[-1])
-            (job.workdir / "evals.jsonl").write_text(json.dumps(dict(name="accuracy", value=value)) + "\n")
+            row = dict(name="accuracy", value=value, claims="exact" if job.name == "width=8-seed=1" else "bound")
+            (job.workdir / "evals.jsonl").write_text(json.dumps(row) + "\n")
         return [fleet.Outcome(job.name, "finished") for job in self._jobs]
 
     monkeypatch.setattr(fleet.Fleet, "__call__", run)
     config, flags = recipe("repeat(over('nn.width', 8, 4, 2), seeds=2)"), [f"--workdir={tmp_path / 'w'}", "--search=3", "--json"]
     code, out, err = told(capsys, config, *flags, "--metric=accuracy", "--maximize")
     found = json.loads(out)
-    assert code == 0 and found["scores"] == {"width=2": 8.5, "width=4": 6.5, "width=8": 2.5} and len(found["runs"]) == 6, err
+    assert code == 0 and found["scores"] == {"width=2": 8.5, "width=4": 6.5, "width=8": 2.0} and len(found["runs"]) == 6, err
+    assert "warning: width=8-seed=1 is not in the mean of its seeds, it was measured otherwise (claim)" in err
     code, _, err = told(capsys, recipe("over('nn.width', 16)"), *flags, "--metric=nothing")
     assert code == 2 and "no evaluator of the sweep gives a score named 'nothing'" in err
+
+
+def test_rows_that_answer_a_sweep_are_those_of_its_own_settings(tmp_path):
+    """Whatever else was asked of a run is no score of the sweep's, and makes nothing done."""
+    own = dict(eval="bound", name="bits_per_byte", value=2.0, step=2, settings=dict(samples=4), differs={"evals.bound.samples": 4})
+    others = [dict(settings=dict(samples=8)), dict(differs=dict(own["differs"], data="x.txt")), dict(differs=dict(seed=1))]
+    (tmp_path / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [own, *(dict(own, value=9.0, **o) for o in others)]))
+    assert sweep.latest(tmp_path, "bits_per_byte", dict(bound=dict(samples=4)))["value"] == 2.0
+    assert sweep.latest(tmp_path, "bits_per_byte", dict(bound=dict(samples=2))) is None
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_the_front_is_what_none_beats():
 def test_prices_that_are_all_the_same_are_not_drawn():
     assert plots.pareto([("a", 5, 1.0, 0.1), ("b", 5, 2.0, 0.0), ("c", 0, 1.0, 0.0)], "FLOPs", "bits") == ""
     svg = plots.pareto([("a", 5e3, 1.0, 0.1), ("b", 9e6, 2.0, 0.0)], "FLOPs", "bits")
+    assert "b" in texts(plots.pareto([("a", 5e3, 1.0, 0.1), ("b", 9e6, 2.0, math.nan)], "FLOPs", "bits"))
     assert {"a", "b", "FLOPs", "bits"} <= set(texts(svg)) and any(t.endswith("M") for t in texts(svg))
 
 

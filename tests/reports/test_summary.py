@@ -44,14 +44,16 @@ def test_every_number_of_passes_is_a_point(tmp_path):
         given = ((4, 9.0), (4, 1.0), (16, 2.0))
         entropy = dict(eval="samples", over="samples", seed=i, se=0.5)
         scores = [score("entropy", v + i, nfe=n - i / 4, sampler=dict(steps=n), differs={"sampler.steps": n}, **entropy) for n, v in given]
+        scores.append(score("entropy", 98.0, step=20, nfe=8, sampler=dict(steps=8), differs={"sampler.steps": 8}, **entropy))
         scores.append(score("entropy", 99.0, nfe=4, sampler=dict(steps=4), differs={"sampler.steps": 4, "data": "x"}, **entropy))
         (run / "evals.jsonl").write_text(lines(scores))
     (group,) = grouped(record.read(runs))
-    (label, four, mean, half), (_, sixteen, *_) = summary._passes([group], "entropy")
+    (label, four, mean, half), (_, sixteen, *_) = summary._passes([group], "entropy")  # what is of an older step is of another model
     assert (label, four, mean, sixteen) == ("masked", 3.875, 1.5, 15.875) and half == pytest.approx(12.706 * 0.5, rel=1e-3), (
         "the latest counts"
     )
-    assert "against passes" in summary.page([group])
+    page = summary.page([group])
+    assert "against passes" in page and "<th scope=row>masked</th><td>sampler.steps=16</td><td>entropy</td>" in page
 
 
 @pytest.mark.parametrize("content", [b"<script>parent.document.title = 1</script>", b"\xff", None])
