@@ -23,7 +23,7 @@ MODULES = [f"dlm.{name}" for name in COMMANDS if name not in ("bench", "report")
 MODULES += [f"dlm.benches.{name}" for name in bench.names()] + ["launch.preflight"]
 TEXTS = {  # flags that are words, not names of files
     *("architecture", "blocks", "evals", "harness", "infill", "metric", "of", "only", "platform", "prompt", "refresh", "rules", "steps"),
-    *("dtype", "objective", "peer", "print", "topology", "worlds", "harness_limit", "harness_fewshot", "harness_samples"),
+    *("dtype", "objective", "peer", "print", "topology", "worlds", "harness_limit", "harness_fewshot", "harness_samples", "ignore"),
 }
 WORDS = {  # fields that are words
     *("Loader.mark", "Loader.prompt", "Local.field", "Tfds.dataset", "Tfds.field", "Tfds.train", "Tfds.held_out"),
