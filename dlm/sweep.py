@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int | None:
         raise UserError("--search needs a score to go by: leave out --evals=none")
     changes = [o for o in overrides if o[0].startswith("config.")]
     sweep = grid.load(args.config, changes)
+    check_samplers(sweep)
     if args.dry_run:
         return listed(sweep, args.json)
     if not args.workdir:
@@ -45,6 +46,16 @@ def main(argv: list[str] | None = None) -> int | None:
         print(printed(work, args.print, args.parallel), end="")
         return None
     return carried_out(sweep, work, args)
+
+
+def check_samplers(sweep: grid.Sweep) -> None:
+    from dlm.run import assemble
+
+    for name, run in sweep.runs.items():
+        try:
+            assemble.check_sampler(run)
+        except UserError as error:
+            raise UserError(f"run {name!r}: {error}") from None
 
 
 def listed(sweep: grid.Sweep, as_json: bool) -> None:

@@ -47,8 +47,9 @@ def describe(run: spec.Run) -> dict:
     import jax
 
     from dlm.run import mesh
-    from dlm.run.assemble import Experiment
+    from dlm.run.assemble import Experiment, check_sampler
 
+    check_sampler(run)
     state = Experiment(run, tokenizer=None, on=mesh.imagined(run.mesh)).abstract_state()
     tokens = run.data.batch * run.data.length
     return dict(
@@ -96,8 +97,10 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
             say(f"{workdir} is finished: {done} updates")
             return result(workdir, run, done) if hosts.first() else None
 
-        from dlm.run.assemble import Experiment
+        from dlm.run.assemble import Experiment, check_sampler
 
+        if not ours:  # an earlier version did not look
+            check_sampler(run)
         tokenizer = _tokenizer(run, workdir if ours else None)
         experiment = Experiment(run, tokenizer)
         if run.start is not None and not ours:

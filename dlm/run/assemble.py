@@ -18,7 +18,7 @@ from dlm.run import axes, checkpoint, cli, keys, mesh, optim, rundir, spec, star
 from dlm.run.contracts import Batch
 from dlm.run.preempt import Preempted
 from dlm.run.spec import UserError
-from dlm.samplers.generate import Generator, Reply, Request
+from dlm.samplers.generate import Generator, Reply, Request, suited
 
 _ROWS = 16  # samples drawn at a time by an evaluator
 
@@ -243,6 +243,15 @@ def evaluators(configured: dict, names: str | None, overrides: Sequence[tuple[st
             raise UserError(f"--{dotted}: expected --evals.NAME.FIELD with NAME one of {', '.join(wanted)}{spec.nearest(name, wanted)}")
         spec.override(wanted[name], field_, text)
     return {name: spec.build({**settings, "name": f"evals.{name}"}, "evals", where=f"evals.{name}") for name, settings in wanted.items()}
+
+
+def check_sampler(run: spec.Run) -> None:
+    """Refuses, before it is trained, a sampler that cannot draw from it: an override of the objective leaves the recipe's sampler."""
+    own = None if hasattr(run.objective, "init") else run.objective.process  # what is learned is masks' as well
+    try:
+        suited(run.sampler, own or MaskNoise(vocab=run.nn.vocab), run.objective.mask)
+    except UserError as error:
+        raise UserError(f"config.{error}" if str(error).startswith("sampler.") else f"config.sampler: {error}") from None
 
 
 def sampler(workdir: Path, overrides: Sequence[tuple[str, str]]):

@@ -137,8 +137,7 @@ def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_
     """Taken: bit for bit as if nothing had been. What is other stands in the config with the update after which it holds."""
     workdir, arguments = runs[1]["ar"]
     again, moved = tmp_path / "again", shutil.copy(runs[0], tmp_path / "moved.txt")
-    shutil.copytree(workdir, again)
-    shutil.rmtree(again / "checkpoints" / "4")
+    shutil.copytree(workdir, again, ignore=shutil.ignore_patterns("4"))
     words = [arguments[0], f"--workdir={again}", *arguments[2:], f"--config.data.source.paths={moved}", "--config.every.log=2"]
     train.main([*words, "--config.data.threads=0"])
     tiny.identical(*(jax.device_get(reopen(w, whole=True)[1]) for w in (workdir, again)))
@@ -285,6 +284,7 @@ TRAIN = {
     "--config.objective=None": "config.objective must name a member of objectives",
     "--config.optim.microbatches=3": "config.data.batch=8 must be a multiple of optim.microbatches=3",
     "--config.mesh.tensor=64": "config.mesh: ",
+    "--config.objective=ar": "config.sampler: a causal model decides one position in one step: sampler.block=0 and sampler.steps=4 must",
     "--workdri=x": "unknown argument --workdri (did you mean '--workdir'?)",
     "--workdir=FOLDER/foreign": "holds other things: choose an empty or a new directory",
     "--workdir=FOLDER/empty.txt": "is a file",

@@ -98,6 +98,7 @@ def test_rows_that_answer_a_sweep_are_those_of_its_own_settings(tmp_path):
     [
         ("over('optim.lrr', 1)", [], "run 'lrr=1': unknown field config.optim.lrr (did you mean 'lr'?)"),
         ("chain(over('seed', 1), over('seed', 1))", [], "2 runs with the name 'seed=1'"),
+        ("over('objective', 'ar')", [], "run 'objective=ar': config.sampler: a causal model decides one position in one step"),
         ("over('seed', 1)", ["--parallel=0"], "--parallel must be at least 1"),
         ("over('seed', 1)", ["--workdir="], "--workdir is missing"),
         ("over('seed', 1)", ["--workdir=RUN"], "is a run directory: name a folder that may hold many runs"),

@@ -9,7 +9,8 @@ import yaml
 from dlm import report, sweep, train
 from dlm.benches.fuzzed import GOOD
 from dlm.benches.fuzzed import recipes as fuzzed
-from dlm.run import cli, preempt, recipes, spec
+from dlm.benches.fuzzed.configs import recipes as shipped
+from dlm.run import assemble, cli, preempt, recipes, spec
 from dlm.run.spec import UserError
 from dlm.sweeps import grid
 from tests import tiny
@@ -105,6 +106,13 @@ def test_two_recipes_have_each_its_own_neighbour_and_leave_nothing_behind(tmp_pa
 def test_what_a_recipe_prints_is_not_an_answer_of_the_command(tmp_path, capsys):
     (tmp_path / "r.py").write_text("print('hello')\nget_config = lambda: dict(steps=1)\n")
     assert told(capsys, train, f"--config={tmp_path / 'r.py'}", "--print_config")[1:] == ('{\n  "steps": 1\n}\n', "hello\n")
+
+
+def test_every_shipped_recipe_has_a_sampler_that_can_draw_from_its_model():
+    for config in shipped().values():
+        assemble.check_sampler(spec.run(config))
+    with pytest.raises(UserError, match="config.sampler: a causal model decides one position in one step"):
+        train.describe(spec.run(tiny.recipe("corpus.txt", objective="ar")))
 
 
 def test_arguments_and_names(tmp_path):
