@@ -3,14 +3,28 @@
 import functools
 import re
 import statistics
+import sys
 from dataclasses import dataclass
-from json import JSONDecodeError, loads
+from json import loads
 from pathlib import Path
+from typing import Any
 
 from dlm.reports import scores
-from dlm.run import cli, earlier, logs, rundir
+from dlm.run import cli, earlier, logs, rundir, spec
 from dlm.run.spec import UserError
 
+_NUMBER = (int, float)
+_SECTIONS = {  # of a config
+    **dict.fromkeys(("data", "data.source", "evals", "evals.*", "nn", "optim", "sampler"), (dict,)),
+    **dict.fromkeys(("objective", "text"), (dict, str)),
+    **dict.fromkeys(("objective.name", "text.name", "data.source.name", "sampler.rule.name"), (str,)),
+    **dict.fromkeys(("steps", "seed", "data.batch", "data.length"), (int,)),
+}
+_ABOUT = {  # of environment.json
+    **dict.fromkeys(("parameters", "flops_per_token", "cores"), _NUMBER),
+    **dict.fromkeys(("python", "processor"), (str,)),
+    "devices": (list,),
+}
 _DIGITS = re.compile(r"(\d+)")  # of names, which sort by their numbers
 
 
@@ -90,20 +104,31 @@ class Record:
 
 def read(paths: list[str]) -> list[Record]:
     """The records of run directories, and of those inside a folder that holds some, as a sweep's does."""
-    records = [record for path in paths for record in _found(Path(path))]
+    records, wrong = [], []
+    for named, workdir in ((Path(path), workdir) for path in paths for workdir in _found(Path(path))):
+        try:
+            records.append(_read(workdir))
+        except (UserError, OSError) as error:
+            if workdir == named:
+                raise
+            wrong.append(error)  # one damaged run of a folder does not take the others with it
+    if not records:
+        raise wrong[0]
+    for error in wrong:
+        cli.say(f"left out: {error}")
     return list({record.workdir.resolve(): record for record in records}.values())
 
 
-def _found(path: Path) -> list[Record]:
+def _found(path: Path) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"no run directory {path}: train first, or check the path")
     if (path / "config.json").exists():
-        return [_read(path)]
+        return [path]
     inside = sorted((p.parent for p in path.glob("*/config.json")), key=_natural)
     begun = [p for p in inside if logs.rows(p / "metrics.jsonl", logs.METRIC)]
     if not begun:
         raise UserError(f"{path} is not a run directory, and no folder in it is one that has trained: it has no config.json")
-    return [_read(p) for p in begun]
+    return begun
 
 
 def _natural(path: Path) -> list:
@@ -120,19 +145,32 @@ def _read(workdir: Path) -> Record:
         metrics=metrics,
         evals=logs.rows(workdir / "evals.jsonl", logs.SCORE, cli.say),
         samples=logs.rows(workdir / "samples.jsonl", logs.SAMPLE, cli.say),
-        environment=_json(workdir / "environment.json") or {},
-        commit=commit.read_text(encoding="utf-8").strip() if commit.exists() else "",
+        environment=_shaped(workdir / "environment.json", _json(workdir / "environment.json") or {}, _ABOUT),
+        commit=commit.read_text(encoding="utf-8", errors="replace").strip() if commit.exists() else "",
     )
 
 
 def _config(path: Path) -> dict:
     """A stored config; fields that it has not are what runs of its time did (`run.earlier`)."""
     config = _json(path)
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is damaged: it is no JSON object")
+    _shaped(path, config, _SECTIONS)
     config.pop(rundir.CHANGES, None)  # what was before does not tell models apart
     earlier.completed(config)
     return config
+
+
+def _shaped(path: Path, found: Any, shapes: dict[str, tuple[type, ...]]) -> dict:
+    """An object whose fields, those that it has, are of the types that a report relies on."""
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged: it is no JSON object")
+    for dotted, types in shapes.items():
+        *parents, leaf = dotted.split(".")
+        section = functools.reduce(lambda section, name: section.get(name, {}) if isinstance(section, dict) else {}, parents, found)
+        for name in section if leaf == "*" else {leaf} & section.keys() if isinstance(section, dict) else ():
+            value, number = section[name], int in types
+            if not isinstance(value, types) or isinstance(value, bool) or (number and abs(value) > sys.float_info.max):
+                raise UserError(f"{path} is damaged: {'.'.join([*parents, name])} is {spec.shown(value)}")
+    return found
 
 
 def _json(path: Path) -> dict | None:
@@ -140,5 +178,5 @@ def _json(path: Path) -> dict | None:
         return loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error

@@ -45,6 +45,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+def one_line(value: Any) -> str:
+    """As it is, where that is one line of printable signs, else as Python spells it."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
+
+
 def nearest(word: str, words: Any) -> str:
     """' (did you mean …?)' or nothing."""
     close = difflib.get_close_matches(shown(word) if not isinstance(word, str) else word[:_LONGEST], [str(w) for w in words], 1)

@@ -111,8 +111,8 @@ def changed_text(workdir: Path, training: Callable[[], str], held_out: Callable[
 
 
 def _kept(workdir: Path, name: str) -> str:
-    path = workdir / name
-    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    path = Path(workdir) / name
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
 
 
 def create(workdir: Path, run: spec.Run, tokenizer, **facts) -> None:
@@ -182,7 +182,7 @@ def _told(workdir: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        made = Path(workdir, COMMIT).read_text(encoding="utf-8").strip() if Path(workdir, COMMIT).exists() else "unknown"
+        made = spec.one_line(_kept(workdir, COMMIT) or "unknown")
         raise UserError(f"{workdir} is a run of another version of dlm (commit {made}), which this one cannot read: {error}") from None
 
 

@@ -24,7 +24,7 @@ from typing import Any, Literal, Union
 
 from dlm.run import files, recipes
 from dlm.run.errors import UserError
-from dlm.run.named import SEEDS, Place, Seed, nearest, shown  # noqa: F401 — for the sections of a config
+from dlm.run.named import SEEDS, Place, Seed, nearest, one_line, shown  # noqa: F401 — for the sections of a config
 
 FAMILIES = ("text", "data", "noise", "nn", "nn.routers", "objectives", "samplers", "samplers.remask", "evals", "tasks", "run")
 
@@ -235,7 +235,7 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
         rows = [differences(a.get(k), b.get(k), f"{where}.{k}" if where else k) for k in dict.fromkeys([*a, *b])]
         return [line for row in rows for line in row]
     a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
-    return [] if json.dumps(a) == json.dumps(b) else [f"{where}: {a} → {b}"]
+    return [] if json.dumps(a) == json.dumps(b) else [f"{where}: {one_line(a)} → {one_line(b)}"]
 
 
 # ------------------------------------------------------------------------------------------------- dictionaries to dataclasses
@@ -255,7 +255,8 @@ def _fields(cls: type, config: dict, where: str, vocab: Vocab | None) -> dict[st
     prefix = f"config.{where}." if where else "config."
     for key in config:
         if key not in open_fields and key != "name":
-            raise UserError(f"unknown field {prefix}{key}{nearest(key, open_fields)}; {cls.__name__} has {', '.join(open_fields)}")
+            known = f"{cls.__name__} has {', '.join(open_fields)}"
+            raise UserError(f"unknown field {prefix}{one_line(key)}{nearest(key, open_fields)}; {known}")
     made = {"vocab": vocab} if "vocab" in fields else {}
     for name in open_fields:
         f, here = fields[name], f"{where}.{name}" if where else name
@@ -360,7 +361,7 @@ def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int and number and abs(value) < 2**62 and value == int(value):
         return int(value)
-    if hint is float and number:
+    if hint is float and number and abs(value) <= sys.float_info.max:  # JSON has no number that is not finite
         return float(value)
     if hint in (str, bool, dict) and isinstance(value, hint):
         return value
