@@ -96,6 +96,7 @@ def test_rows_that_could_not_be_kept_are_tried_again_and_told_at_the_end(tmp_pat
         raise ZeroDivisionError
 
 
+@pytest.mark.slow
 def test_report_and_train_on_a_run_that_may_only_be_read(tmp_path, corpus, read_only, capsys):
     run = write(tmp_path / "run", "masked", 3.0, 0.01, "bound")
     recipe = tmp_path / "r.py"

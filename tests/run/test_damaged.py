@@ -13,9 +13,10 @@ from tests.reports.conftest import write
 
 @pytest.mark.slow
 def test_a_damaged_run_is_read_or_refused_in_one_line(tmp_path):
-    assert not [(done, outcome) for done, outcome in runs.cases(0, 60, tmp_path) if outcome not in GOOD]
+    assert not [(done, outcome) for done, outcome in runs.cases(0, 8, tmp_path) if outcome not in GOOD]
 
 
+@pytest.mark.slow
 def test_a_fault_is_told_from_a_mistake(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.groups, "grouped", lambda records: 1 / 0)
     assert any("report: traceback: ZeroDivisionError" in outcome for _, outcome in runs.cases(0, 3, tmp_path / "a"))
@@ -31,6 +32,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, text", [(name, text) for name, texts in WRONG.items() for text in texts], ids=lambda x: x[:30])
 def test_a_run_that_cannot_be_read_is_named_and_does_not_take_the_others_with_it(name, text, tmp_path, capsys):
     write(tmp_path / "good", "masked", 3.0, 0.01, "bound")

@@ -81,6 +81,7 @@ def test_every_such_field_is_tried():
     assert flagged() == set(OTHER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER)
 def test_a_run_goes_on_with_another_value_and_keeps_from_when_on(name, tmp_path, corpus, capsys):
     dotted, changes = OTHER[name]
