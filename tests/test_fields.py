@@ -89,6 +89,10 @@ def update(steps=6, **changes):
     return now.averaged
 
 
+def averaging(**changes):
+    return update(ema=optim.Average(**dict(decay=0.9) | changes))
+
+
 def skipping(**changes):
     return update(skip=optim.Skip(**changes))
 
@@ -233,7 +237,8 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"AR.{k}": (dropped, 0.5, {}) for k in ("dropout", "ahead")},
     **{f"MaskNoise.{k}": (noise, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
     **{f"Optim.{k}": (update, v, {}) for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()},
-    **{f"Optim.{k}": (update, v, {}) for k, v in dict(weight_decay=0.5, ema=0.5).items()},
+    **{f"Optim.{k}": (update, v, {}) for k, v in dict(weight_decay=0.5, ema=optim.Average(0.5)).items()},
+    **{f"Average.{k}": (averaging, v, {}) for k, v in dict(decay=0.2, warmup="none").items()},
     "Optim.clip": (update, 0.0, {}),
     "Optim.skip": (update, optim.Skip(norm=1e-6), {}),
     "Skip.norm": (skipping, 1e-6, {}),

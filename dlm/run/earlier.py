@@ -17,6 +17,7 @@ class Earlier:
     dotted: str  # where it stands, such as 'optim.skip.norm'
     value: Any  # what runs without it did
     means: str  # the same in words, for the line that is said when such a run is opened
+    number: str = ""  # a field of the same section which a number in the place of that section stood for
     beside: str = ""  # a field of the same section without which this one means nothing
     members: tuple[str, ...] = ()  # names of the members of a family that have the field, such as 'local'; (): the section is no member
 
@@ -25,6 +26,7 @@ _MASKS = "bounds are estimated under the noise that the model is trained with, w
 
 EARLIER: tuple[Earlier, ...] = (
     Earlier("data.blank", "served", "windows that hold nothing but prompts are read too", beside="prompt"),
+    Earlier("optim.ema.warmup", "none", "averages keep much of the initial parameters for long", beside="decay", number="decay"),
     Earlier("data.source.unique", True, "equal documents are kept once", members=("local", "problems")),
     Earlier("data.source.form", "suffix", "files named .jsonl and .ndjson are JSON, all others text", members=("local",)),
     *(Earlier(f"evals.{name}.pattern", "own", _MASKS) for name in ("bound", "exact", "harness")),
@@ -36,7 +38,7 @@ def completed(config: dict) -> list[str]:
     lines = []
     for field in EARLIER:
         *parents, leaf = field.dotted.split(".")
-        section = _section(config, parents)
+        section = _section(config, parents, field.number)
         if section is None or leaf in section or not _has_the_field(section, field):
             continue
         section[leaf] = field.value
@@ -65,12 +67,14 @@ def without(config: dict) -> dict:
     return config
 
 
-def _section(config: dict, parents: list[str]) -> dict | None:
-    """The dictionary below `config` that a path of names leads to; a member given by its name alone is opened."""
+def _section(config: dict, parents: list[str], number: str = "") -> dict | None:
+    """The dictionary below `config` that a path of names leads to; a member given by its name alone is opened, and so is a number."""
     for parent in parents:
         found = config.get(parent)
         if isinstance(found, str):
             found = config[parent] = dict(name=found)
+        if number and isinstance(found, (int, float)):
+            found = config[parent] = {number: found}
         if not isinstance(found, dict):
             return None
         config = found

@@ -293,6 +293,8 @@ def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab
         if not isinstance(value, dict):
             raise UserError(f"config.{where} is a section, not {shown(value)}")
         return _make(_dataclass(f.metadata["module"], where), value, where, vocab)
+    if f.metadata.get("number") and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = {f.metadata["number"]: value}  # the field of that section which a number in its place stands for
     return _typed(value, hint, where, vocab)
 
 

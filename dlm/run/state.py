@@ -34,7 +34,7 @@ class State:
 
 def create(params, optim: Optim, optimizer: optax.GradientTransformation, memory=None) -> State:
     """The state before the first update."""
-    ema = jax.tree.map(jnp.copy, params) if optim.ema else None
+    ema = jax.tree.map(jnp.copy, params) if optim.ema.decay else None
     return State(jnp.int32(0), params, optimizer.init(params), ema, memory)
 
 
@@ -63,7 +63,7 @@ def make_update(
         batch = replace(batch, fields=batch.fields | _told(state, len(batch.index_B), steps))
         grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
         empty = sums["weight_sum"] == 0
-        grads = jax.tree.map(lambda g: jnp.where(empty, 0.0, g / sums["weight_sum"]), grads)
+        grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)  # of an empty batch they are not used
         norm = optax.tree.norm(grads)
         sound = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
         good = sound & ~empty
@@ -71,16 +71,17 @@ def make_update(
         params, figures = optax.apply_updates(state.params, changes), {}
         if "routed" in sums:
             params, figures = route(params, sums.pop("routed"))
-        ema = state.ema
+        ema, made = state.ema, made_updates(state.moments)
         if ema is not None:
-            ema = jax.tree.map(lambda e, p: e * optim.ema + p * (1 - optim.ema), ema, params)
+            decay = optim.ema.after(made)
+            ema = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params)
         memory = None if state.memory is None else remember(state.memory, sums.pop("seen"))
-        made, kept = (params, moments, ema, memory), (state.params, state.moments, state.ema, state.memory)
+        after, before = (params, moments, ema, memory), (state.params, state.moments, state.ema, state.memory)
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
         sums = {k: jnp.where(good, v, 0) for k, v in sums.items()}  # an update that is left out is not in the means
         sums |= figures | dict(skipped_sum=1.0 * ~(sound | empty), empty_sum=1.0 * empty)
-        sums |= dict(grad_norm=norm, lr=optim.lr * schedule(made_updates(state.moments)))
-        return State(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), made, kept)), sums
+        sums |= dict(grad_norm=jnp.where(empty, 0.0, norm), lr=optim.lr * schedule(made))
+        return State(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)), sums
 
     return update
 

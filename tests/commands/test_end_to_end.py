@@ -14,7 +14,7 @@ import pytest
 
 from dlm import evaluate, sample, train
 from dlm.benches import replay
-from dlm.run import checkpoint, cli, logs, rundir, spec
+from dlm.run import checkpoint, cli, logs, optim, rundir, spec
 from dlm.run.assemble import reopen
 from tests import tiny
 
@@ -63,7 +63,7 @@ def test_a_run_directory_holds_what_it_takes(runs, kind):
     workdir, _ = runs[1][kind]
     names = {p.name for p in workdir.iterdir()}
     assert {"config.json", "metrics.jsonl", "commit.txt", "environment.json", "checkpoints", "tokenizer.json"} <= names
-    assert spec.run(json.loads((workdir / "config.json").read_text())).optim.ema == 0.5
+    assert spec.run(json.loads((workdir / "config.json").read_text())).optim.ema == optim.Average(0.5)
     assert json.loads((workdir / "environment.json").read_text())["dropped"] == (dict(duplicates=1) if kind == "ar" else {})
     rows = logs.rows(workdir / "metrics.jsonl")
     assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4] and all(r["loss"] > 0 for r in rows if "loss" in r)

@@ -13,6 +13,7 @@ TABLE = (
     Earlier("data.source.unit", "line", "lines", members=("local",)),
     Earlier("data.source.parts", ("prose",), "prose alone", members=("embedded",)),
     Earlier("data.blank", "served", "never said", beside="prompt"),
+    Earlier("optim.ema.warmup", "none", "slow", beside="decay", number="decay"),
     Earlier("nowhere.at.all", 1, "a section that this run has not"),
 )
 
@@ -34,6 +35,14 @@ def test_a_member_given_by_its_name_alone(table):
     config = dict(data=dict(source="embedded"))
     earlier.completed(config)
     assert config == dict(data=dict(source=dict(name="embedded", parts=("prose",))))
+
+
+def test_a_number_that_became_a_section(table):
+    config = dict(optim=dict(b2=0.5, ema=0.9))
+    assert earlier.completed(config) == ["optim.ema.warmup='none': slow"]
+    assert config == dict(optim=dict(b2=0.5, ema=dict(decay=0.9, warmup="none")))
+    assert spec.run(tiny.recipe("corpus.txt") | config).optim.ema.warmup == "none"
+    assert not earlier.completed(dict(optim=dict(b2=0.5, ema=0.0))) and not earlier.completed(dict(optim=dict(b2=0.5)))
 
 
 def test_a_field_that_means_nothing_without_another_is_said_with_it_alone(table):

@@ -84,6 +84,8 @@ def test_the_global_norm_is_clipped():
 
 
 def test_mistakes():
-    for wrong in (dict(lr=0.0), dict(clip=-1.0), dict(b1=1.0), dict(ema=1.0), dict(microbatches=0)):
+    for wrong in (dict(lr=0.0), dict(clip=-1.0), dict(b1=1.0), dict(microbatches=0)):
         with pytest.raises(ValueError, match="must"):
             Optim(**wrong)
+    with pytest.raises(ValueError, match="decay=1.0 must be in"):
+        optim.Average(1.0)

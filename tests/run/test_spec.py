@@ -33,6 +33,8 @@ def run(**changes):
         (dict(optim__lr="fast"), "config.optim.lr must be of type float, not 'fast'"),
         (dict(optim__kind="adam"), r"config.optim.kind must be adamw \| muon, not 'adam' \(did you mean 'adamw'\?\)"),
         (dict(optim=3), "config.optim is a section, not 3"),
+        (dict(optim__ema="a"), "config.optim.ema is a section, not 'a'"),
+        (dict(optim__ema=1), "config.optim.ema: decay=1.0 must be in"),
         (dict(nn__ffn=3), "config.nn.ffn is a section, not 3"),
         (dict(evals=3), "config.evals must be a dictionary of evals, not 3"),
         (dict(evals=dict(bound=3)), "config.evals.bound is a section, not 3"),

@@ -115,7 +115,7 @@ def test_an_update_without_a_finite_gradient_or_with_too_large_a_one_changes_not
     batch = tiny.batch(tiny.tokens(2, 3))
     before = None
     for scale, norm, skipped in [(1.0, 0.0, 0), (np.nan, 0.0, 1), (np.inf, 0.0, 1), (5.0, 1.0, 1), (0.5, 1.0, 0)]:
-        o = optim.Optim(skip=optim.Skip(norm=norm), ema=0.5)
+        o = optim.Optim(skip=optim.Skip(norm=norm), ema=optim.Average(0.5))
         optimizer = optim.transformation(o, 4)
         loss_of = lambda p, b, k, scale=scale: Loss(scale * p["x_D"][0] * b.weights_BL.sum(), b.weights_BL.sum())  # noqa: E731
         update = state.make_update(loss_of, o, optimizer, lambda s: 1.0, jax.random.key(0), np.ones(20))
@@ -130,7 +130,7 @@ def test_an_update_without_a_finite_gradient_or_with_too_large_a_one_changes_not
 
 def test_a_batch_in_which_nothing_counts_leaves_everything_as_it_is():
     """Parameters, moments, averages and the learning rate are those of a run without it; it is no update that was left out."""
-    o = optim.Optim(lr=0.1, warmup=3, schedule="linear", ema=0.5)
+    o = optim.Optim(lr=0.1, warmup=3, schedule="linear", ema=optim.Average(0.5))
     optimizer, schedule = optim.transformation(o, 8), optim.rate(o, 8)
     loss_of = lambda p, b, k: Estimate((p["x_D"][0] * b.tokens_BL * b.weights_BL).sum() ** 2, b.weights_BL.sum())  # noqa: E731
     update = jax.jit(state.make_update(loss_of, o, optimizer, schedule, jax.random.key(0), np.ones(20)))
@@ -147,11 +147,39 @@ def test_a_batch_in_which_nothing_counts_leaves_everything_as_it_is():
     tiny.identical(*found)
 
 
+def averages(warmup, decay, updates):
+    """(the average after each update, the parameter after each), of a parameter that begins at 1."""
+    o = optim.Optim(lr=0.1, warmup=0, ema=optim.Average(decay, warmup))
+    optimizer = optim.transformation(o, 100)
+    loss_of = lambda p, b, k: Loss(p["x_D"].sum() * b.weights_BL.sum(), b.weights_BL.sum())  # noqa: E731
+    update = jax.jit(state.make_update(loss_of, o, optimizer, optim.rate(o, 100), jax.random.key(0), np.ones(20)))
+    full, empty = (tiny.batch(tiny.tokens(2, 3), segments_BL=np.full((2, 3), segment)) for segment in (1, 0))
+    now, found = state.create({"x_D": jnp.ones(1)}, o, optimizer), []
+    for batch in [full, empty] * updates:  # of empty batches no update is counted
+        now, _ = update(now, batch)
+        found += [] if batch is empty else [(now.ema["x_D"][0], now.params["x_D"][0])]
+    assert now.averaged is now.ema
+    return np.array(found).T
+
+
+def test_the_average_forgets_the_initial_parameters_at_once_and_keeps_what_it_has_later():
+    """After n updates the decay is (1 + n)/(10 + n), until that is the one that is asked for; of old runs it is that from the first."""
+    for warmup, decays in (("ramp", [1 / 10, 2 / 11, 3 / 12, 0.3, 0.3]), ("none", [0.3] * 5)):
+        average_T, params_T = averages(warmup, 0.3, 5)
+        want = [1.0]
+        for decay, p in zip(decays, params_T, strict=True):
+            want.append(want[-1] * np.float32(decay) + p * np.float32(1 - decay))
+        np.testing.assert_allclose(average_T, want[1:], rtol=1e-6)
+    initial = np.prod([min(0.999, (1 + n) / (10 + n)) for n in range(2000)])
+    assert initial < 1e-20 < 0.13 < 0.999**2000, "what is left of the initial ones after 2,000 updates"
+
+
 def test_averaged_parameters(corpus, two):
-    made = experiment(corpus, optim__ema=0.75)
+    made = experiment(corpus, optim__ema=dict(decay=0.75, warmup="none"))
     before = jax.device_get(made.new_state())
     now, _ = updated(made, two[:1])
-    tiny.close(now.ema, jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, before.params, now.params), 1e-6)
+    as_ever = jax.jit(lambda old, new: jax.tree.map(lambda e, p: e * 0.75 + p * (1 - 0.75), old, new))
+    tiny.identical(now.ema, as_ever(before.params, now.params))
     assert now.averaged is now.ema and before.averaged is before.ema
 
 
