@@ -155,6 +155,15 @@ class Experts:
         if self.number:
             self.router.check(self.number, self.active)
 
+    def fit(self, expert: int, tensor: int) -> None:
+        """Raises ValueError where they cannot be dealt out over so many devices, or their widths over so many."""
+        whole = self.router.groups if self.router.even else self.number
+        if whole % expert:
+            name = "nn.experts.router.groups" if self.router.even else "nn.experts.number"
+            raise ValueError(f"mesh.expert={expert} must divide {name}={whole}: a device holds whole groups, else loads would differ")
+        if self.width % tensor or self.shared * self.width % tensor:
+            raise ValueError(f"mesh.tensor={tensor} must divide nn.experts.width={self.width}")
+
 
 class Stack(NamedTuple):
     """Layers that are computed by one scan: `count` times a group of layers with (True) and without (False) experts."""
@@ -241,12 +250,7 @@ class ModelConfig:
             raise ValueError(
                 "nn.experts.router: where experts choose among the tokens of a row they look ahead, so they go with masked diffusion only"
             )
-        whole = e.router.groups if e.router.even else e.number
-        if whole % mesh.expert:
-            name = "nn.experts.router.groups" if e.router.even else "nn.experts.number"
-            raise ValueError(f"mesh.expert={mesh.expert} must divide {name}={whole}: a device holds whole groups, else loads would differ")
-        if e.width % mesh.tensor or e.shared * e.width % mesh.tensor:
-            raise ValueError(f"mesh.tensor={mesh.tensor} must divide nn.experts.width={e.width}")
+        e.fit(mesh.expert, mesh.tensor)
 
     # ------------------------------------------------------------------------------------------------------- counts
 

@@ -38,6 +38,8 @@ class Experts(nn.Module):
         """(y_BLD, what was routed where: sums over the batch). Positions that are not `valid` pass no expert; `ratio_B` is the share of
         each row that is masked; `share` scales the router's losses where a canvas is read more than once."""
         c, (B, L, _) = self.config, x_BLD.shape
+        if self.mesh is not None:  # experts that are not dealt out evenly would answer for each other's tokens
+            c.fit(self.mesh.shape["expert"], self.mesh.shape["tensor"])
         layer = _Layer(c, self.kind, self.mesh if self.mesh is not None and self.mesh.size > 1 else None)
         ratio_BL = jnp.broadcast_to(ratio_B[:, None], (B, L)).astype(jnp.float32)
         y_BLD, routed, penalty = layer(x_BLD, valid_BL, ratio_BL, self._routing(), self._matrices(x_BLD.dtype))

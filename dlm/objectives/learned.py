@@ -78,7 +78,7 @@ class Learned(Diffusion):
             costs.append((self.terms(denoise, batch, z_BL, t_BL) / density_BL).sum(1))
             log_qs.append(self.log_q(batch, z_BL, t_BL).sum(1))
             masked += ((z_BL == self.vocab.mask) & (batch.weights_BL > 0)).sum() / 2
-        better_B = jax.lax.stop_gradient(costs[0] - costs[1])
+        better_B = costs[0] - costs[1]
         score_B = log_qs[0] - log_qs[1]
         nats_B = (costs[0] + costs[1] + better_B * (score_B - jax.lax.stop_gradient(score_B))) / 2
         return Estimate(nats_B.sum(), batch.weights_BL.sum(), {"masked_sum": masked})

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from dlm.evals.bound import HeldOut
 from dlm.evals.exact import Exact
 from dlm.evals.tokens import MaskedTokens
 from dlm.run import spec
@@ -57,6 +58,17 @@ def test_an_autoregressive_model_has_no_gap_and_blocks_have_their_own_passes(cor
     blocks = subject(corpus, dict(name="block", size=8))
     scores(exact(windows=8, samples=2), blocks)
     assert blocks.facts["nfe"] == 32 and blocks.facts["sampler"]["block"] == 8
+
+
+def test_bytes_of_prompts_are_not_counted(corpus):
+    """Nats and bytes of the same text: of each held-out paragraph what stands behind its first space."""
+    asked = subject(corpus, "ar", sampler=dict(steps=1, block=1), data__prompt=" ")
+    answers = [text.partition(" ")[2] for text in asked.held_out_documents]
+    size, tokens = sum(len(a.encode()) for a in answers), sum(len(a.encode()) + 1 for a in answers)
+    bound = scores(HeldOut(samples=2), asked)
+    nats = bound["nats_per_token"][0] * tokens
+    assert bound["bits_per_byte"][0] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
+    assert scores(exact(windows=0, samples=2), asked)["exact_bits_per_byte"][0] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
 
 
 def test_a_sampler_that_is_given_is_the_one_that_is_scored(masked):

@@ -317,73 +317,14 @@ def test_the_largest_are_found_without_a_sort_too(k):
     assert largest(x, k).tolist() == jax.lax.top_k(x, k)[1].tolist()
 
 
-# ---------------------------------------------------------------------------------------------------------------- losses
-
-
-def penalty(router, number=16, active=4, params=None, seed=0, sizes=None, scale=1.0):
-    """The gradient's extra part: that of the router's losses alone, over the number of tokens."""
-    made = experts.Experts(Experts(number=number, active=active, width=F, router=router), "swiglu", D, 2, mesh(**sizes) if sizes else None)
-    rng = np.random.default_rng(seed)
-    x_BLD, valid_BL, ratio_B = jnp.asarray(rng.normal(size=(B, L, D)), jnp.float32), jnp.ones((B, L), bool), jnp.zeros(B)
-    params = params or jax.tree.map(
-        lambda p: jnp.asarray(scale * rng.normal(size=p.shape), jnp.float32),
-        jax.eval_shape(made.init, jax.random.key(0), x_BLD, valid_BL, ratio_B),
-    )
-    return (
-        jax.jit(jax.grad(lambda p: 0 * made.apply(p, x_BLD, valid_BL, ratio_B)[0].sum()))(params)["params"]["router_DGX"] / (B * L),
-        params,
-        x_BLD,
-    )
-
-
-@pytest.mark.parametrize("within", ["all", "group"])
-def test_the_balance_loss_has_the_gradient_of_its_formula(within):
-    """α Σ f_i p_i with f held fixed; with 'group' the mean of the groups' own losses. It is α at perfect balance."""
-    router = MoGE(groups=4, balance=Balance(weight=0.3, within=within))
-    grad, params, x_BLD = penalty(router)
-
-    def formula(w_DGX):
-        p_TGX = jax.nn.softmax((x_BLD.reshape(-1, D) @ w_DGX.reshape(D, 16)), -1).reshape(-1, 4, 4)
-        picked_TGX = jax.lax.stop_gradient(p_TGX == p_TGX.max(-1, keepdims=True)) * 1.0
-        if within == "all":
-            return 0.3 * (16 / 4 * picked_TGX.mean(0) * p_TGX.mean(0)).sum()
-        own_TGX = p_TGX / p_TGX.sum(-1, keepdims=True)
-        return 0.3 * (4 / 1 * picked_TGX.mean(0) * own_TGX.mean(0)).sum(1).mean()
-
-    tiny.close(grad, jax.grad(formula)(params["params"]["router_DGX"]), 1e-6)
-    even = jnp.full((16, 16), 1 / 16.0)
-    layer_ = experts._Layer(Experts(number=16, active=4, width=F, router=router), "swiglu", None)
-    charge = layer_._penalty(jnp.zeros((16, 16)), even, jnp.full((16, 16), 0.25), jnp.ones(16, bool))
-    np.testing.assert_allclose(charge / 16, 0.3, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_pools_differ_and_the_widest_is_that_of_one_device():
-    """A loss pooled over the expert axis or over everything is the one device's; of each device's own tokens it is another."""
-    grads = {}
-    for pool in ("all", "expert", "device"):
-        router = TopK(balance=Balance(weight=0.5, pool=pool))
-        alone, params, _ = penalty(router)
-        grads[pool] = [
-            penalty(router, params=params, sizes=dict(expert=4))[0],
-            penalty(router, params=params, sizes=dict(data=2, expert=2))[0],
-        ]
-    for g in (*grads["all"], grads["expert"][0]):
-        tiny.close(g, alone, 1e-6)
-    for g in (grads["expert"][1], *grads["device"]):
-        assert float(jnp.abs(g - alone).max()) > 1e-5
-
-
-def test_the_z_loss_has_the_gradient_of_its_formula():
-    grad, params, x_BLD = penalty(TopK(z=0.2))
-
-    def formula(w_DGX):
-        return 0.2 * (jax.nn.logsumexp(x_BLD.reshape(-1, D) @ w_DGX.reshape(D, 16), -1) ** 2).mean()
-
-    tiny.close(grad, jax.grad(formula)(params["params"]["router_DGX"]), 1e-6)
-
-
-def test_the_bias_moves_against_the_load_and_changes_no_weight():
-    routed = dict(load_NZE=jnp.array([[[1.0, 5, 3, 3], [0, 0, 0, 0]]]))
-    moved = routing.steered({"layers": {"bias_GX": jnp.zeros((1, 2, 2)), "other_D": jnp.ones(3)}}, routed, 0.5)
-    assert moved["layers"]["bias_GX"].tolist() == [[[0.5, -0.5], [0, 0]]] and moved["layers"]["other_D"].tolist() == [1, 1, 1]
+def test_a_mesh_that_no_config_has_is_refused():
+    """Experts that a mesh cannot deal out in whole groups, or whose width it cannot."""
+    params, *rows = given("moge")
+    for name, changes, sizes, why in (
+        ("moge", {}, dict(expert=8), "mesh.expert=8 must divide nn.experts.router.groups=4"),
+        ("topk", {}, dict(expert=3), "mesh.expert=3 must divide nn.experts.number=16"),
+        ("moge", {}, dict(tensor=5), "mesh.tensor=5 must divide nn.experts.width=12"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            made = layer(name, mesh=run_mesh.imagined(run_mesh.Mesh(**sizes)), **changes)
+            jax.eval_shape(lambda made=made: made.init(jax.random.key(0), *rows))

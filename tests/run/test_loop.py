@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.run import loop
+from dlm.run import loop, meter
 from dlm.run.loop import Every
 from dlm.run.meter import Diverged
 from dlm.run.preempt import Preempted
@@ -52,6 +52,7 @@ def train(
             grad_norm=np.float32(batch),
             skipped_sum=np.float32(left_out),
             empty_sum=np.float32(empty(batch)),
+            router_busiest=np.float32(batch),
         )
 
     return loop.train(
@@ -91,8 +92,25 @@ def test_rows_come_one_update_behind_and_the_last_at_once():
     assert (
         row["bits_per_byte"] == pytest.approx(30 / 8 / np.log(2)) and row["masked_share"] == 0.4 and (row["lr"], row["grad_norm"]) == (2, 2)
     )
-    assert row["ahead_loss"] == pytest.approx(6 / 10)
+    assert row["ahead_loss"] == pytest.approx(6 / 10) and row["router_busiest"] == 1.5, "a figure is the mean over the updates"
     assert row["share_of_peak"] == pytest.approx(row["tokens_per_s"] / 2)
+
+
+def test_the_speed_is_that_of_the_updates_since_the_clock_was_started(monkeypatch):
+    """A row under way when an evaluation begins keeps its sums, and leaves its time and its tokens out of the speed."""
+    told, now = Told(), [0.0]
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: now[0])
+    metering = meter.Meter(told, 4, flops_per_token=2.0, peak=4.0, skips=0)
+    sums = dict(loss_sum=6.0, weight_sum=5.0, bytes_sum=4.0, lr=1.0, grad_norm=1.0)
+    for step, seconds in ((1, 10.0), (2, 10.0), (3, 10.0), (4, 2.0)):
+        now[0] += seconds
+        if step == 4:
+            metering.settle()
+            metering.restart()
+            now[0] += seconds
+        metering.push(step, sums)
+    metering.settle()
+    assert [(r["step"], r["loss"], r["tokens_per_s"], r["share_of_peak"]) for r in told.rows] == [(4, 6 / 5, 5 / 2, 5 / 4)]
 
 
 def test_a_row_holds_the_time_of_its_own_updates_where_they_run_while_they_are_called():
@@ -106,10 +124,11 @@ def test_an_empty_batch_is_counted_and_is_neither_an_update_nor_a_divergence():
     train(told, 0, 7, log=2, save=0, skips=2, empty=lambda batch: batch != 3)
     assert [(r["step"], r.get("empty"), r.get("skipped"), r.get("loss"), r.get("grad_norm")) for r in told.rows] == [
         (2, 2, None, None, None),
-        (4, 1, None, 6.0, 3.0),
+        (4, 1, None, 6.0, 3.0),  # of update 3 alone
         (6, 2, None, None, None),
         (7, 1, None, None, None),
     ]
+    assert (told.rows[1]["lr"], told.rows[1]["router_busiest"], told.rows[1]["tokens_per_s"] > 0) == (4, 3, True)
     diverged = Told()
     with pytest.raises(Diverged) as error:  # the empty ones neither end a row of failures nor belong to it
         train(diverged, 0, 9, log=1, save=0, skipped=1.0, skips=3, empty=lambda batch: batch in (1, 3, 5))

@@ -115,22 +115,36 @@ def test_schedules_of_tokens_move_and_shape_the_noise(corpus):
     assert masked_BL[x_BL == ord("e")].mean() > 0.6 and masked_BL[(x_BL != ord("e")) & np.asarray(batch.noisable_BL)].mean() < 0.1
 
 
-@pytest.mark.parametrize("stem", ["any_order", "block", "ar"])
+@pytest.mark.parametrize("stem", ["any_order", "block", "ar", "partition"])
 def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_it_decides(stem, corpus):
     """From left to right, one position at a time: what training charges is what the replayed sampler pays."""
     given = dict(objective=dict(name="block", size=1, pattern="count")) if stem == "block" else {}
     made = experiment(corpus, stem, nn__time="adaln", **given)
     params, batch = tiny.random_params(made.run.nn, scale=0.3), tiny.batch(tiny.tokens(2, 6))
     denoise, order_BL = functools.partial(made.denoise, params), jnp.broadcast_to(jnp.arange(6), (2, 6))
-    z_BL = dict(any_order=order_BL, block=jnp.full((2, 6), made.run.nn.vocab.mask), ar=batch.tokens_BL)[stem]
-    trained_BL = made.objective.terms(denoise, batch, z_BL, jnp.zeros((2, 6)))
+    z_BL = dict(any_order=order_BL, block=jnp.full((2, 6), made.run.nn.vocab.mask), ar=batch.tokens_BL).get(stem)
+    trained_BL = both_groups(made, denoise, batch) if stem == "partition" else made.objective.terms(denoise, batch, z_BL, jnp.zeros((2, 6)))
     if stem == "ar":
         told = made.objective.bound(denoise, batch, jax.random.key(0), 2).nats_BL
     else:
-        sampler = generate.suited(Sampler(rule=spec.build("ordered", "samplers"), steps=4), made.objective.process, made.objective.mask)
+        steps = 6 if stem == "partition" else 4
+        sampler = generate.suited(Sampler(rule=spec.build("ordered", "samplers"), steps=steps), made.objective.process, made.objective.mask)
         told, passes = replayed(denoise, sampler, made.objective.process, made.objective.mask, batch, jax.random.key(0))
         assert passes == 6, "blocks of one waste no pass"
     tiny.close(trained_BL, told, 1e-4)
+
+
+def both_groups(made, denoise, batch):
+    """What each token costs when those before it are the one group and the rest is the other, whichever of the two is M."""
+    nats_BL, place_L = [], jnp.arange(6)
+    for i in range(6):
+        known_L, ways = place_L < i, []
+        for asked_L, t in ((~known_L, 1 - i / 6), (known_L, i / 6)):
+            z_BL = jnp.where(asked_L, made.run.nn.vocab.mask, batch.tokens_BL)
+            ways.append(made.objective.terms(denoise, batch, z_BL, jnp.full((2, 6), t))[:, i] * 2 * (1 - i / 6))
+        tiny.close(*ways, 1e-4)
+        nats_BL.append(ways[0])
+    return jnp.stack(nats_BL, 1)
 
 
 def test_what_a_model_cannot_see_it_is_not_asked(corpus):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.run import checkpoint, optim, spec, state
+from dlm.run import checkpoint, optim, spec, state, weights
 from dlm.run.assemble import Experiment
 from dlm.run.contracts import Estimate, Loss
 from dlm.run.spec import UserError
@@ -210,6 +210,9 @@ def test_a_checkpoint_comes_back_on_another_mesh_and_old_ones_go(corpus, tmp_pat
     for step in (None, 2):
         found = store.restore(other, checkpoint.intact(tmp_path, print, step))
         tiny.identical(jax.device_get(found), kept[step or 3])
+    averaged = weights.load(tmp_path, 3, other.params)
+    tiny.identical(jax.device_get(averaged), kept[3].ema)
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(kept[3].ema), jax.tree.leaves(kept[3].params), strict=True))
     assert found.params["layers"]["ffn"]["up_DF"].sharding == other.params["layers"]["ffn"]["up_DF"].sharding
     with pytest.raises(UserError, match=r"no checkpoint of step 1 in .*; there are \[2, 3\]"):
         checkpoint.intact(tmp_path, print, 1)
