@@ -160,14 +160,14 @@ def test_what_a_model_cannot_see_it_is_not_asked(corpus):
     "config, why",
     [
         (dict(name="masked", process=dict(name="mask", power=0.2)), "power=0.2 must be from 0.5"),
-        (dict(name="hybrid", process=dict(name="uniform", power=float("nan"))), "power=nan must be"),
+        (dict(name="hybrid", process=dict(name="uniform", power=float("nan"))), "process.power must be of type float, not nan"),
         (dict(name="learned", times="importance"), "times='importance'"),
         (dict(name="priority", times="importance"), "times='importance'"),
         (dict(name="block", clip=(0.3, 0.8), steps=4), "clip="),
         (dict(name="block", clip=(0.3, 0.8), coupling="complementary"), "clip="),
         (dict(name="block", auxiliary=0.5), "context='causal'"),
-        (dict(name="priority", strength=float("inf")), "strength=inf"),
-        (dict(name="proseco", correction=float("nan")), "correction=nan"),
+        (dict(name="priority", strength=float("inf")), "strength must be of type float, not inf"),
+        (dict(name="proseco", correction=float("nan")), "correction must be of type float, not nan"),
     ],
 )
 def test_what_means_nothing_is_refused_by_name(config, why):
