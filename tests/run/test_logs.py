@@ -120,7 +120,15 @@ def test_what_is_not_finite_is_null_and_said_beside_it(tmp_path, capsys):
     assert logs.rows(tmp_path / "evals.jsonl") == [dict(step=1, loss=None, a=dict(b=None, c=None, finite=False), finite=False)]
 
 
-KEYS = ("data/content.py", "reports/groups.py", "reports/notebook.py", "reports/replay.py", "reports/scores.py", "reports/summary.py")
+KEYS = (
+    "data/content.py",
+    "evals/harness.py",
+    "reports/groups.py",
+    "reports/notebook.py",
+    "reports/replay.py",
+    "reports/scores.py",
+    "reports/summary.py",
+)
 KEYS += ("run/hosts.py", "run/jail.py", "run/spec.py", "text/pieces.py", "text/quoted.py")
 THEIRS = ("convert.py", "hf/shards.py", "run/manifest.py", "text/bpe.py", "text/chat.py", "text/published.py", "text/sandbox.py")
 
