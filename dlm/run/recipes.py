@@ -18,6 +18,7 @@ from dlm.run.errors import UserError
 
 _OURS = Path(__file__).resolve().parents[1]
 _LONGEST = 300  # characters of an error that is told
+_MOST = 10  # places of one that are told
 
 
 def split(target: str) -> tuple[str, str | None]:
@@ -78,8 +79,14 @@ def _mistake(path: str, folder: Path, error: BaseException) -> UserError:
     shown = [f"{_shown(path, folder, file)}, line {line}" for file, line in places]
     made = UserError(f"{shown[-1] if shown else path}: {_words(error)}")
     if len(shown) > 1:
-        made.add_note("\n".join(f"  {place}" for place in shown))
+        made.add_note("\n".join(f"  {place}" for place in _ends(shown)))
     return made
+
+
+def _ends(places: list[str]) -> list[str]:
+    """The first and the last of many places: of a function that calls itself for ever there are a thousand."""
+    left_out = len(places) - _MOST
+    return places if left_out <= 0 else [*places[: _MOST // 2], f"… {left_out} more", *places[-_MOST // 2 :]]
 
 
 def _own(file: str, folder: Path) -> bool:

@@ -90,6 +90,14 @@ def test_the_user_s_own_lines_are_told_below_the_error(tmp_path, capsys):
     assert (code, err) == (2, f"error: {tmp_path}/inner.py, line 2: IndexError: list index out of range\n{places}")
 
 
+def test_of_a_function_that_calls_itself_for_ever_the_ends_are_told(tmp_path, capsys):
+    (tmp_path / "r.py").write_text("def get_config():\n    return again()\n\n\ndef again():\n    return again()\n")
+    code, _, err = told(capsys, train, f"--config={tmp_path / 'r.py'}", "--dry_run")
+    error, first, *others = err.splitlines()
+    assert code == 2 and error.startswith(f"error: {tmp_path}/r.py, line 6: RecursionError:") and first == f"  {tmp_path}/r.py, line 2"
+    assert len(others) == 10 and others[4].endswith(" more") and {*others[:4], *others[5:]} == {f"  {tmp_path}/r.py, line 6"}
+
+
 def test_two_recipes_have_each_its_own_neighbour_and_leave_nothing_behind(tmp_path, monkeypatch):
     import sys
 
