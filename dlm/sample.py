@@ -80,7 +80,7 @@ def request(args, experiment):
         asked = continued(args, experiment)
     size = positions(experiment, asked.parts)
     if size > most:
-        cut = "" if args.infill or args.cut else "; --cut cuts the prompt from the left"
+        cut = "" if args.cut or not (args.prompt or args.chat) else "; --cut cuts the prompt from the left"
         say(f"{size} tokens, {size - most} more than in training: nothing was trained on what comes after the first {most}{cut}")
     return asked
 

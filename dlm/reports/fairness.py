@@ -18,8 +18,8 @@ def warnings(groups: list[Group]) -> list[str]:
     found = [*different(groups), *_windows(runs), *_settings(runs), *(line for g in groups for line in _left_out(g))]
     for label, record in runs:
         found += _run(label, record)
-    if len(commits := {r.commit for _, r in runs}) > 1:
-        found.append(f"the runs are of {len(commits)} versions of the code ({', '.join(sorted(c[:12] or 'unknown' for c in commits))})")
+    if len(versions := {r.commit: r.code(12) for _, r in runs}) > 1:
+        found.append(f"the runs are of {len(versions)} versions of the code ({', '.join(sorted(versions.values()))})")
     return found + _unknown(runs)
 
 

@@ -57,7 +57,7 @@ def grouped(records: list[Record]) -> list[Group]:
         parts += [[r] for r in runs] if apart else [runs]
     names = labels([flattened(part[0].config) for part in parts])
     names = [n + "".join(f", {word}" for word in _unfinished(p[0])) for n, p in zip(names, parts, strict=True)]
-    names = _told_apart(names, [f"commit {p[0].commit[:7] or 'unknown'}" for p in parts])
+    names = _told_apart(names, [f"commit {p[0].code()}" for p in parts])
     names = _told_apart(names, [p[0].workdir.name for p in parts])
     return [Group(n, p) for n, p in zip(names, parts, strict=True)]
 

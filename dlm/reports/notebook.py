@@ -44,7 +44,7 @@ def write(target: str, groups: list[Group]) -> Path:
     _check(target, groups)
     indent, records = place[1], [r for g in groups for r in g.records]
     seeds = " ".join(str(s) for s in sorted({r.config.get("seed", 0) for r in records}))
-    made = f"config {digest(target)}, commit {_same(r.commit[:7] for r in records)}, {_same(map(_machine, records))}, seeds {seeds}"
+    made = f"config {digest(target)}, commit {_same(r.code() for r in records)}, {_same(map(_machine, records))}, seeds {seeds}"
     told = [table.LEGEND, *(f"note: {text}" for text in fairness.warnings(groups))]
     notes = "".join(f"{textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)}\n" for text in told)
     body = f"=== results of {target}, {made} ===\n{table.as_text(table.rows(groups))}\n{notes}=== end of results ===\n"

@@ -65,6 +65,11 @@ class Record:
     def updates(self) -> int:
         return self.metrics[-1]["step"]
 
+    def code(self, digits: int = 7) -> str:
+        """The version of the code in few signs: '83bfaab', '83bfaab+changes', 'src-11a5b45', 'unknown'."""
+        kind, name, changes = re.match(r"(src-)?([^+ ]*)(\+changes)?", self.commit).groups(default="")
+        return kind + name[:digits] + changes or "unknown"
+
     @property
     def tokens(self) -> int | None:
         """Read in training."""

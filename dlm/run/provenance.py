@@ -12,14 +12,16 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @functools.cache
 def commit(package: Path = _PACKAGE) -> str:
-    """The commit of the code, with '+changes' where its tree differs; 'src-HASH of dlm VERSION' where no repository of its own holds it.
+    """The commit of the code, with '+changes' where its tree differs or the package has a new file.
 
+    'src-HASH of dlm VERSION' where no repository of its own holds the code.
     A repository around the package may be somebody else's: it is believed if its root is the folder above the package and it tracks it.
     """
     try:
         if _root(package) == package.parent and _git(package, "ls-files", "--error-unmatch", "__init__.py"):
-            changes = _git(package, "status", "--porcelain", "--untracked-files=no")
-            return _git(package, "rev-parse", "HEAD") + ("+changes" if changes else "")
+            changed = _git(package, "status", "--porcelain", "--untracked-files=no")
+            new = _git(package, "ls-files", "--others", "--exclude-standard")  # a part that was only added is code as well
+            return _git(package, "rev-parse", "HEAD") + ("+changes" if changed or new else "")
     except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet, or one that is not ours
         pass
     return f"src-{sources(package)} of {package.name} {_version(package.name)}"

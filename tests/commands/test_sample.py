@@ -54,6 +54,7 @@ def test_what_does_not_fit_is_told_or_cut(given, prompt, tokens, told, capsys):
     spelled = "".join(p if isinstance(p, str) else Bytes().fit(()).decode(p) for p in front)
     said = capsys.readouterr().err
     assert (spelled, room) == (prompt, tokens) and all(words in said for words in told) and bool(said) == bool(told)
+    assert ("--cut" in said) == ("--cut" in told), "there must be a prompt that can be cut"
 
 
 def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from dlm import evals
-from dlm.reports import groups, record, scores
+from dlm.reports import fairness, groups, record, scores
 from tests.reports.conftest import write
 
 
@@ -60,6 +60,24 @@ def test_runs_that_are_short_of_their_steps_are_a_model_of_their_own_and_marked(
         "masked, 20 of 40 updates",
         "masked (commit fedcba9)",
     ]
+
+
+VERSIONS = {
+    "fedcba98": "fedcba9",
+    "abc123+changes": "abc123+changes",
+    "src-0123456789 of dlm 0.1": "src-0123456",
+    "": "unknown",
+}
+
+
+@pytest.mark.parametrize("commit", VERSIONS)
+def test_code_with_changes_is_told_from_its_commit_wherever_it_is_named(commit, tmp_path):
+    found = made(tmp_path, dict(seed=0), dict(seed=1))
+    (found[0].records[1].workdir / "commit.txt").write_text(f"{commit}\n")
+    found = groups.grouped(record.read([tmp_path]))
+    assert [g.label for g in found] == ["masked (commit abc123)", f"masked (commit {VERSIONS[commit]})"]
+    (line,) = [line for line in fairness.warnings(found) if "versions of the code" in line]
+    assert line.endswith(f"({', '.join(sorted(['abc123', found[1].records[0].code(12)]))})") and ("+changes" in line) == ("+" in commit)
 
 
 def test_runs_of_one_config_and_one_seed_stay_apart(tmp_path):

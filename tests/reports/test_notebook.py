@@ -63,9 +63,10 @@ def test_results_stand_between_their_markers_with_what_made_them(made, tmp_path)
     )
     compile(text, "recipe.py", "exec")
     assert "    note: masked" not in text and notebook.stale(path) == []
-    (tmp_path / "seed=0" / "commit.txt").write_text("fedcba\n")
+    (tmp_path / "seed=0" / "commit.txt").write_text("fedcba+changes\n")
     notebook.write(str(path), groups.grouped(record.read([tmp_path])))
-    assert "\n    note: the runs are of 2 versions of the code (abcdef0123, fedcba)\n    === end" in path.read_text()
+    assert ", commit fedcba+changes and abcdef0, " in path.read_text(), "code with changes is not that of its commit"
+    assert "\n    note: the runs are of 2 versions of the code (abcdef0123, fedcba+changes)\n    === end" in path.read_text()
     path.write_text(text.replace("'lr': 0.01", "'lr': 0.02"))
     assert notebook.stale(path) == [str(path)]
 

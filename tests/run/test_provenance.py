@@ -55,6 +55,12 @@ def test_a_checkout_has_its_commit_and_says_when_it_was_changed(place, tmp_path,
     ours = place("ours")
     made = repository(tmp_path / "ours", "*.pyc\n")
     assert provenance.commit.__wrapped__(ours) == made
+    (ours / "run" / "a.pyc").write_text("")
+    (ours.parent / "notes.txt").write_text("")
+    assert provenance.commit.__wrapped__(ours) == made, "neither what git ignores nor what lies beside the package is its code"
+    (ours / "run" / "b.py").write_text("x = 1\n")
+    assert provenance.commit.__wrapped__(ours) == f"{made}+changes", "a part that is found by listing its folder"
+    (ours / "run" / "b.py").unlink()
     (ours / "run" / "a.py").write_text("x = 2\n")
     assert provenance.commit.__wrapped__(ours) == f"{made}+changes"
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
