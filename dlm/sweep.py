@@ -90,7 +90,7 @@ def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) 
         return sweep.runs[name].steps in checkpoint.steps(workdir / name)
 
     def scored(name: str) -> bool:
-        wanted = settings(sweep.runs[name], evals, flags)
+        wanted = settings(rundir.as_begun(workdir / name, sweep.runs[name]), evals, flags)
         rows = [row for row in answering(workdir / name, wanted) if row.get("step") == sweep.runs[name].steps]
         return {row["eval"] for row in rows if "eval" in row and "settings" in row} == wanted.keys()
 
@@ -133,11 +133,11 @@ def printed(work: list, kind: str, parallel: int) -> str:
 
 def carried_out(sweep: grid.Sweep, work: list, args) -> int:
     """Runs the jobs, all or those that a search asks for; the exit code."""
-    from dlm.run import preempt
+    from dlm.run import preempt, rundir
     from dlm.sweeps import fleet
 
     workdir, outcomes, found = Path(args.workdir), [], None
-    wanted = {name: settings(run, args.evals, args.flags) for name, run in sweep.runs.items()}
+    wanted = {name: settings(rundir.as_begun(workdir / name, run), args.evals, args.flags) for name, run in sweep.runs.items()}
     with preempt.Watch() as told:
         if args.search:
             found = _searched(sweep, work, args, outcomes, told, wanted)

@@ -161,6 +161,7 @@ def _config(path: Path) -> dict:
     _shaped(path, config, _SECTIONS)
     config.pop(rundir.CHANGES, None)  # what was before does not tell models apart
     earlier.completed(config)
+    earlier.idle(config)
     return config
 
 

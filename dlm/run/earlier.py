@@ -46,6 +46,15 @@ def completed(config: dict) -> list[str]:
     return lines
 
 
+def idle(config: dict) -> None:
+    """Takes the table's fields that mean nothing without another out where that one is off: a run has them or not by its age alone."""
+    for field in EARLIER:
+        *parents, leaf = field.dotted.split(".")
+        section = _section(config, parents, field.number)
+        if section and field.beside and not section.get(field.beside):
+            section.pop(leaf, None)
+
+
 def kept(run: dict, bare: dict, stored: dict) -> dict:
     """The config of a run as it goes on: the table's fields are as in its completed `stored` config where that has the table's value, and
     the `run` as it was asked for has today's default. `bare` is that run with nothing but defaults in these fields (`without`)."""

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from dlm import report, sweep
-from dlm.run import cli, logs
+from dlm.run import cli, logs, rundir
+from dlm.sweeps import grid
 from tests import tiny
 
 HEAD = "from dlm.sweeps.grid import *\n\n\ndef get_config(arg=None):\n    return {config!r}\n\n\ndef sweep():\n    return {body}\n"
@@ -91,6 +92,22 @@ def test_rows_that_answer_a_sweep_are_those_of_its_own_settings(tmp_path):
     (tmp_path / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [own, *(dict(own, value=9.0, **o) for o in others)]))
     assert sweep.latest(tmp_path, "bits_per_byte", dict(bound=dict(samples=4)))["value"] == 2.0
     assert sweep.latest(tmp_path, "bits_per_byte", dict(bound=dict(samples=2))) is None
+
+
+def test_an_old_run_of_a_sweep_is_done_once_it_is_scored_as_it_began(recipe, tmp_path):
+    found = grid.load(recipe("over('seed', 1)").removeprefix("--config="))
+    run, workdir = found.runs["seed=1"], tmp_path / "runs" / "seed=1"
+    workdir.mkdir(parents=True)
+    rundir.create(workdir, run, run.text.fit(()))
+    stored = json.loads((workdir / "config.json").read_text())
+    del stored["evals"]["bound"]["pattern"]
+    (workdir / "config.json").write_text(json.dumps(stored))
+    asked = sweep.settings(run, None, [])["bound"]
+    (job,) = sweep.jobs(found, tmp_path / "runs", None, [])
+    for pattern in ("count", "own"):
+        row = dict(eval="bound", name="bits_per_byte", value=2.0, step=2, differs={}, settings=asked | dict(pattern=pattern))
+        (workdir / "evals.jsonl").write_text(json.dumps(row) + "\n")
+        assert job.commands[1][1]() == (pattern == "own"), pattern
 
 
 @pytest.mark.parametrize(

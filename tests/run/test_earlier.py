@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from dlm.reports import record
 from dlm.run import earlier, rundir, spec
 from dlm.run.earlier import Earlier
 from tests import tiny
+from tests.reports.conftest import write
 
 TABLE = (
     Earlier("optim.b2", 0.5, "moments of an earlier kind"),
@@ -48,6 +50,17 @@ def test_a_number_that_became_a_section(table):
 def test_a_field_that_means_nothing_without_another_is_said_with_it_alone(table):
     for prompt, lines in (("", 0), ("=", 1)):
         assert len(earlier.completed(dict(data=dict(prompt=prompt)))) == lines
+
+
+def test_what_means_nothing_tells_no_run_from_an_older_one(table, tmp_path):
+    on = dict(data=dict(prompt="=", blank="served"), optim=dict(ema=dict(decay=0.9, warmup="none")))
+    off = dict(data=dict(prompt="", blank="left_out"), optim=dict(ema=dict(decay=0.0, warmup="count")))
+    kept = json.loads(json.dumps(on))
+    earlier.idle(kept)
+    earlier.idle(off)
+    assert kept == on and off == dict(data=dict(prompt=""), optim=dict(ema=dict(decay=0.0)))
+    run = write(tmp_path / "run", "masked", 3.0, 0.01, "bound", **dict(data=dict(batch=8, length=32, prompt="", blank="left_out")))
+    assert "blank" not in record.read([run])[0].config["data"]
 
 
 def test_an_old_run_says_once_what_it_keeps(table, tmp_path, capsys):
