@@ -102,6 +102,10 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
         if not ours:  # an earlier version did not look
             check_sampler(run)
         tokenizer = _tokenizer(run, workdir if ours else None)
+        if 0 < run.every.eval <= run.steps:  # else they are for `evaluate`, which may give them what they lack
+            for evaluator in run.evals.values():
+                if hasattr(evaluator, "check"):
+                    evaluator.check(run, tokenizer)
         experiment = Experiment(run, tokenizer)
         if run.start is not None and not ours:
             start.check(run.start, experiment.abstract_state().params)

@@ -33,10 +33,14 @@ class GenPPL(Samples):
 
     reads: ClassVar[bool] = True
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
-        """(name, value, standard error) over the samples."""
+    def check(self, *given) -> None:
+        """Refuses to draw what nobody judges."""
         if not self.judge:
             raise UserError("a judge is missing: --evals.gen_ppl.judge=RUN, the directory of an autoregressive run")
+
+    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+        """(name, value, standard error) over the samples."""
+        self.check()
         judge = trusted(subject, self.judge, "--evals.gen_ppl.judge")
         replies, tokenizer = subject.draw(self.num, self.length), subject.tokenizer
         real = [np.append(ids, tokenizer.eos) for ids in tokenizer.encode_all(subject.held_out_documents[: self.num])]

@@ -55,16 +55,23 @@ class Harness:
         if min(self.limit, self.batch, self.fewshot or 0) < 0:
             raise ValueError(f"limit={self.limit}, batch={self.batch} and fewshot={self.fewshot} must not be negative")
 
+    def check(self, *given) -> None:
+        """Refuses to ask nothing."""
+        if not self._names or not self.dir:
+            raise UserError("which tasks, and where? --harness=NAME,… and --harness_dir=FOLDER with their YAML files")
+
+    @property
+    def _names(self) -> list[str]:
+        return [name.strip() for given in self.tasks for name in given.split(",") if name.strip()]
+
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) of each metric of each task."""
-        names = [name.strip() for given in self.tasks for name in given.split(",") if name.strip()]
-        if not names or not self.dir:
-            raise UserError("which tasks, and where? --harness=NAME,… and --harness_dir=FOLDER with their YAML files")
+        self.check()
         _ready()
         from dlm.evals.requests import bridge, local
 
         with local.guarded():
-            loaded = local.tasks(names, Path(self.dir), Path(self.data or self.dir), self.code == "jail")
+            loaded = local.tasks(self._names, Path(self.dir), Path(self.data or self.dir), self.code == "jail")
             judged = frozenset(name for name, task in loaded["tasks"].items() if _judges(task))
             model = Model(subject, self.batch, self.samples, self.likelihood, self.pattern)
             lm = bridge.HarnessLM(model, _template(subject) if self.chat == "template" else None, judged)

@@ -29,12 +29,15 @@ class Routing:
         if min(self.windows, self.devices) < 0:
             raise ValueError(f"windows={self.windows} and devices={self.devices} must not be negative")
 
+    def check(self, run, *given) -> None:
+        """Refuses a network without experts."""
+        if not run.nn.experts.number:
+            raise UserError("evals.routing: this model has no experts (nn.experts.number=0)")
+
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error over the batches)."""
-        run = subject.experiment.run
-        e = run.nn.experts
-        if not e.number:
-            raise UserError("evals.routing: this model has no experts (nn.experts.number=0)")
+        self.check(subject.experiment.run)
+        e = subject.experiment.run.nn.experts
         devices = self.devices or routing.devices(e, subject.experiment.mesh.shape["expert"])
         if e.number % devices:
             raise UserError(f"evals.routing.devices={devices} must divide nn.experts.number={e.number}")

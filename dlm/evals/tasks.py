@@ -44,10 +44,7 @@ class Tasks:
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the problems."""
-        asked = problems.held_out(self.task, self.num)
-        tokenizer = subject.tokenizer
-        for problem in asked:
-            self._check(tokenizer, problem)
+        tokenizer, asked = subject.tokenizer, self._asked(subject.tokenizer)
         told = dict(sha256=digest(part for p in asked for part in (p.prompt, p.answer))["sha256"], rows=len(asked))
         templates = [self._template(p, tokenizer.eos) for p in asked]
         for label, changes in self._samplers():
@@ -55,6 +52,16 @@ class Tasks:
             right_N = [self.task.grade(p, self._answer(p, reply, tokenizer)) for p, reply in zip(asked, replies, strict=True)]
             subject.facts.update(trials=len(right_N), task=told)
             yield f"{type(self.task).__name__.lower()}_accuracy{label}", *jackknife(np.mean, right_N)
+
+    def check(self, run, tokenizer) -> None:
+        """Refuses what `run` would refuse of every model with this tokenizer."""
+        self._asked(tokenizer)
+
+    def _asked(self, tokenizer) -> list[Problem]:
+        found = problems.held_out(self.task, self.num)
+        for problem in found:
+            self._check(tokenizer, problem)
+        return found
 
     def _template(self, problem: Problem, eos: int) -> tuple:
         if self.ask == "prompt":
@@ -74,7 +81,7 @@ class Tasks:
         if not fits or (self.ask == "fill" and at != len(whole)):
             raise UserError(
                 f"evals.tasks.ask={self.ask!r}: this run's tokenizer joins what is given with what is asked for, as in {problem.prompt!r}: "
-                "a score would tell of the tokenizer; train with text='bytes'"
+                "a score would tell of the tokenizer; train with text='bytes', or leave evals.tasks out"
             )
 
     def _answer(self, problem: Problem, reply, tokenizer) -> str:

@@ -1,15 +1,43 @@
-"""What `evaluate` says that a score was measured on, and what becomes of it in a report and a sweep."""
+"""What `evaluate` says that a score was measured on, and what becomes of it in a report and a sweep; which a run cannot have."""
 
 import json
 import shutil
 
 import pytest
 
-from dlm import evaluate, sweep
+from dlm import evaluate, sweep, train
 from dlm.data import digest
 from dlm.reports import groups, record, table
 from dlm.run import spec
-from tests.commands.test_end_to_end import answer, mistake
+from tests import tiny
+from tests.commands.test_end_to_end import answer, mistake, write_recipe
+
+JOINED = dict(data__source=dict(name="problems", count=300), text="bpe", evals=dict(tasks=dict(num=8)))
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        (JOINED, "evals.tasks.ask='prompt': this run's tokenizer joins what is given with what is asked for"),
+        (dict(evals=dict(gen_ppl=dict(num=2))), "a judge is missing"),
+        (dict(evals=dict(harness=dict(limit=2))), "which tasks, and where?"),
+        (dict(evals=dict(routing={})), "this model has no experts"),
+    ],
+    ids=str,
+)
+def test_what_can_score_no_such_model_is_refused_before_one_is_trained(changes, said, corpus, tmp_path, capsys):
+    config = write_recipe(tmp_path / "recipe.py", tiny.recipe(corpus, **changes, every__eval=1))
+    assert said in mistake(capsys, train, f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_a_run_lacks_for_a_score_is_asked_for_by_evaluate_where_training_has_none(corpus, tmp_path, capsys):
+    changes = dict(evals=dict(gen_ppl=dict(num=2)), steps=2)
+    for name, every in dict(never=0, later=3).items():
+        config = write_recipe(tmp_path / f"{name}.py", tiny.recipe(corpus, **changes, every__eval=every))
+        answer(capsys, train, f"--config={config}", f"--workdir={tmp_path / name}")
+    assert "a judge is missing" in mistake(capsys, evaluate, f"--workdir={tmp_path / 'never'}")
 
 
 @pytest.mark.slow
