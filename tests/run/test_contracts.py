@@ -43,5 +43,7 @@ def test_a_low_temperature_sharpens_and_the_lowest_is_the_mode():
     for exponent in range(7, 46):
         assert high.draw(key_B, 10.0**-exponent) == 1
         assert high.tempered(10.0**-exponent).log_prob(jnp.array([[1]])) == 0
+    near = Logits(jnp.asarray([[[-1e-7, 0.0, -jnp.inf, -1e30]]]))  # below a millionth of a nat two are not told apart by chance
+    assert near.tempered(1e-7).log_prob(jnp.array([[1]])) == 0 > near.tempered(1e-6).log_prob(jnp.array([[1]]))
     nothing = Logits(jnp.full((1, 1, 5), -jnp.inf))
     assert not np.isnan(nothing.tempered(0.5).logits_BLV).any()

@@ -170,6 +170,8 @@ def test_which_tokens_come_back():
     weight_BL = np.where(MASKED_BL, 0, np.exp(-np.exp(log_BL)))  # the least certain most of all
     share_BL = weight_BL / weight_BL.sum(1, keepdims=True)
     np.testing.assert_allclose(rate(name="conf", eta=0.5), 0.5 * (0.3 / 0.4) * share_BL, rtol=1e-5)
+    switched = [rate(name="switch", eta=0.5, begin=begin) for begin in (1.0, 0.999)]  # the step is that from t = 1 to s = 0.99
+    assert (switched[0] == 0.5).all() and not switched[1].any(), "it begins with the step that begins at its time, and not with the next"
     want_BL = ~MASKED_BL & (P_BLV[:, :, 1] < 0.2)
     assert want_BL.any() and (rate(name="doubted", below=0.2) == want_BL).all()
     quality_BL = np.where(MASKED_BL, 2, 1 / (1 + np.exp(-np.log(P_BLV[..., 1]) - 1)))
