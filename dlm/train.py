@@ -86,8 +86,8 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
                 if run.data.dropped:
                     say(f"dropped from the data: {data.told(run.data.dropped)}")
             rundir.check_places(workdir, run, accept_data)
-            rundir.check_data(workdir, fingerprint, held_out, accept_data)
-            rundir.go_on(workdir, run, done)
+            accepted = rundir.check_data(workdir, fingerprint, held_out, accept_data)
+            rundir.go_on(workdir, run, done, accepted)
             checkpoint.set_aside(workdir, after=done)
 
         if hosts.join(say, lambda: mesh.devices(run.mesh)):

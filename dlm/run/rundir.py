@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -83,12 +83,14 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def check_data(workdir: Path, training: str, held_out: str, accept: bool) -> None:
-    """Refuses text other than that which the run began with, unless the user accepts it; it is the run's from then on."""
+def check_data(workdir: Path, training: str, held_out: str, accept: bool) -> list[str]:
+    """Refuses text other than that which the run began with, unless the user accepts it; it is the run's from then on.
+
+    What was accepted is returned, in words for `go_on`."""
     now = {DATA: training, HELD_OUT: held_out}
     changed = changed_text(workdir, lambda: training, lambda: held_out)
+    began = " ".join(_kept(workdir, name)[:8] or "unknown" for name in now)
     if changed and not accept:
-        began = " ".join(_kept(workdir, name)[:8] or "unknown" for name in now)
         raise UserError(
             f"the {changed} data of {workdir} have changed since it began (fingerprints {training[:8]} {held_out[:8]}, then {began}): "
             "restore them, or go on with the new ones by --accept_data"
@@ -96,6 +98,7 @@ def check_data(workdir: Path, training: str, held_out: str, accept: bool) -> Non
     for name, fingerprint in now.items():
         if _kept(workdir, name) != fingerprint:
             files.write(workdir / name, fingerprint + "\n")
+    return [f"the {changed} data changed: {began} → {training[:8]} {held_out[:8]}"] if changed else []
 
 
 def changed_text(workdir: Path, training: Callable[[], str], held_out: Callable[[], str]) -> str:
@@ -140,11 +143,11 @@ def check_places(workdir: Path, run: spec.Run, accept: bool) -> None:
             raise UserError(f"config.{line}: {workdir} has no {tells} that tells whether the data are the same; --accept_data takes them")
 
 
-def go_on(workdir: Path, run: spec.Run, step: int) -> None:
+def go_on(workdir: Path, run: spec.Run, step: int, accepted: Sequence[str] = ()) -> None:
     """Takes what is other in the run now: on another mesh, for instance, its evaluation finds the devices that it has now.
 
-    config.json keeps in `changes` what was before, and after which update; one line says so."""
-    found = [line for _, line in differences(workdir, run)]
+    config.json keeps in `changes` what was before, beside what the user `accepted`, and after which update; one line says so."""
+    found = [*(line for _, line in differences(workdir, run)), *accepted]
     before = json.loads((workdir / CONFIG).read_text(encoding="utf-8")).get(CHANGES) or []
     changes = [*before, *(dict(after=step, change=line) for line in found)]
     files.write(workdir / CONFIG, spec.to_json(spec.plain(run) | ({CHANGES: changes} if changes else {})))

@@ -148,7 +148,7 @@ def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_
     before, _ = content(again), moved.write_text(moved.read_text().replace("cat", "cow", 1))
     assert "have changed since it began" in mistake(capsys, train, *words, "--config.mesh.data=2")
     assert {k: v for k, v in content(again).items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
-    assert answer(capsys, train, *words, "--accept_data")["updates"] == 4
+    assert answer(capsys, train, *words, "--accept_data")["updates"] == 4 and "data changed" in (again / "config.json").read_text()
 
 
 @pytest.mark.slow

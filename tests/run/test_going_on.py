@@ -104,6 +104,20 @@ def test_a_run_goes_on_with_another_value_and_keeps_from_when_on(name, tmp_path,
     assert rundir.run_of(tmp_path / "w") == other and rundir.belongs(tmp_path / "w", run)
 
 
+def test_data_that_were_accepted_are_told_and_kept_with_the_update_after_which_they_are_read(tmp_path, corpus, capsys):
+    run, workdir = spec.run(tiny.recipe(corpus)), tmp_path / "w"
+    with rundir.locked(workdir):
+        rundir.create(workdir, run, run.text.fit(()))
+    line = "the training data changed: aaaaaaaa bbbbbbbb → cccccccc bbbbbbbb"
+    for training, said in (("a" * 32, []), ("c" * 32, [line]), ("c" * 32, [])):
+        accepted = rundir.check_data(workdir, training, "b" * 32, accept=True)
+        rundir.go_on(workdir, run, 7, accepted)
+        assert accepted == said
+    assert json.loads((workdir / "config.json").read_text())["changes"] == [dict(after=7, change=line)]
+    assert capsys.readouterr().err.count(" goes on after update 7 with the training data changed") == 1
+    assert rundir.run_of(workdir) == run and rundir.belongs(workdir, run)
+
+
 def test_data_that_are_not_what_they_were_leave_the_config_alone(tmp_path, corpus):
     """What is refused changes nothing; moved data of the same content are taken."""
     run = spec.run(tiny.recipe(corpus))
