@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 ROUND = 16  # positions per row and round
 TIE = 1e-5  # scores this close, of their size where that is above 1, are equal: a hundred roundings of float32
+SPAN = 10  # ties that a chain of equal scores may reach over, so that many close scores are not all one
 
 
 def over(chosen_BL: jax.Array, body, carry):
@@ -48,15 +49,21 @@ def take(array_BL: jax.Array, position_BR: jax.Array) -> jax.Array:
 def ranks(score_BL: jax.Array, tie: float = TIE) -> jax.Array:
     """The rank of each position in its row, 0 for the highest score; ties go to the left.
 
-    Scores that follow each other within `tie` are a tie. A network without learned positions says the same at every position of a blank
-    canvas but for rounding, which is another in every batch, with every cache and on every device: without this it would decide.
+    Scores that follow each other within `tie` are a tie, up to `SPAN` ties from the first of them: no score goes before one that is higher
+    by more. A network without learned positions says the same at every position of a blank canvas but for rounding, which is another in
+    every batch, with every cache and on every device: without this it would decide.
     """
     place_BL = jnp.broadcast_to(jnp.arange(score_BL.shape[1]), score_BL.shape)
     fallen_BL, place_BL = jax.lax.sort((-score_BL, place_BL), num_keys=1)
     before_BR = fallen_BL[:, :-1]
     apart_BR = fallen_BL[:, 1:] - before_BR > tie * jnp.maximum(1.0, jnp.abs(before_BR))  # never between two that are −∞
-    tied_BL = jnp.pad(jnp.cumsum(apart_BR, 1), ((0, 0), (1, 0)))
-    _, place_BL = jax.lax.sort((tied_BL, place_BL), num_keys=2)
+    begins_BL = jnp.pad(apart_BR, ((0, 0), (1, 0)), constant_values=True)
+    keys = [jnp.cumsum(begins_BL, 1), place_BL]
+    if tie:
+        first_BL = jax.lax.cummax(jnp.where(begins_BL, fallen_BL, -jnp.inf), axis=1)
+        spans_BL = (fallen_BL - first_BL) / (SPAN * tie * jnp.maximum(1.0, jnp.abs(first_BL)))
+        keys.insert(1, jnp.where(jnp.isfinite(spans_BL), spans_BL, 0.0).astype(jnp.int32))
+    *_, place_BL = jax.lax.sort(keys, num_keys=len(keys))
     return put(jnp.zeros_like(place_BL), place_BL, jnp.arange(score_BL.shape[1]))
 
 

@@ -114,6 +114,9 @@ def test_rounding_orders_no_positions():
     assert rounds.ranks(apart_L[None])[0].tolist() == [1, 4, 0, 2, 5, 3]
     assert rounds.ranks(apart_L[None], tie=0.0)[0].tolist() == [2, 4, 0, 1, 5, 3]
     assert rounds.ranks(jnp.asarray([[-30.0002, -30.0, -29.99]]))[0].tolist() == [1, 2, 0], "relative to their size"
+    close_L = jnp.asarray(np.random.default_rng(0).permutation(1024) * 1e-6, jnp.float32)  # each within a tie of the next
+    falls_L = jnp.diff(close_L[jnp.argsort(rounds.ranks(close_L[None])[0])])
+    assert float(falls_L.max()) < 1.1e-4, "a chain does not end the order"
     order_L = jnp.array([2, 0, 1]) + 10**6  # no score of a network: followed to the last digit
     seen = Canvas(jnp.full((1, 3), MASK), jnp.ones((1, 3)), jnp.zeros((1, 3), bool), dict(order_BL=order_L[None]))
     now = Now(PROCESS, seen.z_BL == MASK, jnp.ones(1), jnp.full(1, 0.5), jnp.zeros((1, 3)))
