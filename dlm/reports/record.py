@@ -108,15 +108,16 @@ class Record:
 
 
 def read(paths: list[str]) -> list[Record]:
-    """The records of run directories, and of those inside a folder that holds some, as a sweep's does."""
+    """The records of run directories, and of those inside a folder that holds some, as a sweep's does.
+
+    A run that cannot be read is named and left out; it is an error where no other is left.
+    """
     records, wrong = [], []
-    for named, workdir in ((Path(path), workdir) for path in paths for workdir in _found(Path(path))):
+    for workdir in (workdir for path in paths for workdir in _found(Path(path))):
         try:
             records.append(_read(workdir))
         except (UserError, OSError) as error:
-            if workdir == named:
-                raise
-            wrong.append(error)  # one damaged run of a folder does not take the others with it
+            wrong.append(error)
     if not records:
         raise wrong[0]
     for error in wrong:
