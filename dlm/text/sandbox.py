@@ -47,6 +47,19 @@ class Sandbox(ImmutableSandboxedEnvironment):
         code = self.compile(_Counted().visit(self.parse(source)))
         return self.template_class.from_code(self, code, self.make_globals(None), None)
 
+    def sought(self, source: str) -> list[str]:
+        """The texts that a template compares its data with: operands of ==, in, …, what a text is to begin or end with, and keys."""
+        tree, asked = self.parse(source), []
+        for node in tree.find_all((nodes.Compare, nodes.Getitem, nodes.Call)):
+            if isinstance(node, nodes.Compare):
+                asked += [node.expr, *(operand.expr for operand in node.ops)]
+            elif isinstance(node, nodes.Getitem):
+                asked.append(node.arg)
+            elif isinstance(node.node, nodes.Getattr) and node.node.attr in ("startswith", "endswith", "get"):
+                asked += node.args[:1]
+        asked = [part for node in asked for part in (node.items if isinstance(node, nodes.List | nodes.Tuple) else [node])]
+        return [node.value for node in asked if isinstance(node, nodes.Const) and isinstance(node.value, str)]
+
     def render(self, template: Template, values: dict) -> str:
         self._meter.left, parts, size = WORK, [], 0
         for part in template.generate(values):
