@@ -114,14 +114,14 @@ def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, not
     done, shown = 0, 0.0
     total = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
 
-    def told(count: int) -> None:
+    def summary(count: int) -> None:
         nonlocal done, shown
         done += count
         if time.monotonic() - shown > 10:
             shown = time.monotonic()
             say(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
 
-    weights.write(folder, 0, params, told)
+    weights.write(folder, 0, params, summary)
     (folder / KEPT).mkdir()
     for path in came.iterdir():
         if path.is_file() and path.suffix in (".json", ".txt", ".jinja") and path.stat().st_size < _SMALL and path.name != shards.INDEX:
@@ -181,8 +181,8 @@ def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | Non
                 for name, part in zip(leaf.parts, parts, strict=True):
                     out.put(name, leaf.back(part)[: planned[name][1][0]])
         _small(partial, run, workdir, rows)
-        told = {key: dtype for key in ("torch_dtype", "dtype") if key in config} or dict(torch_dtype=dtype)
-        files.write(partial / "config.json", json.dumps(config | told if dtype else config, indent=2) + "\n")
+        dtypes_field = {key: dtype for key in ("torch_dtype", "dtype") if key in config} or dict(torch_dtype=dtype)
+        files.write(partial / "config.json", json.dumps(config | dtypes_field if dtype else config, indent=2) + "\n")
     size = sum(int(np.prod(shape)) * kind.itemsize for kind, shape in planned.values())
     return dict(folder=str(folder), architecture=layout.architecture, parameters=run.nn.parameters, tensors=len(planned), bytes=size)
 
@@ -219,8 +219,8 @@ def _layout(run: spec.Run, kept: dict, architecture: str | None, ignored: list[s
         wrong[layout.architecture] = writing.misfit(layout, run, read, own, bool(architecture) or own)
         if not wrong[layout.architecture]:
             return layout, config
-    told = "; ".join(f"{name} {why}" for name, why in wrong.items() if architecture or name == (came or tried[0]).architecture)
-    raise UserError(f"no published layout holds this network ({told}); --architecture says which one is wanted")
+    reasons = "; ".join(f"{name} {why}" for name, why in wrong.items() if architecture or name == (came or tried[0]).architecture)
+    raise UserError(f"no published layout holds this network ({reasons}); --architecture says which one is wanted")
 
 
 if __name__ == "__main__":

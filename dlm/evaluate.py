@@ -85,12 +85,12 @@ def main(argv: list[str] | None = None) -> None:
     records = []
     with kept:
         for name, one in chosen.items():  # each is told and kept as it comes: the next may take hours, and fail
-            found = scored(subject, step, name, one, asked)
+            with_details = scored(subject, step, name, one, asked)
             if not args.json:
                 say("" if records else f"{workdir}, update {step}, {args.data or 'held-out text'}, seed {seed}")
-                say(table(found))
-            kept(found)
-            records += found
+                say(table(with_details))
+            kept(with_details)
+            records += with_details
         if args.json:
             cli.emit(dict(workdir=str(workdir), step=step, seed=seed, scores=records))
 
@@ -122,23 +122,25 @@ def harness(args) -> tuple[str | None, list[tuple[str, str]]]:
 def scored(subject, step: int, name: str, evaluator, asked: Asked) -> list[dict]:
     """The records of one evaluator: each score with its error and interval, and all that it was measured with and on."""
     begin, subject = time.perf_counter(), replace(subject, facts={})
-    found = [(score, dict(subject.facts)) for score in evaluator.run(subject, step)]  # the facts of each score, not the last's
+    with_details = [(score, dict(subject.facts)) for score in evaluator.run(subject, step)]  # the facts of each score, not the last's
     common = dict(step=step, seed=subject.seed, data=asked.data, eval=name, seconds=round(time.perf_counter() - begin, 2))
     common |= dict(claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator), over=evaluator.over)
     common |= dict(commit=rundir.commit(), text=asked.text() if getattr(evaluator, "reads", True) else None)
     common |= dict(accepted_data=asked.accepted) if asked.accepted and common["text"] else {}
     return [  # facts may say what one score alone claims
         common | facts | dict(name=score, value=value, differs=differs(asked, name, evaluator, facts)) | error(value, se, facts)
-        for (score, value, se), facts in found
+        for (score, value, se), facts in with_details
     ]
 
 
 def differs(asked: Asked, name: str, evaluator, facts: dict) -> dict:
     """{'evals.bound.windows': 2}: what the run's config does otherwise, of all that a score depends on."""
-    found = changed(spec.plain(asked.own[name]), spec.plain(evaluator), f"evals.{name}")
-    found = {dotted: value for dotted, value in found.items() if dotted.rpartition(".")[2] not in getattr(evaluator, "places", ())}
+    with_details = changed(spec.plain(asked.own[name]), spec.plain(evaluator), f"evals.{name}")
+    with_details = {
+        dotted: value for dotted, value in with_details.items() if dotted.rpartition(".")[2] not in getattr(evaluator, "places", ())
+    }
     reads, draws, errs = getattr(evaluator, "reads", True), "sampler" in facts, evaluator.over is not None
-    return found | (asked.read if reads else {}) | (asked.sampler if draws else {}) | (asked.drawn if errs else {})
+    return with_details | (asked.read if reads else {}) | (asked.sampler if draws else {}) | (asked.drawn if errs else {})
 
 
 def error(value: float, se: float, facts: dict) -> dict:

@@ -50,20 +50,22 @@ def report(args: argparse.Namespace) -> None:
         paths = dict(report=str(out / "report.html"), results=str(out / "results.csv"))
         cli.emit(dict(rows=[asdict(row) for row in rows], others=[asdict(other) for other in others], samples=samples, **paths))
     else:
-        print("\n" + table.as_text(rows) + f"\n{table.LEGEND}\n" + table.others_as_text(others) + "".join(_told(group) for group in groups))
+        print(
+            "\n" + table.as_text(rows) + f"\n{table.LEGEND}\n" + table.others_as_text(others) + "".join(_lines(group) for group in groups)
+        )
 
 
-def _told(group: Group) -> str:
+def _lines(group: Group) -> str:
     """A model's samples for a terminal, each line behind a bar."""
-    told, anchor = [], ("\x1b[4m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    lines, anchor = [], ("\x1b[4m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
     for sample in [sample for r in group.records for sample in r.shown()]:
         pieces = sample.get("pieces") or [[sample["text"], False]]
         text = "".join("\n".join(anchor[0] * f + line + anchor[1] * f for line in printable(p).split("\n")) for p, f in pieces)
         title = f"{group.label}, {'infilling' if sample['kind'] == 'infill' else 'sample'}"
-        told.append(f"\n{title}\n" + "".join(f"  │ {line}\n" for line in text.rstrip("\n").split("\n")))
-    if told and group.records[0].one_sided:
-        told.append(f"\n{group.label} {summary.CANNOT_INFILL}\n")
-    return "".join(told)
+        lines.append(f"\n{title}\n" + "".join(f"  │ {line}\n" for line in text.rstrip("\n").split("\n")))
+    if lines and group.records[0].one_sided:
+        lines.append(f"\n{group.label} {summary.CANNOT_INFILL}\n")
+    return "".join(lines)
 
 
 if __name__ == "__main__":

@@ -94,14 +94,14 @@ def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) 
         rows = [row for row in answering(workdir / name, wanted) if row.get("step") == sweep.runs[name].steps]
         return {row["eval"] for row in rows if "eval" in row and "settings" in row} == wanted.keys()
 
-    found = []
+    planned = []
     for name, words in sweep.flags.items():
         commands = [(("dlm.train", *words, f"--workdir={workdir / name}"), lambda name=name: trained(name))]
         if evals != "none":
             chosen = [f"--evals={evals}"] if evals else []
             commands.append((("dlm.evaluate", f"--workdir={workdir / name}", *chosen, *flags), lambda name=name: scored(name)))
-        found.append(fleet.Job(name, workdir / name, tuple(commands)))
-    return found
+        planned.append(fleet.Job(name, workdir / name, tuple(commands)))
+    return planned
 
 
 def settings(run: spec.Run, evals: str | None, flags: list[str]) -> dict[str, dict]:
@@ -136,17 +136,17 @@ def carried_out(sweep: grid.Sweep, work: list, args) -> int:
     from dlm.run import preempt, rundir
     from dlm.sweeps import fleet
 
-    workdir, outcomes, found = Path(args.workdir), [], None
+    workdir, outcomes, planned = Path(args.workdir), [], None
     wanted = {name: settings(rundir.as_begun(workdir / name, run), args.evals, args.flags) for name, run in sweep.runs.items()}
-    with preempt.Watch() as told:
+    with preempt.Watch() as report:
         if args.search:
-            found = _searched(sweep, work, args, outcomes, told, wanted)
+            planned = _searched(sweep, work, args, outcomes, report, wanted)
         else:
-            outcomes += fleet.Fleet(work, args.parallel, workdir / grid.LOGS)(lambda: told.here)
-        stopped = told.here
+            outcomes += fleet.Fleet(work, args.parallel, workdir / grid.LOGS)(lambda: report.here)
+        stopped = report.here
     rows = {o.name: latest(workdir / o.name, args.metric, wanted[o.name]) for o in outcomes}
-    found = found or {name: scores.value(row) for name, row in rows.items() if row}
-    values = {name: value for name, value in found.items() if value is not None}
+    planned = planned or {name: scores.value(row) for name, row in rows.items() if row}
+    values = {name: value for name, value in planned.items() if value is not None}
     if args.json:
         cli.emit(dict(workdir=str(workdir), runs=[asdict(o) for o in outcomes], metric=args.metric, scores=values))
     failed = [o for o in outcomes if o.kind == "failed"]
@@ -167,16 +167,16 @@ def latest(run: Path, metric: str, wanted: dict[str, dict]) -> dict | None:
     return scores.newest(answering(run, wanted)).get(metric)
 
 
-def _searched(sweep: grid.Sweep, work: list, args, outcomes: list, told, wanted: dict) -> dict:
+def _searched(sweep: grid.Sweep, work: list, args, outcomes: list, report, wanted: dict) -> dict:
     """The tries of a search and their scores, each the mean over its seeds; their outcomes are added to `outcomes`."""
     from dlm.sweeps import fleet, search
 
     by_name, workdir = {job.name: job for job in work}, Path(args.workdir)
 
     def score(points: list[grid.Point]) -> float | None:
-        if told.here:
+        if report.here:
             return None
-        new = fleet.Fleet([by_name[p.name] for p in points], args.parallel, workdir / grid.LOGS)(lambda: told.here)
+        new = fleet.Fleet([by_name[p.name] for p in points], args.parallel, workdir / grid.LOGS)(lambda: report.here)
         outcomes.extend(new)
         if not all(o.kind in ("finished", "skipped") for o in new):
             return None

@@ -50,7 +50,7 @@ def describe(run: spec.Run) -> dict:
     from dlm.run.assemble import Experiment, check_sampler
 
     check_sampler(run)
-    state = Experiment(run, tokenizer=None, on=mesh.imagined(run.mesh)).abstract_state()
+    state = Experiment(run, tokenizer=None, on=mesh.abstract_mesh(run.mesh)).abstract_state()
     tokens = run.data.batch * run.data.length
     return dict(
         parameters=sum(x.size for x in jax.tree.leaves(state.params)),
@@ -71,9 +71,9 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
     from dlm.run import checkpoint, hosts, mesh, preempt, rundir, start
 
     run = rundir.as_begun(workdir, run)
-    with preempt.Watch() as told, ExitStack() as held:
+    with preempt.Watch() as stop_requested, ExitStack() as held:
 
-        def found() -> tuple[bool, int]:
+        def locate_run() -> tuple[bool, int]:
             ours = rundir.belongs(workdir, run)
             if ours:
                 held.enter_context(rundir.locked(workdir))
@@ -91,8 +91,8 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
             checkpoint.set_aside(workdir, after=done)
 
         if hosts.join(say, lambda: mesh.devices(run.mesh)):
-            told.agree()
-        ours, done = hosts.together(found)
+            stop_requested.agree()
+        ours, done = hosts.together(locate_run)
         if done >= run.steps:
             say(f"{workdir} is finished: {done} updates")
             return result(workdir, run, done) if hosts.first() else None
@@ -112,7 +112,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
         batches, fingerprint, held_out = experiment.batches(done), run.data.fingerprint(tokenizer), run.data.held_out_fingerprint()
         hosts.alike(f"{fingerprint} {held_out}", "training or held-out data")
         hosts.together(begun)
-        _updates(experiment, workdir, batches, done, told)
+        _updates(experiment, workdir, batches, done, stop_requested)
     return result(workdir, run, run.steps) if hosts.first() else None
 
 
@@ -125,7 +125,7 @@ def _tokenizer(run: spec.Run, workdir: Path | None):
     return run.text.fit(run.data.source.documents("train")) if run.start is None else start.tokenizer(run.start, run.text)
 
 
-def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
+def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> None:
     """The updates after `done`, with everything they leave in `workdir`."""
     from dlm.data import pack
     from dlm.run import checkpoint, hosts, incident, loop, meter, peak
@@ -149,16 +149,16 @@ def _updates(experiment, workdir: Path, batches, done: int, told) -> None:
             logs=logs,
             flops_per_token=run.flops_per_token,
             peak=peak.measure(run.nn.compute.dtype),
-            evaluate=lambda state, step: scores(experiment, state, step, lambda: step < run.steps and told()),
+            evaluate=lambda state, step: scores(experiment, state, step, lambda: step < run.steps and stop_requested()),
             save=store.save,
             check=store.check,
-            stop=told,
+            stop=stop_requested,
             skips=run.optim.skip.limit,
         )
         try:
             _, phases = loop.train(state, _announced(experiment.update, logs), batches, **options)
         except meter.Diverged as diverged:
-            raise UserError(incident.told(workdir, experiment, diverged)) from None
+            raise UserError(incident.describe(workdir, experiment, diverged)) from None
         store.wait()
         if not hosts.together(lambda: run.steps in checkpoint.steps(workdir)):
             raise UserError(f"{workdir} made all {run.steps} updates, but the last is in no checkpoint: make room and start again")

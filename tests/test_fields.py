@@ -35,7 +35,7 @@ METHOD = dict(
     data="documents",
     noise="corrupt",
     objectives="loss",
-    samplers="chance",
+    samplers="order_randomness",
     evals="run",
     tasks="grade",
     **{"samplers.remask": "rate", "nn.routers": "scores"},

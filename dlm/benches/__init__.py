@@ -22,26 +22,26 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
 
 def in_turns(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Each measure once per round, in the order given, after one round that does not count (compilation, caches)."""
-    found: dict[str, list[float]] = {name: [] for name in measures}
+    results: dict[str, list[float]] = {name: [] for name in measures}
     for n in range(rounds + 1):
         for name, measure in measures.items():
             value = measure()
             if n:
-                found[name].append(value)
-    return found
+                results[name].append(value)
+    return results
 
 
 def seconds_each(call: Callable[[], object], times: int) -> list[float]:
     """Seconds of each of `times` calls, each of which must wait for its own result."""
-    found = []
+    results = []
     for _ in range(times):
         begin = time.perf_counter()
         call()
-        found.append(time.perf_counter() - begin)
-    return found
+        results.append(time.perf_counter() - begin)
+    return results
 
 
-def told(values: dict[str, float], scale: float = 1.0, digits: int = 2, unit: str = "") -> str:
+def formatted(values: dict[str, float], scale: float = 1.0, digits: int = 2, unit: str = "") -> str:
     """'1.02 (1.00–1.05)'."""
     low, mid, high = (f"{values[k] * scale:.{digits}f}" for k in ("min", "median", "max"))
     return f"{mid}{unit} ({low}–{high})"

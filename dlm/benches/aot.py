@@ -32,11 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     config = spec.recipe(args.config)
     for dotted, text in overrides:
         spec.override(config, dotted.removeprefix("config."), text)
-    found = measured(spec.run(config), args.topology, args.quick)
-    say(table(found))
+    results = measured(spec.run(config), args.topology, args.quick)
+    say(table(results))
     if args.json:
-        cli.emit(found)
-    return 0 if found["fits"] else 1
+        cli.emit(results)
+    return 0 if results["fits"] else 1
 
 
 def generation(topology: str) -> str:
@@ -52,20 +52,20 @@ def measured(run: spec.Run, topology: str, quick: bool) -> dict:
     import jax
 
     from dlm.run import mesh
-    from dlm.run.assemble import Experiment, Unread
+    from dlm.run.assemble import Experiment, VocabOnlyTokenizer
 
     devices = _devices(topology)
     effort = -1.0 if quick else 0.0
     jax.config.update("jax_exec_time_optimization_effort", effort)
     jax.config.update("jax_memory_fitting_effort", effort)
-    experiment = Experiment(run, Unread(run.nn.vocab), on=mesh.make(run.mesh, devices))
+    experiment = Experiment(run, VocabOnlyTokenizer(run.nn.vocab), on=mesh.make(run.mesh, devices))
     if experiment.mesh.size < len(devices):
         raise UserError(
             f"config.mesh covers {experiment.mesh.size} of the {len(devices)} chips of --topology={topology}: set config.mesh.data"
         )
     tokens = run.data.batch * run.data.length
-    found: dict = dict(topology=topology, mesh=dict(experiment.mesh.shape), parameters=run.nn.parameters, tokens=tokens, quick=quick)
-    found |= dict(capacity=CAPACITY[generation(topology)] * 10**9, model_flops=run.flops_per_token * tokens / len(devices))
+    results: dict = dict(topology=topology, mesh=dict(experiment.mesh.shape), parameters=run.nn.parameters, tokens=tokens, quick=quick)
+    results |= dict(capacity=CAPACITY[generation(topology)] * 10**9, model_flops=run.flops_per_token * tokens / len(devices))
     begin = time.perf_counter()
     lowered = experiment.update.lower(experiment.abstract_state(), experiment.abstract_batch())
     say(f"traced in {time.perf_counter() - begin:.0f} s; compiling for {len(devices)} chips, which can take many minutes")
@@ -74,8 +74,8 @@ def measured(run: spec.Run, topology: str, quick: bool) -> dict:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
-        return found | dict(fits=False, seconds=time.perf_counter() - begin, cause=str(error).splitlines()[0])
-    return found | dict(seconds=time.perf_counter() - begin) | costs(program, found["capacity"])
+        return results | dict(fits=False, seconds=time.perf_counter() - begin, cause=str(error).splitlines()[0])
+    return results | dict(seconds=time.perf_counter() - begin) | costs(program, results["capacity"])
 
 
 def costs(program, capacity: float) -> dict:
@@ -89,23 +89,23 @@ def costs(program, capacity: float) -> dict:
     return dict(memory=memory | dict(whole=whole), fits=whole <= capacity, **counted)
 
 
-def table(found: dict) -> str:
+def table(results: dict) -> str:
     """The numbers for people."""
-    shape = " ".join(f"{axis}={size}" for axis, size in found["mesh"].items())
-    lines = [f"{found['topology']}, {shape}: {found['parameters'] / 1e9:.3f}B parameters, {found['tokens']:,} tokens per update"]
-    if "memory" not in found:
-        return "\n".join([*lines, f"  does not fit a chip: {found['cause']}"])
-    m, room = found["memory"], found["capacity"]
+    shape = " ".join(f"{axis}={size}" for axis, size in results["mesh"].items())
+    lines = [f"{results['topology']}, {shape}: {results['parameters'] / 1e9:.3f}B parameters, {results['tokens']:,} tokens per update"]
+    if "memory" not in results:
+        return "\n".join([*lines, f"  does not fit a chip: {results['cause']}"])
+    m, room = results["memory"], results["capacity"]
     lines.append(f"  memory of a chip   {m['whole'] / 1e9:.2f} of {room / 1e9:.0f} GB ({m['whole'] / room:.0%})")
     lines.append(f"    state and batch  {m['arguments'] / 1e9:.2f} GB, of which {m['aliased'] / 1e9:.2f} are given up for the new state")
     lines.append(f"    temporaries      {m['temporaries'] / 1e9:.2f} GB")
     lines.append(
-        f"  FLOPs of a chip    {found['flops']:.3g} by XLA, the body of a loop counted once; {found['model_flops']:.3g} of the model"
+        f"  FLOPs of a chip    {results['flops']:.3g} by XLA, the body of a loop counted once; {results['model_flops']:.3g} of the model"
     )
     for name, part in (("once", "once"), ("in a loop's body", "in_loops")):
-        sent = ", ".join(f"{kind} {size / 2**20:.2f}" for kind, size in sorted(found["sent"][part].items()))
+        sent = ", ".join(f"{kind} {size / 2**20:.2f}" for kind, size in sorted(results["sent"][part].items()))
         lines.append(f"  sent {name:<18} {sent or 'nothing'}{' MiB' if sent else ''}")
-    return "\n".join([*lines, f"  traced and compiled in {found['seconds']:.0f} s"])
+    return "\n".join([*lines, f"  traced and compiled in {results['seconds']:.0f} s"])
 
 
 def _devices(topology: str) -> list:

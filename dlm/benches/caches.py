@@ -39,11 +39,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--rows and --repeats must be at least 1, --length and --steps not negative")
     if not 0 <= args.temperature <= 1e6:
         raise UserError(f"--temperature={args.temperature} must not be negative")
-    found = measure(args, _numbers("blocks", args.blocks, 1), _numbers("refresh", args.refresh, 0))
-    for line in table(found):
+    results = measure(args, _numbers("blocks", args.blocks, 1), _numbers("refresh", args.refresh, 0))
+    for line in table(results):
         say(line)
     if args.json:
-        cli.emit(found)
+        cli.emit(results)
 
 
 def _numbers(flag: str, text: str, least: int) -> list[int]:
@@ -137,16 +137,16 @@ class _Arm:
         return jax.jit(run)
 
 
-def table(found: dict) -> list[str]:
+def table(results: dict) -> list[str]:
     """The numbers for people."""
     lines = [
-        f"\n{found['workdir']}: {found['rows']} samples of {found['length']} tokens at once, temperature {found['temperature']:g}",
+        f"\n{results['workdir']}: {results['rows']} samples of {results['length']} tokens at once, temperature {results['temperature']:g}",
         "  block  cache     refresh    tokens as without   up to the first other   seconds as a share   passes",
     ]
-    for row in found["caches"]:
+    for row in results["caches"]:
         named = f"  {row['block']:>5}  {row['kind']:<8} {row['refresh']:>8}"
         agree, until = f"{100 * row['agree']:>18.1f} %", f"{100 * row['until']:>20.1f} %"
-        lines.append(f"{named} {agree} {until}   {benches.told(row['seconds']):<20} {row['nfe']:>6}")
+        lines.append(f"{named} {agree} {until}   {benches.formatted(row['seconds']):<20} {row['nfe']:>6}")
     return lines
 
 

@@ -51,18 +51,18 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         files.try_writing(Path(args.out) / "any", "name another folder by --out=FOLDER")
     programs = exported(spec.run(config), args.platform)
-    found: dict = dict(platform=args.platform, config=args.config, programs={})
+    results: dict = dict(platform=args.platform, config=args.config, programs={})
     for name, program in programs.items():
         kinds = ops(program.mlir_module())
-        found["programs"][name] = told = dict(kinds=len(kinds), ops=kinds, outside=outside(kinds))
+        results["programs"][name] = report = dict(kinds=len(kinds), ops=kinds, outside=outside(kinds))
         say(f"{name}: {len(kinds)} kinds of ops for {args.platform}, over {program.nr_devices} device(s)")
         say("".join(f"  {kind:<34} {count:>6}{_remark(kind)}\n" for kind, count in kinds.items()))
-        say(f"  outside of the list: {', '.join(told['outside']) or 'none'}\n")
+        say(f"  outside of the list: {', '.join(report['outside']) or 'none'}\n")
         if args.out:
             write(Path(args.out), name, program)
     if args.json:
-        cli.emit(found)
-    return int(any(told["outside"] for told in found["programs"].values()))
+        cli.emit(results)
+    return int(any(report["outside"] for report in results["programs"].values()))
 
 
 def exported(run: spec.Run, platform: str) -> dict:
@@ -70,10 +70,10 @@ def exported(run: spec.Run, platform: str) -> dict:
     import jax
 
     from dlm.run import axes, keys, mesh
-    from dlm.run.assemble import Experiment, Unread
+    from dlm.run.assemble import Experiment, VocabOnlyTokenizer
     from dlm.run.contracts import Canvas
 
-    experiment = Experiment(run, Unread(run.nn.vocab), on=mesh.imagined(run.mesh))
+    experiment = Experiment(run, VocabOnlyTokenizer(run.nn.vocab), on=mesh.abstract_mesh(run.mesh))
     state, rows = experiment.abstract_state(), max(ROWS, axes.shards(experiment.mesh.shape))
     canvas = [mesh.abstract(experiment.mesh, (rows, run.data.length), kind) for kind in ("int32", "float32", "bool")]
     key_B = jax.eval_shape(lambda: keys.per_sample(keys.root(0), jax.numpy.arange(rows)))
@@ -92,18 +92,18 @@ def ops(text: str) -> dict[str, int]:
     from jax.extend.mlir import ir
     from jax.interpreters import mlir
 
-    found: collections.Counter = collections.Counter()
+    results: collections.Counter = collections.Counter()
 
     def look(op):
         name = op.operation.name
         if attribute := _NAMING.get(name):
             name += f" @{ir.StringAttr(op.attributes[attribute]).value}"
-        found[name] += 1
+        results[name] += 1
         return ir.WalkResult.ADVANCE
 
     with mlir.make_ir_context():
         ir.Module.parse(text).operation.walk(look)
-    return dict(found.most_common())
+    return dict(results.most_common())
 
 
 def outside(kinds) -> list[str]:

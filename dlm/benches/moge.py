@@ -46,11 +46,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"--experts={args.experts} must be a multiple of 2 × --active={args.active}, and --devices={args.devices} divide that"
         )
-    found = exchanged(args) if args.devices else timed(args)
-    for line in found.pop("lines"):
+    results = exchanged(args) if args.devices else timed(args)
+    for line in results.pop("lines"):
         say(line)
     if args.json:
-        cli.emit(found)
+        cli.emit(results)
 
 
 def timed(args) -> dict:
@@ -65,16 +65,16 @@ def timed(args) -> dict:
     raw = benches.in_turns({name: partial(_seconds, call) for name, call in calls.items()}, args.repeats)
     ratios = {name: benches.ratio(raw[name], raw["dense"]) for name in wanted}
     lines = [f"\nT={args.tokens} D={args.width} E={args.experts} K={args.active} F={args.ffn}, forward and backward"]
-    lines.append(f"  dense      {benches.told(benches.spread(raw['dense']), 1e3, 0)} ms")
+    lines.append(f"  dense      {benches.formatted(benches.spread(raw['dense']), 1e3, 0)} ms")
     for name in wanted:
         limit = f"   (at most {LIMITS[name]})" if name == "blocks" else ""
-        lines.append(f"  {name:<10} {benches.told(ratios[name])} × dense{limit}")
-    found = dict(limits=LIMITS, dense_seconds=benches.spread(raw["dense"]), ratios=ratios)
+        lines.append(f"  {name:<10} {benches.formatted(ratios[name])} × dense{limit}")
+    results = dict(limits=LIMITS, dense_seconds=benches.spread(raw["dense"]), ratios=ratios)
     if {"few", "many"} <= set(wanted):
-        found["many_over_few"] = benches.ratio(raw["many"], raw["few"])
+        results["many_over_few"] = benches.ratio(raw["many"], raw["few"])
         few, many = args.experts // 2, 4 * args.experts
-        lines.append(f"  E={many} over E={few}: {benches.told(found['many_over_few'])}   (at most {LIMITS['many']})")
-    return found | dict(lines=lines)
+        lines.append(f"  E={many} over E={few}: {benches.formatted(results['many_over_few'])}   (at most {LIMITS['many']})")
+    return results | dict(lines=lines)
 
 
 def _seconds(call) -> float:
@@ -131,16 +131,16 @@ def exchanged(args) -> dict:
     if len(jax.devices()) < args.devices:
         raise UserError(f"--devices={args.devices}: there are {len(jax.devices())} {jax.default_backend()} device(s)")
     arms = dict(moge=_settings(args, "moge"), capacity=_settings(args, "capacity"), topk=_settings(args, "topk"))
-    told = {name: costs(args, settings) for name, settings in arms.items()}
-    found: dict = dict(devices=args.devices, arms=told, closed_form=closed_form(args))
+    report = {name: costs(args, settings) for name, settings in arms.items()}
+    results: dict = dict(devices=args.devices, arms=report, closed_form=closed_form(args))
     lines = [f"\n{args.devices} devices, each T={args.tokens}; D={args.width} E={args.experts} K={args.active} F={args.ffn} float32"]
-    for name, arm in told.items():
+    for name, arm in report.items():
         for way, costs_ in arm.items():
             sent = ", ".join(f"{kind} {size / 2**20:.2f}" for kind, size in sorted(costs_["sent"].items()))
             lines.append(f"  {name:<9} {way:<9} temporaries {costs_['temporaries'] / 2**20:8.2f} MiB   sent {sent} MiB")
-    for way, form in found["closed_form"].items():
+    for way, form in results["closed_form"].items():
         lines.append(f"  closed form of moge, {way}: " + ", ".join(f"{kind} {size / 2**20:.2f}" for kind, size in sorted(form.items())))
-    return found | dict(lines=lines)
+    return results | dict(lines=lines)
 
 
 def costs(args, settings) -> dict:
@@ -157,11 +157,11 @@ def costs(args, settings) -> dict:
     shardings = mesh.state_shardings(devices, params), rows
     ways = dict(forward=jax.jit(apply, in_shardings=shardings, out_shardings=rows))
     ways["both"] = jax.jit(jax.grad(lambda p, x: jnp.sum(jnp.sin(apply(p, x))), (0, 1)), in_shardings=shardings, out_shardings=shardings)
-    found = {}
+    results = {}
     for way, step in ways.items():
         program = step.lower(*jax.eval_shape(lambda: (params, x_BLD))).compile()
-        found[way] = dict(temporaries=compiled.memory(program)["temporaries"], sent=compiled.collectives(program.as_text()))
-    return found
+        results[way] = dict(temporaries=compiled.memory(program)["temporaries"], sent=compiled.collectives(program.as_text()))
+    return results
 
 
 def closed_form(args) -> dict:

@@ -35,15 +35,15 @@ def main(argv: list[str] | None = None) -> None:
     config = spec.recipe(args.config)
     for dotted, text in overrides:
         spec.override(config, dotted.removeprefix("config."), text)
-    found = measure(config, args.only.split(",") if args.only else ALL, args.repeats)
-    for name, ratio in found["updates"].items():
+    results = measure(config, args.only.split(",") if args.only else ALL, args.repeats)
+    for name, ratio in results["updates"].items():
         limit = f"   (at most {LIMITS['block']})" if name.startswith("block") else ""
-        say(f"  update       {name:<12} {benches.told(ratio)} × masked{limit}")
-    seconds = benches.told(found["masked_seconds"], 1e3, 0)
-    say(f"  evaluation   {benches.told(found['evaluation'])} of the bare forward passes' speed (at least {LIMITS['evaluation']})")
-    say(f"  masked       {seconds} ms an update of {found['batch']} × {found['length']} tokens")
+        say(f"  update       {name:<12} {benches.formatted(ratio)} × masked{limit}")
+    seconds = benches.formatted(results["masked_seconds"], 1e3, 0)
+    say(f"  evaluation   {benches.formatted(results['evaluation'])} of the bare forward passes' speed (at least {LIMITS['evaluation']})")
+    say(f"  masked       {seconds} ms an update of {results['batch']} × {results['length']} tokens")
     if args.json:
-        cli.emit(found | dict(config=args.config, limits=LIMITS))
+        cli.emit(results | dict(config=args.config, limits=LIMITS))
 
 
 def measure(config: dict, names, rounds: int) -> dict:

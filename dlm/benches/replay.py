@@ -17,13 +17,13 @@ FLAGS = [
 
 def main(argv: list[str] | None = None) -> None:
     args, _ = cli.parse(__doc__, FLAGS, argv)
-    found = replay(Path(args.workdir))
-    kept = "as" if found["same"] else "NOT as"
-    say(f"update {found['step']}, from the checkpoint of step {found['from_step']}; batch and key {kept} in the file")
-    say(f"  loss {found['loss']:.6g}, gradient norm {found['grad_norm']:.6g}, left out: {found['skipped']}")
-    say(f"  parameters that are not finite before it: {', '.join(found['not_finite']) or 'none'}")
+    results = replay(Path(args.workdir))
+    kept = "as" if results["same"] else "NOT as"
+    say(f"update {results['step']}, from the checkpoint of step {results['from_step']}; batch and key {kept} in the file")
+    say(f"  loss {results['loss']:.6g}, gradient norm {results['grad_norm']:.6g}, left out: {results['skipped']}")
+    say(f"  parameters that are not finite before it: {', '.join(results['not_finite']) or 'none'}")
     if args.json:
-        cli.emit({k: str(v) if isinstance(v, float) else v for k, v in found.items()})
+        cli.emit({k: str(v) if isinstance(v, float) else v for k, v in results.items()})
 
 
 def replay(workdir: Path) -> dict:

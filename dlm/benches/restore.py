@@ -25,12 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     args, _ = cli.parse(__doc__, FLAGS, argv)
     if min(args.millions, args.repeats) < 1:
         raise UserError("--millions and --repeats must be at least 1")
-    found = measure(args.millions, args.repeats)
-    say(f"checkpoint of {args.millions}M parameters and two moments, {found['bytes'] / 1e9:.2f} GB")
-    say(f"  verifying {benches.told(found['verify'])} s, restoring {benches.told(found['restore'])} s")
-    say(f"  verifying / restoring {benches.told(found['ratio'])}, limit {LIMIT:g}")
+    results = measure(args.millions, args.repeats)
+    say(f"checkpoint of {args.millions}M parameters and two moments, {results['bytes'] / 1e9:.2f} GB")
+    say(f"  verifying {benches.formatted(results['verify'])} s, restoring {benches.formatted(results['restore'])} s")
+    say(f"  verifying / restoring {benches.formatted(results['ratio'])}, limit {LIMIT:g}")
     if args.json:
-        cli.emit(found)
+        cli.emit(results)
 
 
 def measure(millions: int, repeats: int) -> dict:

@@ -45,17 +45,19 @@ def main(argv: list[str] | None = None) -> int:
     args, _ = cli.parse(__doc__, FLAGS, argv)
     if min(args.kills, args.terms) < 0 or args.steps < 8:
         raise UserError("--kills and --terms must not be negative, and --steps must be at least 8")
-    found = {}
+    results = {}
     for objective in [args.objective] if args.objective else ["masked", "ar"]:
-        found[objective] = one = disturbed(objective, args.kills, args.terms, args.steps, random.Random(args.seed))
+        results[objective] = one = disturbed(objective, args.kills, args.terms, args.steps, random.Random(args.seed))
         same = f"differences: {', '.join(one['differences'])}" if one["differences"] else "no difference"
-        say(f"{objective}: {_told(one['kills'])} kills survived, {_told(one['terms'])} wishes to stop, {args.steps} updates; {same}")
+        say(
+            f"{objective}: {_describe(one['kills'])} kills survived, {_describe(one['terms'])} wishes to stop, {args.steps} updates; {same}"
+        )
     if args.json:
-        cli.emit(found)
-    return int(any(one["differences"] for one in found.values()))
+        cli.emit(results)
+    return int(any(one["differences"] for one in results.values()))
 
 
-def _told(hits: dict[str, int]) -> str:
+def _describe(hits: dict[str, int]) -> str:
     return f"{sum(hits.values())} ({', '.join(f'{phase} {n}' for phase, n in hits.items())})"
 
 
@@ -76,8 +78,8 @@ def disturbed(objective: str, kills: int, terms: int, steps: int, rng: random.Ra
                 break
             hits[number][hit] += 1
         _interrupted(command, env)
-        found = differences(folder / "whole", folder / "broken")
-        return dict(kills=dict(hits[signal.SIGKILL]), terms=dict(hits[signal.SIGTERM]), differences=found)
+        results = differences(folder / "whole", folder / "broken")
+        return dict(kills=dict(hits[signal.SIGKILL]), terms=dict(hits[signal.SIGTERM]), differences=results)
 
 
 def recipe(objective: str, corpus: Path, steps: int) -> list[str]:
@@ -105,21 +107,21 @@ def differences(a: Path, b: Path) -> list[str]:
     from dlm.run.assemble import reopen
 
     (one, x), (two, y) = reopen(a, whole=True), reopen(b, whole=True)
-    found = []
+    results = []
     for name in ("step", "params", "moments", "ema"):
         pairs = zip(jax.tree.leaves(getattr(x, name)), jax.tree.leaves(getattr(y, name)), strict=True)
         if any(np.asarray(p).tobytes() != np.asarray(q).tobytes() for p, q in pairs):
-            found.append(name)
+            results.append(name)
     rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in logs.rows(w / logs.METRICS)] for w in (a, b)]
     if rows[0] != rows[1]:
         p, q = next((p, q) for p, q in itertools.zip_longest(*rows) if p != q)
-        found.append(f"metrics, first {p} and {q}")
+        results.append(f"metrics, first {p} and {q}")
     streams = [e.batches(int(s.step)) for e, s in ((one, x), (two, y))]
     for _ in range(3):
         p, q = map(next, streams)
         if any((np.asarray(u) != np.asarray(v)).any() for u, v in zip(jax.tree.leaves(p), jax.tree.leaves(q), strict=True)):
-            return [*found, "batches"]
-    return found
+            return [*results, "batches"]
+    return results
 
 
 def _corpus(path: Path) -> None:
@@ -139,9 +141,9 @@ def _interrupted(command: list[str], env: dict, phase: str = "", number: int = 0
         patience.start()
         for line in process.stderr:
             said.append(line)
-            told = _noted(line, now)
-            nth -= told == phase
-            if told == phase and nth == 0:
+            noted = _noted(line, now)
+            nth -= noted == phase
+            if noted == phase and nth == 0:
                 time.sleep(delay)
                 process.send_signal(number)
                 break
@@ -181,7 +183,7 @@ def _child() -> None:
         print(*words, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def told(self, name):
+    def noted(self, name):
         nonlocal compiled
         tell("phase", name if name != "step" or compiled else "compile")
         with phased(self, name):
@@ -193,7 +195,7 @@ def _child() -> None:
         sealed(self, step)
         tell("sealing ends")
 
-    loop.Phases.__call__, checkpoint.Store._seal = told, seal
+    loop.Phases.__call__, checkpoint.Store._seal = noted, seal
     runpy.run_module("dlm.train", run_name="__main__")
 
 

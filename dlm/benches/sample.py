@@ -62,11 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.quality and not args.ar:
         raise UserError("--quality needs a judge: --ar=RUN, the directory of an autoregressive run")
     wanted = _wanted(args)
-    found = measure(args, wanted)
-    for line in table(found):
+    results = measure(args, wanted)
+    for line in table(results):
         say(line)
     if args.json:
-        cli.emit(found)
+        cli.emit(results)
 
 
 def _wanted(args) -> list[str]:
@@ -93,7 +93,7 @@ def measure(args, wanted: list[str]) -> dict:
     measures = {"plain": plain.seconds, **{name: arm.seconds for name, arm in arms.items()}, "forward": plain.forward_seconds}
     raw = benches.in_turns(measures, args.repeats)
     speed = lambda name: [args.length * args.rows / s for s in raw[name]]  # noqa: E731
-    found = dict(
+    results = dict(
         workdir=str(args.workdir),
         length=args.length,
         rows=args.rows,
@@ -113,8 +113,8 @@ def measure(args, wanted: list[str]) -> dict:
     )
     if args.quality:
         judged = dict(plain=Plain(experiment, state.averaged, args, judged=True), **{n: arm for n, arm in arms.items() if n in JUDGED})
-        found["quality"] = {name: _judged(experiment, state.averaged, args, name, arm) for name, arm in judged.items()}
-    return found
+        results["quality"] = {name: _judged(experiment, state.averaged, args, name, arm) for name, arm in judged.items()}
+    return results
 
 
 def _sampler(args, rule: str, cache: str, block: int = BLOCK, steps: int = 0, refresh: int = 0):
@@ -172,7 +172,7 @@ class _Arm:
 
         experiment, (B, L) = self.experiment, (self.args.rows, self.args.length)
         mask, process = experiment.objective.mask, experiment.objective.process or MaskNoise(vocab=experiment.run.nn.vocab)
-        sampler = generate.suited(self.sampler, process, mask)
+        sampler = generate.resolve(self.sampler, process, mask)
 
         def run(params, key_B):
             z_BL = jnp.full((B, L), process.vocab.mask, jnp.int32)
@@ -230,8 +230,8 @@ class Plain:
         open_BL = (z_BL == mask) & (jnp.arange(L) < end)
         sure_BL = jnp.where(open_BL, p_BL, -jnp.inf)
         for b in range(B):
-            place = jax.lax.top_k(sure_BL[b], count)[1]
-            z_BL = z_BL.at[b, place].set(drawn_BL[b, place].astype(jnp.int32))
+            row_index = jax.lax.top_k(sure_BL[b], count)[1]
+            z_BL = z_BL.at[b, row_index].set(drawn_BL[b, row_index].astype(jnp.int32))
         return z_BL
 
     def seconds(self) -> float:
@@ -279,9 +279,9 @@ def _judged(experiment, params, args, name: str, arm) -> dict:
     rows_N6 = gen_ppl.judged(subject.other(args.ar), ids_N, tokenizer)
     nll = jackknife(lambda rows: rows[:, 0].sum() / rows[:, 2].sum(), rows_N6)
     entropy = next(v for name, *v in samples.variety(ids_N, tokenizer.vocab) if name == "entropy")
-    found = dict(nll=nll[0], nll_se=nll[1], entropy=entropy[0], entropy_se=entropy[1], seconds=time.perf_counter() - begin)
-    say(_quality(name, found))  # at once: it may have taken a quarter of an hour
-    return found
+    results = dict(nll=nll[0], nll_se=nll[1], entropy=entropy[0], entropy_se=entropy[1], seconds=time.perf_counter() - begin)
+    say(_quality(name, results))  # at once: it may have taken a quarter of an hour
+    return results
 
 
 def _quality(name: str, q: dict) -> str:
@@ -289,22 +289,22 @@ def _quality(name: str, q: dict) -> str:
     return f"  quality of {name:<9} {nll} nats/token, entropy {entropy} (± half of the 95 % interval)"
 
 
-def table(found: dict) -> list[str]:
+def table(results: dict) -> list[str]:
     """The numbers for people."""
-    plain = found["plain"]
+    plain = results["plain"]
     lines = [
-        f"\n{found['workdir']}: {found['rows']} samples of {found['length']} tokens at once",
-        f"  forward            {benches.told(found['forward_seconds'], 1e3, 1)} ms, one bare pass",
-        f"  plain              {benches.told(plain['tokens_per_s'], 1, 0):<22} tokens/s   {plain['nfe']:>4} passes",
+        f"\n{results['workdir']}: {results['rows']} samples of {results['length']} tokens at once",
+        f"  forward            {benches.formatted(results['forward_seconds'], 1e3, 1)} ms, one bare pass",
+        f"  plain              {benches.formatted(plain['tokens_per_s'], 1, 0):<22} tokens/s   {plain['nfe']:>4} passes",
     ]
-    for name, arm in found["arms"].items():
+    for name, arm in results["arms"].items():
         limit = f" (at most {LIMITS['loop']})" if name in ("none", "ancestral", "threshold-none") else ""
         speed = f" (at least {LIMITS['speed']:g})" if name in JUDGED else ""
         lines.append(
-            f"  {name:<18} {benches.told(arm['tokens_per_s'], 1, 0):<22} tokens/s   {arm['nfe']:>4} passes   "
-            f"{benches.told(arm['ratio'], 1, 1)} × plain{speed}, {benches.told(arm['loop'])} × its bare passes{limit}"
+            f"  {name:<18} {benches.formatted(arm['tokens_per_s'], 1, 0):<22} tokens/s   {arm['nfe']:>4} passes   "
+            f"{benches.formatted(arm['ratio'], 1, 1)} × plain{speed}, {benches.formatted(arm['loop'])} × its bare passes{limit}"
         )
-    lines += [_quality(name, q) for name, q in found.get("quality", {}).items()]
+    lines += [_quality(name, q) for name, q in results.get("quality", {}).items()]
     return lines
 
 

@@ -98,9 +98,9 @@ def main(argv: list[str] | None = None) -> None:
     for part, name, reason in bench.left_out:
         say(f"left out of {part}: {name}: {reason}")
     if args.json:
-        found = dict(rows=bench.rows, left_out=[dict(part=p, rule=n, reason=r) for p, n, r in bench.left_out])
+        results = dict(rows=bench.rows, left_out=[dict(part=p, rule=n, reason=r) for p, n, r in bench.left_out])
         cli.emit(
-            found | dict(steps=steps, noise=args.noise, seed=args.seed, csv=str(out / "samplers.csv"), html=str(out / "samplers.html"))
+            results | dict(steps=steps, noise=args.noise, seed=args.seed, csv=str(out / "samplers.csv"), html=str(out / "samplers.html"))
         )
 
 
@@ -166,8 +166,8 @@ class Bench:
         scene = scenes.Table(noise, self.seed) if part == "table" else scenes.Chain(noise, self.seed)
         draws = num * MORE[part]
         say(f"{part}: the exact floor, then {len(self.samplers)} rules in {', '.join(map(str, self.steps))} steps")
-        for steps, found in zip(self.steps, scene.floor(self.steps), strict=True):
-            self.rows.append(dict(part=part, rule="floor", steps=steps, nfe=steps) | found)
+        for steps, results in zip(self.steps, scene.floor(self.steps), strict=True):
+            self.rows.append(dict(part=part, rule="floor", steps=steps, nfe=steps) | results)
         draw = Drawn(scene, draws, self.seed)
         own = scene.measured(scene.own(draws))
         self.rows += [dict(part=part, rule="p itself", steps=steps, nfe=None) | own for steps in self.steps]
@@ -212,7 +212,7 @@ class Drawn:
         law, mask = self.scene.law, Mask("block", size=1) if drafts(sampler) else Mask()
         if drafts(sampler) and law.length > _ENUMERABLE:
             raise UserError(f"it reads each token from those before it, one posterior for each of {law.length} positions")
-        sampler = generate.suited(stepping(sampler, steps, law.length), self.scene.process, mask)
+        sampler = generate.resolve(stepping(sampler, steps, law.length), self.scene.process, mask)
         done = self._run(sampler, mask, 1) if drafts(sampler) else self._run(replace(sampler, steps=1), mask, steps)
         return dict(nfe=int(done.nfe)) | self.scene.measured(done.canvas.z_BL)
 
@@ -262,14 +262,14 @@ class Trained:
         timed = replies[BATCH:] or subject.draw(self.samples)
         seconds = sum(reply.seconds for reply in timed[::BATCH])
         tokens = sum(len(samples.before(tokenizer.vocab, reply.ids)) for reply in timed)
-        found = [*gen_ppl.perplexity("gen", self.judge, [r.ids for r in replies], tokenizer)]
-        found += samples.variety([r.ids for r in replies], tokenizer.vocab)
+        results = [*gen_ppl.perplexity("gen", self.judge, [r.ids for r in replies], tokenizer)]
+        results += samples.variety([r.ids for r in replies], tokenizer.vocab)
         nfe = subject.facts["nfe"]
-        read = positions(generate.suited(sampler, self.process, run.objective.mask), run.objective.mask, run.data.length, nfe)
+        read = positions(generate.resolve(sampler, self.process, run.objective.mask), run.objective.mask, run.data.length, nfe)
         row: dict = dict(nfe=nfe, tokens_per_s=tokens / seconds, flops_per_sample=read * run.nn.flops_per_token(run.data.length) / 3)
-        for name, value, error in found:
+        for name, value, error in results:
             row |= {name: value} | ({f"{name}_se": error} if f"{name}_se" in COLUMNS else {})
-        if not sampler.rule.chance and not sampler.remask and not sampler.then:
+        if not sampler.rule.order_randomness and not sampler.remask and not sampler.then:
             row |= {name: value for name, value, _ in Exact(windows=16, samples=2).run(subject, 0)}
         return row
 
@@ -300,9 +300,9 @@ def tables(rows: list[dict], steps: list[int]):
             yield f"{part}: {title}"
             yield f"  {'steps':<34}" + "".join(f"{n:>10,}" for n in steps)
             for name in names:
-                found = [mine.get((name, n), {}).get(column) for n in steps]
-                if any(v is not None for v in found):
-                    yield f"  {name:<34}" + "".join(f"{'':>10}" if v is None else f"{v:>10,.{digits}f}" for v in found)
+                results = [mine.get((name, n), {}).get(column) for n in steps]
+                if any(v is not None for v in results):
+                    yield f"  {name:<34}" + "".join(f"{'':>10}" if v is None else f"{v:>10,.{digits}f}" for v in results)
             yield ""
 
 
@@ -316,11 +316,11 @@ def _written(out: Path, rows: list[dict]) -> None:
     figures = []
     for part, measures in MEASURES.items():
         for column, title, _ in measures:
-            found: dict[str, list] = {}
+            results: dict[str, list] = {}
             for row in rows:
                 if row["part"] == part and column != "nfe" and row.get(column) is not None:
-                    found.setdefault(row["rule"], []).append((row["nfe"] or row["steps"], row[column]))
-            for kind, points in _kinds(found).items():
+                    results.setdefault(row["rule"], []).append((row["nfe"] or row["steps"], row[column]))
+            for kind, points in _kinds(results).items():
                 drawing = plots.lines(points, "forward passes", title, least=LEAST.get(column, 0.0), beside=KNOWN)
                 figures += [f"<h2>{html.escape(f'{part}, {kind}: {title}')}</h2>{drawing}"] if drawing else []
     style = "body{font:16px/1.5 system-ui;max-width:44rem;margin:2rem auto;padding:0 1rem}svg{width:100%;height:auto}"
@@ -336,7 +336,7 @@ def _kinds(points: dict[str, list]) -> dict[str, dict[str, list]]:
     alone = {*KNOWN, "ancestral"} if any("+" in name for name in points) else {*KNOWN}
     if "+" not in "".join(remasking):
         del kinds["remasking"]
-    return {kind: found for kind, found in kinds.items() if set(found) - alone}
+    return {kind: results for kind, results in kinds.items() if set(results) - alone}
 
 
 if __name__ == "__main__":

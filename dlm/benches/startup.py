@@ -27,10 +27,10 @@ FLAGS = [
 
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
-    found = measure(args.config, overrides, args.repeats)
-    say(table(found))
+    results = measure(args.config, overrides, args.repeats)
+    say(table(results))
     if args.json:
-        cli.emit(found)
+        cli.emit(results)
 
 
 def measure(target: str, overrides: list[tuple[str, str]], repeats: int) -> dict:
@@ -51,10 +51,13 @@ def measure(target: str, overrides: list[tuple[str, str]], repeats: int) -> dict
     return dict(config=target, **{kind: benches.spread(values) for kind, values in seconds.items()}, limits=LIMITS)
 
 
-def table(found: dict) -> str:
+def table(results: dict) -> str:
     rows = dict(cold="first update, cold", warm="first update, warm", help="--help", print_config="--print_config")
     return "start-up of " + "\n".join(
-        [found["config"], *(f"  {name:<20} {benches.told(found[kind])} s, limit {LIMITS[kind]:g} s" for kind, name in rows.items())]
+        [
+            results["config"],
+            *(f"  {name:<20} {benches.formatted(results[kind])} s, limit {LIMITS[kind]:g} s" for kind, name in rows.items()),
+        ]
     )
 
 

@@ -43,24 +43,24 @@ def main(argv: list[str] | None = None) -> None:
     targets = [args.config] if args.config else list(RECIPES)
     runs = [_run(target, overrides) for target in targets]
     peer = importlib.import_module(f"dlm.benches.peers.{args.peer}") if args.peer else None
-    found = {}
+    results = {}
     if args.startup:  # before this process takes the accelerator
         from dlm.benches import startup
 
-        found["startup"] = startup.measure(targets[0], overrides, 1)
-        say(startup.table(found["startup"]))
+        results["startup"] = startup.measure(targets[0], overrides, 1)
+        say(startup.table(results["startup"]))
 
     from dlm.run import rundir
 
-    found["machine"] = rundir.environment()
-    machine = found["machine"]
+    results["machine"] = rundir.environment()
+    machine = results["machine"]
     say(f"{', '.join(machine['devices'])}, {machine['cores']} cores, jax {machine['jax']}; medians (ranges) of {args.repeats} rounds")
-    found["models"] = []
+    results["models"] = []
     for target, run in zip(targets, runs, strict=True):
-        found["models"].append(model := measure(target, run, args.repeats, peer))
+        results["models"].append(model := measure(target, run, args.repeats, peer))
         say(table(model))
     if args.json:
-        cli.emit(found)
+        cli.emit(results)
 
 
 def _run(target: str, overrides: list[tuple[str, str]]) -> spec.Run:
@@ -83,10 +83,10 @@ def measure(target: str, run: spec.Run, rounds: int, peer=None) -> dict:
             measures |= dict(passes=trial.passes, sampling=trial.sampling)
         raw = benches.in_turns(measures, rounds)
         trial.logs.close()
-    found = report(target, run, trial, raw)
+    results = report(target, run, trial, raw)
     if twin:
-        found["peer"] = peer_report(twin, raw)
-    return found
+        results["peer"] = peer_report(twin, raw)
+    return results
 
 
 class Trial:
@@ -228,7 +228,7 @@ def report(target: str, run: spec.Run, trial: Trial, raw: dict) -> dict:
     peaks = {name.removeprefix("peak."): values for name, values in raw.items() if name.startswith("peak.")}
     looped = [phases["data"] + phases["step"] for phases in raw["loop"]]
     phases = {name: benches.spread([p.get(name, 0.0) for p in raw["loop"]]) for name in ("data", "step", "eval", "save", "all")}
-    found = dict(
+    results = dict(
         config=target,
         parameters=sum(x.size for x in jax.tree.leaves(trial.params)),
         dtype=run.nn.compute.dtype,
@@ -253,13 +253,13 @@ def report(target: str, run: spec.Run, trial: Trial, raw: dict) -> dict:
         limits=LIMITS,
     )
     if "sampling" in raw:
-        found["sampling"] = dict(
+        results["sampling"] = dict(
             ratio=benches.ratio(raw["sampling"], raw["passes"]),
             rows=ROWS,
             steps=trial.steps,
             pass_seconds=benches.spread(raw["passes"]),
         )
-    return found
+    return results
 
 
 def peer_report(twin, raw: dict) -> dict:
@@ -277,10 +277,10 @@ def peer_report(twin, raw: dict) -> dict:
 def table(m: dict) -> str:
     """One model's numbers for people."""
     step, loop, dtype = m["step"], m["loop"], m["dtype"]
-    peaks = ", ".join(f"{d} {benches.told(v, 1e-9, 0)}" for d, v in m["peak_flops_per_s"].items())
-    shares = [f"{benches.told(step['share'], 100, 0, ' %')} of the {dtype} peak"]
+    peaks = ", ".join(f"{d} {benches.formatted(v, 1e-9, 0)}" for d, v in m["peak_flops_per_s"].items())
+    shares = [f"{benches.formatted(step['share'], 100, 0, ' %')} of the {dtype} peak"]
     if dtype != "float32":
-        shares.append(f"{benches.told(step['share_of_float32'], 100, 0, ' %')} of float32's")
+        shares.append(f"{benches.formatted(step['share_of_float32'], 100, 0, ' %')} of float32's")
     phases = ", ".join(
         f"{name} {loop['phases_seconds'][k]['median']:.3g} s ({100 * loop['phases_share'][k]:.1f} %)"
         for k, name in dict(data="data wait", step="step", eval="eval", save="save").items()
@@ -288,20 +288,20 @@ def table(m: dict) -> str:
     lines = [
         f"\n{m['config']}: {m['parameters'] / 1e6:.2f}M parameters, {m['batch']} × {m['length']} tokens, {dtype}",
         f"  peak       {peaks} GFLOP/s, best large matmul",
-        f"  update     {benches.told(step['seconds'], 1e3, 1)} ms, {benches.told(step['tokens_per_s'], 1, 0)} tokens/s",
-        f"             {benches.told(step['flops_per_s'], 1e-9, 1)} GFLOP/s, {', '.join(shares)} (small: at least {LIMITS['share']:.0%})",
-        f"  loop       {benches.told(loop['ratio'], digits=3)} × the bare update (at most {LIMITS['loop']})",
+        f"  update     {benches.formatted(step['seconds'], 1e3, 1)} ms, {benches.formatted(step['tokens_per_s'], 1, 0)} tokens/s",
+        f"             {benches.formatted(step['flops_per_s'], 1e-9, 1)} GFLOP/s, {', '.join(shares)} (small: ≥ {LIMITS['share']:.0%})",
+        f"  loop       {benches.formatted(loop['ratio'], digits=3)} × the bare update (at most {LIMITS['loop']})",
         f"  phases     {phases}, in {loop['updates']} updates",
     ]
     if "sampling" in m:
         s = m["sampling"]
-        shape = f"{s['steps']} passes of {s['rows']} × {m['length']}, {benches.told(s['pass_seconds'], 1e3, 1)} ms each"
-        lines.append(f"  sampling   {benches.told(s['ratio'], digits=3)} × its forward passes (at most {LIMITS['sampling']}); {shape}")
+        shape = f"{s['steps']} passes of {s['rows']} × {m['length']}, {benches.formatted(s['pass_seconds'], 1e3, 1)} ms each"
+        lines.append(f"  sampling   {benches.formatted(s['ratio'], digits=3)} × its forward passes (at most {LIMITS['sampling']}); {shape}")
     if "peer" in m:
         p = m["peer"]
         lines.append(
-            f"  peer       {benches.told(p['ratio'])} × the speed of {p['name']} (aim {LIMITS['peer']}), whose update takes "
-            f"{benches.told(p['seconds'], 1e3, 1)} ms; logits agree to {p['logits_difference']:.1e}"
+            f"  peer       {benches.formatted(p['ratio'])} × the speed of {p['name']} (aim {LIMITS['peer']}), whose update takes "
+            f"{benches.formatted(p['seconds'], 1e3, 1)} ms; logits agree to {p['logits_difference']:.1e}"
         )
     return "\n".join(lines)
 

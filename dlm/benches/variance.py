@@ -42,9 +42,9 @@ def main(argv: list[str] | None = None) -> None:
     say(f"{head} {'loss':>7} {'gradient':>9} {'noise':>7}   {'nats per token':>18}")
     for row in rows:
         ratios = row["loss_variance"] / plain["loss_variance"], row["gradient_variance"] / plain["gradient_variance"]
-        told = f"  {row['times']:<11} {row['pattern']:<10} {row['coupling']:<14} {row['weights']:<8}"
+        line = f"  {row['times']:<11} {row['pattern']:<10} {row['coupling']:<14} {row['weights']:<8}"
         mean = f"{row['loss']:.3f} ± {half(row['loss'], row['loss_se']):.3f}"
-        say(f"{told} {ratios[0]:>7.2f} {ratios[1]:>9.2f} {row['gradient_noise']:>7.2f}   {mean:>18}")
+        say(f"{line} {ratios[0]:>7.2f} {ratios[1]:>9.2f} {row['gradient_noise']:>7.2f}   {mean:>18}")
     if args.json:
         cli.emit(dict(workdir=args.workdir, draws=args.draws, rows=rows))
 
@@ -54,8 +54,8 @@ def ways(every: bool) -> list[dict]:
     from dlm.objectives.masked import Masked
 
     hints = typing.get_type_hints(Masked)
-    found = [dict(zip(AXES, v, strict=True)) for v in itertools.product(*(typing.get_args(hints[a]) for a in AXES))]
-    near = [w for w in found if every or min(sum(w[a] != base[a] for a in AXES) for base in (PLAIN, GOOD)) <= 1]
+    results = [dict(zip(AXES, v, strict=True)) for v in itertools.product(*(typing.get_args(hints[a]) for a in AXES))]
+    near = [w for w in results if every or min(sum(w[a] != base[a] for a in AXES) for base in (PLAIN, GOOD)) <= 1]
     return sorted(near, key=lambda way: (way != PLAIN, *(way[a] != PLAIN[a] for a in reversed(AXES))))
 
 
@@ -120,5 +120,5 @@ def _measured(objective, denoise, batch, key_S):
         return objective.loss(denoise, batch, key).seen
 
     sums = jax.jit(lambda key_S: jax.lax.map(cost, key_S).sum(0))(jax.vmap(lambda k: jax.random.fold_in(k, 1))(key_S))
-    memory = times.remembered(objective.memory(), sums)
+    memory = times.updated_costs(objective.memory(), sums)
     return replace(batch, fields=batch.fields | {"cost_BT": memory[None] + 0 * batch.weights_BL[:, :1]})

@@ -104,12 +104,12 @@ class Loader:
         return served
 
     def _windows(self, tokenizer: Tokenizer, split: str, seed: int | None) -> pack.Windows:
-        found = tokens.tokenized(tokenizer, self.source.documents(split))
+        token_store = tokens.tokenized(tokenizer, self.source.documents(split))
         pieces = [tokenizer.piece(i) for i in range(tokenizer.size)] if self.mark else []
         marked_V = (
             np.array([n > 0 and set(p) <= set(self.mark) for p, n in zip(pieces, tokenizer.bytes_V, strict=True)]) if pieces else None
         )
-        return pack.Windows(found, self.length, tokenizer.eos, tokenizer.pad, seed, marked_V, self._ends_prompts(tokenizer))
+        return pack.Windows(token_store, self.length, tokenizer.eos, tokenizer.pad, seed, marked_V, self._ends_prompts(tokenizer))
 
     def _ends_prompts(self, tokenizer: Tokenizer) -> int | None:
         if not self.prompt:

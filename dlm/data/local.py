@@ -54,14 +54,14 @@ class Local:
             raise ValueError("paths must name at least one file")
 
     def documents(self, split: data.Split) -> list[str]:
-        found = self._all.splits[split]
-        if not found:
+        of_split = self._all.splits[split]
+        if not of_split:
             total = sum(map(len, self._all.splits.values()))
             raise UserError(
                 f"none of {total} documents of {', '.join(self.paths)} is in the split {split!r}: "
                 f"change held_out={self.held_out:g} or unit={self.unit!r}, or name held_out_paths"
             )
-        return found
+        return of_split
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -110,12 +110,12 @@ def _files(pattern: str) -> list[Path]:
         raise UserError(f"{pattern} is a folder: name its files, such as {os.path.join(glob.escape(pattern), '**', '*.txt')}")
     if os.path.isfile(pattern):
         return [Path(pattern)]
-    found = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
-    for path in found:
+    matches = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+    for path in matches:
         if not path.is_file():
             raise UserError(f"{path} is no file, but {'a device' if path.exists() else 'a link that leads nowhere'}")
-    if found:
-        return found
+    if matches:
+        return matches
     if not glob.has_magic(pattern):
         raise UserError(f"no file {pattern}")
     literal = pattern.replace("[", "[[]")

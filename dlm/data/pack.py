@@ -99,8 +99,8 @@ class Windows:
 
 def _up_to(prompt: int, tokens: Tokens) -> np.ndarray:
     """How many tokens of each document stand up to its first `prompt`, that one included; 0 where it has none."""
-    found = np.append(np.flatnonzero(tokens.flat == prompt), len(tokens.flat))
-    first = found[np.searchsorted(found, tokens.offsets[:-1])]
+    prompt_ends = np.append(np.flatnonzero(tokens.flat == prompt), len(tokens.flat))
+    first = prompt_ends[np.searchsorted(prompt_ends, tokens.offsets[:-1])]
     return np.where(first < tokens.offsets[1:], first + 1 - tokens.offsets[:-1], 0)
 
 

@@ -32,10 +32,10 @@ class Problems:
             raise ValueError(f"count={self.count} must be at least 1")
 
     def documents(self, split: data.Split) -> list[str]:
-        found = self._all[0][split]
-        if not found:
+        problems = self._all[0][split]
+        if not problems:
             raise UserError(f"none of {self.count} problems is in the split {split!r}: make config.data.source.count larger")
-        return found
+        return problems
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -48,7 +48,7 @@ class Problems:
             text = problem.answer if self.form == "answer" else document(self.task, problem)
             splits["held_out" if _is_held_out(self.task, problem) else "train"].append(text)
         dropped: Counter = Counter()
-        return {split: data.kept(found, self.unique, dropped) for split, found in splits.items()}, dict(+dropped)
+        return {split: data.kept(problems, self.unique, dropped) for split, problems in splits.items()}, dict(+dropped)
 
 
 def document(task, problem: Problem) -> str:
@@ -65,14 +65,14 @@ def held_out(task, num: int) -> list[Problem]:
 
     Raises UserError for a task that has not as many.
     """
-    found, i = {}, 0
-    while len(found) < num:
+    problems, i = {}, 0
+    while len(problems) < num:
         problem = task[i]
         if _is_held_out(task, problem):
-            found.setdefault(problem.prompt, problem)
+            problems.setdefault(problem.prompt, problem)
         i += 1
         if i > 1000 * (num + 10):
             raise UserError(
-                f"{type(task).__name__} has only {len(found)} held-out problems among its first {i}: ask for fewer, or make it larger"
+                f"{type(task).__name__} has only {len(problems)} held-out problems among its first {i}: ask for fewer, or make it larger"
             )
-    return list(found.values())
+    return list(problems.values())

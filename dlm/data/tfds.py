@@ -124,9 +124,9 @@ def _prepared(dataset: str, root: Path) -> Path:
     """The folder of the newest prepared version, found without asking TFDS, which would ask the network for minutes."""
     path, _, version = dataset.partition(":")
     parent = root / path
-    found = [info.parent for info in parent.glob("*/dataset_info.json") if version in ("", info.parent.name)]
-    if found:
-        return max(found, key=lambda folder: [int(n) if n.isdigit() else -1 for n in folder.name.split(".")])
+    versions = [info.parent for info in parent.glob("*/dataset_info.json") if version in ("", info.parent.name)]
+    if versions:
+        return max(versions, key=lambda folder: [int(n) if n.isdigit() else -1 for n in folder.name.split(".")])
     configs = sorted({info.parent.parent.name for info in parent.glob("*/*/dataset_info.json")})
     if configs:
         raise UserError(f"{path} comes in several configs, name one: {', '.join(f'{path}/{config}' for config in configs)}")

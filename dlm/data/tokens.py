@@ -56,14 +56,14 @@ def tokenized(tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | 
             return Tokens(flat, offsets, tokenizer.size, flat_file)
     except (OSError, ValueError, IndexError):  # absent, cut short by a full disk, or something else
         pass
-    made = _encoded(tokenizer, documents)
+    encoded = _encoded(tokenizer, documents)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        _write(offsets_file, made.offsets)
-        _write(flat_file, made.flat)
+        _write(offsets_file, encoded.offsets)
+        _write(flat_file, encoded.flat)
     except OSError:
         pass
-    return made
+    return encoded
 
 
 def fingerprint(tokenizer: Tokenizer, documents: Sequence[str]) -> str:

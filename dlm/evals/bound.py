@@ -38,9 +38,9 @@ class HeldOut:
         subject.facts.update(claims=subject.experiment.reported(self.pattern).claims)
         nats = variance = size = tokens = 0.0
         for batch in subject.held_out(self.windows or None):
-            found, read = mesh.fetch((bound(subject.params, batch, subject.key), batch))
-            nats += float(found.nats_BL.astype(np.float64).sum())
-            variance += float(found.variance_B.astype(np.float64).sum())
+            estimate, read = mesh.fetch((bound(subject.params, batch, subject.key), batch))
+            nats += float(estimate.nats_BL.astype(np.float64).sum())
+            variance += float(estimate.variance_B.astype(np.float64).sum())
             size += float((subject.tokenizer.bytes_V[read.tokens_BL] * read.weights_BL).sum())
             tokens += float(read.weights_BL.sum())
         bits = 1 / (math.log(2) * size)

@@ -57,13 +57,13 @@ class Exact:
             score = experiment.counted(_Replayed(sampler := deterministic(sampler, objective)))
         exact, above, variance, size, passes = 0.0, 0.0, 0.0, 0.0, 1
         for batch in subject.held_out(self.windows or None):
-            found, read = mesh.fetch((bound(subject.params, batch, subject.key), batch))
-            nats_BL = found.nats_BL
+            estimate, read = mesh.fetch((bound(subject.params, batch, subject.key), batch))
+            nats_BL = estimate.nats_BL
             if score is not None:
                 nats_BL, passes = mesh.fetch(score(subject.params, batch, subject.key))
             exact += float(nats_BL.astype(np.float64).sum())
-            above += float(found.nats_BL.astype(np.float64).sum())
-            variance += float(found.variance_B.astype(np.float64).sum())
+            above += float(estimate.nats_BL.astype(np.float64).sum())
+            variance += float(estimate.variance_B.astype(np.float64).sum())
             size += float((subject.tokenizer.bytes_V[read.tokens_BL] * read.weights_BL).sum())
         subject.facts.update(sampler=spec.plain(sampler), nfe=float(passes))
         bits = 1 / (math.log(2) * size)
@@ -76,11 +76,11 @@ def deterministic(sampler: Sampler, objective) -> Sampler:
     rule = type(sampler.rule).__module__.removeprefix("dlm.")
     if not objective.process.absorbing:
         raise UserError("evals.exact replays which masks are revealed, and this run's noise leaves none: only its bound is known")
-    if sampler.rule.chance:
-        raise UserError(f"no exact likelihood: {rule} {sampler.rule.chance}")
+    if sampler.rule.order_randomness:
+        raise UserError(f"no exact likelihood: {rule} {sampler.rule.order_randomness}")
     if sampler.remask or sampler.then:
         raise UserError("no exact likelihood: sampler.remask and sampler.then change tokens that were drawn")
-    return generate.suited(sampler, objective.process, objective.mask)
+    return generate.resolve(sampler, objective.process, objective.mask)
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,18 @@ def replayed(denoise, sampler: Sampler, process, mask, batch, key):
     hidden_BL = jnp.where(batch.noisable_BL, process.vocab.mask, batch.tokens_BL)
     fields = batch.fields | {"truth_BL": batch.tokens_BL}
     canvas = Canvas(hidden_BL, jnp.ones(hidden_BL.shape), ~batch.noisable_BL, fields)
-    told = replace(sampler, rule=_Told(sampler.rule), temperature=1.0, top_p=1.0, top_k=0, cache=Cache("none"))
+    replay_sampler = replace(sampler, rule=_Replay(sampler.rule), temperature=1.0, top_p=1.0, top_k=0, cache=Cache("none"))
 
     def scored(canvas, **options):
         output = denoise(canvas, **options)
-        return replace(output, prediction=_Scored(output.prediction, (sampler.temperature, sampler.top_p, sampler.top_k)))
+        return replace(output, prediction=_TemperedScores(output.prediction, (sampler.temperature, sampler.top_p, sampler.top_k)))
 
-    done = loop.generate(scored, told, process, mask, canvas, keys.per_sample(key, batch.index_B))
+    done = loop.generate(scored, replay_sampler, process, mask, canvas, keys.per_sample(key, batch.index_B))
     return jnp.where(batch.weights_BL > 0, -batch.weights_BL * done.logprob_BL, 0.0), done.nfe
 
 
 @dataclass(frozen=True)
-class _Told(Rule):
+class _Replay(Rule):
     """A rule that picks positions as another one does, and puts the true tokens there."""
 
     rule: Any
@@ -123,13 +123,13 @@ class _Told(Rule):
     def init(self, canvas):
         return self.rule.init(canvas)
 
-    def step(self, key_B, output, canvas, now, state):
-        revealed_BL = self.rule.positions(output.prediction, canvas, now)
+    def step(self, key_B, output, canvas, view, state):
+        revealed_BL = self.rule.positions(output.prediction, canvas, view)
         return replace(canvas, z_BL=jnp.where(revealed_BL, canvas.fields["truth_BL"], canvas.z_BL)), state
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _TemperedScores:
     """A prediction that scores tokens at the sampler's temperature and nucleus, and is as sure as it is."""
 
     base: Any
@@ -139,7 +139,7 @@ class _Scored:
         return self.base.tempered(*self.sharpness).log_prob(ids_BL)
 
     def at(self, position_BR):
-        return _Scored(self.base.at(position_BR), self.sharpness)
+        return _TemperedScores(self.base.at(position_BR), self.sharpness)
 
     def __getattr__(self, name):
         return getattr(self.base, name)

@@ -75,9 +75,9 @@ class Harness:
             judged = frozenset(name for name, task in loaded["tasks"].items() if _judges(task))
             model = Model(subject, self.batch, self.samples, self.likelihood, self.pattern)
             lm = bridge.HarnessLM(model, _template(subject) if self.chat == "template" else None, judged)
-            found = self._evaluated(lm, loaded)
-            for name, metrics in found["results"].items():
-                yield from self._told(subject, lm, found, loaded["tasks"], name, metrics)
+            results = self._evaluated(lm, loaded)
+            for name, metrics in results["results"].items():
+                yield from self._rows_of_task(subject, lm, results, loaded["tasks"], name, metrics)
 
     def _evaluated(self, lm, loaded: dict) -> dict:
         from lm_eval.evaluator import evaluate
@@ -89,26 +89,26 @@ class Harness:
         options = dict(limit=self.limit or None, bootstrap_iters=1000, confirm_run_unsafe_code=True, fewshot_as_multiturn=True)
         return evaluate(lm, loaded, apply_chat_template=self.chat == "template", **options)
 
-    def _told(self, subject, lm, found: dict, tasks: dict, name: str, metrics: dict) -> Iterator[tuple[str, float, float]]:
+    def _rows_of_task(self, subject, lm, results: dict, tasks: dict, name: str, metrics: dict) -> Iterator[tuple[str, float, float]]:
         """The scores of one task or group, each with its facts."""
         from dlm.evals.requests import bridge
 
         task = tasks.get(name)
         written = task is not None and task.OUTPUT_TYPE == "generate_until"
-        samples = [] if task is None else found["samples"][name]
-        noise = {} if written else bridge.redrawn(lm, task, samples, subject.seed)
-        told = [lm.told[str(args)] for sample in samples for args in sample["arguments"]]
+        samples = [] if task is None else results["samples"][name]
+        noise = {} if written else bridge.resampled_error(lm, task, samples, subject.seed)
+        score_info = [lm.score_info[str(args)] for sample in samples for args in sample["arguments"]]
         facts = dict(
-            task=identity(name, tasks, found),
+            task=identity(name, tasks, results),
             claims="samples" if written else "exact" if lm.model.exact else "bound",
-            documents=found["n-samples"].get(name, {}).get("effective"),
-            requests=len(told),
-            cut_requests=sum(t.cut > 0 for t in told),
-            cut_tokens=sum(t.cut for t in told),
-            short_requests=sum(t.short for t in told),
-            special_names=sum(t.names for t in told) or None,
-            broken_answers=sum(t.broken for t in told) or None,
-            loglikelihood_mc_se=float(np.mean([t.variance**0.5 for t in told])) if noise else None,
+            documents=results["n-samples"].get(name, {}).get("effective"),
+            requests=len(score_info),
+            cut_requests=sum(t.cut > 0 for t in score_info),
+            cut_tokens=sum(t.cut for t in score_info),
+            short_requests=sum(t.short for t in score_info),
+            special_names=sum(t.names for t in score_info) or None,
+            broken_answers=sum(t.broken for t in score_info) or None,
+            loglikelihood_mc_se=float(np.mean([t.variance**0.5 for t in score_info])) if noise else None,
         )
         if written or not lm.model.exact or self.likelihood == "exact":
             facts |= dict(sampler=spec.plain(lm.model.sampler))
@@ -119,30 +119,30 @@ class Harness:
             if comma and not metric.endswith("_stderr") and isinstance(value, (int, float)):
                 error = metrics.get(f"{metric}_stderr,{filter_}")
                 subject.facts.clear()
-                own = dict(mc_se=noise.get(key), trials=trials(name, f"{metric},{filter_}", found))
+                own = dict(mc_se=noise.get(key), trials=trials(name, f"{metric},{filter_}", results))
                 subject.facts.update({k: v for k, v in (facts | own).items() if v is not None})
                 yield f"{name}.{key}", float(value), float(error) if isinstance(error, (int, float)) else math.nan
 
 
-def identity(name: str, tasks: dict, found: dict) -> dict:
+def identity(name: str, tasks: dict, results: dict) -> dict:
     """What was asked: a hash of a task's settings and of every row with its prompts, wherever its files lie; of a group, of its tasks'."""
     if name not in tasks:
-        parts = [identity(part, tasks, found) for part in found["group_subtasks"].get(name, ())]
+        parts = [identity(part, tasks, results) for part in results["group_subtasks"].get(name, ())]
         return dict(sha256=digest(part["sha256"] for part in parts)["sha256"], rows=sum(part["rows"] for part in parts))
     settings = tasks[name].dump_config() | dict(metadata=None)  # which tells the folder
-    rows = [{key: sample[key] for key in ("doc", "target", "arguments", "filter")} for sample in found["samples"][name]]
+    rows = [{key: sample[key] for key in ("doc", "target", "arguments", "filter")} for sample in results["samples"][name]]
     parts = [json.dumps(part, default=str, sort_keys=True) for part in (settings, *rows)]
-    return dict(sha256=digest(parts)["sha256"], rows=len({sample["doc_id"] for sample in found["samples"][name]}))
+    return dict(sha256=digest(parts)["sha256"], rows=len({sample["doc_id"] for sample in results["samples"][name]}))
 
 
-def trials(name: str, key: str, found: dict) -> int | None:
+def trials(name: str, key: str, results: dict) -> int | None:
     """Of how many right or wrong answers 'metric,filter' is the share; None where it is something else."""
-    if name not in found["samples"]:
-        each = [trials(part, key, found) for part in found["group_subtasks"].get(name, ())]
+    if name not in results["samples"]:
+        each = [trials(part, key, results) for part in results["group_subtasks"].get(name, ())]
         return sum(each) if each and all(each) else None
     metric, _, filter_ = key.partition(",")
-    values = [sample.get(metric) for sample in found["samples"][name] if sample["filter"] == filter_]
-    share = values and all(value in (0, 1) for value in values) and math.isclose(float(np.mean(values)), found["results"][name][key])
+    values = [sample.get(metric) for sample in results["samples"][name] if sample["filter"] == filter_]
+    share = values and all(value in (0, 1) for value in values) and math.isclose(float(np.mean(values)), results["results"][name][key])
     return len(values) if share else None
 
 

@@ -44,12 +44,12 @@ class Infill:
         yield "exact_match", *jackknife(np.mean, right_NK.all(1))
 
     def _documents(self, subject) -> list[np.ndarray]:
-        found = []
+        documents = []
         for ids in map(subject.tokenizer.encode, subject.held_out_documents):
             if len(ids) >= self.length:
-                found.append(ids[: self.length])
-            if len(found) == self.num:
-                return found
-        if len(found) < 2:
-            raise UserError(f"only {len(found)} held-out document(s) have {self.length} tokens: make --evals.infill.length smaller")
-        return found
+                documents.append(ids[: self.length])
+            if len(documents) == self.num:
+                return documents
+        if len(documents) < 2:
+            raise UserError(f"only {len(documents)} held-out document(s) have {self.length} tokens: make --evals.infill.length smaller")
+        return documents

@@ -44,11 +44,11 @@ class Routing:
         counted = subject.experiment.counted(self.count)
         parts = [mesh.fetch(counted(subject.params, batch, subject.key)) for batch in subject.held_out(self.windows or None)]
         total = jax.tree.map(lambda *x: np.sum(x, 0, dtype=np.float64), *parts)
-        each = [routing.figures(part, e.active, devices) for part in parts]
+        each = [routing.router_metrics(part, e.active, devices) for part in parts]
         subject.facts["routing"] = tables(total, e.active, devices)
         for name in each[0]:
-            told = [float(figures[name]) for figures in each]
-            yield name, float(np.mean(told)), float(np.std(told, ddof=1) / len(told) ** 0.5) if len(told) > 1 else float("nan")
+            means = [float(router_metrics[name]) for router_metrics in each]
+            yield name, float(np.mean(means)), float(np.std(means, ddof=1) / len(means) ** 0.5) if len(means) > 1 else float("nan")
             subject.facts.pop("routing", None)
 
     def count(self, experiment, params, batch, key):
@@ -59,14 +59,14 @@ class Routing:
 def tables(routed: dict, active: int, devices: int) -> list[dict]:
     """For each layer, the figures of all its tokens and of those in each bucket of the mask ratio that has any."""
     layers, buckets = routed["tokens_NZ"].shape
-    found = []
+    per_layer = []
     for n in range(layers):
         layer = {"all": _table({k: v[n].sum(0) for k, v in routed.items()}, active, devices)}
         for z in range(buckets):
             if routed["tokens_NZ"][n, z]:
                 layer[f"masked {z / buckets:g} to {(z + 1) / buckets:g}"] = _table({k: v[n, z] for k, v in routed.items()}, active, devices)
-        found.append(layer)
-    return found
+        per_layer.append(layer)
+    return per_layer
 
 
 def _table(sums: dict, active: int, devices: int) -> dict:

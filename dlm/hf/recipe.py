@@ -17,10 +17,10 @@ _IDS = ("bos", "pad", "mask")
 def config(folder: Path) -> dict:
     """The config.json of a folder."""
     path = Path(folder) / CONFIG
-    found = json_object(path)
-    if quantised := found.get("quantization_config"):
+    parsed = json_object(path)
+    if quantised := parsed.get("quantization_config"):
         raise UserError(f"{path}: quantised weights are not supported ({str(quantised)[:80]}): get the model in bfloat16 or float32")
-    return found
+    return parsed
 
 
 def ends(folder: Path, config: dict, named: int | None, known: set[int]) -> dict[str, list[int]]:

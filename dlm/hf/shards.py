@@ -65,15 +65,15 @@ def _indexed(folder: Path, named: dict[str, str]) -> dict[str, Tensor]:
     """The tensors of several files; raises UserError where the index and the files disagree."""
     if (folder / WHOLE).is_file() and WHOLE not in named.values():
         raise UserError(f"{folder} holds {WHOLE} and, by {INDEX}, other files with weights: keep the one that is meant")
-    found = {}
+    parsed = {}
     for file in sorted(set(named.values())):
         held = _header(folder / file)
         if lost := sorted(name for name in named if named[name] == file and name not in held):
             raise UserError(f"{folder / file} lacks {listed(lost)}, which {INDEX} says it has")
         if more := sorted(name for name in held if named.get(name) != file):
             raise UserError(f"{folder / file} holds {listed(more)}, which {INDEX} does not say: they are of another version")
-        found |= held
-    return found
+        parsed |= held
+    return parsed
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -97,14 +97,14 @@ def listed(names, most: int = 8) -> str:
 def json_object(path: Path) -> dict:
     """The JSON object in a file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        parsed = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: give the folder of a published model") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise UserError(f"{path} holds no JSON object")
-    return found
+    return parsed
 
 
 def _header(path: Path) -> dict[str, Tensor]:
@@ -116,27 +116,27 @@ def _header(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path} is cut short or no safetensors file: it has {size} bytes, its header alone needs {length + 8}")
         try:
             header = json.loads(file.read(length))
-            found = {name: _tensor(path, 8 + length, told) for name, told in header.items() if name != "__metadata__"}
+            parsed = {name: _tensor(path, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} has a damaged header: {error!r}") from None
     end = 8 + length
-    for name, tensor in sorted(found.items(), key=lambda item: item[1].begin):
+    for name, tensor in sorted(parsed.items(), key=lambda item: item[1].begin):
         if tensor.begin != end:
             raise UserError(f"{path} has a damaged header: {name} begins at byte {tensor.begin}, where the one before ends at {end}")
         end = tensor.begin + tensor.nbytes
     if end != size:
         raise UserError(f"{path} is {'cut short' if size < end else 'too long'}: it has {size} bytes, its header speaks of {end}")
-    return found
+    return parsed
 
 
-def _tensor(path: Path, data: int, told: dict) -> Tensor:
-    begin, end = told["data_offsets"]
-    shape = tuple(told["shape"])
+def _tensor(path: Path, data: int, entry: dict) -> Tensor:
+    begin, end = entry["data_offsets"]
+    shape = tuple(entry["shape"])
     if not all(type(n) is int for n in (begin, end, *shape)):
-        raise ValueError(f"{told} is not in whole numbers")
-    if told["dtype"] not in DTYPES:
-        raise ValueError(f"dtype {told['dtype']} is not supported")
-    tensor = Tensor(path, data + begin, DTYPES[told["dtype"]], shape)
+        raise ValueError(f"{entry} is not in whole numbers")
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {entry['dtype']} is not supported")
+    tensor = Tensor(path, data + begin, DTYPES[entry["dtype"]], shape)
     if min(shape, default=0) < 0 or tensor.nbytes != end - begin or begin < 0:
         raise ValueError(f"shape {shape} does not take {end - begin} bytes")
     return tensor

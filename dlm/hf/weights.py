@@ -66,7 +66,7 @@ class Leaf:
 def leaves(layout: Layout, nn: config.ModelConfig) -> list[Leaf]:
     """Every parameter of the network; raises UserError where the layout has no place for one."""
     shapes = jax.eval_shape(lambda: transformer.initialise(transformer.Transformer(nn), jax.random.key(0)))
-    found, homeless = [], []
+    leaves_found, homeless = [], []
     for path, leaf in flatten_dict(shapes).items():
         stack = next((s for s in nn.stacks if s.name == path[0]), None)
         within = path if stack is None else path[1:] if len(stack.kinds) == 1 else path[2:]
@@ -74,10 +74,10 @@ def leaves(layout: Layout, nn: config.ModelConfig) -> list[Leaf]:
         if named is None:
             homeless.append("/".join(path))
             continue
-        found.append(Leaf(path, leaf.shape, dict(_parts(nn, path, stack, named[0], leaf.shape)), named[1]))
+        leaves_found.append(Leaf(path, leaf.shape, dict(_parts(nn, path, stack, named[0], leaf.shape)), named[1]))
     if homeless:
         raise UserError(f"{layout.architecture} has no place for {listed(homeless)}")
-    return found
+    return leaves_found
 
 
 def _parts(nn: config.ModelConfig, path, stack, name: str, shape) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -100,12 +100,12 @@ def own_head(layout: Layout, tensors: dict[str, Tensor]) -> str | None:
     return head if embedding in tensors and head in tensors and not same(tensors[embedding], tensors[head]) else None
 
 
-def check(found: list[Leaf], tensors: dict[str, Tensor], spare: str | None, rows: int, where: Any) -> dict[str, np.dtype]:
+def check(leaves_found: list[Leaf], tensors: dict[str, Tensor], spare: str | None, rows: int, where: Any) -> dict[str, np.dtype]:
     """The dtype of every tensor that is needed; UserError names what is missing, unknown, of another shape or no number.
 
     `spare` is one that need not be there, the second copy of a tied one.
     """
-    wanted = {name: leaf for leaf in found for name in leaf.parts}
+    wanted = {name: leaf for leaf in leaves_found for name in leaf.parts}
     unknown = sorted(name for name in tensors if name not in wanted and name != spare and not _FREQUENCIES.fullmatch(name))
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise UserError(f"{where} lacks {len(missing)} of {len(wanted)} tensors: {listed(missing)}")
@@ -145,13 +145,13 @@ class Stream:
             yield index, self.leaf.ours(part)
 
 
-def streams(found: list[Leaf], tensors: dict[str, Tensor]) -> dict:
+def streams(leaves_found: list[Leaf], tensors: dict[str, Tensor]) -> dict:
     """The tree of parameters to be written; one whose parts differ in dtype is kept in float32."""
-    made = {}
-    for leaf in found:
+    stream = {}
+    for leaf in leaves_found:
         kinds = {tensors[name].dtype for name in leaf.parts}
-        made[leaf.path] = Stream(leaf, tensors, kinds.pop() if len(kinds) == 1 else np.dtype(np.float32))
-    return unflatten_dict(made)
+        stream[leaf.path] = Stream(leaf, tensors, kinds.pop() if len(kinds) == 1 else np.dtype(np.float32))
+    return unflatten_dict(stream)
 
 
 def _grown(rows_VD: np.ndarray, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ class SelfAttention(nn.Module):
     epsilon: float = norms.EPSILON
 
     @nn.compact
-    def __call__(self, x_BLD, cos, sin, allowed, kv=None, seat=None):
+    def __call__(self, x_BLD, cos, sin, allowed, kv=None, slots=None):
         """(x_BLD, new (k, v) or None). `allowed` is bool [B or 1, L, M], None or masks.Streams; `kv` the memory of this layer."""
         c, dtype = self.config, x_BLD.dtype
         D, H, J, K = self.width, c.heads, c.kv_heads, c.head_size
@@ -35,11 +35,11 @@ class SelfAttention(nn.Module):
             q_BLHK = norms.rms(q_BLHK, self.param("q_norm_K", nn.initializers.ones, (K,)), self.epsilon)
             k_BLJK = norms.rms(k_BLJK, self.param("k_norm_K", nn.initializers.ones, (K,)), self.epsilon)
         q_BLHK, k_BLJK = rope.rotate(q_BLHK, cos, sin), rope.rotate(k_BLJK, cos, sin)
-        heard_BLHK, kv = hear(q_BLHK, (k_BLJK, v_BLJK), allowed, kv, seat)
-        heard_BLD = jnp.einsum("BLHK,HKD->BLD", heard_BLHK, o_HKD)
+        attended_BLHK, kv = attend_with_cache(q_BLHK, (k_BLJK, v_BLJK), allowed, kv, slots)
+        attended_BLD = jnp.einsum("BLHK,HKD->BLD", attended_BLHK, o_HKD)
         if c.bias == "all":
-            heard_BLD += self.param("o_bias_D", nn.initializers.zeros, (D,)).astype(dtype)
-        return heard_BLD, kv
+            attended_BLD += self.param("o_bias_D", nn.initializers.zeros, (D,)).astype(dtype)
+        return attended_BLD, kv
 
 
 def attend(q_BLHK, k_BMJK, v_BMJK, allowed, size: int = 0):
@@ -55,16 +55,16 @@ def attend(q_BLHK, k_BMJK, v_BMJK, allowed, size: int = 0):
     return jnp.einsum("BJRLM,BMJK->BLJRK", weights, v_BMJK).reshape(B, L, H, -1)
 
 
-def hear(q_BLHK, told, allowed, kv, seat, attend=attend):
+def attend_with_cache(q_BLHK, new_kv, allowed, kv, slots, attend=attend):
     """(what each query hears, the new memory or None). `told` is what a memory keeps of these positions, two arrays [B, L, J, K], and
     `attend(q, *memory, allowed)` how it is heard. Of two streams z comes first and is not remembered."""
     half = q_BLHK.shape[1] // 2 if isinstance(allowed, masks.Streams) else 0
-    noised, known = zip(*(jnp.split(x, [half], 1) for x in told), strict=True)
+    noised, context = zip(*(jnp.split(x, [half], 1) for x in new_kv), strict=True)
     if kv is not None:
-        kv = tuple(kv_cache.write(old, new, seat) for old, new in zip(kv, known, strict=True))
-        known = tuple(x.astype(q_BLHK.dtype) for x in kv)
+        kv = tuple(kv_cache.write(old, new, slots) for old, new in zip(kv, context, strict=True))
+        context = tuple(x.astype(q_BLHK.dtype) for x in kv)
     if not half:
-        return attend(q_BLHK, *known, allowed), kv
-    both = (jnp.concatenate(x, 1) for x in zip(noised, known, strict=True))
-    parts = attend(q_BLHK[:, :half], *both, allowed.noised), attend(q_BLHK[:, half:], *known, allowed.clean)
+        return attend(q_BLHK, *context, allowed), kv
+    both = (jnp.concatenate(x, 1) for x in zip(noised, context, strict=True))
+    parts = attend(q_BLHK[:, :half], *both, allowed.noised), attend(q_BLHK[:, half:], *context, allowed.clean)
     return jnp.concatenate(parts, 1), kv

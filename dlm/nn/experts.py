@@ -43,7 +43,7 @@ class Experts(nn.Module):
         layer = _Layer(c, self.kind, self.mesh if self.mesh is not None and self.mesh.size > 1 else None)
         ratio_BL = jnp.broadcast_to(ratio_B[:, None], (B, L)).astype(jnp.float32)
         y_BLD, routed, penalty = layer(x_BLD, valid_BL, ratio_BL, self._routing(), self._matrices(x_BLD.dtype))
-        y_BLD = charged(y_BLD, share * penalty)
+        y_BLD = add_aux_gradient(y_BLD, share * penalty)
         if c.shared:
             wide = config.FFN(self.kind, c.shared * c.width)
             y_BLD += ffn.FeedForward(wide, self.width, self.layers, name="shared")(x_BLD)
@@ -63,8 +63,10 @@ class Experts(nn.Module):
         E, D, F = self.config.number, self.width, self.config.width
         inward, outward = nn.initializers.normal(D**-0.5), nn.initializers.normal((2 * self.layers * F) ** -0.5)
         names = ("up_EDF", "gate_EDF") if self.kind == "swiglu" else ("up_EDF",)
-        made = {name: self.param(name, inward, (E, D, F)) for name in names} | {"down_EFD": self.param("down_EFD", outward, (E, F, D))}
-        return {name: w.astype(dtype) for name, w in made.items()}
+        weights_EDF = {name: self.param(name, inward, (E, D, F)) for name in names} | {
+            "down_EFD": self.param("down_EFD", outward, (E, F, D))
+        }
+        return {name: w.astype(dtype) for name, w in weights_EDF.items()}
 
 
 def _start(c: config.Experts) -> float:
@@ -75,12 +77,12 @@ def _start(c: config.Experts) -> float:
 
 
 @jax.custom_vjp
-def charged(y, penalty):
+def add_aux_gradient(y, penalty):
     """y, as it is; the gradient of whatever it is used for is as if `penalty` had been added to that."""
     return y
 
 
-charged.defvjp(lambda y, penalty: (y, penalty), lambda penalty, dy: (dy, jnp.ones_like(penalty)))
+add_aux_gradient.defvjp(lambda y, penalty: (y, penalty), lambda penalty, dy: (dy, jnp.ones_like(penalty)))
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,11 @@ class _Layer:
         else:
             expert_TK = router.pick(select_TE, self.config.active)
             weight_TK = router.weigh(scores_TE, expert_TK) * scale_E[expert_TK]
-            through = self._buffered if router.capacity else self._gathered
-            y_TD, kept_TK = through(x_TD, expert_TK, weight_TK, valid_T, matrices)
+            dispatch = self._buffered if router.capacity else self._gathered
+            y_TD, kept_TK = dispatch(x_TD, expert_TK, weight_TK, valid_T, matrices)
             picked_TE = jnp.zeros(scores_TE.shape).at[jnp.arange(len(x_TD))[:, None], expert_TK].set(valid_T[:, None] * 1.0)
             missing_T = (valid_T[:, None] & ~kept_TK).sum(1)
-        routed = self._told(scores_TE, picked_TE, missing_T, valid_T, ratio_BL.reshape(-1))
+        routed = self._routing_sums(scores_TE, picked_TE, missing_T, valid_T, ratio_BL.reshape(-1))
         return y_TD.reshape(x_BLD.shape), routed, self._penalty(logits_TE, scores_TE, picked_TE, valid_T)
 
     def _gathered(self, x_TD, expert_TK, weight_TK, valid_T, matrices):
@@ -204,21 +206,21 @@ class _Layer:
             total += router.z * jnp.where(valid_T, jax.nn.logsumexp(logits_TE, -1) ** 2, 0).sum()
         return self._sum(total, axes.BATCH)
 
-    def _told(self, scores_TE, picked_TE, missing_T, valid_T, ratio_T) -> dict:
+    def _routing_sums(self, scores_TE, picked_TE, missing_T, valid_T, ratio_T) -> dict:
         """Sums over the whole batch, in buckets Z of the mask ratio; a load is what was asked for, dropped or not."""
         bucket_T = jnp.clip((ratio_T * BUCKETS).astype(jnp.int32), 0, BUCKETS - 1)
         in_TZ = (bucket_T[:, None] == jnp.arange(BUCKETS)) & valid_T[:, None]
         share_TE = self.config.router.shares(scores_TE, 1)
         entropy_T = -jnp.sum(share_TE * jnp.log(jnp.maximum(share_TE, 1e-20)), -1)
         in_TZ = in_TZ.astype(jnp.float32)
-        told = dict(
+        sums = dict(
             load_ZE=in_TZ.T @ picked_TE,
             entropy_Z=in_TZ.T @ entropy_T,
             dropped_Z=in_TZ.T @ missing_T.astype(jnp.float32),
             tokens_Z=in_TZ.sum(0),
             together_ZEE=jnp.einsum("TZ,TE,TF->ZEF", in_TZ, picked_TE, picked_TE),
         )
-        return jax.tree.map(lambda a: jax.lax.stop_gradient(self._sum(a, axes.BATCH)), told)
+        return jax.tree.map(lambda a: jax.lax.stop_gradient(self._sum(a, axes.BATCH)), sums)
 
     # -------------------------------------------------------------------------------------------------------- the mesh
 

@@ -53,7 +53,7 @@ def _loop(kind, x_RD, sizes_E, weights):
     return jax.lax.scan(add, x_RD * 0, (jnp.arange(len(sizes_E)), weights))[0]
 
 
-def _through(dot, kind, x_RD, sizes_E, weights):
+def _with(dot, kind, x_RD, sizes_E, weights):
     gate_RF = dot(x_RD, weights["gate_EDF"], sizes_E) if "gate_EDF" in weights else None
     h_RF = act(kind, dot(x_RD, weights["up_EDF"], sizes_E), gate_RF)
     y_RD = dot(h_RF, weights["down_EFD"], sizes_E)
@@ -61,7 +61,7 @@ def _through(dot, kind, x_RD, sizes_E, weights):
 
 
 def _ragged(kind, x_RD, sizes_E, weights):
-    return _through(jax.lax.ragged_dot, kind, x_RD, sizes_E, weights)
+    return _with(jax.lax.ragged_dot, kind, x_RD, sizes_E, weights)
 
 
 def _tokamax(kind, x_RD, sizes_E, weights):
@@ -70,7 +70,7 @@ def _tokamax(kind, x_RD, sizes_E, weights):
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # else tokamax would look for its options among ours, and fail
-    return _through(tokamax.ragged_dot, kind, x_RD, sizes_E, weights)
+    return _with(tokamax.ragged_dot, kind, x_RD, sizes_E, weights)
 
 
 # ------------------------------------------------------------------------------------------------------------------- blocks
@@ -101,7 +101,7 @@ class _Plan(NamedTuple):
         return jnp.zeros_like(order_E).at[order_E].set(np.repeat([B for *_, B in self.parts], [n * G for n, G, _ in self.parts]))
 
 
-class _Places(NamedTuple):
+class _RowRanges(NamedTuple):
     """Where the rows of each expert are."""
 
     order_E: jax.Array
@@ -122,16 +122,16 @@ class _Places(NamedTuple):
 
     def each(self, plan: _Plan, carry, some, kept=None):
         """(carry, [what some(carry, a few experts, its row of `kept`, their B) returned beside it]), over all first blocks."""
-        begin, found = 0, []
+        begin, outputs = 0, []
         for i, (chunks, G, B) in enumerate(plan.parts):
             expert_NG = self.order_E[begin : begin + chunks * G].reshape(chunks, G)
             given = expert_NG, None if kept is None else kept[i]
             carry, out = jax.lax.scan(lambda carry, given, B=B: some(carry, *given, B), carry, given)
-            begin, found = begin + chunks * G, [*found, out]
-        return carry, found
+            begin, outputs = begin + chunks * G, [*outputs, out]
+        return carry, outputs
 
 
-def _further(sizes_E, first_E, R: int, C: int, carry, body):
+def _remaining_blocks(sizes_E, first_E, R: int, C: int, carry, body):
     """carry → body(e, start, live_C1, carry) for each block of C rows that does not fit into an expert's first one. A block that would
     reach beyond the last row starts earlier, among rows that are done and not live."""
     start_E, n = jnp.cumsum(sizes_E) - sizes_E, R // C + len(sizes_E)
@@ -163,7 +163,7 @@ def _inner(x, weights: dict) -> list:
     return [x @ weights[name] for name in ("up_EDF", "gate_EDF") if name in weights]
 
 
-def _of(weights: dict, expert_G) -> dict:
+def _weights_of(weights: dict, expert_G) -> dict:
     return {name: jnp.stack([w[e] for e in expert_G]) for name, w in weights.items()}
 
 
@@ -173,12 +173,12 @@ def _blocks(kind, plan, x_RD, sizes_E, weights):
 
 
 def _blocks_fwd(kind, plan, x_RD, sizes_E, weights):
-    R, places = len(x_RD), _Places.of(sizes_E)
+    R, places = len(x_RD), _RowRanges.of(sizes_E)
 
     def some(y_RD, expert_G, _, B):
         start_G, live_GB1 = places.window(expert_G, B, R)
         x_GBD = jnp.stack([_cut(x_RD, start, B) for start in start_G])
-        y_GBD, inner = jax.vmap(partial(_forward, kind))(x_GBD, _of(weights, expert_G))
+        y_GBD, inner = jax.vmap(partial(_forward, kind))(x_GBD, _weights_of(weights, expert_G))
         for g, start in enumerate(start_G):
             y_RD = _put(y_RD, y_GBD[g], live_GB1[g], start)
         return y_RD, inner
@@ -188,19 +188,19 @@ def _blocks_fwd(kind, plan, x_RD, sizes_E, weights):
         return _put(y_RD, y_CD, live_C1, start)
 
     y_RD, inner = places.each(plan, jnp.zeros_like(x_RD), some)
-    y_RD = _further(sizes_E, plan.first_E(places.order_E), R, plan.rest, y_RD, block)
+    y_RD = _remaining_blocks(sizes_E, plan.first_E(places.order_E), R, plan.rest, y_RD, block)
     return y_RD, (x_RD, sizes_E, weights, inner)
 
 
 def _blocks_bwd(kind, plan, residual, dy_RD):
     x_RD, sizes_E, weights, inner = residual
-    R, places = len(x_RD), _Places.of(sizes_E)
+    R, places = len(x_RD), _RowRanges.of(sizes_E)
 
     def some(carry, expert_G, inner, B):
         (dx_RD, dw), (start_G, live_GB1) = carry, places.window(expert_G, B, R)
         x_GBD, dy_GBD = (jnp.stack([_cut(a, start, B) for start in start_G]) for a in (x_RD, dy_RD))
         dy_GBD = jnp.where(live_GB1, dy_GBD, 0)
-        dx_GBD, new = jax.vmap(partial(_gradients, kind))(x_GBD, _of(weights, expert_G), inner, dy_GBD)
+        dx_GBD, new = jax.vmap(partial(_gradients, kind))(x_GBD, _weights_of(weights, expert_G), inner, dy_GBD)
         for g, (e, start) in enumerate(zip(expert_G, start_G, strict=True)):
             dx_RD = _put(dx_RD, dx_GBD[g], live_GB1[g], start)
             dw = {name: jax.lax.dynamic_update_index_in_dim(dw[name], new[name][g], e, 0) for name in dw}
@@ -214,7 +214,7 @@ def _blocks_bwd(kind, plan, residual, dy_RD):
 
     precise = {name: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)) for name, w in weights.items()}
     carry, _ = places.each(plan, (jnp.zeros_like(x_RD), precise), some, inner)
-    dx_RD, dw = _further(sizes_E, plan.first_E(places.order_E), R, plan.rest, carry, block)
+    dx_RD, dw = _remaining_blocks(sizes_E, plan.first_E(places.order_E), R, plan.rest, carry, block)
     return dx_RD, None, {name: dw[name].astype(w.dtype) for name, w in weights.items()}
 
 

@@ -25,7 +25,7 @@ class LatentAttention(nn.Module):
     epsilon: float = norms.EPSILON
 
     @nn.compact
-    def __call__(self, x_BLD, cos, sin, allowed, kv=None, seat=None):
+    def __call__(self, x_BLD, cos, sin, allowed, kv=None, slots=None):
         """As `attention.SelfAttention`; `kv` is (rotary keys, latents), each of one head."""
         c, t, dtype = self.config, self.config.latent, x_BLD.dtype
         D, H, R = self.width, c.heads, t.kv_rank
@@ -44,12 +44,12 @@ class LatentAttention(nn.Module):
         low_BLR = normed("kv_norm_R", jnp.einsum("BLD,DR->BLR", x_BLD, weight("kv_down_DR", D, R)))
         r_BLK = jnp.einsum("BLD,DK->BLK", x_BLD, weight("k_rope_DK", D, t.rope))
         q_BLHK = jnp.concatenate([q_BLHK[..., : t.nope], rope.rotate(q_BLHK[..., t.nope :], cos, sin)], -1)
-        told = rope.rotate(r_BLK[:, :, None], cos, sin), low_BLR[:, :, None]
+        new_kv = rope.rotate(r_BLK[:, :, None], cos, sin), low_BLR[:, :, None]
         up = weight("k_up_RHK", R, H, t.nope), weight("v_up_RHK", R, H, t.value)
         outward = nn.initializers.normal((2 * self.layers * H * t.value) ** -0.5)
         o_HKD = self.param("o_HKD", outward, (H, t.value, D)).astype(dtype)
-        heard_BLHK, kv = attention.hear(q_BLHK, told, allowed, kv, seat, partial(attend, *up))
-        return jnp.einsum("BLHK,HKD->BLD", heard_BLHK, o_HKD), kv
+        attended_BLHK, kv = attention.attend_with_cache(q_BLHK, new_kv, allowed, kv, slots, partial(attend, *up))
+        return jnp.einsum("BLHK,HKD->BLD", attended_BLHK, o_HKD), kv
 
 
 def attend(k_up_RHK, v_up_RHK, q_BLHK, r_BMJK, low_BMJR, allowed):
@@ -70,8 +70,8 @@ def wide(k_up_RHK, v_up_RHK, q_BLHK, r_BMJK, low_BMJR, allowed):
 
 def absorbed(k_up_RHK, v_up_RHK, q_BLHK, r_BMJK, low_BMJR, allowed):
     nope = k_up_RHK.shape[-1]
-    asked_BLHR = jnp.einsum("BLHK,RHK->BLHR", q_BLHK[..., :nope], k_up_RHK)
-    asked_BLHK = jnp.concatenate([asked_BLHR, q_BLHK[..., nope:]], -1)
+    absorbed_query_BLHR = jnp.einsum("BLHK,RHK->BLHR", q_BLHK[..., :nope], k_up_RHK)
+    absorbed_query_BLHK = jnp.concatenate([absorbed_query_BLHR, q_BLHK[..., nope:]], -1)
     key_BMJK = jnp.concatenate([low_BMJR, r_BMJK], -1)
-    heard_BLHR = attention.attend(asked_BLHK, key_BMJK, low_BMJR, allowed, size=q_BLHK.shape[-1])
-    return jnp.einsum("BLHR,RHK->BLHK", heard_BLHR, v_up_RHK)
+    attended_BLHR = attention.attend(absorbed_query_BLHK, key_BMJK, low_BMJR, allowed, size=q_BLHK.shape[-1])
+    return jnp.einsum("BLHR,RHK->BLHK", attended_BLHR, v_up_RHK)

@@ -59,58 +59,61 @@ class Streams(NamedTuple):
 class Side(NamedTuple):
     """The positions that look, or those that are looked at; each [B or 1, length]."""
 
-    place: jax.Array  # where they stand in the row
+    row_index: jax.Array  # where they stand in the row
     block: Any = None  # the number of their block
     segments: Any = None
     reach: Any = None  # how many positions ahead a query may look, [B, 1]; None: to the end
 
 
-def side(mask: Mask, fields: dict, place_BL) -> Side:
+def side(mask: Mask, fields: dict, row_index_BL) -> Side:
     """The positions of a canvas with these fields, which stand at these places."""
     return Side(
-        place_BL, blocks(mask.size, fields, place_BL) if mask.kind == "block" else None, fields.get("segments_BL"), fields.get("reach_B1")
+        row_index_BL,
+        blocks(mask.size, fields, row_index_BL) if mask.kind == "block" else None,
+        fields.get("segments_BL"),
+        fields.get("reach_B1"),
     )
 
 
-def dense(mask: Mask, query: Side, memory: Side):
+def dense(mask: Mask, query: Side, keys: Side):
     """bool [B or 1, L, M], True where a query may see a position of the memory; None where everything sees everything."""
     allowed = None
     if mask.kind == "causal":
-        allowed = query.place[:, :, None] >= memory.place[:, None, :]
+        allowed = query.row_index[:, :, None] >= keys.row_index[:, None, :]
     if mask.kind == "full" and query.reach is not None:
-        allowed = query.place[:, :, None] + query.reach[:, :, None] >= memory.place[:, None, :]
+        allowed = query.row_index[:, :, None] + query.reach[:, :, None] >= keys.row_index[:, None, :]
     if mask.kind == "block":
-        allowed = query.block[:, :, None] >= memory.block[:, None, :]
-    return _within(allowed, query, memory)
+        allowed = query.block[:, :, None] >= keys.block[:, None, :]
+    return _within(allowed, query, keys)
 
 
-def streams(mask: Mask, own: Side, memory: Side) -> Streams:
+def streams(mask: Mask, queries: Side, keys: Side) -> Streams:
     """Who sees whom on [z ; x], where x is at hand as `memory`. Blocks are seen in the order of their numbers, whatever they hold."""
-    query, place = own.block[:, :, None], own.place[:, :, None]
+    query, row_index = queries.block[:, :, None], queries.row_index[:, :, None]
     if mask.kind == "partition":
-        itself, other, clean = place == own.place[:, None, :], query != memory.block[:, None, :], query == memory.block[:, None, :]
+        itself, other, clean = row_index == queries.row_index[:, None, :], query != keys.block[:, None, :], query == keys.block[:, None, :]
     else:
-        itself, other, clean = (query == own.block[:, None, :], query > memory.block[:, None, :], query >= memory.block[:, None, :])
+        itself, other, clean = (query == queries.block[:, None, :], query > keys.block[:, None, :], query >= keys.block[:, None, :])
         if mask.context == "causal":
-            clean = place >= memory.place[:, None, :]
-    itself, other, clean = _within(itself, own, own), _within(other, own, memory), _within(clean, own, memory)
+            clean = row_index >= keys.row_index[:, None, :]
+    itself, other, clean = _within(itself, queries, queries), _within(other, queries, keys), _within(clean, queries, keys)
     B = max(len(itself), len(other))
     noised = jnp.concatenate([jnp.broadcast_to(a, (B, *a.shape[1:])) for a in (itself, other)], -1)
     return Streams(noised, clean)
 
 
-def blocks(size, fields: dict, place_BL) -> jax.Array:
+def blocks(size, fields: dict, row_index_BL) -> jax.Array:
     """The number of each position's block, [B or 1, L]: where in the row it starts. No block reaches over a segment's start.
 
     `fields['block_BL']` says otherwise: an order of its own, or the groups of a partition.
     """
-    return fields.get("block_BL", place_BL - fields.get("positions_BL", place_BL) % size)
+    return fields.get("block_BL", row_index_BL - fields.get("positions_BL", row_index_BL) % size)
 
 
-def _within(allowed, query: Side, memory: Side):
+def _within(allowed, query: Side, keys: Side):
     if query.segments is None:
         return allowed
-    same = query.segments[:, :, None] == memory.segments[:, None, :]
+    same = query.segments[:, :, None] == keys.segments[:, None, :]
     return same if allowed is None else allowed & same
 
 

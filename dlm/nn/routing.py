@@ -21,7 +21,7 @@ def devices(experts, ep: int) -> int:
     return experts.router.groups if experts.router.even else math.gcd(experts.number, experts.active)
 
 
-def figures(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
+def router_metrics(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
     """Means over the layers, of all buckets of the mask ratio together."""
     load_NE = routed["load_NZE"].sum(1)
     load_ND = load_NE.reshape(len(load_NE), devices, -1).sum(-1)
@@ -34,7 +34,7 @@ def figures(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
     )
 
 
-def steered(params: Any, routed: dict, rate: float) -> Any:
+def updated_biases(params: Any, routed: dict, rate: float) -> Any:
     """The parameters after b_i += rate · sign(mean load − load_i) in every layer (arXiv:2408.15664, algorithm 1)."""
     load_NE = routed["load_NZE"].sum(1)
     push_NE = rate * jnp.sign(load_NE.mean(1, keepdims=True) - load_NE)

@@ -34,28 +34,30 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, h_BLD, kv, shared):
         c = self.config
-        cos, sin, allowed, seat, time_BLW, token = shared
+        cos, sin, allowed, slots, time_BLW, token = shared
         routed = None
 
-        def enter(name):
+        def normed(name):
             x = norms.rms(h_BLD, self.param(f"{name}_norm_D", nn.initializers.ones, (c.width,)), c.norm.epsilon)
             return x if time_BLW is None else x * (1 + self._modulation(f"{name}_scale_WD", time_BLW))
 
-        def leave(name, x):
+        def residual(name, x):
             if c.norm.kind == "sandwich":
                 start = nn.initializers.constant(_OUTER[name] * c.layers**-0.5)
                 x = norms.rms(x, self.param(f"{name}_out_norm_D", start, (c.width,)), c.norm.epsilon)
             return x if time_BLW is None else x * (1 + self._modulation(f"{name}_gate_WD", time_BLW))
 
         kind = latent.LatentAttention if c.attention.latent.kv_rank else attention.SelfAttention
-        heard, kv = kind(c.attention, c.width, c.layers, c.norm.epsilon, name="attention")(enter("attend"), cos, sin, allowed, kv, seat)
-        h_BLD = h_BLD + leave("attend", heard)
+        attended, kv = kind(c.attention, c.width, c.layers, c.norm.epsilon, name="attention")(
+            normed("attend"), cos, sin, allowed, kv, slots
+        )
+        h_BLD = h_BLD + residual("attend", attended)
         if self.sparse:
             layer = experts.Experts(c.experts, c.ffn.kind, c.width, c.layers, self.mesh, name="experts")
-            through, routed = layer(enter("ffn"), *token)
+            ffn_out, routed = layer(normed("ffn"), *token)
         else:
-            through = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")(enter("ffn"))
-        return h_BLD + leave("ffn", through), (kv, routed)
+            ffn_out = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")(normed("ffn"))
+        return h_BLD + residual("ffn", ffn_out), (kv, routed)
 
     def _modulation(self, name, time_BLW):
         weight_WD = self.param(name, nn.initializers.zeros, (time_BLW.shape[-1], self.config.width))
@@ -71,16 +73,16 @@ class Group(nn.Module):
 
     @nn.compact
     def __call__(self, h_BLD, kv, shared):
-        memories, routed = [], None
+        new_kvs, routed = [], None
         for i, sparse in enumerate(self.kinds):
             own = None if kv is None else tuple(x_SBMJK[i] for x_SBMJK in kv)
-            h_BLD, (memory, told) = Block(self.config, sparse, self.mesh, name=f"layer{i}")(h_BLD, own, shared)
-            memories.append(memory)
-            routed = told if sparse else routed
-        return h_BLD, (None if kv is None else jax.tree.map(lambda *x: jnp.stack(x), *memories), routed)
+            h_BLD, (new_kv, routing_sums) = Block(self.config, sparse, self.mesh, name=f"layer{i}")(h_BLD, own, shared)
+            new_kvs.append(new_kv)
+            routed = routing_sums if sparse else routed
+        return h_BLD, (None if kv is None else jax.tree.map(lambda *x: jnp.stack(x), *new_kvs), routed)
 
 
-class Ahead(nn.Module):
+class MultiTokenLayer(nn.Module):
     """One more layer, which predicts token i from what the stack before it knew one position earlier, and from token i−1 alone.
 
         h'_i = M [rms h_{i−1} ; rms embed x_{i−1}],   then a layer like the last one    (DeepSeek-V3, arXiv:2412.19437, eq. 21 to 23)
@@ -112,25 +114,25 @@ class Transformer(nn.Module):
         """Logits over the vocabulary for every position of the canvas, or of the part of it that stands at the cache's seat."""
         c, vocab = self.config, self.config.vocab
         dtype = jnp.dtype(c.compute.dtype)
-        read = _read(canvas, mask, kv, vocab)
+        read = _prepare_inputs(canvas, mask, kv, vocab)
         embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
         read_BLD = embed_VD.astype(dtype)[read.ids_BL]
         angles = rope.angles(read.positions_BL, c.attention.rotary, c.attention.rope)
         token = (read.valid_BL, read.ratio_B, canvas.z_BL.shape[1] / read.ids_BL.shape[1])
-        shared = (*angles, read.allowed, None if kv is None else kv.seat, self._time(read.t_BL, dtype), token)
-        h_BLD, memory, routed = self._layers(read_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
+        shared = (*angles, read.allowed, None if kv is None else kv.slots, self._time(read.t_BL, dtype), token)
+        h_BLD, new_kv, routed = self._layers(read_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
         gain_D = self.param("norm_D", nn.initializers.ones, (c.width,))
         hidden_BLD = norms.rms(h_BLD, gain_D, c.norm.epsilon)
         if c.embeddings == "untied":
             embed_VD = self.param("unembed_VD", nn.initializers.normal(c.width**-0.5), (vocab.size, c.width))
         never_V = jnp.zeros(vocab.size, bool).at[jnp.array(vocab.never)].set(True)
 
-        def told(hidden_BLD):
+        def logits(hidden_BLD):
             logits_BLV = jnp.einsum("BLD,VD->BLV", hidden_BLD, embed_VD.astype(dtype), preferred_element_type=jnp.float32)
             return Logits(jnp.where(never_V, -jnp.inf, logits_BLV))
 
         L = canvas.z_BL.shape[1]
-        heads = dict(clean=told(hidden_BLD[:, L:])) if isinstance(read.allowed, masks.Streams) else {}
+        heads = dict(clean=logits(hidden_BLD[:, L:])) if isinstance(read.allowed, masks.Streams) else {}
         hidden_BLD = hidden_BLD[:, :L]
         if mask.shift and mask.kind != "causal":
             first_BL = masks.starts(canvas.fields.get("segments_BL"), L)
@@ -138,13 +140,13 @@ class Transformer(nn.Module):
         if "quality" in c.heads:
             heads["quality"] = self._quality(hidden_BLD)
         if c.ahead and mask.shift and kv is None:
-            h_NBLD, routed = self._further(h_BLD, read_BLD, masks.starts(canvas.fields.get("segments_BL"), L), shared, routed)
+            h_NBLD, routed = self._multi_token(h_BLD, read_BLD, masks.starts(canvas.fields.get("segments_BL"), L), shared, routed)
             names = ["ahead", *(f"ahead{k}" for k in range(2, c.ahead + 1))]
-            heads |= {name: told(norms.rms(h_BLD, gain_D, c.norm.epsilon)) for name, h_BLD in zip(names, h_NBLD, strict=True)}
+            heads |= {name: logits(norms.rms(h_BLD, gain_D, c.norm.epsilon)) for name, h_BLD in zip(names, h_NBLD, strict=True)}
         if kv is not None:
-            kv = cache.KV(*memory)
+            kv = cache.KV(*new_kv)
         return Output(
-            told(hidden_BLD),
+            logits(hidden_BLD),
             hidden_BLD=hidden_BLD,
             cache=kv,
             heads=heads or None,
@@ -153,14 +155,14 @@ class Transformer(nn.Module):
 
     def _layers(self, h_BLD, kv, shared):
         """(h_BLD, the layers' memories, what was routed where, for each layer with experts)."""
-        memories, routed, before = [], None, 0
+        new_kvs, routed, before = [], None, 0
         for stack in self.config.stacks:
             own = None if kv is None else tuple(stack.folded(x[before : before + stack.layers]) for x in kv)
-            h_BLD, (memory, told) = self._stack(stack)(h_BLD, own, shared)
-            memories.append(memory)
-            routed, before = routed if told is None else told, before + stack.layers
+            h_BLD, (new_kv, routing_sums) = self._stack(stack)(h_BLD, own, shared)
+            new_kvs.append(new_kv)
+            routed, before = routed if routing_sums is None else routing_sums, before + stack.layers
         if kv is not None:
-            kv = tuple(jnp.concatenate([x.reshape(-1, *old.shape[1:]) for x in parts]) for old, *parts in zip(kv, *memories, strict=True))
+            kv = tuple(jnp.concatenate([x.reshape(-1, *old.shape[1:]) for x in parts]) for old, *parts in zip(kv, *new_kvs, strict=True))
         return h_BLD, kv, routed
 
     def _stack(self, stack: config.Stack):
@@ -176,11 +178,11 @@ class Transformer(nn.Module):
         scan = dict(length=count, unroll=min(compute.unroll, count), in_axes=in_axes, out_axes=0)
         return nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)
 
-    def _further(self, h_BLD, read_BLD, first_BL, shared, routed):
+    def _multi_token(self, h_BLD, read_BLD, first_BL, shared, routed):
         """(what each layer ahead ends with, what was routed where in these layers too)."""
-        scanned = self._scan(Ahead, self.config.ahead, (nn.broadcast,) * 3)(self.config, self.mesh, name="ahead")
-        _, (h_NBLD, told) = scanned(h_BLD, read_BLD, first_BL, shared)
-        return h_NBLD, routed if told is None else jax.tree.map(lambda *x: jnp.concatenate(x), routed, told)
+        scanned = self._scan(MultiTokenLayer, self.config.ahead, (nn.broadcast,) * 3)(self.config, self.mesh, name="ahead")
+        _, (h_NBLD, routing_sums) = scanned(h_BLD, read_BLD, first_BL, shared)
+        return h_NBLD, routed if routing_sums is None else jax.tree.map(lambda *x: jnp.concatenate(x), routed, routing_sums)
 
     def _quality(self, hidden_BLD):
         """The log-odds that each position's token is right, float32_BL."""
@@ -207,7 +209,7 @@ def _stacked(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Read:
+class _Inputs:
     """What the layers are given: token ids, their positions and times, who sees whom."""
 
     ids_BL: jax.Array
@@ -218,34 +220,34 @@ class _Read:
     ratio_B: jax.Array  # the share of it that is masked
 
 
-def _read(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Read:
+def _prepare_inputs(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Inputs:
     z_BL, fields = canvas.z_BL, canvas.fields
     B, L = z_BL.shape
-    place_BL = jnp.arange(L)[None] if kv is None else kv.seat.place_BL
-    positions_BL = fields.get("positions_BL", place_BL)
-    own = memory = masks.side(mask, fields, place_BL)
+    row_index_BL = jnp.arange(L)[None] if kv is None else kv.slots.row_index_BL
+    positions_BL = fields.get("positions_BL", row_index_BL)
+    queries = keys = masks.side(mask, fields, row_index_BL)
     valid_BL = jnp.broadcast_to(fields.get("segments_BL", jnp.ones_like(z_BL)) > 0, (B, L))
     ratio_B = (valid_BL & (z_BL == vocab.mask)).sum(1) / jnp.maximum(valid_BL.sum(1), 1)
     if kv is not None:
-        memory = masks.side(mask, kv.seat.fields, jnp.arange(kv.k_NBMJK.shape[2])[None])
+        keys = masks.side(mask, kv.slots.fields, jnp.arange(kv.k_NBMJK.shape[2])[None])
     if mask.needs_clean and kv is None or "clean_BL" in fields:
-        return _two_streams(canvas, mask, positions_BL, own, memory, vocab, valid_BL, ratio_B)
+        return _two_streams(canvas, mask, positions_BL, queries, keys, vocab, valid_BL, ratio_B)
     if mask.shift and mask.kind == "causal":
-        before_B = fields.get("before_B", jnp.full((B,), vocab.bos, z_BL.dtype)) if kv is None else kv.seat.before_B
+        before_B = fields.get("before_B", jnp.full((B,), vocab.bos, z_BL.dtype)) if kv is None else kv.slots.before_B
         z_BL = masks.shifted(z_BL, before_B, vocab.bos, fields.get("segments_BL"))
-    return _Read(z_BL, positions_BL, canvas.t_BL, masks.dense(mask, own, memory), valid_BL, ratio_B)
+    return _Inputs(z_BL, positions_BL, canvas.t_BL, masks.dense(mask, queries, keys), valid_BL, ratio_B)
 
 
-def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, own, memory, vocab, valid_BL, ratio_B) -> _Read:
+def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, queries, keys, vocab, valid_BL, ratio_B) -> _Inputs:
     """[z ; x] at the same positions; x is at time 0. Where no clean stream is given, what stands on the canvas is it."""
     z_BL, clean_BL = canvas.z_BL, canvas.fields.get("clean_BL", canvas.z_BL)
     if mask.kind == "partition":  # the tokens themselves are in x; z asks for those of the other group
-        own = memory = own._replace(block=canvas.fields.get("block_BL", z_BL == vocab.mask))
+        queries = keys = queries._replace(block=canvas.fields.get("block_BL", z_BL == vocab.mask))
         z_BL = jnp.full_like(z_BL, vocab.mask)
     positions_BL = jnp.concatenate([positions_BL, positions_BL], 1)
     t_BL = jnp.concatenate([canvas.t_BL, jnp.zeros_like(canvas.t_BL)], 1)
     valid_BL = jnp.concatenate([valid_BL, valid_BL], 1)
-    return _Read(jnp.concatenate([z_BL, clean_BL], 1), positions_BL, t_BL, masks.streams(mask, own, memory), valid_BL, ratio_B)
+    return _Inputs(jnp.concatenate([z_BL, clean_BL], 1), positions_BL, t_BL, masks.streams(mask, queries, keys), valid_BL, ratio_B)
 
 
 def initialise(model: Transformer, key: jax.Array):

@@ -37,9 +37,9 @@ def chosen(u_BL, may_BL, k_BL, group_BL=None):
 
 def log_law(chosen_BL, may_BL, k_BL, group_BL=None):
     """log probability of a choice, in equal parts on the positions of each group; −inf where the number is not k."""
-    n_BL, found_BL = total(may_BL, group_BL), total(chosen_BL, group_BL)
+    n_BL, chosen_count_BL = total(may_BL, group_BL), total(chosen_BL, group_BL)
     factorial_N = jnp.cumsum(jnp.log(jnp.maximum(jnp.arange(chosen_BL.shape[1] + 1.0), 1)))  # log n!
     log_q_BL = sum(sign * factorial_N[m_BL.astype(int)] for sign, m_BL in ((1, k_BL), (1, n_BL - k_BL), (-1, n_BL)))
     parts_BL = total(jnp.ones(chosen_BL.shape), group_BL)
-    right_BL = jnp.where(n_BL > 0, found_BL == k_BL, found_BL == 0) & ~(chosen_BL & ~may_BL)
+    right_BL = jnp.where(n_BL > 0, chosen_count_BL == k_BL, chosen_count_BL == 0) & ~(chosen_BL & ~may_BL)
     return jnp.where(right_BL, jnp.where(n_BL > 0, log_q_BL, 0.0) / parts_BL, -jnp.inf)

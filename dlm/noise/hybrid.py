@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from dlm.noise import Mixing
+from dlm.noise import MixtureProcess
 
 
 @dataclass(frozen=True)
-class HybridNoise(Mixing):
+class HybridNoise(MixtureProcess):
     uniform: float = 0.1  # p_u, the largest share of uniform noise
 
     def __post_init__(self):
@@ -31,12 +31,12 @@ class HybridNoise(Mixing):
     def alpha(self, t):
         return 1 - t
 
-    def masses(self, t):
+    def noise_probs(self, t):
         """(m, u): probability of a mask, and of uniform noise."""
         tau, c = self._paper(t)
         return tau / (1 + c), c / (1 + c)
 
-    def speeds(self, t):
+    def noise_rates(self, t):
         """−α' = 1, shared as 2τ : c between masks and uniform noise."""
         tau, c = self._paper(t)
         masks = 2 * tau / jnp.maximum(2 * tau + c, 1e-30)

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from dlm.noise import Mixing, schedules
+from dlm.noise import MixtureProcess, schedules
 from dlm.run import keys
 
 
 @dataclass(frozen=True)
-class MaskNoise(Mixing):
+class MaskNoise(MixtureProcess):
     schedule: Literal["linear", "cosine", "polynomial", "geometric"] = "linear"
     power: float = 2.0  # of the polynomial schedule
 
@@ -28,9 +28,9 @@ class MaskNoise(Mixing):
         """1 − α(t), accurate near t = 0."""
         return schedules.mask_prob(self.schedule, self.power, t)
 
-    def time_of(self, gone):
+    def time_of(self, p_noised):
         """The time at which 1 − α(t) = gone."""
-        return schedules.time_of(self.schedule, self.power, gone)
+        return schedules.time_of(self.schedule, self.power, p_noised)
 
     def rate(self, t):
         """−α'(t)/(1 − α(t)): how fast a masked position would be revealed, and the weight of the continuous-time bound."""
@@ -40,11 +40,11 @@ class MaskNoise(Mixing):
         """(α_s − α_t)/(1 − α_t): probability that a position masked at t is revealed by s < t."""
         return 1 - self.mask_prob(s) / jnp.maximum(self.mask_prob(t), 1e-30)
 
-    def masses(self, t):
+    def noise_probs(self, t):
         """(m, u): probability of a mask, and of uniform noise."""
         return self.mask_prob(t), jnp.zeros_like(t)
 
-    def speeds(self, t):
+    def noise_rates(self, t):
         """−α'(t), all of it towards masks."""
         return self.rate(t) * self.mask_prob(t), jnp.zeros_like(t)
 

@@ -25,19 +25,19 @@ def mask_prob(kind: str, power: float, t):
         return jnp.sin(jnp.pi / 2 * t)
     if kind == "polynomial":
         return jnp.power(t, power)
-    return jnp.expm1(-_risen(t)) / math.expm1(SIGMA[0] - SIGMA[1])
+    return jnp.expm1(-_sigma_rise(t)) / math.expm1(SIGMA[0] - SIGMA[1])
 
 
-def time_of(kind: str, power: float, gone):
+def time_of(kind: str, power: float, p_noised):
     """The time at which 1 − α(t) = gone."""
     if kind == "linear":
-        return jnp.asarray(gone)
+        return jnp.asarray(p_noised)
     if kind == "cosine":
-        return 2 / jnp.pi * jnp.arcsin(jnp.minimum(gone, 1.0))
+        return 2 / jnp.pi * jnp.arcsin(jnp.minimum(p_noised, 1.0))
     if kind == "polynomial":
-        return jnp.power(gone, 1 / power)
-    risen = -jnp.log1p(jnp.maximum(jnp.asarray(gone) * math.expm1(SIGMA[0] - SIGMA[1]), -1 + 1e-7))
-    return jnp.log1p(risen / SIGMA[0]) / math.log(SIGMA[1] / SIGMA[0])
+        return jnp.power(p_noised, 1 / power)
+    sigma_rise = -jnp.log1p(jnp.maximum(jnp.asarray(p_noised) * math.expm1(SIGMA[0] - SIGMA[1]), -1 + 1e-7))
+    return jnp.log1p(sigma_rise / SIGMA[0]) / math.log(SIGMA[1] / SIGMA[0])
 
 
 def rate(kind: str, power: float, t):
@@ -49,9 +49,9 @@ def rate(kind: str, power: float, t):
     if kind == "polynomial":
         return power / t
     speed = math.log(SIGMA[1] / SIGMA[0])
-    return speed * (SIGMA[0] + _risen(t)) / jnp.expm1(_risen(t))
+    return speed * (SIGMA[0] + _sigma_rise(t)) / jnp.expm1(_sigma_rise(t))
 
 
-def _risen(t):
+def _sigma_rise(t):
     """σ(t) − σ(0)."""
     return SIGMA[0] * jnp.expm1(t * math.log(SIGMA[1] / SIGMA[0]))

@@ -35,16 +35,16 @@ def draw(kind: str, index_B: jax.Array, total: int, key: jax.Array, parts: int =
     return ((stratum_B1 + u_BP) / total + jnp.arange(parts) * _GOLDEN) % 1
 
 
-def fresh() -> jax.Array:
+def initial_costs() -> jax.Array:
     """What is remembered of each bucket before the first update: the mean square of a sample's cost, 0 for none yet."""
     return jnp.zeros(BUCKETS)
 
 
-def sharpened(u_BP: jax.Array, square_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def importance_times(u_BP: jax.Array, square_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(t_BP, density_BP): uniform numbers moved to where costs were large."""
-    seen_BT = square_BT > 0
-    mean_B1 = square_BT.sum(1, keepdims=True) / jnp.maximum(seen_BT.sum(1, keepdims=True), 1)
-    size_BT = jnp.sqrt(jnp.where(seen_BT, square_BT, jnp.where(mean_B1 > 0, mean_B1, 1.0)))
+    has_cost_BT = square_BT > 0
+    mean_B1 = square_BT.sum(1, keepdims=True) / jnp.maximum(has_cost_BT.sum(1, keepdims=True), 1)
+    size_BT = jnp.sqrt(jnp.where(has_cost_BT, square_BT, jnp.where(mean_B1 > 0, mean_B1, 1.0)))
     p_BT = (1 - _PLAIN) * size_BT / size_BT.sum(1, keepdims=True) + _PLAIN / BUCKETS
     ends_BT = jnp.cumsum(p_BT, 1)
     bucket_BP = jnp.minimum((u_BP[:, :, None] >= ends_BT[:, None, :]).sum(-1), BUCKETS - 1)
@@ -53,14 +53,14 @@ def sharpened(u_BP: jax.Array, square_BT: jax.Array) -> tuple[jax.Array, jax.Arr
     return (bucket_BP + jnp.clip(inside_BP, 0, 1 - 1e-6)) / BUCKETS, p_BP * BUCKETS
 
 
-def squares(t_B: jax.Array, cost_B: jax.Array) -> jax.Array:
+def bucket_costs(t_B: jax.Array, cost_B: jax.Array) -> jax.Array:
     """[2, T]: sums of squares and numbers of samples in each bucket; they add up over microbatches and hosts."""
     bucket_B = jnp.clip((t_B * BUCKETS).astype(int), 0, BUCKETS - 1)
     one_BT = jax.nn.one_hot(bucket_B, BUCKETS)
     return jnp.stack([jnp.square(cost_B) @ one_BT, one_BT.sum(0)])
 
 
-def remembered(square_T: jax.Array, sums_2T: jax.Array) -> jax.Array:
+def updated_costs(square_T: jax.Array, sums_2T: jax.Array) -> jax.Array:
     """The running means after an update."""
     mean_T = sums_2T[0] / jnp.maximum(sums_2T[1], 1)
     return jnp.where(sums_2T[1] == 0, square_T, jnp.where(square_T == 0, mean_T, _KEPT * square_T + (1 - _KEPT) * mean_T))

@@ -10,11 +10,11 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from dlm.noise import Mixing, schedules
+from dlm.noise import MixtureProcess, schedules
 
 
 @dataclass(frozen=True)
-class UniformNoise(Mixing):
+class UniformNoise(MixtureProcess):
     schedule: Literal["linear", "cosine", "polynomial", "geometric"] = "linear"
     power: float = 2.0  # of the polynomial schedule
 
@@ -22,12 +22,12 @@ class UniformNoise(Mixing):
         if not schedules.STEEPEST <= self.power <= schedules.FLATTEST:
             raise ValueError(f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}, {schedules.WHY}")
 
-    def masses(self, t):
+    def noise_probs(self, t):
         """(m, u): probability of a mask, and of uniform noise."""
-        gone = schedules.mask_prob(self.schedule, self.power, t)
-        return jnp.zeros_like(gone), gone
+        p_noised = schedules.mask_prob(self.schedule, self.power, t)
+        return jnp.zeros_like(p_noised), p_noised
 
-    def speeds(self, t):
+    def noise_rates(self, t):
         """−α'(t), all of it towards uniform noise."""
         speed = schedules.rate(self.schedule, self.power, t) * schedules.mask_prob(self.schedule, self.power, t)
         return jnp.zeros_like(speed), speed

@@ -17,7 +17,7 @@ from dlm.nn.masks import Mask
 from dlm.noise import times
 from dlm.noise.times import draw
 from dlm.run import keys
-from dlm.run.contracts import Batch, Bound, Canvas, Estimate, Loss
+from dlm.run.contracts import Batch, Bound, Canvas, Loss, UnbiasedLoss
 from dlm.run.spec import Vocab
 
 Pattern = Literal["count", "own"]  # how a bound is estimated: as `counted`, where the network is not told the time, or as in training
@@ -31,42 +31,42 @@ class Diffusion:
 
     times: ClassVar[str] = "iid"  # how t is drawn (noise.times); a field of those whose cost depends on it
     claims: ClassVar[str] = "bound"
-    reads: ClassVar[int] = 1  # how often the network reads a token in a training step: streams × passes
+    token_passes: ClassVar[int] = 1  # how often the network reads a token in a training step: streams × passes
     mask: ClassVar[Any] = Mask("full")
 
     @property
-    def trains(self) -> str:
+    def loss_claims(self) -> str:
         """What `claims` says where the loss has the mean of what is reported, 'heuristic' where it has not."""
         return self.claims
 
-    def terms(self, denoise, batch: Batch, z_BL, t_BL) -> jax.Array:
+    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL) -> jax.Array:
         """What the destroyed sequence z costs at time t, nats_BL; its mean over t and z is the bound."""
         raise TypeError(f"{type(self).__name__} has no terms()")
 
-    def cells(self, length: int) -> int:
+    def time_cells(self, length: int) -> int:
         """Into how many equal cells of (0, 1] time falls, if nothing changes inside a cell; 0 for continuous time."""
         return 0
 
-    def drawn(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw_times(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(t_BL, density): the time of each position in a training step, and how densely such times are drawn (1: uniformly)."""
         u_BP = draw(self.times, batch.index_B, batch.total, key, self.parts(batch))
         if self.times != "importance":
             return self.at(u_BP, batch), jnp.ones(batch.tokens_BL.shape)
-        u_BP, density_BP = times.sharpened(u_BP, batch.fields.get("cost_BT", jnp.zeros((1, times.BUCKETS))))
+        u_BP, density_BP = times.importance_times(u_BP, batch.fields.get("cost_BT", jnp.zeros((1, times.BUCKETS))))
         return self.at(u_BP, batch), jnp.broadcast_to(density_BP, batch.tokens_BL.shape)
 
     def at(self, u_BP, batch: Batch) -> jax.Array:
         """Times t_BL from uniform numbers, as many per sample as it has `parts`."""
         return jnp.broadcast_to(jnp.maximum(u_BP, SMALLEST), batch.tokens_BL.shape)
 
-    def corrupted(self, batch: Batch, key: jax.Array, t_BL) -> jax.Array:
+    def corrupt_batch(self, batch: Batch, key: jax.Array, t_BL) -> jax.Array:
         """z ~ q(z_t | x), keyed by sample number."""
         key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
         return self.process.corrupt(key_B, batch.tokens_BL, t_BL, batch.noisable_BL)
 
-    def destroyed(self, batch: Batch, key: jax.Array, t_BL) -> jax.Array:
+    def corrupted_for_training(self, batch: Batch, key: jax.Array, t_BL) -> jax.Array:
         """z as training sees it; what is reported always has `corrupted`."""
-        return self.corrupted(batch, key, t_BL)
+        return self.corrupt_batch(batch, key, t_BL)
 
     def support(self, vocab: Vocab, length: int):
         """Every z that `corrupted` may draw, z_ZL, where these are not simply all sequences of tokens and masks."""
@@ -79,29 +79,29 @@ class Diffusion:
 
     def views(self, batch: Batch, key: jax.Array) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
         """What a training step looks at, once or more: (z_BL, t_BL, the density by which its cost is divided)."""
-        t_BL, density_BL = self.drawn(batch, key)
-        return [(self.destroyed(batch, key, t_BL), t_BL, density_BL)]
+        t_BL, density_BL = self.draw_times(batch, key)
+        return [(self.corrupted_for_training(batch, key, t_BL), t_BL, density_BL)]
 
     def loss(self, denoise, batch: Batch, key: jax.Array) -> Loss:
         """The mean over the views of a training step."""
         views = self.views(batch, key)
-        losses = [self._cost(denoise, batch, *view, keys.key(key, "view", n)) for n, view in enumerate(views)]
+        losses = [self._view_loss(denoise, batch, *view, keys.key(key, "view", n)) for n, view in enumerate(views)]
         return jax.tree.map(lambda *parts: sum(parts) / len(views), *losses)
 
-    def _cost(self, denoise, batch: Batch, z_BL, t_BL, density_BL, key) -> Loss:
-        kind = Estimate if self.trains == self.claims else Loss
-        nats_BL = self.trained(denoise, batch, z_BL, t_BL, key)
+    def _view_loss(self, denoise, batch: Batch, z_BL, t_BL, density_BL, key) -> Loss:
+        kind = UnbiasedLoss if self.loss_claims == self.claims else Loss
+        nats_BL = self.training_nats(denoise, batch, z_BL, t_BL, key)
         noised_BL = self.noised(batch, z_BL) & (batch.weights_BL > 0)
-        seen = times.squares(t_BL[:, 0], jax.lax.stop_gradient(nats_BL.sum(1))) if self.times == "importance" else None
+        seen = times.bucket_costs(t_BL[:, 0], jax.lax.stop_gradient(nats_BL.sum(1))) if self.times == "importance" else None
         return kind((nats_BL / density_BL).sum(), batch.weights_BL.sum(), {"masked_sum": noised_BL.sum() * 1.0}, seen)
 
     def noised(self, batch: Batch, z_BL) -> jax.Array:
         """Which positions are destroyed, bool_BL."""
         return z_BL != batch.tokens_BL
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL, key) -> jax.Array:
+    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key) -> jax.Array:
         """What a view costs in training; the terms themselves unless a member weighs them otherwise."""
-        return self.terms(denoise, batch, z_BL, t_BL)
+        return self.bound_nats(denoise, batch, z_BL, t_BL)
 
     def bound(self, denoise, batch: Batch, key: jax.Array, samples: int) -> Bound:
         """Mean of `samples` draws (an even number), t stratified within each sequence; memory is that of one draw.
@@ -115,11 +115,11 @@ class Diffusion:
         def one(_, k):
             sample_key = keys.key(key, "bound", k)
             t_BL = self.at((k + draw("iid", batch.index_B, batch.total, sample_key, self.parts(batch))) / samples, batch)
-            return None, self.terms(denoise, batch, self.corrupted(batch, sample_key, t_BL), t_BL)
+            return None, self.bound_nats(denoise, batch, self.corrupt_batch(batch, sample_key, t_BL), t_BL)
 
-        _, terms_TBL = jax.lax.scan(one, None, jnp.arange(samples))
-        pairs = terms_TBL.sum(-1).reshape(samples // 2, 2, -1)
-        return Bound(terms_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
+        _, bound_nats_TBL = jax.lax.scan(one, None, jnp.arange(samples))
+        pairs = bound_nats_TBL.sum(-1).reshape(samples // 2, 2, -1)
+        return Bound(bound_nats_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
 
     def counted(self) -> "Diffusion":
         """One whose bound has the same value, for a network that is not told the time, and is estimated under a fixed number of destroyed
@@ -128,7 +128,7 @@ class Diffusion:
 
     def memory(self):
         """What training remembers from update to update, before the first; None for nothing."""
-        return times.fresh() if self.times == "importance" else None
+        return times.initial_costs() if self.times == "importance" else None
 
     def parts(self, batch: Batch) -> int:
         """How many times of its own a sample has."""

@@ -32,11 +32,11 @@ class Adapted(Masked):
         return Mask("full", self.shift)
 
     @property
-    def trains(self) -> str:
-        return "heuristic" if self.anneal else super().trains
+    def loss_claims(self) -> str:
+        return "heuristic" if self.anneal else super().loss_claims
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
-        return super().trained(denoise, self.reaching(batch), z_BL, t_BL, key)
+    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+        return super().training_nats(denoise, self.reaching(batch), z_BL, t_BL, key)
 
     def reaching(self, batch: Batch) -> Batch:
         """The batch with how far its positions may look ahead; without a count of updates they see everything."""

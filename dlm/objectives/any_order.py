@@ -27,21 +27,21 @@ class AnyOrder(Diffusion):
     """What stands for the destroyed sequence `z` is the order: the rank of each position; given positions come first, with rank −1."""
 
     mask: ClassVar = Mask("block", size=1, order="any")
-    reads: ClassVar = 2
+    token_passes: ClassVar = 2
 
     @property
     def process(self) -> MaskNoise:
         """What is decoded is a mask."""
         return MaskNoise(vocab=self.vocab)
 
-    def cells(self, length):
+    def time_cells(self, length):
         return 1
 
     def support(self, vocab, length):
         """Every order."""
         return np.array(list(itertools.permutations(range(length))), np.int32)
 
-    def corrupted(self, batch: Batch, key: jax.Array, t_BL):
+    def corrupt_batch(self, batch: Batch, key: jax.Array, t_BL):
         u_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1])
         rank_BL = jnp.argsort(jnp.argsort(jnp.where(batch.noisable_BL, u_BL, 2.0), 1), 1)
         return jnp.where(batch.noisable_BL, rank_BL, -1)
@@ -54,7 +54,7 @@ class AnyOrder(Diffusion):
     def noised(self, batch: Batch, z_BL):
         return batch.noisable_BL
 
-    def terms(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
         """−log p(x_i | x_j of lower rank), nats."""
         hidden_BL = jnp.where(batch.noisable_BL, self.vocab.mask, batch.tokens_BL)
         rank_BL = jnp.where(batch.noisable_BL, z_BL, -1)

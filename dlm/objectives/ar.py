@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from dlm.nn.masks import Mask
 from dlm.noise.mask import MaskNoise
 from dlm.run import keys
-from dlm.run.contracts import Batch, Bound, Canvas, Estimate, Loss, Output
+from dlm.run.contracts import Batch, Bound, Canvas, Loss, Output, UnbiasedLoss
 from dlm.run.spec import Vocab
 
 
@@ -34,7 +34,7 @@ class AR:
     claims: ClassVar = "exact"
     mask: ClassVar = Mask("causal", shift=1)
     process: ClassVar = None
-    reads: ClassVar = 1
+    token_passes: ClassVar = 1
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:
@@ -51,10 +51,10 @@ class AR:
         return None
 
     @property
-    def trains(self) -> str:
+    def loss_claims(self) -> str:
         return "heuristic" if self.dropout or self.ahead else "exact"
 
-    def terms(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
         """−log p(x_i | x_<i), nats; `z` is the clean sequence, `t` is 0."""
         return _nats(self._read(denoise, batch, z_BL, t_BL).prediction, batch)
 
@@ -68,21 +68,21 @@ class AR:
         output = self._read(denoise, batch, z_BL, jnp.zeros(z_BL.shape))
         nats, weight = _nats(output.prediction, batch).sum(), batch.weights_BL.sum()
         if not self.ahead:
-            return (Loss if self.dropout else Estimate)(nats, weight)
-        further = self._further(output, batch)
-        told = {} if self.dropout else dict(nats_sum=nats)
-        return Loss(nats + self.ahead * further, weight, dict(ahead_sum=further, **told))
+            return (Loss if self.dropout else UnbiasedLoss)(nats, weight)
+        mtp_nats = self._mtp_nats(output, batch)
+        exact_sums = {} if self.dropout else dict(nats_sum=nats)
+        return Loss(nats + self.ahead * mtp_nats, weight, dict(ahead_sum=mtp_nats, **exact_sums))
 
     def bound(self, denoise, batch: Batch, key: jax.Array, samples: int) -> Bound:
         """The exact negative log-likelihood; its variance is 0 whatever the number of samples."""
         del key, samples
-        nats_BL = self.terms(denoise, batch, batch.tokens_BL, jnp.zeros(batch.tokens_BL.shape))
+        nats_BL = self.bound_nats(denoise, batch, batch.tokens_BL, jnp.zeros(batch.tokens_BL.shape))
         return Bound(nats_BL, jnp.zeros(batch.index_B.shape))
 
     def _read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
         return denoise(Canvas(z_BL, t_BL, ~batch.noisable_BL, batch.fields), mask=self.mask)
 
-    def _further(self, output: Output, batch: Batch) -> jax.Array:
+    def _mtp_nats(self, output: Output, batch: Batch) -> jax.Array:
         """Nats of the layers ahead, their mean; layer k counts where a token k + 1 back is in the same segment."""
         names, total = sorted((n for n in output.heads if n.startswith("ahead")), key=lambda n: (len(n), n)), jnp.float32(0)
         for k, name in enumerate(names, 1):

@@ -55,16 +55,16 @@ class Block(Masked):
         return "exact" if self.size == 1 and self.pattern == "count" else "bound"
 
     @property
-    def trains(self) -> str:
-        return super().trains if self.clip == (0.0, 1.0) and not self.auxiliary and not self.grow else "heuristic"
+    def loss_claims(self) -> str:
+        return super().loss_claims if self.clip == (0.0, 1.0) and not self.auxiliary and not self.grow else "heuristic"
 
     @property
     def mask(self) -> Mask:
         return Mask("block", size=self.size, context=self.context)
 
     @property
-    def reads(self) -> int:
-        return 2 * super().reads
+    def token_passes(self) -> int:
+        return 2 * super().token_passes
 
     def groups(self, batch: Batch) -> jax.Array:
         """The number of each position's block."""
@@ -86,18 +86,18 @@ class Block(Masked):
         part_BL = self.groups(batch) // self._size_now(batch)
         return super().at(jnp.take_along_axis(u_BP, part_BL, 1), batch)
 
-    def drawn(self, batch: Batch, key: jax.Array):
-        t_BL, density_BL = super().drawn(batch, key)
+    def draw_times(self, batch: Batch, key: jax.Array):
+        t_BL, density_BL = super().draw_times(batch, key)
         first, last = self.clip
         return first + (last - first) * t_BL, density_BL
 
     def read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
         return denoise(self.canvas(batch, z_BL, t_BL, clean_BL=batch.tokens_BL, block_BL=self.groups(batch)), mask=self.mask)
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
-        t_BL = self.told(batch, z_BL, t_BL)
+    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+        t_BL = self.network_time(batch, z_BL, t_BL)
         output = self.read(denoise, batch, z_BL, t_BL)
-        nats_BL = self.weighed(self.weights, output, batch, z_BL, t_BL)
+        nats_BL = self.weighted_nats(self.weights, output, batch, z_BL, t_BL)
         return nats_BL + self.auxiliary * _next(output.heads["clean"], batch) if self.auxiliary else nats_BL
 
 

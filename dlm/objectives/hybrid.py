@@ -39,14 +39,14 @@ class Hybrid(Diffusion):
             raise ValueError("weights='dynamic' needs process.name='noise.hybrid': no other process has the ratio B")
 
     @property
-    def trains(self) -> str:
+    def loss_claims(self) -> str:
         return self.claims if self.weights == "bound" else "heuristic"
 
-    def terms(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
         """w·(KL + r − log r − 1) at noisable positions, nats."""
         return self._weighed("bound", denoise, batch, z_BL, t_BL)
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
+    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
         return self._weighed(self.weights, denoise, batch, z_BL, t_BL)
 
     def _weighed(self, weights: str, denoise, batch: Batch, z_BL, t_BL):
@@ -54,38 +54,38 @@ class Hybrid(Diffusion):
         prediction = denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask).prediction
         counted_BL = batch.noisable_BL & (batch.weights_BL > 0)
         x_BL = jnp.where(counted_BL, batch.tokens_BL, self.vocab.eos)  # padding has no log-probability
-        z_BL, (mask_BL, uniform_BL) = jnp.where(counted_BL, z_BL, self.vocab.eos), self.process.masses(t_BL)
+        z_BL, (mask_BL, uniform_BL) = jnp.where(counted_BL, z_BL, self.vocab.eos), self.process.noise_probs(t_BL)
         alpha_BL = jnp.maximum(self.process.alpha(t_BL), _TINY)
         each_BL, masked_BL, kept_BL = uniform_BL / len(self.process.ids), z_BL == self.vocab.mask, z_BL == x_BL
         probs_BLV, log_x_BL = prediction.probs(), prediction.log_prob(x_BL)
         kl_BL = _divergence(probs_BLV, x_BL, jnp.exp(log_x_BL), log_x_BL, alpha_BL, each_BL)
-        told_BL = jnp.take_along_axis(probs_BLV, z_BL[..., None], -1)[..., 0]
-        chance_BL = jnp.where(masked_BL, 1.0, jnp.maximum(alpha_BL * told_BL + each_BL, _TINY))
-        excess_BL = jnp.where(masked_BL, 0.0, kept_BL - told_BL) / chance_BL
-        small_BL = ~masked_BL & ~kept_BL & (each_BL < 0.5 * chance_BL)  # r next to 0: from its own logarithm, not from 1 + (r − 1)
+        p_here_BL = jnp.take_along_axis(probs_BLV, z_BL[..., None], -1)[..., 0]
+        p_z_BL = jnp.where(masked_BL, 1.0, jnp.maximum(alpha_BL * p_here_BL + each_BL, _TINY))
+        excess_BL = jnp.where(masked_BL, 0.0, kept_BL - p_here_BL) / p_z_BL
+        small_BL = ~masked_BL & ~kept_BL & (each_BL < 0.5 * p_z_BL)  # r next to 0: from its own logarithm, not from 1 + (r − 1)
         near_BL = jnp.log1p(jnp.maximum(alpha_BL * jnp.where(small_BL, 0.0, excess_BL), -0.75))
-        log_r_BL = jnp.where(small_BL, jnp.log(jnp.maximum(each_BL, _TINY)) - jnp.log(chance_BL), near_BL)
+        log_r_BL = jnp.where(small_BL, jnp.log(jnp.maximum(each_BL, _TINY)) - jnp.log(p_z_BL), near_BL)
         ratio_BL = excess_BL - log_r_BL / alpha_BL
         if weights == "bound":
-            speeds = self.process.speeds(t_BL)
+            noise_rates = self.process.noise_rates(t_BL)
             q_BL = jnp.where(masked_BL, mask_BL, each_BL + jnp.where(kept_BL, alpha_BL, 0.0))
-            scale_BL = jnp.where(masked_BL, speeds[0], speeds[1] / len(self.process.ids)) / jnp.maximum(q_BL, _TINY)
+            scale_BL = jnp.where(masked_BL, noise_rates[0], noise_rates[1] / len(self.process.ids)) / jnp.maximum(q_BL, _TINY)
         else:
             rare_BL = jnp.minimum(self.process.ratio / len(self.process.ids) * jnp.sqrt((1 - alpha_BL) / alpha_BL), 1)
             scale_BL = alpha_BL * jnp.where(masked_BL, 2.0, jnp.where(kept_BL, rare_BL, 1.0))
         return jnp.where(counted_BL, scale_BL * batch.weights_BL * (kl_BL + ratio_BL), 0.0)
 
 
-def _divergence(probs_BLV, x_BL, told_BL, log_told_BL, alpha_BL, each_BL):
+def _divergence(probs_BLV, x_BL, p_x_BL, log_p_x_BL, alpha_BL, each_BL):
     """KL(α δ_x + β ‖ α x̂ + β)/α as Σ_v (p − q + q log q/p)/α, whose terms are all small where the two are near."""
     slope_BL = alpha_BL / jnp.maximum(each_BL, _TINY)
 
     def beyond(p, slope, each):
         return p - jnp.where(each > 0, jnp.log1p(slope * p) / slope, 0.0)
 
-    others_BL = beyond(probs_BLV, slope_BL[..., None], each_BL[..., None]).sum(-1) - beyond(told_BL, slope_BL, each_BL)
-    q_BL, missing_BL = alpha_BL + each_BL, 1 - told_BL
+    others_BL = beyond(probs_BLV, slope_BL[..., None], each_BL[..., None]).sum(-1) - beyond(p_x_BL, slope_BL, each_BL)
+    q_BL, missing_BL = alpha_BL + each_BL, 1 - p_x_BL
     near_BL = alpha_BL * missing_BL < 0.5 * q_BL
     fall_BL = -jnp.log1p(-jnp.where(near_BL, alpha_BL * missing_BL / q_BL, 0.0))
-    log_p_BL = jnp.logaddexp(jnp.log(alpha_BL) + log_told_BL, jnp.log(each_BL))
+    log_p_BL = jnp.logaddexp(jnp.log(alpha_BL) + log_p_x_BL, jnp.log(each_BL))
     return others_BL + jnp.where(near_BL, fall_BL, jnp.log(q_BL) - log_p_BL) * q_BL / alpha_BL - missing_BL

@@ -23,7 +23,7 @@ from dlm.noise import schedules
 from dlm.noise.times import Kind
 from dlm.objectives import Diffusion
 from dlm.run import keys
-from dlm.run.contracts import Batch, Estimate
+from dlm.run.contracts import Batch, UnbiasedLoss
 from dlm.run.spec import Vocab
 
 
@@ -34,7 +34,7 @@ class Learned(Diffusion):
     __eq__, __hash__ = object.__eq__, object.__hash__  # two that hold other schedules are not the same, whatever their fields
 
     mask: ClassVar = Mask("full")
-    reads: ClassVar = 2
+    token_passes: ClassVar = 2
     own: ClassVar = None  # {'power_V': …}, from which w follows; None is w = 1
 
     def __post_init__(self):
@@ -47,9 +47,9 @@ class Learned(Diffusion):
 
     def holding(self, own: dict) -> "Learned":
         """The same with these schedules."""
-        held = copy.copy(self)
-        object.__setattr__(held, "own", own)
-        return held
+        bound_copy = copy.copy(self)
+        object.__setattr__(bound_copy, "own", own)
+        return bound_copy
 
     @property
     def process(self) -> "_PerToken":
@@ -61,7 +61,7 @@ class Learned(Diffusion):
         start = math.log(-low / high)  # w = 1 where log_V is 0
         return low + (high - low) * jax.nn.sigmoid(log_V + start)
 
-    def terms(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
         """What the masked positions cost, nats."""
         prediction = denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask).prediction
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
@@ -69,19 +69,19 @@ class Learned(Diffusion):
         own_BL = w_V[x_BL] * (1 + prediction.log_prob(x_BL))
         return jnp.where(counted_BL, batch.weights_BL / t_BL * (prediction.probs() @ w_V - own_BL), 0.0)
 
-    def loss(self, denoise, batch: Batch, key: jax.Array) -> Estimate:
+    def loss(self, denoise, batch: Batch, key: jax.Array) -> UnbiasedLoss:
         """Two draws of z at each sample's time; the value is their mean, the gradient that of the bound, w's share in q included."""
-        t_BL, density_BL = self.drawn(batch, key)
+        t_BL, density_BL = self.draw_times(batch, key)
         costs, log_qs, masked = [], [], 0.0
         for n in range(2):
-            z_BL = self.corrupted(batch, keys.key(key, "pair", n), t_BL)
-            costs.append((self.terms(denoise, batch, z_BL, t_BL) / density_BL).sum(1))
+            z_BL = self.corrupt_batch(batch, keys.key(key, "pair", n), t_BL)
+            costs.append((self.bound_nats(denoise, batch, z_BL, t_BL) / density_BL).sum(1))
             log_qs.append(self.log_q(batch, z_BL, t_BL).sum(1))
             masked += ((z_BL == self.vocab.mask) & (batch.weights_BL > 0)).sum() / 2
         better_B = costs[0] - costs[1]
         score_B = log_qs[0] - log_qs[1]
         nats_B = (costs[0] + costs[1] + better_B * (score_B - jax.lax.stop_gradient(score_B))) / 2
-        return Estimate(nats_B.sum(), batch.weights_BL.sum(), {"masked_sum": masked})
+        return UnbiasedLoss(nats_B.sum(), batch.weights_BL.sum(), {"masked_sum": masked})
 
 
 class _PerToken:
@@ -98,9 +98,9 @@ class _PerToken:
 
     def log_q(self, z_BL, t_BL, x_BL):
         """log q(z_i | x_i) at each position, nats."""
-        gone_BL = self.power_V[x_BL] * jnp.log(t_BL)
-        kept_BL = jnp.log(-jnp.expm1(jnp.minimum(gone_BL, -1e-7)))
-        return jnp.where(z_BL == self.vocab.mask, gone_BL, jnp.where(z_BL == x_BL, kept_BL, -jnp.inf))
+        log_p_noised_BL = self.power_V[x_BL] * jnp.log(t_BL)
+        kept_BL = jnp.log(-jnp.expm1(jnp.minimum(log_p_noised_BL, -1e-7)))
+        return jnp.where(z_BL == self.vocab.mask, log_p_noised_BL, jnp.where(z_BL == x_BL, kept_BL, -jnp.inf))
 
     def reverse(self, prediction, z_BL, t_B, s_B):
         """p(z_s | z_t): a mask becomes v with probability x̂_v (1 − (s/t)^{w_v})."""

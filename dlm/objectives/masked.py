@@ -60,11 +60,11 @@ class Masked(Diffusion):
             raise ValueError("pattern='count' needs steps=0 and process.schedule='linear': a number of masks has no other schedule")
 
     @property
-    def reads(self) -> int:
+    def token_passes(self) -> int:
         return 1 if self.coupling == "single" else 2
 
     @property
-    def trains(self) -> str:
+    def loss_claims(self) -> str:
         return self.claims if self.weights == "bound" else "heuristic"
 
     def counted(self) -> "Masked":
@@ -77,26 +77,26 @@ class Masked(Diffusion):
             return self.process.rate(t_BL)
         return self.steps * self.process.reveal_prob(t_BL, t_BL - 1 / self.steps)
 
-    def terms(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
         """w(t)·(−log p(x_i | z)) at masked positions, 0 elsewhere, nats."""
-        t_BL = self.told(batch, z_BL, t_BL)
-        return self.weighed("bound", self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
+        t_BL = self.network_time(batch, z_BL, t_BL)
+        return self.weighted_nats("bound", self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
-        t_BL = self.told(batch, z_BL, t_BL)
-        return self.weighed(self.weights, self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
+    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+        t_BL = self.network_time(batch, z_BL, t_BL)
+        return self.weighted_nats(self.weights, self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
 
     def read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
         """What the network says of the destroyed sequence."""
         return denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask)
 
-    def weighed(self, weights: str, output: Output, batch: Batch, z_BL, t_BL):
+    def weighted_nats(self, weights: str, output: Output, batch: Batch, z_BL, t_BL):
         """The cross-entropy at masked positions under one of the `weights`."""
-        scale = {"bound": self._scale, "flat": lambda *_: 1.0, "context": self._nearness}[weights](batch, z_BL, t_BL)
+        scale = {"bound": self._scale, "flat": lambda *_: 1.0, "context": self._context_weight}[weights](batch, z_BL, t_BL)
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
         return jnp.where(counted_BL, -scale * batch.weights_BL * output.prediction.log_prob(batch.tokens_BL), 0.0)
 
-    def told(self, batch: Batch, z_BL, t_BL):
+    def network_time(self, batch: Batch, z_BL, t_BL):
         """The time that the network is told: where masks are counted, their share."""
         if self.pattern == "bernoulli":
             return t_BL
@@ -107,7 +107,7 @@ class Masked(Diffusion):
             return self._size(batch) / jnp.maximum(self._masked(z_BL, batch), 1)
         return self.weight(t_BL)
 
-    def _nearness(self, batch: Batch, z_BL, t_BL):
+    def _context_weight(self, batch: Batch, z_BL, t_BL):
         i_L = jnp.arange(z_BL.shape[1])
         distance_LL = jnp.abs(i_L[:, None] - i_L)
         near_LL = jnp.where(distance_LL > 0, 0.5 * _NEAR * (1 - _NEAR) ** jnp.maximum(distance_LL - 1, 0), 0.0)
@@ -128,16 +128,16 @@ class Masked(Diffusion):
     def _masked(self, z_BL, batch: Batch):
         return counts.total((z_BL == self.vocab.mask) & batch.noisable_BL, self.groups(batch))
 
-    def cells(self, length):
+    def time_cells(self, length):
         return self.steps if self.pattern == "bernoulli" else math.lcm(*range(1, length + 1))
 
     def at(self, u_BP, batch):
         t_BL = super().at(u_BP, batch)
         return jnp.ceil(t_BL * self.steps) / self.steps if self.steps else t_BL
 
-    def corrupted(self, batch, key, t_BL):
+    def corrupt_batch(self, batch, key, t_BL):
         if self.pattern == "bernoulli":
-            return super().corrupted(batch, key, t_BL)
+            return super().corrupt_batch(batch, key, t_BL)
         u_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1])
         k_BL = counts.number(t_BL, self._size(batch))
         chosen_BL = counts.chosen(u_BL, batch.noisable_BL, k_BL, self.groups(batch))

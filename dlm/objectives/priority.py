@@ -45,21 +45,21 @@ class Priority(Masked):
         return Masked(process=self.process, steps=self.steps, vocab=self.vocab).counted()
 
     @property
-    def trains(self) -> str:
+    def loss_claims(self) -> str:
         return "heuristic"
 
     def views(self, batch: Batch, key: jax.Array):
-        t_BL, density_BL = self.drawn(batch, key)
+        t_BL, density_BL = self.draw_times(batch, key)
         first_BL = self.marked(batch, key)
-        hit_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1]) < self._gone(t_BL, first_BL)
+        hit_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1]) < self._p_masked(t_BL, first_BL)
         views = [(self._masks(batch, hit_BL), t_BL, density_BL / self._rate(t_BL, first_BL))]
         if self.coupling == "complementary":
             t_BL = jnp.maximum(1 - t_BL, SMALLEST)
             views.append((self._masks(batch, ~hit_BL), t_BL, density_BL / self._rate(t_BL, ~first_BL)))
         return views
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
-        return self.weighed("flat", self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
+    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+        return self.weighted_nats("flat", self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
 
     def marked(self, batch: Batch, key: jax.Array):
         """Which positions come first, bool_BL."""
@@ -73,13 +73,13 @@ class Priority(Masked):
         to_BL = jnp.argsort(~batch.noisable_BL, 1, stable=True)
         return jnp.put_along_axis(marked_BL, to_BL, jnp.take_along_axis(marked_BL, from_BL, 1), 1, inplace=False)
 
-    def _gone(self, t_BL, first_BL):
+    def _p_masked(self, t_BL, first_BL):
         """Probability of a mask by time t."""
         return jnp.where(first_BL, -jnp.expm1(self.strength * jnp.log1p(-jnp.minimum(t_BL, 1 - 1e-7))), t_BL**self.strength)
 
     def _rate(self, t_BL, first_BL):
         """The derivative of `_gone` over `_gone`."""
-        first_rate_BL = self.strength * (1 - t_BL) ** (self.strength - 1) / jnp.maximum(self._gone(t_BL, True), 1e-12)
+        first_rate_BL = self.strength * (1 - t_BL) ** (self.strength - 1) / jnp.maximum(self._p_masked(t_BL, True), 1e-12)
         return jnp.where(first_BL, jnp.maximum(first_rate_BL, 1e-12), self.strength / t_BL)
 
     def _masks(self, batch: Batch, hit_BL):

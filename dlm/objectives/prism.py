@@ -34,31 +34,31 @@ class Prism(Masked):
             raise ValueError(f"judge={self.judge} must be positive and temperature={self.temperature} not negative")
 
     @property
-    def reads(self) -> int:
-        return 2 * super().reads
+    def token_passes(self) -> int:
+        return 2 * super().token_passes
 
     @property
-    def trains(self) -> str:
+    def loss_claims(self) -> str:
         return "heuristic"
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
-        told_BL = self.told(batch, z_BL, t_BL)
-        output = self.read(denoise, batch, z_BL, told_BL)
-        judged_BL, y_BL = self.drawn_from(output.prediction, batch, z_BL, key)
-        heads = self.read(denoise, batch, y_BL, told_BL).heads
+    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+        network_time_BL = self.network_time(batch, z_BL, t_BL)
+        output = self.read(denoise, batch, z_BL, network_time_BL)
+        is_judged_BL, y_BL = self.fill_some(output.prediction, batch, z_BL, key)
+        heads = self.read(denoise, batch, y_BL, network_time_BL).heads
         if not heads or "quality" not in heads:
             raise UserError("objectives.prism trains a judge of tokens: set config.nn.heads=('quality',)")
         right_BL = (y_BL == batch.tokens_BL).astype(jnp.float32)
         logit_BL = heads["quality"]
         bce_BL = jax.nn.softplus(logit_BL) - right_BL * logit_BL
-        judged_BL = jnp.where(judged_BL, batch.weights_BL * bce_BL, 0.0)
-        return self.weighed(self.weights, output, batch, z_BL, t_BL) + self.judge * judged_BL
+        is_judged_BL = jnp.where(is_judged_BL, batch.weights_BL * bce_BL, 0.0)
+        return self.weighted_nats(self.weights, output, batch, z_BL, t_BL) + self.judge * is_judged_BL
 
-    def drawn_from(self, prediction, batch: Batch, z_BL, key):
+    def fill_some(self, prediction, batch: Batch, z_BL, key):
         """(which k masks are filled, y), with no gradient."""
         key_B = keys.per_sample(keys.key(key, "judged"), batch.index_B)
         masked_BL = (z_BL == self.vocab.mask) & batch.noisable_BL & (batch.weights_BL > 0)
         u_BL = jnp.where(masked_BL, keys.uniform_BL(key_B, z_BL.shape[1]), 2.0)
-        judged_BL = masked_BL & (jnp.argsort(jnp.argsort(u_BL, 1), 1) < self.tokens)
+        is_judged_BL = masked_BL & (jnp.argsort(jnp.argsort(u_BL, 1), 1) < self.tokens)
         guess_BL = jax.lax.stop_gradient(prediction.draw(jax.vmap(lambda k: keys.key(k, "guess"))(key_B), self.temperature))
-        return judged_BL, jnp.where(judged_BL, guess_BL, z_BL)
+        return is_judged_BL, jnp.where(is_judged_BL, guess_BL, z_BL)

@@ -28,20 +28,20 @@ class ProSeCo(Masked):
             raise ValueError(f"correction={self.correction} must be positive and temperature={self.temperature} not negative")
 
     @property
-    def reads(self) -> int:
-        return 2 * super().reads
+    def token_passes(self) -> int:
+        return 2 * super().token_passes
 
     @property
-    def trains(self) -> str:
+    def loss_claims(self) -> str:
         return "heuristic"
 
-    def trained(self, denoise, batch: Batch, z_BL, t_BL, key):
-        told_BL = self.told(batch, z_BL, t_BL)
-        output = self.read(denoise, batch, z_BL, told_BL)
+    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+        network_time_BL = self.network_time(batch, z_BL, t_BL)
+        output = self.read(denoise, batch, z_BL, network_time_BL)
         key_B = keys.per_sample(keys.key(key, "guess"), batch.index_B)
         guess_BL = jax.lax.stop_gradient(output.prediction.draw(key_B, self.temperature))
         filled_BL = jnp.where(z_BL == self.vocab.mask, guess_BL, z_BL)
         again = self.read(denoise, batch, filled_BL, jnp.zeros_like(t_BL)).prediction
         counted_BL = batch.noisable_BL & (batch.weights_BL > 0)
         dense_BL = jnp.where(counted_BL, -batch.weights_BL * again.log_prob(batch.tokens_BL), 0.0)
-        return self.weighed(self.weights, output, batch, z_BL, t_BL) + self.correction * dense_BL
+        return self.weighted_nats(self.weights, output, batch, z_BL, t_BL) + self.correction * dense_BL

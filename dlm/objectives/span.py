@@ -33,10 +33,10 @@ class Span(Masked):
         return Masked(process=self.process, steps=self.steps, vocab=self.vocab).counted()
 
     @property
-    def trains(self) -> str:
+    def loss_claims(self) -> str:
         return "heuristic"
 
-    def destroyed(self, batch: Batch, key: jax.Array, t_BL):
+    def corrupted_for_training(self, batch: Batch, key: jax.Array, t_BL):
         key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
         L = t_BL.shape[1]
         u_BL = keys.uniform_BL(key_B, L)

@@ -45,7 +45,7 @@ def spent(objective, vocab, length: int, *, nodes=12, steps=500, starts=3, rate=
     sizes = [int(index_RL.max()) + 1 for index_RL in shown]
 
     def log_spent(tables: list[jax.Array]) -> jax.Array:
-        nats_R = _terms(objective, rows, _looked_up(tables, shown, ids_V, vocab.size))
+        nats_R = _bound_nats(objective, rows, _looked_up(tables, shown, ids_V, vocab.size))
         nats_X = jax.ops.segment_sum(rows.share_R * nats_R, rows.text_R, rows.texts)
         return jax.nn.logsumexp(-nats_X)
 
@@ -92,10 +92,10 @@ def _batch(x_BL: np.ndarray) -> Batch:
     return Batch(x_BL, ones_BL, ones_BL > 0, np.arange(len(x_BL), dtype=np.int32))
 
 
-def _terms(objective, rows: _Rows, denoise: Callable) -> jax.Array:
+def _bound_nats(objective, rows: _Rows, denoise: Callable) -> jax.Array:
     """nats_R of each row."""
     t_RL = jnp.broadcast_to(jnp.asarray(rows.t_R1), rows.z_RL.shape)
-    return objective.terms(denoise, rows.batch, jnp.asarray(rows.z_RL), t_RL).sum(-1)
+    return objective.bound_nats(denoise, rows.batch, jnp.asarray(rows.z_RL), t_RL).sum(-1)
 
 
 def _shown(objective, rows: _Rows, vocab, timed: bool) -> list[np.ndarray]:
@@ -106,7 +106,7 @@ def _shown(objective, rows: _Rows, vocab, timed: bool) -> list[np.ndarray]:
         calls.append(_sights(canvas, mask, vocab.mask, timed))
         return Output(Logits(jnp.zeros((*canvas.z_BL.shape, vocab.size))))
 
-    _terms(objective, rows, denoise)
+    _bound_nats(objective, rows, denoise)
     return calls
 
 

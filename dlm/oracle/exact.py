@@ -49,7 +49,7 @@ def exact_bound(objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=Non
     noisable_BL = np.ones(x_BL.shape, bool) if noisable_BL is None else np.asarray(noisable_BL)
     batch = Batch(x_BL, noisable_BL.astype(np.float32), noisable_BL, np.arange(len(x_BL), dtype=np.int32), fields or {})
     if objective.process is None:
-        return _terms(objective, denoise, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)).astype(np.float64)
+        return _bound_nats(objective, denoise, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)).astype(np.float64)
     z_ZL = states(objective, vocab, x_BL.shape[1])
     times_T, weight_T = times_and_weights(objective, x_BL.shape[1], nodes)
     row_R, z_RL = support(objective, batch, z_ZL, times_T if len(times_T) <= _FEW else times_T[len(times_T) // 2 :][:1])
@@ -58,8 +58,8 @@ def exact_bound(objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=Non
     for t, weight in zip(times_T, weight_T, strict=True):
         t_R1 = np.full((len(row_R), 1), t, np.float32)
         q_R = np.exp(np.asarray(log_q(objective, batch_R, z_RL, t_R1), np.float64).sum(-1))
-        terms_R = _terms(objective, denoise, batch_R, z_RL, t_R1).astype(np.float64)
-        np.add.at(nats_B, row_R, weight * np.where(q_R > 0, q_R * terms_R, 0.0))
+        bound_nats_R = _bound_nats(objective, denoise, batch_R, z_RL, t_R1).astype(np.float64)
+        np.add.at(nats_B, row_R, weight * np.where(q_R > 0, q_R * bound_nats_R, 0.0))
     return nats_B
 
 
@@ -88,9 +88,9 @@ def times_and_weights(objective, length, nodes):
 
     An objective that is constant on cells of [0, 1] says so by `cells(length)`, their number, and is read at their ends.
     """
-    cells = objective.cells(length)
-    if cells:
-        return np.arange(1, cells + 1) / cells, np.full(cells, 1 / cells)
+    time_cells = objective.time_cells(length)
+    if time_cells:
+        return np.arange(1, time_cells + 1) / time_cells, np.full(time_cells, 1 / time_cells)
     u, weight = np.polynomial.legendre.leggauss(nodes)
     u = (u + 1) / 2
     return u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3), weight / 2 * 140 * u**3 * (1 - u) ** 3
@@ -116,10 +116,10 @@ def log_q(objective, batch, z_BL, t_B1):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _terms_jit(objective, denoise, batch, z_BL, t_B1):
-    return objective.terms(denoise, batch, z_BL, jnp.broadcast_to(t_B1, z_BL.shape)).sum(-1)
+    return objective.bound_nats(denoise, batch, z_BL, jnp.broadcast_to(t_B1, z_BL.shape)).sum(-1)
 
 
-def _terms(objective, denoise, batch, z_BL, t_B1):
+def _bound_nats(objective, denoise, batch, z_BL, t_B1):
     """Σ_i terms per row, in compiled calls of one shape or two."""
     rows = len(z_BL)
     parts = [slice(i, i + _ROWS) for i in range(0, rows, _ROWS)]

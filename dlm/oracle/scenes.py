@@ -73,14 +73,14 @@ class Table(Scene):
 
     def floor(self, steps):
         law = self.law
-        return [self._told(ancestral_law(law.denoise, self.process, Mask(), n, law.vocab, law.length)) for n in steps]
+        return [self._measures(ancestral_law(law.denoise, self.process, Mask(), n, law.vocab, law.length)) for n in steps]
 
     def measured(self, x_BL):
         V, L = self.law.size, self.law.length
         number_B = (np.asarray(x_BL) * V ** np.arange(L - 1, -1, -1)).sum(1)
-        return self._told(np.bincount(number_B, minlength=V**L) / len(number_B))
+        return self._measures(np.bincount(number_B, minlength=V**L) / len(number_B))
 
-    def _told(self, q_X):
+    def _measures(self, q_X):
         return dict(tv=total_variation(q_X, self._p_X), entropy=_entropy(q_X) / self.law.length)
 
 
@@ -92,16 +92,16 @@ class Chain(Scene):
         self._impossible_VV = self.law.step_SS < math.log(2 * slip / (size - ways))
 
     def floor(self, steps):
-        return [self._told(q_VV) for q_VV in ancestral_bigrams(self.law, self.process, steps)]
+        return [self._measures(q_VV) for q_VV in ancestral_bigrams(self.law, self.process, steps)]
 
     def measured(self, x_BL):
         x_BL, V = np.asarray(x_BL), self.law.size
         pair_BL = x_BL[:, :-1] * V + x_BL[:, 1:]
         q_VV = np.bincount(pair_BL.ravel(), minlength=V * V).reshape(V, V) / pair_BL.size
         wrong_B = self._impossible_VV.ravel()[pair_BL].mean(1)
-        return self._told(q_VV) | dict(invalid_se=float(wrong_B.std(ddof=1) / len(wrong_B) ** 0.5))
+        return self._measures(q_VV) | dict(invalid_se=float(wrong_B.std(ddof=1) / len(wrong_B) ** 0.5))
 
-    def _told(self, q_VV):
+    def _measures(self, q_VV):
         invalid, nats = float(q_VV[self._impossible_VV].sum()), _entropy(q_VV) - _entropy(q_VV.sum(1))
         return dict(tv=total_variation(q_VV, self.law.bigrams()), invalid=invalid, entropy=nats)
 

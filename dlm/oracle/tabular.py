@@ -32,10 +32,10 @@ class Tabular(World):
 
     def posterior(self, evidence_BLV):
         x_XL = all_sequences(self.size, self.length)
-        told_BLX = jnp.stack([evidence_BLV[:, i, x_XL[:, i]] for i in range(self.length)], 1)
+        log_evidence_BLX = jnp.stack([evidence_BLV[:, i, x_XL[:, i]] for i in range(self.length)], 1)
 
         def without(i):
-            log_BX = self.log_p_X + jnp.where(jnp.arange(self.length)[:, None] == i, 0.0, told_BLX).sum(1)
+            log_BX = self.log_p_X + jnp.where(jnp.arange(self.length)[:, None] == i, 0.0, log_evidence_BLX).sum(1)
             best_B1 = log_BX.max(-1, keepdims=True)
             mass_BX = jnp.where(jnp.isfinite(best_B1), jnp.exp(log_BX - best_B1), 0.0)
             return jnp.log(mass_BX @ jax.nn.one_hot(x_XL, self.size)[:, i]) + jnp.where(jnp.isfinite(best_B1), best_B1, 0.0)

@@ -66,7 +66,7 @@ class World(ABC):
             log_BLLV = self.posterior(self._evidence(view_BLL.reshape(B * L, L))).reshape(B, L, L, -1)
             logits_BLV, view_BL = log_BLLV[:, np.arange(L), np.arange(L)], view_BLL[:, np.arange(L), np.arange(L)]
         point_BLV = jnp.where(jax.nn.one_hot(view_BL, self.size, dtype=bool), 0.0, -jnp.inf)
-        return self._told(jnp.where((view_BL != self.vocab.mask)[..., None], point_BLV, logits_BLV))
+        return self._output(jnp.where((view_BL != self.vocab.mask)[..., None], point_BLV, logits_BLV))
 
     def under(self, process, own: bool = False):
         """A `denoise` that knows how `process` destroys tokens; with `own` z_i itself is taken as evidence on x_i, too."""
@@ -76,7 +76,7 @@ class World(ABC):
             log_q_BLV = jnp.moveaxis(jax.vmap(lambda x_BL: process.log_q(canvas.z_BL, canvas.t_BL, x_BL))(token_BL), 0, -1)
             evidence_BLV = jnp.where(canvas.frozen_BL[..., None], self._evidence(canvas.z_BL), log_q_BLV)
             logits_BLV = self.posterior(evidence_BLV)
-            return self._told(logits_BLV + evidence_BLV if own else logits_BLV)
+            return self._output(logits_BLV + evidence_BLV if own else logits_BLV)
 
         return denoise
 
@@ -85,7 +85,7 @@ class World(ABC):
         point_BLV = jnp.where(jax.nn.one_hot(view_BL, self.size, dtype=bool), 0.0, -jnp.inf)
         return jnp.where((view_BL == self.vocab.mask)[..., None], 0.0, point_BLV)
 
-    def _told(self, logits_BLV) -> Output:
+    def _output(self, logits_BLV) -> Output:
         best_BL1 = logits_BLV.max(-1, keepdims=True)
         logits_BLV = jnp.where(jnp.isfinite(best_BL1), logits_BLV - best_BL1, 0.0)
         return Output(Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 3)), constant_values=-jnp.inf)))

@@ -29,8 +29,8 @@ class Group:
 
     def score(self, name: str) -> tuple[float, float] | None:
         """(mean, half of its 95 % interval) of a score of the runs' own; None where no run has it."""
-        found = self.kept(name)
-        return scores.combined([r.scores[name] for r in found]) if found else None
+        scored = self.kept(name)
+        return scores.combined([r.scores[name] for r in scored]) if scored else None
 
     def kept(self, name: str) -> list[Record]:
         """The runs whose score of that name is in the mean."""

@@ -44,10 +44,10 @@ def write(target: str, groups: list[Group]) -> Path:
     _check(target, groups)
     indent, records = place[1], [r for g in groups for r in g.records]
     seeds = " ".join(str(s) for s in sorted({r.config.get("seed", 0) for r in records}))
-    made = f"config {digest(target)}, commit {_same(r.code() for r in records)}, {_same(map(_machine, records))}, seeds {seeds}"
+    provenance = f"config {digest(target)}, commit {_same(r.code() for r in records)}, {_same(map(_machine, records))}, seeds {seeds}"
     told = [table.LEGEND, *(f"note: {text}" for text in fairness.warnings(groups))]
     notes = "".join(f"{textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)}\n" for text in told)
-    body = f"=== results of {target}, {made} ===\n{table.as_text(table.rows(groups))}\n{notes}=== end of results ===\n"
+    body = f"=== results of {target}, {provenance} ===\n{table.as_text(table.rows(groups))}\n{notes}=== end of results ===\n"
     shown = "".join(f"{indent}{line}".rstrip() + "\n" for line in body.splitlines())
     files.write(path, text[: place.start()] + shown + text[place.end() :])
     return path
@@ -77,9 +77,9 @@ def _machine(record) -> str:
 
 def stale(path: Path) -> list[str]:
     """The targets in a recipe's docstring whose results are of another config than the recipe has now."""
-    found = []
+    stale_marks = []
     for place in _MARKED.finditer(Path(path).read_text(encoding="utf-8")):
-        told = _HASH.search(place[3] + ",")
-        if told and told[1] != digest(f"{path}:{place[2].partition(':')[2]}".rstrip(":")):
-            found.append(place[2])
-    return found
+        recorded = _HASH.search(place[3] + ",")
+        if recorded and recorded[1] != digest(f"{path}:{place[2].partition(':')[2]}".rstrip(":")):
+            stale_marks.append(place[2])
+    return stale_marks

@@ -58,13 +58,13 @@ def curves(groups: list[Group], name: str, y_label: str) -> str:
 
 def _points(group: Group, name: str) -> dict[int, list[float]]:
     """The values of all seeds by step; a step at which one is missing or not finite has no mean."""
-    found: dict[int, list[float]] = {}
+    xy: dict[int, list[float]] = {}
     for record in group.records:
         for row in record.metrics:
             if name in row:
-                found.setdefault(row["step"], []).append(math.nan if row[name] is None else row[name])
-    seeds = max(map(len, found.values()), default=0)
-    return {step: found[step] for step in sorted(found) if len(found[step]) == seeds and all(map(math.isfinite, found[step]))}
+                xy.setdefault(row["step"], []).append(math.nan if row[name] is None else row[name])
+    seeds = max(map(len, xy.values()), default=0)
+    return {step: xy[step] for step in sorted(xy) if len(xy[step]) == seeds and all(map(math.isfinite, xy[step]))}
 
 
 def bars(rows: list[tuple[str, float, float]], x_label: str) -> str:
@@ -146,12 +146,12 @@ def lines(
 
 def front(points: list[tuple[float, float]], lower: bool) -> list[tuple[float, float]]:
     """The points that none beats: nothing is cheaper and as good. `lower`: the smaller value is the better one."""
-    best, found = math.inf, []
+    best, frontier = math.inf, []
     for price, value in sorted(points, key=lambda p: (p[0], p[1] if lower else -p[1])):
         if (value if lower else -value) < best:
             best = value if lower else -value
-            found.append((price, value))
-    return found
+            frontier.append((price, value))
+    return frontier
 
 
 def _colour(i: int) -> str:

@@ -42,8 +42,8 @@ class Record:
 
     @property
     def objective(self) -> str:
-        found = self.config.get("objective", "?")
-        return (found["name"] if isinstance(found, dict) else str(found)).removeprefix("objectives.")
+        entry = self.config.get("objective", "?")
+        return (entry["name"] if isinstance(entry, dict) else str(entry)).removeprefix("objectives.")
 
     @functools.cached_property
     def scores(self) -> dict[str, dict]:
@@ -113,7 +113,7 @@ def read(paths: list[str]) -> list[Record]:
     A run that cannot be read is named and left out; it is an error where no other is left.
     """
     records, wrong = [], []
-    for workdir in (workdir for path in paths for workdir in _found(Path(path))):
+    for workdir in (workdir for path in paths for workdir in _records_in(Path(path))):
         try:
             records.append(_read(workdir))
         except (UserError, OSError) as error:
@@ -125,7 +125,7 @@ def read(paths: list[str]) -> list[Record]:
     return list({record.workdir.resolve(): record for record in records}.values())
 
 
-def _found(path: Path) -> list[Path]:
+def _records_in(path: Path) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"no run directory {path}: train first, or check the path")
     if (path / "config.json").exists():

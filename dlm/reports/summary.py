@@ -60,9 +60,9 @@ def _plots(groups: list[Group], rows: list[table.Row]):
         yield _figure(f"Quality against {label}", plots.pareto(points, label, "held-out bits/byte"), unlike)
     accuracies = {n: (n.replace("_", " "), False) for g in groups for r in g.records for n in r.scores if n.endswith("_accuracy")}
     for name, (label, lower) in (QUALITIES | {n: v for n, v in accuracies.items() if n not in QUALITIES}).items():
-        found = [(g.label, *s) for g in groups if (s := g.score(name))]
+        group_scores = [(g.label, *s) for g in groups if (s := g.score(name))]
         title, unlike = f"{label[0].upper()}{label[1:]}", _unlike(groups, name)
-        yield _figure(title, plots.bars(found, f"{label}, 95 % interval"), unlike)
+        yield _figure(title, plots.bars(group_scores, f"{label}, 95 % interval"), unlike)
         yield _figure(f"{title} against passes", plots.pareto(_passes(groups, name), "forward passes", label, lower), unlike)
 
 
@@ -71,13 +71,13 @@ def _passes(groups: list[Group], name: str) -> list[tuple[str, float, float, flo
     runs' own."""
     points = []
     for group in groups:
-        found: dict[str, list[dict]] = {}
+        xy: dict[str, list[dict]] = {}
         for record in group.records:
             asked = [score for score in record.others if all(f.startswith("sampler.") for f in scores.differs(score, record.config))]
             for score in [*asked, *record.scores.values()]:
                 if score["name"] == name and score.get("nfe") and score.get("step", record.updates) == record.updates:
-                    found.setdefault(json.dumps(score.get("sampler")), []).append(score)
-        for same in found.values():
+                    xy.setdefault(json.dumps(score.get("sampler")), []).append(score)
+        for same in xy.values():
             kept = [same[i] for i in scores.alike(same)[0]]
             points.append((group.label, sum(s["nfe"] for s in kept) / len(kept), *scores.combined(kept)))
     return points

@@ -18,7 +18,7 @@ from dlm.run import axes, checkpoint, cli, keys, mesh, optim, rundir, spec, star
 from dlm.run.contracts import Batch
 from dlm.run.preempt import Preempted
 from dlm.run.spec import UserError
-from dlm.samplers.generate import Generator, Reply, Request, suited
+from dlm.samplers.generate import Generator, Reply, Request, resolve
 
 _ROWS = 16  # samples drawn at a time by an evaluator
 
@@ -62,40 +62,40 @@ class Experiment:
         """The state before the first update, made where it will live; with the parameters of the run that it begins with."""
         # It runs once: compiling it is all it costs. A plugin's compiler need not know XLA's options.
         quick = {} if self.run.mesh.platform else {"xla_backend_optimization_level": 0}
-        made = jax.jit(self._fresh, out_shardings=self._shardings(jax.eval_shape(self._fresh)), compiler_options=quick)()
+        initial = jax.jit(self._fresh, out_shardings=self._shardings(jax.eval_shape(self._fresh)), compiler_options=quick)()
         if self.run.start is None:
-            return made
-        params = start.taken(self.run.start, made.params)
-        return replace(made, params=params, ema=None if made.ema is None else jax.tree.map(jnp.copy, params))
+            return initial
+        params = start.taken(self.run.start, initial.params)
+        return replace(initial, params=params, ema=None if initial.ema is None else jax.tree.map(jnp.copy, params))
 
     @cached_property
     def update(self):
         """The jitted `update(state, batch) → (state, sums)`; the old state is given up."""
         schedule = optim.rate(self.run.optim, self.run.steps)
         given = self.loss, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V, self.run.steps
-        update = state.make_update(*given, times.remembered, self._route)
+        update = state.make_update(*given, times.updated_costs, self._route)
         return jax.jit(update, donate_argnums=0, out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None))
 
     def loss(self, params, batch: Batch, key):
         """The objective's Loss of these parameters; with experts, what was routed where is among its sums."""
-        heard = []
+        routing_sums = []
 
         def denoise(canvas, **options):
             output = self.denoise(params, canvas, **options)
-            heard.extend([output.aux] if output.aux else [])
+            routing_sums.extend([output.aux] if output.aux else [])
             return output
 
         loss = self.held(params).loss(denoise, batch, key)
-        if heard:
-            routed = jax.tree.map(lambda *parts: sum(parts), *heard)
+        if routing_sums:
+            routed = jax.tree.map(lambda *parts: sum(parts), *routing_sums)
             loss = replace(loss, metrics=loss.metrics | dict(routed=routed))
         return loss
 
     def _route(self, params, routed):
         """The parameters with their routers' biases moved, and figures for the logs."""
         e = self.run.nn.experts
-        figures = routing.figures(routed, e.active, routing.devices(e, self.mesh.shape["expert"]))
-        return routing.steered(params, routed, e.router.bias) if e.router.bias else params, figures
+        router_metrics = routing.router_metrics(routed, e.active, routing.devices(e, self.mesh.shape["expert"]))
+        return routing.updated_biases(params, routed, e.router.bias) if e.router.bias else params, router_metrics
 
     def held(self, params, objective=None):
         """The objective (or another one of the run), with what it has learned itself."""
@@ -148,7 +148,7 @@ class Experiment:
         if (sampler, trace) not in self._generators:
             masks = MaskNoise(vocab=self.run.nn.vocab)
             given = self.denoise, self.memory, params, self.tokenizer, sampler, lambda p: self.held(p).process or masks, self.objective.mask
-            lies = mesh.everywhere(self.mesh) if self.mesh.size > 1 else None
+            lies = mesh.replicated(self.mesh) if self.mesh.size > 1 else None
             self._generators[sampler, trace] = Generator(*given, seed=seed, trace=trace, sharding=lies)
         return self._generators[sampler, trace].holding(params, seed)
 
@@ -159,7 +159,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Unread:
+class VocabOnlyTokenizer:
     """Stands for a tokenizer where nothing is read: all that a program's shapes need."""
 
     vocab: spec.Vocab
@@ -249,7 +249,7 @@ def check_sampler(run: spec.Run) -> None:
     """Refuses, before it is trained, a sampler that cannot draw from it: an override of the objective leaves the recipe's sampler."""
     own = None if hasattr(run.objective, "init") else run.objective.process  # what is learned is masks' as well
     try:
-        suited(run.sampler, own or MaskNoise(vocab=run.nn.vocab), run.objective.mask)
+        resolve(run.sampler, own or MaskNoise(vocab=run.nn.vocab), run.objective.mask)
     except UserError as error:
         raise UserError(f"config.{error}" if str(error).startswith("sampler.") else f"config.sampler: {error}") from None
 

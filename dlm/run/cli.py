@@ -107,27 +107,27 @@ def _code(command: Callable[[list[str] | None], int | None], argv: list[str] | N
     try:
         return command(argv) or 0
     except UserError as error:
-        return _told("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), 2)
+        return _log_exit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), 2)
     except preempt.Preempted as stopped:
         print(stopped, file=sys.stderr)
         return preempt.EXIT
     except KeyboardInterrupt:
-        return _told("interrupted", 130)
+        return _log_exit("interrupted", 130)
     except BrokenPipeError:
         return 1
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _told(f"error: {error.strerror}: {error.filename or 'the disk'}; make room and start again", 2)
+            return _log_exit(f"error: {error.strerror}: {error.filename or 'the disk'}; make room and start again", 2)
         if error.filename is None:
             hosts.leave(traceback.format_exc())
             raise
-        return _told(f"error: {error.strerror}: {error.filename}", 2 if error.errno in _NAMED_WRONGLY else 1)
+        return _log_exit(f"error: {error.strerror}: {error.filename}", 2 if error.errno in _NAMED_WRONGLY else 1)
     except Exception:
         hosts.leave(traceback.format_exc())
         raise
 
 
-def _told(text: str, code: int) -> int:
+def _log_exit(text: str, code: int) -> int:
     hosts.leave(text, code)
     print(text, file=sys.stderr)
     return code

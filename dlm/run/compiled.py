@@ -20,9 +20,9 @@ def collectives(text: str) -> dict[str, float]:
     """Bytes that each device sends, by the kind of collective. What stands in a loop's body is counted once."""
     total: dict[str, float] = defaultdict(float)
     for line in text.splitlines():
-        if found := _CALL.search(line):
-            n, kind = _group(line), found["kind"]
-            size = _bytes(_ends_with(found["result"]) if found["start"] else found["result"])
+        if parsed := _CALL.search(line):
+            n, kind = _group(line), parsed["kind"]
+            size = _bytes(_ends_with(parsed["result"]) if parsed["start"] else parsed["result"])
             whole = size * n if kind == "reduce-scatter" else size
             share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(kind, (n - 1) / n)
             total[kind] += share * whole
@@ -40,8 +40,8 @@ def of_loops(text: str) -> tuple[str, str]:
     parts: dict[str, list[str]] = {"": []}
     name = ""
     for line in text.splitlines():
-        if found := _COMPUTATION.match(line):
-            parts[name := found[1]] = []
+        if parsed := _COMPUTATION.match(line):
+            parts[name := parsed[1]] = []
         parts[name].append(line)
     inside, todo = set(), [body for line in text.splitlines() for body in re.findall(r"\bbody=%?([\w.-]+)", line)]
     while todo:
@@ -62,9 +62,9 @@ def memory(compiled) -> dict[str, int] | None:
 
 def flops(compiled) -> float:
     """FLOPs per device as XLA counts them: what stands in a loop's body is counted once."""
-    found = compiled.cost_analysis()
-    found = found[0] if isinstance(found, list) else found
-    return float((found or {}).get("flops", math.nan))
+    parsed = compiled.cost_analysis()
+    parsed = parsed[0] if isinstance(parsed, list) else parsed
+    return float((parsed or {}).get("flops", math.nan))
 
 
 def _bytes(shapes: str) -> int:
@@ -75,10 +75,10 @@ def _bytes(shapes: str) -> int:
 
 def _group(line: str) -> int:
     """Devices that take part in one exchange."""
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
-        return int(found[1])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):  # axes with their sizes, and those it goes over
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
-    found = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
-    return len(found[1].split(",")) if found and found[1] else 1
+    if parsed := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(parsed[1])
+    if parsed := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):  # axes with their sizes, and those it goes over
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", parsed[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", parsed[2]))
+    parsed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
+    return len(parsed[1].split(",")) if parsed and parsed[1] else 1

@@ -104,7 +104,7 @@ class Logits:
         if temperature != 1:  # from the largest down: a compiler rounds a large quotient differently where it computes it twice
             highest_BL1 = logits_BLV.max(-1, keepdims=True)
             logits_BLV = (logits_BLV - jnp.where(jnp.isfinite(highest_BL1), highest_BL1, 0.0)) / temperature
-        return Logits(nucleus(likeliest(logits_BLV, top_k), top_p))
+        return Logits(keep_top_p(keep_top_k(logits_BLV, top_k), top_p))
 
     def confidence(self, kind="top"):
         """'top': largest probability; 'margin': lead over the second; 'entropy': minus the entropy in nats. Higher is surer."""
@@ -124,14 +124,14 @@ class Logits:
         return Logits(jnp.take_along_axis(self.logits_BLV, position_BR[..., None], 1))
 
 
-def likeliest(logits_BLV: jax.Array, top_k: int) -> jax.Array:
+def keep_top_k(logits_BLV: jax.Array, top_k: int) -> jax.Array:
     """Logits with everything below the k-th largest at −inf (ties with it stay); k = 0 keeps all."""
     if not 0 < top_k < logits_BLV.shape[-1]:
         return logits_BLV
     return jnp.where(logits_BLV >= jax.lax.top_k(logits_BLV, top_k)[0][..., -1:], logits_BLV, -jnp.inf)
 
 
-def nucleus(logits_BLV: jax.Array, top_p: float) -> jax.Array:
+def keep_top_p(logits_BLV: jax.Array, top_p: float) -> jax.Array:
     """Logits with everything outside the smallest set of mass ≥ top_p at −inf (ties with its last member stay)."""
     if top_p >= 1.0:
         return logits_BLV
@@ -155,7 +155,7 @@ class Loss:
 
 @_tree
 @dataclass(frozen=True)
-class Estimate(Loss):
+class UnbiasedLoss(Loss):
     """A loss whose mean is what the objective reports, a bound or the exact likelihood."""
 
 

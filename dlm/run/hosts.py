@@ -43,9 +43,9 @@ def join(say: Callable[[str], None], devices: Callable[[], list]) -> bool:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the other processes named by {how} cannot be joined: {str(error).splitlines()[0]}") from None
     index, count = _place()
-    found = devices()
-    own = sum(device.process_index == index for device in found)
-    say(f"process {index} of {count}, {own} of {len(found)} device(s)")
+    available = devices()
+    own = sum(device.process_index == index for device in available)
+    say(f"process {index} of {count}, {own} of {len(available)} device(s)")
     return True
 
 
@@ -150,19 +150,19 @@ class Agreement:
 
     def __init__(self, asked: threading.Event):
         self._asked, self._client, (self._index, self._count) = asked, _client(), _place()
-        self._clock, self._heard, self._stop = 0, False, None
+        self._clock, self._stop_seen, self._stop = 0, False, None
         self._lock = threading.Lock()
         threading.Thread(target=self._listen, daemon=True, name="agreement").start()
 
     def __call__(self) -> bool:
         with self._lock:
             self._clock += 1
-            heard = self._heard
-        if not heard:
+            stop_seen = self._stop_seen
+        if not stop_seen:
             return False
         if self._stop is None:
-            told = (self._client.blocking_key_value_get(f"dlm/stop/{i}", _ANSWER * 1000) for i in range(self._count))
-            self._stop = max(map(int, told))
+            answers = (self._client.blocking_key_value_get(f"dlm/stop/{i}", _ANSWER * 1000) for i in range(self._count))
+            self._stop = max(map(int, answers))
         return self._clock >= self._stop
 
     def _listen(self) -> None:
@@ -171,7 +171,7 @@ class Agreement:
                 time.sleep(_LOOK)
             with self._lock:
                 self._client.key_value_set(f"dlm/stop/{self._index}", str(self._clock + 1))
-                self._heard = True
+                self._stop_seen = True
         except Exception:  # the run has ended, and the coordination service with it
             return
 

@@ -14,7 +14,7 @@ from dlm.run.spec import UserError
 FILE = "incident.json"
 
 
-def told(workdir: Path, experiment, diverged) -> str:
+def describe(workdir: Path, experiment, diverged) -> str:
     """Writes the file; returns the line that says so."""
     batch = next(experiment.batches(diverged.step - 1))
     key = keys.key(experiment.root, "noise", diverged.step - 1)

@@ -33,7 +33,7 @@ _PYTHON = [sys.executable, "-I", "-S", "-B", "-X", "utf8"]
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunResult:
     ok: bool  # it ended by itself, with exit code 0
     stdout: str
     stderr: str
@@ -41,11 +41,11 @@ class Ran:
     isolated: bool  # whether the network was cut off
 
 
-def run(code: str, *, seconds: float = 10.0, memory: int = 2**30, output: int = 2**16, file: int = 2**24, processes: int = 16) -> Ran:
+def run(code: str, *, seconds: float = 10.0, memory: int = 2**30, output: int = 2**16, file: int = 2**24, processes: int = 16) -> RunResult:
     """What `code` does as a program, in an empty directory that is removed afterwards. `seconds` of wall clock (and of CPU, rounded up);
     `memory`, `output` (of each stream) and `file` are bytes."""
     folder = tempfile.mkdtemp(prefix="jail-")
-    told, tell = os.pipe()
+    report_pipe, tell = os.pipe()
     limits = dict(seconds=seconds, memory=memory, file=file, processes=processes, tell=tell)
     try:
         Path(folder, "program.py").write_bytes(code.encode("utf-8", "replace"))
@@ -54,13 +54,13 @@ def run(code: str, *, seconds: float = 10.0, memory: int = 2**30, output: int = 
         with subprocess.Popen(command, env={}, cwd=folder, start_new_session=True, pass_fds=[tell], **pipes) as guard:
             os.close(tell)
             caught, reason = _listen(guard, output, time.monotonic() + seconds + _GRACE)
-        with os.fdopen(told, "rb", closefd=False) as report:
-            found = json.loads(report.read() or '{"reason": "the guard was killed", "isolated": false}')
+        with os.fdopen(report_pipe, "rb", closefd=False) as report:
+            outcome = json.loads(report.read() or '{"reason": "the guard was killed", "isolated": false}')
     finally:
-        os.close(told)
+        os.close(report_pipe)
         shutil.rmtree(folder, ignore_errors=True)
-    reason = reason or found["reason"]
-    return Ran(not reason, *(text.decode("utf-8", "replace") for text in caught), reason, found["isolated"])
+    reason = reason or outcome["reason"]
+    return RunResult(not reason, *(text.decode("utf-8", "replace") for text in caught), reason, outcome["isolated"])
 
 
 def _listen(guard: subprocess.Popen, most: int, until: float) -> tuple[list[bytes], str]:
@@ -169,10 +169,10 @@ def _watch(child: int, limits: dict) -> str:
             return "" if code == 0 else f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
         if time.monotonic() > until:
             return "out of time"
-        found = _descendants()
-        if len(found) > limits["processes"] + 1:
+        pids = _descendants()
+        if len(pids) > limits["processes"] + 1:
             return "too many processes"
-        if sum(map(_resident, found)) > limits["memory"]:
+        if sum(map(_resident, pids)) > limits["memory"]:
             return "too much memory"
         time.sleep(_LOOK)
 
@@ -184,12 +184,12 @@ def _descendants() -> list[int]:
         with contextlib.suppress(OSError):
             parent = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()[1]
             children.setdefault(int(parent), []).append(int(name))
-    found, below = [], [os.getpid()]
+    pids, below = [], [os.getpid()]
     while below:
         next_ = children.get(below.pop(), [])
-        found += next_
+        pids += next_
         below += next_
-    return found
+    return pids
 
 
 def _resident(process: int) -> int:

@@ -25,10 +25,10 @@ class Logs:
         """Of several processes one `writes`; the others keep silent and leave the files alone."""
         self.stream, self.start, self.steps, self._writes = stream or sys.stderr, start, steps, writes
         self._path = Path(workdir) / METRICS
-        self._owed = Path(workdir) / OWED
+        self._load_pending = Path(workdir) / OWED
         self._live = writes and self.stream.isatty()
         if writes:
-            _forget(self._path, start, (self.owed(start) or {}).get("evaluation", False), self.say)
+            _forget(self._path, start, (self.load_pending(start) or {}).get("evaluation", False), self.say)
         self._file = self._path.open("a", encoding="utf-8") if writes else io.StringIO()
         self._begin, self._board = time.perf_counter(), _board(workdir, start) if writes else None
         self.stream = self.stream if writes else io.StringIO()
@@ -51,20 +51,22 @@ class Logs:
                 if name != "step" and isinstance(value, (int, float)):
                     self._board.add_scalar(name, value, row["step"])
 
-    def owe(self, step: int, what: dict) -> None:
+    def save_pending(self, step: int, what: dict) -> None:
         """Keeps what a run that stops after `step` has not written yet."""
         if self._writes:
-            files.write(self._owed, files.as_json(dict(what, step=step)))
+            files.write(self._load_pending, files.as_json(dict(what, step=step)))
 
-    def owed(self, step: int) -> dict | None:
+    def load_pending(self, step: int) -> dict | None:
         """What the process that stopped after `step` has kept for this one."""
         try:
-            kept = json.loads(self._owed.read_text(encoding="utf-8"))
+            kept = json.loads(self._load_pending.read_text(encoding="utf-8"))
             return dict(rows=[_sums(row) for row in kept["rows"]], evaluation=bool(kept["evaluation"])) if kept["step"] == step else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UserError(f"{self._owed} is damaged: delete it, and the row of metrics under way when the run stopped is lost") from None
+            raise UserError(
+                f"{self._load_pending} is damaged: delete it, and the row of metrics under way when the run stopped is lost"
+            ) from None
 
     def progress(self, row: dict) -> None:
         """The live line; on a pipe or in a log file at most one every ten seconds."""
@@ -209,7 +211,7 @@ def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None)
     path = Path(path)
     if not path.exists():
         return []
-    found, others = [], []
+    parsed, others = [], []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # text in a row may hold other line separators
     for number, line in enumerate(lines, 1):
         try:
@@ -217,12 +219,12 @@ def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None)
         except (ValueError, RecursionError):  # also numbers of thousands of digits
             row = None
         if kind(row):
-            found.append(row)
+            parsed.append(row)
         elif line.strip() and number < len(lines):
             others.append(number)
     if others and say:
         say(f"{path}: {len(others)} line(s) left out that are no rows of this file, the first is line {others[0]}")
-    return found
+    return parsed
 
 
 def append(path: Path, added: list[dict]) -> None:

@@ -75,16 +75,16 @@ def train(
     under way, an evaluation) is kept with the logs and made up for by the next start. `skips` updates left out in a row: Diverged."""
     phases, meter = Phases(), Meter(logs, every.log, flops_per_token, peak, skips)
     saved = start
-    if owed := logs.owed(start):
-        meter.resume(owed["rows"])
+    if load_pending := logs.load_pending(start):
+        meter.resume(load_pending["rows"])
 
     def leave(step: int, evaluation: bool) -> NoReturn:
-        logs.owe(step, dict(rows=meter.rows, evaluation=evaluation))
+        logs.save_pending(step, dict(rows=meter.rows, evaluation=evaluation))
         if step != saved:
             save(step, state)
         raise Preempted(step)
 
-    if owed and owed["evaluation"] and not _evaluated(partial(evaluate, state, start), start, phases, logs, meter):
+    if load_pending and load_pending["evaluation"] and not _evaluated(partial(evaluate, state, start), start, phases, logs, meter):
         leave(start, True)
     with closing(_Reader(batches, steps - start)) as reader:
         for step in range(start + 1, steps + 1):
@@ -94,7 +94,7 @@ def train(
                 meter.settle()
                 leave(step - 1, False)
             with phases("step"):
-                meter.glance()
+                meter.read_if_ready()
                 state, sums = update(state, batch)
                 meter.push(step, sums)
             check()

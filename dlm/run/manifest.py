@@ -44,9 +44,9 @@ def damage(folder: Path) -> str | None:
         return f"{folder} is a link"
     try:
         sums = _read(folder / FILE)
-        found = _names(folder)
-        for name in sorted(set(sums) | set(found)):
-            if name not in found:
+        listed = _names(folder)
+        for name in sorted(set(sums) | set(listed)):
+            if name not in listed:
                 return f"{folder / name} is missing"
             if name not in sums:
                 return f"{folder / name} does not belong there"
@@ -74,21 +74,21 @@ def _read(path: Path) -> dict[str, list]:
 
 def _names(folder: Path) -> list[str]:
     """Every file and link below the folder, but the manifest; links are not followed."""
-    found = []
+    listed = []
     for root, folders, here in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
-        found += [os.path.relpath(os.path.join(root, name), folder) for name in here + links]
-    return sorted(set(found) - {FILE})
+        listed += [os.path.relpath(os.path.join(root, name), folder) for name in here + links]
+    return sorted(set(listed) - {FILE})
 
 
 def _sums(folder: Path, sizes: dict[str, int]) -> dict[str, list]:
     """{name: [bytes, sha256 of each piece]} of files of these sizes."""
     pieces = [(name, begin) for name, size in sizes.items() for begin in range(0, max(size, 1), PIECE)]
-    found: dict[str, list] = {name: [size] for name, size in sizes.items()}
+    listed: dict[str, list] = {name: [size] for name, size in sizes.items()}
     with ThreadPoolExecutor(_THREADS) as pool:
         for (name, _), total in zip(pieces, pool.map(lambda piece: _sum(folder / piece[0], piece[1]), pieces), strict=True):
-            found[name].append(total)
-    return found
+            listed[name].append(total)
+    return listed
 
 
 def _sum(path: Path, begin: int) -> str:

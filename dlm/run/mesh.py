@@ -41,17 +41,17 @@ def devices(config: Mesh) -> list:
 
 def make(config: Mesh, among: list | None = None) -> jax.sharding.Mesh:
     """The mesh over all devices of the platform, or `among` these."""
-    found = devices(config) if among is None else among
+    available = devices(config) if among is None else among
     others = config.fsdp * config.tensor * config.expert
-    data = config.data or max(len(found) // others, 1)
+    data = config.data or max(len(available) // others, 1)
     shape = f"data={config.data} fsdp={config.fsdp} tensor={config.tensor} expert={config.expert}"
-    if data * others > len(found) or (not config.data and len(found) % others):
-        kind = config.platform or found[0].platform
-        raise UserError(f"config.mesh: {shape} does not fit {len(found)} {kind} device(s)")
-    if among is None and jax.process_count() > 1 and data * others < len(found):
-        raise UserError(f"config.mesh: {shape} leaves out devices of {jax.process_count()} processes: it must use all {len(found)}")
+    if data * others > len(available) or (not config.data and len(available) % others):
+        kind = config.platform or available[0].platform
+        raise UserError(f"config.mesh: {shape} does not fit {len(available)} {kind} device(s)")
+    if among is None and jax.process_count() > 1 and data * others < len(available):
+        raise UserError(f"config.mesh: {shape} leaves out devices of {jax.process_count()} processes: it must use all {len(available)}")
     sizes = (data, config.fsdp, config.tensor, config.expert)
-    return jax.sharding.Mesh(placed(sizes, found[: data * others]), axes.MESH, axis_types=_AUTO)
+    return jax.sharding.Mesh(placed(sizes, available[: data * others]), axes.MESH, axis_types=_AUTO)
 
 
 def placed(sizes: tuple[int, ...], devices: list) -> np.ndarray:
@@ -59,7 +59,7 @@ def placed(sizes: tuple[int, ...], devices: list) -> np.ndarray:
     return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
-def imagined(config: Mesh) -> AbstractMesh:
+def abstract_mesh(config: Mesh) -> AbstractMesh:
     """The mesh of devices that need not be there: enough to trace a program and to lower it, not to run it. data=0 counts as 1."""
     return AbstractMesh((config.data or 1, config.fsdp, config.tensor, config.expert), axes.MESH, axis_types=_AUTO)
 
@@ -100,7 +100,7 @@ def remembered(mesh: jax.sharding.Mesh, memory):
     return memory if mesh.size == 1 else jax.tree.map(lie, memory)
 
 
-def everywhere(mesh: jax.sharding.Mesh) -> NamedSharding:
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     """The same on all devices."""
     return NamedSharding(mesh, PartitionSpec())
 

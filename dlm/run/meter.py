@@ -40,7 +40,7 @@ class Meter:
         self.settle()
         self._pending = (step, sums)
 
-    def glance(self) -> None:
+    def read_if_ready(self) -> None:
         """Before the next update: reads the one under way if it is done. Small programs of a CPU run while they are called, and the next
         one's time would be told as this one's. Several processes all leave a run that diverges after the same update, so they wait."""
         if self._pending is not None and not hosts.several() and all(_done(x) for x in jax.tree.leaves(self._pending[1])):
@@ -77,10 +77,10 @@ class Meter:
         total = {k: sum(row.get(k, 0.0) for row in self.rows) for k in self.rows[-1]}
         speed = sum(row["weight_sum"] for row in self.rows[self._untimed :]) / (now - self._begin)
         left = {name: int(total.get(f"{name}_sum", 0)) for name in ("skipped", "empty")}
-        made = [row for row in self.rows if not row.get("skipped_sum") and not row.get("empty_sum")]
+        updates = [row for row in self.rows if not row.get("skipped_sum") and not row.get("empty_sum")]
         row = dict(
             step=step,
-            **(_means(total, made) if made else {}),  # nothing where no update was made
+            **(_means(total, updates) if updates else {}),  # nothing where no update was made
             lr=self.rows[-1]["lr"],
             **{name: count for name, count in left.items() if count},
             tokens_per_s=speed,
@@ -96,13 +96,13 @@ def _done(x) -> bool:
     return isinstance(x, jax.Array) and x.is_ready()
 
 
-def _means(total: dict, made: list[dict]) -> dict:
+def _means(total: dict, updates: list[dict]) -> dict:
     tokens = max(total["weight_sum"], 1.0)
     return dict(
         loss=total["loss_sum"] / tokens,
         **({"bits_per_byte": total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0)} if "nats_sum" in total else {}),
-        grad_norm=made[-1]["grad_norm"],
+        grad_norm=updates[-1]["grad_norm"],
         **({"masked_share": total["masked_sum"] / tokens} if "masked_sum" in total else {}),
         **({"ahead_loss": total["ahead_sum"] / tokens} if "ahead_sum" in total else {}),
-        **{k: sum(row[k] for row in made) / len(made) for k in total if k.startswith("router_")},
+        **{k: sum(row[k] for row in updates) / len(updates) for k in total if k.startswith("router_")},
     )

@@ -39,14 +39,14 @@ def devices(name: str = "", plugin: str = "") -> list:
     try:
         if not late:
             _choose(xla_bridge, name, plugin)
-        found = jax.devices()
+        available = jax.devices()
     except RuntimeError as error:
-        raise UserError(_told(name, error)) from None
+        raise UserError(_one_line(name, error)) from None
     running = next(known for known, backend in xla_bridge.backends().items() if backend is xla_bridge.get_backend())
     if name and running not in xla_bridge.expand_platform_alias(name):
         why = "a process keeps the backend that it started with: begin a new one" if late else _UNSEEN
         raise UserError(f"config.mesh.platform={name} is not what runs, {running} is; {why}")
-    return found
+    return available
 
 
 def _choose(xla_bridge, name: str, plugin: str) -> None:
@@ -159,7 +159,7 @@ def _whole(file: Path, what: str) -> None:
         raise UserError(f"{what} was cut short: copy it again")
 
 
-def _told(name: str, error: Exception) -> str:
+def _one_line(name: str, error: Exception) -> str:
     """JAX's complaint about a backend that does not start, in one line with the remedy."""
     from importlib.metadata import version
 
@@ -169,7 +169,7 @@ def _told(name: str, error: Exception) -> str:
     return f"{where} does not start: {cause}; {remedy.format(version=version('jax'))}"
 
 
-class _Kept(logging.Filter):
+class _KeepLog(logging.Filter):
     """Takes what JAX would log of its plugins."""
 
     def __init__(self):
@@ -185,7 +185,7 @@ class _Kept(logging.Filter):
 
 def _discovered(xla_bridge) -> list[logging.LogRecord]:
     """Has JAX look for plugins, as it would later; what it has to complain of."""
-    kept, log = _Kept(), xla_bridge.logger
+    kept, log = _KeepLog(), xla_bridge.logger
     log.addFilter(kept)
     try:
         xla_bridge._discover_and_register_pjrt_plugins()

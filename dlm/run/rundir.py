@@ -170,23 +170,25 @@ def run_of(workdir: Path) -> spec.Run:
 
 def _text(config: dict, workdir: Path):
     """The text section of a config, with its defaults; no file is read."""
-    with _told(workdir):
+    with _provenance(workdir):
         return spec.build(config.get("text") or "bytes", "text")
 
 
 def _built(config: dict, workdir: Path) -> spec.Run:
-    with _told(workdir):
+    with _provenance(workdir):
         return spec.run(config, least=0)
 
 
 @contextmanager
-def _told(workdir: Path) -> Iterator[None]:
+def _provenance(workdir: Path) -> Iterator[None]:
     """Of a config that this code cannot read it tells the commit that could."""
     try:
         yield
     except UserError as error:
-        made = spec.one_line(_kept(workdir, COMMIT) or "unknown")
-        raise UserError(f"{workdir} is a run of another version of dlm (commit {made}), which this one cannot read: {error}") from None
+        commit_made = spec.one_line(_kept(workdir, COMMIT) or "unknown")
+        raise UserError(
+            f"{workdir} is a run of another version of dlm (commit {commit_made}), which this one cannot read: {error}"
+        ) from None
 
 
 def _stored(workdir: Path) -> dict:

@@ -38,7 +38,7 @@ class Vocab:
     eos: int
     pad: int
     mask: int
-    unsaid: tuple[int, ...] | None = None  # what is never generated, where that is not bos, pad and mask
+    excluded: tuple[int, ...] | None = None  # what is never generated, where that is not bos, pad and mask
     stops: tuple[int, ...] = ()  # what ends a text besides eos, such as the end of a turn
 
     @property
@@ -49,7 +49,7 @@ class Vocab:
     @property
     def never(self) -> tuple[int, ...]:
         """Ids that no model ever generates. Published models may use one id for eos, bos and pad, and what ends a text must stay."""
-        return tuple(i for i in (self.bos, self.pad, self.mask) if i not in self.ends) if self.unsaid is None else self.unsaid
+        return tuple(i for i in (self.bos, self.pad, self.mask) if i not in self.ends) if self.excluded is None else self.excluded
 
     def ending(self, ids):
         """Where an id ends a text, bool; `ids` is an array of NumPy or of JAX."""
@@ -82,11 +82,11 @@ def located(default: Any = MISSING) -> Any:
 def standing(made: Any, dotted: str) -> str:
     """'free', 'place' or 'depends': what the field `dotted` of a dataclass is to an update, as it or a section around it says."""
     for name in dotted.split("."):
-        found = {f.name: f for f in dataclasses.fields(made)}.get(name) if dataclasses.is_dataclass(made) else None
-        if found is None:
+        classes = {f.name: f for f in dataclasses.fields(made)}.get(name) if dataclasses.is_dataclass(made) else None
+        if classes is None:
             break
-        if "update" in found.metadata:
-            return found.metadata["update"]
+        if "update" in classes.metadata:
+            return classes.metadata["update"]
         made = getattr(made, name)
     return "depends"
 
@@ -116,7 +116,7 @@ class Run:
     @property
     def flops_per_token(self) -> float:
         """Model FLOPs of one token of a training batch, however often the objective has it read."""
-        return self.nn.flops_per_token(self.data.length) * self.objective.reads
+        return self.nn.flops_per_token(self.data.length) * self.objective.token_passes
 
 
 def run(config: Any, least: int = 1) -> Run:
@@ -125,10 +125,10 @@ def run(config: Any, least: int = 1) -> Run:
     if not isinstance(config, dict):
         raise UserError(f"a recipe returns a ConfigDict, not {type(config).__name__}")
     text = _fields(Run, {"steps": 1, **{k: v for k, v in config.items() if k == "text"}}, "", None)["text"]
-    made = _make(Run, config, "", text.vocab)
-    if made.steps < least:
-        raise UserError(f"config: steps must be at least {least}, not {made.steps}")
-    return made
+    built = _make(Run, config, "", text.vocab)
+    if built.steps < least:
+        raise UserError(f"config: steps must be at least {least}, not {built.steps}")
+    return built
 
 
 def build(config: Any, family: str, vocab: Vocab | None = None, where: str = "") -> Any:
@@ -257,7 +257,7 @@ def _fields(cls: type, config: dict, where: str, vocab: Vocab | None) -> dict[st
         if key not in open_fields and key != "name":
             known = f"{cls.__name__} has {', '.join(open_fields)}"
             raise UserError(f"unknown field {prefix}{one_line(key)}{nearest(key, open_fields)}; {known}")
-    made = {"vocab": vocab} if "vocab" in fields else {}
+    field_values = {"vocab": vocab} if "vocab" in fields else {}
     for name in open_fields:
         f, here = fields[name], f"{where}.{name}" if where else name
         value = config.get(name, MISSING)
@@ -267,8 +267,8 @@ def _fields(cls: type, config: dict, where: str, vocab: Vocab | None) -> dict[st
                 value = {}
         if value is MISSING:
             raise UserError(f"{prefix}{name} is missing and has no default")
-        made[name] = _field(value, f, hints[name], here, vocab)
-    return made
+        field_values[name] = _field(value, f, hints[name], here, vocab)
+    return field_values
 
 
 def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab | None) -> Any:
@@ -320,18 +320,18 @@ def _dataclass(name: str, where: str, family: str | None = None) -> type:
         known = _names(family or room) if (family or room) in FAMILIES else list(FAMILIES)
         raise UserError(f"config.{where}: no {family or 'module'} {shown(name)}{nearest(stem, known)}")
     importlib.import_module(f"dlm.{name}")
-    found = exposed(f"dlm.{name}")
-    if len(found) != 1:
-        raise UserError(f"config.{where}: dlm.{name} exposes {len(found)} public frozen dataclasses; a member of a family exposes one")
-    return found[0]
+    classes = exposed(f"dlm.{name}")
+    if len(classes) != 1:
+        raise UserError(f"config.{where}: dlm.{name} exposes {len(classes)} public frozen dataclasses; a member of a family exposes one")
+    return classes[0]
 
 
 def exposed(module: str) -> list[type]:
     """The public frozen dataclasses a loaded module defines, less those that only serve as fields of another."""
-    found = [c for c in vars(sys.modules[module]).values() if isinstance(c, type) and c.__module__ == module]
-    found = [c for c in found if dataclasses.is_dataclass(c) and c.__dataclass_params__.frozen and not c.__name__.startswith("_")]
-    nested = [hint for c in found for hint in typing.get_type_hints(c).values()]
-    return [c for c in found if c not in nested]
+    classes = [c for c in vars(sys.modules[module]).values() if isinstance(c, type) and c.__module__ == module]
+    classes = [c for c in classes if dataclasses.is_dataclass(c) and c.__dataclass_params__.frozen and not c.__name__.startswith("_")]
+    nested = [hint for c in classes for hint in typing.get_type_hints(c).values()]
+    return [c for c in classes if c not in nested]
 
 
 def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:

@@ -15,39 +15,39 @@ def tokenizer(start: str, text):
     return text.restore(Path(start))
 
 
-def check(start: str, made: dict) -> tuple[int, str, set]:
+def check(start: str, target: dict) -> tuple[int, str, set]:
     """(the checkpoint that is taken, its tree, paths of `made` that it has); what that run has not stays as it was made.
 
     A parameter of another shape is an error, and so is one that only the other run has: something would be lost in silence.
     """
     number = _step(start)
     stored = weights.stored(Path(start), number)
-    tree, flat = next(iter(stored))[0], flatten_dict(made)
+    tree, flat = next(iter(stored))[0], flatten_dict(target)
     for path, x in flat.items():
-        told = stored.get((tree, *path), (x.shape,))[0]
-        if told != x.shape:
+        stored_shape = stored.get((tree, *path), (x.shape,))[0]
+        if stored_shape != x.shape:
             raise UserError(
-                f"config.start={start}: {'/'.join(path)} has the shape {told} there and {x.shape} here: make config.nn the same"
+                f"config.start={start}: {'/'.join(path)} has the shape {stored_shape} there and {x.shape} here: make config.nn the same"
             )
     if lost := sorted("/".join(path[1:]) for path in stored if path[1:] not in flat):
         raise UserError(f"config.start={start} has {lost[0]}, which this network has not: make config.nn the same")
     return number, tree, {path for path in flat if (tree, *path) in stored}
 
 
-def taken(start: str, made: dict) -> dict:
+def taken(start: str, target: dict) -> dict:
     """The parameters `made` with those of the run `start`, where they are laid out."""
-    number, tree, known = check(start, made)
-    flat = flatten_dict(made)
+    number, tree, known = check(start, target)
+    flat = flatten_dict(target)
     here = {(tree, *path): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in flat.items() if path in known}
-    found = {path[1:]: x for path, x in weights.restore(Path(start), number, here).items()}
+    stored_arrays = {path[1:]: x for path, x in weights.restore(Path(start), number, here).items()}
     fresh = sorted({path[-1] for path in flat.keys() - known})
     cli.say(f"begins with {start}, update {number}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
-    return unflatten_dict({path: found.get(path, x) for path, x in flat.items()})
+    return unflatten_dict({path: stored_arrays.get(path, x) for path, x in flat.items()})
 
 
 def _step(start: str) -> int:
     rundir.run_of(Path(start))
-    found = checkpoint.intact(Path(start), cli.say)
-    if found is None:
+    stored_arrays = checkpoint.intact(Path(start), cli.say)
+    if stored_arrays is None:
         raise UserError(f"config.start={start} has no finished checkpoint yet")
-    return found
+    return stored_arrays

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from dlm.run import keys
-from dlm.run.contracts import Batch, Estimate
+from dlm.run.contracts import Batch, UnbiasedLoss
 from dlm.run.optim import Optim
 
 
@@ -60,7 +60,7 @@ def make_update(
 
     def update(state: State, batch: Batch):
         key = keys.key(root_key, "noise", state.step)
-        batch = replace(batch, fields=batch.fields | _told(state, len(batch.index_B), steps))
+        batch = replace(batch, fields=batch.fields | _progress_fields(state, len(batch.index_B), steps))
         grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
         empty = sums["weight_sum"] == 0
         grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)  # of an empty batch they are not used
@@ -68,19 +68,19 @@ def make_update(
         sound = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
         good = sound & ~empty
         changes, moments = optimizer.update(grads, state.moments, state.params)
-        params, figures = optax.apply_updates(state.params, changes), {}
+        params, router_metrics = optax.apply_updates(state.params, changes), {}
         if "routed" in sums:
-            params, figures = route(params, sums.pop("routed"))
-        ema, made = state.ema, made_updates(state.moments)
+            params, router_metrics = route(params, sums.pop("routed"))
+        ema, updated = state.ema, made_updates(state.moments)
         if ema is not None:
-            decay = optim.ema.after(made)
+            decay = optim.ema.after(updated)
             ema = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params)
         memory = None if state.memory is None else remember(state.memory, sums.pop("seen"))
         after, before = (params, moments, ema, memory), (state.params, state.moments, state.ema, state.memory)
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
         sums = {k: jnp.where(good, v, 0) for k, v in sums.items()}  # an update that is left out is not in the means
-        sums |= figures | dict(skipped_sum=1.0 * ~(sound | empty), empty_sum=1.0 * empty)
-        sums |= dict(grad_norm=jnp.where(empty, 0.0, norm), lr=optim.lr * schedule(made))
+        sums |= router_metrics | dict(skipped_sum=1.0 * ~(sound | empty), empty_sum=1.0 * empty)
+        sums |= dict(grad_norm=jnp.where(empty, 0.0, norm), lr=optim.lr * schedule(updated))
         return State(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)), sums
 
     return update
@@ -91,10 +91,10 @@ def made_updates(moments) -> jax.Array:
     return jnp.stack([count for _, count in optax.tree.get_all_with_path(moments, "count")]).max()
 
 
-def _told(state: State, rows: int, steps: int) -> dict[str, jax.Array]:
+def _progress_fields(state: State, rows: int, steps: int) -> dict[str, jax.Array]:
     """What an objective may want to know of the run so far, as fields of every row."""
-    told = {"progress_B1": jnp.broadcast_to(state.step / steps, (rows, 1))}
-    return told if state.memory is None else told | {"cost_BT": jnp.broadcast_to(state.memory, (rows, len(state.memory)))}
+    progress = {"progress_B1": jnp.broadcast_to(state.step / steps, (rows, 1))}
+    return progress if state.memory is None else progress | {"cost_BT": jnp.broadcast_to(state.memory, (rows, len(state.memory)))}
 
 
 def _gradients(loss_of, params, batch: Batch, key, parts: int):
@@ -104,7 +104,7 @@ def _gradients(loss_of, params, batch: Batch, key, parts: int):
         def nats(params):
             loss = loss_of(params, batch, key)
             sums = dict(loss_sum=loss.nats_sum, weight_sum=loss.weight_sum, **loss.metrics)
-            if isinstance(loss, Estimate):  # what is no likelihood is not called one
+            if isinstance(loss, UnbiasedLoss):  # what is no likelihood is not called one
                 sums["nats_sum"] = loss.nats_sum
             if loss.seen is not None:
                 sums["seen"] = loss.seen

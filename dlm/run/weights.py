@@ -34,9 +34,9 @@ class _Lazy:
 class _Parts(ocp.type_handlers.NumpyHandler):
     """Writes leaves of one kind, one part of one leaf at a time."""
 
-    def __init__(self, told: Callable[[int], None]):
+    def __init__(self, report: Callable[[int], None]):
         super().__init__(deepcopy_host_arrays=False)
-        self._told, self._turn = told, asyncio.Semaphore(1)
+        self._report, self._turn = report, asyncio.Semaphore(1)
 
     async def _open_and_write(self, value: Any, tspec: dict, ts_context: ts.Context) -> None:
         tspec["metadata"]["chunks"] = list(value.leaf.chunk)
@@ -44,14 +44,14 @@ class _Parts(ocp.type_handlers.NumpyHandler):
             array = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
             for index, part in value.leaf.parts():
                 await array[index].write(part)
-                self._told(part.nbytes)
+                self._report(part.nbytes)
 
 
-def write(workdir: Path, step: int, params: dict, told: Callable[[int], None]) -> None:
+def write(workdir: Path, step: int, params: dict, report: Callable[[int], None]) -> None:
     """The sealed checkpoint `step` of a tree of such leaves; `told(bytes)` hears of each part."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # it warns that there are no arrays of JAX
     registry = ocp.type_handlers.create_type_handler_registry(
-        (_Lazy, _Parts(told)), (np.ndarray, ocp.type_handlers.NumpyHandler()), (int, ocp.type_handlers.ScalarHandler())
+        (_Lazy, _Parts(report)), (np.ndarray, ocp.type_handlers.NumpyHandler()), (int, ocp.type_handlers.ScalarHandler())
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     folder = (Path(workdir) / FOLDER).absolute()
@@ -62,20 +62,20 @@ def write(workdir: Path, step: int, params: dict, told: Callable[[int], None]) -
 
 def stored(workdir: Path, step: int) -> dict:
     """{path: (shape, dtype)} of the parameters that evaluation uses, the averaged ones where there are any. Paths begin with their tree."""
-    found = ocp.PyTreeCheckpointHandler().metadata(_folder(workdir, step)).tree
-    flat = jax.tree_util.tree_leaves_with_path(found, is_leaf=lambda x: hasattr(x, "shape"))
+    stored_tree = ocp.PyTreeCheckpointHandler().metadata(_folder(workdir, step)).tree
+    flat = jax.tree_util.tree_leaves_with_path(stored_tree, is_leaf=lambda x: hasattr(x, "shape"))
     named = {tuple(str(getattr(k, "key", k)) for k in path): (tuple(x.shape), np.dtype(x.dtype)) for path, x in flat}
     tree = "ema" if any(path[0] == "ema" for path in named) else "params"
-    return {path: told for path, told in named.items() if path[0] == tree}
+    return {path: report for path, report in named.items() if path[0] == tree}
 
 
 def restore(workdir: Path, step: int, wanted: dict[tuple[str, ...], jax.ShapeDtypeStruct]) -> dict[tuple[str, ...], jax.Array]:
     """Some arrays of a checkpoint, each in the dtype and on the devices that are asked for."""
-    args = {path: ocp.ArrayRestoreArgs(dtype=told.dtype, sharding=told.sharding) for path, told in wanted.items()}
+    args = {path: ocp.ArrayRestoreArgs(dtype=report.dtype, sharding=report.sharding) for path, report in wanted.items()}
     item = unflatten_dict(dict.fromkeys(wanted, 0))
     asked = ocp.args.PyTreeRestore(item=item, restore_args=unflatten_dict(args), partial_restore=True)
-    found = flatten_dict(ocp.PyTreeCheckpointHandler().restore(_folder(workdir, step), args=asked))
-    return {path: found[path] for path in wanted}
+    stored_tree = flatten_dict(ocp.PyTreeCheckpointHandler().restore(_folder(workdir, step), args=asked))
+    return {path: stored_tree[path] for path in wanted}
 
 
 def parts(workdir: Path, step: int, path: tuple[str, ...], indices: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
@@ -91,8 +91,8 @@ def parts(workdir: Path, step: int, path: tuple[str, ...], indices: list[tuple[i
 def load(workdir: Path, step: int, abstract: dict) -> dict:
     """The tree of parameters that evaluation uses, laid out as `abstract` says."""
     tree = next(iter(stored(workdir, step)))[0]
-    found = restore(workdir, step, {(tree, *path): x for path, x in flatten_dict(abstract).items()})
-    return unflatten_dict({path[1:]: x for path, x in found.items()})
+    stored_tree = restore(workdir, step, {(tree, *path): x for path, x in flatten_dict(abstract).items()})
+    return unflatten_dict({path[1:]: x for path, x in stored_tree.items()})
 
 
 def _folder(workdir: Path, step: int) -> Path:

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
-from dlm.samplers.rule import Now, Rule
+from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Confident(Rule):
     claims: ClassVar = "no law: the order depends on the confidence"
 
     @property
-    def chance(self) -> str | None:
+    def order_randomness(self) -> str | None:
         if self.confidence != "drawn":
             return None
         return "picks positions by the tokens that it draws; with confidence='top', 'margin' or 'entropy' it does not"
 
-    def positions(self, prediction, canvas: Canvas, now: Now):
-        return now.first(now.masked(canvas), prediction.confidence(self.confidence))
+    def positions(self, prediction, canvas: Canvas, view: StepView):
+        return view.first(view.masked(canvas), prediction.confidence(self.confidence))
 
-    def step(self, key_B, output, canvas: Canvas, now: Now, state):
+    def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         if self.confidence != "drawn":
-            return super().step(key_B, output, canvas, now, state)
+            return super().step(key_B, output, canvas, view, state)
         drawn_BL = output.prediction.draw(key_B)
-        revealed_BL = now.first(now.masked(canvas), output.prediction.log_prob(drawn_BL))
+        revealed_BL = view.first(view.masked(canvas), output.prediction.log_prob(drawn_BL))
         return replace(canvas, z_BL=jnp.where(revealed_BL, drawn_BL, canvas.z_BL)), state

@@ -59,9 +59,9 @@ class Sampler:
             raise ValueError(f"guidance={self.guidance} must be at least -1, where the prompt is not heard")
         if not 0 <= self.reopen <= 1:
             raise ValueError(f"reopen={self.reopen} must be in [0, 1]")
-        if self.edge == "sliding" and (not self.block or not self.rule.steady or self.remask):
+        if self.edge == "sliding" and (not self.block or not self.rule.always_progresses or self.remask):
             raise ValueError("edge='sliding' needs a block, no remask, and a rule that reveals in every step, such as samplers.threshold")
-        if self.cache.kind == "delayed" and (self.remask or self.rule.rewrites):
+        if self.cache.kind == "delayed" and (self.remask or self.rule.edits_tokens):
             raise ValueError("cache.kind='delayed' reads masks alone: it needs a rule that never changes tokens, and no remask")
 
     @property
@@ -73,16 +73,16 @@ class Sampler:
 def described(sampler: dict) -> dict[str, str]:
     """A plain sampler's settings in words: rule, steps, and whatever is not as usual; 'then.steps' are those of a second pass."""
     usual = {f.name: plain(f.default_factory() if f.default is MISSING else f.default) for f in fields(Sampler)}
-    found = {}
+    phrases = {}
     for name, value in sampler.items():
         if name == "name" or (value == usual.get(name) and name not in ("rule", "steps")):
             continue
         if isinstance(value, dict) and "name" in value and name != "then":
             own = ", ".join(f"{k} {v}" for k, v in value.items() if k != "name")
-            found[name] = value["name"].rpartition(".")[2] + (f" ({own})" if own else "")
+            phrases[name] = value["name"].rpartition(".")[2] + (f" ({own})" if own else "")
         elif isinstance(value, dict):
             inner = described(value) if name == "then" else value
-            found |= {f"{name}.{k}": str(v) for k, v in inner.items()}
+            phrases |= {f"{name}.{k}": str(v) for k, v in inner.items()}
         else:
-            found[name] = str(value)
-    return found
+            phrases[name] = str(value)
+    return phrases

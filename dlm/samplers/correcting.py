@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
 from dlm.samplers import rounds
-from dlm.samplers.rule import Now, Rule
+from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,20 @@ class Correcting(Rule):
     tokens: int = 1  # replaced in a step
 
     claims: ClassVar = "no law: it moves towards the mode"
-    chance: ClassVar = "replaces tokens that it has drawn"
+    order_randomness: ClassVar = "replaces tokens that it has drawn"
     absorbing: ClassVar = False
-    rewrites: ClassVar = True
-    steady: ClassVar = False
+    edits_tokens: ClassVar = True
+    always_progresses: ClassVar = False
     ends: ClassVar = "unchanged"
 
     def __post_init__(self):
         if not 1 <= self.tokens <= 2**20:
             raise ValueError(f"tokens={self.tokens} must be at least 1")
 
-    def step(self, key_B, output, canvas: Canvas, now: Now, state):
+    def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         drawn_BL = output.prediction.draw(key_B)
         gain_BL = output.prediction.log_prob(drawn_BL)
-        better_BL = now.active_BL & (drawn_BL != canvas.z_BL)
+        better_BL = view.active_BL & (drawn_BL != canvas.z_BL)
         surest_BL = better_BL & (rounds.ranks(jnp.where(better_BL, gain_BL, -jnp.inf)) < self.tokens)
-        surest_BL |= now.masked(canvas) & (now.s_B[:, None] == 0)  # as a first pass it leaves no mask
+        surest_BL |= view.masked(canvas) & (view.s_B[:, None] == 0)  # as a first pass it leaves no mask
         return replace(canvas, z_BL=jnp.where(surest_BL, drawn_BL, canvas.z_BL)), state

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
 from dlm.samplers import rounds
-from dlm.samplers.rule import Now, Rule
+from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class Editing(Rule):
     edit: float = 0.9
 
     claims: ClassVar = "no law: the order depends on the confidence"
-    chance: ClassVar = "replaces tokens that it has drawn"
-    rewrites: ClassVar = True
+    order_randomness: ClassVar = "replaces tokens that it has drawn"
+    edits_tokens: ClassVar = True
     ends: ClassVar = "unchanged"
 
     def __post_init__(self):
         if not (0 <= self.above <= 1 and 0 <= self.edit <= 1):
             raise ValueError(f"above={self.above} and edit={self.edit} must be in [0, 1]")
 
-    def step(self, key_B, output, canvas: Canvas, now: Now, state):
-        masked_BL, sure_BL = now.masked(canvas), output.prediction.confidence("top")
+    def step(self, key_B, output, canvas: Canvas, view: StepView, state):
+        masked_BL, sure_BL = view.masked(canvas), output.prediction.confidence("top")
         best_BL = output.prediction.best()
-        revealed_BL = masked_BL & (rounds.reaches(sure_BL, self.above) | now.first(masked_BL, sure_BL))
-        edited_BL = now.active_BL & ~masked_BL & (best_BL != canvas.z_BL) & rounds.reaches(sure_BL, self.edit)
+        revealed_BL = masked_BL & (rounds.reaches(sure_BL, self.above) | view.first(masked_BL, sure_BL))
+        edited_BL = view.active_BL & ~masked_BL & (best_BL != canvas.z_BL) & rounds.reaches(sure_BL, self.edit)
         z_BL = rounds.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)
         return replace(canvas, z_BL=jnp.where(edited_BL, best_BL, z_BL)), state

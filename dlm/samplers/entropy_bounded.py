@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
 from dlm.samplers import rounds
-from dlm.samplers.rule import Now, Rule
+from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class EntropyBounded(Rule):
         if not 0 <= self.budget <= 1e6:
             raise ValueError(f"budget={self.budget} must not be negative")
 
-    def positions(self, prediction, canvas: Canvas, now: Now):
-        masked_BL, sure_BL = now.masked(canvas), prediction.confidence(self.confidence)
+    def positions(self, prediction, canvas: Canvas, view: StepView):
+        masked_BL, sure_BL = view.masked(canvas), prediction.confidence(self.confidence)
         rank_BL = rounds.ranks(jnp.where(masked_BL, sure_BL, -jnp.inf))
         entropy_BL = jnp.where(masked_BL, -prediction.confidence("entropy"), 0.0)
         sorted_BL = jnp.put_along_axis(jnp.zeros_like(entropy_BL), rank_BL, entropy_BL, 1, inplace=False)
         lost_BL = jnp.cumsum(sorted_BL, 1) - jax.lax.cummax(sorted_BL, axis=1)
         most_B1 = (lost_BL <= self.budget + 1e-6).sum(1, keepdims=True)  # lost grows with k
-        return masked_BL & ((rank_BL < most_B1) | now.first(masked_BL, sure_BL))
+        return masked_BL & ((rank_BL < most_B1) | view.first(masked_BL, sure_BL))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
 from dlm.samplers import rounds
-from dlm.samplers.rule import Now, Rule
+from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Factor(Rule):
         if not 0 <= self.factor <= 1e6:
             raise ValueError(f"factor={self.factor} must not be negative")
 
-    def positions(self, prediction, canvas: Canvas, now: Now):
-        masked_BL = now.masked(canvas)
+    def positions(self, prediction, canvas: Canvas, view: StepView):
+        masked_BL = view.masked(canvas)
         sure_BL = jnp.where(masked_BL, prediction.confidence("top"), -1.0)
         rank_BL = rounds.ranks(sure_BL)
         n_BL = rank_BL + 1
         pays_BL = masked_BL & ((n_BL + 1) * (1 - sure_BL) < self.factor)
         most_B1 = jnp.where(pays_BL, n_BL, 0).max(1, keepdims=True)
-        return masked_BL & ((rank_BL < most_B1) | now.first(masked_BL, sure_BL))
+        return masked_BL & ((rank_BL < most_B1) | view.first(masked_BL, sure_BL))

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from dlm.run import keys
 from dlm.run.contracts import Canvas
 from dlm.samplers import rounds
-from dlm.samplers.rule import Now, Rule
+from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
 class FirstHitting(Rule):
     claims: ClassVar = "law → p with one position a step"
-    chance: ClassVar = "reveals positions at random"
+    order_randomness: ClassVar = "reveals positions at random"
 
     def init(self, canvas: Canvas):
         """1 − α of the last hit."""
@@ -30,10 +30,10 @@ class FirstHitting(Rule):
     def time(self, state, t_B, process):
         return process.time_of(state)
 
-    def step(self, key_B, output, canvas: Canvas, now: Now, state):
+    def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         hit_B, order_B, which_B = jnp.unstack(jax.vmap(lambda k: jax.random.split(k, 3))(key_B), axis=1)
-        masked_BL = now.masked(canvas)
-        revealed_BL = now.first(masked_BL, keys.uniform_BL(order_B, masked_BL.shape[1]), tie=0.0)
+        masked_BL = view.masked(canvas)
+        revealed_BL = view.first(masked_BL, keys.uniform_BL(order_B, masked_BL.shape[1]), tie=0.0)
         n_B, k_B = masked_BL.sum(1), revealed_BL.sum(1)
         fell_B = jax.vmap(jax.random.beta)(hit_B, jnp.maximum(n_B - k_B + 1, 1.0), jnp.maximum(k_B, 1.0))  # the k-th largest of n
         state = jnp.where(k_B > 0, state * fell_B, state)

@@ -55,7 +55,7 @@ class Reply:
     trace: dict[str, Any] | None = None  # states [T+1, L], confidence [T, L], times [T+1]
 
 
-def suited(sampler: Sampler, process, mask: Mask, first: bool = True) -> Sampler:
+def resolve(sampler: Sampler, process, mask: Mask, first: bool = True) -> Sampler:
     """The sampler as a model with this noise and this attention needs it; raises UserError where it cannot be."""
     if first and sampler.reopen:
         raise UserError(f"sampler.reopen={sampler.reopen}: the first pass has nothing to open again; sampler.then.reopen is the second's")
@@ -74,7 +74,7 @@ def suited(sampler: Sampler, process, mask: Mask, first: bool = True) -> Sampler
                 raise UserError(f"sampler.rule.order={sampler.rule.order!r}: a model with blocks of one decides from left to right")
             sampler = replace(sampler, steps=1)
         sampler = replace(sampler, block=mask.size)
-    then = suited(sampler.then, process, mask, first=False) if sampler.then else None
+    then = resolve(sampler.then, process, mask, first=False) if sampler.then else None
     return replace(sampler, then=then)
 
 
@@ -144,7 +144,7 @@ class Generator:
     """
 
     def __init__(self, denoise, memory, params, tokenizer, sampler: Sampler, process, mask: Mask, *, seed=0, trace=False, sharding=None):
-        sampler = suited(sampler, process(params), mask)
+        sampler = resolve(sampler, process(params), mask)
         self.params, self.tokenizer, self.sampler, self.mask, self.seed = params, tokenizer, sampler, mask, seed
         self.cached = any(reading.kind(part, mask) != "none" for part in sampler.passes)
 

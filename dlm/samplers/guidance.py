@@ -23,9 +23,11 @@ def guided(denoise: Callable[..., Output], w: float, vocab) -> Callable[..., Out
     def both(canvas: Canvas, *, mask, cache=None) -> Output:
         B = len(canvas.z_BL)
         blank = replace(canvas, z_BL=jnp.where(anchors(canvas), vocab.mask, canvas.z_BL))
-        output = denoise(jax.tree.map(lambda *rows: jnp.concatenate(rows), canvas, blank), mask=mask, cache=_seated(cache))
-        told_BLV, alone_BLV = jnp.split(jax.nn.log_softmax(output.prediction.logits_BLV, -1), [B])
-        logits_BLV = jnp.where(jnp.isfinite(told_BLV), (1 + w) * told_BLV - w * jnp.maximum(alone_BLV, -1e9), -jnp.inf)
+        output = denoise(jax.tree.map(lambda *rows: jnp.concatenate(rows), canvas, blank), mask=mask, cache=_doubled_slots(cache))
+        conditional_BLV, unconditional_BLV = jnp.split(jax.nn.log_softmax(output.prediction.logits_BLV, -1), [B])
+        logits_BLV = jnp.where(
+            jnp.isfinite(conditional_BLV), (1 + w) * conditional_BLV - w * jnp.maximum(unconditional_BLV, -1e9), -jnp.inf
+        )
         first = lambda x: x[:B] if isinstance(x, jax.Array) else None  # noqa: E731
         heads = None if output.heads is None else {name: first(head) for name, head in output.heads.items()}
         return Output(Logits(logits_BLV), cache=output.cache, heads=heads)
@@ -33,11 +35,11 @@ def guided(denoise: Callable[..., Output], w: float, vocab) -> Callable[..., Out
     return both
 
 
-def _seated(cache):
+def _doubled_slots(cache):
     """The cache, for as many rows again."""
     if cache is None:
         return None
-    seat = cache.seat
+    slots = cache.slots
     twice = lambda x: jnp.concatenate([x, x]) if x.shape[0] > 1 else x  # noqa: E731
-    place_BL, fields = twice(seat.place_BL), {k: jnp.concatenate([v, v]) for k, v in seat.fields.items()}
-    return replace(cache, seat=replace(seat, place_BL=place_BL, before_B=jnp.concatenate([seat.before_B] * 2), fields=fields))
+    row_index_BL, fields = twice(slots.row_index_BL), {k: jnp.concatenate([v, v]) for k, v in slots.fields.items()}
+    return replace(cache, slots=replace(slots, row_index_BL=row_index_BL, before_B=jnp.concatenate([slots.before_B] * 2), fields=fields))

@@ -26,7 +26,7 @@ from dlm.samplers import reading, rounds
 from dlm.samplers.config import Sampler
 from dlm.samplers.guidance import guided
 from dlm.samplers.reading import Reader, take
-from dlm.samplers.rule import Now, anchors, last
+from dlm.samplers.rule import StepView, anchors, last
 
 _ENDS = ("unmasked", "unchanged", "late")
 
@@ -77,11 +77,11 @@ class _At:
     canvas: Canvas
     state: Any  # the rule's
     logprob_BL: jax.Array
-    still_B: jax.Array  # rows with nothing left to do in this block
+    block_done_B: jax.Array  # rows with nothing left to do in this block
     done_B: jax.Array  # rows with nothing left to do
-    fresh_BL: jax.Array  # what was revealed in the last step
+    just_changed_BL: jax.Array  # what was revealed in the last step
     memory: Any
-    tape: Any
+    trace_arrays: Any
 
 
 def generate(
@@ -95,8 +95,8 @@ def generate(
     B, L = canvas.z_BL.shape
     if hasattr(sampler.rule, "drive"):
         record = _Recorder(L if trace else 0)
-        canvas, logprob_BL, nfe, tape = sampler.rule.drive(denoise, sampler, process, mask, canvas, key_B, memory, stop, record)
-        return Sampled(_padded(canvas, process), logprob_BL, nfe, tape)
+        canvas, logprob_BL, nfe, trace_arrays = sampler.rule.drive(denoise, sampler, process, mask, canvas, key_B, memory, stop, record)
+        return Sampled(_padded(canvas, process), logprob_BL, nfe, trace_arrays)
     passes = [_Pass(denoise, part, process, mask, key_B, stop, i) for i, part in enumerate(sampler.passes)]
     total = sum(part.total(L) for part in passes)
     frames = total + (prefill > 0) + sum(part.sampler.reopen > 0 for part in passes)
@@ -104,12 +104,12 @@ def generate(
     if not process.absorbing:  # a hole is what is left of any text at t = 1
         noise_B = jax.vmap(lambda k: keys.key(k, "prior"))(key_B)
         canvas = replace(canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, process.prior(noise_B, (B, L))))
-    nfe, logprob_BL, tape, before = jnp.int32(0), jnp.zeros((B, L)), record.blank(B, L), 0
+    nfe, logprob_BL, trace_arrays, before = jnp.int32(0), jnp.zeros((B, L)), record.blank(B, L), 0
     for part in passes:
         part.share_left = lambda n, before=before: 1 - (before + n + 1) / total
-        at = part.run(canvas, logprob_BL, nfe, memory, prefill, record, tape)
-        canvas, logprob_BL, nfe, tape, before = at.canvas, at.logprob_BL, at.nfe, at.tape, before + part.total(L)
-    return Sampled(_padded(canvas, process), logprob_BL, nfe, tape)
+        at = part.run(canvas, logprob_BL, nfe, memory, prefill, record, trace_arrays)
+        canvas, logprob_BL, nfe, trace_arrays, before = at.canvas, at.logprob_BL, at.nfe, at.trace_arrays, before + part.total(L)
+    return Sampled(_padded(canvas, process), logprob_BL, nfe, trace_arrays)
 
 
 def _padded(canvas: Canvas, process) -> Canvas:
@@ -134,7 +134,7 @@ class _Pass:
         """Steps, at most."""
         return -(-L // (self.sampler.block or L)) * self.sampler.steps
 
-    def run(self, canvas: Canvas, logprob_BL, nfe, memory, prefill: int, record: "_Recorder", tape) -> _At:
+    def run(self, canvas: Canvas, logprob_BL, nfe, memory, prefill: int, record: "_Recorder", trace_arrays) -> _At:
         sampler, (B, L) = self.sampler, canvas.z_BL.shape
         self.record, self.size = record, min(sampler.block or L, L)
         self.blocks = -(-L // self.size)
@@ -147,16 +147,28 @@ class _Pass:
         self.last_anchor_B = last(anchors(canvas, self.mask))
         if sampler.reopen:
             canvas, logprob_BL = self._reopened(canvas, logprob_BL)
-            tape = record(tape, canvas.z_BL, logprob_BL, self.share_left(-1))
+            trace_arrays = record(trace_arrays, canvas.z_BL, logprob_BL, self.share_left(-1))
         no_B = jnp.zeros(B, bool)
         memory = memory if kind != "none" else None
         at = _At(
-            jnp.int32(-1), nfe, jnp.int32(0), canvas, sampler.rule.init(canvas), logprob_BL, no_B, no_B, canvas.frozen_BL, memory, tape
+            jnp.int32(-1),
+            nfe,
+            jnp.int32(0),
+            canvas,
+            sampler.rule.init(canvas),
+            logprob_BL,
+            no_B,
+            no_B,
+            canvas.frozen_BL,
+            memory,
+            trace_arrays,
         )
         if prefill and kind == "exact":
             seen = replace(canvas, t_BL=jnp.zeros((B, L)))
             at = replace(at, memory=self.reader.first(seen, memory, prefill), nfe=nfe + 1)
-            at = replace(at, tape=record(tape, canvas.z_BL, logprob_BL, self.share_left(prefill // self.size * sampler.steps - 1)))
+            at = replace(
+                at, trace_arrays=record(trace_arrays, canvas.z_BL, logprob_BL, self.share_left(prefill // self.size * sampler.steps - 1))
+            )
             at = replace(at, n=jnp.int32(prefill // self.size * sampler.steps - 1))
         at = self._next(at)
         total = self.blocks * sampler.steps
@@ -176,28 +188,28 @@ class _Pass:
     def _step(self, at: _At, whole: bool) -> _At:
         sampler, vocab = self.sampler, self.process.vocab
         b, i = at.n // sampler.steps, at.n % sampler.steps
-        place_BR, t_B, s_B = self._window(at, b, i)
-        told_B = sampler.rule.time(at.state, t_B, self.process)
-        seen = replace(at.canvas, t_BL=self._told(at.canvas, place_BR, b, told_B))
+        row_index_BR, t_B, s_B = self._window(at, b, i)
+        position_time_B = sampler.rule.time(at.state, t_B, self.process)
+        seen = replace(at.canvas, t_BL=self._position_time(at.canvas, row_index_BR, b, position_time_B))
         key_B = jax.vmap(jax.random.fold_in, (0, None))(self.key_B, at.n)
         if whole:
-            output, memory = self.reader.whole(seen, at.memory, b, place_BR)
+            output, memory = self.reader.whole(seen, at.memory, b, row_index_BR)
         elif self.sliding:
-            output, memory = self.reader.scattered(seen, at.memory, place_BR, True)
+            output, memory = self.reader.scattered(seen, at.memory, row_index_BR, True)
         elif self.reader.kind != "delayed":
-            output, memory = self.reader.part(seen, at.memory, b, place_BR)
+            output, memory = self.reader.part(seen, at.memory, b, row_index_BR)
         if whole or self.sliding or self.reader.kind != "delayed":
-            return self._moved(replace(at, memory=memory), output, seen, place_BR, key_B, t_B, s_B, whole)
+            return self._moved(replace(at, memory=memory), output, seen, row_index_BR, key_B, t_B, s_B, whole)
         here_BL = self.block_BL == b
-        wanted_BL = here_BL & ~at.canvas.frozen_BL & ((at.canvas.z_BL == vocab.mask) | at.fresh_BL)
+        wanted_BL = here_BL & ~at.canvas.frozen_BL & ((at.canvas.z_BL == vocab.mask) | at.just_changed_BL)
         widths, most = self.reader.widths(), wanted_BL.sum(1).max()
 
         def narrow(width):
             def branch(at: _At) -> _At:
-                place_BR = jax.lax.top_k(wanted_BL + 0.5 * here_BL, width)[1]
-                wanted_BR = jnp.take_along_axis(wanted_BL, place_BR, 1)
-                output, memory = self.reader.scattered(seen, at.memory, place_BR, wanted_BR)
-                return self._moved(replace(at, memory=memory), output, seen, place_BR, key_B, t_B, s_B, False)
+                row_index_BR = jax.lax.top_k(wanted_BL + 0.5 * here_BL, width)[1]
+                wanted_BR = jnp.take_along_axis(wanted_BL, row_index_BR, 1)
+                output, memory = self.reader.scattered(seen, at.memory, row_index_BR, wanted_BR)
+                return self._moved(replace(at, memory=memory), output, seen, row_index_BR, key_B, t_B, s_B, False)
 
             return branch
 
@@ -207,53 +219,53 @@ class _Pass:
         """(place_BR, t_B, s_B): the positions of this step, and the times it moves from and to."""
         steps, (B, L) = self.sampler.steps, at.canvas.z_BL.shape
         if not self.sliding:
-            place_BR = jnp.arange(L)[None] if self.packed or self.size == L else (b * self.size + jnp.arange(self.size))[None]
+            row_index_BR = jnp.arange(L)[None] if self.packed or self.size == L else (b * self.size + jnp.arange(self.size))[None]
             t, s = (self._clock(u) for u in (1 - i / steps, 1 - (i + 1) / steps))
-            return jnp.broadcast_to(place_BR, (B, place_BR.shape[1])), jnp.full(B, t), jnp.full(B, s)
+            return jnp.broadcast_to(row_index_BR, (B, row_index_BR.shape[1])), jnp.full(B, t), jnp.full(B, s)
         open_BL = at.canvas.z_BL == self.process.vocab.mask
         start_B = jnp.where(open_BL.any(1), open_BL.argmax(1), L)
-        place_BR = start_B[:, None] + jnp.arange(self.size)
+        row_index_BR = start_B[:, None] + jnp.arange(self.size)
         length_B = (at.canvas.fields["segments_BL"] > 0).sum(1) if "segments_BL" in at.canvas.fields else L  # of a row without padding
-        masks_B = (rounds.take(open_BL, place_BR) & (place_BR < L)).sum(1)
+        masks_B = (rounds.take(open_BL, row_index_BR) & (row_index_BR < L)).sum(1)
         t_B = jnp.maximum(masks_B, 1) * (1 / jnp.clip(length_B, 1, self.size))  # rounded alike whether the length is a constant or not
-        return place_BR, t_B, jnp.maximum(t_B - 1 / steps, 0.0)
+        return row_index_BR, t_B, jnp.maximum(t_B - 1 / steps, 0.0)
 
     def _clock(self, u):
         return self.sampler.remask.clock(u, self.process) if self.sampler.remask else u
 
-    def _told(self, canvas: Canvas, place_BR, b, t_B):
+    def _position_time(self, canvas: Canvas, row_index_BR, b, t_B):
         """The time of each position: t in the block, 0 before it, 1 after it."""
         if self.mask.kind == "causal":
             return jnp.zeros(canvas.z_BL.shape)
         if self.sliding:
-            i_L, first_B1 = jnp.arange(canvas.z_BL.shape[1]), place_BR[:, :1]
+            i_L, first_B1 = jnp.arange(canvas.z_BL.shape[1]), row_index_BR[:, :1]
             return jnp.where(i_L < first_B1, 0.0, jnp.where(i_L < first_B1 + self.size, t_B[:, None], 1.0))
-        told_BL = jnp.where(self.block_BL == b, t_B[:, None], self.block_BL > b)
-        return jnp.broadcast_to(told_BL, canvas.z_BL.shape).astype(jnp.float32)
+        position_time_BL = jnp.where(self.block_BL == b, t_B[:, None], self.block_BL > b)
+        return jnp.broadcast_to(position_time_BL, canvas.z_BL.shape).astype(jnp.float32)
 
-    def _moved(self, at: _At, output: Output, seen: Canvas, place_BR, key_B, t_B, s_B, whole: bool) -> _At:
+    def _moved(self, at: _At, output: Output, seen: Canvas, row_index_BR, key_B, t_B, s_B, whole: bool) -> _At:
         """What the rule makes of what was read."""
         sampler, vocab = self.sampler, self.process.vocab
-        L, R = seen.z_BL.shape[1], place_BR.shape[1]
+        L, R = seen.z_BL.shape[1], row_index_BR.shape[1]
         everything = R == L and self.aligned and (whole or self.reader.kind != "delayed")  # as it stands
-        part = (lambda x: x) if everything else (lambda x: rounds.take(x, place_BR))
-        old = seen if everything else take(seen, place_BR)
+        part = (lambda x: x) if everything else (lambda x: rounds.take(x, row_index_BR))
+        old = seen if everything else take(seen, row_index_BR)
         mine_BR = True if self.sliding else part(jnp.broadcast_to(self.block_BL == at.n // sampler.steps, seen.z_BL.shape))
-        active_BR = ~old.frozen_BL & mine_BR & (place_BR < L) & ~at.still_B[:, None] & ~at.done_B[:, None]
-        now = Now(self.process, active_BR, t_B, s_B, part(at.logprob_BL), place_BL=place_BR)
+        active_BR = ~old.frozen_BL & mine_BR & (row_index_BR < L) & ~at.block_done_B[:, None] & ~at.done_B[:, None]
+        view = StepView(self.process, active_BR, t_B, s_B, part(at.logprob_BL), row_index_BL=row_index_BR)
         tempered = replace(output, prediction=_Tempered(output.prediction, sampler))
         if sampler.remask:
-            now = self._coming_back(now, tempered, old, key_B)
-        new, state = sampler.rule.step(key_B, tempered, old, now, at.state)
+            view = self._coming_back(view, tempered, old, key_B)
+        new, state = sampler.rule.step(key_B, tempered, old, view, at.state)
         if sampler.remask:
-            new = replace(new, z_BL=jnp.where(now.back_BL, vocab.mask, new.z_BL))
+            new = replace(new, z_BL=jnp.where(view.remasked_BL, vocab.mask, new.z_BL))
         changed_BR = new.z_BL != old.z_BL
-        logprob_BR = _scored(output.prediction, new.z_BL, changed_BR, now.logprob_BL)
+        logprob_BR = _scored(output.prediction, new.z_BL, changed_BR, view.logprob_BL)
         logprob_BR = jnp.where(new.z_BL == vocab.mask, 0.0, logprob_BR)
-        put = (lambda old, new: new) if everything else (lambda old, new: rounds.put(old, place_BR, new))
+        put = (lambda old, new: new) if everything else (lambda old, new: rounds.put(old, row_index_BR, new))
         canvas = replace(seen, z_BL=put(seen.z_BL, new.z_BL))
         logprob_BL = put(at.logprob_BL, logprob_BR)
-        fresh_BL = put(jnp.zeros_like(at.fresh_BL), changed_BR)
+        just_changed_BL = put(jnp.zeros_like(at.just_changed_BL), changed_BR)
         row = canvas.z_BL, logprob_BL, self.share_left(at.n)
         return self._next(
             replace(
@@ -263,18 +275,18 @@ class _Pass:
                 canvas=canvas,
                 state=state,
                 logprob_BL=logprob_BL,
-                fresh_BL=fresh_BL,
-                tape=self.record(at.tape, *row),
+                just_changed_BL=just_changed_BL,
+                trace_arrays=self.record(at.trace_arrays, *row),
             )
         )
 
-    def _coming_back(self, now: Now, output: Output, canvas: Canvas, key_B) -> Now:
+    def _coming_back(self, view: StepView, output: Output, canvas: Canvas, key_B) -> StepView:
         """σ, and which tokens become masks; none in the last step of a block."""
         remask, alpha = self.sampler.remask, lambda t_B: 1 - self.process.mask_prob(t_B)[:, None]
-        sigma_BL = remask.rate(output, canvas, now, alpha(now.t_B), alpha(now.s_B)) * (now.s_B[:, None] > 0)
+        sigma_BL = remask.rate(output, canvas, view, alpha(view.t_B), alpha(view.s_B)) * (view.s_B[:, None] > 0)
         u_BL = keys.uniform_BL(jax.vmap(lambda k: keys.key(k, "remask"))(key_B), canvas.z_BL.shape[1])
-        back_BL = now.active_BL & (canvas.z_BL != self.process.vocab.mask) & (u_BL < sigma_BL)
-        return replace(now, sigma_BL=sigma_BL, back_BL=back_BL)
+        remasked_BL = view.active_BL & (canvas.z_BL != self.process.vocab.mask) & (u_BL < sigma_BL)
+        return replace(view, sigma_BL=sigma_BL, remasked_BL=remasked_BL)
 
     # ------------------------------------------------------------------------------------------------------------ what next
 
@@ -285,18 +297,18 @@ class _Pass:
         open_BL = (at.canvas.z_BL == vocab.mask) & ~at.done_B[:, None]
         here_BL = jnp.broadcast_to((self.block_BL == b) | self.sliding, open_BL.shape)
         if self.ends != "late":
-            still_B = ~(open_BL & here_BL).any(1)
+            block_done_B = ~(open_BL & here_BL).any(1)
             if self.ends == "unchanged":
-                still_B &= ~at.fresh_BL.any(1) & begun
-            at = replace(at, still_B=at.still_B | (still_B & begun))
-        over = at.still_B | at.done_B
+                block_done_B &= ~at.just_changed_BL.any(1) & begun
+            at = replace(at, block_done_B=at.block_done_B | (block_done_B & begun))
+        over = at.block_done_B | at.done_B
         left = (at.n + 1) % steps != 0  # steps of this block
         if self.sliding:
             at = self._ended(at, begun)
             return replace(at, n=jnp.where((open_BL & ~at.done_B[:, None]).any(), at.n + 1, self.blocks * steps))
         stays = begun & left & ~over.all()
         at = self._ended(at, begun & ((self.ends == "unmasked") | ~stays))
-        stays &= ~(at.still_B | at.done_B).all()
+        stays &= ~(at.block_done_B | at.done_B).all()
         todo_BL = open_BL if self.ends == "unmasked" else ~at.canvas.frozen_BL
         todo_BL &= ~at.done_B[:, None]
         if self.reader.stepwise:  # keys and values of every block are needed, up to the last with something to do
@@ -305,11 +317,11 @@ class _Pass:
         else:
             following = jnp.where(todo_BL & (self.block_BL > b), self.block_BL, self.blocks).min()
         n = jnp.where(stays, at.n + 1, following * steps)
-        fresh = self.sampler.rule.init(at.canvas)
-        state = jax.tree.map(lambda new, old: jnp.where(stays, old, new), fresh, at.state)
-        return replace(at, n=n, state=state, still_B=at.still_B & stays)
+        just_changed = self.sampler.rule.init(at.canvas)
+        state = jax.tree.map(lambda new, old: jnp.where(stays, old, new), just_changed, at.state)
+        return replace(at, n=n, state=state, block_done_B=at.block_done_B & stays)
 
-    def _ended(self, at: _At, now) -> _At:
+    def _ended(self, at: _At, view) -> _At:
         """Rows whose text has ended: an end of text after the last anchor, and no mask before it."""
         if not self.stop:
             return at
@@ -318,7 +330,7 @@ class _Pass:
         ends_BL = vocab.ending(z_BL) & ~at.canvas.frozen_BL & (i_L > self.last_anchor_B[:, None])
         reached_BL = self.block_BL <= jnp.where(self.sliding, self.blocks, at.n // self.sampler.steps)
         ended_B = first(ends_BL & reached_BL) < first(z_BL == vocab.mask)
-        return replace(at, done_B=at.done_B | (ended_B & now))
+        return replace(at, done_B=at.done_B | (ended_B & view))
 
     def _reopened(self, canvas: Canvas, logprob_BL):
         """The canvas with the least certain share of what was written masked again, and the log-probabilities of the rest."""
@@ -349,8 +361,8 @@ class _Recorder:
         T = self.passes
         return (jnp.zeros((T, B, L), jnp.int32), jnp.zeros((T, B, L)), jnp.zeros(T), jnp.int32(0)) if T else None
 
-    def __call__(self, tape, *row):
-        if tape is None:
+    def __call__(self, trace_arrays, *row):
+        if trace_arrays is None:
             return None
-        *columns, n = tape
+        *columns, n = trace_arrays
         return (*(column.at[n].set(value) for column, value in zip(columns, row, strict=True)), n + 1)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
 from dlm.run.spec import Seed, UserError
-from dlm.samplers.rule import Now, Rule
+from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class Ordered(Rule):
 
     claims: ClassVar = "law → p with one position a step"
 
-    def positions(self, prediction, canvas: Canvas, now: Now):
+    def positions(self, prediction, canvas: Canvas, view: StepView):
         if self.order == "given":
             if "order_BL" not in canvas.fields:
                 raise UserError("sampler.rule.order='given' needs an order with each text: use left_to_right, right_to_left or shuffled")
             rank_BL = canvas.fields["order_BL"]
         elif self.order == "shuffled":  # a position's rank does not depend on what else there is
-            keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(jax.random.key(self.seed), now.place_BL)
+            keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(jax.random.key(self.seed), view.row_index_BL)
             rank_BL = jax.vmap(jax.vmap(jax.random.uniform))(keys)
         else:
-            rank_BL = now.place_BL * (1 if self.order == "left_to_right" else -1)
+            rank_BL = view.row_index_BL * (1 if self.order == "left_to_right" else -1)
         score_BL = -jnp.broadcast_to(rank_BL, canvas.z_BL.shape).astype(jnp.float32)
-        return now.first(now.masked(canvas), score_BL, tie=0.0)
+        return view.first(view.masked(canvas), score_BL, tie=0.0)

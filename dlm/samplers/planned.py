@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dlm.run.contracts import Canvas
 from dlm.samplers import rounds
-from dlm.samplers.rule import Now, Rule
+from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,22 @@ class Planned(Rule):
     trust: float = 1.0
 
     claims: ClassVar = "no law: the order depends on the confidence"
-    rewrites: ClassVar = True
-    steady: ClassVar = False
-    chance: ClassVar = "picks positions by the tokens that it draws, and masks them again"
+    edits_tokens: ClassVar = True
+    always_progresses: ClassVar = False
+    order_randomness: ClassVar = "picks positions by the tokens that it draws, and masks them again"
     ends: ClassVar = "late"
 
     def __post_init__(self):
         if not 0 <= self.trust <= 1e6:
             raise ValueError(f"trust={self.trust} must not be negative")
 
-    def step(self, key_B, output, canvas: Canvas, now: Now, state):
-        masked_BL = now.masked(canvas)
+    def step(self, key_B, output, canvas: Canvas, view: StepView, state):
+        masked_BL = view.masked(canvas)
         filled_BL = jnp.where(masked_BL, output.prediction.draw(key_B), canvas.z_BL)
         log_BL = output.prediction.log_prob(filled_BL)
         score_BL = jnp.where(masked_BL, log_BL, 0.0 if self.trust == 0 else self.trust * log_BL)
-        n_B = now.active_BL.sum(1)
-        keep_B = n_B - jnp.floor(n_B * now.s_B + 1e-3)
-        kept_BL = rounds.ranks(jnp.where(now.active_BL, score_BL, -jnp.inf)) < keep_B[:, None]
-        z_BL = jnp.where(kept_BL, filled_BL, now.process.vocab.mask)
-        return replace(canvas, z_BL=jnp.where(now.active_BL, z_BL, canvas.z_BL)), state
+        n_B = view.active_BL.sum(1)
+        keep_B = n_B - jnp.floor(n_B * view.s_B + 1e-3)
+        kept_BL = rounds.ranks(jnp.where(view.active_BL, score_BL, -jnp.inf)) < keep_B[:, None]
+        z_BL = jnp.where(kept_BL, filled_BL, view.process.vocab.mask)
+        return replace(canvas, z_BL=jnp.where(view.active_BL, z_BL, canvas.z_BL)), state

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dlm.nn.cache import Seat
+from dlm.nn.cache import CacheSlots
 from dlm.nn.masks import Mask
 from dlm.run.contracts import Canvas, Output
 from dlm.samplers import rounds
@@ -37,19 +37,19 @@ def kind(sampler, mask: Mask) -> str:
     return "exact" if mask.kind in ("causal", "block") and not mask.needs_clean else "none"
 
 
-def take(canvas: Canvas, place_BR: jax.Array) -> Canvas:
+def take(canvas: Canvas, row_index_BR: jax.Array) -> Canvas:
     """The canvas at each row's places; beyond its end stands what is last."""
     rows = canvas.z_BL.shape[0]
-    place_BR = jnp.broadcast_to(place_BR, (rows, place_BR.shape[1]))
-    return _along(canvas, lambda x_BL: rounds.take(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), place_BR))
+    row_index_BR = jnp.broadcast_to(row_index_BR, (rows, row_index_BR.shape[1]))
+    return _along(canvas, lambda x_BL: rounds.take(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), row_index_BR))
 
 
 def _along(canvas: Canvas, cut: Callable) -> Canvas:
     """The canvas with everything cut that lies along its positions; what stands before a row does not."""
     before = {name: x for name, x in canvas.fields.items() if name == "before_B"}
     laid = replace(canvas, fields={name: x for name, x in canvas.fields.items() if name not in before})
-    found = jax.tree.map(cut, laid)
-    return replace(found, fields=found.fields | before)
+    sliced = jax.tree.map(cut, laid)
+    return replace(sliced, fields=sliced.fields | before)
 
 
 @dataclass(frozen=True)
@@ -73,59 +73,59 @@ class Reader:
         """Whether every block must be read in its turn, even if nothing in it is to be decided."""
         return self.kind == "exact"
 
-    def whole(self, canvas: Canvas, memory, block, place_BR) -> tuple[Output, Any]:
+    def whole(self, canvas: Canvas, memory, block, row_index_BR) -> tuple[Output, Any]:
         """(Output at the places, memory) of a pass that brings the memory up to date."""
         L = canvas.z_BL.shape[1]
         if self.kind == "none":
-            return self._at(self.denoise(canvas, mask=self.mask), place_BR, L), None
+            return self._at(self.denoise(canvas, mask=self.mask), row_index_BR, L), None
         if self.kind != "exact":
-            return self._run(canvas, memory, 0, L, place_BR)
+            return self._run(canvas, memory, 0, L, row_index_BR)
         if self.mask.kind == "causal":
-            return self._run(canvas, memory, block, 1, place_BR)
+            return self._run(canvas, memory, block, 1, row_index_BR)
         width = min(2 * self.size, L)
-        return self._run(canvas, memory, jnp.minimum(jnp.maximum(block - 1, 0) * self.size, L - width), width, place_BR)
+        return self._run(canvas, memory, jnp.minimum(jnp.maximum(block - 1, 0) * self.size, L - width), width, row_index_BR)
 
-    def part(self, canvas: Canvas, memory, block, place_BR) -> tuple[Output, Any]:
+    def part(self, canvas: Canvas, memory, block, row_index_BR) -> tuple[Output, Any]:
         """The same with a memory that is kept."""
         L = canvas.z_BL.shape[1]
         if self.kind != "prefix":
             start = jnp.minimum(block * self.size, L - self.size)
-            return self._run(canvas, memory, start, self.size, place_BR, None if self.aligned else block * self.size)
+            return self._run(canvas, memory, start, self.size, row_index_BR, None if self.aligned else block * self.size)
         widths = sorted({min(L, -(-L * k // 4 // self.size) * self.size) for k in (1, 2, 3, 4)})
         which = sum(jnp.int32(L - block * self.size > w) for w in widths[:-1])
-        branches = [lambda c, m, w=w: self._run(c, m, L - w, w, place_BR, block * self.size) for w in widths]
+        branches = [lambda c, m, w=w: self._run(c, m, L - w, w, row_index_BR, block * self.size) for w in widths]
         return jax.lax.switch(which, branches, canvas, memory)
 
     def widths(self) -> list[int]:
         """Of delayed passes."""
-        found = [self.size]
-        while found[-1] // 2 >= _NARROWEST:
-            found.append(-(-found[-1] // 2))
-        return found[::-1]
+        sizes = [self.size]
+        while sizes[-1] // 2 >= _NARROWEST:
+            sizes.append(-(-sizes[-1] // 2))
+        return sizes[::-1]
 
-    def scattered(self, canvas: Canvas, memory, place_BR, wanted_BR) -> tuple[Output, Any]:
+    def scattered(self, canvas: Canvas, memory, row_index_BR, wanted_BR) -> tuple[Output, Any]:
         """A pass over these places alone; of those that are not wanted nothing is remembered."""
-        seat_BR = jnp.where(wanted_BR, place_BR, canvas.z_BL.shape[1])  # outside of the memory
-        return self._read(take(canvas, place_BR), canvas, memory, seat_BR, None, canvas.z_BL[:, 0])
+        slots_BR = jnp.where(wanted_BR, row_index_BR, canvas.z_BL.shape[1])  # outside of the memory
+        return self._read(take(canvas, row_index_BR), canvas, memory, slots_BR, None, canvas.z_BL[:, 0])
 
     def first(self, canvas: Canvas, memory, count: int):
         """The memory after the first `count` positions, which are all anchors."""
         return self._run(canvas, memory, 0, count, None)[1]
 
-    def _run(self, canvas: Canvas, memory, start, width: int, place_BR, first=None):
+    def _run(self, canvas: Canvas, memory, start, width: int, row_index_BR, first=None):
         """A pass over a run of positions, of which those from `first` on are remembered: blocks before it are finished."""
         run_1R = (start + jnp.arange(width))[None]
         window = _along(canvas, lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, 1))
         before_B = canvas.z_BL[:, jnp.maximum(start - 1, 0)]
         before_B = jnp.where(jnp.asarray(start) > 0, before_B, canvas.fields.get("before_B", self.bos))
         output, memory = self._read(window, canvas, memory, run_1R, start, before_B, first)
-        return (output if place_BR is None else self._at(output, place_BR - start, width)), memory
+        return (output if row_index_BR is None else self._at(output, row_index_BR - start, width)), memory
 
-    def _read(self, window: Canvas, canvas: Canvas, memory, place_BR, start, before_B, first=None):
-        seat = Seat(place_BR, start, before_B, canvas.fields, first)
-        output = self.denoise(window, mask=self.mask, cache=replace(memory, seat=seat))
+    def _read(self, window: Canvas, canvas: Canvas, memory, row_index_BR, start, before_B, first=None):
+        slots = CacheSlots(row_index_BR, start, before_B, canvas.fields, first)
+        output = self.denoise(window, mask=self.mask, cache=replace(memory, slots=slots))
         return replace(output, cache=None), output.cache
 
-    def _at(self, output: Output, place_BR, width: int) -> Output:
+    def _at(self, output: Output, row_index_BR, width: int) -> Output:
         output = replace(output, hidden_BLD=None)
-        return output if place_BR.shape[1] == width and self.aligned else output.at(jnp.clip(place_BR, 0, width - 1))
+        return output if row_index_BR.shape[1] == width and self.aligned else output.at(jnp.clip(row_index_BR, 0, width - 1))

@@ -53,18 +53,18 @@ def ranks(score_BL: jax.Array, tie: float = TIE) -> jax.Array:
     by more. A network without learned positions says the same at every position of a blank canvas but for rounding, which is another in
     every batch, with every cache and on every device: without this it would decide.
     """
-    place_BL = jnp.broadcast_to(jnp.arange(score_BL.shape[1]), score_BL.shape)
-    fallen_BL, place_BL = jax.lax.sort((-score_BL, place_BL), num_keys=1)
+    row_index_BL = jnp.broadcast_to(jnp.arange(score_BL.shape[1]), score_BL.shape)
+    fallen_BL, row_index_BL = jax.lax.sort((-score_BL, row_index_BL), num_keys=1)
     before_BR = fallen_BL[:, :-1]
     apart_BR = fallen_BL[:, 1:] - before_BR > tie * jnp.maximum(1.0, jnp.abs(before_BR))  # never between two that are −∞
     begins_BL = jnp.pad(apart_BR, ((0, 0), (1, 0)), constant_values=True)
-    keys = [jnp.cumsum(begins_BL, 1), place_BL]
+    keys = [jnp.cumsum(begins_BL, 1), row_index_BL]
     if tie:
         first_BL = jax.lax.cummax(jnp.where(begins_BL, fallen_BL, -jnp.inf), axis=1)
         spans_BL = (fallen_BL - first_BL) / (SPAN * tie * jnp.maximum(1.0, jnp.abs(first_BL)))
         keys.insert(1, jnp.where(jnp.isfinite(spans_BL), spans_BL, 0.0).astype(jnp.int32))
-    *_, place_BL = jax.lax.sort(keys, num_keys=len(keys))
-    return put(jnp.zeros_like(place_BL), place_BL, jnp.arange(score_BL.shape[1]))
+    *_, row_index_BL = jax.lax.sort(keys, num_keys=len(keys))
+    return put(jnp.zeros_like(row_index_BL), row_index_BL, jnp.arange(score_BL.shape[1]))
 
 
 def reaches(score_BL: jax.Array, bar: float) -> jax.Array:

@@ -19,7 +19,7 @@ from dlm.samplers import rounds
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Now:
+class StepView:
     """A step from time t to s, as a rule sees it."""
 
     process: Any
@@ -28,8 +28,8 @@ class Now:
     s_B: jax.Array
     logprob_BL: jax.Array  # log-probability of each generated token when it was committed
     sigma_BL: Any = 0.0  # probability with which what is no mask becomes one in this step
-    back_BL: Any = False  # what becomes one
-    place_BL: Any = None  # where each position stands in the row
+    remasked_BL: Any = False  # what becomes one
+    row_index_BL: Any = None  # where each position stands in the row
 
     def masked(self, canvas: Canvas) -> jax.Array:
         """The masks that may be revealed, bool_BL."""
@@ -41,8 +41,8 @@ class Now:
         Scores within `tie` are equal, and the left one goes first (`rounds.ranks`); 0 is for scores that no network gave.
         """
         t_B, s_B = (self.t_B, self.s_B) if t_B is None else (t_B, s_B)
-        back_B = 0 if self.back_BL is False else self.back_BL.sum(1)
-        return rounds.first(masked_BL, score_BL, t_B, s_B, back_B, tie)
+        remasked_B = 0 if self.remasked_BL is False else self.remasked_BL.sum(1)
+        return rounds.first(masked_BL, score_BL, t_B, s_B, remasked_B, tie)
 
 
 def anchors(canvas: Canvas, mask: Mask | None = None) -> jax.Array:
@@ -67,16 +67,16 @@ class Rule:
 
     claims: ClassVar[str]
     absorbing: ClassVar[bool] = True  # needs noise that leaves masks, and nothing else
-    rewrites: ClassVar[bool] = False  # changes tokens that stand, where noise leaves masks
-    chance: ClassVar[str | None] = None  # how positions depend on what is drawn, if they do
-    steady: ClassVar[bool] = True  # at least one mask is revealed in every step
+    edits_tokens: ClassVar[bool] = False  # changes tokens that stand, where noise leaves masks
+    order_randomness: ClassVar[str | None] = None  # how positions depend on what is drawn, if they do
+    always_progresses: ClassVar[bool] = True  # at least one mask is revealed in every step
     ends: ClassVar[Literal["unmasked", "unchanged", "late"]] = "unmasked"  # a row is done without masks; and unchanged; or in time only
 
     def init(self, canvas: Canvas) -> Any:
         """What the rule remembers from step to step, for each row."""
         return ()
 
-    def positions(self, prediction, canvas: Canvas, now: Now) -> jax.Array:
+    def positions(self, prediction, canvas: Canvas, view: StepView) -> jax.Array:
         """Which masks are revealed, bool_BL, whatever is drawn there."""
         raise TypeError(f"{type(self).__name__} picks no positions beforehand")
 
@@ -84,7 +84,7 @@ class Rule:
         """The time that the network is told."""
         return t_B
 
-    def step(self, key_B, output, canvas: Canvas, now: Now, state) -> tuple[Canvas, Any]:
+    def step(self, key_B, output, canvas: Canvas, view: StepView, state) -> tuple[Canvas, Any]:
         """The canvas at time s. Only active positions may change; at s = 0 no mask is left."""
-        revealed_BL = self.positions(output.prediction, canvas, now)
+        revealed_BL = self.positions(output.prediction, canvas, view)
         return replace(canvas, z_BL=rounds.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)), state

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from dlm.nn.cache import Seat
+from dlm.nn.cache import CacheSlots
 from dlm.nn.masks import Mask
 from dlm.run import keys
 from dlm.run.contracts import Canvas
@@ -33,14 +33,14 @@ class Speculative:
     seed: Seed = 0  # of the shuffled order
 
     claims: ClassVar = "the law of deciding one position after the other"
-    chance: ClassVar = "decides by chance which drafts are kept; its likelihood is that of samplers.ordered with steps=block"
+    order_randomness: ClassVar = "decides by chance which drafts are kept; its likelihood is that of samplers.ordered with steps=block"
     absorbing: ClassVar = True
-    rewrites: ClassVar = False
-    steady: ClassVar = False
+    edits_tokens: ClassVar = False
+    always_progresses: ClassVar = False
 
     def drive(self, denoise, sampler, process, mask: Mask, canvas: Canvas, key_B, memory, stop: bool, record):
         """The finished (canvas, logprob_BL, nfe, tape)."""
-        return _Race(self, denoise, sampler, process, mask, canvas, key_B, memory, stop, record).run()
+        return _SpeculativeRun(self, denoise, sampler, process, mask, canvas, key_B, memory, stop, record).run()
 
 
 @jax.tree_util.register_dataclass
@@ -52,10 +52,10 @@ class _At:
     logprob_BL: jax.Array
     done_B: jax.Array
     memory: Any
-    tape: Any
+    trace_arrays: Any
 
 
-class _Race:
+class _SpeculativeRun:
     """One batch; all that does not change while it runs."""
 
     def __init__(self, rule, denoise, sampler, process, mask, canvas, key_B, memory, stop, record):
@@ -76,9 +76,9 @@ class _Race:
 
     def _ranks(self, canvas: Canvas):
         """Anchors come first and see each other; without an order they stand where they are."""
-        place_BL = jnp.broadcast_to(jnp.arange(self.L), (self.B, self.L))
+        row_index_BL = jnp.broadcast_to(jnp.arange(self.L), (self.B, self.L))
         if self.rule.order == "left_to_right":
-            return place_BL
+            return row_index_BL
         u_BL = canvas.fields["order_BL"] if self.rule.order == "given" else jax.random.uniform(jax.random.key(self.rule.seed), (1, self.L))
         fixed_BL = jnp.where(canvas.frozen_BL, -1.0, u_BL)
         rank_BL = jnp.argsort(jnp.argsort(fixed_BL, 1), 1)
@@ -86,91 +86,91 @@ class _Race:
 
     def run(self):
         start = self.start
-        memory, tape = self.memory, self.record.blank(self.B, self.L)
+        memory, trace_arrays = self.memory, self.record.blank(self.B, self.L)
         if memory is not None:  # all anchors are read at once
             memory = self._read(start.z_BL, memory, jnp.broadcast_to(jnp.arange(self.L), (self.B, self.L)), self.rank_BL)[1]
         nothing_BL = jnp.zeros((self.B, self.L))
-        at = _At(jnp.int32(0), start.z_BL, self.begin_B, nothing_BL, self.begin_B >= self.end_B, memory, tape)
+        at = _At(jnp.int32(0), start.z_BL, self.begin_B, nothing_BL, self.begin_B >= self.end_B, memory, trace_arrays)
         at = jax.lax.while_loop(lambda at: ~at.done_B.all(), self._round, at)
         nfe = at.round * (self.passes + 1) + (self.memory is not None)
-        return replace(start, z_BL=at.z_BL), at.logprob_BL, nfe, at.tape
+        return replace(start, z_BL=at.z_BL), at.logprob_BL, nfe, at.trace_arrays
 
     def _round(self, at: _At) -> _At:
         key_B = jax.vmap(lambda k: keys.key(k, "round", at.round))(self.key_B)
         index_BS = at.settled_B[:, None] + jnp.arange(self.S)
-        place_BS = jnp.take_along_axis(self.order_BL, jnp.minimum(index_BS, self.L - 1), 1)
+        row_index_BS = jnp.take_along_axis(self.order_BL, jnp.minimum(index_BS, self.L - 1), 1)
         valid_BS = (index_BS < self.end_B[:, None]) & ~at.done_B[:, None]
-        drafted_BS, q_BSV, memory = self._draft(at, key_B, place_BS, valid_BS)
-        z_BL = self._put(at.z_BL, place_BS, drafted_BS, valid_BS)
-        prediction, memory = self._verify(z_BL, memory, place_BS, valid_BS)
+        drafted_BS, q_BSV, memory = self._draft(at, key_B, row_index_BS, valid_BS)
+        z_BL = self._put(at.z_BL, row_index_BS, drafted_BS, valid_BS)
+        prediction, memory = self._verify(z_BL, memory, row_index_BS, valid_BS)
         sharp = self.sampler.temperature, self.sampler.top_p, self.sampler.top_k
         final_BS, count_B = _accepted(key_B, prediction.tempered(*sharp).probs(), q_BSV, drafted_BS, valid_BS)
         kept_BS = valid_BS & (jnp.arange(self.S) < count_B[:, None])
-        z_BL = self._put(at.z_BL, place_BS, final_BS, kept_BS)
-        logprob_BL = self._put(at.logprob_BL, place_BS, prediction.log_prob(final_BS), kept_BS)
+        z_BL = self._put(at.z_BL, row_index_BS, final_BS, kept_BS)
+        logprob_BL = self._put(at.logprob_BL, row_index_BS, prediction.log_prob(final_BS), kept_BS)
         settled_B = at.settled_B + count_B
         done_B = at.done_B | (settled_B >= self.end_B) | self._ended(z_BL)
-        tape = self.record(at.tape, z_BL, logprob_BL, 1 - settled_B.min() / self.L)
-        return _At(at.round + 1, z_BL, settled_B, logprob_BL, done_B, memory, tape)
+        trace_arrays = self.record(at.trace_arrays, z_BL, logprob_BL, 1 - settled_B.min() / self.L)
+        return _At(at.round + 1, z_BL, settled_B, logprob_BL, done_B, memory, trace_arrays)
 
-    def _draft(self, at: _At, key_B, place_BS, valid_BS):
+    def _draft(self, at: _At, key_B, row_index_BS, valid_BS):
         """(tokens, the laws they were drawn from, memory)."""
         sharp = self.sampler.temperature, self.sampler.top_p, self.sampler.top_k
         last_B1 = jnp.minimum(at.settled_B[:, None] + self.S, self.end_B[:, None]) - 1
 
         def step(n, carry):
             z_BS, q_BSV, memory = carry
-            z_BL = self._put(at.z_BL, place_BS, z_BS, valid_BS)
-            prediction, memory = self._window(z_BL, memory, at.settled_B, place_BS, valid_BS, last_B1)
+            z_BL = self._put(at.z_BL, row_index_BS, z_BS, valid_BS)
+            prediction, memory = self._window(z_BL, memory, at.settled_B, row_index_BS, valid_BS, last_B1)
             law = prediction.tempered(*sharp)
             drawn_BS = law.draw(jax.vmap(lambda k: keys.key(k, "draft", n))(key_B))
-            now_S = jnp.arange(self.S) // self.each == n
-            return jnp.where(now_S, drawn_BS, z_BS), jnp.where(now_S[:, None], law.probs(), q_BSV), memory
+            view_S = jnp.arange(self.S) // self.each == n
+            return jnp.where(view_S, drawn_BS, z_BS), jnp.where(view_S[:, None], law.probs(), q_BSV), memory
 
-        blank_BS = jnp.full(place_BS.shape, self.process.vocab.mask, jnp.int32)
-        nothing_BSV = jnp.zeros((*place_BS.shape, self.process.vocab.size))
+        blank_BS = jnp.full(row_index_BS.shape, self.process.vocab.mask, jnp.int32)
+        nothing_BSV = jnp.zeros((*row_index_BS.shape, self.process.vocab.size))
         return jax.lax.fori_loop(0, self.passes, step, (blank_BS, nothing_BSV, at.memory))
 
-    def _window(self, z_BL, memory, settled_B, place_BS, valid_BS, last_B1):
+    def _window(self, z_BL, memory, settled_B, row_index_BS, valid_BS, last_B1):
         """The prediction at the window, all of it one block; the token before it is read once more, since it may have been drawn anew."""
         if memory is None:
-            block_BL = self._put(self.rank_BL, place_BS, jnp.broadcast_to(last_B1, place_BS.shape), valid_BS)
-            return self._whole(z_BL, dict(block_BL=block_BL)).at(place_BS), None
+            block_BL = self._put(self.rank_BL, row_index_BS, jnp.broadcast_to(last_B1, row_index_BS.shape), valid_BS)
+            return self._whole(z_BL, dict(block_BL=block_BL)).at(row_index_BS), None
         before_B1 = jnp.take_along_axis(self.order_BL, jnp.maximum(settled_B - 1, 0)[:, None], 1)
-        place_BR = jnp.concatenate([before_B1, place_BS], 1)
+        row_index_BR = jnp.concatenate([before_B1, row_index_BS], 1)
         known_BR = jnp.concatenate([(settled_B > 0)[:, None], valid_BS], 1)
-        block_BR = jnp.concatenate([jnp.take_along_axis(self.rank_BL, before_B1, 1), jnp.broadcast_to(last_B1, place_BS.shape)], 1)
-        output, memory = self._read(z_BL, memory, place_BR, block_BR, known_BR)
-        return output.prediction.at(jnp.broadcast_to(1 + jnp.arange(self.S), place_BS.shape)), memory
+        block_BR = jnp.concatenate([jnp.take_along_axis(self.rank_BL, before_B1, 1), jnp.broadcast_to(last_B1, row_index_BS.shape)], 1)
+        output, memory = self._read(z_BL, memory, row_index_BR, block_BR, known_BR)
+        return output.prediction.at(jnp.broadcast_to(1 + jnp.arange(self.S), row_index_BS.shape)), memory
 
-    def _verify(self, z_BL, memory, place_BS, valid_BS):
+    def _verify(self, z_BL, memory, row_index_BS, valid_BS):
         """The prediction of each position of the window from all before it in the order."""
         if memory is None:
             hidden_BL = jnp.where(self.open_BL, self.process.vocab.mask, z_BL)
-            return self._whole(hidden_BL, dict(block_BL=self.rank_BL, clean_BL=z_BL)).at(place_BS), None
-        block_BS = jnp.where(valid_BS, jnp.take_along_axis(self.rank_BL, place_BS, 1), self.L)  # beyond the end nobody is heard
-        output, memory = self._read(z_BL, memory, place_BS, block_BS, valid_BS, clean=True)
+            return self._whole(hidden_BL, dict(block_BL=self.rank_BL, clean_BL=z_BL)).at(row_index_BS), None
+        block_BS = jnp.where(valid_BS, jnp.take_along_axis(self.rank_BL, row_index_BS, 1), self.L)  # beyond the end nobody is heard
+        output, memory = self._read(z_BL, memory, row_index_BS, block_BS, valid_BS, clean=True)
         return output.prediction, memory
 
     def _whole(self, z_BL, fields):
         t_BL = jnp.where(z_BL == self.process.vocab.mask, 1.0, 0.0)
         return self.denoise(replace(self.start, z_BL=z_BL, t_BL=t_BL, fields=self.start.fields | fields), mask=self.mask).prediction
 
-    def _read(self, z_BL, memory, place_BR, block_BR, valid_BR=True, clean=False):
+    def _read(self, z_BL, memory, row_index_BR, block_BR, valid_BR=True, clean=False):
         """(Output, memory) of a pass over these places; `clean`: as [masks ; tokens], of which the tokens are remembered."""
         t_BL = jnp.where(z_BL == self.process.vocab.mask, 1.0, 0.0)
-        part = reading.take(replace(self.start, z_BL=z_BL, t_BL=t_BL), place_BR)
+        part = reading.take(replace(self.start, z_BL=z_BL, t_BL=t_BL), row_index_BR)
         fields = part.fields | dict(block_BL=block_BR)
         if clean:
             blank_BR = jnp.full_like(part.z_BL, self.process.vocab.mask)
             part, fields = replace(part, z_BL=blank_BR, t_BL=jnp.ones(blank_BR.shape)), fields | dict(clean_BL=part.z_BL)
-        seat = Seat(jnp.where(valid_BR, place_BR, self.L), None, z_BL[:, 0], self.start.fields | dict(block_BL=self.rank_BL))
-        output = self.denoise(replace(part, fields=fields), mask=self.mask, cache=replace(memory, seat=seat))
+        slots = CacheSlots(jnp.where(valid_BR, row_index_BR, self.L), None, z_BL[:, 0], self.start.fields | dict(block_BL=self.rank_BL))
+        output = self.denoise(replace(part, fields=fields), mask=self.mask, cache=replace(memory, slots=slots))
         return output, output.cache
 
-    def _put(self, array_BL, place_BS, value_BS, where_BS):
+    def _put(self, array_BL, row_index_BS, value_BS, where_BS):
         """The array with the values where they are wanted; places that stand more than once are those of positions beyond the end."""
-        safe_BS = jnp.where(where_BS, place_BS, self.L)
+        safe_BS = jnp.where(where_BS, row_index_BS, self.L)
         return jax.vmap(lambda a, p, v: a.at[p].set(v, mode="drop"))(array_BL, safe_BS, value_BS.astype(array_BL.dtype))
 
     def _ended(self, z_BL):
@@ -187,8 +187,8 @@ def _accepted(key_B, p_BSV, q_BSV, drafted_BS, valid_BS):
     """(tokens, how many of them are settled): drafts up to the first that is refused, and another token in its place."""
     accept_B, again_B = (jax.vmap(lambda k, n=name: keys.key(k, n))(key_B) for name in ("accept", "again"))
     S = drafted_BS.shape[1]
-    told = lambda law_BSV: jnp.take_along_axis(law_BSV, drafted_BS[..., None], -1)[..., 0]  # noqa: E731
-    refused_BS = (keys.uniform_BL(accept_B, S) * told(q_BSV) >= told(p_BSV)) & valid_BS
+    prob_of_draft = lambda law_BSV: jnp.take_along_axis(law_BSV, drafted_BS[..., None], -1)[..., 0]  # noqa: E731
+    refused_BS = (keys.uniform_BL(accept_B, S) * prob_of_draft(q_BSV) >= prob_of_draft(p_BSV)) & valid_BS
     first_B = jnp.where(refused_BS.any(1), refused_BS.argmax(1), S)
     rest_BSV = jnp.maximum(p_BSV - q_BSV, 0)
     rest_BSV = jnp.where(rest_BSV.sum(-1, keepdims=True) > 0, rest_BSV, p_BSV)  # equal up to rounding

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from dlm.run.contracts import Canvas
 from dlm.samplers import rounds
-from dlm.samplers.rule import Now, Rule
+from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,6 @@ class Threshold(Rule):
         if not 0 <= self.above <= 1:
             raise ValueError(f"above={self.above} must be in [0, 1]")
 
-    def positions(self, prediction, canvas: Canvas, now: Now):
-        sure_BL, masked_BL = prediction.confidence(self.confidence), now.masked(canvas)
-        return masked_BL & (rounds.reaches(sure_BL, self.above) | now.first(masked_BL, sure_BL))
+    def positions(self, prediction, canvas: Canvas, view: StepView):
+        sure_BL, masked_BL = prediction.confidence(self.confidence), view.masked(canvas)
+        return masked_BL & (rounds.reaches(sure_BL, self.above) | view.first(masked_BL, sure_BL))

@@ -134,14 +134,14 @@ class Fleet:
                 with suppress(OSError):
                     os.sched_setaffinity(process.pid, cores)
             try:
-                return self._heard(process, job, log, slot)
+                return self._watch_output(process, job, log, slot)
             finally:  # whatever happens here, no run goes on unheard beside the next
                 process.terminate()
                 process.wait()
                 with self._lock:
                     self._processes.remove(process)
 
-    def _heard(self, process: subprocess.Popen, job: Job, log: TextIO, slot: int) -> tuple[int, str]:
+    def _watch_output(self, process: subprocess.Popen, job: Job, log: TextIO, slot: int) -> tuple[int, str]:
         """(exit code, the line that tells the error, else the last line)."""
         last = ""
         for line in process.stderr:

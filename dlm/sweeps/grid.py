@@ -109,9 +109,9 @@ def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
     common = tuple(f"--{dotted}={text}" for dotted, text in overrides)
     for dotted, text in overrides:
         spec.override(base, dotted.removeprefix("config."), text)
-    made = {p.name: _built(base, p) for p in points}
-    flags = {name: (f"--config={target}", *common, *words) for name, (_, words) in made.items()}
-    return Sweep(tuple(points), {name: run for name, (run, _) in made.items()}, flags)
+    configs = {p.name: _built(base, p) for p in points}
+    flags = {name: (f"--config={target}", *common, *words) for name, (_, words) in configs.items()}
+    return Sweep(tuple(points), {name: run for name, (run, _) in configs.items()}, flags)
 
 
 def _check_names(target: str, names: Sequence[str]) -> None:
@@ -130,15 +130,15 @@ def _check_names(target: str, names: Sequence[str]) -> None:
 
 
 def _built(base: dict, p: Point) -> tuple[spec.Run, list[str]]:
-    config, told, words = copy.deepcopy(base), copy.deepcopy(base), []
+    config, applied, words = copy.deepcopy(base), copy.deepcopy(base), []
     for field, value in p.overrides.items():
         text = value if isinstance(value, str) else repr(spec.plain(value))
         spec.put(config, field, spec.plain(value))
-        spec.override(told, field, text)
+        spec.override(applied, field, text)
         words.append(f"--config.{field}={text}")
     try:
         run = spec.run(config)
-        if spec.run(told) != run:
+        if spec.run(applied) != run:
             raise UserError(f"{' '.join(words)} means something else on a command line; give the whole section as a dictionary")
     except UserError as error:
         raise UserError(f"run {p.name!r}: {error}") from None

@@ -28,7 +28,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     groups = _groups(points)
     same = len({len(key) for key in groups}) == 1
-    keys = groups if same else {("-".join(key),): found for key, found in groups.items()}
+    keys = groups if same else {("-".join(key),): chosen_points for key, chosen_points in groups.items()}
     choices = [sorted(set(labels)) for labels in zip(*keys, strict=True)]
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, tries // 3))
     study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)

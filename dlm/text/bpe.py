@@ -25,7 +25,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from dlm import text
 from dlm.run.spec import Place, UserError, Vocab
 from dlm.text import pieces, published
-from dlm.text.published import Found
+from dlm.text.published import TokenizerFiles
 
 FILE = published.FILE  # in a run directory
 
@@ -101,39 +101,39 @@ class BPE:
     def vocab(self) -> Vocab:
         return text.closing(self.size) if self.path is None else self._ids(published.read(self.path), self.path)
 
-    def _ids(self, found: Found, where: str | Path) -> Vocab:
-        return published.special_ids(found, Published() if self.path is None else self.published, str(where))
+    def _ids(self, tokenizer_files: TokenizerFiles, where: str | Path) -> Vocab:
+        return published.special_ids(tokenizer_files, Published() if self.path is None else self.published, str(where))
 
     def fit(self, documents: Iterable[str]) -> text.Tokenizer:
         """Learns the merges: the same documents in the same order give the same merges."""
         if self.path is not None:
-            found = published.read(self.path)
-            return BPETokenizer(found, self._ids(found, self.path), self.path)
-        return BPETokenizer(Found(_learn(_sample(documents, self.sample), self.size), {}), self.vocab)
+            tokenizer_files = published.read(self.path)
+            return BPETokenizer(tokenizer_files, self._ids(tokenizer_files, self.path), self.path)
+        return BPETokenizer(TokenizerFiles(_learn(_sample(documents, self.sample), self.size), {}), self.vocab)
 
     def restore(self, folder: Path) -> text.Tokenizer:
         """What `save` wrote into a run directory; the published files are not needed any more."""
         path = Path(folder) / FILE
-        found = published.read(path)
-        vocab = self._ids(found, path)
+        tokenizer_files = published.read(path)
+        vocab = self._ids(tokenizer_files, path)
         if self.path is None and vocab.mask != self.size - 1:
             raise UserError(f"{path} is not a tokenizer of {self.size} ids (config.text.size)")
-        return BPETokenizer(found, vocab, path)
+        return BPETokenizer(tokenizer_files, vocab, path)
 
 
 class BPETokenizer(text.Tokenizer):
     """`encode` has the merges alone: normalisation, added tokens and templates of the file are not applied, so that the bytes of the ids
     are the bytes of the text. `encode_marked` has all but the template."""
 
-    def __init__(self, found: Found, vocab: Vocab, where: str | Path = "this tokenizer"):
-        self._tree, self._found, self._where = found.tree, found, where
-        spelled = pieces.piece_bytes(found.tree)
-        content = pieces.bytes_of_ids(found.tree, vocab, spelled)
+    def __init__(self, tokenizer_files: TokenizerFiles, vocab: Vocab, where: str | Path = "this tokenizer"):
+        self._tree, self._tokenizer_files, self._where = tokenizer_files.tree, tokenizer_files, where
+        spelled = pieces.piece_bytes(tokenizer_files.tree)
+        content = pieces.bytes_of_ids(tokenizer_files.tree, vocab, spelled)
         super().__init__(vocab, content)
-        self.adds_bos = None if vocab.unsaid is None else published.puts_bos(found, vocab.bos)
-        self._bare, self._hazard = pieces.bare(found.tree, content, spelled), pieces.hazard(found.tree)
-        self._encoder = self._made(self._bare)
-        self._own_split = _pattern(found.tree["pre_tokenizer"]) == PATTERN
+        self.adds_bos = None if vocab.excluded is None else published.puts_bos(tokenizer_files, vocab.bos)
+        self._bare, self._hazard = pieces.bare(tokenizer_files.tree, content, spelled), pieces.hazard(tokenizer_files.tree)
+        self._encoder = self._build(self._bare)
+        self._own_split = _pattern(tokenizer_files.tree["pre_tokenizer"]) == PATTERN
         self._ids: dict[str, list[int]] = {}  # of pieces seen
         if not self._own_split and self.decode(self._encode_any([PROBE])[0]) != PROBE:
             self._refuse()
@@ -150,8 +150,8 @@ class BPETokenizer(text.Tokenizer):
         """By the library; what would be taken for something else stands alone, or in bytes."""
         parts = [self._hazard.split(t) if self._hazard else [t] for t in texts]
         flat = [part for row in parts for part in row]
-        found = iter(self._encoder.encode_batch_fast(flat, add_special_tokens=False))
-        rows = [[self._sign if part == pieces.SPACE and self._hazard else e.ids for part, e in zip(row, found)] for row in parts]  # noqa: B905
+        encodings = iter(self._encoder.encode_batch_fast(flat, add_special_tokens=False))
+        rows = [[self._sign if part == pieces.SPACE and self._hazard else e.ids for part, e in zip(row, encodings)] for row in parts]  # noqa: B905
         ids = [np.fromiter(itertools.chain.from_iterable(row), np.int32) for row in rows]
         if any(self.bytes_V[i].sum() != len(t.encode()) for i, t in zip(ids, texts, strict=True)):
             self._refuse()
@@ -166,7 +166,7 @@ class BPETokenizer(text.Tokenizer):
         split = self._tree["pre_tokenizer"] or self._tree["model"]
         raise UserError(f"{self._where} loses bytes of texts (pre-tokenizer {split.get('type')}): {published.SUPPORTED}")
 
-    def _made(self, tree: dict) -> tokenizers.Tokenizer:
+    def _build(self, tree: dict) -> tokenizers.Tokenizer:
         try:
             return tokenizers.Tokenizer.from_str(json.dumps(tree))
         except Exception as error:  # the library has no narrower one
@@ -174,11 +174,11 @@ class BPETokenizer(text.Tokenizer):
 
     @functools.cached_property
     def _whole(self) -> tokenizers.Tokenizer:
-        return self._made({**self._bare, "pre_tokenizer": WHOLE})
+        return self._build({**self._bare, "pre_tokenizer": WHOLE})
 
     @functools.cached_property
     def _marked(self) -> tokenizers.Tokenizer:
-        return self._made(pieces.counted(pieces.unbounded(self._tree)))
+        return self._build(pieces.counted(pieces.unbounded(self._tree)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -186,20 +186,20 @@ class BPETokenizer(text.Tokenizer):
 
     def encode_marked(self, text_: str) -> np.ndarray:
         plain, spelled = text.utf8(text_).decode(), self.spelled(text_)
-        found = self._marked.encode(text.blanked(plain, spelled), add_special_tokens=False)
+        tokenizer_files = self._marked.encode(text.blanked(plain, spelled), add_special_tokens=False)
         if not spelled:
-            return np.array(found.ids, np.int32)
+            return np.array(tokenizer_files.ids, np.int32)
         ids: list[int] = []
-        for begin, end, own in self._stretches(found, len(plain)):
+        for begin, end, own in self._stretches(tokenizer_files, len(plain)):
             if any(begin <= a < end for a, _ in spelled):
                 own = (self._nameless if begin else self._nameless_first).encode(plain[begin:end], add_special_tokens=False).ids
             ids += own
         return np.array(ids, np.int32)
 
-    def _stretches(self, found: tokenizers.Encoding, length: int) -> Iterator[tuple[int, int, list[int]]]:
+    def _stretches(self, tokenizer_files: tokenizers.Encoding, length: int) -> Iterator[tuple[int, int, list[int]]]:
         """(begin, end, ids) of the names in a text and of what lies between them, which the library encodes each for itself."""
         begin, own = 0, []
-        for id, (a, b) in zip(found.ids, found.offsets, strict=True):
+        for id, (a, b) in zip(tokenizer_files.ids, tokenizer_files.offsets, strict=True):
             if id in self._added:
                 yield begin, a, own
                 yield b, b, [id]
@@ -214,12 +214,12 @@ class BPETokenizer(text.Tokenizer):
 
     @functools.cached_property
     def _nameless_first(self) -> tokenizers.Tokenizer:
-        return self._made(pieces.nameless(self._tree, self._bare))
+        return self._build(pieces.nameless(self._tree, self._bare))
 
     @functools.cached_property
     def _nameless(self) -> tokenizers.Tokenizer:
         """The same for what does not begin a text, where a prefix that is for its beginning alone is not put in front."""
-        return self._made(pieces.nameless(self._tree, self._bare, begins=False))
+        return self._build(pieces.nameless(self._tree, self._bare, begins=False))
 
     @functools.cached_property
     def _id_of_name(self) -> dict[str, int]:
@@ -241,7 +241,7 @@ class BPETokenizer(text.Tokenizer):
 
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json`, which other libraries read too, and the names and the chat template that were published with it."""
-        published.save(Path(folder), self._found, self.vocab)
+        published.save(Path(folder), self._tokenizer_files, self.vocab)
 
 
 # ------------------------------------------------------------------------------------------------------------------ learning

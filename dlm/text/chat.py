@@ -52,8 +52,8 @@ class Chat:
     def __init__(self, template: str, names: dict[str, str] | None = None, today: datetime.date | None = None, where: str = "it"):
         """`names`: bos_token, eos_token, …; `today` is what `strftime_now` tells, which is not defined without it."""
         self._source, self._names, self._where = template, names or {}, where
-        told = dict(strftime_now=today.strftime) if today else {}
-        self._sandbox = Sandbox(raise_exception=_refused, **told)
+        globals_ = dict(strftime_now=today.strftime) if today else {}
+        self._sandbox = Sandbox(raise_exception=_refused, **globals_)
         self._template = self._careful(lambda: self._sandbox.read(template))
         self._sought = self._careful(lambda: self._sandbox.sought(template))
 
@@ -118,8 +118,8 @@ class Chat:
         except (Exception, RecursionError, MemoryError) as error:  # whatever a stranger's program may raise
             kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
             line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
-            told = " ".join(str(error).split())[:300]
-            raise UserError(f"the chat template of {self._where} cannot be used{line}: {kind}{told}") from None
+            one_line = " ".join(str(error).split())[:300]
+            raise UserError(f"the chat template of {self._where} cannot be used{line}: {kind}{one_line}") from None
 
 
 def _refused(message: str):

@@ -67,19 +67,19 @@ def _spelled(piece: str) -> bytes:
 
 def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[bytes]:
     """Of every id; of specials, and of ids that are never produced, none. `spelled` are the bytes of the pieces."""
-    found, pieces = [b""] * vocab.size, tree["model"]["vocab"]
+    spelled_bytes, pieces = [b""] * vocab.size, tree["model"]["vocab"]
     for piece, content in spelled.items():
-        found[pieces[piece]] = content
+        spelled_bytes[pieces[piece]] = content
     for token in tree["added_tokens"]:
         if token["special"]:
-            found[token["id"]] = b""
+            spelled_bytes[token["id"]] = b""
         elif token["content"] not in pieces:
-            found[token["id"]] = token["content"].encode("utf-8", "replace")
+            spelled_bytes[token["id"]] = token["content"].encode("utf-8", "replace")
     unknown, plain = tree["model"].get("unk_token"), ordinary(tree)
     blank = {vocab.eos, vocab.mask, *(id for id in (vocab.bos, vocab.pad, *vocab.stops) if id not in plain)}
     for id in blank | ({pieces[unknown]} if unknown in pieces else set()):
-        found[id] = b""
-    return found
+        spelled_bytes[id] = b""
+    return spelled_bytes
 
 
 def names(tree: dict) -> tuple[str, ...]:
@@ -93,8 +93,8 @@ def names(tree: dict) -> tuple[str, ...]:
 def ordinary(tree: dict) -> set[int]:
     """The ids of which texts are made: single characters, bytes, and what merges make, unless they are added tokens."""
     pieces, added = tree["model"]["vocab"], {token["content"] for token in tree["added_tokens"]}
-    made = {a + b for a, b in tree["model"]["merges"]} | {p for p in pieces if len(p) == 1} | {byte_name(b) for b in range(256)}
-    return {pieces[p] for p in made - added if p in pieces}
+    merged = {a + b for a, b in tree["model"]["merges"]} | {p for p in pieces if len(p) == 1} | {byte_name(b) for b in range(256)}
+    return {pieces[p] for p in merged - added if p in pieces}
 
 
 def bare(tree: dict, bytes_of_id: list[bytes], spelled: dict[str, bytes]) -> dict:

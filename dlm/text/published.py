@@ -39,7 +39,7 @@ NAMES = dict(
 )
 
 
-class Found(NamedTuple):
+class TokenizerFiles(NamedTuple):
     """What is known of a tokenizer."""
 
     tree: dict  # as in tokenizer.json
@@ -51,7 +51,7 @@ class Found(NamedTuple):
 # ----------------------------------------------------------------------------------------------------------------- the files
 
 
-def read(path: str | Path) -> Found:
+def read(path: str | Path) -> TokenizerFiles:
     """The tokenizer of a folder, or of a file in it. What lies beside a file is read where the file has its published name."""
     path = Path(path).expanduser()
     if not path.exists():
@@ -62,7 +62,7 @@ def read(path: str | Path) -> Found:
 
 
 @functools.lru_cache(maxsize=2)  # a vocabulary is asked for several times, and a large file takes a second
-def _read(path: Path, stamps: tuple) -> Found:
+def _read(path: Path, stamps: tuple) -> TokenizerFiles:
     folder = _folder(path)
     config = settings(folder) if folder else {}
     if path.is_file() and path.name not in (VOCAB, MERGES):
@@ -80,7 +80,7 @@ def _read(path: Path, stamps: tuple) -> Found:
         tree = {**tree, "added_tokens": _further(tree, folder, config, names)}
     _ids_agree(tree, named)
     says = config.get("add_bos_token")
-    return Found(tree, names, says if isinstance(says, bool) else None, template(folder) if folder else None)
+    return TokenizerFiles(tree, names, says if isinstance(says, bool) else None, template(folder) if folder else None)
 
 
 def _folder(path: Path) -> Path | None:
@@ -102,8 +102,8 @@ def load(path: Path) -> dict:
 
 def settings(folder: Path) -> dict:
     """tokenizer_config.json, with what special_tokens_map.json adds; {} where there is neither."""
-    found = [load(folder / name) for name in (MAP, CONFIG) if (folder / name).is_file()]
-    return functools.reduce(lambda a, b: a | b, found, {})
+    paths = [load(folder / name) for name in (MAP, CONFIG) if (folder / name).is_file()]
+    return functools.reduce(lambda a, b: a | b, paths, {})
 
 
 def token_names(config: dict) -> dict[str, str]:
@@ -239,16 +239,16 @@ def _ids_agree(tree: dict, path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- special ids
 
 
-def special_ids(found: Found, published: Any, where: str) -> Vocab:
+def special_ids(tokenizer_files: TokenizerFiles, published: Any, where: str) -> Vocab:
     """eos, bos, pad and mask, as `published` names them, else by the names they have, else as its docstring says."""
-    tree, chosen = found.tree, {}
+    tree, chosen = tokenizer_files.tree, {}
     n = 1 + max([*tree["model"]["vocab"].values(), *(token["id"] for token in tree["added_tokens"])])
     rows = published.rows or n
     if rows < n:
         raise UserError(f"config.text.published.rows={rows} is less than the {n} ids of {where}")
     ids, whole = {token["content"]: token["id"] for token in tree["added_tokens"]}, published.says == "all"
     for kind, names in NAMES.items():
-        own = [found.names[f"{kind}_token"]] if whole and f"{kind}_token" in found.names else []
+        own = [tokenizer_files.names[f"{kind}_token"]] if whole and f"{kind}_token" in tokenizer_files.names else []
         named = next((ids[name] for name in (*own, *names) if name in ids), None)
         chosen[kind] = named if getattr(published, kind) < 0 else getattr(published, kind)
         if chosen[kind] is not None and chosen[kind] >= rows:
@@ -265,16 +265,16 @@ def special_ids(found: Found, published: Any, where: str) -> Vocab:
     for kind in ("eos", "mask") if whole else NAMES:
         if chosen[kind] in plain:
             raise UserError(f"config.text.published.{kind}={chosen[kind]} is the id of a piece of text in {where}")
-    unsaid = (chosen["mask"], *(i for i in range(rows, size) if i != chosen["mask"])) if whole else None
-    return Vocab(size=size, **chosen, unsaid=unsaid, stops=published.stops)
+    excluded = (chosen["mask"], *(i for i in range(rows, size) if i != chosen["mask"])) if whole else None
+    return Vocab(size=size, **chosen, excluded=excluded, stops=published.stops)
 
 
-def own_eos(found: Found) -> int | None:
+def own_eos(found: TokenizerFiles) -> int | None:
     """The id of the eos_token that the tokenizer's files name."""
     return _all(found.tree).get(found.names.get("eos_token"))
 
 
-def has(found: Found) -> set[int]:
+def has(found: TokenizerFiles) -> set[int]:
     """The ids of all pieces, added tokens among them."""
     return set(_all(found.tree).values())
 
@@ -296,11 +296,11 @@ def with_specials(tree: dict, vocab: Vocab) -> dict:
     return pieces.counted({**tree, "added_tokens": sorted([*added, *ours], key=lambda token: token["id"])})
 
 
-def puts_bos(found: Found, bos: int) -> bool:
+def puts_bos(tokenizer_files: TokenizerFiles, bos: int) -> bool:
     """Whether the published tokenizer puts bos in front of a text."""
-    if found.adds_bos is not None:
-        return found.adds_bos
-    processor = found.tree.get("post_processor") or {}
+    if tokenizer_files.adds_bos is not None:
+        return tokenizer_files.adds_bos
+    processor = tokenizer_files.tree.get("post_processor") or {}
     for step in processor.get("processors") or [processor]:
         first = (step.get("single") or [{}])[0] if step.get("type") == "TemplateProcessing" else {}
         if bos in step.get("special_tokens", {}).get(first.get("SpecialToken", {}).get("id"), {}).get("ids", ()):
@@ -308,11 +308,11 @@ def puts_bos(found: Found, bos: int) -> bool:
     return False
 
 
-def save(folder: Path, found: Found, vocab: Vocab) -> None:
+def save(folder: Path, tokenizer_files: TokenizerFiles, vocab: Vocab) -> None:
     """Writes what `read` finds again, and other libraries too."""
-    says = {} if found.adds_bos is None else dict(add_bos_token=found.adds_bos)
-    if found.template is not None:
-        files.write(folder / TEMPLATE, found.template)
-    if found.names or says:
-        files.write(folder / CONFIG, json.dumps(found.names | says, indent=1, ensure_ascii=False))
-    files.write(folder / FILE, json.dumps(with_specials(found.tree, vocab), indent=1, ensure_ascii=False))
+    says = {} if tokenizer_files.adds_bos is None else dict(add_bos_token=tokenizer_files.adds_bos)
+    if tokenizer_files.template is not None:
+        files.write(folder / TEMPLATE, tokenizer_files.template)
+    if tokenizer_files.names or says:
+        files.write(folder / CONFIG, json.dumps(tokenizer_files.names | says, indent=1, ensure_ascii=False))
+    files.write(folder / FILE, json.dumps(with_specials(tokenizer_files.tree, vocab), indent=1, ensure_ascii=False))

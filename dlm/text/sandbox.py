@@ -100,7 +100,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._weight(values)
         return "".join(map(str, values))
 
-    def _made(self, name: str, value: Any, args: tuple) -> tuple:
+    def _charge_result(self, name: str, value: Any, args: tuple) -> tuple:
         """Spends what a method of a text, or a filter, may make of it; the arguments, of which none can be read only once."""
         numbers = [abs(a) for a in args if isinstance(a, int)]
         if name == "join":
@@ -124,11 +124,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             value, rest = args[given], args[given + 1 :]
             if name == "join":
                 value = value if isinstance(value, Sized) else list(value)
-                self._made("join", "".join(map(str, [*rest, *kwargs.values()])), (value,))
+                self._charge_result("join", "".join(map(str, [*rest, *kwargs.values()])), (value,))
             elif name in ("format", "replace"):
-                self._made(name, value, (*rest, *kwargs.values()))
+                self._charge_result(name, value, (*rest, *kwargs.values()))
             else:
-                self._made("", value, (*rest, *kwargs.values()))
+                self._charge_result("", value, (*rest, *kwargs.values()))
             if name not in _SHALLOW:
                 self._weight(value)
             return function(*args[:given], value, *rest, **kwargs)
@@ -141,12 +141,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         __self._spend(10 * STEP)
         if isinstance(owner, str | bytes):
-            args = __self._made(name, owner, (*args, *kwargs.values()))[: len(args)]
+            args = __self._charge_result(name, owner, (*args, *kwargs.values()))[: len(args)]
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str | bytes):
-            self._made("%", left, (right,))
+            self._charge_result("%", left, (right,))
         elif operator in ("*", "**") and isinstance(right, int):
             sized = len(left) + 8 if isinstance(left, Sized) else left.bit_length() + 1 if isinstance(left, int) else 1
             self._spend(sized * abs(right) if isinstance(left, Sized) or operator == "**" else sized + right.bit_length())
@@ -161,7 +161,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         formatted = super().wrap_str_format(value)
 
         def metered(*args, **kwargs):
-            self._made("format", value.__self__, (*args, *kwargs.values()))
+            self._charge_result("format", value.__self__, (*args, *kwargs.values()))
             return formatted(*args, **kwargs)
 
         return metered if formatted else None

@@ -57,4 +57,4 @@ def test_parts_take_turns_and_the_first_round_does_not_count():
 
 def test_a_ratio_is_taken_within_rounds():
     assert benches.ratio([1.0, 20.0, 300.0], [1.0, 10.0, 100.0]) == dict(median=2.0, min=1.0, max=3.0)
-    assert benches.told(dict(median=2.0, min=1.0, max=3.0), 100, 0, " %") == "200 % (100–300)"
+    assert benches.formatted(dict(median=2.0, min=1.0, max=3.0), 100, 0, " %") == "200 % (100–300)"

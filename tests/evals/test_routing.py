@@ -43,7 +43,7 @@ def test_tables_of_all_tokens_and_of_those_in_a_bucket():
 
 def test_figures_are_means_over_the_layers():
     told = {k: np.concatenate([v, np.ones_like(v)]) for k, v in sums().items()}
-    found = {k: float(v) for k, v in routing.figures(told, 2, 2).items()}
+    found = {k: float(v) for k, v in routing.router_metrics(told, 2, 2).items()}
     assert found["router_imbalance"] == pytest.approx((4 / 3 + 0) / 2) and found["router_busiest"] == pytest.approx((2 + 1) / 2)
     assert found["router_dropped"] == pytest.approx((1 / 6 + 4 / 4 / 2) / 2) and found["router_entropy"] == pytest.approx((0.5 + 1) / 2)
 

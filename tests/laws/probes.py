@@ -68,7 +68,7 @@ def uniform(**changes):
 
 
 def hybrid(**changes):
-    return spec.build(dict(name="hybrid") | changes, "noise", tiny.VOCAB).masses(jnp.array([0.2, 0.7]))
+    return spec.build(dict(name="hybrid") | changes, "noise", tiny.VOCAB).noise_probs(jnp.array([0.2, 0.7]))
 
 
 def dropped(**changes):

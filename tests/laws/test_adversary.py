@@ -40,9 +40,9 @@ def test_nor_one_that_knows_the_time(name):
 class DividedByMasked(Masked):
     """The mean over masked positions instead of their weighted sum."""
 
-    def terms(self, denoise, batch, z_BL, t_BL):
+    def bound_nats(self, denoise, batch, z_BL, t_BL):
         masked_B1 = (z_BL == self.vocab.mask).sum(-1, keepdims=True)
-        return super().terms(denoise, batch, z_BL, t_BL) / jnp.maximum(masked_B1, 1)
+        return super().bound_nats(denoise, batch, z_BL, t_BL) / jnp.maximum(masked_B1, 1)
 
 
 @dataclass(frozen=True)

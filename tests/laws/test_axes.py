@@ -41,9 +41,9 @@ def test_each_combination_is_built_or_refused_by_name(stem):
             assert named, f"{error} does not name what is wrong with {config}"
         else:
             built += 1
-            assert objective.trains in (objective.claims, "heuristic")
+            assert objective.loss_claims in (objective.claims, "heuristic")
             if config.get("weights", "bound") != "bound":
-                assert objective.trains == "heuristic"
+                assert objective.loss_claims == "heuristic"
     assert built and (refused or stem not in ("masked", "block", "hybrid"))
 
 
@@ -113,7 +113,7 @@ def test_the_cost_of_a_step_is_told_as_it_is(stem):
     for config in [dict(name=stem)] + [c for c in combinations(stem) if c.get("coupling") == "complementary"][:1]:
         objective, batch = w.objective(config), w.batch_of(w.X_XL, dict(marked_BL=w.X_XL % 2))
         seen = jax.eval_shape(lambda objective=objective, batch=batch: recorded(objective, batch))
-        assert objective.reads == sum(2 if "clean_BL" in canvas.fields else 1 for canvas in seen)
+        assert objective.token_passes == sum(2 if "clean_BL" in canvas.fields else 1 for canvas in seen)
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_weights_that_look_at_kept_neighbours():
     batch = dataclasses.replace(batch, weights_BL=batch.weights_BL.at[0, 1].set(0.0))
     half = lambda canvas, *, mask: Output(Logits(jnp.zeros((1, 6, w.VOCAB.size))))  # noqa: E731
     objective = w.objective(dict(name="masked", weights="context"))
-    nats_BL = jax.jit(lambda z_BL, t_BL: objective.trained(half, batch, z_BL, t_BL, None))(z_BL, jnp.full((1, 6), 0.5))
+    nats_BL = jax.jit(lambda z_BL, t_BL: objective.training_nats(half, batch, z_BL, t_BL, None))(z_BL, jnp.full((1, 6), 0.5))
     near = lambda *distances: sum(0.5 * 0.3 * 0.7 ** (d - 1) for d in distances)  # noqa: E731
     want = np.array([0, 0, near(2, 1), 0, near(4, 1), 0]) * np.log(w.VOCAB.size)
     np.testing.assert_allclose(nats_BL[0], want, rtol=1e-5)
@@ -153,8 +153,8 @@ def test_dynamic_weights_of_hybrid_noise():
     x_BL, z_BL = np.array([[0, 1, 2]]), np.array([[w.VOCAB.mask, 2, 2]])
     told_V = np.where(np.arange(w.VOCAB.size) < n, [0.5, 0.3, 0.2] + [0.0] * (w.VOCAB.size - n), 0)
     told = lambda canvas, *, mask: Output(Logits(jnp.log(jnp.asarray(told_V))[None, None] + jnp.zeros((1, 3, 1))))  # noqa: E731
-    found_L = np.asarray(jax.jit(lambda z_BL, t: objective.trained(told, w.batch_of(x_BL), z_BL, t, None))(z_BL, t))[0]
-    alpha, uniform = float(noise.alpha(0.3)), float(noise.masses(0.3)[1])
+    found_L = np.asarray(jax.jit(lambda z_BL, t: objective.training_nats(told, w.batch_of(x_BL), z_BL, t, None))(z_BL, t))[0]
+    alpha, uniform = float(noise.alpha(0.3)), float(noise.noise_probs(0.3)[1])
     laws = lambda p_V: alpha * np.asarray(p_V, np.float64)[:n] + uniform / n  # noqa: E731
     for i, weight in enumerate((2.0, 1.0, min(noise.ratio / n * ((1 - alpha) / alpha) ** 0.5, 1))):
         q_V, p_V = laws(np.eye(w.VOCAB.size)[int(x_BL[0, i])]), laws(told_V)

@@ -15,7 +15,7 @@ import pytest
 from dlm.nn import config, transformer
 from dlm.objectives.masked import Masked
 from dlm.oracle.exact import exact_bound
-from dlm.run.contracts import Estimate, Output
+from dlm.run.contracts import Output, UnbiasedLoss
 from tests.laws import worlds as w
 
 every_objective = w.first_of_each("member", w.OBJECTIVES)
@@ -57,9 +57,9 @@ def _exact(objective):
 def test_every_member_says_what_it_claims(member):
     """What is no estimate of what is reported is of another type, so that nothing can take it for a likelihood."""
     objective, batch = w.objective(member), w.batch_of(w.X_XL, {"marked_BL": np.ones_like(w.X_XL)})
-    assert objective.claims in ("exact", "bound") and objective.trains in (objective.claims, "heuristic")
+    assert objective.claims in ("exact", "bound") and objective.loss_claims in (objective.claims, "heuristic")
     loss = jax.eval_shape(lambda: objective.loss(w.tables, batch, jax.random.key(0)))
-    assert isinstance(loss, Estimate) == (objective.trains == objective.claims)
+    assert isinstance(loss, UnbiasedLoss) == (objective.loss_claims == objective.claims)
 
 
 @every_objective
@@ -105,8 +105,8 @@ def test_a_grid_of_times_has_a_bound_of_its_own():
 class DividedByMasked(Masked):
     """The mean over masked positions in the place of their weighted sum: the usual mistake."""
 
-    def terms(self, denoise, batch, z_BL, t_B):
-        return super().terms(denoise, batch, z_BL, t_B) / jnp.maximum((z_BL == self.vocab.mask).sum(-1, keepdims=True), 1)
+    def bound_nats(self, denoise, batch, z_BL, t_B):
+        return super().bound_nats(denoise, batch, z_BL, t_B) / jnp.maximum((z_BL == self.vocab.mask).sum(-1, keepdims=True), 1)
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def test_the_reported_bound_and_the_loss(member):
     assert np.abs((nats_SX.mean(0) - want_X) / np.sqrt(spread_X / SEEDS)).max() < 4
     assert 0.95 < variance_SX.mean() / spread_X.mean() < 1.6
     assert abs((nats_SX[0] - want_X).sum()) < 4 * np.sqrt(variance_SX[0].sum())
-    if objective.trains == objective.claims:
+    if objective.loss_claims == objective.claims:
         assert abs(loss_S.mean() - want_X.sum()) < 4 * loss_S.std(ddof=1) / SEEDS**0.5
 
 
@@ -220,7 +220,7 @@ def test_gradients_are_finite_at_every_time(member):
         finite_KZLV = jnp.where(jnp.isfinite(w.TABLES), w.TABLES, 0.0)
         denoise = w.table_denoise(jnp.where(jnp.arange(w.VOCAB.size) < w.V, finite_KZLV[3:] * scale, -jnp.inf))
         z_BL = batch.tokens_BL if objective.process is None else gone_BL
-        return objective.terms(denoise, batch, z_BL, jnp.full(z_BL.shape, t)).sum()
+        return objective.bound_nats(denoise, batch, z_BL, jnp.full(z_BL.shape, t)).sum()
 
     grads = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(jnp.ones((len(w.Z_ZL), w.L, w.VOCAB.size)), jnp.array([1e-6, 0.5, 1.0]))
     assert np.isfinite(grads).all() and np.abs(grads).max() > 0

@@ -14,7 +14,7 @@ from dlm.run.spec import Vocab
 from dlm.samplers import loop
 from dlm.samplers.ancestral import Ancestral
 from dlm.samplers.config import Sampler
-from dlm.samplers.rule import Now
+from dlm.samplers.rule import StepView
 from tests.laws import worlds as w
 
 FAST = {"xla_backend_optimization_level": 3}  # the suite compiles for quick compilation; here running is what costs
@@ -74,8 +74,8 @@ def _ancestral(key_B, logits_V):
     logits_BLV = jnp.broadcast_to(jnp.pad(logits_V, (0, 3), constant_values=-jnp.inf), (1, LENGTH, SIZE + 3))
     canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))
     t_B = jnp.ones(1)
-    now = Now(noise, z_BL == SIZE, t_B, t_B - 1 / STEPS, jnp.zeros(z_BL.shape))
-    done, _ = Ancestral().step(key_B, Output(Logits(logits_BLV)), canvas, now, ())
+    view = StepView(noise, z_BL == SIZE, t_B, t_B - 1 / STEPS, jnp.zeros(z_BL.shape))
+    done, _ = Ancestral().step(key_B, Output(Logits(logits_BLV)), canvas, view, ())
     return done.z_BL
 
 
@@ -123,7 +123,7 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     logits_BLV = jnp.broadcast_to(jnp.asarray(np.log(np.append(p_V, [0, 0, 0]) + 1e-30), jnp.float32), (n, 2, 203))
     start = 200 if process.absorbing else 7
     seen = Canvas(jnp.full((n, 2), start), jnp.ones((n, 2)), jnp.zeros((n, 2), bool))
-    moment = Now(process, ~seen.frozen_BL, jnp.full(n, 0.9), jnp.full(n, 0.5), jnp.zeros((n, 2)))
+    moment = StepView(process, ~seen.frozen_BL, jnp.full(n, 0.9), jnp.full(n, 0.5), jnp.zeros((n, 2)))
     step = jax.jit(lambda key_B: made.step(key_B, Output(loop._Tempered(Logits(logits_BLV), PLAIN)), seen, moment, made.init(seen))[0].z_BL)
     z_BL = np.asarray(step(keys.per_sample(keys.root(0), jnp.arange(n))))
     want_V = np.asarray(process.reverse(Logits(logits_BLV[:1]), seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1]))[0, 0]

@@ -17,7 +17,7 @@ from tests.laws.test_samplers import _checked
 
 pytestmark = pytest.mark.slow
 NOISE = w.process(dict(name="mask"))
-RULES = [r for r in w.RULES if spec.build(r, "samplers", w.VOCAB).chance is None]
+RULES = [r for r in w.RULES if spec.build(r, "samplers", w.VOCAB).order_randomness is None]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=w.title)
 
 

@@ -54,9 +54,9 @@ def enumerated(own, table, nodes=48, scored=True):
 
     def at(t):
         t_RL = jnp.full(z_RL.shape, t)
-        terms_R = held.terms(w.table_denoise(table), batch, z_RL, t_RL).sum(1)
+        bound_nats_R = held.bound_nats(w.table_denoise(table), batch, z_RL, t_RL).sum(1)
         q_R = jnp.exp(held.log_q(batch, z_RL, t_RL).sum(1))
-        return ((q_R if scored else jax.lax.stop_gradient(q_R)) * terms_R).sum()
+        return ((q_R if scored else jax.lax.stop_gradient(q_R)) * bound_nats_R).sum()
 
     return jax.lax.map(at, jnp.asarray(t_T, jnp.float32)) @ jnp.asarray(weight_T, jnp.float32)
 

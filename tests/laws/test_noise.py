@@ -19,19 +19,19 @@ def test_all_that_is_not_kept_is_a_mask_or_noise_and_speeds_are_derivatives(proc
     """At t = 0 all is clean, at t = 1 nothing is left; α (m' − α'/α m) and α (u' − α'/α u) agree with autodiff, next to t = 0 too."""
     noise = w.process(process)
     t_T = jnp.linspace(0, 1, 257)
-    a_T, masses = jax.jit(lambda t: (noise.alpha(t), noise.masses(t)))(t_T)
+    a_T, noise_probs = jax.jit(lambda t: (noise.alpha(t), noise.noise_probs(t)))(t_T)
     log_q = jax.jit(lambda x_BL: noise.log_q(w.Z_ZL, jnp.ones((1, 1)), x_BL))
     prior = log_q(0 * w.Z_ZL)
-    assert a_T[0] == 1 and a_T[-1] == 0 and sum(masses)[0] == 0 and sum(masses)[-1] == 1
+    assert a_T[0] == 1 and a_T[-1] == 0 and sum(noise_probs)[0] == 0 and sum(noise_probs)[-1] == 1
     assert (np.diff(a_T) <= 0).all() and (np.diff(a_T[:128]) < 0).all()  # float32 has nothing left below α = 6e-8
     for x in range(w.V):  # the prior does not know x
         np.testing.assert_array_equal(prior, log_q(np.full_like(w.Z_ZL, x)))
 
     @jax.jit
     def both(t_T):
-        (mask, uniform), slopes = jax.jvp(noise.masses, (t_T,), (jnp.ones_like(t_T),))
+        (mask, uniform), slopes = jax.jvp(noise.noise_probs, (t_T,), (jnp.ones_like(t_T),))
         a, slope = jax.jvp(noise.alpha, (t_T,), (jnp.ones_like(t_T),))
-        return noise.speeds(t_T), (a * slopes[0] - slope * mask, a * slopes[1] - slope * uniform)
+        return noise.noise_rates(t_T), (a * slopes[0] - slope * mask, a * slopes[1] - slope * uniform)
 
     for t, rtol in ((t_T[1:-1], 2e-5), (jnp.float32([1e-6]), 1e-4)):
         for found, wanted in zip(*both(t), strict=True):

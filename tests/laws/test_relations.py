@@ -45,10 +45,10 @@ def test_another_way_to_the_masked_bound(config):
 def reported(made=None, **config):
     """All that the laws of a bound look at: programs line by line, and their constants."""
     made, batch = made or w.objective(config), w.batch_of(w.X_XL, RANDOM)
-    of_z = lambda z_BL, t_BL: (made.terms(w.tables, batch, z_BL, t_BL), made.log_q(batch, z_BL, t_BL))  # noqa: E731
+    of_z = lambda z_BL, t_BL: (made.bound_nats(w.tables, batch, z_BL, t_BL), made.log_q(batch, z_BL, t_BL))  # noqa: E731
     both = lambda key, *at: (made.bound(w.tables, batch, key, 4), of_z(*at))  # noqa: E731
     lines, constants = tiny.program(both, jax.random.key(0), jnp.asarray(w.X_XL), jnp.ones(w.X_XL.shape))
-    return (made.claims, made.mask, made.cells(w.L), made.support(w.VOCAB, w.L), lines), constants
+    return (made.claims, made.mask, made.time_cells(w.L), made.support(w.VOCAB, w.L), lines), constants
 
 
 @pytest.mark.parametrize("stem", w.INHERIT)
@@ -80,17 +80,17 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
     x_LV[:, : w.V] = rng.dirichlet(np.ones(w.V), w.L)
     output = Output(Logits(np.log(np.maximum(x_LV, 1e-300))[None].astype(np.float32)))
     objective, batch = w.objective(dict(name="hybrid", process=process)), w.batch_of(w.X_XL[5:6])
-    terms = jax.jit(lambda z_1L: objective.terms(lambda canvas, mask: output, batch, z_1L, jnp.full((1, w.L), t)))
+    bound_nats = jax.jit(lambda z_1L: objective.bound_nats(lambda canvas, mask: output, batch, z_1L, jnp.full((1, w.L), t)))
 
-    def masses(t):
+    def noise_probs(t):
         t_1 = jnp.float32(t)
-        mask, uniform = (float(m) for m in noise.masses(t_1))
+        mask, uniform = (float(m) for m in noise.noise_probs(t_1))
         beta_V = np.zeros(6)
         beta_V[: w.V], beta_V[w.VOCAB.mask] = uniform / w.V, mask
         return 1 - mask - uniform, beta_V
 
     with jax.enable_x64(True):
-        (a, beta_V), (a2, after_V), (a1, before_V) = masses(t), masses(t + 1e-3), masses(t - 1e-3)
+        (a, beta_V), (a2, after_V), (a1, before_V) = noise_probs(t), noise_probs(t + 1e-3), noise_probs(t - 1e-3)
     leaves_V = (after_V - before_V) / 2e-3 - (a2 - a1) / 2e-3 / a * beta_V
     for z_L in w.Z_ZL[:: 7 if process["name"] != "uniform" else 5]:
         q_LV, p_LV = a * np.eye(6)[w.X_XL[5]] + beta_V, a * x_LV + beta_V
@@ -102,7 +102,7 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
         with np.errstate(divide="ignore", invalid="ignore"):
             each_LV = model_LV - rate_LV + np.where(rate_LV > 0, rate_LV * np.log(rate_LV / model_LV), 0.0)
         want_L = np.where(other_LV, each_LV, 0.0).sum(1)
-        np.testing.assert_allclose(terms(z_L[None])[0], want_L, rtol=5e-3, atol=1e-4)
+        np.testing.assert_allclose(bound_nats(z_L[None])[0], want_L, rtol=5e-3, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------ planted wrong
@@ -112,7 +112,7 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
 class JointSubTokens(Masked):
     """All that is masked predicted as one, weighed by 1/t like marginals: why published perplexities were withdrawn."""
 
-    def terms(self, denoise, batch, z_BL, t_BL):
+    def bound_nats(self, denoise, batch, z_BL, t_BL):
         joint_B = -jnp.log(_mass(batch.tokens_BL) / _mass(z_BL))
         first_BL = jnp.arange(w.L) == jnp.argmax(z_BL == w.VOCAB.mask, 1)[:, None]
         return jnp.where(first_BL & (z_BL == w.VOCAB.mask), self.weight(t_BL) * joint_B[:, None], 0.0)

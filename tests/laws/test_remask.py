@@ -40,8 +40,8 @@ def drawn(remask, steps=T, table=1):
     done = jax.jit(run, compiler_options={"xla_backend_optimization_level": 1})(canvas, keys.per_sample(keys.root(0), jnp.arange(N)))
     z_TBL, _, _, count = done.trace
     stands_TBL = np.concatenate([canvas.z_BL[None], z_TBL[: int(count)]]) != w.VOCAB.mask
-    back_T = (stands_TBL[:-1] & ~stands_TBL[1:]).sum((1, 2)) / np.maximum(stands_TBL[:-1].sum((1, 2)), 1)
-    return np.asarray(done.canvas.z_BL), stands_TBL[1:].mean((1, 2)), back_T
+    remasked_T = (stands_TBL[:-1] & ~stands_TBL[1:]).sum((1, 2)) / np.maximum(stands_TBL[:-1].sum((1, 2)), 1)
+    return np.asarray(done.canvas.z_BL), stands_TBL[1:].mean((1, 2)), remasked_T
 
 
 PLAIN_T = 1 - np.arange(T - 1, -1, -1) / T  # α_s after each step
@@ -93,11 +93,11 @@ def sigma(config, t, s):
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [r for r in REMASKS if sigma(r, 0.5, 0.4) is not None], ids=w.title)
 def test_as_many_tokens_come_back_in_each_step_as_the_rule_says(config):
-    _, shares_T, back_T = drawn(built(config | dict(eta=0.5)))
+    _, shares_T, remasked_T = drawn(built(config | dict(eta=0.5)))
     want_T = [sigma(config, k / T, (k - 1) / T) for k in range(T, 0, -1)]
     stood_T = N * w.L * np.append(0, shares_T)[:-1]
-    np.testing.assert_array_less(np.abs(back_T - want_T), 4 / np.sqrt(np.maximum(4 * stood_T, 1)) + 1e-6)
-    assert (back_T[1:][np.array(want_T)[1:] == 0] == 0).all() and max(want_T) > 0.1
+    np.testing.assert_array_less(np.abs(remasked_T - want_T), 4 / np.sqrt(np.maximum(4 * stood_T, 1)) + 1e-6)
+    assert (remasked_T[1:][np.array(want_T)[1:] == 0] == 0).all() and max(want_T) > 0.1
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class Forgetful(Cap):
 
     marginals = "kept"
 
-    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
-        rate_BL = super().rate(output, canvas, now, alpha_t_B1, alpha_s_B1)
-        return jnp.where(canvas.z_BL == now.process.vocab.mask, 0.0, rate_BL)
+    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
+        rate_BL = super().rate(output, canvas, view, alpha_t_B1, alpha_s_B1)
+        return jnp.where(canvas.z_BL == view.process.vocab.mask, 0.0, rate_BL)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Greedy(Cap):
 
     marginals = "kept"
 
-    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
         return jnp.full_like(alpha_t_B1, self.eta)
 
 
@@ -137,5 +137,5 @@ def test_rules_that_count_reveal_as_many_more_as_come_back():
         run = lambda canvas, key_B: loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True).trace[0]  # noqa: B023, E731
         z_TBL = np.asarray(jax.jit(run)(canvas, keys.per_sample(keys.root(0), jnp.arange(64))))
         assert ((z_TBL != w.VOCAB.mask).sum(-1) == np.array([1, 2, 3])[:, None]).all()
-        back_TBL = (z_TBL[:-1] != w.VOCAB.mask) & (z_TBL[1:] == w.VOCAB.mask)
-        assert (back_TBL[0].sum(1) == 1).all()
+        remasked_TBL = (z_TBL[:-1] != w.VOCAB.mask) & (z_TBL[1:] == w.VOCAB.mask)
+        assert (remasked_TBL[0].sum(1) == 1).all()

@@ -94,7 +94,7 @@ def test_a_causal_denoiser_draws_from_p():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", [r for r in w.EACH_RULE if spec.build(r, "samplers", w.VOCAB).chance], ids=w.title)
+@pytest.mark.parametrize("rule", [r for r in w.EACH_RULE if spec.build(r, "samplers", w.VOCAB).order_randomness], ids=w.title)
 def test_anchors_stay_and_no_mask_is_left(rule):
     """In two steps for three positions. The rules that leave nothing to chance: tests/laws/test_exact.py."""
     _checked(rule, blank=0, steps=2)

@@ -23,14 +23,14 @@ def _draw(kind, parts):
     return jax.jit(lambda keys, index_B: jax.vmap(lambda key: times.draw(kind, index_B, B, key, parts))(keys))
 
 
-def drawn(kind, index_B=range(B), seeds=1, parts=1, part=0):
+def draw_times(kind, index_B=range(B), seeds=1, parts=1, part=0):
     keys = jax.random.split(jax.random.key(1), seeds)
     return np.asarray(_draw(kind, parts)(keys, np.array([*index_B])))[..., part]
 
 
 @every_kind
 def test_each_time_is_uniform(kind):
-    u_SB = drawn(kind, seeds=2000)
+    u_SB = draw_times(kind, seeds=2000)
     for b in (0, 1, B - 1):
         assert w.chi_square(np.histogram(u_SB[:, b], 20, (0, 1))[0], np.ones(20)) > 1e-4
     assert (u_SB >= 0).all() and (u_SB <= 1).all() and len(np.unique(u_SB)) > 0.9 * u_SB.size / (2 if kind == "antithetic" else 1)
@@ -38,24 +38,28 @@ def test_each_time_is_uniform(kind):
 
 @every_kind
 def test_a_time_belongs_to_the_sample_not_to_its_place(kind):
-    whole_B = drawn(kind)[0]
-    assert (drawn(kind, [5, 2, 7])[0] == whole_B[[5, 2, 7]]).all()
-    assert (drawn(kind, range(B, 2 * B))[0] != whole_B).all(), "the next batch has times of its own"
+    whole_B = draw_times(kind)[0]
+    assert (draw_times(kind, [5, 2, 7])[0] == whole_B[[5, 2, 7]]).all()
+    assert (draw_times(kind, range(B, 2 * B))[0] != whole_B).all(), "the next batch has times of its own"
 
 
 @every_kind
 def test_parts_have_times_of_their_own_whatever_their_number(kind):
-    assert (drawn(kind, parts=3, part=0) == drawn(kind)).all() and (drawn(kind, parts=3, part=2) == drawn(kind, parts=4, part=2)).all()
-    last_SB = drawn(kind, seeds=2000, parts=3, part=2)
+    assert (draw_times(kind, parts=3, part=0) == draw_times(kind)).all() and (
+        draw_times(kind, parts=3, part=2) == draw_times(kind, parts=4, part=2)
+    ).all()
+    last_SB = draw_times(kind, seeds=2000, parts=3, part=2)
     assert w.chi_square(np.histogram(last_SB[:, 1], 20, (0, 1))[0], np.ones(20)) > 1e-4
-    assert (drawn(kind, parts=3, part=1) != drawn(kind)).all()
+    assert (draw_times(kind, parts=3, part=1) != draw_times(kind)).all()
 
 
 def test_times_of_importance_follow_the_density_that_costs_are_divided_by():
     costs_T = np.linspace(3, 0.1, times.BUCKETS) ** 2
     costs_T[5] = 0  # not seen yet: as if it cost what the others do on average
     u_BP = (np.arange(64_000)[None] + 0.5) / 64_000
-    t_P, density_P = (np.asarray(a)[0] for a in times.sharpened(jnp.asarray(u_BP, jnp.float32), jnp.asarray(costs_T[None], jnp.float32)))
+    t_P, density_P = (
+        np.asarray(a)[0] for a in times.importance_times(jnp.asarray(u_BP, jnp.float32), jnp.asarray(costs_T[None], jnp.float32))
+    )
     size_T = np.sqrt(np.where(costs_T > 0, costs_T, costs_T.sum() / 31))
     p_T = 0.9 * size_T / size_T.sum() + 0.1 / times.BUCKETS
     np.testing.assert_allclose(np.histogram(t_P, times.BUCKETS, (0, 1))[0] / t_P.size, p_T, atol=1e-4)
@@ -64,21 +68,21 @@ def test_times_of_importance_follow_the_density_that_costs_are_divided_by():
 
 
 def test_what_is_remembered_is_a_running_mean_of_squares():
-    sums_2T = times.squares(jnp.array([0.0, 0.01, 0.5]), jnp.array([1.0, 3.0, 2.0]))
-    once_T = times.remembered(times.fresh(), sums_2T)
+    sums_2T = times.bucket_costs(jnp.array([0.0, 0.01, 0.5]), jnp.array([1.0, 3.0, 2.0]))
+    once_T = times.updated_costs(times.initial_costs(), sums_2T)
     assert np.flatnonzero(once_T).tolist() == [0, 16] and once_T[0] == 5 and once_T[16] == 4
-    twice_T = times.remembered(once_T, times.squares(jnp.array([0.5]), jnp.array([6.0])))
+    twice_T = times.updated_costs(once_T, times.bucket_costs(jnp.array([0.5]), jnp.array([6.0])))
     assert twice_T[0] == 5 and np.isclose(twice_T[16], 0.95 * 4 + 0.05 * 36)
 
 
 @pytest.mark.slow
 def test_what_each_promises():
-    assert (np.sort((drawn("stratified", seeds=50) * B).astype(int), 1) == np.arange(B)).all()
-    u_P = drawn("stratified", [3], parts=16, part=slice(None))[0, 0]
+    assert (np.sort((draw_times("stratified", seeds=50) * B).astype(int), 1) == np.arange(B)).all()
+    u_P = draw_times("stratified", [3], parts=16, part=slice(None))[0, 0]
     assert np.diff(np.sort(np.append(u_P, u_P.min() + 1))).max() < 0.3, "spread within a sample"
-    u_SB = drawn("antithetic", seeds=50)
+    u_SB = draw_times("antithetic", seeds=50)
     np.testing.assert_allclose(u_SB[:, ::2] + u_SB[:, 1::2], 1, atol=1e-6)
-    assert np.var(drawn("iid", seeds=500).mean(1)) > 5 * np.var(drawn("stratified", seeds=500).mean(1))
+    assert np.var(draw_times("iid", seeds=500).mean(1)) > 5 * np.var(draw_times("stratified", seeds=500).mean(1))
 
 
 def losses(seeds=600, **fields):

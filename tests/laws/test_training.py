@@ -44,10 +44,10 @@ def nats(ids_BL, t, x_BL=X_BL):
     return -np.take_along_axis(log_p(ids_BL, t), x_BL[..., None], -1)[..., 0]
 
 
-def trained(config, batch=BATCH, z_BL=Z_BL):
+def training_nats(config, batch=BATCH, z_BL=Z_BL):
     """What the view z costs in training at the time T."""
     objective = w.objective(config)
-    view = lambda z_BL: objective.trained(told, batch, z_BL, jnp.full(z_BL.shape, T), jax.random.key(0))  # noqa: E731
+    view = lambda z_BL: objective.training_nats(told, batch, z_BL, jnp.full(z_BL.shape, T), jax.random.key(0))  # noqa: E731
     return np.asarray(jax.jit(view)(z_BL))
 
 
@@ -55,8 +55,8 @@ MASKED_NATS_BL = np.where(MASKED_BL, WEIGHTS_BL * nats(Z_BL, T), 0.0)
 
 
 def test_flat_weights_are_the_nats_of_what_is_masked():
-    np.testing.assert_allclose(trained(dict(name="masked", weights="flat")), MASKED_NATS_BL, rtol=1e-5)
-    np.testing.assert_allclose(trained(dict(name="priority")), MASKED_NATS_BL, rtol=1e-5)  # its rates are in the density
+    np.testing.assert_allclose(training_nats(dict(name="masked", weights="flat")), MASKED_NATS_BL, rtol=1e-5)
+    np.testing.assert_allclose(training_nats(dict(name="priority")), MASKED_NATS_BL, rtol=1e-5)  # its rates are in the density
 
 
 def test_proseco_reads_its_own_guesses_as_if_nothing_were_noised():
@@ -64,7 +64,7 @@ def test_proseco_reads_its_own_guesses_as_if_nothing_were_noised():
     filled_BL = np.where(MASKED_BL, log_p(Z_BL, T).argmax(-1), Z_BL)
     want_BL = MASKED_NATS_BL / T + 0.7 * WEIGHTS_BL * nats(filled_BL, 0.0)
     assert (filled_BL != X_BL).any()
-    np.testing.assert_allclose(trained(dict(name="proseco", temperature=0.0, correction=0.7)), want_BL, rtol=1e-5)
+    np.testing.assert_allclose(training_nats(dict(name="proseco", temperature=0.0, correction=0.7)), want_BL, rtol=1e-5)
 
 
 def test_the_auxiliary_loss_of_a_block_has_the_weight_of_the_token_that_it_predicts():
@@ -73,7 +73,7 @@ def test_the_auxiliary_loss_of_a_block_has_the_weight_of_the_token_that_it_predi
     follows_BL = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 1, 0]])
     next_BL = follows_BL * np.roll(WEIGHTS_BL, -1, 1) * nats(X_BL, 0.0, np.roll(X_BL, -1, 1))
     assert next_BL[0, 1] > 0 == WEIGHTS_BL[0, 1]
-    found_BL = trained(dict(name="block", size=2, context="causal", auxiliary=0.3), dataclasses.replace(BATCH, fields=fields))
+    found_BL = training_nats(dict(name="block", size=2, context="causal", auxiliary=0.3), dataclasses.replace(BATCH, fields=fields))
     np.testing.assert_allclose(found_BL, MASKED_NATS_BL / T + 0.3 * next_BL, rtol=1e-5, atol=1e-6)
 
 
@@ -81,7 +81,7 @@ def test_each_group_of_a_partition_is_told_the_share_that_is_asked_for():
     """t of the group of rate t, 1 − t of the other; each counts by half and is divided by its own rate."""
     asked_BL = np.full_like(X_BL, w.VOCAB.mask)
     want_BL = np.where(MASKED_BL, nats(asked_BL, T) / T, nats(asked_BL, 1 - T) / (1 - T)) / 2
-    np.testing.assert_allclose(trained(dict(name="partition")), WEIGHTS_BL * want_BL, rtol=1e-5)
+    np.testing.assert_allclose(training_nats(dict(name="partition")), WEIGHTS_BL * want_BL, rtol=1e-5)
 
 
 def test_dropout_predicts_every_token_behind_an_input_that_is_partly_masked():
@@ -106,7 +106,7 @@ def test_both_views_of_priority_give_every_position_the_same_weight():
     objective = w.objective(dict(name="priority", coupling="complementary", strength=k))
     x_TL = np.tile([[0, 1]], (len(u), 1)).astype(np.int32)
     batch = w.batch_of(x_TL, dict(marked_BL=x_TL))
-    object.__setattr__(objective, "drawn", lambda batch, key: (jnp.broadcast_to(t_T1, x_TL.shape), jnp.ones(x_TL.shape)))
+    object.__setattr__(objective, "draw_times", lambda batch, key: (jnp.broadcast_to(t_T1, x_TL.shape), jnp.ones(x_TL.shape)))
     first, inverse = (np.asarray(density_TL) for _, _, density_TL in objective.views(batch, jax.random.key(0)))
     gone_TL = np.where(x_TL == 1, 1 - (1 - t_T1) ** k, t_T1**k)
     for density_TL, share_TL in ((first, gone_TL), (inverse, 1 - gone_TL)):

@@ -67,4 +67,4 @@ def test_the_reach_grows_with_the_updates(anneal, progress, want):
 def test_what_reads_a_part_of_the_canvas_is_refused():
     process = spec.build("mask", "noise", tiny.VOCAB)
     with pytest.raises(spec.UserError, match="from the one before it"):
-        generate.suited(Sampler(spec.build("ancestral", "samplers"), block=4, cache=Cache("dual")), process, Mask("full", shift=1))
+        generate.resolve(Sampler(spec.build("ancestral", "samplers"), block=4, cache=Cache("dual")), process, Mask("full", shift=1))

@@ -13,7 +13,7 @@ from dlm.nn.config import Experts, Norm
 from dlm.nn.routers.topk import TopK
 from dlm.objectives.ar import AR
 from dlm.run import spec
-from dlm.run.contracts import Estimate
+from dlm.run.contracts import UnbiasedLoss
 from dlm.run.spec import UserError
 from tests import tiny
 
@@ -108,7 +108,11 @@ def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
     assert float(loss.metrics["ahead_sum"]) == pytest.approx(want, rel=1e-5)
     assert float(loss.nats_sum - plain.nats_sum) == pytest.approx(0.4 * want, rel=1e-4)
     assert float(loss.metrics["nats_sum"]) == pytest.approx(float(plain.nats_sum), rel=1e-6), "what is told in bits per byte"
-    assert isinstance(plain, Estimate) and not isinstance(loss, Estimate) and (objective.trains, objective.claims) == ("heuristic", "exact")
+    assert (
+        isinstance(plain, UnbiasedLoss)
+        and not isinstance(loss, UnbiasedLoss)
+        and (objective.loss_claims, objective.claims) == ("heuristic", "exact")
+    )
     batch = tiny.batch(x_BL, segments_BL=PACKED)
     bound = jax.jit(lambda p: objective.bound(tiny.denoiser(CONFIG, p), batch, jax.random.key(0), 2).nats_BL.sum())(PARAMS)
     assert float(bound) == pytest.approx(float(plain.nats_sum), rel=1e-6)
@@ -125,11 +129,11 @@ def test_with_masked_inputs_no_likelihood_is_told():
 
 def test_where_nobody_asks_they_are_not_computed():
     """With a memory (sampling), and under a mask that reads a token in its own place."""
-    memory, seat = (
+    memory, slots = (
         transformer.memory(transformer.Transformer(CONFIG), 1, L),
-        cache.Seat(jnp.arange(L)[None], 0, jnp.full(1, tiny.VOCAB.bos)),
+        cache.CacheSlots(jnp.arange(L)[None], 0, jnp.full(1, tiny.VOCAB.bos)),
     )
-    for options in (dict(mask=MASK, cache=dataclasses.replace(memory, seat=seat)), dict(mask=masks.Mask())):
+    for options in (dict(mask=MASK, cache=dataclasses.replace(memory, slots=slots)), dict(mask=masks.Mask())):
         assert jax.eval_shape(lambda options=options: tiny.denoiser(CONFIG, PARAMS)(tiny.canvas(X_BL), **options)).heads is None
 
 
@@ -157,7 +161,7 @@ def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balance
     params = tiny.random_params(config)
     aux = jax.jit(lambda p: tiny.denoiser(config, p)(tiny.canvas(tiny.tokens(2, L)), mask=MASK).aux)(params)
     assert aux["load_NZE"].shape == (3, 4, 4) and "experts" in params["ahead"]["block"]
-    moved = routing.steered(params, aux, 0.5)
+    moved = routing.updated_biases(params, aux, 0.5)
     for name, rows in (("layers", slice(0, 2)), ("ahead", slice(2, 3))):
         block = moved[name] if name == "layers" else moved[name]["block"]
         old = params[name] if name == "layers" else params[name]["block"]

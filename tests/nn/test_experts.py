@@ -133,7 +133,7 @@ def test_many_experts_in_the_order_of_their_loads_are_the_loop_over_them():
     plan = grouped._Plan.of(4400, 22, 0, 200.0)
     assert plan.parts == ((2, 4, 232), (1, 2, 232), (1, 4, 216), (1, 4, 200), (1, 4, 192))
     fair = np.random.default_rng(1).multinomial(4400, [1 / 22] * 22)
-    first_E = plan.first_E(grouped._Places.of(jnp.array(fair)).order_E)
+    first_E = plan.first_E(grouped._RowRanges.of(jnp.array(fair)).order_E)
     assert (first_E[fair.argmax()], first_E[fair.argmin()]) == (232, 192)
     crowded = [0, 2000, 3, 300, *[90] * 18]
     with jax.enable_x64(True):
@@ -245,8 +245,8 @@ def test_every_group_of_moge_has_the_same_load(adversary):
     _, routed = compiled(layer("moge"))(params, x_BLD, valid_BL, ratio_B)
     load_M = routed["load_ZE"].sum(0).reshape(4, 4).sum(1)
     assert load_M.tolist() == [2.0 * valid_BL.sum()] * 4
-    figures = routing.figures({k.replace("_", "_N", 1): v[None] for k, v in routed.items()}, 8, 4)
-    assert figures["router_imbalance"] == 0 and figures["router_dropped"] == 0
+    router_metrics = routing.router_metrics({k.replace("_", "_N", 1): v[None] for k, v in routed.items()}, 8, 4)
+    assert router_metrics["router_imbalance"] == 0 and router_metrics["router_dropped"] == 0
 
 
 def test_experts_of_a_group_may_change_their_names():
@@ -326,5 +326,5 @@ def test_a_mesh_that_no_config_has_is_refused():
         ("moge", {}, dict(tensor=5), "mesh.tensor=5 must divide nn.experts.width=12"),
     ):
         with pytest.raises(ValueError, match=why):
-            made = layer(name, mesh=run_mesh.imagined(run_mesh.Mesh(**sizes)), **changes)
+            made = layer(name, mesh=run_mesh.abstract_mesh(run_mesh.Mesh(**sizes)), **changes)
             jax.eval_shape(lambda made=made: made.init(jax.random.key(0), *rows))

@@ -49,7 +49,9 @@ def test_cached_decoding_is_the_full_forward():
     full_BLV, kv, parts = forward(tiny.canvas(x_BL)).prediction.logits_BLV, transformer.memory(model, 2, L), []
     for i in range(0, L, 2):
         before_B = jnp.full(2, tiny.VOCAB.bos) if i == 0 else jnp.asarray(x_BL[:, i - 1])
-        output = forward(tiny.canvas(x_BL[:, i : i + 2]), dataclasses.replace(kv, seat=cache.Seat(jnp.arange(i, i + 2)[None], i, before_B)))
+        output = forward(
+            tiny.canvas(x_BL[:, i : i + 2]), dataclasses.replace(kv, slots=cache.CacheSlots(jnp.arange(i, i + 2)[None], i, before_B))
+        )
         kv = output.cache
         parts.append(output.prediction.logits_BLV)
     real = slice(None, tiny.VOCAB.eos + 1)

@@ -162,8 +162,8 @@ def test_cached_decoding_is_the_full_forward(mask, kind):
     for begin, end in [(0, 2), (2, 4), (4, 6)] if mask.kind == "block" else [(0, 3), *((i, i + 1) for i in range(3, L))]:
         before_B = jnp.full(2, tiny.VOCAB.bos) if begin == 0 else jnp.asarray(x_BL[:, begin - 1])
         start = None if begin == 4 else begin
-        seat = cache.Seat(jnp.arange(begin, end)[None], start, before_B, dict(segments_BL=jnp.asarray(segments_BL)))
-        output = step(tiny.canvas(x_BL[:, begin:end], segments_BL=segments_BL[:, begin:end]), dataclasses.replace(kv, seat=seat))
+        slots = cache.CacheSlots(jnp.arange(begin, end)[None], start, before_B, dict(segments_BL=jnp.asarray(segments_BL)))
+        output = step(tiny.canvas(x_BL[:, begin:end], segments_BL=segments_BL[:, begin:end]), dataclasses.replace(kv, slots=slots))
         kv = output.cache
         parts.append(output.prediction.logits_BLV)
     real_BL = segments_BL > 0
@@ -180,9 +180,9 @@ def test_two_streams_with_a_memory_are_the_whole_pass(kind):
     whole_BLV = logits(config, params, tiny.canvas(z_BL, clean_BL=x_BL), mask)
     kv, parts = transformer.memory(model, 2, L), []
     for begin, end in ((0, 3), (3, L)):
-        seat = cache.Seat(jnp.arange(begin, end)[None], begin, jnp.zeros(2, jnp.int32))
+        slots = cache.CacheSlots(jnp.arange(begin, end)[None], begin, jnp.zeros(2, jnp.int32))
         canvas = tiny.canvas(z_BL[:, begin:end], clean_BL=x_BL[:, begin:end])
-        output = tiny.denoiser(config, params)(canvas, mask=mask, cache=dataclasses.replace(kv, seat=seat))
+        output = tiny.denoiser(config, params)(canvas, mask=mask, cache=dataclasses.replace(kv, slots=slots))
         kv = output.cache
         parts.append(output.prediction.logits_BLV)
     tiny.close(finite(np.concatenate(parts, 1)), finite(whole_BLV))

@@ -276,7 +276,7 @@ def test_code_runs_in_the_jail_if_it_may(trained, folder, capsys, monkeypatch):
     with pytest.raises(UserError, match="--harness_code"):
         scores(trained("ar"), where, capsys)
     ran = []
-    monkeypatch.setattr("dlm.run.jail.run", lambda program: ran.append(program) or jail.Ran(len(ran) == 1, "", "", "", True))
+    monkeypatch.setattr("dlm.run.jail.run", lambda program: ran.append(program) or jail.RunResult(len(ran) == 1, "", "", "", True))
     found = scores(trained("ar"), where, capsys, "--harness_code")["harness.pick.pass@1,none"]
     assert found["value"] == pytest.approx(1 / 3) and found["claims"] == "samples" and found["nfe"] > 0
     assert all(p.startswith("def f():") and p.endswith("assert f() == 1\n\ncheck(f)\n") for p in ran)

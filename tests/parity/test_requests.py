@@ -60,6 +60,6 @@ def test_names_of_special_tokens_and_broken_answers_are_told(subject, monkeypatc
     lm.loglikelihood(likely), lm.loglikelihood_rolling(rolled)
     written = asked("generate_until", ("<|eos|>", {}), ("<|eos|>", {}), ("ok?", {}))
     assert lm.generate_until(written) == ["n\ufffd", "né", "né"]
-    told = [lm.told[str(r.args)] for r in (*likely, *rolled, *written)]
+    told = [lm.score_info[str(r.args)] for r in (*likely, *rolled, *written)]
     assert [t.names for t in told] == [2, 1, 1, 1, 0] and [t.broken for t in told] == [False, False, True, True, False]
     assert [bytes(piece.ids.tolist()) for piece in read] == [b"a<|eos|> <|mask|>", b"<|bos|>", b"<|eos|>", b"<|eos|>", b"ok?"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.run import keys
-from dlm.run.contracts import Logits, nucleus
+from dlm.run.contracts import Logits, keep_top_p
 
 LOGITS_V = np.log([0.4, 0.3, 0.2, 0.1]).astype(np.float32)
 PREDICTION = Logits(jnp.asarray(np.append(LOGITS_V, -np.inf))[None, None])
@@ -13,7 +13,7 @@ PREDICTION = Logits(jnp.asarray(np.append(LOGITS_V, -np.inf))[None, None])
 
 def test_nucleus_is_the_smallest_set_that_reaches_the_mass():
     for top_p, kept in [(0.01, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.95, 4), (1.0, 4)]:
-        assert np.isfinite(nucleus(jnp.asarray(LOGITS_V), top_p)).tolist() == [True] * kept + [False] * (4 - kept)
+        assert np.isfinite(keep_top_p(jnp.asarray(LOGITS_V), top_p)).tolist() == [True] * kept + [False] * (4 - kept)
 
 
 def test_confidences():

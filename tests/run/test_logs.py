@@ -31,12 +31,12 @@ def test_resuming_drops_what_will_come_again(tmp_path):
 
 
 def test_what_a_stopped_run_owes_is_kept_for_its_step_alone(tmp_path):
-    log, owed = logs.Logs(tmp_path, 0, 9, io.StringIO()), dict(rows=[dict(loss=1.5)], evaluation=True)
-    assert log.owed(3) is None
-    log.owe(3, owed)
-    assert log.owed(3) == owed and log.owed(2) is None
-    log.owe(3, dict(rows=[dict(loss=float("nan"), skipped_sum=1.0)], evaluation=False))
-    assert str(log.owed(3)["rows"]) == "[{'loss': nan, 'skipped_sum': 1.0}]"
+    log, load_pending = logs.Logs(tmp_path, 0, 9, io.StringIO()), dict(rows=[dict(loss=1.5)], evaluation=True)
+    assert log.load_pending(3) is None
+    log.save_pending(3, load_pending)
+    assert log.load_pending(3) == load_pending and log.load_pending(2) is None
+    log.save_pending(3, dict(rows=[dict(loss=float("nan"), skipped_sum=1.0)], evaluation=False))
+    assert str(log.load_pending(3)["rows"]) == "[{'loss': nan, 'skipped_sum': 1.0}]"
     for damaged in (
         "",
         "[3]",
@@ -46,14 +46,14 @@ def test_what_a_stopped_run_owes_is_kept_for_its_step_alone(tmp_path):
     ):
         (tmp_path / logs.OWED).write_text(damaged)
         with pytest.raises(UserError, match="owed.json is damaged: delete it"):
-            log.owed(3)
+            log.load_pending(3)
     log.close()
 
 
 def test_an_evaluation_made_up_for_by_a_process_that_was_killed_then_is_not_kept_twice(tmp_path):
     log = logs.Logs(tmp_path, 0, 9, io.StringIO())
     log.write(dict(step=3, loss=1.0, lr=0.1))
-    log.owe(3, dict(rows=[], evaluation=True))
+    log.save_pending(3, dict(rows=[], evaluation=True))
     log.close()
     for _ in range(2):
         log = logs.Logs(tmp_path, 3, 9, io.StringIO())

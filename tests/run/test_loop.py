@@ -27,10 +27,10 @@ class Told:
     def progress(self, row):
         pass
 
-    def owe(self, step, what):
+    def save_pending(self, step, what):
         self.debt = dict(what, step=step)
 
-    def owed(self, step):
+    def load_pending(self, step):
         return self.debt if self.debt.get("step") == step else None
 
 

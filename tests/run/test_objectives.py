@@ -54,7 +54,7 @@ def updated(made, count=2):
 def test_it_trains_is_scored_draws_and_is_restored(stem, corpus, tmp_path):
     made = experiment(corpus, stem)
     state, sums = updated(made)
-    assert ("nats_sum" in sums) == (made.objective.trains == made.objective.claims) and not sums["skipped_sum"]
+    assert ("nats_sum" in sums) == (made.objective.loss_claims == made.objective.claims) and not sums["skipped_sum"]
     if stem not in KIN:
         scored_and_drawn(made, state)
     store = checkpoint.Store(tmp_path)
@@ -88,9 +88,9 @@ def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
     params = jax.tree.map(lambda p: p + 0.01, params)
     denoise = functools.partial(made.denoise, params)
     t_BL = jnp.full(batch.tokens_BL.shape, 0.6)
-    z_BL = objective.corrupted(batch, key, t_BL)
-    found_BL = objective.trained(denoise, batch, z_BL, t_BL, key) - objective.terms(denoise, batch, z_BL, t_BL)
-    judged_BL, y_BL = objective.drawn_from(denoise(objective.canvas(batch, z_BL, t_BL), mask=objective.mask).prediction, batch, z_BL, key)
+    z_BL = objective.corrupt_batch(batch, key, t_BL)
+    found_BL = objective.training_nats(denoise, batch, z_BL, t_BL, key) - objective.bound_nats(denoise, batch, z_BL, t_BL)
+    judged_BL, y_BL = objective.fill_some(denoise(objective.canvas(batch, z_BL, t_BL), mask=objective.mask).prediction, batch, z_BL, key)
     masked_BL = (z_BL == made.run.nn.vocab.mask) & (batch.weights_BL > 0)
     assert (judged_BL.sum(1) == jnp.minimum(masked_BL.sum(1), 3)).all() and (masked_BL | ~judged_BL).all()
     assert ((y_BL != z_BL) == judged_BL).all()
@@ -109,7 +109,7 @@ def test_schedules_of_tokens_move_and_shape_the_noise(corpus):
     assert (np.abs(power_V[: made.run.nn.vocab.eos]) > 0).any() and made.held(state.params).process.power_V is not None
     far = {**state.params, "objective": {"power_V": jnp.where(jnp.arange(len(power_V)) == ord("e"), -4.0, 2.0)}}
     batch = next(made.batches(0))
-    z_BL = np.asarray(made.held(far).corrupted(batch, jax.random.key(0), jnp.full(batch.tokens_BL.shape, 0.5)))
+    z_BL = np.asarray(made.held(far).corrupt_batch(batch, jax.random.key(0), jnp.full(batch.tokens_BL.shape, 0.5)))
     x_BL = np.asarray(batch.tokens_BL)
     masked_BL = (z_BL == made.run.nn.vocab.mask) & np.asarray(batch.noisable_BL)
     assert masked_BL[x_BL == ord("e")].mean() > 0.6 and masked_BL[(x_BL != ord("e")) & np.asarray(batch.noisable_BL)].mean() < 0.1
@@ -123,15 +123,19 @@ def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_i
     params, batch = tiny.random_params(made.run.nn, scale=0.3), tiny.batch(tiny.tokens(2, 6))
     denoise, order_BL = functools.partial(made.denoise, params), jnp.broadcast_to(jnp.arange(6), (2, 6))
     z_BL = dict(any_order=order_BL, block=jnp.full((2, 6), made.run.nn.vocab.mask), ar=batch.tokens_BL).get(stem)
-    trained_BL = both_groups(made, denoise, batch) if stem == "partition" else made.objective.terms(denoise, batch, z_BL, jnp.zeros((2, 6)))
+    training_nats_BL = (
+        both_groups(made, denoise, batch) if stem == "partition" else made.objective.bound_nats(denoise, batch, z_BL, jnp.zeros((2, 6)))
+    )
     if stem == "ar":
         told = made.objective.bound(denoise, batch, jax.random.key(0), 2).nats_BL
     else:
         steps = 6 if stem == "partition" else 4
-        sampler = generate.suited(Sampler(rule=spec.build("ordered", "samplers"), steps=steps), made.objective.process, made.objective.mask)
+        sampler = generate.resolve(
+            Sampler(rule=spec.build("ordered", "samplers"), steps=steps), made.objective.process, made.objective.mask
+        )
         told, passes = replayed(denoise, sampler, made.objective.process, made.objective.mask, batch, jax.random.key(0))
         assert passes == 6, "blocks of one waste no pass"
-    tiny.close(trained_BL, told, 1e-4)
+    tiny.close(training_nats_BL, told, 1e-4)
 
 
 def both_groups(made, denoise, batch):
@@ -141,7 +145,7 @@ def both_groups(made, denoise, batch):
         known_L, ways = place_L < i, []
         for asked_L, t in ((~known_L, 1 - i / 6), (known_L, i / 6)):
             z_BL = jnp.where(asked_L, made.run.nn.vocab.mask, batch.tokens_BL)
-            ways.append(made.objective.terms(denoise, batch, z_BL, jnp.full((2, 6), t))[:, i] * 2 * (1 - i / 6))
+            ways.append(made.objective.bound_nats(denoise, batch, z_BL, jnp.full((2, 6), t))[:, i] * 2 * (1 - i / 6))
         tiny.close(*ways, 1e-4)
         nats_BL.append(ways[0])
     return jnp.stack(nats_BL, 1)
@@ -184,7 +188,7 @@ def test_blocks_grow_and_their_times_are_clipped():
     sizes = []
     for progress in (0.0, 0.13, 0.26, 0.4, 0.5, 1.0):
         now = dataclasses.replace(batch, fields={"progress_B1": jnp.full((4, 1), progress)})
-        t_BL = np.asarray(made.drawn(now, jax.random.key(0))[0])
+        t_BL = np.asarray(made.draw_times(now, jax.random.key(0))[0])
         group_BL = np.asarray(made.groups(now))
         sizes.append(int(np.unique(group_BL[0], return_counts=True)[1][0]))
         assert (t_BL >= 0.3).all() and (t_BL <= 0.8).all()
@@ -217,7 +221,7 @@ def rates(config, t=0.5, rows=4000):
     marked_L = np.array([1, 0, 0, 1, 0, 0, 0, 0])
     batch = tiny.batch(np.tile(tiny.tokens(1, 8), (rows, 1)))
     batch = dataclasses.replace(batch, fields={"marked_BL": jnp.tile(marked_L, (rows, 1))})
-    object.__setattr__(made, "drawn", lambda batch, key: (jnp.full((rows, 8), t), jnp.ones((rows, 8))))
+    object.__setattr__(made, "draw_times", lambda batch, key: (jnp.full((rows, 8), t), jnp.ones((rows, 8))))
     views = made.views(batch, jax.random.key(0))
     shares = [np.asarray(z_BL == tiny.VOCAB.mask) for z_BL, *_ in views]
     return [(z[:, marked_L > 0].mean(), z[:, marked_L == 0].mean()) for z in shares], shares

@@ -7,7 +7,7 @@ import pytest
 
 from dlm.run import checkpoint, optim, spec, state, weights
 from dlm.run.assemble import Experiment
-from dlm.run.contracts import Estimate, Loss
+from dlm.run.contracts import Loss, UnbiasedLoss
 from dlm.run.spec import UserError
 from tests import tiny
 
@@ -132,7 +132,7 @@ def test_a_batch_in_which_nothing_counts_leaves_everything_as_it_is():
     """Parameters, moments, averages and the learning rate are those of a run without it; it is no update that was left out."""
     o = optim.Optim(lr=0.1, warmup=3, schedule="linear", ema=optim.Average(0.5))
     optimizer, schedule = optim.transformation(o, 8), optim.rate(o, 8)
-    loss_of = lambda p, b, k: Estimate((p["x_D"][0] * b.tokens_BL * b.weights_BL).sum() ** 2, b.weights_BL.sum())  # noqa: E731
+    loss_of = lambda p, b, k: UnbiasedLoss((p["x_D"][0] * b.tokens_BL * b.weights_BL).sum() ** 2, b.weights_BL.sum())  # noqa: E731
     update = jax.jit(state.make_update(loss_of, o, optimizer, schedule, jax.random.key(0), np.ones(20)))
     full, empty = (tiny.batch(tiny.tokens(2, 3), segments_BL=np.full((2, 3), segment)) for segment in (1, 0))
     found = []

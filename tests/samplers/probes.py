@@ -92,9 +92,9 @@ ROWS = {
     "Correcting.tokens": (rule("correcting"), 3, {}),
     "Cap.eta": (remask("cap"), 0.9, {}),
     "Rescale.eta": (remask("rescale"), 0.9, {}),
-    "Conf.eta": (remask("conf"), 0.1, {}),
+    "ConfidenceWeighted.eta": (remask("conf"), 0.1, {}),
     **{f"Loop.{k}": (remask("loop", alpha=0.5), v, {}) for k, v in dict(eta=0.9, begin=0.8, end=0.4, alpha=0.8).items()},
     **{f"Switch.{k}": (remask("switch", eta=0.6), v, {}) for k, v in dict(eta=0.1, begin=0.2, strategy="rescale").items()},
-    "Doubted.below": (remask("doubted"), 0.6, {}),
-    **{f"Judged.{k}": (remask("prism", share=0.6), v, {}) for k, v in dict(share=0.2, below=0.1).items()},
+    "LowConfidence.below": (remask("doubted"), 0.6, {}),
+    **{f"QualityHead.{k}": (remask("prism", share=0.6), v, {}) for k, v in dict(share=0.2, below=0.1).items()},
 }

@@ -95,10 +95,10 @@ def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(
     process = spec.build("mask", "noise", vocab)
 
     def eos_at_four(params, canvas, cache=None, **kwargs):
-        place_L = cache.seat.place_BL[0] if cache is not None else jnp.arange(canvas.z_BL.shape[1])
-        id_L = jnp.where(place_L == 4, vocab.eos, ord("x"))
+        row_index_L = cache.slots.row_index_BL[0] if cache is not None else jnp.arange(canvas.z_BL.shape[1])
+        id_L = jnp.where(row_index_L == 4, vocab.eos, ord("x"))
         logits_BLV = jnp.where(jnp.arange(vocab.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros((*canvas.z_BL.shape, 1))
-        return Output(Logits(logits_BLV), cache=cache and replace(cache, seat=None))
+        return Output(Logits(logits_BLV), cache=cache and replace(cache, slots=None))
 
     steps = dict(steps=1, block=1) if kind == SHIFTED else dict(steps=2)
     sampler, memory = Sampler(spec.build("ancestral", "samplers"), **steps), partial(transformer.memory, MODEL)
@@ -123,11 +123,11 @@ def lookup(params, canvas, *, mask, cache=None):
 
     read_BL = canvas.z_BL
     if mask.shift:
-        before_B = read_BL[:, 0] if mask.kind != "causal" else cache.seat.before_B
+        before_B = read_BL[:, 0] if mask.kind != "causal" else cache.slots.before_B
         read_BL = jnp.concatenate([jnp.broadcast_to(before_B, read_BL.shape[:1])[:, None], read_BL[:, :-1]], 1)
     next_V = jnp.array([PATH.get(i, ord("x")) for i in range(TURNS.size)])
     logits_BLV = jnp.where(jnp.arange(TURNS.size) == next_V[read_BL][..., None], 0.0, -1e9)
-    return Output(Logits(logits_BLV), cache=cache and replace(cache, seat=None))
+    return Output(Logits(logits_BLV), cache=cache and replace(cache, slots=None))
 
 
 @pytest.mark.slow

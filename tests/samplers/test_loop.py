@@ -169,7 +169,9 @@ def test_decoding_has_the_likelihood_that_training_measures(prompted):
 
     sampled = decode(prompted, KEY_B, True)
     canvas = sampled.canvas
-    nats_BL = AR(vocab=tiny.VOCAB).terms(tiny.denoiser(TIMED, PARAMS), tiny.batch(canvas.z_BL), canvas.z_BL, jnp.zeros(canvas.z_BL.shape))
+    nats_BL = AR(vocab=tiny.VOCAB).bound_nats(
+        tiny.denoiser(TIMED, PARAMS), tiny.batch(canvas.z_BL), canvas.z_BL, jnp.zeros(canvas.z_BL.shape)
+    )
     drawn_BL = np.asarray(sampled.logprob_BL) != 0
     assert drawn_BL.sum() > L
     tiny.close(np.where(drawn_BL, sampled.logprob_BL, 0), np.where(drawn_BL, -nats_BL, 0))

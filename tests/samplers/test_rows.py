@@ -16,7 +16,7 @@ from dlm.run import keys, spec
 from dlm.run.contracts import Canvas, Logits, Output
 from dlm.samplers import loop, reading, rounds
 from dlm.samplers.config import Cache, Sampler
-from dlm.samplers.rule import Now
+from dlm.samplers.rule import StepView
 from tests import tiny
 from tests.laws.worlds import EACH_RULE
 
@@ -38,16 +38,16 @@ def told(canvas, *, mask, cache=None, carry=None):
 
     What it leaves in a cache depends on what was there before, so it is seen if a position is read more often.
     """
-    said_BLV, seat = TOKEN_VV[canvas.z_BL], cache and cache.seat
-    fields, place_BL = (canvas.fields, jnp.arange(canvas.z_BL.shape[1])[None]) if cache is None else (seat.fields, seat.place_BL)
+    said_BLV, slots = TOKEN_VV[canvas.z_BL], cache and cache.slots
+    fields, row_index_BL = (canvas.fields, jnp.arange(canvas.z_BL.shape[1])[None]) if cache is None else (slots.fields, slots.row_index_BL)
     length = canvas.z_BL.shape[1] if cache is None else cache.k_NBMJK.shape[2]
     real_BM = fields.get("segments_BL", jnp.ones((len(canvas.z_BL), length)))
     mean = lambda known_BMV: jnp.einsum("bmv,bm->bv", known_BMV, real_BM / real_BM.sum(1, keepdims=True))[:, None]  # noqa: E731
     if cache is not None:
-        memory_BMJK = kv_cache.write(cache.k_NBMJK[0], (said_BLV + mean(cache.k_NBMJK[0, :, :, 0]))[:, :, None], seat)
-        said_BLV, cache = memory_BMJK[:, :, 0], replace(cache, k_NBMJK=memory_BMJK[None], seat=None)
+        memory_BMJK = kv_cache.write(cache.k_NBMJK[0], (said_BLV + mean(cache.k_NBMJK[0, :, :, 0]))[:, :, None], slots)
+        said_BLV, cache = memory_BMJK[:, :, 0], replace(cache, k_NBMJK=memory_BMJK[None], slots=None)
     mean_B1V = mean(said_BLV)
-    logits_BLV = PLACE_LV[place_BL % 64] + mean_B1V + canvas.t_BL[..., None] * TIME_V
+    logits_BLV = PLACE_LV[row_index_BL % 64] + mean_B1V + canvas.t_BL[..., None] * TIME_V
     return Output(Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 4)), constant_values=-jnp.inf)), cache=cache)
 
 
@@ -119,8 +119,8 @@ def test_rounding_orders_no_positions():
     assert float(falls_L.max()) < 1.1e-4, "a chain does not end the order"
     order_L = jnp.array([2, 0, 1]) + 10**6  # no score of a network: followed to the last digit
     seen = Canvas(jnp.full((1, 3), MASK), jnp.ones((1, 3)), jnp.zeros((1, 3), bool), dict(order_BL=order_L[None]))
-    now = Now(PROCESS, seen.z_BL == MASK, jnp.ones(1), jnp.full(1, 0.5), jnp.zeros((1, 3)))
-    assert spec.build(dict(name="ordered", order="given"), "samplers").positions(None, seen, now).tolist() == [[False, True, True]]
+    view = StepView(PROCESS, seen.z_BL == MASK, jnp.ones(1), jnp.full(1, 0.5), jnp.zeros((1, 3)))
+    assert spec.build(dict(name="ordered", order="given"), "samplers").positions(None, seen, view).tolist() == [[False, True, True]]
     assert rounds.reaches(jnp.asarray([0.89998, 0.899995, 0.9]), 0.9).tolist() == [False, True, True]
 
 
@@ -134,9 +134,9 @@ def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
     rule, output = replace(rule, **bars), Output(rounded(B, R), heads=dict(quality=jnp.zeros((B, R))))
     for stands_R in (np.zeros(R, bool), np.arange(R) % 2 > 0):
         seen = Canvas(jnp.broadcast_to(jnp.where(stands_R, 3, MASK), (B, R)), jnp.ones((B, R)), jnp.zeros((B, R), bool))
-        place_BR, t_B = jnp.broadcast_to(jnp.arange(R), (B, R)), jnp.ones(B)
-        now = Now(PROCESS, place_BR >= 0, t_B, t_B * 0.6, jnp.zeros((B, R)), place_BL=place_BR)
-        new, _ = rule.step(key_B, output, seen, now, rule.init(seen))
+        row_index_BR, t_B = jnp.broadcast_to(jnp.arange(R), (B, R)), jnp.ones(B)
+        view = StepView(PROCESS, row_index_BR >= 0, t_B, t_B * 0.6, jnp.zeros((B, R)), row_index_BL=row_index_BR)
+        new, _ = rule.step(key_B, output, seen, view, rule.init(seen))
         assert (new.z_BL == new.z_BL[0]).all()
 
 

@@ -10,13 +10,13 @@ import pytest
 
 from dlm.nn.masks import Mask
 from dlm.run import keys, spec
-from dlm.run.contracts import Canvas, Logits, Output, likeliest
+from dlm.run.contracts import Canvas, Logits, Output, keep_top_k
 from dlm.run.spec import UserError
 from dlm.samplers import generate, loop
 from dlm.samplers.ancestral import Ancestral
 from dlm.samplers.config import Cache, Sampler, described
 from dlm.samplers.guidance import guided
-from dlm.samplers.rule import Now
+from dlm.samplers.rule import StepView
 from tests import tiny
 from tests.laws.worlds import EACH_RULE, chi_square
 from tests.samplers.test_loop import EOS, KEY_B, MASK, PROCESS, B, L, neighbours, template
@@ -29,13 +29,13 @@ MASKED_BL = rng.random((B, L)) < 0.8
 CANVAS = Canvas(jnp.where(MASKED_BL, MASK, 1), jnp.ones((B, L)), jnp.zeros((B, L), bool))
 
 
-def now(t=1.0, s=0.99, **changes):
+def view(t=1.0, s=0.99, **changes):
     given = dict(active_BL=jnp.ones((B, L), bool), t_B=jnp.full(B, t), s_B=jnp.full(B, s), logprob_BL=jnp.zeros((B, L)))
-    return Now(PROCESS, **given | dict(place_BL=jnp.broadcast_to(jnp.arange(L), (B, L))) | changes)
+    return StepView(PROCESS, **given | dict(row_index_BL=jnp.broadcast_to(jnp.arange(L), (B, L))) | changes)
 
 
 def revealed(rule, moment=None):
-    new, _ = spec.build(rule, "samplers").step(KEY_B, TOLD, CANVAS, moment or now(), ())
+    new, _ = spec.build(rule, "samplers").step(KEY_B, TOLD, CANVAS, moment or view(), ())
     return (np.asarray(new.z_BL) != MASK) & MASKED_BL
 
 
@@ -53,7 +53,7 @@ def meddled(rule) -> tuple[bool, bool]:
     outside = stands = False
     active_BL = np.random.default_rng(1).random((B, L)) < 0.5
     sure = Output(TOLD.prediction, heads=dict(quality=jnp.zeros((B, L))))
-    for moment in (now(1.0, 0.5, active_BL=jnp.asarray(active_BL)), now(0.5, 0.0, active_BL=jnp.asarray(active_BL))):
+    for moment in (view(1.0, 0.5, active_BL=jnp.asarray(active_BL)), view(0.5, 0.0, active_BL=jnp.asarray(active_BL))):
         new, _ = rule.step(KEY_B, sure, CANVAS, moment, rule.init(CANVAS))
         changed_BL = np.asarray(new.z_BL != CANVAS.z_BL)
         outside |= (changed_BL & ~active_BL).any()
@@ -68,7 +68,7 @@ STEPPING = [r for r in EACH_RULE if hasattr(spec.build(r, "samplers", tiny.VOCAB
 def test_a_step_changes_nothing_but_what_is_active_and_what_stands_only_if_the_rule_says_so(given):
     rule = spec.build(given, "samplers", tiny.VOCAB)
     outside, stands = meddled(rule)
-    assert not outside and (rule.rewrites or not stands)
+    assert not outside and (rule.edits_tokens or not stands)
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
@@ -88,7 +88,7 @@ def test_threshold_takes_all_that_are_sure_and_always_one():
     for above in (0.0, 0.6, 0.9, 1.0):
         want_BL = (MASKED_BL & (P_BLV.max(-1) >= above)) | surest([1] * B)
         assert (revealed(dict(name="threshold", above=above)) == want_BL).all()
-    half = revealed(dict(name="threshold", above=1.0), now(1.0, 0.5))
+    half = revealed(dict(name="threshold", above=1.0), view(1.0, 0.5))
     assert (half == surest(np.ceil(MASKED_BL.sum(1) / 2))).all(), "never slower than the schedule"
 
 
@@ -117,8 +117,8 @@ def test_maskgit_begins_slowly():
         t = s + 0.25
         left = lambda t: np.sin(np.pi / 2 * t)  # noqa: E731
         want_B = np.ceil(MASKED_BL.sum(1) * (1 - left(s) / left(t)) - 1e-3)
-        assert (revealed("maskgit", now(t, s)).sum(1) == want_B).all()
-    calm, shaken = (revealed(dict(name="maskgit", shake=shake), now(1.0, 0.6)) for shake in (0.0, 1e5))
+        assert (revealed("maskgit", view(t, s)).sum(1) == want_B).all()
+    calm, shaken = (revealed(dict(name="maskgit", shake=shake), view(1.0, 0.6)) for shake in (0.0, 1e5))
     assert (calm != shaken).any() and (calm.sum(1) == shaken.sum(1)).all()
 
 
@@ -128,7 +128,7 @@ def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
     cold = Output(loop._Tempered(told.prediction, Sampler(spec.build("planned", "samplers"), temperature=0.0)))
     for trust in (1.0, 0.0):
         score_BL = np.where(MASKED_BL, log_BL, trust * log_BL)
-        new, _ = spec.build(dict(name="planned", trust=trust), "samplers").step(KEY_B, cold, CANVAS, now(1.0, 0.4), ())
+        new, _ = spec.build(dict(name="planned", trust=trust), "samplers").step(KEY_B, cold, CANVAS, view(1.0, 0.4), ())
         kept_BL = np.asarray(new.z_BL) != MASK
         assert (kept_BL.sum(1) == L - int(0.4 * L)).all()
         for b in range(B):
@@ -137,7 +137,7 @@ def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
 
 def test_editing_replaces_what_it_is_sure_is_wrong():
     best_BL, sure_BL = P_BLV.argmax(-1), P_BLV.max(-1)
-    new, _ = spec.build(dict(name="editing", above=1.0, edit=0.7), "samplers").step(KEY_B, TOLD, CANVAS, now(), ())
+    new, _ = spec.build(dict(name="editing", above=1.0, edit=0.7), "samplers").step(KEY_B, TOLD, CANVAS, view(), ())
     edit_BL = ~MASKED_BL & (best_BL != 1) & (sure_BL >= 0.7)
     z_BL = np.asarray(new.z_BL)
     assert edit_BL.any() and (z_BL[edit_BL] == best_BL[edit_BL]).all() and (z_BL[~MASKED_BL & ~edit_BL] == 1).all()
@@ -150,7 +150,7 @@ def test_the_order_of_maskgit_is_shaken_by_s():
     p_LV = np.concatenate([p_L[:, None], np.repeat((1 - p_L[:, None]) / 19, 19, 1)], 1)
     told = loop._Tempered(Logits(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), Sampler(Ancestral(), temperature=0.0))
     seen = Canvas(jnp.full((rows, 3), MASK), jnp.ones((rows, 3)), jnp.zeros((rows, 3), bool))
-    moment = Now(PROCESS, ~seen.frozen_BL, jnp.ones(rows), jnp.full(rows, s), jnp.zeros((rows, 3)))
+    moment = StepView(PROCESS, ~seen.frozen_BL, jnp.ones(rows), jnp.full(rows, s), jnp.zeros((rows, 3)))
     rule = spec.build(dict(name="maskgit", schedule="linear", shake=2.0), "samplers")
     new, _ = rule.step(keys.per_sample(keys.root(0), jnp.arange(rows)), Output(told), seen, moment, ())
     first_BL = np.asarray(new.z_BL) != MASK
@@ -164,7 +164,7 @@ def test_which_tokens_come_back():
     told = Output(TOLD.prediction, heads=dict(quality=jnp.asarray(np.log(P_BLV[..., 1]) + 1)))
 
     def rate(alpha_t=0.4, alpha_s=0.7, **rule):
-        given = spec.build(rule, "samplers.remask").rate(told, CANVAS, now(logprob_BL=jnp.asarray(log_BL)), alpha_t, alpha_s)
+        given = spec.build(rule, "samplers.remask").rate(told, CANVAS, view(logprob_BL=jnp.asarray(log_BL)), alpha_t, alpha_s)
         return np.asarray(given)
 
     weight_BL = np.where(MASKED_BL, 0, np.exp(-np.exp(log_BL)))  # the least certain most of all
@@ -183,7 +183,7 @@ def test_which_tokens_come_back():
 
 def test_correcting_puts_the_surest_that_differs():
     for tokens in (1, 2):
-        new, _ = spec.build(dict(name="correcting", tokens=tokens), "samplers").step(KEY_B, TOLD, CANVAS, now(), ())
+        new, _ = spec.build(dict(name="correcting", tokens=tokens), "samplers").step(KEY_B, TOLD, CANVAS, view(), ())
         assert ((np.asarray(new.z_BL) != np.asarray(CANVAS.z_BL)).sum(1) > 0).all()
         assert ((np.asarray(new.z_BL) != np.asarray(CANVAS.z_BL)).sum(1) <= tokens).all()
 
@@ -269,7 +269,7 @@ def test_what_is_opened_again_is_written_and_the_least_certain():
 
 @pytest.mark.slow
 def test_top_k_keeps_the_likeliest():
-    kept_BLV = np.isfinite(likeliest(TOLD.prediction.logits_BLV, 2))
+    kept_BLV = np.isfinite(keep_top_k(TOLD.prediction.logits_BLV, 2))
     assert (kept_BLV.sum(-1) == 2).all() and (kept_BLV.argmax(-1) <= np.asarray(TOLD.prediction.best())).all()
     mode = run(steps=4, rule="ancestral", top_k=1)[0].canvas.z_BL
     tiny.identical(mode, run(steps=4, rule="ancestral", temperature=0.0)[0].canvas.z_BL)
@@ -314,7 +314,7 @@ def test_what_does_not_go_together_is_refused_by_name():
 
     def refused(words, process=PROCESS, mask=Mask(), rule="ancestral", **settings):
         with pytest.raises(UserError, match=words):
-            generate.suited(Sampler(spec.build(rule, "samplers"), **settings), process, mask)
+            generate.resolve(Sampler(spec.build(rule, "samplers"), **settings), process, mask)
 
     cache = lambda **c: dict(cache=Cache(**c))  # noqa: E731
     refused("planned fills masks", hybrid, rule="planned")

@@ -146,10 +146,10 @@ def test_a_draft_that_is_always_kept_is_seen():
 def test_what_cannot_be_verified_is_refused_by_name():
     def refused(words, mask, **settings):
         with pytest.raises(UserError, match=words):
-            generate.suited(speculating(**settings), PROCESS, mask)
+            generate.resolve(speculating(**settings), PROCESS, mask)
 
     refused("needs a model of which blocks of one can verify", Mask())
     refused("trained on any order", Mask("block", size=4), order="shuffled")
     refused("is the length of a draft", Mask("block", size=4), block=2, steps=3)
     refused("goes with neither", Mask("block", size=4), then=Sampler(spec.build("ancestral", "samplers")))
-    assert generate.suited(speculating("shuffled"), PROCESS, Mask("block", size=1, order="any")).block == 5
+    assert generate.resolve(speculating("shuffled"), PROCESS, Mask("block", size=1, order="any")).block == 5

@@ -136,7 +136,7 @@ def test_slurms_warning_reaches_the_run_whatever_its_place(commands, tmp_path):
 
 def test_a_log_that_cannot_be_written_leaves_no_run_behind(sent, monkeypatch):
     """The run is ended, and only its own job has failed."""
-    monkeypatch.setattr(Fleet, "_heard", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(Fleet, "_watch_output", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     outcomes, _ = sent("waits", parallel=1)
     assert [(o.kind, o.error) for o in outcomes] == [("failed", "OSError: disk full")]
 

@@ -88,9 +88,9 @@ def test_what_a_model_knows_of_its_ids(tmp_path):
     assert ids() == Vocab(end + 2, bos=bos, eos=eos, pad=end, mask=end + 1) and ids().never == (bos, end, end + 1)
     assert ids(rows=end + 1) == Vocab(end + 2, bos=bos, eos=eos, pad=end, mask=end + 1)
     assert ids(rows=end + 9) == Vocab(end + 9, bos=bos, eos=eos, pad=end, mask=end + 1)
-    assert ids(says="all") == Vocab(end + 1, bos=bos, eos=eos, pad=eos, mask=end, unsaid=(end,))
+    assert ids(says="all") == Vocab(end + 1, bos=bos, eos=eos, pad=eos, mask=end, excluded=(end,))
     assert ids(says="all", rows=end + 3, bos=eos, mask=end + 2) == Vocab(
-        end + 3, bos=eos, eos=eos, pad=eos, mask=end + 2, unsaid=(end + 2,)
+        end + 3, bos=eos, eos=eos, pad=eos, mask=end + 2, excluded=(end + 2,)
     )
     assert ids(pad=eos, bos=eos).never == (end,), "eos stays generable"
     assert ids(pad=unk, mask=end, rows=end + 1) == Vocab(end + 1, bos=bos, eos=eos, pad=unk, mask=end)
@@ -106,8 +106,8 @@ def test_what_a_model_knows_of_its_ids(tmp_path):
     nameless = copy.deepcopy(over_bytes())
     nameless["added_tokens"] = []
     path = write(tmp_path / "nameless", nameless)
-    assert ids(says="all", rows=n + 1) == Vocab(n + 2, eos=n, bos=n, pad=n, mask=n + 1, unsaid=(n + 1,))
-    assert ids(says="all") == Vocab(n + 2, eos=n, bos=n, pad=n, mask=n + 1, unsaid=(n + 1, n))
+    assert ids(says="all", rows=n + 1) == Vocab(n + 2, eos=n, bos=n, pad=n, mask=n + 1, excluded=(n + 1,))
+    assert ids(says="all") == Vocab(n + 2, eos=n, bos=n, pad=n, mask=n + 1, excluded=(n + 1, n))
     for ask, line in [
         (dict(rows=n - 1), f"rows={n - 1} is less than the {n} ids"),
         (dict(eos=n), f"eos={n} is no id"),

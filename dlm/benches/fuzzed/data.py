@@ -110,8 +110,11 @@ def packed(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
     """Packed with gzip: once, twice, or as several members."""
     at, how = rng.randint(0, len(raw)), rng.choice(("gzip", "gzip", "gzip twice", "two members of gzip"))
     once = gzip.compress(raw, mtime=0)
-    found = {"gzip twice": gzip.compress(once, mtime=0), "two members of gzip": gzip.compress(raw[:at], mtime=0) + gzip.compress(raw[at:])}
-    return found.get(how, once), how
+    results = {
+        "gzip twice": gzip.compress(once, mtime=0),
+        "two members of gzip": gzip.compress(raw[:at], mtime=0) + gzip.compress(raw[at:]),
+    }
+    return results.get(how, once), how
 
 
 def damaged(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
@@ -177,8 +180,8 @@ def corpus(path: Path, case: Case) -> str:
 
 def rows(path: Path) -> str:
     """Whether the rows of a file, as the harness reads them, are all of it; raises UserError where it is refused."""
-    found = [row for _, row in content.rows(content.text(path), path)]
-    same = repr(found) == repr(objects(unpacked(path.read_bytes())))  # NaN is not equal to itself
+    results = [row for _, row in content.rows(content.text(path), path)]
+    same = repr(results) == repr(objects(unpacked(path.read_bytes())))  # NaN is not equal to itself
     return ACCEPTED if same else "rows are lost or changed"
 
 
@@ -190,7 +193,7 @@ def unpacked(raw: bytes) -> str:
 
 def objects(text: str) -> list[dict] | None:
     """The objects that a text consists of, an array's or one after the other with blanks between; None where it is anything else."""
-    decoder, found, at = json.JSONDecoder(object_pairs_hook=once), [], 0
+    decoder, results, at = json.JSONDecoder(object_pairs_hook=once), [], 0
     while at < len(text):
         if text[at] in " \t\r\n\ufeff":
             at += 1
@@ -199,9 +202,9 @@ def objects(text: str) -> list[dict] | None:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             return None
-        found.append(value)
-    found = found[0] if len(found) == 1 and isinstance(found[0], list) else found
-    return found if all(isinstance(value, dict) for value in found) else None
+        results.append(value)
+    results = results[0] if len(results) == 1 and isinstance(results[0], list) else results
+    return results if all(isinstance(value, dict) for value in results) else None
 
 
 def once(pairs: list[tuple]) -> dict:
@@ -213,13 +216,13 @@ def once(pairs: list[tuple]) -> dict:
 
 def lines_of_objects(text: str) -> list[dict]:
     """The objects of a text's first lines, up to the first line that is none."""
-    found = []
+    results = []
     for line in filter(None, (line.strip(" \t\ufeff") for line in re.split(r"[\r\n]+", text))):
         alone = objects(line) if line.startswith("{") else None
         if not alone or len(alone) > 1:
             break
-        found += alone
-    return found
+        results += alone
+    return results
 
 
 def between(documents: list[str], text: str, dropped: dict[str, int], unit: str) -> str:

@@ -161,9 +161,9 @@ def _raise(lines: list[str], rng: random.Random) -> str:
 
 
 def _return(lines: list[str], rng: random.Random) -> str:
-    found, value = [i for i, line in enumerate(lines) if line.lstrip().startswith("return ")], rng.choice(ODD)
-    if found:
-        lines[rng.choice(found)] = f"    return {value}"
+    results, value = [i for i, line in enumerate(lines) if line.lstrip().startswith("return ")], rng.choice(ODD)
+    if results:
+        lines[rng.choice(results)] = f"    return {value}"
     return value
 
 

@@ -47,8 +47,8 @@ def written(workdir: Path, run: spec.Run, rng: random.Random) -> None:
     rows = [dict(step=s, loss=3.0 - s / 9, bits_per_byte=4.0 - s / 9, lr=0.1, tokens_per_s=9.0, share_of_peak=0.1) for s in (2, 4)]
     logs.append(workdir / logs.METRICS, [*rows, dict(step=4, phases=dict(data=0.1), seconds=1.5)])
     score = dict(step=4, seed=0, data="held_out", eval="bound", seconds=1.0, claims="bound", settings=dict(samples=2), commit="a" * 40)
-    found = [("bits_per_byte", 3.5, 0.1), ("gzip_bits_per_byte", 2.7, 0.0), ("bits_per_byte", rng.choice((3.4, float("nan"))), 0.1)]
-    logs.append(workdir / "evals.jsonl", [dict(score, name=name, value=value, se=se, interval=1.96 * se) for name, value, se in found])
+    results = [("bits_per_byte", 3.5, 0.1), ("gzip_bits_per_byte", 2.7, 0.0), ("bits_per_byte", rng.choice((3.4, float("nan"))), 0.1)]
+    logs.append(workdir / "evals.jsonl", [dict(score, name=name, value=value, se=se, interval=1.96 * se) for name, value, se in results])
     sample = dict(seed=0, nfe=4, seconds=0.1, logprob=-3.0, sampler=dict(steps=4), text="a b", pieces=[["a ", True], ["b", False]])
     logs.append(workdir / "samples.jsonl", [dict(sample, kind=kind) for kind in ("sample", "infill")])
     about = dict(parameters=1000, flops_per_token=2.0, python="3.11", devices=["cpu cpu"], cores=2, processor="x")
@@ -70,12 +70,12 @@ def judged(workdir: Path, run: spec.Run) -> str:
 
 
 def _reported(workdir: Path) -> None:
-    found = groups.grouped(record.read([str(workdir)]))
-    summary.page(found)
-    table.as_csv(found)
-    table.as_text(table.rows(found))
-    table.others_as_text(table.others(found))
-    files.as_json([sample for group in found for one in group.records for sample in one.shown()])
+    results = groups.grouped(record.read([str(workdir)]))
+    summary.page(results)
+    table.as_csv(results)
+    table.as_text(table.rows(results))
+    table.others_as_text(table.others(results))
+    files.as_json([sample for group in results for one in group.records for sample in one.shown()])
 
 
 def _opened(workdir: Path) -> None:
@@ -96,7 +96,7 @@ def _logged(workdir: Path) -> None:
     shutil.copytree(workdir, copy)
     try:
         log = logs.Logs(copy, 4, 9, StringIO())
-        log.owed(4)
+        log.load_pending(4)
         log.close()
     finally:
         shutil.rmtree(copy)

@@ -138,12 +138,12 @@ class Block(nn.Module):
             self.gate = Linear(f["gate_DF"], 1)
 
     def forward(self, h, cos, sin, allowed):
-        h = h + self.o(self.heard(self.attend_norm(h), cos, sin, allowed))
+        h = h + self.o(self.attended(self.attend_norm(h), cos, sin, allowed))
         x = self.ffn_norm(h)
         x = F.silu(self.gate(x)) * self.up(x) if self.c.ffn.kind == "swiglu" else _ACTIVATIONS[self.c.ffn.kind](self.up(x))
         return h + self.down(x)
 
-    def heard(self, x, cos, sin, allowed):
+    def attended(self, x, cos, sin, allowed):
         c, (B, L, _) = self.c.attention, x.shape
         q, k = self.q(x).view(B, L, c.heads, -1), self.k(x).view(B, L, c.kv_heads, -1)
         v = self.v(x).view(B, L, c.kv_heads, -1).transpose(1, 2)

@@ -33,7 +33,7 @@ _NEUTRAL |= dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), 0.0)
 _BEAMS = ("length_penalty", "early_stopping", "use_cache")  # whatever they say, without beams the answer is the same
 
 
-class Told(NamedTuple):
+class ScoreInfo(NamedTuple):
     """What an answer alone does not tell."""
 
     variance: float = 0.0  # of a log-likelihood's Monte-Carlo noise
@@ -50,30 +50,30 @@ class HarnessLM(LM):
     def __init__(self, model: Model, render: Callable | None = None, judged: frozenset = frozenset()):
         super().__init__()
         self.model, self.render, self.judged = model, render, judged
-        self.told: dict[str, Told] = {}  # by the request's arguments
+        self.score_info: dict[str, ScoreInfo] = {}  # by the request's arguments
 
     # ------------------------------------------------------------------------------------------------------- likelihoods
 
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
         greedy = any(r.task_name in self.judged for r in requests)
-        return self._told(requests, lambda context, continuation: self.model.speller.pair(context, continuation), greedy)
+        return self._scored(requests, lambda context, continuation: self.model.speller.pair(context, continuation), greedy)
 
     def loglikelihood_rolling(self, requests) -> list[float]:
-        return [value for value, _ in self._told(requests, self.model.speller.whole, False)]
+        return [value for value, _ in self._scored(requests, self.model.speller.whole, False)]
 
-    def _told(self, requests, spelled: Callable, greedy: bool) -> list[tuple[float, bool]]:
+    def _scored(self, requests, spelled: Callable, greedy: bool) -> list[tuple[float, bool]]:
         """(log-likelihood, greedy) of each request, by the pieces that it is spelled in."""
         wanted, pieces = {}, []
         for args in dict.fromkeys(r.args for r in requests):
             texts = [Quoted(text) for text in args]
-            found, cut = self.model.speller.pieces(*spelled(*texts), "\x1f".join(args))
-            wanted[args] = Told(cut=cut, names=self._names(*texts)), range(len(pieces), len(pieces) + len(found))
-            pieces += found
+            per_request, cut = self.model.speller.pieces(*spelled(*texts), "\x1f".join(args))
+            wanted[args] = ScoreInfo(cut=cut, names=self._names(*texts)), range(len(pieces), len(pieces) + len(per_request))
+            pieces += per_request
         scores = self.model.scores(pieces, greedy)
         answers = {}
-        for args, (told, which) in wanted.items():
+        for args, (score_info, which) in wanted.items():
             parts = [scores[i] for i in which]
-            self.told[str(args)] = told._replace(variance=sum(s.variance for s in parts))
+            self.score_info[str(args)] = score_info._replace(variance=sum(s.variance for s in parts))
             answers[args] = (-float(np.sum([s.nats for s in parts])), all(s.greedy for s in parts))
         return [answers[r.args] for r in requests]
 
@@ -92,16 +92,16 @@ class HarnessLM(LM):
             again = seen[str(request.args)] = seen.get(str(request.args), -1) + 1
             sampler, tokens, until = self._asked(options)
             prompt, room, cut = self._prompt(context, tokens)
-            self.told[str(request.args)] = Told(cut=cut, short=room < tokens, names=self._names(context))
+            self.score_info[str(request.args)] = ScoreInfo(cut=cut, short=room < tokens, names=self._names(context))
             groups.setdefault(sampler, []).append((i, until, prompt._replace(number=spans.number(context, again)), room))
-        found = [""] * len(requests)
+        reply = [""] * len(requests)
         for sampler, members in groups.items():
             numbers, until, prompts, tokens = zip(*members, strict=True)
             for i, stops, ids in zip(numbers, until, self.model.write(prompts, tokens, sampler), strict=True):
-                found[i], asked = self._text(ids, stops), str(requests[i].args)
-                broken = self.told[asked].broken or not self._bytes(ids).startswith(found[i].encode())
-                self.told[asked] = self.told[asked]._replace(broken=broken)
-        return found
+                reply[i], asked = self._text(ids, stops), str(requests[i].args)
+                broken = self.score_info[asked].broken or not self._bytes(ids).startswith(reply[i].encode())
+                self.score_info[asked] = self.score_info[asked]._replace(broken=broken)
+        return reply
 
     def _asked(self, options: dict):
         """(sampler, tokens, stop strings) of a request's options; those that are null are as if they were not there."""
@@ -110,8 +110,8 @@ class HarnessLM(LM):
             if name not in _NEUTRAL:
                 raise UserError(f"generation_kwargs.{name} of a task is unknown{nearest(name, _KNOWN)}; known are {', '.join(_KNOWN)}")
             if options[name] != _NEUTRAL[name]:
-                told = f"generation_kwargs.{name}={options[name]!r} of a task is not supported"
-                raise UserError(f"{told}: take it out, or set {_NEUTRAL[name]!r}, which changes nothing")
+                score_info = f"generation_kwargs.{name}={options[name]!r} of a task is not supported"
+                raise UserError(f"{score_info}: take it out, or set {_NEUTRAL[name]!r}, which changes nothing")
         until = options.get("until") or []
         try:
             tokens = int(options.get("max_gen_toks") or options.get("max_new_tokens") or _TOKENS)
@@ -156,23 +156,23 @@ class HarnessLM(LM):
         return self.model.subject.tokenizer.fingerprint
 
 
-def redrawn(lm: HarnessLM, task, samples: Sequence[dict], seed: int) -> dict[str, float]:
+def resampled_error(lm: HarnessLM, task, samples: Sequence[dict], seed: int) -> dict[str, float]:
     """{'metric,filter': standard error that the Monte-Carlo noise of the log-likelihoods gives it}; empty where there is no noise."""
-    if not any(lm.told[str(args)].variance for sample in samples for args in sample["arguments"]):
+    if not any(lm.score_info[str(args)].variance for sample in samples for args in sample["arguments"]):
         return {}
-    random, found = np.random.RandomState(seed % 2**32), {}
+    random, resampled = np.random.RandomState(seed % 2**32), {}
     for _ in range(_REDRAWN):
         values: dict[str, list] = {}
         for sample in samples:
             answers = [
-                _moved(answer, random.normal() * lm.told[str(args)].variance ** 0.5)
+                _moved(answer, random.normal() * lm.score_info[str(args)].variance ** 0.5)
                 for answer, args in zip(sample["filtered_resps"], sample["arguments"], strict=True)
             ]
             for metric, value in task.process_results(sample["doc"], answers).items():
                 values.setdefault(f"{metric},{sample['filter']}", []).append(value)
         for name, each in values.items():
-            found.setdefault(name, []).append(float(task.aggregation()[name.partition(",")[0]](each)))
-    return {name: float(np.std(each, ddof=1)) for name, each in found.items()}
+            resampled.setdefault(name, []).append(float(task.aggregation()[name.partition(",")[0]](each)))
+    return {name: float(np.std(each, ddof=1)) for name, each in resampled.items()}
 
 
 def _moved(answer, by: float):

@@ -77,10 +77,10 @@ class _Task(ConfigurableTask):
         self.dataset = datasets.DatasetDict({split: self._rows(names) for split, names in splits.items()})
 
     def _rows(self, names):
-        rows = [row for name in ([names] if isinstance(names, str) else names) for row in _read(self._found(name))]
+        rows = [row for name in ([names] if isinstance(names, str) else names) for row in _read(self._locate(name))]
         return datasets.Dataset.from_list(rows)
 
-    def _found(self, name: str) -> Path:
+    def _locate(self, name: str) -> Path:
         source = Path((self.config.metadata or {}).get("config_source", "")).parent
         for folder in (self.rules.data, source, self.rules.folder):
             if (folder / name).is_file():
@@ -107,13 +107,13 @@ def tasks(names: list[str], folder: Path, data: Path, code: bool) -> dict:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: --harness_dir names the one with the tasks' YAML files")
     rules = _Rules(folder, data, code)
-    found = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
+    manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
     for name in names:
-        if name not in found.all_tasks:
-            raise UserError(_missing(name, found.all_tasks, folder))
+        if name not in manager.all_tasks:
+            raise UserError(_missing(name, manager.all_tasks, folder))
     try:
         with mock.patch("lm_eval.tasks._factory.ConfigurableTask", lambda config: _Task(config, rules)):
-            return found.load(names)
+            return manager.load(names)
     except UserError:
         raise
     except Exception as error:  # whatever lm_eval, Jinja or Arrow say of a file that is not as it should be
@@ -141,8 +141,8 @@ def _libraries(error: Exception) -> list[str]:
     """The libraries that an error came through, each with its version, from where it was raised outwards."""
     owners = importlib.metadata.packages_distributions()
     modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    found = dict.fromkeys(owners[module][0] for module in reversed(modules) if module in owners and module != "dlm")
-    return [f"{name} {importlib.metadata.version(name)}" for name in found]
+    manager = dict.fromkeys(owners[module][0] for module in reversed(modules) if module in owners and module != "dlm")
+    return [f"{name} {importlib.metadata.version(name)}" for name in manager]
 
 
 def _missing(name: str, known: list[str], folder: Path) -> str:

@@ -39,17 +39,17 @@ class _Bound:
     pattern: str
 
     def __call__(self, experiment, params, batch, key):
-        heard = []
+        greedy_matches = []
 
         def denoise(canvas, **options):
-            heard.append(experiment.denoise(params, canvas, **options))
-            return heard[-1]
+            greedy_matches.append(experiment.denoise(params, canvas, **options))
+            return greedy_matches[-1]
 
-        found = experiment.held(params, experiment.reported(self.pattern)).bound(denoise, batch, key, self.samples)
+        estimate = experiment.held(params, experiment.reported(self.pattern)).bound(denoise, batch, key, self.samples)
         greedy_B = jnp.zeros(len(batch.tokens_BL), bool)
         if experiment.objective.mask.kind == "causal":
-            greedy_B = ((heard[0].prediction.best() == batch.tokens_BL) | (batch.weights_BL == 0)).all(1)
-        return found.nats_BL.sum(1), found.variance_B, greedy_B
+            greedy_B = ((greedy_matches[0].prediction.best() == batch.tokens_BL) | (batch.weights_BL == 0)).all(1)
+        return estimate.nats_BL.sum(1), estimate.variance_B, greedy_B
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,19 @@ class Model:
 
     def scores(self, pieces: Sequence[Piece], greedy: bool = True) -> list[Score]:
         """One for each piece. Whether diffusion would write what is scored is asked only if `greedy` matters: it takes a sample."""
-        experiment, found = self.subject.experiment, [Score(0.0, 0.0, False)] * len(pieces)
+        experiment, by_piece = self.subject.experiment, [Score(0.0, 0.0, False)] * len(pieces)
         count = experiment.counted(self._count)
         for length, members in spans.batches(pieces, self.rows, self.speller.room):
             arrays = spans.stacked([pieces[i] for i in members], self.rows, length, self.subject.tokenizer.pad, self.mask.reads)
-            told = mesh.fetch(count(self.subject.params, experiment.put(arrays), self.subject.key))
-            for i, nats, variance, best in zip(members, *told, strict=False):  # the rest of the rows is padding
-                found[i] = Score(float(nats), float(variance), bool(best))
+            counts = mesh.fetch(count(self.subject.params, experiment.put(arrays), self.subject.key))
+            for i, nats, variance, best in zip(members, *counts, strict=False):  # the rest of the rows is padding
+                by_piece[i] = Score(float(nats), float(variance), bool(best))
         if greedy and self.mask.kind != "causal":
             cut = [Piece(p.ids[: p.first], p.first, p.before, p.number) for p in pieces]
             wanted = [p.ids[p.first :] for p in pieces]
             written = self.write(cut, [len(w) for w in wanted], replace(self.sampler, temperature=0.0))
-            found = [s._replace(greedy=np.array_equal(a, b)) for s, a, b in zip(found, wanted, written, strict=True)]
-        return found
+            by_piece = [s._replace(greedy=np.array_equal(a, b)) for s, a, b in zip(by_piece, wanted, written, strict=True)]
+        return by_piece
 
     def write(self, prompts: Sequence[Piece], tokens: Sequence[int], sampler: Sampler) -> list[np.ndarray]:
         """What the sampler puts after each prompt, in so many tokens."""
@@ -108,7 +108,7 @@ class Model:
             # Read at once is what a power of two allows: one program for many lengths, and the same whoever else is in the batch.
             prefill = generator.prefill(1 << known.bit_length() - 1) if known else 0
             groups.setdefault((prefill, spans.bucket(known + room, self.speller.room)), []).append(i)
-        found = [np.zeros(0, np.int32)] * len(prompts)
+        generated = [np.zeros(0, np.int32)] * len(prompts)
         for (prefill, length), members in sorted(groups.items()):
             for begin in range(0, len(members), self.rows):
                 part = members[begin : begin + self.rows]
@@ -119,8 +119,8 @@ class Model:
                 self.nfe.append(int(sampled.nfe))
                 for b, i in enumerate(part):
                     known = len(prompts[i].ids)
-                    found[i] = sampled.canvas.z_BL[b, known : known + tokens[i]]
-        return found
+                    generated[i] = sampled.canvas.z_BL[b, known : known + tokens[i]]
+        return generated
 
     def _canvas(self, prompts: Sequence[Piece], tokens: Sequence[int], length: int) -> Canvas:
         """Prompts as anchors, masks behind them, then padding, a segment of its own where positions see everything."""

@@ -70,12 +70,12 @@ class Speller:
 
     def pieces(self, ids: np.ndarray, first: int, text: str) -> tuple[list[Piece], int]:
         """(the rows in which the tokens from `first` on are scored, how many tokens of the context no row has)."""
-        found, spread = [], list(windows(len(ids), first, self.room, self.shift))
+        results, spread = [], list(windows(len(ids), first, self.room, self.shift))
         for n, (begin, target, end) in enumerate(spread):
             row = begin + self.shift
             before = int(ids[begin]) if self.shift else self.tokenizer.prefix
-            found.append(Piece(ids[row:end], target - row, before, number(text, n)))
-        return found, spread[0][0] if spread else 0
+            results.append(Piece(ids[row:end], target - row, before, number(text, n)))
+        return results, spread[0][0] if spread else 0
 
     def prompt(self, context: str, tokens: int) -> tuple[Piece, int]:
         """(the row after which `tokens` are written, how many tokens of the context it lacks); nothing in it is scored."""

@@ -22,7 +22,7 @@ class Remask:
         """The time of the noise when a share u of the steps is left."""
         return u
 
-    def rate(self, output, canvas, now, alpha_t_B1: jax.Array, alpha_s_B1: jax.Array) -> jax.Array:
+    def rate(self, output, canvas, view, alpha_t_B1: jax.Array, alpha_s_B1: jax.Array) -> jax.Array:
         """σ_BL, from 0 to 1; `now.logprob_BL` tells how sure the network was of each token when it was revealed."""
         raise TypeError(f"{type(self).__name__} has no rate()")
 

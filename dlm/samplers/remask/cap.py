@@ -18,5 +18,5 @@ class Cap(Remask):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} must be in [0, 1]")
 
-    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
         return jnp.minimum(self.eta, largest(alpha_t_B1, alpha_s_B1))

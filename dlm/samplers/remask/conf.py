@@ -14,7 +14,7 @@ from dlm.samplers.remask import Remask, largest
 
 
 @dataclass(frozen=True)
-class Conf(Remask):
+class ConfidenceWeighted(Remask):
     eta: float = 1.0
 
     marginals: ClassVar = "changed"
@@ -23,7 +23,7 @@ class Conf(Remask):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} must be in [0, 1]")
 
-    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
-        token_BL = now.active_BL & (canvas.z_BL != now.process.vocab.mask)
-        share_BL = jax.nn.softmax(jnp.where(token_BL, -jnp.exp(now.logprob_BL), -jnp.inf), 1)
+    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
+        token_BL = view.active_BL & (canvas.z_BL != view.process.vocab.mask)
+        share_BL = jax.nn.softmax(jnp.where(token_BL, -jnp.exp(view.logprob_BL), -jnp.inf), 1)
         return self.eta * largest(alpha_t_B1, alpha_s_B1) * jnp.where(token_BL, share_BL, 0.0)

@@ -15,7 +15,7 @@ from dlm.samplers.remask import Remask
 
 
 @dataclass(frozen=True)
-class Doubted(Remask):
+class LowConfidence(Remask):
     below: float = 0.1
 
     marginals: ClassVar = "changed"
@@ -25,7 +25,7 @@ class Doubted(Remask):
         if not 0 <= self.below <= 1:
             raise ValueError(f"below={self.below} must be in [0, 1]")
 
-    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
-        token_BL = now.active_BL & (canvas.z_BL != now.process.vocab.mask)
-        log_BL = output.prediction.log_prob(jnp.where(token_BL, canvas.z_BL, now.process.vocab.eos))
+    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
+        token_BL = view.active_BL & (canvas.z_BL != view.process.vocab.mask)
+        log_BL = output.prediction.log_prob(jnp.where(token_BL, canvas.z_BL, view.process.vocab.eos))
         return (token_BL & ~rounds.reaches(jnp.exp(log_BL), self.below)).astype(jnp.float32)

@@ -17,7 +17,7 @@ from dlm.samplers.remask import Remask
 
 
 @dataclass(frozen=True)
-class Judged(Remask):
+class QualityHead(Remask):
     share: float = 0.1  # of the tokens that stand, in each step
     below: float = 0.5
 
@@ -27,10 +27,10 @@ class Judged(Remask):
         if not (0 <= self.share <= 1 and 0 <= self.below <= 1):
             raise ValueError(f"share={self.share} and below={self.below} must be in [0, 1]")
 
-    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
         if not output.heads or "quality" not in output.heads:
             raise UserError("samplers.remask.prism needs a network with nn.heads=('quality',), trained by objectives.prism")
-        token_BL = now.active_BL & (canvas.z_BL != now.process.vocab.mask)
+        token_BL = view.active_BL & (canvas.z_BL != view.process.vocab.mask)
         quality_BL = jnp.where(token_BL, jax.nn.sigmoid(output.heads["quality"]), 2.0)
         most_B1 = jnp.ceil(self.share * token_BL.sum(1, keepdims=True) - 1e-3)
         worst_BL = rounds.ranks(-quality_BL) < most_B1

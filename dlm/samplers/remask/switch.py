@@ -20,7 +20,7 @@ class Switch(Remask):
         if not (0 <= self.eta <= 1 and 0 < self.begin <= 1):
             raise ValueError(f"eta={self.eta} must be in [0, 1] and begin={self.begin} in (0, 1]")
 
-    def rate(self, output, canvas, now, alpha_t_B1, alpha_s_B1):
+    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
         most_B1 = largest(alpha_t_B1, alpha_s_B1)
         sigma_B1 = jnp.minimum(self.eta, most_B1) if self.strategy == "cap" else self.eta * most_B1
-        return jnp.where(now.t_B[:, None] <= self.begin, sigma_B1, 0.0)
+        return jnp.where(view.t_B[:, None] <= self.begin, sigma_B1, 0.0)
