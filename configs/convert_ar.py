@@ -34,9 +34,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from dlm.core.config import choices
 from dlm.nn.sizes import SIZES
-from dlm.run import rundir
-from dlm.run.spec import choices
+from dlm.runs import directory
 from dlm.sweeps.grid import chain, point
 
 STEPS = 180
@@ -50,7 +50,7 @@ ADAPTED = dict(name="objectives.adapted", pattern="count")
 
 def get_config(arg=None):
     chosen = choices(arg, start=("runs/quickstart/ar", "*"))
-    begun = rundir.read_config(Path(chosen.start)) if Path(chosen.start, rundir.CONFIG).is_file() else QUICKSTART
+    begun = directory.read_config(Path(chosen.start)) if Path(chosen.start, directory.CONFIG).is_file() else QUICKSTART
     return ConfigDict(
         dict(
             seed=0,

@@ -17,7 +17,7 @@ pipeline here: fsdp=8 shards what the 5 stages would, and 128 devices hold one r
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 
 OBJECTIVES = {
     "ar": (dict(name="objectives.ar"), dict(rule="ancestral", steps=1, block=1)),

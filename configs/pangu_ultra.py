@@ -20,7 +20,7 @@ stages would: 512 devices hold one replica, about 18 GB of parameters and moment
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 
 
 def get_config(arg=None):

@@ -18,7 +18,7 @@ were right, of 200 problems Wilson's farther end.
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 from dlm.sweeps.grid import chain, point, repeat
 
 

@@ -16,8 +16,8 @@ bits/byte (bound, half of the 95 % interval), ar 2.139 (exact), gzip -9 2.074, x
 
 from ml_collections import ConfigDict
 
+from dlm.core.config import choices
 from dlm.nn.sizes import SIZES
-from dlm.run.spec import choices
 
 
 def get_config(arg=None):

@@ -8,8 +8,9 @@ import importlib
 import sys
 from pathlib import Path
 
-from dlm.run import cli, spec
-from dlm.run.spec import UserError
+from dlm.app import cli
+from dlm.core import config as spec
+from dlm.core.config import UserError
 
 FOLDER = Path(__file__).parent / "benches"
 

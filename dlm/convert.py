@@ -11,10 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from dlm.run import cli, files, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
-from dlm.text import published
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core import files
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
+from dlm.text import pretrained
 
 FLAGS = [
     Flag("workdir", "run directory: a new one for from_hf, the one to read for to_hf", required=True, type=Place),
@@ -74,8 +77,8 @@ def from_hf(folder: Path, workdir: Path, overrides=(), ignore: tuple[str, ...] =
     layout = layouts.of(config, folder / recipe.CONFIG)
     config = keys.without(config, ignore, folder / recipe.CONFIG)
     stored = next((t.dtype.name for t in tensors.values() if len(t.shape) > 1), "float32")
-    text = published.read(folder)
-    ends = recipe.ends(folder, config, published.own_eos(text), published.has(text))
+    text = pretrained.read(folder)
+    ends = recipe.ends(folder, config, pretrained.own_eos(text), pretrained.has(text))
     made = recipe.recipe(folder, config, layout, "float32" if stored == "float32" else "bfloat16", ends)
     head = weights.own_head(layout, tensors)
     if head and made["nn"]["embeddings"] == "tied":
@@ -109,7 +112,7 @@ def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, not
     import jax
 
     from dlm.hf import shards
-    from dlm.run import rundir, weights
+    from dlm.runs import directory, weights
 
     done, shown = 0, 0.0
     total = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
@@ -128,8 +131,8 @@ def _write(folder: Path, run: spec.Run, tokenizer, params: dict, came: Path, not
             shutil.copyfile(path, folder / KEPT / path.name)
     for name, note in notes.items():
         (folder / KEPT / name).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-    rundir.create(folder, run, tokenizer)
-    rundir.write_config(folder, run)
+    directory.create(folder, run, tokenizer)
+    directory.write_config(folder, run)
     return done
 
 
@@ -150,11 +153,11 @@ def to_hf(folder: Path, workdir: Path, step: int | None, architecture: str | Non
     import numpy as np
 
     from dlm.hf import shards, weights
-    from dlm.run import checkpoint, rundir
-    from dlm.run import weights as saved
+    from dlm.runs import checkpoint, directory
+    from dlm.runs import weights as saved
 
     _free(folder)
-    run = rundir.run_of(workdir)
+    run = directory.run_of(workdir)
     step = checkpoint.intact(workdir, say, step)
     if step is None:
         raise UserError(f"{workdir} has no finished checkpoint yet")
@@ -195,9 +198,9 @@ def _small(folder: Path, run: spec.Run, workdir: Path, rows: int) -> None:
                 shutil.copyfile(path, folder / path.name)
         return
     run.text.restore(workdir).save(folder)
-    if (path := folder / published.FILE).exists():
+    if (path := folder / pretrained.FILE).exists():
         tree = json.loads(path.read_text(encoding="utf-8"))
-        plain = [{k: v for k, v in token.items() if k not in (published.OURS, published.OUTSIDE)} for token in tree["added_tokens"]]
+        plain = [{k: v for k, v in token.items() if k not in (pretrained.OURS, pretrained.OUTSIDE)} for token in tree["added_tokens"]]
         tree["added_tokens"] = [token for token in plain if token["id"] < rows]
         path.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
 

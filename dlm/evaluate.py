@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlm import data
-from dlm.evals import half
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core.config import Place, Seed, UserError
+from dlm.core.console import say
+from dlm.core.intervals import half
 from dlm.reports.scores import changed, shown
-from dlm.run import cli, logs, rundir, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, Seed, UserError
+from dlm.runs import directory, logs
 
 FLAGS = [
     Flag("workdir", "run directory", required=True, type=Place),
@@ -64,9 +67,9 @@ class Asked:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("evals", "sampler", "data"))
     workdir = Path(args.workdir)
-    from dlm.run.assemble import Subject, evaluators, reopen, sampler
+    from dlm.app.experiment import Subject, evaluators, reopen, sampler
 
-    configured, (named, short) = rundir.read_config(workdir).get("evals", {}), harness(args)
+    configured, (named, short) = directory.read_config(workdir).get("evals", {}), harness(args)
     chosen = evaluators(configured, named, short + [o for o in overrides if o[0].startswith("evals.")])
     read = [o for o in overrides if o[0].startswith("data.")]
     source = other(args.data, read)
@@ -98,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
 def changed_text(subject, accept: bool) -> str:
     """Which text of the run has changed since it was trained: refused, unless the user accepts it."""
     loader, tokenizer = subject.experiment.run.data, subject.tokenizer
-    changed = rundir.changed_text(subject.folder, lambda: loader.fingerprint(tokenizer), loader.held_out_fingerprint)
+    changed = directory.changed_text(subject.folder, lambda: loader.fingerprint(tokenizer), loader.held_out_fingerprint)
     if changed:
         told = f"the {changed} text of {subject.folder} has changed since it was trained"
         if not accept:
@@ -125,7 +128,7 @@ def scored(subject, step: int, name: str, evaluator, asked: Asked) -> list[dict]
     with_details = [(score, dict(subject.facts)) for score in evaluator.run(subject, step)]  # the facts of each score, not the last's
     common = dict(step=step, seed=subject.seed, data=asked.data, eval=name, seconds=round(time.perf_counter() - begin, 2))
     common |= dict(claims=evaluator.claims or subject.objective.claims, settings=spec.plain(evaluator), over=evaluator.over)
-    common |= dict(commit=rundir.commit(), text=asked.text() if getattr(evaluator, "reads", True) else None)
+    common |= dict(commit=directory.commit(), text=asked.text() if getattr(evaluator, "reads", True) else None)
     common |= dict(accepted_data=asked.accepted) if asked.accepted and common["text"] else {}
     return [  # facts may say what one score alone claims
         common | facts | dict(name=score, value=value, differs=differs(asked, name, evaluator, facts)) | error(value, se, facts)

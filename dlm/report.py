@@ -6,11 +6,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from dlm.reports import fairness, notebook, record, summary, table
+from dlm.app import cli
+from dlm.core import console, files
+from dlm.core.config import UserError
+from dlm.reports import docstring_results, fairness, record, summary, table
 from dlm.reports.groups import Group, grouped
 from dlm.reports.replay import printable
-from dlm.run import cli, files
-from dlm.run.spec import UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,9 +43,9 @@ def report(args: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}") from error
     if args.into:
-        cli.say(f"results written into {notebook.write(args.into, groups)}")
+        console.say(f"results written into {docstring_results.write(args.into, groups)}")
     for warning in fairness.warnings(groups):
-        cli.say(f"warning: {warning}")
+        console.say(f"warning: {warning}")
     if args.json:
         samples = {group.label: [sample for r in group.records for sample in r.shown()] for group in groups}
         paths = dict(report=str(out / "report.html"), results=str(out / "results.csv"))

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dlm.run import cli, files, logs, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, Seed, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core import files
+from dlm.core.config import Place, Seed, UserError
+from dlm.core.console import say
+from dlm.runs import logs
 
 FLAGS = [
     Flag("workdir", "run directory", required=True, type=Place),
@@ -48,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     workdir = Path(args.workdir)
     steps = [("sampler.steps", str(args.steps))] if args.steps is not None else []
 
-    from dlm.run import assemble
+    from dlm.app import experiment as assemble
 
     sampler = assemble.sampler(workdir, [*steps, *overrides])
     kept = logs.Added(Path(args.out or workdir / SAMPLES), "name another file by --out=FILE")

@@ -7,10 +7,14 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core import files
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
 from dlm.reports import scores
-from dlm.run import cli, files, logs, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.runs import logs
 from dlm.sweeps import grid
 
 FLAGS = [
@@ -49,11 +53,11 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def check_samplers(sweep: grid.Sweep) -> None:
-    from dlm.run import assemble
+    from dlm.app import experiment
 
     for name, run in sweep.runs.items():
         try:
-            assemble.check_sampler(run)
+            experiment.check_sampler(run)
         except UserError as error:
             raise UserError(f"run {name!r}: {error}") from None
 
@@ -73,8 +77,8 @@ def listed(sweep: grid.Sweep, as_json: bool) -> None:
 
 def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) -> list:
     """What is to be done for each point, and how it is known to be done."""
-    from dlm.run import checkpoint, rundir
-    from dlm.sweeps import fleet
+    from dlm.runs import checkpoint, directory
+    from dlm.sweeps import worker_pool
 
     if (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
         raise UserError(
@@ -84,13 +88,13 @@ def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) 
     if evals != "none":
         settings(next(iter(sweep.runs.values())), evals, flags)  # a mistake in the flags is told before anything runs
     for name, run in sweep.runs.items():  # a run of another config must not count as done
-        rundir.belongs(workdir / name, run)
+        directory.belongs(workdir / name, run)
 
     def trained(name: str) -> bool:
         return sweep.runs[name].steps in checkpoint.steps(workdir / name)
 
     def scored(name: str) -> bool:
-        wanted = settings(rundir.as_begun(workdir / name, sweep.runs[name]), evals, flags)
+        wanted = settings(directory.as_begun(workdir / name, sweep.runs[name]), evals, flags)
         rows = [row for row in answering(workdir / name, wanted) if row.get("step") == sweep.runs[name].steps]
         return {row["eval"] for row in rows if "eval" in row and "settings" in row} == wanted.keys()
 
@@ -100,18 +104,18 @@ def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) 
         if evals != "none":
             chosen = [f"--evals={evals}"] if evals else []
             commands.append((("dlm.evaluate", f"--workdir={workdir / name}", *chosen, *flags), lambda name=name: scored(name)))
-        planned.append(fleet.Job(name, workdir / name, tuple(commands)))
+        planned.append(worker_pool.Job(name, workdir / name, tuple(commands)))
     return planned
 
 
 def settings(run: spec.Run, evals: str | None, flags: list[str]) -> dict[str, dict]:
     """{evaluator: its settings} of a run of the sweep, as a row of evals.jsonl has them."""
-    from dlm.run import assemble
+    from dlm.app import experiment
 
     config, asked = spec.plain(run)["evals"], [tuple(flag.removeprefix("--").split("=", 1)) for flag in flags]
     if evals == "none":
         return files.finite(config)
-    return {name: files.finite(spec.plain(one)) for name, one in assemble.evaluators(config, evals, asked).items()}
+    return {name: files.finite(spec.plain(one)) for name, one in experiment.evaluators(config, evals, asked).items()}
 
 
 def answering(workdir: Path, wanted: dict[str, dict]) -> list[dict]:
@@ -123,26 +127,27 @@ def answering(workdir: Path, wanted: dict[str, dict]) -> list[dict]:
 
 def printed(work: list, kind: str, parallel: int) -> str:
     """Commands, a line for each run, or an sbatch script."""
-    from dlm.sweeps import fleet
+    from dlm.sweeps import worker_pool
 
     if kind == "slurm":
-        return fleet.slurm(work, parallel)
+        return worker_pool.slurm(work, parallel)
     lines = (" && ".join(shlex.join(("python", "-m", *words)) for words, _ in job.commands) for job in work)
     return "".join(f"{line}\n" for line in lines)
 
 
 def carried_out(sweep: grid.Sweep, work: list, args) -> int:
     """Runs the jobs, all or those that a search asks for; the exit code."""
-    from dlm.run import preempt, rundir
-    from dlm.sweeps import fleet
+    from dlm.machine import interrupts
+    from dlm.runs import directory
+    from dlm.sweeps import worker_pool
 
     workdir, outcomes, planned = Path(args.workdir), [], None
-    wanted = {name: settings(rundir.as_begun(workdir / name, run), args.evals, args.flags) for name, run in sweep.runs.items()}
-    with preempt.Watch() as report:
+    wanted = {name: settings(directory.as_begun(workdir / name, run), args.evals, args.flags) for name, run in sweep.runs.items()}
+    with interrupts.Watch() as report:
         if args.search:
             planned = _searched(sweep, work, args, outcomes, report, wanted)
         else:
-            outcomes += fleet.Fleet(work, args.parallel, workdir / grid.LOGS)(lambda: report.here)
+            outcomes += worker_pool.Fleet(work, args.parallel, workdir / grid.LOGS)(lambda: report.here)
         stopped = report.here
     rows = {o.name: latest(workdir / o.name, args.metric, wanted[o.name]) for o in outcomes}
     planned = planned or {name: scores.value(row) for name, row in rows.items() if row}
@@ -157,7 +162,7 @@ def carried_out(sweep: grid.Sweep, work: list, args) -> int:
     for o in failed:
         say(f"  {o.name} failed: {o.error} (log: {o.log})")
     if stopped:
-        raise preempt.Preempted(what=f"stopped {workdir}, whose runs are saved")
+        raise interrupts.Preempted(what=f"stopped {workdir}, whose runs are saved")
     say(f"compare them: python -m dlm.report {workdir}")
     return int(bool(failed))
 
@@ -169,14 +174,14 @@ def latest(run: Path, metric: str, wanted: dict[str, dict]) -> dict | None:
 
 def _searched(sweep: grid.Sweep, work: list, args, outcomes: list, report, wanted: dict) -> dict:
     """The tries of a search and their scores, each the mean over its seeds; their outcomes are added to `outcomes`."""
-    from dlm.sweeps import fleet, search
+    from dlm.sweeps import optuna_search, worker_pool
 
     by_name, workdir = {job.name: job for job in work}, Path(args.workdir)
 
     def score(points: list[grid.Point]) -> float | None:
         if report.here:
             return None
-        new = fleet.Fleet([by_name[p.name] for p in points], args.parallel, workdir / grid.LOGS)(lambda: report.here)
+        new = worker_pool.Fleet([by_name[p.name] for p in points], args.parallel, workdir / grid.LOGS)(lambda: report.here)
         outcomes.extend(new)
         if not all(o.kind in ("finished", "skipped") for o in new):
             return None
@@ -188,7 +193,7 @@ def _searched(sweep: grid.Sweep, work: list, args, outcomes: list, report, wante
             say(f"warning: {points[i].name} is not in the mean of its seeds, it was measured otherwise ({', '.join(facets)})")
         return scores.combined([rows[i] for i in kept])[0]
 
-    return search.search(sweep.points, args.search, score, args.maximize)
+    return optuna_search.search(sweep.points, args.search, score, args.maximize)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from dlm.run import cli, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
 
 FLAGS = [
     Flag("config", "recipe file, with its arguments after a colon: configs/masked.py:size=tiny,data=embedded", required=True, type=Place),
@@ -46,8 +48,8 @@ def describe(run: spec.Run) -> dict:
     """What a run would be: shapes are traced, nothing is allocated, and a mesh for more devices than are here is not made."""
     import jax
 
-    from dlm.run import mesh
-    from dlm.run.assemble import Experiment, check_sampler
+    from dlm.app.experiment import Experiment, check_sampler
+    from dlm.machine import mesh
 
     check_sampler(run)
     state = Experiment(run, tokenizer=None, on=mesh.abstract_mesh(run.mesh)).abstract_state()
@@ -68,26 +70,27 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
     Bad data is noticed before anything is written.
     """
     from dlm import data
-    from dlm.run import checkpoint, hosts, mesh, preempt, rundir, start
+    from dlm.machine import hosts, interrupts, mesh
+    from dlm.runs import checkpoint, directory, warm_start
 
-    run = rundir.as_begun(workdir, run)
-    with preempt.Watch() as stop_requested, ExitStack() as held:
+    run = directory.as_begun(workdir, run)
+    with interrupts.Watch() as stop_requested, ExitStack() as held:
 
         def locate_run() -> tuple[bool, int]:
-            ours = rundir.belongs(workdir, run)
+            ours = directory.belongs(workdir, run)
             if ours:
-                held.enter_context(rundir.locked(workdir))
+                held.enter_context(directory.locked(workdir))
             return ours, checkpoint.intact(workdir, say) or 0
 
         def begun() -> None:
             if not ours:
-                held.enter_context(rundir.locked(workdir))
-                rundir.create(workdir, run, tokenizer, dropped=run.data.dropped)
+                held.enter_context(directory.locked(workdir))
+                directory.create(workdir, run, tokenizer, dropped=run.data.dropped)
                 if run.data.dropped:
                     say(f"dropped from the data: {data.told(run.data.dropped)}")
-            rundir.check_places(workdir, run, accept_data)
-            accepted = rundir.check_data(workdir, fingerprint, held_out, accept_data)
-            rundir.go_on(workdir, run, done, accepted)
+            directory.check_places(workdir, run, accept_data)
+            accepted = directory.check_data(workdir, fingerprint, held_out, accept_data)
+            directory.go_on(workdir, run, done, accepted)
             checkpoint.set_aside(workdir, after=done)
 
         if hosts.join(say, lambda: mesh.devices(run.mesh)):
@@ -97,7 +100,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
             say(f"{workdir} is finished: {done} updates")
             return result(workdir, run, done) if hosts.first() else None
 
-        from dlm.run.assemble import Experiment, check_sampler
+        from dlm.app.experiment import Experiment, check_sampler
 
         if not ours:  # an earlier version did not look
             check_sampler(run)
@@ -108,7 +111,7 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
                     evaluator.check(run, tokenizer)
         experiment = Experiment(run, tokenizer)
         if run.start is not None and not ours:
-            start.check(run.start, experiment.abstract_state().params)
+            warm_start.check(run.start, experiment.abstract_state().params)
         batches, fingerprint, held_out = experiment.batches(done), run.data.fingerprint(tokenizer), run.data.held_out_fingerprint()
         hosts.alike(f"{fingerprint} {held_out}", "training or held-out data")
         hosts.together(begun)
@@ -118,18 +121,20 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
 
 def _tokenizer(run: spec.Run, workdir: Path | None):
     """That of the run in `workdir`; for a new run that of the one it begins with, or one learned from its text."""
-    from dlm.run import start
+    from dlm.runs import warm_start
 
     if workdir is not None:
         return run.text.restore(workdir)
-    return run.text.fit(run.data.source.documents("train")) if run.start is None else start.tokenizer(run.start, run.text)
+    return run.text.fit(run.data.source.documents("train")) if run.start is None else warm_start.tokenizer(run.start, run.text)
 
 
 def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> None:
     """The updates after `done`, with everything they leave in `workdir`."""
-    from dlm.data import pack
-    from dlm.run import checkpoint, hosts, incident, loop, meter, peak
-    from dlm.run.logs import Logs, clock
+    from dlm.data import packing
+    from dlm.machine import hosts, peak_flops
+    from dlm.runs import checkpoint
+    from dlm.runs.logs import Logs, clock
+    from dlm.training import loop, metrics, skipped_update
 
     run = experiment.run
     logs = Logs(workdir, done, run.steps, writes=hosts.first())
@@ -137,7 +142,7 @@ def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> N
     with closing(logs), closing(store):
         state = store.restore(experiment.abstract_state(), done) if done else experiment.new_state()
         sizes = f"{run.nn.parameters / 1e6:.2f}M parameters, {run.data.batch} × {run.data.length} tokens per update"
-        logs.say(f"{workdir}: {sizes}; {pack.POLICY}")
+        logs.say(f"{workdir}: {sizes}; {packing.POLICY}")
         if run.data.prompt:
             logs.say(run.data.about(experiment.windows))
         if done:
@@ -148,7 +153,7 @@ def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> N
             every=run.every,
             logs=logs,
             flops_per_token=run.flops_per_token,
-            peak=peak.measure(run.nn.compute.dtype),
+            peak=peak_flops.measure(run.nn.compute.dtype),
             evaluate=lambda state, step: scores(experiment, state, step, lambda: step < run.steps and stop_requested()),
             save=store.save,
             check=store.check,
@@ -157,8 +162,8 @@ def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> N
         )
         try:
             _, phases = loop.train(state, _announced(experiment.update, logs), batches, **options)
-        except meter.Diverged as diverged:
-            raise UserError(incident.describe(workdir, experiment, diverged)) from None
+        except metrics.Diverged as diverged:
+            raise UserError(skipped_update.describe(workdir, experiment, diverged)) from None
         store.wait()
         if not hosts.together(lambda: run.steps in checkpoint.steps(workdir)):
             raise UserError(f"{workdir} made all {run.steps} updates, but the last is in no checkpoint: make room and start again")
@@ -169,7 +174,7 @@ def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> N
 
 def scores(experiment, state, step: int, stop=lambda: False) -> dict:
     """The run's evaluators on the averaged parameters, as one flat row; cut short by Preempted once `stop()` says so."""
-    from dlm.run.assemble import Subject
+    from dlm.app.experiment import Subject
 
     subject = Subject(experiment, state.averaged, experiment.run.data.source, experiment.run.seed, stop)
     row = {}
@@ -181,7 +186,7 @@ def scores(experiment, state, step: int, stop=lambda: False) -> dict:
 
 def result(workdir: Path, run: spec.Run, step: int) -> dict:
     """The last metrics of a run, as --json prints them."""
-    from dlm.run import logs
+    from dlm.runs import logs
 
     rows = [row for row in logs.rows(workdir / logs.METRICS) if "loss" in row]
     return dict(workdir=str(workdir), updates=step, parameters=run.nn.parameters, **(rows[-1] if rows else {}))

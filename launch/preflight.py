@@ -18,9 +18,11 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from dlm.run import cli, hosts
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
+from dlm.machine import hosts
 
 FLAGS = [
     Flag("workdir", "run directory to be; free space and sharing are looked at where it will lie", default="runs", type=Place),
@@ -101,7 +103,7 @@ def total(platform: str = "", plugin: str = "") -> int:
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from dlm.run import mesh
+    from dlm.machine import mesh
 
     everywhere = mesh.make(mesh.Mesh(platform=platform, plugin=plugin))
     count = everywhere.size
@@ -112,7 +114,7 @@ def total(platform: str = "", plugin: str = "") -> int:
 
 def joined(name: str, plugin: str = "") -> tuple[int, str]:
     """Joins the other processes; how many devices this one has, and of what kind."""
-    from dlm.run import platform as chosen
+    from dlm.machine import platform as chosen
 
     try:
         hosts.join(say, lambda: chosen.devices(name, plugin))

@@ -18,11 +18,11 @@ import threading
 import time
 from typing import IO
 
-from dlm.run.preempt import EXIT
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
+from dlm.machine.interrupts import EXIT
 
 FAILED = 3  # seconds that the others have to say why they fail too
-ENDED = 90  # seconds to follow a process that ended in order; dlm.run.hosts gives up on another after 60
+ENDED = 90  # seconds to follow a process that ended in order; dlm.machine.hosts gives up on another after 60
 _LOOK = 0.05  # seconds between two looks at the processes
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
 _SIGNALS = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}  # the terminal is closed: save

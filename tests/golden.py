@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.run import keys, spec
-from dlm.run.assemble import Experiment
+from dlm.app.experiment import Experiment
+from dlm.core import config as spec
+from dlm.core import keys
 from dlm.samplers.generate import Request
 from tests import tiny
 

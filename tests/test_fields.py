@@ -17,18 +17,23 @@ import numpy as np
 import pytest
 
 import dlm
+from dlm.app.experiment import Experiment
+from dlm.core import config as spec
+from dlm.core.contracts import Bound, Loss, State
 from dlm.evals.bound import HeldOut
-from dlm.run import checkpoint, loop, mesh, meter, optim, spec, state
-from dlm.run.assemble import Experiment
-from dlm.run.contracts import Bound, Loss
+from dlm.machine import mesh
+from dlm.runs import checkpoint
+from dlm.training import loop, metrics
+from dlm.training import optimizer as optim
+from dlm.training import update as state
 from tests import tiny
 from tests.evals.probes import HARNESS, asked, calibration, exact, generated, judged, task, tokens
 from tests.laws.probes import KIN, blocks, dropped, hybrid, kin, noise, objective, uniform
 from tests.nn.probes import NETWORK, network
 from tests.nn.probes import ROWS as EXPERTS
-from tests.run import test_loop as loop_tests
 from tests.samplers.probes import ROWS as SAMPLERS
 from tests.text.probes import ROWS as PUBLISHED
+from tests.training import test_loop as loop_tests
 
 METHOD = dict(
     text="fit",
@@ -100,7 +105,7 @@ def skipping(**changes):
 def stopping(**changes):
     """After how many updates that are left out the loop stops."""
     log = loop_tests.Told()
-    with pytest.raises(meter.Diverged):
+    with pytest.raises(metrics.Diverged):
         loop_tests.train(log, 0, 40, skipped=1.0, skips=optim.Skip(**changes).limit)
     return log.calls
 
@@ -181,7 +186,7 @@ def told(**changes):
 
 def kept(tmp_path, **changes):
     store = checkpoint.Store(tmp_path / str(changes), loop.Every(**changes).keep)
-    now = state.State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None)
+    now = State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None)
     for step in (1, 2, 3):
         store.save(step, now)
     store.close()
@@ -194,7 +199,7 @@ def unsaved(tmp_path, **changes):
     (tmp_path / str(changes) / checkpoint.FOLDER).write_text("not a folder")
     store = checkpoint.Store(tmp_path / str(changes), unsaved=loop.Every(**changes).unsaved)
     try:
-        store.save(1, state.State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None))
+        store.save(1, State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None))
         store.close()
     except spec.UserError:
         return "stopped"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dlm import report
-from dlm.run import cli
+from dlm.app import cli
 from tests.reports.conftest import write
 
 

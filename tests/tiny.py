@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
 
+from dlm.core import axes
+from dlm.core.config import Vocab
+from dlm.core.contracts import Batch, Canvas
 from dlm.nn import transformer
 from dlm.nn.config import FFN, Attention, Compute, ModelConfig
-from dlm.run import axes
-from dlm.run.contracts import Batch, Canvas
-from dlm.run.spec import Vocab
 
 ROOT = Path(__file__).parents[1]
 VOCAB = Vocab(size=20, eos=16, bos=17, pad=18, mask=19)
@@ -110,9 +110,15 @@ def processes(count: int, module: str, *arguments) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), stderr=subprocess.PIPE, text=True)
 
 
+def write_recipe(path, config):
+    """A file with this config, as a user writes one."""
+    path.write_text(f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {config!r}\n', encoding="utf-8")
+    return path
+
+
 def recipe(corpus, **changes) -> dict:
     """The plain config of a tiny run on one device: 4 updates, bytes, batches of 8 × 32. Dotted names change a field."""
-    from dlm.run import spec
+    from dlm.core import config as spec
 
     config = dict(
         steps=4,

@@ -48,7 +48,7 @@ size=small  10,000 updates of 32 × 512 tokens
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 
 TRAINING = {
     "tiny": dict(steps=600, batch=8, length=256, vocabulary=1024, width=128, layers=4),

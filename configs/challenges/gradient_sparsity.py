@@ -56,7 +56,7 @@ size=small  10,000 updates of 32 × 256 tokens
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 from dlm.sweeps.grid import chain, point, repeat
 
 TRAINING = {

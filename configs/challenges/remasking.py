@@ -65,7 +65,7 @@ size=small  20,000 updates of 64 × 256 bytes
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 from dlm.sweeps.grid import chain, point, repeat
 
 TRAINING = {

@@ -32,7 +32,7 @@ nothing at 64. A masked bound lies above the model's own likelihood.
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 from dlm.sweeps.grid import chain, point, product, repeat
 
 STEPS, BATCH = 400, 8

@@ -38,7 +38,7 @@ kept.)
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 from dlm.sweeps.grid import chain, point
 
 ARMS, LENGTH, NAMES = 2, 3, 8

@@ -76,7 +76,7 @@ Bits per byte are not compared: one model's are of grids, the other's of solutio
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 from dlm.sweeps.grid import chain, point
 
 SIZES = {

@@ -28,7 +28,7 @@ python -m dlm.report runs/objectives
 
 from ml_collections import ConfigDict
 
-from dlm.run.spec import choices
+from dlm.core.config import choices
 from dlm.sweeps.grid import chain, over, point, product, repeat
 
 

@@ -12,9 +12,11 @@ import os
 import re
 import time
 
-from dlm.run import cli, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
 
 FLAGS = [
     Flag("topology", "a TPU's generation and its chips along each axis, such as v5p:2x2x2 or v5e:2x4", required=True),
@@ -51,8 +53,8 @@ def measured(run: spec.Run, topology: str, quick: bool) -> dict:
     """All numbers, as --json prints them."""
     import jax
 
-    from dlm.run import mesh
-    from dlm.run.assemble import Experiment, VocabOnlyTokenizer
+    from dlm.app.experiment import Experiment, VocabOnlyTokenizer
+    from dlm.machine import mesh
 
     devices = _devices(topology)
     effort = -1.0 if quick else 0.0
@@ -80,12 +82,12 @@ def measured(run: spec.Run, topology: str, quick: bool) -> dict:
 
 def costs(program, capacity: float) -> dict:
     """Memory, FLOPs and collectives of a compiled program."""
-    from dlm.run import compiled
+    from dlm.machine import hlo
 
-    memory = compiled.memory(program)
+    memory = hlo.memory(program)
     whole = memory["arguments"] + memory["results"] - memory["aliased"] + memory["temporaries"]
-    once, inside = (compiled.collectives(part) for part in compiled.of_loops(program.as_text()))
-    counted = dict(flops=compiled.flops(program), sent=dict(once=once, in_loops=inside))
+    once, inside = (hlo.collectives(part) for part in hlo.of_loops(program.as_text()))
+    counted = dict(flops=hlo.flops(program), sent=dict(once=once, in_loops=inside))
     return dict(memory=memory | dict(whole=whole), fits=whole <= capacity, **counted)
 
 
@@ -121,7 +123,7 @@ def _devices(topology: str) -> list:
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
-    from dlm.run import platform
+    from dlm.machine import platform
 
     platform.devices("cpu")  # keys are made here, and no TPU is looked for
     try:

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from dlm import benches
-from dlm.run import cli
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
 
 FLAGS = [
     Flag("workdir", "run of a masked model", required=True, type=Place),
@@ -58,7 +59,7 @@ def _numbers(flag: str, text: str, least: int) -> list[int]:
 
 def measure(args, blocks: list[int], refreshes: list[int]) -> dict:
     """All numbers, as --json prints them."""
-    from dlm.run import assemble
+    from dlm.app import experiment as assemble
 
     experiment, state = assemble.reopen(Path(args.workdir))
     if experiment.objective.mask.kind != "full":
@@ -85,7 +86,7 @@ class _Arm:
     """One sampler, with what it wrote."""
 
     def __init__(self, experiment, params, args, block: int, kind: str, refresh: int):
-        from dlm.run import spec
+        from dlm.core import config as spec
         from dlm.samplers.config import Cache, Sampler
 
         rule = spec.build(dict(name="confident", confidence="top"), "samplers")
@@ -109,7 +110,7 @@ class _Arm:
         """Held-out texts, all but their first quarter hidden."""
         import jax.numpy as jnp
 
-        from dlm.run.contracts import Canvas
+        from dlm.core.contracts import Canvas
 
         run, tokenizer = self.experiment.run, self.experiment.tokenizer
         texts = [ids for ids in tokenizer.encode_all(run.data.source.documents("held_out")) if len(ids) >= self.begin][: self.rows]
@@ -123,7 +124,7 @@ class _Arm:
     def _generate(self):
         import jax
 
-        from dlm.run import keys
+        from dlm.core import keys
         from dlm.samplers import loop
 
         experiment, objective, kind = self.experiment, self.experiment.objective, self.sampler.cache.kind

@@ -14,9 +14,12 @@ import collections
 import warnings
 from pathlib import Path
 
-from dlm.run import cli, files, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core import files
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
 
 FLAGS = [
     Flag("platform", "whose compiler shall read it", default="npu"),
@@ -69,9 +72,10 @@ def exported(run: spec.Run, platform: str) -> dict:
     """{update, sampler: the exported program} of a run, on a mesh of imagined devices."""
     import jax
 
-    from dlm.run import axes, keys, mesh
-    from dlm.run.assemble import Experiment, VocabOnlyTokenizer
-    from dlm.run.contracts import Canvas
+    from dlm.app.experiment import Experiment, VocabOnlyTokenizer
+    from dlm.core import axes, keys
+    from dlm.core.contracts import Canvas
+    from dlm.machine import mesh
 
     experiment = Experiment(run, VocabOnlyTokenizer(run.nn.vocab), on=mesh.abstract_mesh(run.mesh))
     state, rows = experiment.abstract_state(), max(ROWS, axes.shards(experiment.mesh.shape))

@@ -8,10 +8,12 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from dlm.app import cli
+from dlm.app.cli import Flag
 from dlm.benches.fuzzed import GOOD
-from dlm.run import cli, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Seed, UserError
+from dlm.core import config as spec
+from dlm.core.config import Seed, UserError
+from dlm.core.console import say
 
 FLAGS = [
     Flag("of", "kinds of input, separated by commas (default: all)"),

@@ -19,9 +19,11 @@ import importlib.util
 from functools import partial
 
 from dlm import benches
-from dlm.run import cli, memory
-from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core.config import UserError
+from dlm.core.console import say
+from dlm.machine import allocator
 
 FLAGS = [
     Flag("tokens", "T, on each device", default=2048, type=int),
@@ -59,7 +61,7 @@ def timed(args) -> dict:
     for name in wanted:
         if name not in ARMS:
             raise UserError(f"--only: no arm {name!r}; there are {', '.join(ARMS)}")
-    memory.run_inline()  # as training does, so that freed memory is kept
+    allocator.run_inline()  # as training does, so that freed memory is kept
     calls = {"dense": _call(args, None)} | {name: _call(args, _settings(args, name)) for name in wanted}
     say(f"compiling {', '.join(calls)}; then {args.repeats} rounds")
     raw = benches.in_turns({name: partial(_seconds, call) for name, call in calls.items()}, args.repeats)
@@ -149,7 +151,8 @@ def costs(args, settings) -> dict:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from dlm.run import axes, compiled, mesh
+    from dlm.core import axes
+    from dlm.machine import hlo, mesh
 
     devices = mesh.make(mesh.Mesh(data=1, expert=args.devices))
     apply, params, x_BLD = _layer(args, settings, devices)
@@ -160,7 +163,7 @@ def costs(args, settings) -> dict:
     results = {}
     for way, step in ways.items():
         program = step.lower(*jax.eval_shape(lambda: (params, x_BLD))).compile()
-        results[way] = dict(temporaries=compiled.memory(program)["temporaries"], sent=compiled.collectives(program.as_text()))
+        results[way] = dict(temporaries=hlo.memory(program)["temporaries"], sent=hlo.collectives(program.as_text()))
     return results
 
 

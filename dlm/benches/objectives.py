@@ -13,9 +13,11 @@ import functools
 import time
 
 from dlm import benches
-from dlm.run import cli, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
 
 FLAGS = [
     Flag("config", "recipe of a masked model", default="configs/masked.py:size=tiny", type=Place),
@@ -67,7 +69,7 @@ class _Arm:
     """One objective, ready to be timed."""
 
     def __init__(self, config: dict, name: str, tokenizer):
-        from dlm.run.assemble import Experiment
+        from dlm.app.experiment import Experiment
 
         stem, _, size = name.partition(":")
         objective = dict(name=f"objectives.{stem}") | (dict(size=int(size)) if size else {})
@@ -98,7 +100,7 @@ class _Arm:
         """Seconds of the forward passes that an evaluation takes, on a batch that is on the device."""
         import jax
 
-        from dlm.run.contracts import Canvas
+        from dlm.core.contracts import Canvas
 
         canvas = Canvas(self.batch.tokens_BL, 0 * self.batch.weights_BL, ~self.batch.noisable_BL, self.batch.fields)
         times = SAMPLES * -(-WINDOWS // self.run.data.batch)
@@ -106,8 +108,8 @@ class _Arm:
 
     def bound(self) -> float:
         """Seconds of the bound's evaluator over as many windows, data and all."""
+        from dlm.app.experiment import Subject
         from dlm.evals.bound import HeldOut
-        from dlm.run.assemble import Subject
 
         subject = Subject(self.experiment, self.state.averaged, self.run.data.source)
         begin = time.perf_counter()

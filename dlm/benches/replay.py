@@ -5,9 +5,10 @@ python -m dlm.bench replay --workdir=RUN [--json]
 
 from pathlib import Path
 
-from dlm.run import cli
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core.config import Place
+from dlm.core.console import say
 
 FLAGS = [
     Flag("workdir", "a run that stopped after updates without a finite loss or gradient", required=True, type=Place),
@@ -31,10 +32,12 @@ def replay(workdir: Path) -> dict:
     import jax
     import numpy as np
 
-    from dlm.run import checkpoint, incident, keys, rundir
-    from dlm.run.assemble import Experiment
+    from dlm.app.experiment import Experiment
+    from dlm.core import keys
+    from dlm.runs import checkpoint, directory
+    from dlm.training import skipped_update
 
-    kept, run = incident.read(workdir), rundir.run_of(workdir)
+    kept, run = skipped_update.read(workdir), directory.run_of(workdir)
     before = [s for s in checkpoint.steps(workdir) if s < kept["step"]]
     experiment = Experiment(run, run.text.restore(workdir))
     store = checkpoint.Store(workdir)
@@ -51,7 +54,7 @@ def replay(workdir: Path) -> dict:
     return dict(
         step=kept["step"],
         from_step=start,
-        same=incident.rows(batch) == kept["batch"] and keys.words(key) == kept["key"],
+        same=skipped_update.rows(batch) == kept["batch"] and keys.words(key) == kept["key"],
         loss=float(loss.nats_sum / loss.weight_sum),
         grad_norm=float(sums["grad_norm"]),
         skipped=bool(sums["skipped_sum"]),

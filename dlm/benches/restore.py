@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dlm import benches
-from dlm.run import cli
-from dlm.run.cli import Flag, say
-from dlm.run.spec import UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core.config import UserError
+from dlm.core.console import say
 
 LIMIT = 0.6  # of the restore's time
 FLAGS = [
@@ -38,8 +39,8 @@ def measure(millions: int, repeats: int) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from dlm.run import checkpoint, manifest
-    from dlm.run.state import State
+    from dlm.core.contracts import State
+    from dlm.runs import checkpoint, checksums
 
     rows = 16  # arrays of the size of a layer's
     tree = {f"x{i}_DF": jax.random.normal(jax.random.key(i), (millions * 1_000_000 // rows // 1000, 1000)) for i in range(rows)}
@@ -53,7 +54,7 @@ def measure(millions: int, repeats: int) -> dict:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
         def verify() -> None:
-            if wrong := manifest.damage(folder):
+            if wrong := checksums.damage(folder):
                 raise RuntimeError(wrong)
 
         measures = dict(verify=verify, restore=lambda: jax.block_until_ready(store.restore(abstract, 1)))

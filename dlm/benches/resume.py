@@ -22,9 +22,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from dlm.run import cli, preempt
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Seed, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core.config import Seed, UserError
+from dlm.core.console import say
+from dlm.machine import interrupts
 
 PHASES = ("compile", "data", "step", "eval", "save")
 TIMES = ("tokens_per_s", "share_of_peak", "phases", "seconds")  # fields of a row of metrics that may differ
@@ -103,8 +105,8 @@ def differences(a: Path, b: Path) -> list[str]:
     import jax
     import numpy as np
 
-    from dlm.run import logs
-    from dlm.run.assemble import reopen
+    from dlm.app.experiment import reopen
+    from dlm.runs import logs
 
     (one, x), (two, y) = reopen(a, whole=True), reopen(b, whole=True)
     results = []
@@ -155,7 +157,7 @@ def _interrupted(command: list[str], env: dict, phase: str = "", number: int = 0
         patience.cancel()
     if process.returncode == 0:
         return None
-    if process.returncode != {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: preempt.EXIT}.get(number):
+    if process.returncode != {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: interrupts.EXIT}.get(number):
         raise RuntimeError(f"the run ended with {process.returncode} within {PATIENCE} s: {''.join(said[-5:])}")
     if number == signal.SIGTERM and (later > 1 or not re.search(r"stopped after update \d+;", said[-1])):
         raise RuntimeError(f"the run made {later} updates after it was asked to stop: {''.join(said[-5:])}")
@@ -175,7 +177,8 @@ def _noted(line: str, now: dict) -> str | None:
 
 def _child() -> None:
     """The command dlm.train, which says on stderr which phase it is in, and whether a checkpoint is being written behind it."""
-    from dlm.run import checkpoint, loop
+    from dlm.runs import checkpoint
+    from dlm.training import loop
 
     phased, sealed, compiled = loop.Phases.__call__, checkpoint.Store._seal, False
 

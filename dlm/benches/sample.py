@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from dlm import benches
-from dlm.evals import half
-from dlm.run import cli
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
+from dlm.core.intervals import half
 
 FLAGS = [
     Flag("workdir", "run of a masked model", required=True, type=Place),
@@ -81,7 +82,7 @@ def _wanted(args) -> list[str]:
 
 def measure(args, wanted: list[str]) -> dict:
     """All numbers, as --json prints them."""
-    from dlm.run import assemble
+    from dlm.app import experiment as assemble
 
     experiment, state = assemble.reopen(Path(args.workdir))
     if experiment.objective.mask.kind != "full":
@@ -118,7 +119,7 @@ def measure(args, wanted: list[str]) -> dict:
 
 
 def _sampler(args, rule: str, cache: str, block: int = BLOCK, steps: int = 0, refresh: int = 0):
-    from dlm.run import spec
+    from dlm.core import config as spec
     from dlm.samplers.config import Cache, Sampler
 
     return Sampler(spec.build(rule, "samplers"), steps=steps or args.steps, block=block, cache=Cache(cache, refresh))
@@ -126,7 +127,8 @@ def _sampler(args, rule: str, cache: str, block: int = BLOCK, steps: int = 0, re
 
 def _other(name: str, workdir: str, args) -> "_Arm":
     """An arm of another run, whose network has another order."""
-    from dlm.run import assemble, spec
+    from dlm.app import experiment as assemble
+    from dlm.core import config as spec
     from dlm.samplers.config import Sampler
 
     experiment, state = assemble.reopen(Path(workdir))
@@ -157,7 +159,7 @@ class _Arm:
     def _keys(self, seed: int):
         import jax.numpy as jnp
 
-        from dlm.run import keys
+        from dlm.core import keys
 
         return keys.per_sample(keys.root(0), seed * self.args.rows + jnp.arange(self.args.rows))
 
@@ -166,8 +168,8 @@ class _Arm:
         import jax
         import jax.numpy as jnp
 
+        from dlm.core.contracts import Canvas
         from dlm.noise.mask import MaskNoise
-        from dlm.run.contracts import Canvas
         from dlm.samplers import generate, loop, reading
 
         experiment, (B, L) = self.experiment, (self.args.rows, self.args.length)
@@ -250,7 +252,7 @@ class Plain:
         import jax
         import jax.numpy as jnp
 
-        from dlm.run.contracts import Canvas
+        from dlm.core.contracts import Canvas
 
         def logits(params, z_BL):
             canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))
@@ -266,8 +268,9 @@ def _shares(n: int, steps: int) -> list[int]:
 
 def _judged(experiment, params, args, name: str, arm) -> dict:
     """What the judge thinks of an arm's samples, their entropy, and the standard errors."""
-    from dlm.evals import gen_ppl, jackknife, samples
-    from dlm.run.assemble import Subject
+    from dlm.app.experiment import Subject
+    from dlm.core.intervals import jackknife
+    from dlm.evals import gen_ppl, samples
 
     subject = Subject(experiment, params, experiment.run.data.source)
     begin, ids_N = time.perf_counter(), []

@@ -8,7 +8,8 @@ python -m dlm.bench samplers --out=FOLDER [--rules=ancestral,confident:confidenc
     run      samples under a judge with their variety, exact likelihood where the rule has one (DUEL), passes, tokens/s, FLOPs
 
 In both worlds the network is the exact posterior (with --noise its logits err), and two lines stand above the rules. `floor` is the law of
-ancestral sampling with the exact posterior, calculated and not drawn (`oracle.exact`, `oracle.gaps`): what drawing several tokens at once
+ancestral sampling with the exact posterior, calculated and not drawn (`oracle.enumeration`,
+`oracle.factorization_gap`): what drawing several tokens at once
 costs. `p itself` are as many draws from p: what so few draws make of any law. Of a token that stands the network tells p(x_i | all others),
 for the rules that judge tokens. Rules are the files of dlm/samplers and dlm/samplers/remask; without --rules each with its defaults,
 remasking under ancestral sampling. Written to FOLDER: samplers.csv, a line for each rule and number of steps, and samplers.html, the plots.
@@ -21,9 +22,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlm.run import cli, files, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, Seed, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core import files
+from dlm.core.config import Place, Seed, UserError
+from dlm.core.console import say
 
 FLAGS = [
     Flag("out", "folder for samplers.csv and samplers.html", required=True, type=Place),
@@ -161,9 +165,9 @@ class Bench:
 
     def world(self, part: str, num: int, noise: float) -> None:
         """Rows of one world: the floor, p itself, then the rules."""
-        from dlm.oracle import scenes
+        from dlm.oracle import sampler_worlds
 
-        scene = scenes.Table(noise, self.seed) if part == "table" else scenes.Chain(noise, self.seed)
+        scene = sampler_worlds.Table(noise, self.seed) if part == "table" else sampler_worlds.Chain(noise, self.seed)
         draws = num * MORE[part]
         say(f"{part}: the exact floor, then {len(self.samplers)} rules in {', '.join(map(str, self.steps))} steps")
         for steps, results in zip(self.steps, scene.floor(self.steps), strict=True):
@@ -195,8 +199,8 @@ class Drawn:
         import jax
         import jax.numpy as jnp
 
-        from dlm.run import keys
-        from dlm.run.contracts import Canvas
+        from dlm.core import keys
+        from dlm.core.contracts import Canvas
 
         self.scene = scene
         z_BL = jnp.full((draws, scene.law.length), scene.law.vocab.mask, jnp.int32)
@@ -240,8 +244,8 @@ class Trained:
     """A run directory, and the judge of what it draws."""
 
     def __init__(self, workdir: Path, judge: str, samples: int, seed: int):
+        from dlm.app.experiment import Subject, reopen
         from dlm.evals import gen_ppl
-        from dlm.run.assemble import Subject, reopen
 
         experiment, state = reopen(workdir)
         self.subject = Subject(experiment, state.averaged, experiment.run.data.source, seed)

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 from dlm import benches
-from dlm.run import cli, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
 
 RECIPE = "configs/quickstart.py:objective=masked"
 LIMITS = dict(cold=20.0, warm=10.0, help=0.6, print_config=0.6)  # seconds, on 2 cores

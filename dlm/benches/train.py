@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 
 from dlm import benches
-from dlm.run import cli, spec
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core import config as spec
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
 
 RECIPES = ("configs/quickstart.py:objective=masked", "configs/quickstart.py:objective=ar", "configs/masked.py:size=small")
 PEERS = tuple(p.stem for p in (Path(__file__).parent / "peers").glob("*.py") if p.stem != "__init__")
@@ -50,9 +52,9 @@ def main(argv: list[str] | None = None) -> None:
         results["startup"] = startup.measure(targets[0], overrides, 1)
         say(startup.table(results["startup"]))
 
-    from dlm.run import rundir
+    from dlm.runs import directory
 
-    results["machine"] = rundir.environment()
+    results["machine"] = directory.environment()
     machine = results["machine"]
     say(f"{', '.join(machine['devices'])}, {machine['cores']} cores, jax {machine['jax']}; medians (ranges) of {args.repeats} rounds")
     results["models"] = []
@@ -97,8 +99,8 @@ class Trial:
         import jax.numpy as jnp
         import orbax.checkpoint  # noqa: F401 — its import is not part of a save
 
-        from dlm.run.assemble import Experiment
-        from dlm.run.logs import Logs
+        from dlm.app.experiment import Experiment
+        from dlm.runs.logs import Logs
 
         limited = {k: _limited(evaluator, EVAL_BATCHES * run.data.batch) for k, evaluator in run.evals.items()}
         self.run = run = dataclasses.replace(run, evals=limited)
@@ -123,9 +125,9 @@ class Trial:
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of the best large matmul, now."""
-        from dlm.run import peak
+        from dlm.machine import peak_flops
 
-        self.peaks[dtype] = peak.measure(dtype)
+        self.peaks[dtype] = peak_flops.measure(dtype)
         return self.peaks[dtype]
 
     def bare(self) -> list[float]:
@@ -144,7 +146,8 @@ class Trial:
 
     def loop(self) -> dict[str, float]:
         """Seconds of each phase of the real loop over as many updates, and in all."""
-        from dlm.run import checkpoint, loop
+        from dlm.runs import checkpoint
+        from dlm.training import loop
 
         self.saves += 1
         store = checkpoint.Store(self.folder / f"save{self.saves}")
@@ -167,7 +170,7 @@ class Trial:
         return seconds
 
     def evaluate(self, state, step: int) -> dict:
-        from dlm.run.assemble import Subject
+        from dlm.app.experiment import Subject
 
         subject = Subject(self.experiment, state.averaged, self.run.data.source)
         return {name: value for e in self.run.evals.values() for name, value, _ in e.run(subject, step)}
@@ -200,7 +203,7 @@ class Trial:
         import jax
         import jax.numpy as jnp
 
-        from dlm.run.contracts import Canvas
+        from dlm.core.contracts import Canvas
 
         z_BL = jnp.full((ROWS, self.run.data.length), self.run.nn.vocab.mask, jnp.int32)
         canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))

@@ -15,10 +15,11 @@ import typing
 from dataclasses import replace
 from pathlib import Path
 
-from dlm.evals import half
-from dlm.run import cli
-from dlm.run.cli import Flag, say
-from dlm.run.spec import Place, UserError
+from dlm.app import cli
+from dlm.app.cli import Flag
+from dlm.core.config import Place, UserError
+from dlm.core.console import say
+from dlm.core.intervals import half
 
 FLAGS = [
     Flag("workdir", "a run of objectives.masked with the linear schedule", required=True, type=Place),
@@ -61,8 +62,8 @@ def ways(every: bool) -> list[dict]:
 
 def measure(workdir: Path, draws: int, every: bool = False) -> list[dict]:
     """A row for each way: mean loss with its standard error, and both variances times the passes that a draw takes."""
+    from dlm.app.experiment import reopen
     from dlm.objectives.masked import Masked
-    from dlm.run.assemble import reopen
 
     experiment, state = reopen(workdir)
     objective = experiment.objective
@@ -79,7 +80,7 @@ def _scatter(experiment, params, batch, objective, draws: int) -> dict:
     import jax.numpy as jnp
     import numpy as np
 
-    from dlm.run import keys
+    from dlm.core import keys
 
     denoise = functools.partial(experiment.denoise, params)
     key_S = jax.random.split(keys.key(experiment.root, "noise"), draws)

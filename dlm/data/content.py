@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dlm.run import files
-from dlm.run.spec import UserError
+from dlm.core import files
+from dlm.core.config import UserError
 
 _UNPACK = "unpack it, or pack it with gzip"
 _ROWS = "write it as JSON lines"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from dlm import data
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
 
 # Packages installed by others, tests, and what machines wrote.
 _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "pydoc_data"}

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlm.data import digest, pack, tokens
-from dlm.run import spec
+from dlm.core import config as spec
+from dlm.data import digest, packing, token_cache
 from dlm.text import Tokenizer
 
 Arrays = dict[str, np.ndarray]
-Windows = pack.Windows | pack.Chosen
+Windows = packing.Windows | packing.Chosen
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Loader:
 
     def fingerprint(self, tokenizer: Tokenizer) -> str:
         """What the training data are: another corpus, order or tokenizer has another one."""
-        return tokens.fingerprint(tokenizer, self.source.documents("train"))
+        return token_cache.fingerprint(tokenizer, self.source.documents("train"))
 
     def held_out_fingerprint(self) -> str:
         """What the held-out text is; '' where the source has none."""
@@ -66,7 +66,7 @@ class Loader:
         served = self._served(windows, "training")
         if self.windows > len(served):
             raise spec.UserError(f"config.data.windows={self.windows} is more than the corpus has ({len(served)}): ask for fewer")
-        return pack.Chosen(windows, served[: self.windows]) if self.windows else _chosen(windows, served)
+        return packing.Chosen(windows, served[: self.windows]) if self.windows else _chosen(windows, served)
 
     def held_out_windows(self, tokenizer: Tokenizer, limit: int | None = None) -> Windows:
         """Windows over the held-out documents in their own order; with `limit`, that many of them, evenly spread."""
@@ -76,7 +76,7 @@ class Loader:
         served = self._served(windows, "held-out")
         if limit is None or limit >= len(served):
             return _chosen(windows, served)
-        return pack.Chosen(windows, served[np.arange(limit) * len(served) // limit])
+        return packing.Chosen(windows, served[np.arange(limit) * len(served) // limit])
 
     def about(self, windows: Windows) -> str:
         """One line on the prompts of a text."""
@@ -86,7 +86,7 @@ class Loader:
             f"{blank:.1%} of the windows hold nothing but prompts and are {self.blank.replace('_', ' ')}"
         )
 
-    def _served(self, windows: pack.Windows, split: str) -> np.ndarray:
+    def _served(self, windows: packing.Windows, split: str) -> np.ndarray:
         """The numbers of the windows that are read: all, or those in which some token counts."""
         if not self.prompt or self.blank == "served":
             return np.arange(len(windows))
@@ -103,13 +103,13 @@ class Loader:
             )
         return served
 
-    def _windows(self, tokenizer: Tokenizer, split: str, seed: int | None) -> pack.Windows:
-        token_store = tokens.tokenized(tokenizer, self.source.documents(split))
+    def _windows(self, tokenizer: Tokenizer, split: str, seed: int | None) -> packing.Windows:
+        token_store = token_cache.tokenized(tokenizer, self.source.documents(split))
         pieces = [tokenizer.piece(i) for i in range(tokenizer.size)] if self.mark else []
         marked_V = (
             np.array([n > 0 and set(p) <= set(self.mark) for p, n in zip(pieces, tokenizer.bytes_V, strict=True)]) if pieces else None
         )
-        return pack.Windows(token_store, self.length, tokenizer.eos, tokenizer.pad, seed, marked_V, self._ends_prompts(tokenizer))
+        return packing.Windows(token_store, self.length, tokenizer.eos, tokenizer.pad, seed, marked_V, self._ends_prompts(tokenizer))
 
     def _ends_prompts(self, tokenizer: Tokenizer) -> int | None:
         if not self.prompt:
@@ -137,8 +137,8 @@ class Loader:
             yield windows.rows(begin + slots_B) | dict(index_B=_index(windows.own(begin + slots_B)))
 
 
-def _chosen(windows: pack.Windows, numbers: np.ndarray) -> Windows:
-    return windows if len(numbers) == len(windows) else pack.Chosen(windows, numbers)
+def _chosen(windows: packing.Windows, numbers: np.ndarray) -> Windows:
+    return windows if len(numbers) == len(windows) else packing.Chosen(windows, numbers)
 
 
 class _Steps:

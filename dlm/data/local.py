@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dlm import data
+from dlm.core import files
+from dlm.core.config import Place, UserError, located, nearest
 from dlm.data import content
-from dlm.run import files
-from dlm.run.spec import Place, UserError, located, nearest
 
 _WHOLE = 65_536  # characters up to which a file of text is one document under unit='auto'
 _PART = 8_192  # characters after which a longer one is cut at the next blank line

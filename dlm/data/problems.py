@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dlm import data
-from dlm.run.spec import UserError, member
+from dlm.core.config import UserError, member
 from dlm.tasks import Problem
 
 SHARE = 0.05  # of the problems that are never trained on

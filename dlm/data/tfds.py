@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm import data
+from dlm.core.config import Place, UserError, located, nearest
 from dlm.data.local import Local
-from dlm.run.spec import Place, UserError, located, nearest
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dlm.objectives import Pattern
-from dlm.run import mesh
+from dlm.core.contracts import Pattern
+from dlm.machine import mesh
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.evals import jackknife
-from dlm.run import mesh
+from dlm.core.intervals import jackknife
+from dlm.machine import mesh
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import log2
 from typing import ClassVar
 
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
 
 _END = b"\xff"
 

@@ -19,10 +19,11 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.objectives import Pattern
-from dlm.run import keys, mesh, spec
-from dlm.run.contracts import Canvas
-from dlm.run.spec import UserError
+from dlm.core import config as spec
+from dlm.core import keys
+from dlm.core.config import UserError
+from dlm.core.contracts import Canvas, Pattern
+from dlm.machine import mesh
 from dlm.samplers import generate, loop
 from dlm.samplers.config import Cache, Sampler
 from dlm.samplers.rule import Rule

@@ -20,11 +20,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from dlm.data import pack
-from dlm.evals import jackknife
+from dlm.core.config import Place, UserError
+from dlm.core.intervals import jackknife
+from dlm.data import packing
 from dlm.evals.samples import Samples, before, variety
-from dlm.run import mesh, rundir
-from dlm.run.spec import Place, UserError
+from dlm.machine import mesh
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class GenPPL(Samples):
 
 def identity(judge) -> dict:
     """Which model judged: its directory, its checkpoint, the sha256 of its config."""
-    config = (judge.folder / rundir.CONFIG).read_bytes()
+    config = (judge.folder / "config.json").read_bytes()
     return dict(dir=str(judge.folder.resolve()), step=judge.step, config=hashlib.sha256(config).hexdigest())
 
 
@@ -73,7 +73,7 @@ def judged(judge, ids_N: Sequence[np.ndarray], tokenizer) -> np.ndarray:
     for begin in range(0, len(ids_N), loader.batch):
         told = [_told(ids, tokenizer, own, same) for ids in ids_N[begin : begin + loader.batch]]
         ids_B = [ids[: loader.length].astype(np.int32) for ids, _, _ in told]
-        batch = pack.apart(ids_B, loader.batch, loader.length, own.pad)
+        batch = packing.apart(ids_B, loader.batch, loader.length, own.pad)
         nats_BL = mesh.fetch(bound(judge.params, judge.experiment.put(batch), judge.key)).nats_BL
         size_B = (own.bytes_V[batch["tokens_BL"]] * batch["weights_BL"]).sum(1)
         for b, (ids, lost, drawn) in enumerate(told):  # an empty text costs nothing

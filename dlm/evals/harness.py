@@ -22,11 +22,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from dlm.core import config as spec
+from dlm.core.config import Place, UserError
+from dlm.core.contracts import Pattern
 from dlm.data import digest
-from dlm.evals.requests.model import Model
-from dlm.objectives import Pattern
-from dlm.run import spec
-from dlm.run.spec import Place, UserError
+from dlm.evals.lm_eval.scoring import Model
 from dlm.text.chat import Chat
 
 
@@ -68,13 +68,13 @@ class Harness:
         """(name, value, standard error) of each metric of each task."""
         self.check()
         _ready()
-        from dlm.evals.requests import bridge, local
+        from dlm.evals.lm_eval import adapter, local_tasks
 
-        with local.guarded():
-            loaded = local.tasks(self._names, Path(self.dir), Path(self.data or self.dir), self.code == "jail")
+        with local_tasks.guarded():
+            loaded = local_tasks.tasks(self._names, Path(self.dir), Path(self.data or self.dir), self.code == "jail")
             judged = frozenset(name for name, task in loaded["tasks"].items() if _judges(task))
             model = Model(subject, self.batch, self.samples, self.likelihood, self.pattern)
-            lm = bridge.HarnessLM(model, _template(subject) if self.chat == "template" else None, judged)
+            lm = adapter.HarnessLM(model, _template(subject) if self.chat == "template" else None, judged)
             results = self._evaluated(lm, loaded)
             for name, metrics in results["results"].items():
                 yield from self._rows_of_task(subject, lm, results, loaded["tasks"], name, metrics)
@@ -91,12 +91,12 @@ class Harness:
 
     def _rows_of_task(self, subject, lm, results: dict, tasks: dict, name: str, metrics: dict) -> Iterator[tuple[str, float, float]]:
         """The scores of one task or group, each with its facts."""
-        from dlm.evals.requests import bridge
+        from dlm.evals.lm_eval import adapter
 
         task = tasks.get(name)
         written = task is not None and task.OUTPUT_TYPE == "generate_until"
         samples = [] if task is None else results["samples"][name]
-        noise = {} if written else bridge.resampled_error(lm, task, samples, subject.seed)
+        noise = {} if written else adapter.resampled_error(lm, task, samples, subject.seed)
         score_info = [lm.score_info[str(args)] for sample in samples for args in sample["arguments"]]
         facts = dict(
             task=identity(name, tasks, results),

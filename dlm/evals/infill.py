@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dlm.evals import jackknife
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
+from dlm.core.intervals import jackknife
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import ClassVar
 import jax
 import numpy as np
 
+from dlm.core.config import UserError
+from dlm.machine import mesh
 from dlm.nn import routing
-from dlm.run import mesh
-from dlm.run.spec import UserError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dlm.evals import jackknife
-from dlm.run.spec import Vocab
+from dlm.core.config import Vocab
+from dlm.core.intervals import jackknife
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from dlm.core.config import UserError, build, member
+from dlm.core.intervals import jackknife
 from dlm.data import digest, problems
-from dlm.evals import jackknife
 from dlm.evals.samples import before
-from dlm.run.spec import UserError, build, member
 from dlm.tasks import Problem
 
 

@@ -12,10 +12,11 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.evals import jackknife
+from dlm.core import keys
+from dlm.core.config import UserError
+from dlm.core.intervals import jackknife
+from dlm.machine import mesh
 from dlm.noise.mask import MaskNoise
-from dlm.run import keys, mesh
-from dlm.run.spec import UserError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from dlm.run.spec import UserError, nearest
+from dlm.core.config import UserError, nearest
 
 _HARMLESS = """
     architectures auto_map model_type model_name name_or_path _name_or_path _commit_hash transformers_version transformers.js_config

@@ -12,7 +12,7 @@ Dream and SDAR, and of Pangu Pro MoE's inference code (vllm-ascend). What a conf
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlm.run.spec import UserError, nearest
+from dlm.core.config import UserError, nearest
 
 _TOP = {
     "embed_VD": ("model.embed_tokens.weight", "V D"),

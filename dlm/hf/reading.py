@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from dlm.core.config import UserError
 from dlm.hf import rope
 from dlm.hf.keys import HARMLESS, Keys, told
 from dlm.hf.layouts import Layout
-from dlm.run.spec import UserError
 
 
 def network(layout: Layout, config: dict, where: Any, whole: bool = True) -> dict:

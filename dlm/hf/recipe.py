@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from dlm.core.config import UserError
 from dlm.hf import reading
 from dlm.hf.keys import Keys
 from dlm.hf.layouts import Layout
 from dlm.hf.shards import json_object
-from dlm.run.spec import UserError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 LONGEST = 2048  # positions of the recipe's windows, where the model allows more

@@ -8,9 +8,9 @@ As in transformers 5, a section's own rope_theta goes before the one beside it. 
 
 from typing import Any
 
+from dlm.core.config import UserError
 from dlm.hf.keys import Keys, told
 from dlm.nn.config import Rope
-from dlm.run.spec import UserError
 
 _FULL = "full_attention"
 _OURS = dict(  # kind → our field: their key

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from dlm.run import files
-from dlm.run.spec import UserError
+from dlm.core import files
+from dlm.core.config import UserError
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = dict(F64="<f8", F32="<f4", F16="<f2", BF16=ml_dtypes.bfloat16, I64="<i8", I32="<i4", I16="<i2", I8="i1", U8="u1", BOOL="?")

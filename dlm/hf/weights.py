@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from dlm.core import axes
+from dlm.core.config import UserError
 from dlm.hf.layouts import Layout
 from dlm.hf.shards import Tensor, listed, same
 from dlm.nn import config, transformer
-from dlm.run import axes
-from dlm.run.spec import UserError
 
 _FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")  # which older files keep, and config.json says
 
@@ -122,7 +122,7 @@ def check(leaves_found: list[Leaf], tensors: dict[str, Tensor], spare: str | Non
 
 @dataclass(frozen=True)
 class Stream:
-    """A parameter that is read part by part while it is written (`run.weights`)."""
+    """A parameter that is read part by part while it is written (`runs.weights`)."""
 
     leaf: Leaf
     tensors: dict[str, Tensor]

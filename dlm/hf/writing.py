@@ -1,9 +1,9 @@
 """From a run's network to the config.json of a layout, and whether that file says all of it."""
 
+from dlm.core import config as spec
+from dlm.core.config import UserError
 from dlm.hf import reading, rope
 from dlm.hf.layouts import Layout
-from dlm.run import spec
-from dlm.run.spec import UserError
 
 
 def described(layout: Layout, run: spec.Run, kept: dict) -> dict:

@@ -4,8 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlm.nn import cache as kv_cache
-from dlm.nn import config, masks, norms, rope
+from dlm.nn import cache, config, masks, norms, rope
 
 
 class SelfAttention(nn.Module):
@@ -61,7 +60,7 @@ def attend_with_cache(q_BLHK, new_kv, allowed, kv, slots, attend=attend):
     half = q_BLHK.shape[1] // 2 if isinstance(allowed, masks.Streams) else 0
     noised, context = zip(*(jnp.split(x, [half], 1) for x in new_kv), strict=True)
     if kv is not None:
-        kv = tuple(kv_cache.write(old, new, slots) for old, new in zip(kv, context, strict=True))
+        kv = tuple(cache.write(old, new, slots) for old, new in zip(kv, context, strict=True))
         context = tuple(x.astype(q_BLHK.dtype) for x in kv)
     if not half:
         return attend(q_BLHK, *context, allowed), kv

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from dlm.run.spec import Vocab, member
+from dlm.core.config import Vocab, member
 
 
 @dataclass(frozen=True)

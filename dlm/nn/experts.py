@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from dlm.core import axes
 from dlm.nn import config, ffn, grouped
-from dlm.run import axes
 
 BUCKETS = 4  # of the mask ratio: 0 to ¼, …, ¾ to 1
 

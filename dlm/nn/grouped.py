@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlm.core.config import UserError
 from dlm.nn.ffn import act
-from dlm.run.spec import UserError
 
 TOGETHER, ROWS = 4, 512  # experts of one product, or as many as have so many rows: enough for a batch, few enough for a cache
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dlm.run.axes import name_of
+from dlm.core.axes import name_of
 
 
 def devices(experts, ep: int) -> int:

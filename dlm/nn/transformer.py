@@ -19,8 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dlm.core.contracts import Canvas, Logits, Output
 from dlm.nn import attention, cache, config, experts, ffn, latent, masks, norms, rope
-from dlm.run.contracts import Canvas, Logits, Output
 
 _OUTER = dict(attend=0.283, ffn=0.432)
 _POLICIES = {"block": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.run import keys
-from dlm.run.spec import Vocab
+from dlm.core import keys
+from dlm.core.config import Vocab
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
+from dlm.core import keys
 from dlm.noise import MixtureProcess, schedules
-from dlm.run import keys
 
 
 @dataclass(frozen=True)

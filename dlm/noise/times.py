@@ -15,7 +15,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dlm.run import keys
+from dlm.core import keys
 
 Kind = Literal["stratified", "iid", "antithetic", "importance"]
 BUCKETS = 32

@@ -8,19 +8,18 @@ A member says what it destroys tokens with and what a destroyed sequence costs (
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.config import Vocab
+from dlm.core.contracts import Batch, Bound, Canvas, Loss, UnbiasedLoss
 from dlm.nn.masks import Mask
 from dlm.noise import times
 from dlm.noise.times import draw
-from dlm.run import keys
-from dlm.run.contracts import Batch, Bound, Canvas, Loss, UnbiasedLoss
-from dlm.run.spec import Vocab
 
-Pattern = Literal["count", "own"]  # how a bound is estimated: as `counted`, where the network is not told the time, or as in training
 LONGEST = 2**20  # of blocks, spans and grids of time: far beyond any use, and far within float32 and int32
 SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution of the bound
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from dlm.core.contracts import Batch
 from dlm.nn.masks import Mask
 from dlm.objectives.masked import Masked
-from dlm.run.contracts import Batch
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlm.core import keys
+from dlm.core.contracts import Batch
 from dlm.nn.masks import Mask
 from dlm.noise.mask import MaskNoise
 from dlm.objectives import Diffusion
-from dlm.run import keys
-from dlm.run.contracts import Batch
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.config import Vocab
+from dlm.core.contracts import Batch, Bound, Canvas, Loss, Output, UnbiasedLoss
 from dlm.nn.masks import Mask
 from dlm.noise.mask import MaskNoise
-from dlm.run import keys
-from dlm.run.contracts import Batch, Bound, Canvas, Loss, Output, UnbiasedLoss
-from dlm.run.spec import Vocab
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from dlm.core.contracts import Batch, Output
 from dlm.nn import masks
 from dlm.nn.masks import Mask
 from dlm.objectives import LONGEST
 from dlm.objectives.masked import Masked
-from dlm.run.contracts import Batch, Output
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
+from dlm.core.config import member
+from dlm.core.contracts import Batch
 from dlm.nn.masks import Mask
 from dlm.noise.times import Kind
 from dlm.objectives import Diffusion
-from dlm.run.contracts import Batch
-from dlm.run.spec import member
 
 _TINY = 1e-18  # its square is a float32 still
 

@@ -18,13 +18,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.config import Vocab
+from dlm.core.contracts import Batch, UnbiasedLoss
 from dlm.nn.masks import Mask
 from dlm.noise import schedules
 from dlm.noise.times import Kind
 from dlm.objectives import Diffusion
-from dlm.run import keys
-from dlm.run.contracts import Batch, UnbiasedLoss
-from dlm.run.spec import Vocab
 
 
 @dataclass(frozen=True, eq=False)

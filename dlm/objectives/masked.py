@@ -22,14 +22,14 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.config import member
+from dlm.core.contracts import Batch, Output
 from dlm.nn.masks import Mask
 from dlm.noise import counts
 from dlm.noise.mask import MaskNoise
 from dlm.noise.times import Kind
 from dlm.objectives import LONGEST, SMALLEST, Diffusion
-from dlm.run import keys
-from dlm.run.contracts import Batch, Output
-from dlm.run.spec import member
 
 _NEAR = 0.3  # p of the geometric law in `context`
 

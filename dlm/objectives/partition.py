@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from dlm.core.contracts import Batch
 from dlm.nn.masks import Mask
 from dlm.noise.mask import MaskNoise
 from dlm.noise.times import Kind
 from dlm.objectives import Diffusion
-from dlm.run.contracts import Batch
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.config import UserError
+from dlm.core.contracts import Batch
 from dlm.noise.mask import MaskNoise
 from dlm.objectives import SMALLEST
 from dlm.objectives.masked import Masked
-from dlm.run import keys
-from dlm.run.contracts import Batch
-from dlm.run.spec import UserError
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.config import UserError
+from dlm.core.contracts import Batch
 from dlm.objectives import LONGEST
 from dlm.objectives.masked import Masked
-from dlm.run import keys
-from dlm.run.contracts import Batch
-from dlm.run.spec import UserError
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.contracts import Batch
 from dlm.objectives.masked import Masked
-from dlm.run import keys
-from dlm.run.contracts import Batch
 
 
 @dataclass(frozen=True)

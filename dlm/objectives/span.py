@@ -12,10 +12,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.contracts import Batch
 from dlm.objectives import LONGEST
 from dlm.objectives.masked import Masked
-from dlm.run import keys
-from dlm.run.contracts import Batch
 
 
 @dataclass(frozen=True)

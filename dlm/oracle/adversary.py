@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dlm.core.contracts import Batch, Canvas, Logits, Output
 from dlm.nn.masks import Mask
-from dlm.oracle import exact
+from dlm.oracle import enumeration
 from dlm.oracle.world import views
-from dlm.run.contracts import Batch, Canvas, Logits, Output
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def spent(objective, vocab, length: int, *, nodes=12, steps=500, starts=3, rate=
     """
     rows = _rows(objective, vocab, length, nodes)
     shown = _shown(objective, rows, vocab, timed)
-    ids_V = exact.alphabet(vocab)[:-1]
+    ids_V = enumeration.alphabet(vocab)[:-1]
     sizes = [int(index_RL.max()) + 1 for index_RL in shown]
 
     def log_spent(tables: list[jax.Array]) -> jax.Array:
@@ -69,18 +69,18 @@ def spent(objective, vocab, length: int, *, nodes=12, steps=500, starts=3, rate=
 
 
 def _rows(objective, vocab, length: int, nodes: int) -> _Rows:
-    ids = exact.alphabet(vocab)
-    x_XL = ids[exact.all_sequences(len(ids) - 1, length)]
+    ids = enumeration.alphabet(vocab)
+    x_XL = ids[enumeration.all_sequences(len(ids) - 1, length)]
     batch = _batch(x_XL)
     if objective.process is None:
         ones_R = np.ones(len(x_XL))
         return _Rows(batch, x_XL, np.zeros((len(x_XL), 1), np.float32), ones_R, np.arange(len(x_XL)), len(x_XL))
-    times_T, weight_T = exact.times_and_weights(objective, length, nodes)
-    text_R, z_RL = exact.support(objective, batch, exact.states(objective, vocab, length), times_T)
+    times_T, weight_T = enumeration.times_and_weights(objective, length, nodes)
+    text_R, z_RL = enumeration.support(objective, batch, enumeration.states(objective, vocab, length), times_T)
     t_RT = np.tile(times_T.astype(np.float32), len(text_R))[:, None]
     share_RT = np.tile(weight_T, len(text_R))
     text_RT, z_RTL = (np.repeat(a, len(times_T), 0) for a in (text_R, z_RL))
-    log_q_R = np.asarray(exact.log_q(objective, _batch(x_XL[text_RT]), z_RTL, t_RT), np.float64).sum(-1)
+    log_q_R = np.asarray(enumeration.log_q(objective, _batch(x_XL[text_RT]), z_RTL, t_RT), np.float64).sum(-1)
     share_RT = share_RT * np.exp(log_q_R)
     kept = share_RT > 0
     text_R = text_RT[kept]

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
+from dlm.core import keys
 from dlm.oracle.world import World
-from dlm.run import keys
 
 
 def random_rows(rng: np.random.Generator, *shape: int, spread: float = 1.0) -> np.ndarray:

@@ -5,8 +5,8 @@ H(x) = H(x_1) + Σ_i Σ_s p(x_i = s) H(x_{i+1} | s)
 
 import numpy as np
 
+from dlm.core.config import UserError
 from dlm.oracle.hmm import Hmm, random_rows
-from dlm.run.spec import UserError
 
 
 class Markov(Hmm):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.oracle.exact import all_sequences
+from dlm.core import keys
+from dlm.oracle.enumeration import all_sequences
 from dlm.oracle.world import World
-from dlm.run import keys
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlm.core.config import UserError, Vocab
+from dlm.core.contracts import Canvas, Logits, Output
 from dlm.nn import masks
-from dlm.oracle.exact import all_sequences
-from dlm.run.contracts import Canvas, Logits, Output
-from dlm.run.spec import UserError, Vocab
+from dlm.oracle.enumeration import all_sequences
 
 _ENUMERABLE = 2**20  # sequences
 

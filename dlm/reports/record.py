@@ -9,9 +9,11 @@ from json import loads
 from pathlib import Path
 from typing import Any
 
+from dlm.core import config as spec
+from dlm.core import console
+from dlm.core.config import UserError
 from dlm.reports import scores
-from dlm.run import cli, earlier, logs, rundir, spec
-from dlm.run.spec import UserError
+from dlm.runs import directory, earlier_fields, logs
 
 _NUMBER = (int, float)
 _SECTIONS = {  # of a config
@@ -121,7 +123,7 @@ def read(paths: list[str]) -> list[Record]:
     if not records:
         raise wrong[0]
     for error in wrong:
-        cli.say(f"left out: {error}")
+        console.say(f"left out: {error}")
     return list({record.workdir.resolve(): record for record in records}.values())
 
 
@@ -142,27 +144,27 @@ def _natural(path: Path) -> list:
 
 
 def _read(workdir: Path) -> Record:
-    metrics, commit = logs.rows(workdir / "metrics.jsonl", logs.METRIC, cli.say), workdir / "commit.txt"
+    metrics, commit = logs.rows(workdir / "metrics.jsonl", logs.METRIC, console.say), workdir / "commit.txt"
     if not metrics:
         raise UserError(f"{workdir} has no metrics.jsonl yet: train it first")
     return Record(
         workdir=workdir,
         config=_config(workdir / "config.json"),
         metrics=metrics,
-        evals=logs.rows(workdir / "evals.jsonl", logs.SCORE, cli.say),
-        samples=logs.rows(workdir / "samples.jsonl", logs.SAMPLE, cli.say),
+        evals=logs.rows(workdir / "evals.jsonl", logs.SCORE, console.say),
+        samples=logs.rows(workdir / "samples.jsonl", logs.SAMPLE, console.say),
         environment=_shaped(workdir / "environment.json", _json(workdir / "environment.json") or {}, _ABOUT),
         commit=commit.read_text(encoding="utf-8", errors="replace").strip() if commit.exists() else "",
     )
 
 
 def _config(path: Path) -> dict:
-    """A stored config; fields that it has not are what runs of its time did (`run.earlier`)."""
+    """A stored config; fields that it has not are what runs of its time did (`runs.earlier_fields`)."""
     config = _json(path)
     _shaped(path, config, _SECTIONS)
-    config.pop(rundir.CHANGES, None)  # what was before does not tell models apart
-    earlier.completed(config)
-    earlier.idle(config)
+    config.pop(directory.CHANGES, None)  # what was before does not tell models apart
+    earlier_fields.completed(config)
+    earlier_fields.idle(config)
     return config
 
 

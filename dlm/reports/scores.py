@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dlm.evals import half, shared, student
+from dlm.core.intervals import half, shared, student
 
 UNKNOWN = "?"
 BASELINES = {"gzip_bits_per_byte": "gzip -9", "xz_bits_per_byte": "xz -9", "order0_bits_per_byte": "order-0 entropy"}

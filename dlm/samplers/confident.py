@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from dlm.run.contracts import Canvas
+from dlm.core.contracts import Canvas
 from dlm.samplers.rule import Rule, StepView
 
 

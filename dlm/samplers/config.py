@@ -6,7 +6,7 @@ A sampler is a list of passes over the canvas: the first, then what it names wit
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
-from dlm.run.spec import member, plain
+from dlm.core.config import member, plain
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from dlm.run.contracts import Canvas
+from dlm.core.contracts import Canvas
 from dlm.samplers import rounds
 from dlm.samplers.rule import Rule, StepView
 

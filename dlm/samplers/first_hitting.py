@@ -12,8 +12,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from dlm.run import keys
-from dlm.run.contracts import Canvas
+from dlm.core import keys
+from dlm.core.contracts import Canvas
 from dlm.samplers import rounds
 from dlm.samplers.rule import Rule, StepView
 

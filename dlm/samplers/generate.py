@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlm.core import keys
+from dlm.core.config import UserError, Vocab
+from dlm.core.contracts import Canvas
 from dlm.nn.masks import Mask
-from dlm.run import keys
-from dlm.run.contracts import Canvas
-from dlm.run.spec import UserError, Vocab
 from dlm.samplers import loop, reading
 from dlm.samplers.config import Cache, Sampler
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from dlm.run.contracts import Canvas, Logits, Output
+from dlm.core.contracts import Canvas, Logits, Output
 from dlm.samplers.rule import anchors
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.contracts import Canvas, Output, Prediction
 from dlm.nn import masks
 from dlm.nn.masks import Mask
-from dlm.run import keys
-from dlm.run.contracts import Canvas, Output, Prediction
 from dlm.samplers import reading, rounds
 from dlm.samplers.config import Sampler
 from dlm.samplers.guidance import guided

@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.contracts import Canvas
 from dlm.noise import schedules
-from dlm.run import keys
-from dlm.run.contracts import Canvas
 from dlm.samplers.rule import Rule, StepView
 
 

@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from dlm.run.contracts import Canvas
-from dlm.run.spec import Seed, UserError
+from dlm.core.config import Seed, UserError
+from dlm.core.contracts import Canvas
 from dlm.samplers.rule import Rule, StepView
 
 

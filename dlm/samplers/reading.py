@@ -20,9 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dlm.core.contracts import Canvas, Output
 from dlm.nn.cache import CacheSlots
 from dlm.nn.masks import Mask
-from dlm.run.contracts import Canvas, Output
 from dlm.samplers import rounds
 
 _NARROWEST = 16  # positions of a delayed pass

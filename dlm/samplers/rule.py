@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from dlm.core.contracts import Canvas
 from dlm.nn.masks import Mask
-from dlm.run.contracts import Canvas
 from dlm.samplers import rounds
 
 

@@ -18,11 +18,11 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from dlm.core import keys
+from dlm.core.config import Seed
+from dlm.core.contracts import Canvas
 from dlm.nn.cache import CacheSlots
 from dlm.nn.masks import Mask
-from dlm.run import keys
-from dlm.run.contracts import Canvas
-from dlm.run.spec import Seed
 from dlm.samplers import reading
 from dlm.samplers.rule import anchors, last
 

@@ -9,7 +9,7 @@ number of passes in a block. With as many steps as positions that is one, the pu
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dlm.run.contracts import Canvas
+from dlm.core.contracts import Canvas
 from dlm.samplers import rounds
 from dlm.samplers.rule import Rule, StepView
 

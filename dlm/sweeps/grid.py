@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlm.run import recipes, spec
-from dlm.run.spec import UserError
+from dlm.core import config as spec
+from dlm.core import recipe
+from dlm.core.config import UserError
 
 LOGS = "logs"  # in a sweep's folder, beside the runs' directories
 _LONGEST = 120  # bytes of a name, which becomes a directory's
@@ -89,10 +90,10 @@ class Sweep:
 
 def points_of(target: str) -> list[Point] | None:
     """What sweep() of FILE.py[:args] returns (sweep(args) where it takes them, as get_config does); None where the recipe has none."""
-    path, arg = recipes.split(target)
-    with recipes.told(path):
-        sweep = recipes.function(path, "sweep")
-        return None if sweep is None else list(recipes.given(sweep, arg) or [])
+    path, arg = recipe.split(target)
+    with recipe.told(path):
+        sweep = recipe.function(path, "sweep")
+        return None if sweep is None else list(recipe.given(sweep, arg) or [])
 
 
 def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:

@@ -8,7 +8,7 @@ import operator
 from collections import Counter
 from dataclasses import dataclass
 
-from dlm.run.spec import Seed
+from dlm.core.config import Seed
 from dlm.tasks import Problem, rng
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}

@@ -8,7 +8,7 @@ them: the node of a step, whether asked for or given, stands at a fixed distance
 
 from dataclasses import dataclass
 
-from dlm.run.spec import Seed
+from dlm.core.config import Seed
 from dlm.tasks import Problem, rng
 
 NAMES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

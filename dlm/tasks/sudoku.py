@@ -9,7 +9,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from dlm.run.spec import Seed
+from dlm.core.config import Seed
 from dlm.tasks import Problem, rng
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlm.run.spec import Vocab
+from dlm.core.config import Vocab
 from dlm.text import quoted
 
 SPECIALS = ("<|eos|>", "<|bos|>", "<|pad|>", "<|mask|>")  # in the order of their ids
@@ -142,7 +142,7 @@ class Tokenizer(ABC):
         """(the ids of a row that begins with a text, given as such or as ids; the token that stands before the row).
 
         Where the network reads the token before, the first one of all is not in the row: it is read, and nothing precedes it. Packed rows
-        of training have their own rule (`data.pack`).
+        of training have their own rule (`data.packing`).
         """
         ids = self.fronted(self.told(text) if isinstance(text, str) else text, shift)
         ids = ids if len(ids) >= shift else np.int32([self.prefix])

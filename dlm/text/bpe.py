@@ -5,7 +5,7 @@
     …                  unused                         never produced, 0 bytes
     size − 4 … − 1     eos bos pad mask
 
-The size is a config's and known before any corpus is read. `path` takes a published tokenizer instead (`text.published`): its ids stay,
+The size is a config's and known before any corpus is read. `path` takes a published tokenizer instead (`text.pretrained`): its ids stay,
 and `published` says what its model knows and it does not.
 """
 
@@ -23,9 +23,10 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from dlm import text
-from dlm.run.spec import Place, UserError, Vocab
-from dlm.text import pieces, published
-from dlm.text.published import TokenizerFiles
+from dlm.core.config import Place, UserError, Vocab
+from dlm.text import bpe_bytes
+from dlm.text import pretrained as published
+from dlm.text.pretrained import TokenizerFiles
 
 FILE = published.FILE  # in a run directory
 
@@ -127,11 +128,11 @@ class BPETokenizer(text.Tokenizer):
 
     def __init__(self, tokenizer_files: TokenizerFiles, vocab: Vocab, where: str | Path = "this tokenizer"):
         self._tree, self._tokenizer_files, self._where = tokenizer_files.tree, tokenizer_files, where
-        spelled = pieces.piece_bytes(tokenizer_files.tree)
-        content = pieces.bytes_of_ids(tokenizer_files.tree, vocab, spelled)
+        spelled = bpe_bytes.piece_bytes(tokenizer_files.tree)
+        content = bpe_bytes.bytes_of_ids(tokenizer_files.tree, vocab, spelled)
         super().__init__(vocab, content)
         self.adds_bos = None if vocab.excluded is None else published.puts_bos(tokenizer_files, vocab.bos)
-        self._bare, self._hazard = pieces.bare(tokenizer_files.tree, content, spelled), pieces.hazard(tokenizer_files.tree)
+        self._bare, self._hazard = bpe_bytes.bare(tokenizer_files.tree, content, spelled), bpe_bytes.hazard(tokenizer_files.tree)
         self._encoder = self._build(self._bare)
         self._own_split = _pattern(tokenizer_files.tree["pre_tokenizer"]) == PATTERN
         self._ids: dict[str, list[int]] = {}  # of pieces seen
@@ -151,7 +152,7 @@ class BPETokenizer(text.Tokenizer):
         parts = [self._hazard.split(t) if self._hazard else [t] for t in texts]
         flat = [part for row in parts for part in row]
         encodings = iter(self._encoder.encode_batch_fast(flat, add_special_tokens=False))
-        rows = [[self._sign if part == pieces.SPACE and self._hazard else e.ids for part, e in zip(row, encodings)] for row in parts]  # noqa: B905
+        rows = [[self._sign if part == bpe_bytes.SPACE and self._hazard else e.ids for part, e in zip(row, encodings)] for row in parts]  # noqa: B905
         ids = [np.fromiter(itertools.chain.from_iterable(row), np.int32) for row in rows]
         if any(self.bytes_V[i].sum() != len(t.encode()) for i, t in zip(ids, texts, strict=True)):
             self._refuse()
@@ -160,7 +161,7 @@ class BPETokenizer(text.Tokenizer):
     @functools.cached_property
     def _sign(self) -> list[int]:
         """The ids of the sign for spaces, where it stands for itself."""
-        return [self._tree["model"]["vocab"][pieces.byte_name(b)] for b in pieces.SPACE.encode()]
+        return [self._tree["model"]["vocab"][bpe_bytes.byte_name(b)] for b in bpe_bytes.SPACE.encode()]
 
     def _refuse(self) -> None:
         split = self._tree["pre_tokenizer"] or self._tree["model"]
@@ -178,11 +179,11 @@ class BPETokenizer(text.Tokenizer):
 
     @functools.cached_property
     def _marked(self) -> tokenizers.Tokenizer:
-        return self._build(pieces.counted(pieces.unbounded(self._tree)))
+        return self._build(bpe_bytes.counted(bpe_bytes.unbounded(self._tree)))
 
     @property
     def names(self) -> tuple[str, ...]:
-        return pieces.names(self._tree)
+        return bpe_bytes.names(self._tree)
 
     def encode_marked(self, text_: str) -> np.ndarray:
         plain, spelled = text.utf8(text_).decode(), self.spelled(text_)
@@ -214,12 +215,12 @@ class BPETokenizer(text.Tokenizer):
 
     @functools.cached_property
     def _nameless_first(self) -> tokenizers.Tokenizer:
-        return self._build(pieces.nameless(self._tree, self._bare))
+        return self._build(bpe_bytes.nameless(self._tree, self._bare))
 
     @functools.cached_property
     def _nameless(self) -> tokenizers.Tokenizer:
         """The same for what does not begin a text, where a prefix that is for its beginning alone is not put in front."""
-        return self._build(pieces.nameless(self._tree, self._bare, begins=False))
+        return self._build(bpe_bytes.nameless(self._tree, self._bare, begins=False))
 
     @functools.cached_property
     def _id_of_name(self) -> dict[str, int]:

@@ -15,8 +15,8 @@ template compares with (==, in, startswith, a key) and that no name could be mad
 alone (a name that has nothing else, though some of it be taken out; characters computed from numbers), nor a name with one other
 character, its first, that the template has turned round.
 
-A template is a program of strangers. It is rendered in a sandbox, with a bound on its work (`text.sandbox`), and sees the messages, the
-tools and the names of special tokens; not the day, unless `today` names one: the same chat gives the same prompt.
+A template is a program of strangers. It is rendered in a sandbox, with a bound on its work (`text.template_sandbox`), and sees the
+messages, the tools and the names of special tokens; not the day, unless `today` names one: the same chat gives the same prompt.
 """
 
 import datetime
@@ -30,10 +30,10 @@ import numpy as np
 from jinja2.exceptions import TemplateError
 
 from dlm import text
-from dlm.run.spec import UserError
-from dlm.text import published
+from dlm.core.config import UserError
+from dlm.text import pretrained
 from dlm.text.quoted import Marks, Quoted, harmless, unquoted
-from dlm.text.sandbox import Sandbox
+from dlm.text.template_sandbox import Sandbox
 
 PLAIN = """\
 {%- for message in messages -%}
@@ -61,11 +61,11 @@ class Chat:
     def of(cls, folder: str | Path, today: datetime.date | None = None) -> "Chat":
         """The template of a published folder, or of a run directory that keeps one."""
         folder = Path(folder).expanduser()
-        template = published.template(folder)
+        template = pretrained.template(folder)
         if template is None:
-            where = f"{published.TEMPLATE}, nor one (of several, one named 'default') in {published.CONFIG}"
+            where = f"{pretrained.TEMPLATE}, nor one (of several, one named 'default') in {pretrained.CONFIG}"
             raise UserError(f"{folder} has no chat template: there is no {where}")
-        return cls(template, published.token_names(published.settings(folder)), today, str(folder))
+        return cls(template, pretrained.token_names(pretrained.settings(folder)), today, str(folder))
 
     @classmethod
     def default(cls, eos: str = text.SPECIALS[0]) -> "Chat":

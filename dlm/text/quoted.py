@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
 
 _SIGNS = "\u200b", *map(chr, range(0x100000, 0x10FFFE))  # a space without width, which shows nothing if it is left; signs of no meaning
 _MARK = re.compile(r"[^\w\s]")  # neither a letter, a digit, '_' nor white space

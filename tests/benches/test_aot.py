@@ -7,9 +7,10 @@ import jax
 import pytest
 
 from dlm import bench
+from dlm.app import cli
 from dlm.benches import aot
-from dlm.run import cli, spec
-from dlm.run.spec import UserError
+from dlm.core import config as spec
+from dlm.core.config import UserError
 from tests import tiny
 from tests.benches.test_export import MOGE
 
@@ -55,7 +56,7 @@ def test_what_does_not_fit_is_told(here, monkeypatch):
         def compile(self):
             raise jax.errors.JaxRuntimeError(self.cause)
 
-    from dlm.run.assemble import Experiment
+    from dlm.app.experiment import Experiment
 
     monkeypatch.setattr(Experiment, "update", Lowered("RESOURCE_EXHAUSTED: Used 120G of 95G hbm.\nmore"))
     run = tiny_run(mesh=dict(data=1, expert=4))

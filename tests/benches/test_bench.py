@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dlm import bench, benches
-from dlm.run import cli
+from dlm.app import cli
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from dlm import bench
+from dlm.app import cli
 from dlm.benches import export
-from dlm.run import cli, spec
+from dlm.core import config as spec
 from tests import tiny
 
 MOGE = dict(nn__experts=dict(number=16, active=8, width=8, router=dict(name="moge", groups=8)), mesh=dict(data=1, expert=8))

@@ -37,7 +37,7 @@ def test_a_few_mutations_of_each_kind(kind):
 @pytest.mark.parametrize(
     "name, fault",
     [
-        ("dlm.run.files.lines", str.splitlines),
+        ("dlm.core.files.lines", str.splitlines),
         ("dlm.data.content.looks_like_rows", lambda text: False),
         ("dlm.data.local._whole", lambda text, dropped: text.encode("utf-8", "replace").decode()),
         ("dlm.data.content._object", dict),

@@ -6,10 +6,10 @@ import pytest
 
 from dlm import convert
 from dlm.benches.fuzzed import ACCEPTED, REFUSED, imports
+from dlm.core import files
+from dlm.core.config import UserError
 from dlm.hf import keys
 from dlm.hf.layouts import LAYOUTS
-from dlm.run import files
-from dlm.run.spec import UserError
 
 LAYOUT = LAYOUTS["LlamaForCausalLM"]
 

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from dlm.benches import moge
-from dlm.run import compiled
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
+from dlm.machine import hlo
 
 SMALL = argparse.Namespace(tokens=8, width=16, experts=8, active=4, ffn=16, devices=4, repeats=1, only="blocks,few,many", json=False)
 
@@ -62,6 +62,6 @@ def test_collectives_are_counted_by_what_a_device_sends():
       %d = ((f32[2,8]{1,0}), (f32[4,8]{1,0})) all-gather-start(%x), replica_groups=[2,2]<=[4], dimensions={0}
       %e = f32[4,4]{1,0} add(%a, %b)
     """
-    found = compiled.collectives(text)
+    found = hlo.collectives(text)
     assert found["all-gather"] == 0.75 * 8 * 16 * 4 + 0.5 * 4 * 8 * 4
     assert found["reduce-scatter"] == 0.75 * 8 * 16 * 2 and found["all-reduce"] == 2 * 0.5 * (16 + 8)

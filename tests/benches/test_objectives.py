@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dlm import bench
-from dlm.run import cli
+from dlm.app import cli
 from tests import tiny
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dlm import bench
+from dlm.app import experiment as assemble
 from dlm.benches import caches, sample
-from dlm.run import assemble
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
 from dlm.samplers.config import Cache
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from dlm import bench
+from dlm.app import cli
 from dlm.benches import startup, train
-from dlm.run import cli, peak, spec
+from dlm.core import config as spec
+from dlm.machine import peak_flops
 from tests import tiny
 
 
@@ -22,7 +24,7 @@ def recipe(corpus, tmp_path):
 
 @pytest.mark.slow
 def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
-    monkeypatch.setattr(peak, "measure", lambda dtype: 1e12)
+    monkeypatch.setattr(peak_flops, "measure", lambda dtype: 1e12)
     bench.main(["train", f"--config={recipe}", "--config.data.length=16", "--repeats=2", "--json"])
     out, err = capsys.readouterr()
     (model,) = json.loads(out)["models"]

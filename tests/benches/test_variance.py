@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dlm import bench
+from dlm.app import cli
+from dlm.app.experiment import reopen
 from dlm.benches import variance
-from dlm.run import cli
-from dlm.run.assemble import reopen
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_both_variances_are_those_of_a_plain_loop(trained, capsys, monkeypatch):
             lambda p, key: (loss := objective.loss(lambda *a, **k: experiment.denoise(p, *a, **k), batch, key)).nats_sum / loss.weight_sum
         )
     )
-    from dlm.run import keys
+    from dlm.core import keys
 
     found = [value(state.params, key) for key in jax.random.split(keys.key(experiment.root, "noise"), 3)]
     flat = np.stack([np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)]) for _, grads in found])

@@ -13,17 +13,15 @@ import numpy as np
 import pytest
 
 from dlm import evaluate, sample, train
+from dlm.app import cli
+from dlm.app.experiment import reopen
 from dlm.benches import replay
-from dlm.run import checkpoint, cli, logs, optim, rundir, spec
-from dlm.run.assemble import reopen
+from dlm.core import config as spec
+from dlm.runs import checkpoint, directory, logs
+from dlm.training import optimizer
 from tests import tiny
 
 KINDS = ["masked", "ar"]
-
-
-def write_recipe(path, config):
-    path.write_text(f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {config!r}\n', encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,7 @@ def runs(tmp_path_factory):
         config = tiny.recipe(
             corpus, text=dict(name="bpe", size=290), every=dict(log=1, save=2, eval=3), **(tiny.AR if kind == "ar" else {})
         )
-        arguments = [f"--config={write_recipe(folder / f'{kind}.py', config)}", f"--workdir={folder / kind}"]
+        arguments = [f"--config={tiny.write_recipe(folder / f'{kind}.py', config)}", f"--workdir={folder / kind}"]
         arguments += ["--config.optim.ema=0.5", f"--config.data.source.unique={kind == 'ar'}"]
         with contextlib.redirect_stderr(io.StringIO()) as said:
             train.main(arguments)
@@ -63,7 +61,7 @@ def test_a_run_directory_holds_what_it_takes(runs, kind):
     workdir, _ = runs[1][kind]
     names = {p.name for p in workdir.iterdir()}
     assert {"config.json", "metrics.jsonl", "commit.txt", "environment.json", "checkpoints", "tokenizer.json"} <= names
-    assert spec.run(json.loads((workdir / "config.json").read_text())).optim.ema == optim.Average(0.5)
+    assert spec.run(json.loads((workdir / "config.json").read_text())).optim.ema == optimizer.Average(0.5)
     assert json.loads((workdir / "environment.json").read_text())["dropped"] == (dict(duplicates=1) if kind == "ar" else {})
     rows = logs.rows(workdir / "metrics.jsonl")
     assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4] and all(r["loss"] > 0 for r in rows if "loss" in r)
@@ -104,7 +102,7 @@ def test_a_run_goes_on_on_other_devices_and_back(runs, tmp_path):
         assert [r["step"] for r in rows] == [1, 2, 3, 4]
         for one, other in zip(unbroken, rows, strict=True):
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-5) and other["masked_share"] == one["masked_share"]
-    assert rundir.run_of(there).mesh.data == 4
+    assert directory.run_of(there).mesh.data == 4
 
 
 @pytest.mark.slow
@@ -267,7 +265,7 @@ def place(tmp_path, corpus):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("x")
-    return f"--config={write_recipe(tmp_path / 'recipe.py', tiny.recipe(corpus))}", tmp_path
+    return f"--config={tiny.write_recipe(tmp_path / 'recipe.py', tiny.recipe(corpus))}", tmp_path
 
 
 TRAIN = {
@@ -319,7 +317,7 @@ def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
 def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
     """Update 1 leaps to parameters without a finite gradient: three are left out, the run stops, `bench replay` finds the first."""
     config = tiny.recipe(corpus, steps=9, optim__lr=1e38, optim__skip=dict(limit=3), every=dict(log=1, save=1, keep=9))
-    arguments = [f"--config={write_recipe(tmp_path / 'r.py', config)}", f"--workdir={tmp_path / 'w'}"]
+    arguments = [f"--config={tiny.write_recipe(tmp_path / 'r.py', config)}", f"--workdir={tmp_path / 'w'}"]
     said = mistake_after(capsys, train, *arguments)
     assert "3 updates in a row had no usable loss or gradient, the first was update 2" in said and "bench replay" in said
     rows = logs.rows(tmp_path / "w" / "metrics.jsonl")

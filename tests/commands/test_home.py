@@ -3,7 +3,7 @@
 import pytest
 
 from dlm import evaluate, report, sample, train
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
 
 
 @pytest.mark.slow

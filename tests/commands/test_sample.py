@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dlm import sample
+from dlm.app import cli
+from dlm.core.config import UserError
 from dlm.nn.masks import Mask
-from dlm.run import cli
-from dlm.run.spec import UserError
 from dlm.samplers.generate import Generator, Request
 from dlm.text.bytes import Bytes, ByteTokenizer
 

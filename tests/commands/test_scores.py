@@ -6,11 +6,12 @@ import shutil
 import pytest
 
 from dlm import evaluate, sweep, train
+from dlm.core import config as spec
 from dlm.data import digest
 from dlm.reports import groups, record, table
-from dlm.run import spec
 from tests import tiny
-from tests.commands.test_end_to_end import answer, mistake, write_recipe
+from tests.commands.test_end_to_end import answer, mistake
+from tests.tiny import write_recipe
 
 JOINED = dict(data__source=dict(name="problems", count=300), text="bpe", evals=dict(tasks=dict(num=8)))
 

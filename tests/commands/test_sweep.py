@@ -5,7 +5,8 @@ import json
 import pytest
 
 from dlm import report, sweep
-from dlm.run import cli, logs, rundir
+from dlm.app import cli
+from dlm.runs import directory, logs
 from dlm.sweeps import grid
 from tests import tiny
 
@@ -65,7 +66,7 @@ def test_listing_and_printing_run_nothing(recipe, tmp_path, capsys):
 
 def test_a_search_scores_tries_by_the_mean_over_their_seeds(recipe, tmp_path, capsys, monkeypatch):
     """The runs themselves are stood in for: what is asked for, and what becomes of the scores, is looked at."""
-    from dlm.sweeps import fleet
+    from dlm.sweeps import worker_pool
 
     def run(self, stop):
         for job in self._jobs:
@@ -73,9 +74,9 @@ def test_a_search_scores_tries_by_the_mean_over_their_seeds(recipe, tmp_path, ca
             value = 10.0 - int(job.name[6]) + int(job.name[-1])
             row = dict(name="accuracy", value=value, claims="exact" if job.name == "width=8-seed=1" else "bound")
             (job.workdir / "evals.jsonl").write_text(json.dumps(row) + "\n")
-        return [fleet.Outcome(job.name, "finished") for job in self._jobs]
+        return [worker_pool.Outcome(job.name, "finished") for job in self._jobs]
 
-    monkeypatch.setattr(fleet.Fleet, "__call__", run)
+    monkeypatch.setattr(worker_pool.Fleet, "__call__", run)
     config, flags = recipe("repeat(over('nn.width', 8, 4, 2), seeds=2)"), [f"--workdir={tmp_path / 'w'}", "--search=3", "--json"]
     code, out, err = told(capsys, config, *flags, "--metric=accuracy", "--maximize")
     found = json.loads(out)
@@ -98,7 +99,7 @@ def test_an_old_run_of_a_sweep_is_done_once_it_is_scored_as_it_began(recipe, tmp
     found = grid.load(recipe("over('seed', 1)").removeprefix("--config="))
     run, workdir = found.runs["seed=1"], tmp_path / "runs" / "seed=1"
     workdir.mkdir(parents=True)
-    rundir.create(workdir, run, run.text.fit(()))
+    directory.create(workdir, run, run.text.fit(()))
     stored = json.loads((workdir / "config.json").read_text())
     del stored["evals"]["bound"]["pattern"]
     (workdir / "config.json").write_text(json.dumps(stored))

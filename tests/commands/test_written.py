@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from dlm import evaluate, report, sample, sweep, train
-from dlm.run import assemble, cli, files, logs
-from dlm.run.spec import UserError
+from dlm.app import cli, experiment
+from dlm.core import files
+from dlm.core.config import UserError
+from dlm.runs import logs
 from tests import tiny
 from tests.reports.conftest import write
 
@@ -117,7 +119,7 @@ def test_evaluate_and_sample_on_a_run_that_may_only_be_read(trained, tmp_path, r
     read_only(run)
     asked = {evaluate: ("--evals=compression",), sample: ("--num=1", "--length=4", "--steps=1")}
     with monkeypatch.context() as patch:
-        patch.setattr(assemble, "reopen", lambda *_: pytest.fail("computed before it was tried whether anything can be written"))
+        patch.setattr(experiment, "reopen", lambda *_: pytest.fail("computed before it was tried whether anything can be written"))
         for command, words in asked.items():
             assert one_line(*(said := told(capsys, command, f"--workdir={run}", *words)))
             assert said[2].endswith(": name another file by --out=FILE\n")

@@ -4,8 +4,8 @@ import sysconfig
 
 import pytest
 
+from dlm.core import config as spec
 from dlm.data.embedded import Embedded
-from dlm.run import spec
 
 
 def everything(source: Embedded) -> list[str]:

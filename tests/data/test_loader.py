@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
 from dlm.data.loader import Loader
-from dlm.run import spec
 from dlm.text.bytes import Bytes
 
 TOKENIZER = Bytes().fit(())

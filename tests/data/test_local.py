@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 
+from dlm.core import config as spec
+from dlm.core import files
 from dlm.data import content
 from dlm.data.local import Local
-from dlm.run import files, spec
 
 
 def everything(*paths, **fields) -> list[str]:

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
+from dlm.core import config as spec
 from dlm.data import tfds
 from dlm.data.local import Local
 from dlm.data.tfds import Tfds
-from dlm.run import spec
 
 
 @pytest.fixture(scope="module")

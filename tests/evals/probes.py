@@ -8,8 +8,8 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.evals import requests
-from dlm.run import spec
+from dlm.core import config as spec
+from dlm.evals import lm_eval
 from tests import tiny
 from tests.evals import test_calibration
 from tests.evals.asked import Asked, scores
@@ -71,9 +71,11 @@ def harness(**changes):
     with contextlib.ExitStack() as stack:
         for name, fake in dict(_ready=lambda: None, Model=told("scores"), _template=lambda subject: render).items():
             stack.enter_context(mock.patch(f"{here}.{name}", fake))
-        stack.enter_context(mock.patch.dict(sys.modules, fakes | {"dlm.evals.requests.local": local, "dlm.evals.requests.bridge": bridge}))
+        stack.enter_context(
+            mock.patch.dict(sys.modules, fakes | {"dlm.evals.lm_eval.local_tasks": local, "dlm.evals.lm_eval.adapter": bridge})
+        )
         for name, fake in dict(local=local, bridge=bridge).items():
-            stack.enter_context(mock.patch.object(requests, name, fake, create=True))
+            stack.enter_context(mock.patch.object(lm_eval, name, fake, create=True))
         evaluator = spec.build(dict(name="evals.harness", **dict(tasks=("a",), dir="d") | changes), "evals")
         list(evaluator.run(None, 0))
     return str(said)

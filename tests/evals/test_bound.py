@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.app.experiment import Experiment, Subject
+from dlm.core import config as spec
+from dlm.core.contracts import Bound
 from dlm.evals.bound import HeldOut
-from dlm.run import spec
-from dlm.run.assemble import Experiment, Subject
-from dlm.run.contracts import Bound
 from tests import tiny
 
 

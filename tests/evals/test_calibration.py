@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core.contracts import Logits, Output
 from dlm.evals import calibration
 from dlm.evals.calibration import Calibration
 from dlm.nn.masks import Mask
 from dlm.objectives.ar import AR
 from dlm.objectives.masked import Masked
-from dlm.run import spec
-from dlm.run.contracts import Logits, Output
 from tests import tiny
 from tests.evals.asked import scores
 

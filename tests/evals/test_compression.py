@@ -7,8 +7,8 @@ from math import log2
 
 import pytest
 
+from dlm.core.config import UserError
 from dlm.evals.compression import Compression
-from dlm.run.spec import UserError
 from dlm.text.bytes import Bytes
 
 

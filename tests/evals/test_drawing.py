@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from dlm import evals, evaluate, text
+from dlm.app import experiment as assemble
+from dlm.core import config as spec
+from dlm.core.config import UserError
+from dlm.core.contracts import Bound
+from dlm.core.intervals import jackknife, shared
 from dlm.data import problems
-from dlm.evals import jackknife
 from dlm.evals.gen_ppl import GenPPL, judged, perplexity
 from dlm.evals.infill import Infill
 from dlm.evals.samples import Samples, variety
 from dlm.evals.tasks import Tasks
-from dlm.run import assemble, spec
-from dlm.run.contracts import Bound
-from dlm.run.spec import UserError
 from dlm.samplers.confident import Confident
 from dlm.samplers.first_hitting import FirstHitting
 from dlm.samplers.ordered import Ordered
@@ -237,11 +238,11 @@ def test_every_score_is_written_down_with_the_passes_that_it_took_itself():
 
 
 def test_every_evaluator_says_what_its_errors_are_over():
-    """What the seeds share is not seen in their spread (`evals.shared`), so that whoever adds an evaluator must say it."""
+    """What the seeds share is not seen in their spread (`core.intervals.shared`), so that whoever adds an evaluator must say it."""
     stems = [path.stem for path in Path(evals.__file__).parent.glob("*.py") if path.stem != "__init__"]
     made = {stem: spec.exposed(importlib.import_module(f"dlm.evals.{stem}").__name__)[0] for stem in stems}
     told = {stem: evaluator.over for stem, evaluator in made.items()}
-    assert {stem for stem, over in told.items() if evals.shared(over, [0, 1])} == set(stems) - {"bound", "exact", "samples", "gen_ppl"}
+    assert {stem for stem, over in told.items() if shared(over, [0, 1])} == set(stems) - {"bound", "exact", "samples", "gen_ppl"}
     assert {stem for stem, evaluator in made.items() if not getattr(evaluator, "reads", True)} == {"samples", "tasks", "harness"}
 
 

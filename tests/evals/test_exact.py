@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from dlm.app.experiment import Experiment, Subject
+from dlm.core import config as spec
+from dlm.core.config import UserError
 from dlm.evals.bound import HeldOut
 from dlm.evals.exact import Exact
 from dlm.evals.tokens import MaskedTokens
-from dlm.run import spec
-from dlm.run.assemble import Experiment, Subject
-from dlm.run.spec import UserError
 from tests import tiny
 from tests.evals.asked import scores
 

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.evals.requests import spans
-from dlm.evals.requests.model import Model
-from dlm.evals.requests.spans import Piece, Speller
+from dlm.core.config import UserError
+from dlm.core.contracts import Canvas
+from dlm.evals.lm_eval import tokenized
+from dlm.evals.lm_eval.scoring import Model
+from dlm.evals.lm_eval.tokenized import Piece, Speller
 from dlm.nn.masks import Mask
-from dlm.run.contracts import Canvas
-from dlm.run.spec import UserError
 from dlm.samplers.generate import Request
 from dlm.samplers.ordered import Ordered
 from dlm.text.bpe import BPE, Published
@@ -139,21 +139,21 @@ def test_a_long_context_is_cut_from_the_left_and_the_cut_is_told():
 def test_noise_is_keyed_by_the_text_and_nothing_else():
     a, b = (speller().pieces(*speller().pair("ab", c), c)[0][0].number for c in ("c", "d"))
     assert a != b and a == speller().pieces(*speller().pair("ab", "c"), "c")[0][0].number
-    assert len({spans.number(f"{n}") for n in range(500)}) == 500 and 0 <= spans.number("x") < 2**31
+    assert len({tokenized.number(f"{n}") for n in range(500)}) == 500 and 0 <= tokenized.number("x") < 2**31
 
 
 def test_few_lengths_hold_all_and_only_what_is_scored_is_noised():
-    assert {spans.bucket(n, 100) for n in range(1, 101)} == {16, 24, 32, 48, 64, 96, 100}
-    assert all(n <= spans.bucket(n, 100) for n in range(1, 101)) and spans.bucket(7, 5) == 7
+    assert {tokenized.bucket(n, 100) for n in range(1, 101)} == {16, 24, 32, 48, 64, 96, 100}
+    assert all(n <= tokenized.bucket(n, 100) for n in range(1, 101)) and tokenized.bucket(7, 5) == 7
     pieces = [Piece(np.arange(n), n - 1, 9, n) for n in (3, 20, 5)]
-    assert list(spans.batches(pieces, 2, 32)) == [(16, [0, 2]), (24, [1])]
-    rows = spans.stacked(pieces[:1], 2, 16, 18, 1)
+    assert list(tokenized.batches(pieces, 2, 32)) == [(16, [0, 2]), (24, [1])]
+    rows = tokenized.stacked(pieces[:1], 2, 16, 18, 1)
     assert np.flatnonzero(rows["noisable_BL"]).tolist() == [2] == np.flatnonzero(rows["weights_BL"]).tolist()
     assert rows["before_B"].tolist() == [9, 18] and rows["index_B"].tolist() == [3, 0]
 
 
 def test_a_text_ends_at_its_first_stop_string():
-    assert spans.stopped("one\ntwo. three", [". ", "\n", ""]) == "one" and spans.stopped("one", ["x"]) == "one"
+    assert tokenized.stopped("one\ntwo. three", [". ", "\n", ""]) == "one" and tokenized.stopped("one", ["x"]) == "one"
 
 
 # ---------------------------------------------------------------------------------------------------------------- scores

@@ -5,12 +5,12 @@ import types
 import numpy as np
 import pytest
 
+from dlm.core.config import UserError
 from dlm.evals.routing import Routing, tables
 from dlm.nn import routing
 from dlm.nn.config import Experts
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.routers.topk import TopK
-from dlm.run.spec import UserError
 
 # Four experts on two devices; two tokens with few masks pick {0, 1} and {0, 2}, one with many picks {0, 1}, of which 1 has no room.
 PICKS = {0: [(0, 1), (0, 2)], 3: [(0, 1)]}

@@ -12,9 +12,9 @@ import safetensors.numpy
 from tokenizers import pre_tokenizers
 
 from dlm import convert
-from dlm.run import assemble
-from dlm.run.contracts import Canvas
-from dlm.run.spec import UserError
+from dlm.app import experiment as assemble
+from dlm.core.config import UserError
+from dlm.core.contracts import Canvas
 from dlm.samplers.generate import Request
 from tests.hf import published
 
@@ -222,7 +222,7 @@ def test_what_goes_wrong_while_writing_leaves_nothing(converted, tmp_path, monke
         raise OSError("no room")
 
     monkeypatch.setattr("dlm.hf.shards.Writer.put", fails)
-    monkeypatch.setattr("dlm.run.manifest.write", fails)
+    monkeypatch.setattr("dlm.runs.checksums.write", fails)
     with pytest.raises(OSError, match="no room"):
         convert.to_hf(tmp_path / "out", run, None, None, None, 10**9)
     with pytest.raises(OSError, match="no room"):

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from dlm.core import config as spec
+from dlm.core.config import UserError
 from dlm.hf import keys, layouts, reading, writing
-from dlm.run import spec
-from dlm.run.spec import UserError
 from tests.hf.realistic import CONFIGS, READ_ELSEWHERE
 
 

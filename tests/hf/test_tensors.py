@@ -9,10 +9,10 @@ import pytest
 import safetensors.numpy
 
 from dlm import convert
+from dlm.app import experiment as assemble
+from dlm.core.config import UserError
+from dlm.core.contracts import Canvas
 from dlm.hf import layouts, shards, weights
-from dlm.run import assemble
-from dlm.run.contracts import Canvas
-from dlm.run.spec import UserError
 from tests.hf import published
 
 A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((2,), np.float32)

@@ -25,7 +25,8 @@ def clone(tmp_path):
     shutil.copytree(ROOT / "launch", root / "launch")
     (root / "dlm").mkdir()
     (root / "dlm" / "__init__.py").touch()
-    (root / "dlm" / "run").symlink_to(ROOT / "dlm" / "run")
+    for room in ("app", "core", "machine"):
+        (root / "dlm" / room).symlink_to(ROOT / "dlm" / room)
     (root / "dlm" / "show.py").write_text('"""Shows its arguments."""\nimport os, sys\nprint(os.getcwd(), sys.argv[1:])\n')
     (root / "requirements.txt").write_text("one\n")
     fake = tmp_path / "fake"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlm.run import hosts, preempt
+from dlm.machine import hosts, interrupts
 from launch import rank_table
 from tests.launch.shell import bash
 
@@ -39,7 +39,8 @@ echo "$@" >>"$STATE/requeued"
 # Works until it is told to stop, with the real watch and exit code; done the next time.
 TRAIN = """\"\"\"Is one of several, by hosts.join.\"\"\"
 import os, pathlib, sys, time
-from dlm.run import cli, preempt
+from dlm.app import cli
+from dlm.machine import interrupts
 def main(argv=None):
     mode, saved = sys.argv[1], pathlib.Path(os.environ["STATE"]) / f"saved-{os.environ['SLURM_PROCID']}"
     if mode == "wrong":
@@ -50,12 +51,12 @@ def main(argv=None):
     if saved.exists():
         print("finished")
         return
-    with preempt.Watch() as told:
+    with interrupts.Watch() as told:
         print("at work", flush=True)
         while not told():
             time.sleep(0.01)
         saved.touch()
-        raise preempt.Preempted(3)
+        raise interrupts.Preempted(3)
 if __name__ == "__main__":
     cli.main(main)
 """
@@ -96,7 +97,7 @@ def test_slurm_is_told_what_the_script_relies_on(clone, tmp_path):
     lines = (ROOT / "launch" / "slurm.sbatch").read_text().splitlines()
     asked = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in lines if line.startswith("#SBATCH"))
     assert "requeue" in asked and asked["open-mode"] == "append"
-    assert f"$code == {preempt.EXIT} " in "\n".join(lines)
+    assert f"$code == {interrupts.EXIT} " in "\n".join(lines)
     signal, seconds = asked["signal"].split("@")
     assert signal == "TERM" and int(seconds) >= 120
     root, env = clone

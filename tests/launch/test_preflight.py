@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dlm.run import cli, hosts
-from dlm.run.spec import UserError
+from dlm.app import cli
+from dlm.core.config import UserError
+from dlm.machine import hosts
 from launch import preflight
 from tests.launch.shell import bash
 

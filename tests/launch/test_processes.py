@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
 from launch import processes
 from tests.launch.shell import bash
 

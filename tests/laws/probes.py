@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dlm.core import config as spec
 from dlm.noise.mask import MaskNoise
-from dlm.run import spec
 from tests import tiny
 from tests.samplers import test_loop as sampler_tests
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 import jax.numpy as jnp
 import pytest
 
+from dlm.core import config as spec
+from dlm.core.config import Vocab
 from dlm.nn.masks import Mask
 from dlm.objectives.masked import Masked
 from dlm.oracle.adversary import spent
-from dlm.run import spec
-from dlm.run.spec import Vocab
 from tests.laws import worlds as w
 
 SMALL = Vocab(size=5, bos=3, eos=1, pad=4, mask=2)  # two tokens: noise on tokens has many states

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.oracle.exact import exact_bound
-from dlm.run.contracts import Logits, Output
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
+from dlm.core.contracts import Logits, Output
+from dlm.oracle.enumeration import exact_bound
 from tests.laws import worlds as w
 
 STEMS = w.listed("objectives")

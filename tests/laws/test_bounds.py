@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core.contracts import Output, UnbiasedLoss
 from dlm.nn import config, transformer
 from dlm.objectives.masked import Masked
-from dlm.oracle.exact import exact_bound
-from dlm.run.contracts import Output, UnbiasedLoss
+from dlm.oracle.enumeration import exact_bound
 from tests.laws import worlds as w
 
 every_objective = w.first_of_each("member", w.OBJECTIVES)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import poisson
 
-from dlm.run import keys
-from dlm.run.contracts import Canvas, Logits, Output
-from dlm.run.spec import Vocab
+from dlm.core import keys
+from dlm.core.config import Vocab
+from dlm.core.contracts import Canvas, Logits, Output
 from dlm.samplers import loop
 from dlm.samplers.ancestral import Ancestral
 from dlm.samplers.config import Sampler

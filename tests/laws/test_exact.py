@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core.config import UserError
 from dlm.evals.exact import deterministic, replayed
 from dlm.nn.masks import Mask
-from dlm.oracle.exact import exact_bound, total_variation
-from dlm.run import spec
-from dlm.run.spec import UserError
+from dlm.oracle.enumeration import exact_bound, total_variation
 from dlm.samplers.config import Sampler
 from tests.laws import worlds as w
 from tests.laws.test_samplers import _checked

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from dlm.core.config import UserError
 from dlm.nn.masks import Mask
-from dlm.oracle.exact import all_sequences, ancestral_law
-from dlm.oracle.gaps import ancestral_bigrams
+from dlm.oracle.enumeration import all_sequences, ancestral_law
+from dlm.oracle.factorization_gap import ancestral_bigrams
 from dlm.oracle.markov import Markov
-from dlm.run.spec import UserError
 from tests.laws import worlds as w
 
 STEPS = (1, 2, 5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlm.nn.masks import Mask
-from dlm.oracle.exact import ancestral_law, exact_bound, total_variation
+from dlm.oracle.enumeration import ancestral_law, exact_bound, total_variation
 from tests.laws import worlds as w
 
 pytestmark = pytest.mark.slow

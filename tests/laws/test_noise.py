@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import keys
+from dlm.core.contracts import Batch, Logits, Output
 from dlm.oracle.world import views
-from dlm.run import keys
-from dlm.run.contracts import Batch, Logits, Output
 from tests.laws import worlds as w
 
 every_process = w.first_of_each("process", w.PROCESSES)

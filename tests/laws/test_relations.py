@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core.contracts import Canvas, Logits, Output
 from dlm.objectives.masked import Masked
-from dlm.oracle.exact import exact_bound
-from dlm.run.contracts import Canvas, Logits, Output
+from dlm.oracle.enumeration import exact_bound
 from tests import tiny
 from tests.laws import worlds as w
 

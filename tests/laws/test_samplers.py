@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core import keys
+from dlm.core.contracts import Canvas
 from dlm.nn.masks import Mask
-from dlm.oracle.exact import ancestral_law, total_variation
-from dlm.run import keys, spec
-from dlm.run.contracts import Canvas
+from dlm.oracle.enumeration import ancestral_law, total_variation
 from dlm.samplers import loop
 from tests.laws import worlds as w
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlm.noise import times
-from dlm.oracle.exact import exact_bound
+from dlm.oracle.enumeration import exact_bound
 from tests.laws import worlds as w
 
 KINDS = typing.get_args(times.Kind)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.run.contracts import Batch, Logits, Output
+from dlm.core.contracts import Batch, Logits, Output
 from tests.laws import worlds as w
 
 pytestmark = pytest.mark.slow

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from dlm.core.config import UserError
 from dlm.nn.masks import Mask
-from dlm.oracle.exact import all_sequences, total_variation
+from dlm.oracle.enumeration import all_sequences, total_variation
 from dlm.oracle.hmm import Hmm
 from dlm.oracle.markov import Markov
 from dlm.oracle.tabular import Tabular
 from dlm.oracle.world import views
-from dlm.run.spec import UserError
 from tests.laws.worlds import canvas, chi_square
 
 SOME = [Tabular.random(3, 3, seed=5), Markov.random(3, 4, seed=6), Hmm.random(2, 3, 4, seed=7, spread=2.0)]

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import dlm
+from dlm.core import config as spec
+from dlm.core.contracts import Batch, Canvas, Logits, Output
 from dlm.nn.masks import Mask
-from dlm.oracle.exact import all_sequences, alphabet
+from dlm.oracle.enumeration import all_sequences, alphabet
 from dlm.oracle.hmm import Hmm
 from dlm.oracle.markov import Markov
 from dlm.oracle.tabular import Tabular
 from dlm.oracle.world import views
-from dlm.run import spec
-from dlm.run.contracts import Batch, Canvas, Logits, Output
 
 V, L = 3, 3
 WORLDS = [Tabular.random(V, L, seed=0), Markov.random(V, L, seed=1), Hmm.random(2, V, L, seed=2, spread=2.0)]

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlm.core import config as spec
 from dlm.evals.routing import Routing
+from dlm.machine import mesh
 from dlm.nn import experts
 from dlm.nn.config import Experts, Latent, Norm, Rope
 from dlm.nn.masks import Mask
@@ -15,7 +17,6 @@ from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.limited import Limited
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.routers.topk import TopK
-from dlm.run import mesh, spec
 from tests import tiny
 
 SOME = Experts(number=4, active=2, width=6, router=MoGE(groups=2))
@@ -103,7 +104,7 @@ def computed(**changes):
 
 def routing(corpus, **changes):
     """The scores of a fresh model's routers."""
-    from dlm.run.assemble import Experiment, Subject
+    from dlm.app.experiment import Experiment, Subject
 
     if not _MADE:
         run = spec.run(tiny.recipe(corpus, nn__layers=1, nn__experts=dict(number=4, active=2, width=6, router=dict(name="moge", groups=2))))
@@ -114,7 +115,7 @@ def routing(corpus, **changes):
 
 def began(corpus, **changes):
     """What a run begins with."""
-    from dlm.run.assemble import Experiment
+    from dlm.app.experiment import Experiment
 
     run = spec.run(tiny.recipe(corpus, nn__layers=1, **changes))
     try:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
 from dlm.nn.masks import Mask
 from dlm.objectives.adapted import Adapted
-from dlm.run import spec
 from dlm.samplers import generate
 from dlm.samplers.config import Cache, Sampler
 from tests import tiny

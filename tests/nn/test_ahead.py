@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core.config import UserError
+from dlm.core.contracts import UnbiasedLoss
 from dlm.nn import cache, masks, norms, rope, routing, transformer
 from dlm.nn.config import Experts, Norm
 from dlm.nn.routers.topk import TopK
 from dlm.objectives.ar import AR
-from dlm.run import spec
-from dlm.run.contracts import UnbiasedLoss
-from dlm.run.spec import UserError
 from tests import tiny
 
 L, MASK = 6, AR.mask

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.machine import mesh as run_mesh
 from dlm.nn import experts, ffn, grouped, routing
 from dlm.nn.config import Experts
 from dlm.nn.routers import Balance, largest
@@ -17,7 +18,6 @@ from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.limited import Limited
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.routers.topk import TopK
-from dlm.run import mesh as run_mesh
 from tests import tiny
 
 B, L, D, F = 4, 6, 8, 12

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dlm.core import axes
+from dlm.machine import mesh
 from dlm.nn import latent, rope, transformer
 from dlm.nn.config import Attention, Latent, Norm, Rope
 from dlm.objectives.ar import AR
-from dlm.run import axes, mesh
 from tests import tiny
 
 B, L, D = 2, 5, 8

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import axes
+from dlm.core import config as spec
 from dlm.nn import cache, masks, transformer
 from dlm.nn.config import FFN, Attention, Experts, Latent, Norm
 from dlm.nn.masks import Mask
 from dlm.nn.routers.moge import MoGE
 from dlm.objectives.ar import AR
-from dlm.run import axes, spec
 from tests import tiny
 
 L = 6

@@ -18,13 +18,14 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from dlm import evaluate
-from dlm.evals.requests import local, spans
-from dlm.evals.requests.bridge import HarnessLM
-from dlm.evals.requests.model import Model
+from dlm.app.experiment import Experiment, Subject
+from dlm.core import config as spec
+from dlm.core.config import UserError
+from dlm.evals.lm_eval import local_tasks, tokenized
+from dlm.evals.lm_eval.adapter import HarnessLM
+from dlm.evals.lm_eval.scoring import Model
 from dlm.hf import layouts, weights
-from dlm.run import jail, spec
-from dlm.run.assemble import Experiment, Subject
-from dlm.run.spec import UserError
+from dlm.machine import isolation
 from dlm.text.bytes import Bytes
 from tests import tiny
 
@@ -160,7 +161,7 @@ def test_windows_are_those_of_lm_eval(count):
     tokens = list(range(100, 100 + count))
     theirs = [utils.make_disjoint_window(w) for w in utils.get_rolling_token_windows(tokens, 99, 8, 1)]
     ids = [99, *tokens]
-    mine = [(ids[begin:target], ids[target:end]) for begin, target, end in spans.windows(len(ids), 1, 8, 1)]
+    mine = [(ids[begin:target], ids[target:end]) for begin, target, end in tokenized.windows(len(ids), 1, 8, 1)]
     assert mine == theirs
 
 
@@ -276,7 +277,9 @@ def test_code_runs_in_the_jail_if_it_may(trained, folder, capsys, monkeypatch):
     with pytest.raises(UserError, match="--harness_code"):
         scores(trained("ar"), where, capsys)
     ran = []
-    monkeypatch.setattr("dlm.run.jail.run", lambda program: ran.append(program) or jail.RunResult(len(ran) == 1, "", "", "", True))
+    monkeypatch.setattr(
+        "dlm.machine.isolation.run", lambda program: ran.append(program) or isolation.RunResult(len(ran) == 1, "", "", "", True)
+    )
     found = scores(trained("ar"), where, capsys, "--harness_code")["harness.pick.pass@1,none"]
     assert found["value"] == pytest.approx(1 / 3) and found["claims"] == "samples" and found["nfe"] > 0
     assert all(p.startswith("def f():") and p.endswith("assert f() == 1\n\ncheck(f)\n") for p in ran)
@@ -286,13 +289,13 @@ def test_code_runs_in_the_jail_if_it_may(trained, folder, capsys, monkeypatch):
 def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
     rows = [dict(q=f"one{sign}two") for sign in "\x85\u2028\u2029\ufeff"]
     (tmp_path / "rows.jsonl").write_bytes(end.join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
-    assert local._read(tmp_path / "rows.jsonl") == rows
+    assert local_tasks._read(tmp_path / "rows.jsonl") == rows
     (tmp_path / "rows.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode("utf-8-sig")))
-    assert local._read(tmp_path / "rows.json.gz") == rows
+    assert local_tasks._read(tmp_path / "rows.json.gz") == rows
     for name, given, told in [("a.jsonl", "[" * 100_000, "line 1: broken JSON"), ("b.json", "[1]", "entry 1: not a JSON object")]:
         (tmp_path / name).write_text(given)
         with pytest.raises(UserError, match=f"{name}, {told}"):
-            local._read(tmp_path / name)
+            local_tasks._read(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dlm.evals.requests.bridge import HarnessLM
-from dlm.evals.requests.model import Model, Score
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
+from dlm.evals.lm_eval.adapter import HarnessLM
+from dlm.evals.lm_eval.scoring import Model, Score
 from tests import tiny
 from tests.parity.test_harness import asked, ours
 

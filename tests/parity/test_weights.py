@@ -14,13 +14,13 @@ from lm_eval.api.instance import Instance
 from safetensors.torch import load_file
 
 from dlm import convert
+from dlm.app import experiment as assemble
+from dlm.core.config import UserError
+from dlm.core.contracts import Canvas
 from dlm.evals import samples
-from dlm.evals.requests.bridge import HarnessLM
-from dlm.evals.requests.model import Model
+from dlm.evals.lm_eval.adapter import HarnessLM
+from dlm.evals.lm_eval.scoring import Model
 from dlm.hf import layouts, reading, rope
-from dlm.run import assemble
-from dlm.run.contracts import Canvas
-from dlm.run.spec import UserError
 from dlm.samplers.generate import Request
 from tests.hf import published
 from tests.hf.realistic import READ_ELSEWHERE

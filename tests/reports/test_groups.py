@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from dlm import evals
+from dlm.core import intervals
 from dlm.reports import fairness, groups, record, scores
 from tests.reports.conftest import write
 
@@ -23,7 +23,7 @@ def test_seeds_of_one_config_are_one_model_with_students_interval(tmp_path):
 
 
 def test_the_quantiles_are_students():
-    assert [evals.student(n) for n in range(1, 60)] == pytest.approx(stats.t.ppf(0.975, range(1, 60)))
+    assert [intervals.student(n) for n in range(1, 60)] == pytest.approx(stats.t.ppf(0.975, range(1, 60)))
     for count in (31, 40):
         values = [float(i % 2) for i in range(count)]
         low, high = stats.t.interval(0.95, count - 1, loc=sum(values) / count, scale=stats.sem(values))

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dlm import evals
+from dlm.core import intervals
 from dlm.reports import scores
 from tests.reports.conftest import score
 
 
 def share(right, trials):
     """What an evaluator makes of so many right answers."""
-    value, se = evals.jackknife(np.mean, [1] * right + [0] * (trials - right))
+    value, se = intervals.jackknife(np.mean, [1] * right + [0] * (trials - right))
     return score("accuracy", value, se=se, over="problems", trials=trials)
 
 
@@ -32,10 +32,10 @@ def test_no_share_of_trials_has_an_interval_narrower_than_one_trial(counts, seed
 
 def test_trials_that_hang_together_are_worth_less():
     """Tokens of 16 documents, right all together or not at all, against as many that are right by themselves."""
-    together = evals.jackknife(np.mean, np.repeat([[1.0], [0.0]], 8, 0).mean(1))
-    alone = evals.jackknife(np.mean, np.random.default_rng(0).binomial(8, 0.5, 16) / 8)
-    assert evals.half(*together, trials=16) > 1.5 * evals.half(*alone, trials=16)
-    assert evals.half(*evals.jackknife(np.mean, np.zeros(16)), trials=16) == evals.wilson(0.0, 16)
+    together = intervals.jackknife(np.mean, np.repeat([[1.0], [0.0]], 8, 0).mean(1))
+    alone = intervals.jackknife(np.mean, np.random.default_rng(0).binomial(8, 0.5, 16) / 8)
+    assert intervals.half(*together, trials=16) > 1.5 * intervals.half(*alone, trials=16)
+    assert intervals.half(*intervals.jackknife(np.mean, np.zeros(16)), trials=16) == intervals.wilson(0.0, 16)
 
 
 def test_an_error_that_is_not_known_is_said_to_be_unknown():

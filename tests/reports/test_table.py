@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from dlm.core.config import UserError
 from dlm.reports import record, table
 from dlm.reports.groups import grouped
-from dlm.run.spec import UserError
 from tests.reports.conftest import lines, score, write
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from dlm.run import spec
+from dlm.core import config as spec
 from dlm.samplers import loop
 from dlm.samplers.config import Cache, Sampler
 from tests import tiny

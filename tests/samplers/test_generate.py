@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core import keys
+from dlm.core.config import UserError
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
-from dlm.run import keys, spec
-from dlm.run.spec import UserError
 from dlm.samplers.config import Sampler
 from dlm.samplers.generate import Generator, Request
 from dlm.text.bytes import Bytes, ByteTokenizer
@@ -73,7 +74,7 @@ def test_text_ends_at_the_first_generated_eos():
     def eos_at_three(params, canvas, **kwargs):
         import jax.numpy as jnp
 
-        from dlm.run.contracts import Logits, Output
+        from dlm.core.contracts import Logits, Output
 
         id_L = jnp.where(jnp.arange(canvas.z_BL.shape[1]) == 3, TOKENIZER.eos, ord("x"))
         return Output(Logits(jnp.where(jnp.arange(TOKENIZER.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros((*canvas.z_BL.shape, 1))))
@@ -89,7 +90,7 @@ def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(
     """Published models use one id for eos, bos and pad; prompts of several turns hold it, and shorter rows are filled up with it."""
     import jax.numpy as jnp
 
-    from dlm.run.contracts import Logits, Output
+    from dlm.core.contracts import Logits, Output
 
     vocab = replace(TOKENIZER.vocab, bos=TOKENIZER.eos, pad=TOKENIZER.eos)
     process = spec.build("mask", "noise", vocab)
@@ -119,7 +120,7 @@ def lookup(params, canvas, *, mask, cache=None):
     """Each id answered with the one that follows it on the path a → b → end of turn → u → c → end of text; a mask with an end of turn."""
     import jax.numpy as jnp
 
-    from dlm.run.contracts import Logits, Output
+    from dlm.core.contracts import Logits, Output
 
     read_BL = canvas.z_BL
     if mask.shift:

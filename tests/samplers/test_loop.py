@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core import keys
+from dlm.core.contracts import Canvas, Logits, Output
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
-from dlm.run import keys, spec
-from dlm.run.contracts import Canvas, Logits, Output
 from dlm.samplers import loop
 from dlm.samplers.config import Sampler
 from tests import tiny

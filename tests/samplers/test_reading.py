@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core import keys
+from dlm.core.contracts import Canvas
 from dlm.nn import transformer
 from dlm.nn.config import Attention, Latent
 from dlm.nn.masks import Mask
-from dlm.run import keys, spec
-from dlm.run.contracts import Canvas
 from dlm.samplers import loop
 from dlm.samplers.config import Cache, Sampler
 from dlm.samplers.reading import Reader

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core import keys
+from dlm.core.contracts import Canvas, Logits, Output
 from dlm.evals.exact import replayed
 from dlm.nn import cache as kv_cache
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
-from dlm.run import keys, spec
-from dlm.run.contracts import Canvas, Logits, Output
 from dlm.samplers import loop, reading, rounds
 from dlm.samplers.config import Cache, Sampler
 from dlm.samplers.rule import StepView

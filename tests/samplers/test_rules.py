@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core import keys
+from dlm.core.config import UserError
+from dlm.core.contracts import Canvas, Logits, Output, keep_top_k
 from dlm.nn.masks import Mask
-from dlm.run import keys, spec
-from dlm.run.contracts import Canvas, Logits, Output, keep_top_k
-from dlm.run.spec import UserError
 from dlm.samplers import generate, loop
 from dlm.samplers.ancestral import Ancestral
 from dlm.samplers.config import Cache, Sampler, described

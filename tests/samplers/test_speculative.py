@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core import config as spec
+from dlm.core import keys
+from dlm.core.config import UserError
+from dlm.core.contracts import Canvas
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
-from dlm.run import keys, spec
-from dlm.run.contracts import Canvas
-from dlm.run.spec import UserError
 from dlm.samplers import generate, loop, speculative
 from dlm.samplers.config import Cache, Sampler
 from tests import tiny

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm.run import spec
-from dlm.run.spec import UserError
+from dlm.core import config as spec
+from dlm.core.config import UserError
 from dlm.sweeps import grid
 from dlm.sweeps.grid import chain, over, point, product, repeat
 from tests import tiny

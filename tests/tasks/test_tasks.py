@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dlm
-from dlm.run import spec
+from dlm.core import config as spec
 from dlm.tasks import Problem, brackets, countdown, star_graph, sudoku
 
 NAMES = sorted(p.stem for p in (Path(dlm.__file__).parent / "tasks").glob("*.py") if p.stem != "__init__")

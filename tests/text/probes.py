@@ -7,7 +7,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 
-from dlm.run import spec
+from dlm.core import config as spec
 
 CORPUS = ["the cat sat on the mat, 12345 times; né 中文 🎉\n\tdef f(x):\n        return x\n"] * 5
 NASTY = [

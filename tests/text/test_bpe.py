@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from dlm.run import spec
+from dlm.core import config as spec
 from dlm.text import bpe
 from dlm.text.bpe import BPE
 

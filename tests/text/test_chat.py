@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
 from dlm.text.bpe import BPE
 from dlm.text.bytes import Bytes
 from dlm.text.chat import Chat

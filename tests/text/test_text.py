@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dlm import text
+from dlm.core import config as spec
 from dlm.data.embedded import Embedded
-from dlm.run import spec
 from dlm.text.bpe import BPE, Published
 from dlm.text.bytes import Bytes
 from dlm.text.quoted import Quoted

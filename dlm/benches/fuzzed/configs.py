@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
-from dlm.run import spec
-from dlm.run.spec import UserError
+from dlm.core import config as spec
+from dlm.core.config import UserError
 
 KINDS = ("remove", "retype", "rename", "negate", "swap")
 ODD = (None, True, -1, 0, 1.5, float("nan"), "", "nothing", (), (1, 2), [], {}, {"name": "nothing"}, {"a": {"b": 1}}, b"x", 10**30)
@@ -75,7 +75,7 @@ def judged(config: dict, real: bool = False) -> str:
     """Whether a config builds and, when `real`, makes an update; or is refused in one line that names a field; or what is wrong."""
     import jax
 
-    from dlm.run.assemble import Experiment
+    from dlm.app.experiment import Experiment
 
     began = time.perf_counter()
     try:

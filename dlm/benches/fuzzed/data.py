@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
+from dlm.core.config import UserError
 from dlm.data import content
 from dlm.data.local import Local
-from dlm.run.spec import UserError
 
 WORDS = ("a", "the cat", "é", "\U0001f600", "{", "[", '"', "text", "\\u0041", "\ufeff", "\0", "\x1b[31m", "1e999", "")
 SIGNS = ("\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", " ", "\t", "\u3000")

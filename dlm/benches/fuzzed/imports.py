@@ -15,11 +15,12 @@ import numpy as np
 
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
 from dlm.benches.fuzzed.configs import LONGEST, ODD, mutated
+from dlm.core import config as spec
+from dlm.core import files
+from dlm.core.config import UserError
 from dlm.hf import keys, recipe, shards, weights
 from dlm.hf.layouts import LAYOUTS, Layout
-from dlm.run import files, spec
-from dlm.run.spec import UserError
-from dlm.text import pieces, published
+from dlm.text import bpe_bytes, pretrained
 
 ROWS, END, MASK = 300, 256, 257
 TINY = dict(  # ours → what every layout that has the key says
@@ -70,9 +71,9 @@ def publish(folder: Path, layout: Layout) -> dict:
     """Writes a tiny model of random numbers in a layout; returns its config.json."""
     folder.mkdir(parents=True)
     tree = dict(version="1.0", pre_tokenizer=dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True))
-    tree |= dict(decoder=dict(type="ByteLevel"), model=dict(type="BPE", vocab=pieces.alphabet(), merges=[]))
+    tree |= dict(decoder=dict(type="ByteLevel"), model=dict(type="BPE", vocab=bpe_bytes.alphabet(), merges=[]))
     tree |= dict(added_tokens=[dict(id=END, content="<|endoftext|>", special=True), dict(id=MASK, content="<|mask|>", special=True)])
-    files.write(folder / published.FILE, json.dumps(tree))
+    files.write(folder / pretrained.FILE, json.dumps(tree))
     config = dict(architectures=[layout.architecture], model_type=layout.kind, eos_token_id=END, mask_token_id=MASK)
     config |= {layout.keys[name].split("|")[0]: value for name, value in TINY.items() if name in layout.keys}
     config |= {key: allowed[0] for key, allowed in layout.demands.items() if allowed[0] is not None}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
-from dlm.run import spec
-from dlm.run.spec import UserError
+from dlm.core import config as spec
+from dlm.core.config import UserError
 from dlm.sweeps import grid
 
 ODD = ("None", "True", "-1", "0", "1e999", "float('nan')", "''", "'~'", "()", "[1, 'a']", "{}", "{1: 2}", "b'x'", "10**400", "object()")

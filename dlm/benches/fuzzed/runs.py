@@ -9,10 +9,13 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
+from dlm.app import experiment
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
+from dlm.core import config as spec
+from dlm.core import files
+from dlm.core.config import UserError
 from dlm.reports import groups, record, summary, table
-from dlm.run import assemble, files, logs, rundir, spec
-from dlm.run.spec import UserError
+from dlm.runs import directory, logs
 
 FILES = ("config.json", "metrics.jsonl", "evals.jsonl", "samples.jsonl", "environment.json", "commit.txt", "data.sha256", "owed.json")
 RUN = dict(
@@ -43,7 +46,7 @@ def cases(seed: int, count: int, folder: Path) -> Iterator[tuple[str, str]]:
 def written(workdir: Path, run: spec.Run, rng: random.Random) -> None:
     """A run as the commands leave it, but for its checkpoints."""
     workdir.mkdir(parents=True)
-    files.write(workdir / rundir.CONFIG, spec.to_json(run))
+    files.write(workdir / directory.CONFIG, spec.to_json(run))
     rows = [dict(step=s, loss=3.0 - s / 9, bits_per_byte=4.0 - s / 9, lr=0.1, tokens_per_s=9.0, share_of_peak=0.1) for s in (2, 4)]
     logs.append(workdir / logs.METRICS, [*rows, dict(step=4, phases=dict(data=0.1), seconds=1.5)])
     score = dict(step=4, seed=0, data="held_out", eval="bound", seconds=1.0, claims="bound", settings=dict(samples=2), commit="a" * 40)
@@ -52,9 +55,9 @@ def written(workdir: Path, run: spec.Run, rng: random.Random) -> None:
     sample = dict(seed=0, nfe=4, seconds=0.1, logprob=-3.0, sampler=dict(steps=4), text="a b", pieces=[["a ", True], ["b", False]])
     logs.append(workdir / "samples.jsonl", [dict(sample, kind=kind) for kind in ("sample", "infill")])
     about = dict(parameters=1000, flops_per_token=2.0, python="3.11", devices=["cpu cpu"], cores=2, processor="x")
-    files.write(workdir / rundir.ENVIRONMENT, files.as_json(about, indent=2) + "\n")
-    files.write(workdir / rundir.COMMIT, "a" * 40 + "\n")
-    files.write(workdir / rundir.DATA, "b" * 32 + "\n")
+    files.write(workdir / directory.ENVIRONMENT, files.as_json(about, indent=2) + "\n")
+    files.write(workdir / directory.COMMIT, "a" * 40 + "\n")
+    files.write(workdir / directory.DATA, "b" * 32 + "\n")
     files.write(workdir / logs.OWED, files.as_json(dict(rows=[dict(loss_sum=3.0, weight_sum=2.0)], evaluation=False, step=4)))
 
 
@@ -79,15 +82,15 @@ def _reported(workdir: Path) -> None:
 
 
 def _opened(workdir: Path) -> None:
-    rundir.run_of(workdir)
-    assemble.sampler(workdir, [("sampler.steps", "2")])
-    assemble.evaluators(rundir.read_config(workdir).get("evals", {}), "bound", [])
+    directory.run_of(workdir)
+    experiment.sampler(workdir, [("sampler.steps", "2")])
+    experiment.evaluators(directory.read_config(workdir).get("evals", {}), "bound", [])
 
 
 def _resumed(workdir: Path, run: spec.Run) -> None:
-    rundir.belongs(workdir, rundir.as_begun(workdir, run))
-    rundir.check_places(workdir, run, accept=False)
-    rundir.changed_text(workdir, lambda: "b" * 32, lambda: "c" * 32)
+    directory.belongs(workdir, directory.as_begun(workdir, run))
+    directory.check_places(workdir, run, accept=False)
+    directory.changed_text(workdir, lambda: "b" * 32, lambda: "c" * 32)
 
 
 def _logged(workdir: Path) -> None:

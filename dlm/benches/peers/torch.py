@@ -6,8 +6,8 @@ loss uses the linear schedule; no average of the parameters is kept.
 
 import numpy as np
 
-from dlm.run import rundir
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
+from dlm.runs import directory
 
 try:
     import torch
@@ -38,7 +38,7 @@ class Twin:
             raise UserError("--peer=torch knows neither attention.bias nor attention.rope.kind: leave them as they are")
         if experiment.objective.mask.shift and experiment.objective.mask.kind != "causal":
             raise UserError("--peer=torch does not know objectives.adapted: choose ar or masked")
-        torch.set_num_threads(rundir.environment()["cores"])
+        torch.set_num_threads(directory.environment()["cores"])
         self.optim, self.vocab, self.mask = run.optim, run.nn.vocab, experiment.objective.mask
         self.model = Model(run.nn, self.mask.kind == "causal", jax.tree.map(np.asarray, params))
         self.parameters = sum(p.numel() for p in self.model.parameters())
@@ -88,7 +88,7 @@ class Twin:
         """Largest difference of our logits and the twin's on the clean batch."""
         import jax
 
-        from dlm.run.contracts import Canvas
+        from dlm.core.contracts import Canvas
 
         canvas = Canvas(batch.tokens_BL, 0.0 * batch.weights_BL, ~batch.noisable_BL, batch.fields)
         ours = jax.jit(lambda p, c: experiment.denoise(p, c, mask=self.mask).prediction.logits_BLV)(params, canvas)

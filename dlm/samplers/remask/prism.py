@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from dlm.run.spec import UserError
+from dlm.core.config import UserError
 from dlm.samplers import rounds
 from dlm.samplers.remask import Remask
 

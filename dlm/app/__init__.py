@@ -1,0 +1,1 @@
+"""app — puts the rooms together for the commands."""

@@ -1,0 +1,1 @@
+"""machine — devices, processes and the operating system."""

@@ -1,1 +1,0 @@
-"""run — the machinery of a run."""

@@ -1,0 +1,1 @@
+"""runs — what a run leaves on disk, and reading it back."""

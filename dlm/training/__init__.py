@@ -1,0 +1,1 @@
+"""training — batches in, updates out: update, optimizer, loop, metrics."""
