@@ -25,6 +25,18 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+MOST = 4 * 2**30  # bytes that a test process may hold of programs that are done with
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Drops compiled programs between files where they have piled up: two test processes and what they start must fit 24 GiB."""
+    yield
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") > MOST:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def token_cache(tmp_path_factory):
     """Tokens of test corpora do not go into the user's cache."""
