@@ -3,6 +3,8 @@
 A run directory keeps every field of its config. A field that is not there is one that the code of that time had not: it behaved in one
 fixed way, which need not be today's default. The table `EARLIER` names that way, so that an old run goes on and is evaluated as it began:
 what its stored config has not is filled in, and what the recipe that it goes on with leaves at today's default is taken from it.
+
+`MOVED` names modules that have moved since: a stored config is read with their names of today, so that equal runs are equal.
 """
 
 import copy
@@ -33,8 +35,12 @@ EARLIER: tuple[Earlier, ...] = (
 )
 
 
+MOVED = {"run.loop": "training.loop", "run.mesh": "machine.mesh", "run.optim": "training.optimizer"}
+
+
 def completed(config: dict) -> list[str]:
-    """Puts the value of every missing field into a stored config; returns one line about each."""
+    """Puts the value of every missing field, and today's names, into a stored config; returns one line about each field."""
+    _rename(config)
     lines = []
     for field in EARLIER:
         *parents, leaf = field.dotted.split(".")
@@ -44,6 +50,15 @@ def completed(config: dict) -> list[str]:
         section[leaf] = field.value
         lines.append(f"{field.dotted}={field.value!r}: {field.means}")
     return lines
+
+
+def _rename(config: dict) -> None:
+    """Gives a stored config, and all sections in it, the names that their modules have today."""
+    if isinstance(name := config.get("name"), str):
+        config["name"] = MOVED.get(name, name)
+    for value in config.values():
+        if isinstance(value, dict):
+            _rename(value)
 
 
 def idle(config: dict) -> None:

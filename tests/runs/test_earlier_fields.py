@@ -94,3 +94,18 @@ def test_an_old_run_goes_on_by_the_command_that_began_it_again_and_again(table, 
     with pytest.raises(spec.UserError, match="optim.b2: 0.5 → 0.9"):
         directory.belongs(tmp_path, other)
     assert directory.as_begun(tmp_path / "nothing", run) is run
+
+
+def test_modules_that_moved_are_read_under_their_names_of_today(tmp_path):
+    """Else an old run and a new one of the same config would be two models in a report."""
+    run = spec.run(tiny.recipe("corpus.txt"))
+    directory.write_config(tmp_path, run)
+    now = json.loads((tmp_path / "config.json").read_text())
+    then = {"training.optimizer": "run.optim", "machine.mesh": "run.mesh", "training.loop": "run.loop"}
+    text = (tmp_path / "config.json").read_text()
+    for new, old in then.items():
+        assert new in text
+        text = text.replace(f'"{new}"', f'"{old}"')
+    stored = json.loads(text)
+    earlier_fields.completed(stored)
+    assert stored == now
