@@ -20,6 +20,7 @@ from dlm.runs.logs import Logs
 from dlm.training.metrics import Meter
 
 _PATIENCE = 0.1  # seconds between two looks at the wish to stop, while data are awaited
+_LAST_READ = 5.0  # seconds that a batch under way has when the run ends
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class _Reader:
 
     def __init__(self, batches: Iterator, count: int):
         self._batches, self._wanted, self._ready = batches, queue.SimpleQueue(), queue.SimpleQueue()
-        threading.Thread(target=self._read, args=(count,), daemon=True, name="batches").start()
+        self._thread = threading.Thread(target=self._read, args=(count,), daemon=True, name="batches")
+        self._thread.start()
         self._wanted.put(True)
 
     def _read(self, count: int) -> None:
@@ -143,8 +145,9 @@ class _Reader:
                 self._ready.put((None, error))
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, with the batch that it reads: Python aborts where it ends a thread that is inside XLA."""
         self._wanted.put(False)
+        self._thread.join(_LAST_READ)
 
     def next(self, stop: Callable[[], bool]):
         """The batch, or None when asked to stop."""

@@ -55,16 +55,16 @@ def make_update(
         params, router_metrics = optax.apply_updates(state.params, changes), {}
         if "routed" in sums:
             params, router_metrics = route(params, sums.pop("routed"))
-        ema, updated = state.ema, made_updates(state.moments)
+        ema, made = state.ema, made_updates(state.moments)
         if ema is not None:
-            decay = optim.ema.after(updated)
+            decay = optim.ema.after(made)
             ema = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params)
         memory = None if state.memory is None else remember(state.memory, sums.pop("seen"))
         after, before = (params, moments, ema, memory), (state.params, state.moments, state.ema, state.memory)
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
         sums = {k: jnp.where(good, v, 0) for k, v in sums.items()}  # an update that is left out is not in the means
         sums |= router_metrics | dict(skipped_sum=1.0 * ~(sound | empty), empty_sum=1.0 * empty)
-        sums |= dict(grad_norm=jnp.where(empty, 0.0, norm), lr=optim.lr * schedule(updated))
+        sums |= dict(grad_norm=jnp.where(empty, 0.0, norm), lr=optim.lr * schedule(made))
         return State(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)), sums
 
     return update

@@ -199,3 +199,19 @@ def test_mistakes():
     for wrong in (dict(log=0), dict(keep=0), dict(eval=-1)):
         with pytest.raises(ValueError, match="must"):
             Every(**wrong)
+
+
+def test_a_batch_under_way_is_read_before_the_run_ends():
+    """Python aborts where it ends a thread that is inside XLA."""
+    begun, released = threading.Event(), threading.Event()
+
+    def batches():
+        begun.set()
+        released.wait(10)
+        yield None
+
+    reader = loop._Reader(batches(), 1)
+    begun.wait(10)
+    threading.Timer(0.02, released.set).start()
+    reader.close()
+    assert not reader._thread.is_alive()
