@@ -88,12 +88,12 @@ def main(argv: list[str] | None = None) -> None:
     records = []
     with kept:
         for name, one in chosen.items():  # each is told and kept as it comes: the next may take hours, and fail
-            with_details = scored(subject, step, name, one, asked)
+            records_of_one = scored(subject, step, name, one, asked)
             if not args.json:
                 say("" if records else f"{workdir}, update {step}, {args.data or 'held-out text'}, seed {seed}")
-                say(table(with_details))
-            kept(with_details)
-            records += with_details
+                say(table(records_of_one))
+            kept(records_of_one)
+            records += records_of_one
         if args.json:
             cli.emit(dict(workdir=str(workdir), step=step, seed=seed, scores=records))
 
@@ -138,12 +138,10 @@ def scored(subject, step: int, name: str, evaluator, asked: Asked) -> list[dict]
 
 def differs(asked: Asked, name: str, evaluator, facts: dict) -> dict:
     """{'evals.bound.windows': 2}: what the run's config does otherwise, of all that a score depends on."""
-    with_details = changed(spec.plain(asked.own[name]), spec.plain(evaluator), f"evals.{name}")
-    with_details = {
-        dotted: value for dotted, value in with_details.items() if dotted.rpartition(".")[2] not in getattr(evaluator, "places", ())
-    }
+    otherwise = changed(spec.plain(asked.own[name]), spec.plain(evaluator), f"evals.{name}")
+    otherwise = {dotted: value for dotted, value in otherwise.items() if dotted.rpartition(".")[2] not in getattr(evaluator, "places", ())}
     reads, draws, errs = getattr(evaluator, "reads", True), "sampler" in facts, evaluator.over is not None
-    return with_details | (asked.read if reads else {}) | (asked.sampler if draws else {}) | (asked.drawn if errs else {})
+    return otherwise | (asked.read if reads else {}) | (asked.sampler if draws else {}) | (asked.drawn if errs else {})
 
 
 def error(value: float, se: float, facts: dict) -> dict:

@@ -141,17 +141,17 @@ def carried_out(sweep: grid.Sweep, work: list, args) -> int:
     from dlm.runs import directory
     from dlm.sweeps import worker_pool
 
-    workdir, outcomes, planned = Path(args.workdir), [], None
+    workdir, outcomes, searched = Path(args.workdir), [], None
     wanted = {name: settings(directory.as_begun(workdir / name, run), args.evals, args.flags) for name, run in sweep.runs.items()}
     with interrupts.Watch() as report:
         if args.search:
-            planned = _searched(sweep, work, args, outcomes, report, wanted)
+            searched = _searched(sweep, work, args, outcomes, report, wanted)
         else:
             outcomes += worker_pool.Fleet(work, args.parallel, workdir / grid.LOGS)(lambda: report.here)
         stopped = report.here
     rows = {o.name: latest(workdir / o.name, args.metric, wanted[o.name]) for o in outcomes}
-    planned = planned or {name: scores.value(row) for name, row in rows.items() if row}
-    values = {name: value for name, value in planned.items() if value is not None}
+    searched = searched or {name: scores.value(row) for name, row in rows.items() if row}
+    values = {name: value for name, value in searched.items() if value is not None}
     if args.json:
         cli.emit(dict(workdir=str(workdir), runs=[asdict(o) for o in outcomes], metric=args.metric, scores=values))
     failed = [o for o in outcomes if o.kind == "failed"]

@@ -96,11 +96,11 @@ def located(default: Any = MISSING) -> Any:
 def standing(made: Any, dotted: str) -> str:
     """'free', 'place' or 'depends': what the field `dotted` of a dataclass is to an update, as it or a section around it says."""
     for name in dotted.split("."):
-        classes = {f.name: f for f in dataclasses.fields(made)}.get(name) if dataclasses.is_dataclass(made) else None
-        if classes is None:
+        entry = {f.name: f for f in dataclasses.fields(made)}.get(name) if dataclasses.is_dataclass(made) else None
+        if entry is None:
             break
-        if "update" in classes.metadata:
-            return classes.metadata["update"]
+        if "update" in entry.metadata:
+            return entry.metadata["update"]
         made = getattr(made, name)
     return "depends"
 

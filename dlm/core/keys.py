@@ -57,8 +57,8 @@ def categorical(key_B: jax.Array, logits_BLV: jax.Array) -> jax.Array:
     inside = jnp.take_along_axis(buckets, bucket_BL[..., None, None], axis=2)[..., 0, :]
     drawn_BL = bucket_BL * _COLUMNS + _invert(inside, u[..., 1])
     sound_BL = sums.sum(-1) > 0
-    keep_top_k = lambda: jnp.where(sound_BL, drawn_BL, logits_BLV.argmax(-1).astype(jnp.int32))  # noqa: E731
-    return jax.lax.cond(sound_BL.all(), lambda: drawn_BL, keep_top_k)
+    likeliest = lambda: jnp.where(sound_BL, drawn_BL, logits_BLV.argmax(-1).astype(jnp.int32))  # noqa: E731
+    return jax.lax.cond(sound_BL.all(), lambda: drawn_BL, likeliest)
 
 
 def _invert(mass, u):

@@ -58,13 +58,13 @@ def curves(groups: list[Group], name: str, y_label: str) -> str:
 
 def _points(group: Group, name: str) -> dict[int, list[float]]:
     """The values of all seeds by step; a step at which one is missing or not finite has no mean."""
-    xy: dict[int, list[float]] = {}
+    by_step: dict[int, list[float]] = {}
     for record in group.records:
         for row in record.metrics:
             if name in row:
-                xy.setdefault(row["step"], []).append(math.nan if row[name] is None else row[name])
-    seeds = max(map(len, xy.values()), default=0)
-    return {step: xy[step] for step in sorted(xy) if len(xy[step]) == seeds and all(map(math.isfinite, xy[step]))}
+                by_step.setdefault(row["step"], []).append(math.nan if row[name] is None else row[name])
+    seeds = max(map(len, by_step.values()), default=0)
+    return {step: by_step[step] for step in sorted(by_step) if len(by_step[step]) == seeds and all(map(math.isfinite, by_step[step]))}
 
 
 def bars(rows: list[tuple[str, float, float]], x_label: str) -> str:

@@ -71,13 +71,13 @@ def _passes(groups: list[Group], name: str) -> list[tuple[str, float, float, flo
     runs' own."""
     points = []
     for group in groups:
-        xy: dict[str, list[dict]] = {}
+        by_sampler: dict[str, list[dict]] = {}
         for record in group.records:
             asked = [score for score in record.others if all(f.startswith("sampler.") for f in scores.differs(score, record.config))]
             for score in [*asked, *record.scores.values()]:
                 if score["name"] == name and score.get("nfe") and score.get("step", record.updates) == record.updates:
-                    xy.setdefault(json.dumps(score.get("sampler")), []).append(score)
-        for same in xy.values():
+                    by_sampler.setdefault(json.dumps(score.get("sampler")), []).append(score)
+        for same in by_sampler.values():
             kept = [same[i] for i in scores.alike(same)[0]]
             points.append((group.label, sum(s["nfe"] for s in kept) / len(kept), *scores.combined(kept)))
     return points

@@ -25,7 +25,7 @@ class Logs:
         """Of several processes one `writes`; the others keep silent and leave the files alone."""
         self.stream, self.start, self.steps, self._writes = stream or sys.stderr, start, steps, writes
         self._path = Path(workdir) / METRICS
-        self._load_pending = Path(workdir) / OWED
+        self._pending = Path(workdir) / OWED
         self._live = writes and self.stream.isatty()
         if writes:
             _forget(self._path, start, (self.load_pending(start) or {}).get("evaluation", False), self.say)
@@ -54,18 +54,18 @@ class Logs:
     def save_pending(self, step: int, what: dict) -> None:
         """Keeps what a run that stops after `step` has not written yet."""
         if self._writes:
-            files.write(self._load_pending, files.as_json(dict(what, step=step)))
+            files.write(self._pending, files.as_json(dict(what, step=step)))
 
     def load_pending(self, step: int) -> dict | None:
         """What the process that stopped after `step` has kept for this one."""
         try:
-            kept = json.loads(self._load_pending.read_text(encoding="utf-8"))
+            kept = json.loads(self._pending.read_text(encoding="utf-8"))
             return dict(rows=[_sums(row) for row in kept["rows"]], evaluation=bool(kept["evaluation"])) if kept["step"] == step else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(
-                f"{self._load_pending} is damaged: delete it, and the row of metrics under way when the run stopped is lost"
+                f"{self._pending} is damaged: delete it, and the row of metrics under way when the run stopped is lost"
             ) from None
 
     def progress(self, row: dict) -> None:

@@ -48,7 +48,7 @@ def taken(start: str, target: dict) -> dict:
 
 def _step(start: str) -> int:
     directory.run_of(Path(start))
-    stored_arrays = checkpoint.intact(Path(start), console.say)
-    if stored_arrays is None:
+    step = checkpoint.intact(Path(start), console.say)
+    if step is None:
         raise UserError(f"config.start={start} has no finished checkpoint yet")
-    return stored_arrays
+    return step

@@ -124,8 +124,8 @@ class _SpeculativeRun:
             prediction, memory = self._window(z_BL, memory, at.settled_B, row_index_BS, valid_BS, last_B1)
             law = prediction.tempered(*sharp)
             drawn_BS = law.draw(jax.vmap(lambda k: keys.key(k, "draft", n))(key_B))
-            view_S = jnp.arange(self.S) // self.each == n
-            return jnp.where(view_S, drawn_BS, z_BS), jnp.where(view_S[:, None], law.probs(), q_BSV), memory
+            chunk_S = jnp.arange(self.S) // self.each == n
+            return jnp.where(chunk_S, drawn_BS, z_BS), jnp.where(chunk_S[:, None], law.probs(), q_BSV), memory
 
         blank_BS = jnp.full(row_index_BS.shape, self.process.vocab.mask, jnp.int32)
         nothing_BSV = jnp.zeros((*row_index_BS.shape, self.process.vocab.size))

@@ -187,20 +187,20 @@ class BPETokenizer(text.Tokenizer):
 
     def encode_marked(self, text_: str) -> np.ndarray:
         plain, spelled = text.utf8(text_).decode(), self.spelled(text_)
-        tokenizer_files = self._marked.encode(text.blanked(plain, spelled), add_special_tokens=False)
+        encoding = self._marked.encode(text.blanked(plain, spelled), add_special_tokens=False)
         if not spelled:
-            return np.array(tokenizer_files.ids, np.int32)
+            return np.array(encoding.ids, np.int32)
         ids: list[int] = []
-        for begin, end, own in self._stretches(tokenizer_files, len(plain)):
+        for begin, end, own in self._stretches(encoding, len(plain)):
             if any(begin <= a < end for a, _ in spelled):
                 own = (self._nameless if begin else self._nameless_first).encode(plain[begin:end], add_special_tokens=False).ids
             ids += own
         return np.array(ids, np.int32)
 
-    def _stretches(self, tokenizer_files: tokenizers.Encoding, length: int) -> Iterator[tuple[int, int, list[int]]]:
+    def _stretches(self, encoding: tokenizers.Encoding, length: int) -> Iterator[tuple[int, int, list[int]]]:
         """(begin, end, ids) of the names in a text and of what lies between them, which the library encodes each for itself."""
         begin, own = 0, []
-        for id, (a, b) in zip(tokenizer_files.ids, tokenizer_files.offsets, strict=True):
+        for id, (a, b) in zip(encoding.ids, encoding.offsets, strict=True):
             if id in self._added:
                 yield begin, a, own
                 yield b, b, [id]

@@ -79,11 +79,9 @@ def publish(folder: Path, layout: Layout) -> dict:
     config |= {key: allowed[0] for key, allowed in layout.demands.items() if allowed[0] is not None}
     files.write(folder / recipe.CONFIG, json.dumps(config))
     nn = spec.run(read(folder, layout, config), least=0).nn
-    results, rng = weights.leaves(layout, nn), np.random.default_rng(0)
+    leaves, rng = weights.leaves(layout, nn), np.random.default_rng(0)
     planned = {
-        name: (np.dtype(np.float32), (ROWS, *leaf.part[1:]) if "V" in leaf.letters else leaf.part)
-        for leaf in results
-        for name in leaf.parts
+        name: (np.dtype(np.float32), (ROWS, *leaf.part[1:]) if "V" in leaf.letters else leaf.part) for leaf in leaves for name in leaf.parts
     }
     with shards.Writer(folder, planned, 20_000) as out:
         for name, (_, shape) in planned.items():

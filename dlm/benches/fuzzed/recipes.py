@@ -161,9 +161,9 @@ def _raise(lines: list[str], rng: random.Random) -> str:
 
 
 def _return(lines: list[str], rng: random.Random) -> str:
-    results, value = [i for i, line in enumerate(lines) if line.lstrip().startswith("return ")], rng.choice(ODD)
-    if results:
-        lines[rng.choice(results)] = f"    return {value}"
+    returns, value = [i for i, line in enumerate(lines) if line.lstrip().startswith("return ")], rng.choice(ODD)
+    if returns:
+        lines[rng.choice(returns)] = f"    return {value}"
     return value
 
 

@@ -94,14 +94,14 @@ class HarnessLM(LM):
             prompt, room, cut = self._prompt(context, tokens)
             self.score_info[str(request.args)] = ScoreInfo(cut=cut, short=room < tokens, names=self._names(context))
             groups.setdefault(sampler, []).append((i, until, prompt._replace(number=tokenized.number(context, again)), room))
-        reply = [""] * len(requests)
+        texts = [""] * len(requests)
         for sampler, members in groups.items():
             numbers, until, prompts, tokens = zip(*members, strict=True)
             for i, stops, ids in zip(numbers, until, self.model.write(prompts, tokens, sampler), strict=True):
-                reply[i], asked = self._text(ids, stops), str(requests[i].args)
-                broken = self.score_info[asked].broken or not self._bytes(ids).startswith(reply[i].encode())
+                texts[i], asked = self._text(ids, stops), str(requests[i].args)
+                broken = self.score_info[asked].broken or not self._bytes(ids).startswith(texts[i].encode())
                 self.score_info[asked] = self.score_info[asked]._replace(broken=broken)
-        return reply
+        return texts
 
     def _asked(self, options: dict):
         """(sampler, tokens, stop strings) of a request's options; those that are null are as if they were not there."""
@@ -110,8 +110,8 @@ class HarnessLM(LM):
             if name not in _NEUTRAL:
                 raise UserError(f"generation_kwargs.{name} of a task is unknown{nearest(name, _KNOWN)}; known are {', '.join(_KNOWN)}")
             if options[name] != _NEUTRAL[name]:
-                score_info = f"generation_kwargs.{name}={options[name]!r} of a task is not supported"
-                raise UserError(f"{score_info}: take it out, or set {_NEUTRAL[name]!r}, which changes nothing")
+                option = f"generation_kwargs.{name}={options[name]!r} of a task is not supported"
+                raise UserError(f"{option}: take it out, or set {_NEUTRAL[name]!r}, which changes nothing")
         until = options.get("until") or []
         try:
             tokens = int(options.get("max_gen_toks") or options.get("max_new_tokens") or _TOKENS)

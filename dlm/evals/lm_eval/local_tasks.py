@@ -141,8 +141,8 @@ def _libraries(error: Exception) -> list[str]:
     """The libraries that an error came through, each with its version, from where it was raised outwards."""
     owners = importlib.metadata.packages_distributions()
     modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    manager = dict.fromkeys(owners[module][0] for module in reversed(modules) if module in owners and module != "dlm")
-    return [f"{name} {importlib.metadata.version(name)}" for name in manager]
+    names = dict.fromkeys(owners[module][0] for module in reversed(modules) if module in owners and module != "dlm")
+    return [f"{name} {importlib.metadata.version(name)}" for name in names]
 
 
 def _missing(name: str, known: list[str], folder: Path) -> str:
