@@ -50,7 +50,11 @@ ADAPTED = dict(name="objectives.adapted", pattern="count")
 
 def get_config(arg=None):
     chosen = choices(arg, start=("runs/quickstart/ar", "*"))
-    begun = directory.read_config(Path(chosen.start)) if Path(chosen.start, directory.CONFIG).is_file() else QUICKSTART
+    begun = (
+        directory.read_config(Path(chosen.start))
+        if Path(chosen.start, directory.CONFIG).is_file()
+        else QUICKSTART
+    )
     return ConfigDict(
         dict(
             seed=0,
@@ -74,6 +78,15 @@ def sweep():
         point("adapted", {}),
         point("open", {"objective.anneal": 0.0}),
         point("aligned", {"objective": masked}),
-        point("block", {"objective": dict(name="objectives.block", size=16, grow=0.5), "sampler.block": 16, "sampler.steps": 16}),
-        point("scratch", {"objective": masked, "start": None, "optim.muon_lr": 0.02, "optim.lr": 3e-3}),
+        point(
+            "block",
+            {
+                "objective": dict(name="objectives.block", size=16, grow=0.5),
+                "sampler.block": 16,
+                "sampler.steps": 16,
+            },
+        ),
+        point(
+            "scratch", {"objective": masked, "start": None, "optim.muon_lr": 0.02, "optim.lr": 3e-3}
+        ),
     )

@@ -33,7 +33,11 @@ EXPERTS = {
 }
 OBJECTIVES = {
     "masked": (
-        dict(name="objectives.masked", process=dict(name="noise.mask", schedule="linear"), times="stratified"),
+        dict(
+            name="objectives.masked",
+            process=dict(name="noise.mask", schedule="linear"),
+            times="stratified",
+        ),
         dict(rule="ancestral", steps=64),
     ),
     "ar": (dict(name="objectives.ar"), dict(rule="ancestral", steps=1, block=1)),
@@ -42,7 +46,12 @@ OBJECTIVES = {
 
 
 def get_config(arg=None):
-    chosen = choices(arg, size=("tiny", "small", "base"), objective=tuple(OBJECTIVES), data=("embedded", "tfds:*"))
+    chosen = choices(
+        arg,
+        size=("tiny", "small", "base"),
+        objective=tuple(OBJECTIVES),
+        data=("embedded", "tfds:*"),
+    )
     t, e = TRAINING[chosen.size], dict(EXPERTS[chosen.size])
     router = dict(name="nn.routers.moge", groups=e.pop("groups"), balance=dict(weight=1e-2))
     objective, sampler = OBJECTIVES[chosen.objective]
@@ -57,7 +66,13 @@ def get_config(arg=None):
             data=dict(source=source, batch=t["batch"], length=t["length"]),
             nn=SIZES[chosen.size] | dict(experts=e | dict(router=router)),
             objective=objective,
-            optim=dict(kind="adamw", lr=t["lr"], schedule="cosine", ema=t["ema"], microbatches=t["microbatches"]),
+            optim=dict(
+                kind="adamw",
+                lr=t["lr"],
+                schedule="cosine",
+                ema=t["ema"],
+                microbatches=t["microbatches"],
+            ),
             mesh=dict(data=0, fsdp=1, tensor=1, expert=1),
             sampler=sampler,
             evals=dict(bound=dict(samples=4, windows=256), routing=dict(windows=64)),

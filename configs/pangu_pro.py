@@ -32,7 +32,14 @@ def get_config(arg=None):
     source = dict(name="data.embedded")
     if chosen.data != "embedded":
         source = dict(name="data.tfds", dataset=chosen.data.removeprefix("tfds:"))
-    router = dict(name="nn.routers.moge", groups=8, score="softmax", weights="plain", scale="learned", balance=dict(weight=1e-3))
+    router = dict(
+        name="nn.routers.moge",
+        groups=8,
+        score="softmax",
+        weights="plain",
+        scale="learned",
+        balance=dict(weight=1e-3),
+    )
     return ConfigDict(
         dict(
             seed=0,
@@ -42,7 +49,9 @@ def get_config(arg=None):
             nn=dict(
                 layers=48,
                 width=5120,
-                attention=dict(heads=40, kv_heads=8, head_size=128, qk_norm="none", rope=dict(base=16e6)),
+                attention=dict(
+                    heads=40, kv_heads=8, head_size=128, qk_norm="none", rope=dict(base=16e6)
+                ),
                 ffn=dict(kind="swiglu"),
                 experts=dict(number=64, active=8, width=1344, shared=4, router=router),
                 embeddings="untied",

@@ -30,7 +30,13 @@ def get_config(arg=None):
     if chosen.data != "embedded":
         source = dict(name="data.tfds", dataset=chosen.data.removeprefix("tfds:"))
     balance = dict(weight=1e-2, pool="expert")
-    router = dict(name="nn.routers.topk", score="sigmoid", weights="renormalised", scale="learned", balance=balance)
+    router = dict(
+        name="nn.routers.topk",
+        score="sigmoid",
+        weights="renormalised",
+        scale="learned",
+        balance=balance,
+    )
     return ConfigDict(
         dict(
             seed=0,
@@ -40,7 +46,9 @@ def get_config(arg=None):
             nn=dict(
                 layers=61,
                 width=7680,
-                attention=dict(heads=128, latent=dict(q_rank=1536, kv_rank=512, nope=128, rope=64, value=128)),
+                attention=dict(
+                    heads=128, latent=dict(q_rank=1536, kv_rank=512, nope=128, rope=64, value=128)
+                ),
                 ffn=dict(kind="swiglu", width=18_432),
                 experts=dict(number=256, active=8, width=2048, shared=1, dense=3, router=router),
                 norm=dict(kind="sandwich"),

@@ -30,8 +30,15 @@ def get_config(arg=None):
             seed=0,
             steps=1500,
             text=dict(name="text.bytes"),
-            data=dict(source=dict(name="data.problems", task=task, count=20_000), batch=32, length=64),
-            nn=dict(layers=3, width=64, attention=dict(heads=4, kv_heads=4, head_size=16), ffn=dict(width=256)),
+            data=dict(
+                source=dict(name="data.problems", task=task, count=20_000), batch=32, length=64
+            ),
+            nn=dict(
+                layers=3,
+                width=64,
+                attention=dict(heads=4, kv_heads=4, head_size=16),
+                ffn=dict(width=256),
+            ),
             objective=dict(name="objectives.masked"),
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
             sampler=dict(rule="confident", steps=8),
@@ -42,5 +49,8 @@ def get_config(arg=None):
 
 
 def sweep():
-    ar = point("ar", {"objective": "objectives.ar", "sampler": {"rule": "ancestral", "steps": 1, "block": 1}})
+    ar = point(
+        "ar",
+        {"objective": "objectives.ar", "sampler": {"rule": "ancestral", "steps": 1, "block": 1}},
+    )
     return repeat(chain(point("masked", {}), ar), seeds=2)

@@ -32,7 +32,9 @@ def get_config(arg=None):
             nn=SIZES["tiny"],
             objective=dict(name="objectives.ar") if ar else dict(name="objectives.masked"),
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40),
-            sampler=dict(rule="ancestral", steps=1, block=1) if ar else dict(rule="ancestral", steps=64),
+            sampler=dict(rule="ancestral", steps=1, block=1)
+            if ar
+            else dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=2)),
             every=dict(log=20, save=0),
         )

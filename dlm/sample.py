@@ -12,29 +12,46 @@ import numpy as np
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core import config as spec
 from dlm.core import files
-from dlm.core.config import Place, Seed, UserError
+from dlm.core.config import to_plain
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Place, Seed
 from dlm.runs import logs
 
 FLAGS = [
     Flag("workdir", "run directory", required=True, type=Place),
     Flag("step", "checkpoint to sample from (default: the newest)", type=int),
-    Flag("prompt", "text that every sample begins with; the name of a special token is text in it", default=""),
+    Flag(
+        "prompt",
+        "text that every sample begins with; the name of a special token is text in it",
+        default="",
+    ),
     Flag(
         "chat",
         "JSON file of a chat that is to be answered, [{role, content}, …] or {messages, tools}; the run keeps its template",
         type=Place,
     ),
-    Flag("cut", "cut from the left of a prompt what does not fit into the training length; half of it may go to the answer", type=bool),
+    Flag(
+        "cut",
+        "cut from the left of a prompt what does not fit into the training length; half of it may go to the answer",
+        type=bool,
+    ),
     Flag("infill", "template whose every ___ is a hole to fill; \\n is a line break"),
     Flag("num", "samples", default=4, type=int),
-    Flag("length", "tokens to generate after the prompt, or per hole (default: the training length in all, or 8 per hole)", type=int),
+    Flag(
+        "length",
+        "tokens to generate after the prompt, or per hole (default: the training length in all, or 8 per hole)",
+        type=int,
+    ),
     Flag("steps", "denoising steps, short for --sampler.steps", type=int),
     Flag("seed", "seed of the draws", default=0, type=Seed),
     Flag("trace", "write a page that replays the denoising to this .html file", type=Place),
-    Flag("out", "file that the samples are appended to (default: samples.jsonl of the run directory)", type=Place),
+    Flag(
+        "out",
+        "file that the samples are appended to (default: samples.jsonl of the run directory)",
+        type=Place,
+    ),
     Flag("animate", "replay the denoising in the terminal", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
@@ -44,7 +61,9 @@ SAMPLES = "samples.jsonl"
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("sampler",))
     if sum(map(bool, (args.prompt, args.chat, args.infill))) > 1:
-        raise UserError("--prompt, --chat and --infill exclude each other: a prompt is a template with its hole at the end")
+        raise UserError(
+            "--prompt, --chat and --infill exclude each other: a prompt is a template with its hole at the end"
+        )
     if args.cut and args.infill:
         raise UserError("--cut is for --prompt and --chat: a template is filled in as a whole")
     if args.num < 1 or (args.length is not None and args.length < 1):
@@ -52,14 +71,16 @@ def main(argv: list[str] | None = None) -> None:
     workdir = Path(args.workdir)
     steps = [("sampler.steps", str(args.steps))] if args.steps is not None else []
 
-    from dlm.app import experiment as assemble
+    from dlm.app.experiment import build_sampler, reopen
 
-    sampler = assemble.sampler(workdir, [*steps, *overrides])
+    sampler = build_sampler(workdir, [*steps, *overrides])
     kept = logs.Added(Path(args.out or workdir / SAMPLES), "name another file by --out=FILE")
     if args.trace:
         files.try_writing(Path(args.trace), "name another file by --trace=FILE")
-    experiment, state = assemble.reopen(workdir, args.step)
-    generator = experiment.generator(state.averaged, sampler, seed=args.seed, trace=bool(args.trace or args.animate))
+    experiment, state = reopen(workdir, args.step)
+    generator = experiment.generator(
+        state.averaged, sampler, seed=args.seed, trace=bool(args.trace or args.animate)
+    )
     replies = generator([request(args, experiment)] * args.num)
     records = [record(args, sampler, experiment.tokenizer, reply) for reply in replies]
     with kept:
@@ -77,15 +98,23 @@ def request(args, experiment):
     tokenizer, most = experiment.tokenizer, experiment.run.data.length
     spelled = tokenizer.named(args.infill or args.prompt)
     if spelled:
-        say(f"{', '.join(spelled)}: text here, not special tokens; those are written by the run's template, with --chat=FILE")
+        say(
+            f"{', '.join(spelled)}: text here, not special tokens; those are written by the run's template, with --chat=FILE"
+        )
     if args.infill:
         asked = Request.infill(args.infill.replace("\\n", "\n"), args.length or 8)
     else:
         asked = continued(args, experiment)
     size = positions(experiment, asked.parts)
     if size > most:
-        cut = "" if args.cut or not (args.prompt or args.chat) else "; --cut cuts the prompt from the left"
-        say(f"{size} tokens, {size - most} more than in training: nothing was trained on what comes after the first {most}{cut}")
+        cut = (
+            ""
+            if args.cut or not (args.prompt or args.chat)
+            else "; --cut cuts the prompt from the left"
+        )
+        say(
+            f"{size} tokens, {size - most} more than in training: nothing was trained on what comes after the first {most}{cut}"
+        )
     return asked
 
 
@@ -94,24 +123,38 @@ def continued(args, experiment):
     from dlm.samplers.generate import Request
 
     tokenizer, most = experiment.tokenizer, experiment.run.data.length
-    prompt = chat(args, tokenizer) if args.chat else tokenizer.told(args.prompt) if args.prompt else np.zeros(0, np.int32)
+    prompt = (
+        chat(args, tokenizer)
+        if args.chat
+        else tokenizer.told(args.prompt)
+        if args.prompt
+        else np.zeros(0, np.int32)
+    )
     known = positions(experiment, (prompt,))
     tokens = args.length or max(most - known, 1)
     if args.cut and known + tokens > most:
         tokens = min(args.length or most, max(most - known, most // 2))
         left = known + tokens - most
-        say(f"cut to the {most} positions of training: {left} of the prompt's {len(prompt)} tokens from its left; {tokens} are written")
+        say(
+            f"cut to the {most} positions of training: {left} of the prompt's {len(prompt)} tokens from its left; {tokens} are written"
+        )
         reads = experiment.objective.mask.reads
-        prompt = tokenizer.fronted(prompt, reads)[len(tokenizer.front(reads)) + left :]  # what precedes a text still does
+        prompt = tokenizer.fronted(prompt, reads)[
+            len(tokenizer.front(reads)) + left :
+        ]  # what precedes a text still does
     return Request((prompt, tokens)) if len(prompt) else Request((tokens,))
 
 
 def positions(experiment, parts) -> int:
     """How many the model is given: those of the parts, with what it takes to have before them."""
     tokenizer, reads = experiment.tokenizer, experiment.objective.mask.reads
-    lead, rest = (np.zeros(0, np.int32), parts) if isinstance(parts[0], int) else (parts[0], parts[1:])
+    lead, rest = (
+        (np.zeros(0, np.int32), parts) if isinstance(parts[0], int) else (parts[0], parts[1:])
+    )
     begun = len(tokenizer.opening(lead, reads)[0])
-    return begun + sum(part if isinstance(part, int) else len(tokenizer.encode(part)) for part in rest)
+    return begun + sum(
+        part if isinstance(part, int) else len(tokenizer.encode(part)) for part in rest
+    )
 
 
 def chat(args, tokenizer):
@@ -121,15 +164,21 @@ def chat(args, tokenizer):
     try:
         given = json.loads(Path(args.chat).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--chat={args.chat} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(
+            f"--chat={args.chat} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     given = given if isinstance(given, dict) else dict(messages=given)
     messages, tools = given.pop("messages", None), given.pop("tools", None)
     for name in {"names", "generation"} & given.keys():
-        raise UserError(f"--chat={args.chat}: {name!r} is none of messages, tools and the variables that a template reads")
+        raise UserError(
+            f"--chat={args.chat}: {name!r} is none of messages, tools and the variables that a template reads"
+        )
     told = Chat.of(args.workdir).render(messages, tools=tools, names=tokenizer.names, **given)
     spelled = [told[begin:end] for begin, end in tokenizer.spelled(told)]
     if spelled:
-        say(f"--chat={args.chat} spells {len(spelled)} special tokens, which are text: {', '.join(dict.fromkeys(spelled))[:100]}")
+        say(
+            f"--chat={args.chat} spells {len(spelled)} special tokens, which are text: {', '.join(dict.fromkeys(spelled))[:100]}"
+        )
     return tokenizer.encode_marked(told)
 
 
@@ -138,9 +187,23 @@ def record(args, sampler, tokenizer, reply) -> dict:
     pieces: list[list] = []
     for run in spans(reply.frozen):
         pieces.append([tokenizer.decode(reply.ids[run]), bool(reply.frozen[run.start])])
-    kind = "infill" if args.infill else "prompt" if args.prompt else "chat" if args.chat else "sample"
-    shared = dict(seed=args.seed, nfe=reply.nfe, seconds=round(reply.seconds, 3), logprob=round(reply.logprob, 4))
-    return dict(kind=kind, text=reply.text, pieces=pieces, sampler=spec.plain(sampler), trace=args.trace, **shared)
+    kind = (
+        "infill" if args.infill else "prompt" if args.prompt else "chat" if args.chat else "sample"
+    )
+    shared = dict(
+        seed=args.seed,
+        nfe=reply.nfe,
+        seconds=round(reply.seconds, 3),
+        logprob=round(reply.logprob, 4),
+    )
+    return dict(
+        kind=kind,
+        text=reply.text,
+        pieces=pieces,
+        sampler=to_plain(sampler),
+        trace=args.trace,
+        **shared,
+    )
 
 
 def spans(frozen) -> list[slice]:
@@ -155,8 +218,11 @@ def traced(args, experiment, sampler, replies, records) -> list:
 
     if not (args.trace or args.animate):
         return []
-    caption = described(spec.plain(sampler)) | dict(nfe=str(replies[0].nfe), seed=str(args.seed))
-    return [trace(f"{records[0]['kind']} {i + 1}", reply, experiment.tokenizer, caption) for i, reply in enumerate(replies)]
+    caption = described(to_plain(sampler)) | dict(nfe=str(replies[0].nfe), seed=str(args.seed))
+    return [
+        trace(f"{records[0]['kind']} {i + 1}", reply, experiment.tokenizer, caption)
+        for i, reply in enumerate(replies)
+    ]
 
 
 def write_page(args, traces: list) -> None:
@@ -179,7 +245,9 @@ def show(args, traces: list, replies, records) -> None:
         cli.emit(dict(workdir=args.workdir, samples=records))
         return
     for i, reply in enumerate(replies):
-        say(f"\n── {records[i]['kind']} {i + 1} of {args.num}: {reply.nfe} passes, {reply.seconds:.2f} s with compilation ──")
+        say(
+            f"\n── {records[i]['kind']} {i + 1} of {args.num}: {reply.nfe} passes, {reply.seconds:.2f} s with compilation ──"
+        )
         say(replay.printable(reply.text))
 
 
@@ -189,7 +257,14 @@ def trace(name: str, reply, tokenizer, caption: dict):
 
     ids = {int(i) for row in reply.trace["states"] for i in row}
     pieces = {i: tokenizer.piece(i) for i in ids}
-    return Trace(name, frozen=reply.frozen, pieces=pieces, mask=tokenizer.mask, caption=caption, **reply.trace)
+    return Trace(
+        name,
+        frozen=reply.frozen,
+        pieces=pieces,
+        mask=tokenizer.mask,
+        caption=caption,
+        **reply.trace,
+    )
 
 
 if __name__ == "__main__":

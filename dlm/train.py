@@ -9,42 +9,59 @@ from pathlib import Path
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core import config as spec
-from dlm.core.config import Place, UserError
+from dlm.core.config import load_recipe, override
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Place
+from dlm.core.run import Run, build_run
 
 FLAGS = [
-    Flag("config", "recipe file, with its arguments after a colon: configs/masked.py:size=tiny,data=embedded", required=True, type=Place),
+    Flag(
+        "config",
+        "recipe file, with its arguments after a colon: configs/masked.py:size=tiny,data=embedded",
+        required=True,
+        type=Place,
+    ),
     Flag("workdir", "run directory; one in use is resumed, never overwritten", type=Place),
-    Flag("accept_data", "go on although the training data have changed since the run began", type=bool),
+    Flag(
+        "accept_data",
+        "go on although the training data have changed since the run began",
+        type=bool,
+    ),
     Flag("print_config", "print the recipe with the overrides, and stop", type=bool),
-    Flag("dry_run", "check the config, print sizes, and stop: nothing is read, written or computed", type=bool),
+    Flag(
+        "dry_run",
+        "check the config, print sizes, and stop: nothing is read, written or computed",
+        type=bool,
+    ),
     Flag("json", "print one JSON object on stdout at the end", type=bool),
 ]
 
 
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
-    config = spec.recipe(args.config)
+    config = load_recipe(args.config)
     for dotted, text in overrides:
-        spec.override(config, dotted.removeprefix("config."), text)
+        override(config, dotted.removeprefix("config."), text)
     if args.print_config:
         cli.emit(config, indent=2)
         return
-    run = spec.run(config)
+    run = build_run(config)
     if args.dry_run:
         result = describe(run)
     elif args.workdir:
         result = train(run, Path(args.workdir), args.accept_data)
     else:
-        raise UserError("--workdir is missing: where shall the run be kept? For instance --workdir=runs/first")
+        raise UserError(
+            "--workdir is missing: where shall the run be kept? For instance --workdir=runs/first"
+        )
     if args.json and result is not None:
         cli.emit(result)
     elif args.dry_run:
         say("\n".join(f"{k}: {v:,}" for k, v in result.items()))
 
 
-def describe(run: spec.Run) -> dict:
+def describe(run: Run) -> dict:
     """What a run would be: shapes are traced, nothing is allocated, and a mesh for more devices than are here is not made."""
     import jax
 
@@ -64,7 +81,7 @@ def describe(run: spec.Run) -> dict:
     )
 
 
-def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | None:
+def train(run: Run, workdir: Path, accept_data: bool = False) -> dict | None:
     """Brings the run in `workdir` to `run.steps` updates; its last metrics, in the process that writes them.
 
     Bad data is noticed before anything is written.
@@ -105,27 +122,37 @@ def train(run: spec.Run, workdir: Path, accept_data: bool = False) -> dict | Non
         if not ours:  # an earlier version did not look
             check_sampler(run)
         tokenizer = _tokenizer(run, workdir if ours else None)
-        if 0 < run.every.eval <= run.steps:  # else they are for `evaluate`, which may give them what they lack
+        if (
+            0 < run.every.eval <= run.steps
+        ):  # else they are for `evaluate`, which may give them what they lack
             for evaluator in run.evals.values():
                 if hasattr(evaluator, "check"):
                     evaluator.check(run, tokenizer)
         experiment = Experiment(run, tokenizer)
         if run.start is not None and not ours:
             warm_start.check(run.start, experiment.abstract_state().params)
-        batches, fingerprint, held_out = experiment.batches(done), run.data.fingerprint(tokenizer), run.data.held_out_fingerprint()
+        batches, fingerprint, held_out = (
+            experiment.batches(done),
+            run.data.fingerprint(tokenizer),
+            run.data.held_out_fingerprint(),
+        )
         hosts.alike(f"{fingerprint} {held_out}", "training or held-out data")
         hosts.together(begun)
         _updates(experiment, workdir, batches, done, stop_requested)
     return result(workdir, run, run.steps) if hosts.first() else None
 
 
-def _tokenizer(run: spec.Run, workdir: Path | None):
+def _tokenizer(run: Run, workdir: Path | None):
     """That of the run in `workdir`; for a new run that of the one it begins with, or one learned from its text."""
     from dlm.runs import warm_start
 
     if workdir is not None:
         return run.text.restore(workdir)
-    return run.text.fit(run.data.source.documents("train")) if run.start is None else warm_start.tokenizer(run.start, run.text)
+    return (
+        run.text.fit(run.data.source.documents("train"))
+        if run.start is None
+        else warm_start.tokenizer(run.start, run.text)
+    )
 
 
 def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> None:
@@ -154,7 +181,9 @@ def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> N
             logs=logs,
             flops_per_token=run.flops_per_token,
             peak=peak_flops.measure(run.nn.compute.dtype),
-            evaluate=lambda state, step: scores(experiment, state, step, lambda: step < run.steps and stop_requested()),
+            evaluate=lambda state, step: scores(
+                experiment, state, step, lambda: step < run.steps and stop_requested()
+            ),
             save=store.save,
             check=store.check,
             stop=stop_requested,
@@ -166,17 +195,25 @@ def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> N
             raise UserError(skipped_update.describe(workdir, experiment, diverged)) from None
         store.wait()
         if not hosts.together(lambda: run.steps in checkpoint.steps(workdir)):
-            raise UserError(f"{workdir} made all {run.steps} updates, but the last is in no checkpoint: make room and start again")
+            raise UserError(
+                f"{workdir} made all {run.steps} updates, but the last is in no checkpoint: make room and start again"
+            )
         seconds = {k: round(v, 2) for k, v in phases.seconds.items()}
-        logs.write({"step": run.steps, "phases": seconds, "seconds": round(time.time() - cli.BEGIN, 2)})
-        logs.say(f"{workdir}: finished in {clock(time.time() - cli.BEGIN)} ({', '.join(f'{k} {clock(v)}' for k, v in seconds.items())})")
+        logs.write(
+            {"step": run.steps, "phases": seconds, "seconds": round(time.time() - cli.BEGIN, 2)}
+        )
+        logs.say(
+            f"{workdir}: finished in {clock(time.time() - cli.BEGIN)} ({', '.join(f'{k} {clock(v)}' for k, v in seconds.items())})"
+        )
 
 
 def scores(experiment, state, step: int, stop=lambda: False) -> dict:
     """The run's evaluators on the averaged parameters, as one flat row; cut short by Preempted once `stop()` says so."""
     from dlm.app.experiment import Subject
 
-    subject = Subject(experiment, state.averaged, experiment.run.data.source, experiment.run.seed, stop)
+    subject = Subject(
+        experiment, state.averaged, experiment.run.data.source, experiment.run.seed, stop
+    )
     row = {}
     for name, evaluator in experiment.run.evals.items():
         for score, value, error in evaluator.run(subject, step):
@@ -184,12 +221,17 @@ def scores(experiment, state, step: int, stop=lambda: False) -> dict:
     return row
 
 
-def result(workdir: Path, run: spec.Run, step: int) -> dict:
+def result(workdir: Path, run: Run, step: int) -> dict:
     """The last metrics of a run, as --json prints them."""
     from dlm.runs import logs
 
     rows = [row for row in logs.rows(workdir / logs.METRICS) if "loss" in row]
-    return dict(workdir=str(workdir), updates=step, parameters=run.nn.parameters, **(rows[-1] if rows else {}))
+    return dict(
+        workdir=str(workdir),
+        updates=step,
+        parameters=run.nn.parameters,
+        **(rows[-1] if rows else {}),
+    )
 
 
 def _announced(update, logs):

@@ -18,14 +18,23 @@ import threading
 import time
 from typing import IO
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.machine.interrupts import EXIT
 
 FAILED = 3  # seconds that the others have to say why they fail too
 ENDED = 90  # seconds to follow a process that ended in order; dlm.machine.hosts gives up on another after 60
 _LOOK = 0.05  # seconds between two looks at the processes
-_VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
-_SIGNALS = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}  # the terminal is closed: save
+_VISIBLE = (
+    "CUDA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ASCEND_RT_VISIBLE_DEVICES",
+)
+_SIGNALS = {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGHUP: signal.SIGTERM,
+}  # the terminal is closed: save
 
 
 def environments(count: int, port: int, given: dict[str, str]) -> list[dict[str, str]]:
@@ -37,7 +46,9 @@ def environments(count: int, port: int, given: dict[str, str]) -> list[dict[str,
     for name in _VISIBLE:
         devices = given[name].split(",") if given.get(name) else []
         if len(devices) % count:
-            raise UserError(f"{name} names {len(devices)} device(s), which {count} processes cannot share evenly: choose another number")
+            raise UserError(
+                f"{name} names {len(devices)} device(s), which {count} processes cannot share evenly: choose another number"
+            )
         share = len(devices) // count
         for rank in range(count if devices else 0):
             made[rank][name] = ",".join(devices[rank * share : (rank + 1) * share])
@@ -60,9 +71,13 @@ def run(count: int, command: list[str]) -> int:
     try:
         for environment in environments(count, free_port(), dict(os.environ)):
             children.append(_start(command, environment))
-        _write(f"processes {' '.join(f'[{rank}] {child.pid}' for rank, child in enumerate(children))}\n")
+        _write(
+            f"processes {' '.join(f'[{rank}] {child.pid}' for rank, child in enumerate(children))}\n"
+        )
         pipes = [
-            (rank, pipe, rank == 0 and pipe is child.stdout) for rank, child in enumerate(children) for pipe in (child.stdout, child.stderr)
+            (rank, pipe, rank == 0 and pipe is child.stdout)
+            for rank, child in enumerate(children)
+            for pipe in (child.stdout, child.stderr)
         ]
         readers = [threading.Thread(target=_pass_on, args=pipe, daemon=True) for pipe in pipes]
         for reader in readers:
@@ -77,7 +92,13 @@ def run(count: int, command: list[str]) -> int:
 
 def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
     # In a session of its own, so that Ctrl-C reaches it once, through us: a second signal ends a run at once.
-    pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+    pipes = dict(
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
 
@@ -95,7 +116,9 @@ def _watch(children: list[subprocess.Popen], told: list[int]) -> int:
             deadline = time.monotonic() + ENDED
         if deadline is not None and time.monotonic() > deadline:
             still = " ".join(f"[{rank}]" for rank in running)
-            _write(f"processes: {still} killed, since another {f'failed ({failed})' if failed else f'ended {ENDED} s ago'}\n")
+            _write(
+                f"processes: {still} killed, since another {f'failed ({failed})' if failed else f'ended {ENDED} s ago'}\n"
+            )
             _kill(children)
             return failed or 1
         time.sleep(_LOOK)
@@ -106,7 +129,9 @@ def _watch(children: list[subprocess.Popen], told: list[int]) -> int:
 def _failure(children: list[subprocess.Popen]) -> int | None:
     """The exit code of one that failed, as a shell tells it."""
     codes = (child.returncode for child in children)
-    return next((code if code > 0 else 128 - code for code in codes if code not in (None, 0, EXIT)), None)
+    return next(
+        (code if code > 0 else 128 - code for code in codes if code not in (None, 0, EXIT)), None
+    )
 
 
 def _kill(children: list[subprocess.Popen]) -> None:
@@ -126,7 +151,9 @@ def _pass_on(rank: int, pipe: IO[str], answers: bool) -> None:
 
 
 def _write(text: str, to: int = 2) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more; the processes must not wait for that
+    with contextlib.suppress(
+        OSError
+    ):  # nobody listens any more; the processes must not wait for that
         os.write(to, text.encode())
 
 

@@ -12,7 +12,11 @@ def mistake(table) -> str:
     """What is wrong in a table, with the field's name; empty where nothing is."""
     if not isinstance(table, dict):
         return "is not a JSON object"
-    if missing := [field for field in ("status", "version", "server_count", "server_list") if field not in table]:
+    if missing := [
+        field
+        for field in ("status", "version", "server_count", "server_list")
+        if field not in table
+    ]:
         return f"lacks {missing[0]}"
     if table["status"] != "completed":
         return f"has status {table['status']!r}, not 'completed': it is still being written"
@@ -23,10 +27,18 @@ def mistake(table) -> str:
         return f"has server_count {table['server_count']}, but {len(servers)} in its server_list"
     ranks = []
     for at, server in enumerate(servers):
-        if "server_id" not in server or not isinstance(server.get("device"), list) or not server["device"]:
+        if (
+            "server_id" not in server
+            or not isinstance(server.get("device"), list)
+            or not server["device"]
+        ):
             return f"has no server_id, or no device, in server_list[{at}]"
         for place, device in enumerate(server["device"]):
-            missing = [f for f in ("device_id", "device_ip", "rank_id") if not isinstance(device, dict) or not device.get(f)]
+            missing = [
+                f
+                for f in ("device_id", "device_ip", "rank_id")
+                if not isinstance(device, dict) or not device.get(f)
+            ]
             if missing:
                 return f"lacks {missing[0]} in server_list[{at}].device[{place}]"
             ranks.append(str(device["rank_id"]))

@@ -16,7 +16,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
     ]
 )
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "dlm" / "xla-tests"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "dlm" / "xla-tests")
+)
 
 import jax
 import pytest
@@ -65,7 +67,9 @@ def trained(corpus, tmp_path_factory):
     @functools.cache
     def run(name: str) -> Path:
         recipe = tiny.recipe(corpus, steps=2, every=dict(log=1), **kinds[name])
-        (folder / f"{name}.py").write_text(f"def get_config(arg=None):\n    return {recipe!r}\n", encoding="utf-8")
+        (folder / f"{name}.py").write_text(
+            f"def get_config(arg=None):\n    return {recipe!r}\n", encoding="utf-8"
+        )
         train.main([f"--config={folder / name}.py", f"--workdir={folder / name}"])
         return folder / name
 

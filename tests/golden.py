@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.app.experiment import Experiment
-from dlm.core import config as spec
 from dlm.core import keys
+from dlm.core.run import build_run
 from dlm.samplers.generate import Request
 from tests import tiny
 
@@ -36,7 +36,9 @@ EXPERTS = '"nn": {"experts": {"number": 4, "active": 2, "width": 8, "router": {"
 OBJECTIVES = {
     "ar": '{"objective": {"name": "objectives.ar"}, ' + AR + "}",
     "ar dropout": '{"objective": {"name": "objectives.ar", "dropout": 0.3}, ' + AR + "}",
-    "ar ahead": '{"objective": {"name": "objectives.ar", "ahead": 0.3}, "nn": {"ahead": 1}, ' + AR + "}",
+    "ar ahead": '{"objective": {"name": "objectives.ar", "ahead": 0.3}, "nn": {"ahead": 1}, '
+    + AR
+    + "}",
     "masked": "{}",
     "masked cosine": '{"objective": {"process": {"name": "noise.mask", "schedule": "cosine"}}}',
     "masked polynomial": '{"objective": {"process": {"name": "noise.mask", "schedule": "polynomial", "power": 2.0}}}',
@@ -75,13 +77,31 @@ SAMPLERS = {
     "maskgit": ("masked", '{"rule": "maskgit"}'),
     "ordered": ("masked", '{"rule": "ordered"}'),
     "first_hitting": ("masked", '{"rule": "first_hitting"}'),
-    "blocks, sharp": ("masked", '{"rule": "confident", "block": 8, "temperature": 0.7, "top_p": 0.9, "top_k": 50}'),
+    "blocks, sharp": (
+        "masked",
+        '{"rule": "confident", "block": 8, "temperature": 0.7, "top_p": 0.9, "top_k": 50}',
+    ),
     "sliding": ("masked", '{"rule": "threshold", "block": 8, "edge": "sliding"}'),
     "guidance": ("masked", '{"rule": "ancestral", "guidance": 1.0}'),
-    "second pass": ("masked", '{"rule": "ancestral", "then": {"rule": "confident", "steps": 2, "reopen": 0.5}}'),
-    **{f"cache {kind}": ("masked", f'{{"rule": "confident", "block": 8, "cache": {{"kind": "{kind}"}}}}') for kind in ("prefix", "dual")},
-    "cache delayed": ("masked", '{"rule": "confident", "block": 8, "cache": {"kind": "delayed", "refresh": 3}}'),
-    **{f"remask {name}": ("masked", f'{{"steps": 12, "remask": {{"name": "{name}", "eta": 0.5}}}}') for name in REMASKS},
+    "second pass": (
+        "masked",
+        '{"rule": "ancestral", "then": {"rule": "confident", "steps": 2, "reopen": 0.5}}',
+    ),
+    **{
+        f"cache {kind}": (
+            "masked",
+            f'{{"rule": "confident", "block": 8, "cache": {{"kind": "{kind}"}}}}',
+        )
+        for kind in ("prefix", "dual")
+    },
+    "cache delayed": (
+        "masked",
+        '{"rule": "confident", "block": 8, "cache": {"kind": "delayed", "refresh": 3}}',
+    ),
+    **{
+        f"remask {name}": ("masked", f'{{"steps": 12, "remask": {{"name": "{name}", "eta": 0.5}}}}')
+        for name in REMASKS
+    },
     "remask doubted": ("masked", '{"remask": "doubted"}'),
     "remask prism": ("prism", '{"remask": "prism"}'),
     "exact cache": ("block", '{"rule": "confident", "block": 8}'),
@@ -98,13 +118,16 @@ def merged(base: dict, changes: dict) -> dict:
     """`base` with `changes` laid over it, section by section; a section that names another member replaces the first."""
     if "name" in changes and changes["name"] != base.get("name"):
         return changes
-    pairs = {k: merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in changes.items()}
+    pairs = {
+        k: merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
+        for k, v in changes.items()
+    }
     return base | pairs
 
 
 def experiment(corpus: Path, changes: str) -> Experiment:
     config = merged(json.loads(BASE.replace("CORPUS", str(corpus))), json.loads(changes))
-    run = spec.run(config)
+    run = build_run(config)
     return Experiment(run, run.text.fit(run.data.source.documents("train")))
 
 
@@ -112,7 +135,9 @@ def filled(params):
     """The parameters with nothing at its initial zero, by their paths alone."""
 
     def drawn(path, p):
-        seed = int.from_bytes(hashlib.sha256(jax.tree_util.keystr(path).encode()).digest()[:4], "big")
+        seed = int.from_bytes(
+            hashlib.sha256(jax.tree_util.keystr(path).encode()).digest()[:4], "big"
+        )
         return p + 0.3 * jnp.asarray(np.random.default_rng(seed).normal(size=p.shape), p.dtype)
 
     return jax.tree_util.tree_map_with_path(drawn, params)
@@ -132,7 +157,11 @@ def show(label: str, tree) -> None:
 def losses(corpus: Path) -> None:
     for label, changes in OBJECTIVES.items():
         made = experiment(corpus, changes)
-        params, batch, key = filled(made.new_state().params), next(made.batches(0)), keys.key(made.root, "noise", 0)
+        params, batch, key = (
+            filled(made.new_state().params),
+            next(made.batches(0)),
+            keys.key(made.root, "noise", 0),
+        )
 
         def nats(params, made=made, batch=batch, key=key):
             return made.loss(params, batch, key).nats_sum
@@ -145,7 +174,12 @@ def losses(corpus: Path) -> None:
 def samples(corpus: Path) -> None:
     requests = [Request.prompt("the cat", 24)] * 2, [Request.prompt("", 31)] * 2
     for label, (objective, sampler) in SAMPLERS.items():
-        made = experiment(corpus, json.dumps(merged(json.loads(OBJECTIVES[objective]), dict(sampler=json.loads(sampler)))))
+        made = experiment(
+            corpus,
+            json.dumps(
+                merged(json.loads(OBJECTIVES[objective]), dict(sampler=json.loads(sampler)))
+            ),
+        )
         generator = made.generator(filled(made.new_state().params), made.run.sampler, seed=3)
         replies = [reply for batch in requests for reply in generator(batch)]
         show(f"sample {label}", [(r.ids, np.float32(r.logprob), np.int32(r.nfe)) for r in replies])
@@ -153,7 +187,9 @@ def samples(corpus: Path) -> None:
 
 def updates(corpus: Path) -> None:
     for label in ("masked", "ar", "block", "masked experts"):
-        made = experiment(corpus, merged_text(OBJECTIVES[label], '{"optim": {"ema": 0.9, "microbatches": 2}}'))
+        made = experiment(
+            corpus, merged_text(OBJECTIVES[label], '{"optim": {"ema": 0.9, "microbatches": 2}}')
+        )
         state, batches = made.new_state(), made.batches(0)
         for _ in range(made.run.steps):
             state, sums = made.update(state, next(batches))

@@ -11,7 +11,9 @@ def _note(report):
     if report.skipped and not hasattr(report, "wasxfail"):
         name = report.nodeid.partition("[")[0]
         if report.nodeid not in ALLOWED and name not in ALLOWED:
-            _skipped[report.nodeid] = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            _skipped[report.nodeid] = (
+                report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            )
 
 
 def pytest_runtest_logreport(report):
@@ -29,4 +31,6 @@ def pytest_sessionfinish(session, exitstatus):
 
 def pytest_terminal_summary(terminalreporter):
     for nodeid, reason in sorted(_skipped.items()):
-        terminalreporter.write_line(f"SKIPPED WITHOUT LEAVE {nodeid}: {reason} (list it in tests/skips.py with its reason, or run it)")
+        terminalreporter.write_line(
+            f"SKIPPED WITHOUT LEAVE {nodeid}: {reason} (list it in tests/skips.py with its reason, or run it)"
+        )

@@ -2,7 +2,7 @@
 
 Of a loss and of a sample the program is compared, without what its result does not need; what it computes is told by the laws.
 
-The dataclasses are found by walking from `spec.Run`, so a new field fails here until a row says what it changes.
+The dataclasses are found by walking from `core.run.Run`, so a new field fails here until a row says what it changes.
 """
 
 import dataclasses
@@ -18,14 +18,16 @@ import pytest
 
 import dlm
 from dlm.app.experiment import Experiment
-from dlm.core import config as spec
+from dlm.core.config import build_member, exposed
 from dlm.core.contracts import Bound, Loss, State
+from dlm.core.errors import UserError
+from dlm.core.run import Run, build_run
 from dlm.evals.bound import HeldOut
 from dlm.machine import mesh
 from dlm.runs import checkpoint
 from dlm.training import loop, metrics
 from dlm.training import optimizer as optim
-from dlm.training import update as state
+from dlm.training.update import _gradients, create_state, make_update
 from tests import tiny
 from tests.evals.probes import HARNESS, asked, calibration, exact, generated, judged, task, tokens
 from tests.laws.probes import KIN, blocks, dropped, hybrid, kin, noise, objective, uniform
@@ -52,7 +54,7 @@ def members(family):
     for file in sorted((Path(dlm.__file__).parent / family.replace(".", "/")).glob("*.py")):
         if file.stem != "__init__":
             module = importlib.import_module(f"dlm.{family}.{file.stem}")
-            found += [c for c in spec.exposed(module.__name__) if hasattr(c, METHOD[family])]
+            found += [c for c in exposed(module.__name__) if hasattr(c, METHOD[family])]
     return found
 
 
@@ -63,7 +65,7 @@ def reachable(cls):
     for f in dataclasses.fields(cls):
         below = []
         if "module" in f.metadata:
-            below = spec.exposed(importlib.import_module(f"dlm.{f.metadata['module']}").__name__)
+            below = exposed(importlib.import_module(f"dlm.{f.metadata['module']}").__name__)
         elif f.metadata.get("family") or f.metadata.get("families"):
             below = members(f.metadata.get("family") or f.metadata["families"])
         elif dataclasses.is_dataclass(hints[f.name]):
@@ -73,7 +75,10 @@ def reachable(cls):
 
 
 ALL = [  # a section's own fields have the rows
-    f"{c.__name__}.{f.name}" for c in reachable(spec.Run) for f in dataclasses.fields(c) if f.name != "vocab" and "module" not in f.metadata
+    f"{c.__name__}.{f.name}"
+    for c in reachable(Run)
+    for f in dataclasses.fields(c)
+    if f.name != "vocab" and "module" not in f.metadata
 ]
 
 
@@ -84,11 +89,21 @@ def update(steps=6, **changes):
     """The averaged parameters after five updates of a small made-up problem."""
     o = optim.Optim(**dict(warmup=2, clip=5.0) | changes)
     rng = np.random.default_rng(0)
-    params = {"up_DF": jnp.asarray(rng.normal(size=(3, 4))), "norm_D": jnp.asarray(rng.normal(size=3))}
-    loss_of = lambda p, b, k: Loss(100 * jnp.tanh(p["norm_D"] @ p["up_DF"]).sum() * b.tokens_BL.mean(), b.weights_BL.sum())  # noqa: E731
+    params = {
+        "up_DF": jnp.asarray(rng.normal(size=(3, 4))),
+        "norm_D": jnp.asarray(rng.normal(size=3)),
+    }
+
+    def loss_of(p, b, k):
+        return Loss(
+            100 * jnp.tanh(p["norm_D"] @ p["up_DF"]).sum() * b.tokens_BL.mean(), b.weights_BL.sum()
+        )
+
     optimizer = optim.transformation(o, steps)
-    step = jax.jit(state.make_update(loss_of, o, optimizer, optim.rate(o, steps), jax.random.key(0), np.ones(20)))
-    now = state.create(params, o, optimizer)
+    step = jax.jit(
+        make_update(loss_of, o, optimizer, optim.rate(o, steps), jax.random.key(0), np.ones(20))
+    )
+    now = create_state(params, o, optimizer)
     for seed in range(5):
         now, _ = step(now, tiny.batch(tiny.tokens(2, 3, seed)))
     return now.averaged
@@ -112,7 +127,7 @@ def stopping(**changes):
 
 def stream(corpus, **changes):
     """The first two batches of a run, with the tokenizer's content."""
-    run = spec.run(tiny.recipe(corpus, **changes))
+    run = build_run(tiny.recipe(corpus, **changes))
     tokenizer = run.text.fit(run.data.source.documents("train"))
     batches = run.data.batches(run.data.train_windows(tokenizer, run.seed), run.seed)
     return tokenizer.content(), [next(batches) for _ in range(2)]
@@ -135,11 +150,17 @@ def local(corpus, **changes):
     files = dict(other=(str(other),), equal=(str(equal),))
     changes = {k: files.get(v, v) for k, v in changes.items()}
     paths = (str(other),) if "field" in changes else (str(corpus),)
-    return documents(spec.build(dict(name="local", paths=paths, unit="paragraph", held_out=0.3) | changes, "data"))
+    return documents(
+        build_member(
+            dict(name="local", paths=paths, unit="paragraph", held_out=0.3) | changes, "data"
+        )
+    )
 
 
 def embedded(**changes):
-    return documents(spec.build(dict(name="embedded", parts=("prose",), held_out=0.1) | changes, "data"))
+    return documents(
+        build_member(dict(name="embedded", parts=("prose",), held_out=0.1) | changes, "data")
+    )
 
 
 def tfds(corpus, **changes):
@@ -148,7 +169,11 @@ def tfds(corpus, **changes):
 
     for folder, name, share in [("a", "one", 0.3), ("a", "two", 0.5), ("b", "one", 0.5)]:
         if not (corpus.parent / folder / name).exists():
-            prepare(Local((str(corpus),), unit="paragraph", held_out=share), name, str(corpus.parent / folder))
+            prepare(
+                Local((str(corpus),), unit="paragraph", held_out=share),
+                name,
+                str(corpus.parent / folder),
+            )
     changes = {k: str(corpus.parent / "b") if k == "data_dir" else v for k, v in changes.items()}
     return documents(Tfds(**dict(dataset="one", data_dir=str(corpus.parent / "a")) | changes))
 
@@ -157,7 +182,7 @@ def tfds_field(corpus, **changes):
     """A field that is not there is an error that names it."""
     try:
         return tfds(corpus, **changes)
-    except spec.UserError as error:
+    except UserError as error:
         return str(error)
 
 
@@ -165,15 +190,26 @@ def held_out(**changes):
     """A score of three windows whose nats depend on the draws."""
 
     def bound(samples, pattern):
-        return lambda params, batch, key: Bound(batch.tokens_BL * 1.0 / samples, jnp.ones(len(batch.tokens_BL)) * len(pattern))
+        return lambda params, batch, key: Bound(
+            batch.tokens_BL * 1.0 / samples, jnp.ones(len(batch.tokens_BL)) * len(pattern)
+        )
 
     def windows(limit):
         for row in tiny.tokens(3, 5)[:limit]:
             yield tiny.batch(row[None])
 
-    experiment = types.SimpleNamespace(bound=bound, reported=lambda pattern: types.SimpleNamespace(claims="bound"))
+    experiment = types.SimpleNamespace(
+        bound=bound, reported=lambda pattern: types.SimpleNamespace(claims="bound")
+    )
     tokenizer = types.SimpleNamespace(bytes_V=np.arange(20))
-    subject = types.SimpleNamespace(experiment=experiment, held_out=windows, tokenizer=tokenizer, params=None, key=None, facts={})
+    subject = types.SimpleNamespace(
+        experiment=experiment,
+        held_out=windows,
+        tokenizer=tokenizer,
+        params=None,
+        key=None,
+        facts={},
+    )
     return list(HeldOut(**changes).run(subject, 0))
 
 
@@ -201,33 +237,54 @@ def unsaved(tmp_path, **changes):
     try:
         store.save(1, State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None))
         store.close()
-    except spec.UserError:
+    except UserError:
         return "stopped"
     return "went on"
 
 
 def schedule(corpus, **changes):
-    return [float(optim.rate(optim.Optim(warmup=2), spec.run(tiny.recipe(corpus, **changes)).steps)(s)) for s in range(8)]
+    return [
+        float(optim.rate(optim.Optim(warmup=2), build_run(tiny.recipe(corpus, **changes)).steps)(s))
+        for s in range(8)
+    ]
 
 
 def evaluators(corpus, **changes):
-    return [type(e).__name__ for e in spec.run(tiny.recipe(corpus, **changes)).evals.values()]
+    return [type(e).__name__ for e in build_run(tiny.recipe(corpus, **changes)).evals.values()]
 
 
 def reported(corpus, **changes):
     """What an update of this run reports."""
-    run = spec.run(tiny.recipe(corpus, **changes))
+    run = build_run(tiny.recipe(corpus, **changes))
     made = Experiment(run, run.text.fit(()))
-    return sorted(jax.eval_shape(made.update, made.abstract_state(), tiny.batch(tiny.tokens(8, 32)))[1])
+    return sorted(
+        jax.eval_shape(made.update, made.abstract_state(), tiny.batch(tiny.tokens(8, 32)))[1]
+    )
 
 
 ROWS = {  # field → (probe, another value, values both runs share)
-    **{f"Masked.{k}": (objective, v, {}) for k, v in dict(process=dict(name="mask", schedule="cosine"), times="iid", steps=2).items()},
-    **{f"Masked.{k}": (objective, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()},
-    **{f"Block.{k}": (blocks, v, {}) for k, v in dict(size=4, clip=(0.3, 0.8), context="causal", grow=0.9, times="iid", steps=2).items()},
-    **{f"Block.{k}": (blocks, v, {}) for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()},
+    **{
+        f"Masked.{k}": (objective, v, {})
+        for k, v in dict(process=dict(name="mask", schedule="cosine"), times="iid", steps=2).items()
+    },
+    **{
+        f"Masked.{k}": (objective, v, {})
+        for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()
+    },
+    **{
+        f"Block.{k}": (blocks, v, {})
+        for k, v in dict(
+            size=4, clip=(0.3, 0.8), context="causal", grow=0.9, times="iid", steps=2
+        ).items()
+    },
+    **{
+        f"Block.{k}": (blocks, v, {})
+        for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()
+    },
     **{f"{c}.{k}": (kin(c), v, {}) for c, row in KIN.items() for k, v in row.items()},
-    **{f"UniformNoise.{k}": (uniform, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
+    **{
+        f"UniformNoise.{k}": (uniform, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()
+    },
     "HybridNoise.uniform": (hybrid, 0.3, {}),
     "Loader.mark": (stream, "ab", {}),
     "Loader.prompt": (stream, " ", {}),
@@ -235,14 +292,26 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"MaskedTokens.{k}": (tokens, v, {}) for k, v in dict(windows=2, rate=0.9).items()},
     **{
         f"Exact.{k}": (exact, v, {})
-        for k, v in dict(rule=dict(name="confident", confidence="top"), steps=2, windows=2, samples=2, pattern="own").items()
+        for k, v in dict(
+            rule=dict(name="confident", confidence="top"),
+            steps=2,
+            windows=2,
+            samples=2,
+            pattern="own",
+        ).items()
     },
     "Block.process": (blocks, dict(name="mask", schedule="cosine"), {}),
     "Block.auxiliary": (blocks, 0.5, dict(context="causal")),
     **{f"AR.{k}": (dropped, 0.5, {}) for k in ("dropout", "ahead")},
     **{f"MaskNoise.{k}": (noise, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
-    **{f"Optim.{k}": (update, v, {}) for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()},
-    **{f"Optim.{k}": (update, v, {}) for k, v in dict(weight_decay=0.5, ema=optim.Average(0.5)).items()},
+    **{
+        f"Optim.{k}": (update, v, {})
+        for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()
+    },
+    **{
+        f"Optim.{k}": (update, v, {})
+        for k, v in dict(weight_decay=0.5, ema=optim.Average(0.5)).items()
+    },
     **{f"Average.{k}": (averaging, v, {}) for k, v in dict(decay=0.2, warmup="none").items()},
     "Optim.clip": (update, 0.0, {}),
     "Optim.skip": (update, optim.Skip(norm=1e-6), {}),
@@ -252,32 +321,68 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **SAMPLERS,
     **NETWORK,
     **(EXPERTS | HARNESS),
-    **{f"BPE.{k}": (bpe, v, {}) for k, v in dict(size=280, sample=100, path="tests/tokenizer.json").items()},
+    **{
+        f"BPE.{k}": (bpe, v, {})
+        for k, v in dict(size=280, sample=100, path="tests/tokenizer.json").items()
+    },
     **PUBLISHED,
     **{f"Loader.{k}": (stream, v, {}) for k, v in dict(batch=4, length=16, windows=3).items()},
     "Loader.source": (stream, dict(name="embedded", parts=("prose",)), {}),
-    **{f"Local.{k}": (local, v, {}) for k, v in dict(paths="other", held_out=0.6, unit="line", held_out_paths="other").items()},
+    **{
+        f"Local.{k}": (local, v, {})
+        for k, v in dict(paths="other", held_out=0.6, unit="line", held_out_paths="other").items()
+    },
     "Local.unique": (local, True, dict(paths="equal", unit="line")),
     "Local.form": (local, "text", dict(paths="other", unit="line")),
     "Local.field": (local, "body", {}),
-    **{f"Embedded.{k}": (embedded, v, {}) for k, v in dict(held_out=0.3, parts=("prose", "source")).items()},
-    **{f"Tfds.{k}": (tfds, v, {}) for k, v in dict(dataset="two", train="train[:3]", held_out="train", data_dir="b").items()},
+    **{
+        f"Embedded.{k}": (embedded, v, {})
+        for k, v in dict(held_out=0.3, parts=("prose", "source")).items()
+    },
+    **{
+        f"Tfds.{k}": (tfds, v, {})
+        for k, v in dict(dataset="two", train="train[:3]", held_out="train", data_dir="b").items()
+    },
     "Tfds.field": (tfds_field, "body", {}),
     **{f"Problems.{k}": (generated, v, {}) for k, v in dict(task="countdown", count=5).items()},
     "Problems.unique": (generated, True, dict(task="sudoku", form="answer")),
     "Problems.form": (generated, "answer", dict(task="sudoku")),
-    **{f"Brackets.{k}": (task("brackets"), v, {}) for k, v in dict(depth=2, opened=7, seed=1).items()},
-    **{f"Countdown.{k}": (task("countdown"), v, {}) for k, v in dict(numbers=4, largest=9, seed=1).items()},
-    **{f"StarGraph.{k}": (task("star_graph"), v, {}) for k, v in dict(arms=2, length=2, names=30, seed=1).items()},
+    **{
+        f"Brackets.{k}": (task("brackets"), v, {})
+        for k, v in dict(depth=2, opened=7, seed=1).items()
+    },
+    **{
+        f"Countdown.{k}": (task("countdown"), v, {})
+        for k, v in dict(numbers=4, largest=9, seed=1).items()
+    },
+    **{
+        f"StarGraph.{k}": (task("star_graph"), v, {})
+        for k, v in dict(arms=2, length=2, names=30, seed=1).items()
+    },
     **{f"Sudoku.{k}": (task("sudoku"), v, {}) for k, v in dict(box=3, holes=0.2, seed=1).items()},
     **{f"Samples.{k}": (asked("samples", {}), v, {}) for k, v in dict(num=3, length=5).items()},
-    **{f"GenPPL.{k}": (asked("gen_ppl", dict(judge="a")), v, {}) for k, v in dict(judge="b").items()},
+    **{
+        f"GenPPL.{k}": (asked("gen_ppl", dict(judge="a")), v, {})
+        for k, v in dict(judge="b").items()
+    },
     **{f"GenPPL.{k}": (judged, v, {}) for k, v in dict(num=3, length=5).items()},
-    **{f"Infill.{k}": (asked("infill", dict(num=4, length=30)), v, {}) for k, v in dict(num=3, length=20, hole=4, temperature=1.0).items()},
-    **{f"Tasks.{k}": (asked("tasks", dict(num=4)), v, {}) for k, v in dict(task="countdown", num=3, temperature=1.0).items()},
-    **{f"Tasks.{k}": (asked("tasks", dict(num=4, task="sudoku")), v, {}) for k, v in dict(ask="fill", orders=("top",), steps=(2,)).items()},
+    **{
+        f"Infill.{k}": (asked("infill", dict(num=4, length=30)), v, {})
+        for k, v in dict(num=3, length=20, hole=4, temperature=1.0).items()
+    },
+    **{
+        f"Tasks.{k}": (asked("tasks", dict(num=4)), v, {})
+        for k, v in dict(task="countdown", num=3, temperature=1.0).items()
+    },
+    **{
+        f"Tasks.{k}": (asked("tasks", dict(num=4, task="sudoku")), v, {})
+        for k, v in dict(ask="fill", orders=("top",), steps=(2,)).items()
+    },
     **{f"Calibration.{k}": (calibration, v, {}) for k, v in dict(windows=2, bins=1).items()},
-    **{f"HeldOut.{k}": (held_out, v, {}) for k, v in dict(samples=2, windows=2, pattern="own").items()},
+    **{
+        f"HeldOut.{k}": (held_out, v, {})
+        for k, v in dict(samples=2, windows=2, pattern="own").items()
+    },
     **{f"Every.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
     "Every.keep": (kept, 1, {}),
     "Every.unsaved": (unsaved, "go_on", {}),
@@ -317,12 +422,17 @@ def value(probe, corpus, tmp_path, changes):
 def same(a, b):
     if jax.tree.structure(a) != jax.tree.structure(b):
         return False
-    return all(np.shape(x) == np.shape(y) and np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.shape(x) == np.shape(y) and np.array_equal(x, y)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def test_every_field_has_a_row():
     assert len(EXECUTION) <= 5
-    covered = {name for name in ALL if name in ROWS or name in EXECUTION or name.split(".")[0] in EXECUTION}
+    covered = {
+        name for name in ALL if name in ROWS or name in EXECUTION or name.split(".")[0] in EXECUTION
+    }
     assert set(ALL) - covered == set() and set(ROWS) - set(ALL) == set()
     assert not set(ROWS) & set(EXECUTION)
 
@@ -335,7 +445,9 @@ def test_a_field_changes_something(name, corpus, tmp_path):
     if name == "BPE.path":
         other = published(tmp_path)
     changes = {FIELD.get(name, field): other}
-    before = unchanged(probe, corpus, tmp_path, shared | ({"field": "text"} if name == "Local.field" else {}))
+    before = unchanged(
+        probe, corpus, tmp_path, shared | ({"field": "text"} if name == "Local.field" else {})
+    )
     assert not same(value(probe, corpus, tmp_path, shared | changes), before)
 
 
@@ -351,7 +463,9 @@ FIELD = {
 
 
 def published(folder):
-    spec.build(dict(name="bpe", size=270), "text").fit(["some other text, some other merges, some other tokens"] * 9).save(folder)
+    build_member(dict(name="bpe", size=270), "text").fit(
+        ["some other text, some other merges, some other tokens"] * 9
+    ).save(folder)
     return str(folder / "tokenizer.json")
 
 
@@ -366,17 +480,33 @@ def test_a_program_is_the_same_when_asked_for_again_and_holds_nothing_idle():
 def test_what_changes_the_execution_alone_does_change_it(corpus):
     def program(**compute):
         config = tiny.model_config(**compute)
-        made = spec.build("masked", "objectives", tiny.VOCAB)
-        loss = lambda p, b: made.loss(tiny.denoiser(config, p), b, jax.random.key(0)).nats_sum  # noqa: E731
-        return str(jax.make_jaxpr(jax.grad(loss))(tiny.shapes(config), tiny.batch(tiny.tokens(2, 6))))
+        made = build_member("masked", "objectives", tiny.VOCAB)
 
-    programs = {str(c): program(**c) for c in ({}, dict(unroll=2), dict(remat="block"), dict(remat="dots"))}
+        def loss(p, b):
+            return made.loss(tiny.denoiser(config, p), b, jax.random.key(0)).nats_sum
+
+        return str(
+            jax.make_jaxpr(jax.grad(loss))(tiny.shapes(config), tiny.batch(tiny.tokens(2, 6)))
+        )
+
+    programs = {
+        str(c): program(**c) for c in ({}, dict(unroll=2), dict(remat="block"), dict(remat="dots"))
+    }
     assert len(set(programs.values())) == 4
 
     def parts(n):
-        loss_of = lambda p, b, k: Loss(p * b.weights_BL.sum(), b.weights_BL.sum())  # noqa: E731
-        return str(jax.make_jaxpr(lambda b: state._gradients(loss_of, 1.0, b, jax.random.key(0), n))(tiny.batch(tiny.tokens(4, 3))))
+        def loss_of(p, b, k):
+            return Loss(p * b.weights_BL.sum(), b.weights_BL.sum())
+
+        return str(
+            jax.make_jaxpr(lambda b: _gradients(loss_of, 1.0, b, jax.random.key(0), n))(
+                tiny.batch(tiny.tokens(4, 3))
+            )
+        )
 
     assert ("scan" in parts(2)) and ("scan" not in parts(1))
-    shapes = [dict(mesh.make(mesh.Mesh(**c)).shape) for c in ({}, dict(data=2), dict(fsdp=2), dict(tensor=2), dict(expert=2))]
+    shapes = [
+        dict(mesh.make(mesh.Mesh(**c)).shape)
+        for c in ({}, dict(data=2), dict(fsdp=2), dict(tensor=2), dict(expert=2))
+    ]
     assert all(a != b for i, a in enumerate(shapes) for b in shapes[:i])

@@ -12,9 +12,27 @@ from tests.hf import published
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = dict(convert=convert, train=train, evaluate=evaluate, sample=sample, sweep=sweep, report=report, bench=bench)
-SHELL = [line.partition("  #")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
-SMALL = ["--config.steps=2", "--config.data.batch=4", "--config.data.length=16", "--config.text.size=300", "--config.nn.layers=1"]
+COMMANDS = dict(
+    convert=convert,
+    train=train,
+    evaluate=evaluate,
+    sample=sample,
+    sweep=sweep,
+    report=report,
+    bench=bench,
+)
+SHELL = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+]
+SMALL = [
+    "--config.steps=2",
+    "--config.data.batch=4",
+    "--config.data.length=16",
+    "--config.text.size=300",
+    "--config.nn.layers=1",
+]
 
 
 def words(line):
@@ -28,7 +46,9 @@ def local_lines():
 @pytest.mark.slow
 def test_everyday_commands_run(tmp_path, monkeypatch, capsys):
     corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n\n".join(f"def f{i}(x):\n    return x + {i}" for i in range(200)), encoding="utf-8")
+    corpus.write_text(
+        "\n\n".join(f"def f{i}(x):\n    return x + {i}" for i in range(200)), encoding="utf-8"
+    )
     local = [
         "--config.data.source.name=data.local",
         f"--config.data.source.paths=({str(corpus)!r},)",
@@ -45,7 +65,9 @@ def test_everyday_commands_run(tmp_path, monkeypatch, capsys):
         if name == "report":
             shutil.copytree("runs/first", "runs/second")
         flags += ["--dry_run"] if name == "sweep" else []  # an hour otherwise
-        COMMANDS[name].main(flags + (SMALL + local if name == "train" and "--dry_run" not in flags else []))
+        COMMANDS[name].main(
+            flags + (SMALL + local if name == "train" and "--dry_run" not in flags else [])
+        )
         ran.append(name)
     assert {"train", "evaluate", "sample", "report", "convert"} <= set(ran)
     assert Path("replay.html").is_file() and Path("runs/report/report.html").is_file()

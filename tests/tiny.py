@@ -17,8 +17,8 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from dlm.core import axes
-from dlm.core.config import Vocab
 from dlm.core.contracts import Batch, Canvas
+from dlm.core.vocab import Vocab
 from dlm.nn import transformer
 from dlm.nn.config import FFN, Attention, Compute, ModelConfig
 
@@ -29,15 +29,27 @@ ATTENTION = Attention(heads=4, kv_heads=2, head_size=4)
 
 def model_config(**changes) -> ModelConfig:
     """Two layers, width 8, grouped heads; `changes` are fields of ModelConfig or of its `compute`."""
-    compute = {f.name: changes.pop(f.name) for f in dataclasses.fields(Compute) if f.name in changes}
-    given = dict(layers=2, width=8, attention=ATTENTION, ffn=FFN(width=12), embeddings="untied", compute=Compute(**compute), vocab=VOCAB)
+    compute = {
+        f.name: changes.pop(f.name) for f in dataclasses.fields(Compute) if f.name in changes
+    }
+    given = dict(
+        layers=2,
+        width=8,
+        attention=ATTENTION,
+        ffn=FFN(width=12),
+        embeddings="untied",
+        compute=Compute(**compute),
+        vocab=VOCAB,
+    )
     return ModelConfig(**given | changes)
 
 
 @functools.cache
 def shapes(config):
     """The parameters' shapes by name; nothing is allocated."""
-    return jax.eval_shape(lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0)))
+    return jax.eval_shape(
+        lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0))
+    )
 
 
 def random_params(config, seed=0, scale=0.5):
@@ -52,7 +64,9 @@ def random_params(config, seed=0, scale=0.5):
 
 
 def denoiser(config, params=None):
-    return transformer.denoiser(transformer.Transformer(config), random_params(config) if params is None else params)
+    return transformer.denoiser(
+        transformer.Transformer(config), random_params(config) if params is None else params
+    )
 
 
 def canvas(z_BL, t=0.5, **fields) -> Canvas:
@@ -65,7 +79,9 @@ def batch(tokens_BL, index_B=None, total=None, **fields) -> Batch:
     """A batch of real tokens; segment 0, where segments are given, is padding."""
     tokens_BL = jnp.asarray(tokens_BL, jnp.int32)
     fields = {k: jnp.asarray(v, jnp.int32) for k, v in fields.items()}
-    real_BL = fields["segments_BL"] > 0 if "segments_BL" in fields else jnp.ones(tokens_BL.shape, bool)
+    real_BL = (
+        fields["segments_BL"] > 0 if "segments_BL" in fields else jnp.ones(tokens_BL.shape, bool)
+    )
     index_B = jnp.arange(len(tokens_BL)) if index_B is None else jnp.asarray(index_B)
     return Batch(tokens_BL, real_BL * 1.0, real_BL, index_B, fields, total=total or len(tokens_BL))
 
@@ -77,7 +93,13 @@ def tokens(rows, length, seed=0):
 
 def close(a, b, tolerance=1e-5):
     """Both trees agree leaf by leaf, relative to 1 or to the leaf's largest value."""
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=tolerance * max(1.0, float(jnp.abs(jnp.asarray(y)).max()))), a, b)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(
+            x, y, atol=tolerance * max(1.0, float(jnp.abs(jnp.asarray(y)).max()))
+        ),
+        a,
+        b,
+    )
 
 
 def identical(a, b):
@@ -91,40 +113,88 @@ def program(function, *given):
     closed = jax.make_jaxpr(function)(*given)
     needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     read = {id(v) for equation in needed.eqns for v in equation.invars}
-    constants = [(v, np.asarray(c)) for v, c in zip(closed.jaxpr.constvars, closed.consts, strict=True) if id(v) in read]
+    constants = [
+        (v, np.asarray(c))
+        for v, c in zip(closed.jaxpr.constvars, closed.consts, strict=True)
+        if id(v) in read
+    ]
     text = str(needed.replace(constvars=[v for v, _ in constants]))
     return re.sub("0x[0-9a-f]+", "", text), [c for _, c in constants]
 
 
 def write_corpus(path):
-    words = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run", "up", "to", "red", "barns", "while", "it", "rained")
+    words = (
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "saw",
+        "dogs",
+        "run",
+        "up",
+        "to",
+        "red",
+        "barns",
+        "while",
+        "it",
+        "rained",
+    )
     rng = np.random.default_rng(0)
-    paragraphs = [" ".join(rng.choice(words, 15)) + "\n" + " ".join(rng.choice(words, 15)) + f" {i}." for i in range(40)]
+    paragraphs = [
+        " ".join(rng.choice(words, 15)) + "\n" + " ".join(rng.choice(words, 15)) + f" {i}."
+        for i in range(40)
+    ]
     path.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     return path
 
 
 def processes(count: int, module: str, *arguments) -> subprocess.Popen:
     """Starts one command as several processes of one run, as launch/local.sh --processes does, with one device each."""
-    command = [sys.executable, "-m", "launch.processes", str(count), sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "launch.processes",
+        str(count),
+        sys.executable,
+        "-m",
+        module,
+        *map(str, arguments),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def write_recipe(path, config):
     """A file with this config, as a user writes one."""
-    path.write_text(f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {config!r}\n', encoding="utf-8")
+    path.write_text(
+        f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {config!r}\n', encoding="utf-8"
+    )
     return path
 
 
 def recipe(corpus, **changes) -> dict:
     """The plain config of a tiny run on one device: 4 updates, bytes, batches of 8 × 32. Dotted names change a field."""
-    from dlm.core import config as spec
+    from dlm.core.config import to_plain
 
     config = dict(
         steps=4,
         text="bytes",
-        data=dict(source=dict(name="local", paths=(str(corpus),), unit="paragraph", held_out=0.2), batch=8, length=32),
-        nn=dict(layers=2, width=16, attention=dict(heads=2, kv_heads=1, head_size=8), ffn=dict(width=24)),
+        data=dict(
+            source=dict(name="local", paths=(str(corpus),), unit="paragraph", held_out=0.2),
+            batch=8,
+            length=32,
+        ),
+        nn=dict(
+            layers=2, width=16, attention=dict(heads=2, kv_heads=1, head_size=8), ffn=dict(width=24)
+        ),
         objective="masked",
         optim=dict(lr=1e-2, warmup=1),
         mesh=dict(data=1),
@@ -140,7 +210,7 @@ def recipe(corpus, **changes) -> dict:
                 section[parent] = dict(name=section[parent])
             section = section.setdefault(parent, {})
         section[leaf] = value
-    return spec.plain(config)
+    return to_plain(config)
 
 
 AR = dict(objective="ar", sampler=dict(steps=1, block=1))

@@ -47,7 +47,11 @@ def get_config(arg=None):
             seed=0,
             steps=t["steps"],
             text=dict(name="text.bpe", size=t["vocabulary"]),
-            data=dict(source=dict(name="data.embedded", held_out=0.05), batch=t["batch"], length=t["length"]),
+            data=dict(
+                source=dict(name="data.embedded", held_out=0.05),
+                batch=t["batch"],
+                length=t["length"],
+            ),
             nn=dict(
                 layers=t["layers"],
                 width=t["width"],
@@ -55,7 +59,9 @@ def get_config(arg=None):
                 ffn=dict(width=4 * t["width"]),
             ),
             objective=dict(name="objectives.masked", pattern="count"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+            ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
             every=dict(log=20, save=0),
@@ -66,7 +72,13 @@ def get_config(arg=None):
 def sweep():
     ar = point("ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1})
     blocks = [
-        point(f"block={n}", {"objective": dict(name="objectives.block", pattern="count", size=n), "sampler.steps": min(n, 64)})
+        point(
+            f"block={n}",
+            {
+                "objective": dict(name="objectives.block", pattern="count", size=n),
+                "sampler.steps": min(n, 64),
+            },
+        )
         for n in (1, 4, 16, 64, 128)
     ]
     return repeat(chain(ar, *blocks, point("masked", {})), seeds=3)

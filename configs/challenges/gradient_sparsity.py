@@ -77,7 +77,11 @@ def get_config(arg=None):
             seed=0,
             steps=t["steps"],
             text=dict(name="text.bpe", size=t["vocabulary"]),
-            data=dict(source=dict(name="data.embedded", held_out=0.05), batch=t["batch"], length=t["length"]),
+            data=dict(
+                source=dict(name="data.embedded", held_out=0.05),
+                batch=t["batch"],
+                length=t["length"],
+            ),
             nn=dict(
                 layers=t["layers"],
                 width=t["width"],
@@ -85,7 +89,9 @@ def get_config(arg=None):
                 ffn=dict(width=4 * t["width"]),
             ),
             objective=dict(name="objectives.masked", times="iid"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+            ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
             every=dict(log=20, save=0),
@@ -100,7 +106,9 @@ def sweep(arg=None):
         point("stratified", {"objective.times": "stratified"}),
         point("count", {"objective.pattern": "count"}),
         point("importance", {"objective.times": "importance", "objective.pattern": "count"}),
-        point("pair", {"objective.coupling": "complementary", "objective.pattern": "count", **half}),
+        point(
+            "pair", {"objective.coupling": "complementary", "objective.pattern": "count", **half}
+        ),
         point("flat", {"objective.weights": "flat", "objective.pattern": "count"}),
         point("context", {"objective.weights": "context", "objective.pattern": "count"}),
     )

@@ -57,7 +57,12 @@ def get_config(arg=None):
             steps=t["steps"],
             text=dict(name="text.bytes"),
             data=dict(
-                source=dict(name="data.problems", task=dict(name="tasks.countdown"), count=t["count"], unique=True),
+                source=dict(
+                    name="data.problems",
+                    task=dict(name="tasks.countdown"),
+                    count=t["count"],
+                    unique=True,
+                ),
                 batch=t["batch"],
                 length=t["length"],
                 mark="+-*()=",
@@ -69,7 +74,9 @@ def get_config(arg=None):
                 ffn=dict(width=4 * t["width"]),
             ),
             objective=dict(name="objectives.masked"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+            ),
             sampler=dict(rule="confident", steps=8),
             evals=dict(bound=dict(samples=4, windows=256), tokens=dict(windows=512)),
             every=dict(log=50, save=0),
@@ -85,6 +92,9 @@ def sweep(arg=None):
         point("complementary", {"objective.coupling": "complementary", **half}),
         point("priority", {"objective": priority}),
         point("inverse", {"objective": dict(priority, coupling="complementary"), **half}),
-        point("permuted", {"objective": dict(priority, coupling="complementary", marks="permuted"), **half}),
+        point(
+            "permuted",
+            {"objective": dict(priority, coupling="complementary", marks="permuted"), **half},
+        ),
     )
     return repeat(arms, seeds=3)

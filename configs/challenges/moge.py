@@ -62,8 +62,19 @@ from dlm.core.config import choices
 from dlm.sweeps.grid import chain, point, product, repeat
 
 TRAINING = {
-    "tiny": dict(steps=400, batch=8, length=128, vocabulary=1024, width=64, layers=3, experts=16, active=4),
-    "small": dict(steps=10_000, batch=32, length=256, vocabulary=8192, width=512, layers=8, experts=64, active=8),
+    "tiny": dict(
+        steps=400, batch=8, length=128, vocabulary=1024, width=64, layers=3, experts=16, active=4
+    ),
+    "small": dict(
+        steps=10_000,
+        batch=32,
+        length=256,
+        vocabulary=8192,
+        width=512,
+        layers=8,
+        experts=64,
+        active=8,
+    ),
 }
 
 
@@ -79,16 +90,27 @@ def get_config(arg=None):
             seed=0,
             steps=t["steps"],
             text=dict(name="text.bpe", size=t["vocabulary"]),
-            data=dict(source=dict(name="data.embedded", held_out=0.05), batch=t["batch"], length=t["length"]),
+            data=dict(
+                source=dict(name="data.embedded", held_out=0.05),
+                batch=t["batch"],
+                length=t["length"],
+            ),
             nn=dict(
                 layers=t["layers"],
                 width=t["width"],
                 attention=dict(heads=heads, kv_heads=heads, head_size=32),
                 ffn=dict(kind="swiglu", width=4 * t["width"]),
-                experts=dict(number=t["experts"], active=t["active"], width=each, router=router("moge", groups=t["active"])),
+                experts=dict(
+                    number=t["experts"],
+                    active=t["active"],
+                    width=each,
+                    router=router("moge", groups=t["active"]),
+                ),
             ),
             objective=dict(name="objectives.masked", pattern="count"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+            ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
             every=dict(log=20, save=0),
@@ -111,8 +133,13 @@ def sweep(arg=None):
     choice = point("choice", told | {"nn.experts.router": dict(name="nn.routers.choice")})
     dense = (
         point("active", {"nn.experts.number": 0}),
-        point("total", {"nn.experts.number": 0, "nn.ffn.width": 4 * t["width"] * t["experts"] // t["active"]}),
+        point(
+            "total",
+            {"nn.experts.number": 0, "nn.ffn.width": 4 * t["width"] * t["experts"] // t["active"]},
+        ),
     )
     ar = point("ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1})
     both = chain(*experts, *dense)
-    return repeat(chain(product(point("masked", {}), chain(both, choice)), product(ar, both)), seeds=3)
+    return repeat(
+        chain(product(point("masked", {}), chain(both, choice)), product(ar, both)), seeds=3
+    )

@@ -82,7 +82,11 @@ def get_config(arg=None):
             seed=0,
             steps=t["steps"],
             text=dict(name="text.bytes"),
-            data=dict(source=dict(name="data.embedded", held_out=0.05), batch=t["batch"], length=t["length"]),
+            data=dict(
+                source=dict(name="data.embedded", held_out=0.05),
+                batch=t["batch"],
+                length=t["length"],
+            ),
             nn=dict(
                 layers=t["layers"],
                 width=t["width"],
@@ -90,7 +94,9 @@ def get_config(arg=None):
                 ffn=dict(kind="relu2", width=4 * t["width"]),
             ),
             objective=dict(name="objectives.masked", pattern="count"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+            ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=4, windows=128)),
             every=dict(log=20, save=0),

@@ -47,7 +47,12 @@ def get_config(arg=None):
             steps=STEPS,
             text=dict(name="text.bpe", size=1024),
             data=dict(source=dict(name="data.embedded", held_out=0.05), batch=BATCH, length=128),
-            nn=dict(layers=3, width=64, attention=dict(heads=2, kv_heads=2, head_size=32), ffn=dict(width=256)),
+            nn=dict(
+                layers=3,
+                width=64,
+                attention=dict(heads=2, kv_heads=2, head_size=32),
+                ffn=dict(width=256),
+            ),
             objective=dict(name="objectives.masked"),
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40),
             sampler=dict(rule="ancestral", steps=64),
@@ -61,7 +66,14 @@ def sweep():
     left_to_right = {"sampler.steps": 1, "sampler.block": 1}
     models = chain(
         point("ar", {"objective": "objectives.ar", **left_to_right}),
-        point("dropout", {"objective": dict(name="objectives.ar", dropout=0.25), "optim.weight_decay": 1.0, **left_to_right}),
+        point(
+            "dropout",
+            {
+                "objective": dict(name="objectives.ar", dropout=0.25),
+                "optim.weight_decay": 1.0,
+                **left_to_right,
+            },
+        ),
         point("masked", {}),
     )
     epochs = chain(*(point(f"epochs={n}", {"data.windows": STEPS * BATCH // n}) for n in EPOCHS))

@@ -53,17 +53,28 @@ def get_config(arg=None):
             seed=0,
             steps=3000,
             text=dict(name="text.bytes"),
-            data=dict(source=dict(name="data.problems", task=task, count=100_000), batch=128, length=prompt + answer, prompt="="),
+            data=dict(
+                source=dict(name="data.problems", task=task, count=100_000),
+                batch=128,
+                length=prompt + answer,
+                prompt="=",
+            ),
             nn=dict(
                 layers=3,
                 width=64,
-                attention=dict(heads=4, kv_heads=4, head_size=16, bias="qkv", rope=dict(base=100.0)),
+                attention=dict(
+                    heads=4, kv_heads=4, head_size=16, bias="qkv", rope=dict(base=100.0)
+                ),
                 ffn=dict(kind="relu2", width=256),
                 compute=dict(unroll=3),
             ),
             objective=dict(name="objectives.masked", pattern="count"),
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
-            sampler=dict(rule=dict(name="samplers.confident", confidence="margin"), steps=answer, temperature=0.0),
+            sampler=dict(
+                rule=dict(name="samplers.confident", confidence="margin"),
+                steps=answer,
+                temperature=0.0,
+            ),
             evals=dict(bound=dict(samples=4, windows=128), tasks=dict(task=task, num=200)),
             every=dict(log=50, save=1000),
         )

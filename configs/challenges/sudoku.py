@@ -100,7 +100,9 @@ def get_config(arg=None):
             steps=c["steps"],
             text=dict(name="text.bytes"),
             data=dict(
-                source=dict(name="data.problems", task=task, count=c["count"], form="answer", unique=True),
+                source=dict(
+                    name="data.problems", task=task, count=c["count"], form="answer", unique=True
+                ),
                 batch=c["batch"],
                 length=cells + 1,
             ),
@@ -112,7 +114,11 @@ def get_config(arg=None):
             ),
             objective=dict(name="objectives.masked"),
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
-            sampler=dict(rule=dict(name="samplers.confident", confidence="margin"), steps=cells, temperature=0.0),
+            sampler=dict(
+                rule=dict(name="samplers.confident", confidence="margin"),
+                steps=cells,
+                temperature=0.0,
+            ),
             evals=dict(tasks=dict(task=task, num=200, ask="fill")),
             every=dict(log=50, save=500),
         )
@@ -122,7 +128,11 @@ def get_config(arg=None):
 def sweep(arg=None):
     c = chosen(arg)
     cells = c["box"] ** 4
-    prism = {"objective": dict(name="objectives.prism", tokens=c["box"] ** 2), "nn.heads": ("quality",), "sampler.remask": "prism"}
+    prism = {
+        "objective": dict(name="objectives.prism", tokens=c["box"] ** 2),
+        "nn.heads": ("quality",),
+        "sampler.remask": "prism",
+    }
     ar = {
         "objective": "objectives.ar",
         "sampler": dict(rule="ancestral", steps=1, block=1),

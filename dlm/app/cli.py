@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlm.core import config as spec
 from dlm.core import files
-from dlm.core.config import Place, Seed, UserError
+from dlm.core.errors import UserError
+from dlm.core.named import Place, Seed, nearest
 from dlm.machine import allocator, hosts, interrupts
 
 BEGIN = time.time()  # commands import this module first, so that start-up time is told whole
@@ -37,17 +37,28 @@ class Flag:
     required: bool = False
 
 
-def parse(doc: str | None, flags: list[Flag], argv: list[str] | None, sections: tuple[str, ...] = ()) -> tuple[argparse.Namespace, list]:
+def parse(
+    doc: str | None, flags: list[Flag], argv: list[str] | None, sections: tuple[str, ...] = ()
+) -> tuple[argparse.Namespace, list]:
     """(flags, [('config.optim.lr', '1e-3'), …]): overrides of the named `sections` are collected in their order.
 
     `doc` is None where Python was told to leave docstrings out."""
-    parser = _Parser(description=(doc or "").split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = _Parser(
+        description=(doc or "").split("\n\n")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     for flag in flags:
-        read = dict(type=_READ.get(flag.type, flag.type), default=flag.default, choices=flag.choices)
+        read = dict(
+            type=_READ.get(flag.type, flag.type), default=flag.default, choices=flag.choices
+        )
         options = dict(action="store_true") if flag.type is bool else read
         parser.add_argument(f"--{flag.name}", help=flag.help, required=flag.required, **options)
     for section in sections:
-        parser.add_argument(f"--{section}.FIELD=VALUE", help=f"override a field of the {section}, such as --{section}.{_EXAMPLES[section]}")
+        parser.add_argument(
+            f"--{section}.FIELD=VALUE",
+            help=f"override a field of the {section}, such as --{section}.{_EXAMPLES[section]}",
+        )
     if bad := [word for word in (sys.argv[1:] if argv is None else argv) if not _utf8(word)]:
         raise UserError(f"{bad[0]!r} is no UTF-8: arguments, and names of files in them, must be")
     known, overrides, rest = [], [], list(sys.argv[1:] if argv is None else argv)
@@ -67,7 +78,9 @@ def parse(doc: str | None, flags: list[Flag], argv: list[str] | None, sections: 
             setattr(parsed, flag.name, typed(f"--{flag.name}", flag.type, value))
     if unknown:
         word = unknown[0].split("=")[0]
-        raise UserError(f"unknown argument {word}{spec.nearest(word, [f'--{f.name}' for f in flags])}; --help lists the flags")
+        raise UserError(
+            f"unknown argument {word}{nearest(word, [f'--{f.name}' for f in flags])}; --help lists the flags"
+        )
     return parsed, overrides
 
 
@@ -90,17 +103,33 @@ def typed(name: str, kind: type, value: Any) -> Any:
 
 
 _READ = {Place: str, Seed: int}  # what argparse makes of a word
-_EXAMPLES = {"config": "optim.lr=3e-4", "sampler": "rule=confident", "evals": "bound.samples=16", "data": "unit=line"}
+_EXAMPLES = {
+    "config": "optim.lr=3e-4",
+    "sampler": "rule=confident",
+    "evals": "bound.samples=16",
+    "data": "unit=line",
+}
 
 
-_NAMED_WRONGLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+_NAMED_WRONGLY = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
 
 
 def main(command: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
     """Runs a command and exits: one line for the user's mistake, no traceback."""
     allocator.keep_freed()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that cannot spell a sign is no reason to lose the answer
+        if hasattr(
+            stream, "reconfigure"
+        ):  # a terminal that cannot spell a sign is no reason to lose the answer
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_code(command, argv))
 
@@ -119,11 +148,16 @@ def _code(command: Callable[[list[str] | None], int | None], argv: list[str] | N
         return 1
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _log_exit(f"error: {error.strerror}: {error.filename or 'the disk'}; make room and start again", 2)
+            return _log_exit(
+                f"error: {error.strerror}: {error.filename or 'the disk'}; make room and start again",
+                2,
+            )
         if error.filename is None:
             hosts.leave(traceback.format_exc())
             raise
-        return _log_exit(f"error: {error.strerror}: {error.filename}", 2 if error.errno in _NAMED_WRONGLY else 1)
+        return _log_exit(
+            f"error: {error.strerror}: {error.filename}", 2 if error.errno in _NAMED_WRONGLY else 1
+        )
     except Exception:
         hosts.leave(traceback.format_exc())
         raise

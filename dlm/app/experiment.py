@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import axes, console, keys
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import build_member, override, to_plain
 from dlm.core.contracts import Batch, State
+from dlm.core.errors import UserError
+from dlm.core.named import nearest
+from dlm.core.run import Run, build_run
+from dlm.core.vocab import Vocab
 from dlm.machine import mesh
 from dlm.machine.interrupts import Preempted
 from dlm.nn import grouped, routing, transformer
@@ -23,7 +26,7 @@ from dlm.noise.mask import MaskNoise
 from dlm.runs import checkpoint, directory, warm_start, weights
 from dlm.samplers.generate import Generator, Reply, Request, resolve
 from dlm.training import optimizer
-from dlm.training import update as state
+from dlm.training.update import create_state, make_update
 
 _ROWS = 16  # samples drawn at a time by an evaluator
 
@@ -31,9 +34,11 @@ _ROWS = 16  # samples drawn at a time by an evaluator
 class Experiment:
     """A run's config brought to life. Nothing is read or compiled before it is asked for."""
 
-    def __init__(self, run: spec.Run, tokenizer, on=None):
+    def __init__(self, run: Run, tokenizer, on=None):
         self.run, self.tokenizer, self.objective = run, tokenizer, run.objective
-        self.mesh = on or mesh.make(run.mesh)  # `on` an imagined mesh programs can be traced and lowered, not run
+        self.mesh = on or mesh.make(
+            run.mesh
+        )  # `on` an imagined mesh programs can be traced and lowered, not run
         self.model = transformer.Transformer(run.nn, self.mesh if run.nn.experts.number else None)
         grouped.check(run.nn.experts.backend)
         self.optimizer = optimizer.transformation(run.optim, run.steps)
@@ -46,7 +51,9 @@ class Experiment:
             )
 
     def denoise(self, params, canvas, **kwargs):
-        return transformer.denoiser(self.model, params)(replace(canvas, z_BL=mesh.spread(self.mesh, canvas.z_BL)), **kwargs)
+        return transformer.denoiser(self.model, params)(
+            replace(canvas, z_BL=mesh.spread(self.mesh, canvas.z_BL)), **kwargs
+        )
 
     # ------------------------------------------------------------------------------------------------------------ training
 
@@ -54,7 +61,7 @@ class Experiment:
         params = transformer.initialise(self.model, keys.key(self.root, "init"))
         if hasattr(self.objective, "init"):
             params["objective"] = self.objective.init(keys.key(self.root, "objective"))
-        return state.create(params, self.run.optim, self.optimizer, self.objective.memory())
+        return create_state(params, self.run.optim, self.optimizer, self.objective.memory())
 
     def _shardings(self, abstract):
         return mesh.state_shardings(self.mesh, abstract)
@@ -67,19 +74,39 @@ class Experiment:
         """The state before the first update, made where it will live; with the parameters of the run that it begins with."""
         # It runs once: compiling it is all it costs. A plugin's compiler need not know XLA's options.
         quick = {} if self.run.mesh.platform else {"xla_backend_optimization_level": 0}
-        initial = jax.jit(self._fresh, out_shardings=self._shardings(jax.eval_shape(self._fresh)), compiler_options=quick)()
+        initial = jax.jit(
+            self._fresh,
+            out_shardings=self._shardings(jax.eval_shape(self._fresh)),
+            compiler_options=quick,
+        )()
         if self.run.start is None:
             return initial
         params = warm_start.taken(self.run.start, initial.params)
-        return replace(initial, params=params, ema=None if initial.ema is None else jax.tree.map(jnp.copy, params))
+        return replace(
+            initial,
+            params=params,
+            ema=None if initial.ema is None else jax.tree.map(jnp.copy, params),
+        )
 
     @cached_property
     def update(self):
         """The jitted `update(state, batch) → (state, sums)`; the old state is given up."""
         schedule = optimizer.rate(self.run.optim, self.run.steps)
-        given = self.loss, self.run.optim, self.optimizer, schedule, self.root, self.tokenizer.bytes_V, self.run.steps
-        update = state.make_update(*given, times.updated_costs, self._route)
-        return jax.jit(update, donate_argnums=0, out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None))
+        given = (
+            self.loss,
+            self.run.optim,
+            self.optimizer,
+            schedule,
+            self.root,
+            self.tokenizer.bytes_V,
+            self.run.steps,
+        )
+        update = make_update(*given, times.updated_costs, self._route)
+        return jax.jit(
+            update,
+            donate_argnums=0,
+            out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None),
+        )
 
     def loss(self, params, batch: Batch, key):
         """The objective's Loss of these parameters; with experts, what was routed where is among its sums."""
@@ -99,8 +126,12 @@ class Experiment:
     def _route(self, params, routed):
         """The parameters with their routers' biases moved, and figures for the logs."""
         e = self.run.nn.experts
-        router_metrics = routing.router_metrics(routed, e.active, routing.devices(e, self.mesh.shape["expert"]))
-        return routing.updated_biases(params, routed, e.router.bias) if e.router.bias else params, router_metrics
+        router_metrics = routing.router_metrics(
+            routed, e.active, routing.devices(e, self.mesh.shape["expert"])
+        )
+        return routing.updated_biases(
+            params, routed, e.router.bias
+        ) if e.router.bias else params, router_metrics
 
     def held(self, params, objective=None):
         """The objective (or another one of the run), with what it has learned itself."""
@@ -110,7 +141,12 @@ class Experiment:
     def batches(self, step: int) -> Iterator[Batch]:
         """Batches of updates `step` + 1, `step` + 2, …, on the devices."""
         data = self.run.data
-        return map(self.put, data.batches(self.windows, self.run.seed, step, jax.process_index(), jax.process_count()))
+        return map(
+            self.put,
+            data.batches(
+                self.windows, self.run.seed, step, jax.process_index(), jax.process_count()
+            ),
+        )
 
     @cached_property
     def windows(self):
@@ -123,10 +159,20 @@ class Experiment:
     def abstract_batch(self) -> Batch:
         """Shapes, dtypes and shardings of a batch of packed documents; nothing is read."""
         data, ids = self.run.data, np.int32
-        kinds = dict(tokens_BL=ids, segments_BL=ids, positions_BL=ids, weights_BL=np.float32, noisable_BL=bool)
+        kinds = dict(
+            tokens_BL=ids,
+            segments_BL=ids,
+            positions_BL=ids,
+            weights_BL=np.float32,
+            noisable_BL=bool,
+        )
         kinds |= dict(marked_BL=bool) if data.mark else {}
-        sizes = {name: ((data.batch, data.length), kind) for name, kind in kinds.items()} | dict(index_B=((data.batch,), ids))
-        return mesh.batch({name: mesh.abstract(self.mesh, *size) for name, size in sizes.items()}, data.batch)
+        sizes = {name: ((data.batch, data.length), kind) for name, kind in kinds.items()} | dict(
+            index_B=((data.batch,), ids)
+        )
+        return mesh.batch(
+            {name: mesh.abstract(self.mesh, *size) for name, size in sizes.items()}, data.batch
+        )
 
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
@@ -135,14 +181,20 @@ class Experiment:
         """The jitted `bound(params, batch, key) → Bound`."""
 
         def estimate(params, batch, key):
-            return self.held(params, self.reported(pattern)).bound(functools.partial(self.denoise, params), batch, key, samples)
+            return self.held(params, self.reported(pattern)).bound(
+                functools.partial(self.denoise, params), batch, key, samples
+            )
 
         return jax.jit(estimate)
 
     def reported(self, pattern: str = "count"):
         """The objective by which its bound is estimated (`objectives.Pattern`). A network that is told the time is told another one under a
         count, which makes it another bound: there it is the run's own."""
-        return self.objective.counted() if pattern == "count" and self.run.nn.time == "none" else self.objective
+        return (
+            self.objective.counted()
+            if pattern == "count" and self.run.nn.time == "none"
+            else self.objective
+        )
 
     def memory(self, batch: int, length: int):
         """An empty cache of the network's, spread over the devices."""
@@ -152,9 +204,19 @@ class Experiment:
         """Requests to replies with these parameters; one sampler compiles once, whatever the parameters and the seed."""
         if (sampler, trace) not in self._generators:
             masks = MaskNoise(vocab=self.run.nn.vocab)
-            given = self.denoise, self.memory, params, self.tokenizer, sampler, lambda p: self.held(p).process or masks, self.objective.mask
+            given = (
+                self.denoise,
+                self.memory,
+                params,
+                self.tokenizer,
+                sampler,
+                lambda p: self.held(p).process or masks,
+                self.objective.mask,
+            )
             lies = mesh.replicated(self.mesh) if self.mesh.size > 1 else None
-            self._generators[sampler, trace] = Generator(*given, seed=seed, trace=trace, sharding=lies)
+            self._generators[sampler, trace] = Generator(
+                *given, seed=seed, trace=trace, sharding=lies
+            )
         return self._generators[sampler, trace].holding(params, seed)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
@@ -167,7 +229,7 @@ class Experiment:
 class VocabOnlyTokenizer:
     """Stands for a tokenizer where nothing is read: all that a program's shapes need."""
 
-    vocab: spec.Vocab
+    vocab: Vocab
 
     @property
     def bytes_V(self) -> np.ndarray:
@@ -182,7 +244,9 @@ class Subject:
     params: Any
     source: Any  # whose held-out split is read
     seed: int = 0
-    stop: Callable[[], bool] = lambda: False  # asked before each batch; raises Preempted once it says yes
+    stop: Callable[[], bool] = lambda: (
+        False
+    )  # asked before each batch; raises Preempted once it says yes
     sampler: Any = None  # None: the run's own
     facts: dict = field(default_factory=dict)  # what an evaluator did: sampler, passes
     folder: Path | None = None  # the run's directory, where it has one
@@ -208,7 +272,9 @@ class Subject:
         """Every held-out window once (or `limit` of them, evenly spread)."""
         loader = replace(self.experiment.run.data, source=self.source)
         windows = loader.held_out_windows(self.tokenizer, limit)
-        for rows in loader.sequential(windows, loader.batch, jax.process_index(), jax.process_count()):
+        for rows in loader.sequential(
+            windows, loader.batch, jax.process_index(), jax.process_count()
+        ):
             if self.stop():
                 raise Preempted()
             yield self.experiment.put(rows)
@@ -223,7 +289,7 @@ class Subject:
             part = [Request(tuple(t)) for t in templates[begin : begin + _ROWS]]
             padded = part + part[-1:] * (min(_ROWS, len(templates)) - len(part))
             replies += generator(padded, first=begin)[: len(part)]
-        self.facts.update(sampler=spec.plain(sampler), nfe=float(np.mean([r.nfe for r in replies])))
+        self.facts.update(sampler=to_plain(sampler), nfe=float(np.mean([r.nfe for r in replies])))
         return replies
 
     def draw(self, num: int, length: int = 0) -> list[Reply]:
@@ -239,32 +305,44 @@ class Subject:
 
 def evaluators(configured: dict, names: str | None, overrides: Sequence[tuple[str, str]]) -> dict:
     """{name: evaluator}: those of a config's `evals` or the named ones, with `evals.NAME.FIELD=VALUE` applied."""
-    wanted = {name: dict(configured.get(name) or {}) for name in (names.split(",") if names else configured)}
+    wanted = {
+        name: dict(configured.get(name) or {})
+        for name in (names.split(",") if names else configured)
+    }
     if not wanted:
         raise UserError("the run's config names no evaluator: say which with --evals=bound")
     for dotted, text in overrides:
         name, _, field_ = dotted.removeprefix("evals.").partition(".")
         if name not in wanted or not field_:
-            raise UserError(f"--{dotted}: expected --evals.NAME.FIELD with NAME one of {', '.join(wanted)}{spec.nearest(name, wanted)}")
-        spec.override(wanted[name], field_, text)
-    return {name: spec.build({**settings, "name": f"evals.{name}"}, "evals", where=f"evals.{name}") for name, settings in wanted.items()}
+            raise UserError(
+                f"--{dotted}: expected --evals.NAME.FIELD with NAME one of {', '.join(wanted)}{nearest(name, wanted)}"
+            )
+        override(wanted[name], field_, text)
+    return {
+        name: build_member({**settings, "name": f"evals.{name}"}, "evals", where=f"evals.{name}")
+        for name, settings in wanted.items()
+    }
 
 
-def check_sampler(run: spec.Run) -> None:
+def check_sampler(run: Run) -> None:
     """Refuses, before it is trained, a sampler that cannot draw from it: an override of the objective leaves the recipe's sampler."""
-    own = None if hasattr(run.objective, "init") else run.objective.process  # what is learned is masks' as well
+    own = (
+        None if hasattr(run.objective, "init") else run.objective.process
+    )  # what is learned is masks' as well
     try:
         resolve(run.sampler, own or MaskNoise(vocab=run.nn.vocab), run.objective.mask)
     except UserError as error:
-        raise UserError(f"config.{error}" if str(error).startswith("sampler.") else f"config.sampler: {error}") from None
+        raise UserError(
+            f"config.{error}" if str(error).startswith("sampler.") else f"config.sampler: {error}"
+        ) from None
 
 
 def sampler(workdir: Path, overrides: Sequence[tuple[str, str]]):
     """The run's sampler, with `sampler.FIELD=VALUE` applied."""
     config = directory.read_config(workdir)
     for dotted, text in overrides:
-        spec.override(config, dotted, text)
-    return spec.run(config, least=0).sampler
+        override(config, dotted, text)
+    return build_run(config, least=0).sampler
 
 
 def reopen(workdir: Path, step: int | None = None, whole: bool = False) -> tuple[Experiment, State]:
@@ -277,11 +355,15 @@ def reopen(workdir: Path, step: int | None = None, whole: bool = False) -> tuple
     try:
         mesh.devices(run.mesh)
     except UserError as error:
-        raise UserError(f"{error}; or, to compute elsewhere, change mesh.platform in {Path(workdir) / directory.CONFIG}") from None
+        raise UserError(
+            f"{error}; or, to compute elsewhere, change mesh.platform in {Path(workdir) / directory.CONFIG}"
+        ) from None
     experiment = Experiment(run, run.text.restore(Path(workdir)))
     abstract = experiment.abstract_state()
     if not whole:
-        return experiment, State(np.int32(step), weights.load(workdir, step, abstract.params), None, None)
+        return experiment, State(
+            np.int32(step), weights.load(workdir, step, abstract.params), None, None
+        )
     store = checkpoint.Store(workdir, run.every.keep)
     restored = store.restore(abstract, step)
     store.close()

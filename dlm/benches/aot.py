@@ -14,27 +14,35 @@ import time
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core import config as spec
-from dlm.core.config import Place, UserError
+from dlm.core.config import load_recipe, override
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Place
+from dlm.core.run import Run, build_run
 
 FLAGS = [
-    Flag("topology", "a TPU's generation and its chips along each axis, such as v5p:2x2x2 or v5e:2x4", required=True),
+    Flag(
+        "topology",
+        "a TPU's generation and its chips along each axis, such as v5p:2x2x2 or v5e:2x4",
+        required=True,
+    ),
     Flag("config", "recipe file with its arguments", required=True, type=Place),
     Flag("quick", "the least effort of the compiler", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 CAPACITY = dict(v4=32, v5e=16, v5p=96, v6e=32)  # GB of memory of a chip, as its maker states it
-ALONE = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_LOG_DIR="disabled")  # no look at a machine that is no TPU's
+ALONE = dict(
+    TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_LOG_DIR="disabled"
+)  # no look at a machine that is no TPU's
 
 
 def main(argv: list[str] | None = None) -> int:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
     generation(args.topology)
-    config = spec.recipe(args.config)
+    config = load_recipe(args.config)
     for dotted, text in overrides:
-        spec.override(config, dotted.removeprefix("config."), text)
-    results = measured(spec.run(config), args.topology, args.quick)
+        override(config, dotted.removeprefix("config."), text)
+    results = measured(build_run(config), args.topology, args.quick)
     say(table(results))
     if args.json:
         cli.emit(results)
@@ -45,11 +53,13 @@ def generation(topology: str) -> str:
     """'v5p' of 'v5p:2x2x2'."""
     name, _, _ = topology.partition(":")
     if name not in CAPACITY or not re.fullmatch(r"\w+:\d+(x\d+){1,2}", topology):
-        raise UserError(f"--topology={topology} must be one of {', '.join(CAPACITY)} and its chips, such as v5p:2x2x2")
+        raise UserError(
+            f"--topology={topology} must be one of {', '.join(CAPACITY)} and its chips, such as v5p:2x2x2"
+        )
     return name
 
 
-def measured(run: spec.Run, topology: str, quick: bool) -> dict:
+def measured(run: Run, topology: str, quick: bool) -> dict:
     """All numbers, as --json prints them."""
     import jax
 
@@ -66,17 +76,30 @@ def measured(run: spec.Run, topology: str, quick: bool) -> dict:
             f"config.mesh covers {experiment.mesh.size} of the {len(devices)} chips of --topology={topology}: set config.mesh.data"
         )
     tokens = run.data.batch * run.data.length
-    results: dict = dict(topology=topology, mesh=dict(experiment.mesh.shape), parameters=run.nn.parameters, tokens=tokens, quick=quick)
-    results |= dict(capacity=CAPACITY[generation(topology)] * 10**9, model_flops=run.flops_per_token * tokens / len(devices))
+    results: dict = dict(
+        topology=topology,
+        mesh=dict(experiment.mesh.shape),
+        parameters=run.nn.parameters,
+        tokens=tokens,
+        quick=quick,
+    )
+    results |= dict(
+        capacity=CAPACITY[generation(topology)] * 10**9,
+        model_flops=run.flops_per_token * tokens / len(devices),
+    )
     begin = time.perf_counter()
     lowered = experiment.update.lower(experiment.abstract_state(), experiment.abstract_batch())
-    say(f"traced in {time.perf_counter() - begin:.0f} s; compiling for {len(devices)} chips, which can take many minutes")
+    say(
+        f"traced in {time.perf_counter() - begin:.0f} s; compiling for {len(devices)} chips, which can take many minutes"
+    )
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
-        return results | dict(fits=False, seconds=time.perf_counter() - begin, cause=str(error).splitlines()[0])
+        return results | dict(
+            fits=False, seconds=time.perf_counter() - begin, cause=str(error).splitlines()[0]
+        )
     return results | dict(seconds=time.perf_counter() - begin) | costs(program, results["capacity"])
 
 
@@ -94,18 +117,26 @@ def costs(program, capacity: float) -> dict:
 def table(results: dict) -> str:
     """The numbers for people."""
     shape = " ".join(f"{axis}={size}" for axis, size in results["mesh"].items())
-    lines = [f"{results['topology']}, {shape}: {results['parameters'] / 1e9:.3f}B parameters, {results['tokens']:,} tokens per update"]
+    lines = [
+        f"{results['topology']}, {shape}: {results['parameters'] / 1e9:.3f}B parameters, {results['tokens']:,} tokens per update"
+    ]
     if "memory" not in results:
         return "\n".join([*lines, f"  does not fit a chip: {results['cause']}"])
     m, room = results["memory"], results["capacity"]
-    lines.append(f"  memory of a chip   {m['whole'] / 1e9:.2f} of {room / 1e9:.0f} GB ({m['whole'] / room:.0%})")
-    lines.append(f"    state and batch  {m['arguments'] / 1e9:.2f} GB, of which {m['aliased'] / 1e9:.2f} are given up for the new state")
+    lines.append(
+        f"  memory of a chip   {m['whole'] / 1e9:.2f} of {room / 1e9:.0f} GB ({m['whole'] / room:.0%})"
+    )
+    lines.append(
+        f"    state and batch  {m['arguments'] / 1e9:.2f} GB, of which {m['aliased'] / 1e9:.2f} are given up for the new state"
+    )
     lines.append(f"    temporaries      {m['temporaries'] / 1e9:.2f} GB")
     lines.append(
         f"  FLOPs of a chip    {results['flops']:.3g} by XLA, the body of a loop counted once; {results['model_flops']:.3g} of the model"
     )
     for name, part in (("once", "once"), ("in a loop's body", "in_loops")):
-        sent = ", ".join(f"{kind} {size / 2**20:.2f}" for kind, size in sorted(results["sent"][part].items()))
+        sent = ", ".join(
+            f"{kind} {size / 2**20:.2f}" for kind, size in sorted(results["sent"][part].items())
+        )
         lines.append(f"  sent {name:<18} {sent or 'nothing'}{' MiB' if sent else ''}")
     return "\n".join([*lines, f"  traced and compiled in {results['seconds']:.0f} s"])
 
@@ -130,4 +161,6 @@ def _devices(topology: str) -> list:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:  # libtpu's own kinds
         versions = f"libtpu {version('libtpu')} and jax {version('jax')}"
-        raise UserError(f"--topology={topology}: {str(error).splitlines()[0]} ({versions}; they must belong together)") from None
+        raise UserError(
+            f"--topology={topology}: {str(error).splitlines()[0]} ({versions}; they must belong together)"
+        ) from None

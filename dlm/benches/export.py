@@ -16,14 +16,21 @@ from pathlib import Path
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core import config as spec
 from dlm.core import files
-from dlm.core.config import Place, UserError
+from dlm.core.config import load_recipe, override
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Place
+from dlm.core.run import Run, build_run
 
 FLAGS = [
     Flag("platform", "whose compiler shall read it", default="npu"),
-    Flag("config", "recipe file with its arguments", default="configs/masked.py:size=tiny", type=Place),
+    Flag(
+        "config",
+        "recipe file with its arguments",
+        default="configs/masked.py:size=tiny",
+        type=Place,
+    ),
     Flag("out", "folder for the programs", type=Place),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
@@ -40,25 +47,34 @@ _CORE = """
 """
 _AROUND = "builtin.module func.func func.call func.return sdy.mesh sdy.manual_computation sdy.return sdy.sharding_constraint"
 ALLOWED = frozenset([*_AROUND.split(), *(f"stablehlo.{op}" for op in _CORE.split())])
-EXCEPTIONS = {"stablehlo.composite @chlo.top_k": "it brings its own definition by a sort, which a compiler may take or leave"}
-_NAMING = {"stablehlo.custom_call": "call_target_name", "stablehlo.composite": "name"}  # ops that stand for something else
+EXCEPTIONS = {
+    "stablehlo.composite @chlo.top_k": "it brings its own definition by a sort, which a compiler may take or leave"
+}
+_NAMING = {
+    "stablehlo.custom_call": "call_target_name",
+    "stablehlo.composite": "name",
+}  # ops that stand for something else
 
 
 def main(argv: list[str] | None = None) -> int:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
     if not args.platform.isidentifier():
         raise UserError(f"--platform={args.platform} must be one name, such as npu")
-    config = spec.recipe(args.config)
+    config = load_recipe(args.config)
     for dotted, text in overrides:
-        spec.override(config, dotted.removeprefix("config."), text)
+        override(config, dotted.removeprefix("config."), text)
     if args.out:
         files.try_writing(Path(args.out) / "any", "name another folder by --out=FOLDER")
-    programs = exported(spec.run(config), args.platform)
+    programs = exported(build_run(config), args.platform)
     results: dict = dict(platform=args.platform, config=args.config, programs={})
     for name, program in programs.items():
         kinds = ops(program.mlir_module())
-        results["programs"][name] = report = dict(kinds=len(kinds), ops=kinds, outside=outside(kinds))
-        say(f"{name}: {len(kinds)} kinds of ops for {args.platform}, over {program.nr_devices} device(s)")
+        results["programs"][name] = report = dict(
+            kinds=len(kinds), ops=kinds, outside=outside(kinds)
+        )
+        say(
+            f"{name}: {len(kinds)} kinds of ops for {args.platform}, over {program.nr_devices} device(s)"
+        )
         say("".join(f"  {kind:<34} {count:>6}{_remark(kind)}\n" for kind, count in kinds.items()))
         say(f"  outside of the list: {', '.join(report['outside']) or 'none'}\n")
         if args.out:
@@ -68,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     return int(any(report["outside"] for report in results["programs"].values()))
 
 
-def exported(run: spec.Run, platform: str) -> dict:
+def exported(run: Run, platform: str) -> dict:
     """{update, sampler: the exported program} of a run, on a mesh of imagined devices."""
     import jax
 
@@ -79,10 +95,16 @@ def exported(run: spec.Run, platform: str) -> dict:
 
     experiment = Experiment(run, VocabOnlyTokenizer(run.nn.vocab), on=mesh.abstract_mesh(run.mesh))
     state, rows = experiment.abstract_state(), max(ROWS, axes.shards(experiment.mesh.shape))
-    canvas = [mesh.abstract(experiment.mesh, (rows, run.data.length), kind) for kind in ("int32", "float32", "bool")]
+    canvas = [
+        mesh.abstract(experiment.mesh, (rows, run.data.length), kind)
+        for kind in ("int32", "float32", "bool")
+    ]
     key_B = jax.eval_shape(lambda: keys.per_sample(keys.root(0), jax.numpy.arange(rows)))
     sampler = experiment.generator(state.averaged, run.sampler)
-    lower = lambda program, *given, **fixed: jax.export.export(program, platforms=[platform])(*given, **fixed)  # noqa: E731
+
+    def lower(program, *given, **fixed):
+        return jax.export.export(program, platforms=[platform])(*given, **fixed)
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some donated buffers")  # told above
         return dict(
@@ -116,7 +138,13 @@ def outside(kinds) -> list[str]:
 
 
 def _remark(kind: str) -> str:
-    return "   OUTSIDE" if outside([kind]) else f"   exception: {EXCEPTIONS[kind]}" if kind in EXCEPTIONS else ""
+    return (
+        "   OUTSIDE"
+        if outside([kind])
+        else f"   exception: {EXCEPTIONS[kind]}"
+        if kind in EXCEPTIONS
+        else ""
+    )
 
 
 def write(folder: Path, name: str, program) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from dlm.app import cli
 from dlm.app.cli import Flag
 from dlm.benches.fuzzed import GOOD
-from dlm.core import config as spec
-from dlm.core.config import Seed, UserError
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Seed, nearest
 
 FLAGS = [
     Flag("of", "kinds of input, separated by commas (default: all)"),
@@ -40,7 +40,9 @@ def chosen(named: str | None) -> list[str]:
     wanted = named.split(",") if named else kinds
     for kind in wanted:
         if kind not in kinds:
-            raise UserError(f"--of={kind} is unknown{spec.nearest(kind, kinds)}; there are {', '.join(kinds)}")
+            raise UserError(
+                f"--of={kind} is unknown{nearest(kind, kinds)}; there are {', '.join(kinds)}"
+            )
     return wanted
 
 
@@ -48,10 +50,15 @@ def tried(kind: str, seed: int, cases: int) -> dict:
     """Tries one kind of input; returns how many cases had which outcome, and every fault."""
     outcomes, faults = Counter(), []
     with tempfile.TemporaryDirectory() as folder:
-        for done, outcome in importlib.import_module(f"dlm.benches.fuzzed.{kind}").cases(seed, cases, Path(folder)):
+        for done, outcome in importlib.import_module(f"dlm.benches.fuzzed.{kind}").cases(
+            seed, cases, Path(folder)
+        ):
             outcomes[outcome if outcome in GOOD else "faults"] += 1
             if outcome not in GOOD:
                 faults.append(f"{done}: {outcome}")
                 say(f"{kind}: {faults[-1]}")
-    say(f"{kind}: {cases} cases, " + ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common()))
+    say(
+        f"{kind}: {cases} cases, "
+        + ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common())
+    )
     return dict(outcomes=dict(outcomes), faults=faults)

@@ -21,8 +21,8 @@ from functools import partial
 from dlm import benches
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import UserError
 from dlm.core.console import say
+from dlm.core.errors import UserError
 from dlm.machine import allocator
 
 FLAGS = [
@@ -42,8 +42,13 @@ ARMS = ("loop", "blocks", "ragged", "tokamax", "topk", "capacity", "few", "many"
 
 def main(argv: list[str] | None = None) -> None:
     args, _ = cli.parse(__doc__, FLAGS, argv)
-    if min(args.tokens, args.width, args.experts, args.active, args.ffn, args.repeats) < 1 or args.devices < 0:
-        raise UserError("--tokens, --width, --experts, --active, --ffn and --repeats must be at least 1, --devices not negative")
+    if (
+        min(args.tokens, args.width, args.experts, args.active, args.ffn, args.repeats) < 1
+        or args.devices < 0
+    ):
+        raise UserError(
+            "--tokens, --width, --experts, --active, --ffn and --repeats must be at least 1, --devices not negative"
+        )
     if args.experts % (2 * args.active) or args.devices and args.active % args.devices:
         raise UserError(
             f"--experts={args.experts} must be a multiple of 2 × --active={args.active}, and --devices={args.devices} divide that"
@@ -57,16 +62,26 @@ def main(argv: list[str] | None = None) -> None:
 
 def timed(args) -> dict:
     """Seconds of forward and backward together, as multiples of the dense layer's."""
-    wanted = args.only.split(",") if args.only else [a for a in ARMS if a != "tokamax" or importlib.util.find_spec("tokamax")]
+    wanted = (
+        args.only.split(",")
+        if args.only
+        else [a for a in ARMS if a != "tokamax" or importlib.util.find_spec("tokamax")]
+    )
     for name in wanted:
         if name not in ARMS:
             raise UserError(f"--only: no arm {name!r}; there are {', '.join(ARMS)}")
     allocator.run_inline()  # as training does, so that freed memory is kept
-    calls = {"dense": _call(args, None)} | {name: _call(args, _settings(args, name)) for name in wanted}
+    calls = {"dense": _call(args, None)} | {
+        name: _call(args, _settings(args, name)) for name in wanted
+    }
     say(f"compiling {', '.join(calls)}; then {args.repeats} rounds")
-    raw = benches.in_turns({name: partial(_seconds, call) for name, call in calls.items()}, args.repeats)
+    raw = benches.in_turns(
+        {name: partial(_seconds, call) for name, call in calls.items()}, args.repeats
+    )
     ratios = {name: benches.ratio(raw[name], raw["dense"]) for name in wanted}
-    lines = [f"\nT={args.tokens} D={args.width} E={args.experts} K={args.active} F={args.ffn}, forward and backward"]
+    lines = [
+        f"\nT={args.tokens} D={args.width} E={args.experts} K={args.active} F={args.ffn}, forward and backward"
+    ]
     lines.append(f"  dense      {benches.formatted(benches.spread(raw['dense']), 1e3, 0)} ms")
     for name in wanted:
         limit = f"   (at most {LIMITS[name]})" if name == "blocks" else ""
@@ -75,7 +90,9 @@ def timed(args) -> dict:
     if {"few", "many"} <= set(wanted):
         results["many_over_few"] = benches.ratio(raw["many"], raw["few"])
         few, many = args.experts // 2, 4 * args.experts
-        lines.append(f"  E={many} over E={few}: {benches.formatted(results['many_over_few'])}   (at most {LIMITS['many']})")
+        lines.append(
+            f"  E={many} over E={few}: {benches.formatted(results['many_over_few'])}   (at most {LIMITS['many']})"
+        )
     return results | dict(lines=lines)
 
 
@@ -90,9 +107,13 @@ def _settings(args, name: str, groups: int = 0):
     from dlm.nn.routers.topk import TopK
 
     number = {"few": args.experts // 2, "many": 4 * args.experts}.get(name, args.experts)
-    router = {"topk": TopK(), "capacity": TopK(capacity=1.25)}.get(name, MoGE(groups=groups or args.active))
+    router = {"topk": TopK(), "capacity": TopK(capacity=1.25)}.get(
+        name, MoGE(groups=groups or args.active)
+    )
     backend = name if name in ("loop", "ragged", "tokamax") else "blocks"
-    return Experts(number=number, active=args.active, width=args.ffn, router=router, backend=backend)
+    return Experts(
+        number=number, active=args.active, width=args.ffn, router=router, backend=backend
+    )
 
 
 def _layer(args, settings, mesh=None):
@@ -131,17 +152,32 @@ def exchanged(args) -> dict:
 
     jax.config.update("jax_num_cpu_devices", args.devices)
     if len(jax.devices()) < args.devices:
-        raise UserError(f"--devices={args.devices}: there are {len(jax.devices())} {jax.default_backend()} device(s)")
-    arms = dict(moge=_settings(args, "moge"), capacity=_settings(args, "capacity"), topk=_settings(args, "topk"))
+        raise UserError(
+            f"--devices={args.devices}: there are {len(jax.devices())} {jax.default_backend()} device(s)"
+        )
+    arms = dict(
+        moge=_settings(args, "moge"),
+        capacity=_settings(args, "capacity"),
+        topk=_settings(args, "topk"),
+    )
     report = {name: costs(args, settings) for name, settings in arms.items()}
     results: dict = dict(devices=args.devices, arms=report, closed_form=closed_form(args))
-    lines = [f"\n{args.devices} devices, each T={args.tokens}; D={args.width} E={args.experts} K={args.active} F={args.ffn} float32"]
+    lines = [
+        f"\n{args.devices} devices, each T={args.tokens}; D={args.width} E={args.experts} K={args.active} F={args.ffn} float32"
+    ]
     for name, arm in report.items():
         for way, costs_ in arm.items():
-            sent = ", ".join(f"{kind} {size / 2**20:.2f}" for kind, size in sorted(costs_["sent"].items()))
-            lines.append(f"  {name:<9} {way:<9} temporaries {costs_['temporaries'] / 2**20:8.2f} MiB   sent {sent} MiB")
+            sent = ", ".join(
+                f"{kind} {size / 2**20:.2f}" for kind, size in sorted(costs_["sent"].items())
+            )
+            lines.append(
+                f"  {name:<9} {way:<9} temporaries {costs_['temporaries'] / 2**20:8.2f} MiB   sent {sent} MiB"
+            )
     for way, form in results["closed_form"].items():
-        lines.append(f"  closed form of moge, {way}: " + ", ".join(f"{kind} {size / 2**20:.2f}" for kind, size in sorted(form.items())))
+        lines.append(
+            f"  closed form of moge, {way}: "
+            + ", ".join(f"{kind} {size / 2**20:.2f}" for kind, size in sorted(form.items()))
+        )
     return results | dict(lines=lines)
 
 
@@ -159,11 +195,17 @@ def costs(args, settings) -> dict:
     rows = NamedSharding(devices, PartitionSpec(axes.BATCH))
     shardings = mesh.state_shardings(devices, params), rows
     ways = dict(forward=jax.jit(apply, in_shardings=shardings, out_shardings=rows))
-    ways["both"] = jax.jit(jax.grad(lambda p, x: jnp.sum(jnp.sin(apply(p, x))), (0, 1)), in_shardings=shardings, out_shardings=shardings)
+    ways["both"] = jax.jit(
+        jax.grad(lambda p, x: jnp.sum(jnp.sin(apply(p, x))), (0, 1)),
+        in_shardings=shardings,
+        out_shardings=shardings,
+    )
     results = {}
     for way, step in ways.items():
         program = step.lower(*jax.eval_shape(lambda: (params, x_BLD))).compile()
-        results[way] = dict(temporaries=hlo.memory(program)["temporaries"], sent=hlo.collectives(program.as_text()))
+        results[way] = dict(
+            temporaries=hlo.memory(program)["temporaries"], sent=hlo.collectives(program.as_text())
+        )
     return results
 
 
@@ -173,5 +215,9 @@ def closed_form(args) -> dict:
     tokens, picks, weights = ((n - 1) * t * size for size in (4 * args.width, 4 * K, 4 * K))
     forward = {"all-gather": tokens + picks + weights, "reduce-scatter": tokens}
     router = 4 * args.experts * (args.width + 1)
-    both = {"all-gather": 2 * tokens + picks + weights, "reduce-scatter": 2 * tokens + weights, "all-reduce": 2 * (n - 1) / n * router}
+    both = {
+        "all-gather": 2 * tokens + picks + weights,
+        "reduce-scatter": 2 * tokens + weights,
+        "all-reduce": 2 * (n - 1) / n * router,
+    }
     return dict(forward=forward, both=both)

@@ -15,9 +15,11 @@ import time
 from dlm import benches
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core import config as spec
-from dlm.core.config import Place, UserError
+from dlm.core.config import load_recipe, override
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Place
+from dlm.core.run import build_run
 
 FLAGS = [
     Flag("config", "recipe of a masked model", default="configs/masked.py:size=tiny", type=Place),
@@ -25,7 +27,18 @@ FLAGS = [
     Flag("repeats", "rounds", default=4, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
-ALL = ("ar", "block:4", "block:16", "any_order", "partition", "hybrid", "learned", "proseco", "priority", "span")
+ALL = (
+    "ar",
+    "block:4",
+    "block:16",
+    "any_order",
+    "partition",
+    "hybrid",
+    "learned",
+    "proseco",
+    "priority",
+    "span",
+)
 LIMITS = dict(block=2.2, evaluation=0.8)
 WINDOWS, SAMPLES = 64, 2  # of an evaluation
 
@@ -34,15 +47,17 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
     if args.repeats < 1:
         raise UserError(f"--repeats={args.repeats} must be at least 1")
-    config = spec.recipe(args.config)
+    config = load_recipe(args.config)
     for dotted, text in overrides:
-        spec.override(config, dotted.removeprefix("config."), text)
+        override(config, dotted.removeprefix("config."), text)
     results = measure(config, args.only.split(",") if args.only else ALL, args.repeats)
     for name, ratio in results["updates"].items():
         limit = f"   (at most {LIMITS['block']})" if name.startswith("block") else ""
         say(f"  update       {name:<12} {benches.formatted(ratio)} × masked{limit}")
     seconds = benches.formatted(results["masked_seconds"], 1e3, 0)
-    say(f"  evaluation   {benches.formatted(results['evaluation'])} of the bare forward passes' speed (at least {LIMITS['evaluation']})")
+    say(
+        f"  evaluation   {benches.formatted(results['evaluation'])} of the bare forward passes' speed (at least {LIMITS['evaluation']})"
+    )
     say(f"  masked       {seconds} ms an update of {results['batch']} × {results['length']} tokens")
     if args.json:
         cli.emit(results | dict(config=args.config, limits=LIMITS))
@@ -50,7 +65,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(config: dict, names, rounds: int) -> dict:
     """All numbers, as --json prints them."""
-    config = dict(config, data=dict(config["data"], mark="."))  # so that `priority` has something to prefer
+    config = dict(
+        config, data=dict(config["data"], mark=".")
+    )  # so that `priority` has something to prefer
     say(f"building and compiling masked, {', '.join(names)}; then {rounds} rounds")
     masked = _Arm(config, "masked", None)
     arms = {name: _Arm(config, name, masked.tokenizer) for name in names}
@@ -73,8 +90,10 @@ class _Arm:
 
         stem, _, size = name.partition(":")
         objective = dict(name=f"objectives.{stem}") | (dict(size=int(size)) if size else {})
-        sampler = dict(rule="ancestral", steps=1, block=1) if stem == "ar" else config.get("sampler", {})
-        self.run = spec.run(dict(config, objective=objective, sampler=sampler))
+        sampler = (
+            dict(rule="ancestral", steps=1, block=1) if stem == "ar" else config.get("sampler", {})
+        )
+        self.run = build_run(dict(config, objective=objective, sampler=sampler))
         self.tokenizer = tokenizer or self.run.text.fit(self.run.data.source.documents("train"))
         self.experiment = Experiment(self.run, self.tokenizer)
         self.state, self.batch = self.experiment.new_state(), next(self.experiment.batches(0))
@@ -94,7 +113,9 @@ class _Arm:
         import jax
 
         objective, denoise = self.experiment.objective, self.experiment.denoise
-        return jax.jit(lambda params, canvas: denoise(params, canvas, mask=objective.mask).prediction)
+        return jax.jit(
+            lambda params, canvas: denoise(params, canvas, mask=objective.mask).prediction
+        )
 
     def passes(self) -> float:
         """Seconds of the forward passes that an evaluation takes, on a batch that is on the device."""
@@ -102,9 +123,18 @@ class _Arm:
 
         from dlm.core.contracts import Canvas
 
-        canvas = Canvas(self.batch.tokens_BL, 0 * self.batch.weights_BL, ~self.batch.noisable_BL, self.batch.fields)
+        canvas = Canvas(
+            self.batch.tokens_BL,
+            0 * self.batch.weights_BL,
+            ~self.batch.noisable_BL,
+            self.batch.fields,
+        )
         times = SAMPLES * -(-WINDOWS // self.run.data.batch)
-        return sum(benches.seconds_each(lambda: jax.block_until_ready(self._forward(self.state.averaged, canvas)), times))
+        return sum(
+            benches.seconds_each(
+                lambda: jax.block_until_ready(self._forward(self.state.averaged, canvas)), times
+            )
+        )
 
     def bound(self) -> float:
         """Seconds of the bound's evaluator over as many windows, data and all."""

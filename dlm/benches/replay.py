@@ -7,11 +7,16 @@ from pathlib import Path
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import Place
 from dlm.core.console import say
+from dlm.core.named import Place
 
 FLAGS = [
-    Flag("workdir", "a run that stopped after updates without a finite loss or gradient", required=True, type=Place),
+    Flag(
+        "workdir",
+        "a run that stopped after updates without a finite loss or gradient",
+        required=True,
+        type=Place,
+    ),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 
@@ -20,8 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     args, _ = cli.parse(__doc__, FLAGS, argv)
     results = replay(Path(args.workdir))
     kept = "as" if results["same"] else "NOT as"
-    say(f"update {results['step']}, from the checkpoint of step {results['from_step']}; batch and key {kept} in the file")
-    say(f"  loss {results['loss']:.6g}, gradient norm {results['grad_norm']:.6g}, left out: {results['skipped']}")
+    say(
+        f"update {results['step']}, from the checkpoint of step {results['from_step']}; batch and key {kept} in the file"
+    )
+    say(
+        f"  loss {results['loss']:.6g}, gradient norm {results['grad_norm']:.6g}, left out: {results['skipped']}"
+    )
     say(f"  parameters that are not finite before it: {', '.join(results['not_finite']) or 'none'}")
     if args.json:
         cli.emit({k: str(v) if isinstance(v, float) else v for k, v in results.items()})
@@ -48,7 +57,11 @@ def replay(workdir: Path) -> dict:
     for _ in range(start + 1, kept["step"]):
         state, _ = experiment.update(state, next(batches))
     batch, key = next(batches), keys.key(experiment.root, "noise", kept["step"] - 1)
-    bad = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(state.params) if not np.isfinite(leaf).all()]
+    bad = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+        if not np.isfinite(leaf).all()
+    ]
     loss = jax.jit(experiment.loss)(state.params, batch, key)
     sums = experiment.update(state, batch)[1]
     return dict(

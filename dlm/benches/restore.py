@@ -11,8 +11,8 @@ from pathlib import Path
 from dlm import benches
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import UserError
 from dlm.core.console import say
+from dlm.core.errors import UserError
 
 LIMIT = 0.6  # of the restore's time
 FLAGS = [
@@ -27,8 +27,12 @@ def main(argv: list[str] | None = None) -> None:
     if min(args.millions, args.repeats) < 1:
         raise UserError("--millions and --repeats must be at least 1")
     results = measure(args.millions, args.repeats)
-    say(f"checkpoint of {args.millions}M parameters and two moments, {results['bytes'] / 1e9:.2f} GB")
-    say(f"  verifying {benches.formatted(results['verify'])} s, restoring {benches.formatted(results['restore'])} s")
+    say(
+        f"checkpoint of {args.millions}M parameters and two moments, {results['bytes'] / 1e9:.2f} GB"
+    )
+    say(
+        f"  verifying {benches.formatted(results['verify'])} s, restoring {benches.formatted(results['restore'])} s"
+    )
     say(f"  verifying / restoring {benches.formatted(results['ratio'])}, limit {LIMIT:g}")
     if args.json:
         cli.emit(results)
@@ -43,7 +47,12 @@ def measure(millions: int, repeats: int) -> dict:
     from dlm.runs import checkpoint, checksums
 
     rows = 16  # arrays of the size of a layer's
-    tree = {f"x{i}_DF": jax.random.normal(jax.random.key(i), (millions * 1_000_000 // rows // 1000, 1000)) for i in range(rows)}
+    tree = {
+        f"x{i}_DF": jax.random.normal(
+            jax.random.key(i), (millions * 1_000_000 // rows // 1000, 1000)
+        )
+        for i in range(rows)
+    }
     moments = dict(mu=tree, nu=tree)
     state = State(jnp.int32(1), tree, moments, None)
     with tempfile.TemporaryDirectory() as workdir:
@@ -51,18 +60,26 @@ def measure(millions: int, repeats: int) -> dict:
         store.save(1, state)
         store.wait()
         folder = Path(workdir) / checkpoint.FOLDER / "1"
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
 
         def verify() -> None:
             if wrong := checksums.damage(folder):
                 raise RuntimeError(wrong)
 
-        measures = dict(verify=verify, restore=lambda: jax.block_until_ready(store.restore(abstract, 1)))
+        measures = dict(
+            verify=verify, restore=lambda: jax.block_until_ready(store.restore(abstract, 1))
+        )
         seconds = benches.in_turns({name: _timed(call) for name, call in measures.items()}, repeats)
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         store.close()
     ratio = benches.ratio(seconds["verify"], seconds["restore"])
-    return dict(bytes=size, **{name: benches.spread(values) for name, values in seconds.items()}, ratio=ratio)
+    return dict(
+        bytes=size,
+        **{name: benches.spread(values) for name, values in seconds.items()},
+        ratio=ratio,
+    )
 
 
 def _timed(call: Callable[[], object]) -> Callable[[], float]:

@@ -24,22 +24,32 @@ from pathlib import Path
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import Seed, UserError
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Seed
 from dlm.machine import interrupts
 
 PHASES = ("compile", "data", "step", "eval", "save")
-TIMES = ("tokens_per_s", "share_of_peak", "phases", "seconds")  # fields of a row of metrics that may differ
+TIMES = (
+    "tokens_per_s",
+    "share_of_peak",
+    "phases",
+    "seconds",
+)  # fields of a row of metrics that may differ
 FLAGS = [
     Flag("kills", "how often the run is killed", default=20, type=int),
     Flag("terms", "how often it is asked to stop, in between", default=5, type=int),
-    Flag("objective", "one of the two (default: both, one after the other)", choices=("masked", "ar")),
+    Flag(
+        "objective", "one of the two (default: both, one after the other)", choices=("masked", "ar")
+    ),
     Flag("seed", "of the moments at which it is interrupted", default=0, type=Seed),
     Flag("steps", "updates of the run", default=400, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 ROOT = Path(__file__).parents[2]
-LONGEST = dict(compile=0.5, data=0.001, step=0.02, eval=0.03, save=0.01)  # seconds from the beginning of a phase to the signal
+LONGEST = dict(
+    compile=0.5, data=0.001, step=0.02, eval=0.03, save=0.01
+)  # seconds from the beginning of a phase to the signal
 PATIENCE = 300  # seconds that one process may take
 
 
@@ -49,8 +59,14 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("--kills and --terms must not be negative, and --steps must be at least 8")
     results = {}
     for objective in [args.objective] if args.objective else ["masked", "ar"]:
-        results[objective] = one = disturbed(objective, args.kills, args.terms, args.steps, random.Random(args.seed))
-        same = f"differences: {', '.join(one['differences'])}" if one["differences"] else "no difference"
+        results[objective] = one = disturbed(
+            objective, args.kills, args.terms, args.steps, random.Random(args.seed)
+        )
+        same = (
+            f"differences: {', '.join(one['differences'])}"
+            if one["differences"]
+            else "no difference"
+        )
         say(
             f"{objective}: {_describe(one['kills'])} kills survived, {_describe(one['terms'])} wishes to stop, {args.steps} updates; {same}"
         )
@@ -65,23 +81,41 @@ def _describe(hits: dict[str, int]) -> str:
 
 def disturbed(objective: str, kills: int, terms: int, steps: int, rng: random.Random) -> dict:
     """How many kills and wishes to stop hit the run in each phase, and what in it differs from the undisturbed one."""
-    hits = {number: Counter(dict.fromkeys(PHASES, 0)) for number in (signal.SIGKILL, signal.SIGTERM)}
+    hits = {
+        number: Counter(dict.fromkeys(PHASES, 0)) for number in (signal.SIGKILL, signal.SIGTERM)
+    }
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         _corpus(folder / "corpus.txt")
-        words = [sys.executable, "-m", "dlm.benches.resume", *recipe(objective, folder / "corpus.txt", steps)]
-        env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"), DLM_CACHE=str(folder / "tokens"))
+        words = [
+            sys.executable,
+            "-m",
+            "dlm.benches.resume",
+            *recipe(objective, folder / "corpus.txt", steps),
+        ]
+        env = dict(
+            os.environ,
+            PYTHONPATH=str(ROOT),
+            JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"),
+            DLM_CACHE=str(folder / "tokens"),
+        )
         _interrupted([*words, f"--workdir={folder / 'whole'}"], env)
         command = [*words, f"--workdir={folder / 'broken'}"]
-        for number in rng.sample([signal.SIGKILL] * kills + [signal.SIGTERM] * terms, kills + terms):
+        for number in rng.sample(
+            [signal.SIGKILL] * kills + [signal.SIGTERM] * terms, kills + terms
+        ):
             phase = min(PHASES, key=lambda p, of=hits[number]: (of[p], rng.random()))
-            hit = _interrupted(command, env, phase, number, rng.randint(1, 4), rng.uniform(0, LONGEST[phase]))
+            hit = _interrupted(
+                command, env, phase, number, rng.randint(1, 4), rng.uniform(0, LONGEST[phase])
+            )
             if hit is None:  # it ended before
                 break
             hits[number][hit] += 1
         _interrupted(command, env)
         results = differences(folder / "whole", folder / "broken")
-        return dict(kills=dict(hits[signal.SIGKILL]), terms=dict(hits[signal.SIGTERM]), differences=results)
+        return dict(
+            kills=dict(hits[signal.SIGKILL]), terms=dict(hits[signal.SIGTERM]), differences=results
+        )
 
 
 def recipe(objective: str, corpus: Path, steps: int) -> list[str]:
@@ -90,8 +124,14 @@ def recipe(objective: str, corpus: Path, steps: int) -> list[str]:
     sections = dict(
         steps=steps,
         text=dict(name="text.bytes"),
-        data=dict(source=dict(name="data.local", paths=(str(corpus),), unit="paragraph", held_out=0.2), batch=8, length=32),
-        nn=dict(layers=1, width=16, attention=dict(heads=2, kv_heads=2, head_size=8), ffn=dict(width=24)),
+        data=dict(
+            source=dict(name="data.local", paths=(str(corpus),), unit="paragraph", held_out=0.2),
+            batch=8,
+            length=32,
+        ),
+        nn=dict(
+            layers=1, width=16, attention=dict(heads=2, kv_heads=2, head_size=8), ffn=dict(width=24)
+        ),
         optim=dict(microbatches=2, ema=0.9, warmup=5),
         evals=dict(bound=dict(samples=2)),
         every=dict(log=3, eval=5, save=7),
@@ -111,33 +151,74 @@ def differences(a: Path, b: Path) -> list[str]:
     (one, x), (two, y) = reopen(a, whole=True), reopen(b, whole=True)
     results = []
     for name in ("step", "params", "moments", "ema"):
-        pairs = zip(jax.tree.leaves(getattr(x, name)), jax.tree.leaves(getattr(y, name)), strict=True)
+        pairs = zip(
+            jax.tree.leaves(getattr(x, name)), jax.tree.leaves(getattr(y, name)), strict=True
+        )
         if any(np.asarray(p).tobytes() != np.asarray(q).tobytes() for p, q in pairs):
             results.append(name)
-    rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in logs.rows(w / logs.METRICS)] for w in (a, b)]
+    rows = [
+        [{k: v for k, v in row.items() if k not in TIMES} for row in logs.rows(w / logs.METRICS)]
+        for w in (a, b)
+    ]
     if rows[0] != rows[1]:
         p, q = next((p, q) for p, q in itertools.zip_longest(*rows) if p != q)
         results.append(f"metrics, first {p} and {q}")
     streams = [e.batches(int(s.step)) for e, s in ((one, x), (two, y))]
     for _ in range(3):
         p, q = map(next, streams)
-        if any((np.asarray(u) != np.asarray(v)).any() for u, v in zip(jax.tree.leaves(p), jax.tree.leaves(q), strict=True)):
+        if any(
+            (np.asarray(u) != np.asarray(v)).any()
+            for u, v in zip(jax.tree.leaves(p), jax.tree.leaves(q), strict=True)
+        ):
             return [*results, "batches"]
     return results
 
 
 def _corpus(path: Path) -> None:
-    words = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "dogs", "run", "up", "to", "red", "barns", "while", "it", "rained")
+    words = (
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "saw",
+        "dogs",
+        "run",
+        "up",
+        "to",
+        "red",
+        "barns",
+        "while",
+        "it",
+        "rained",
+    )
     rng = random.Random(0)
-    path.write_text("\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(60)) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(60)) + "\n",
+        encoding="utf-8",
+    )
 
 
-def _interrupted(command: list[str], env: dict, phase: str = "", number: int = 0, nth: int = 1, delay: float = 0.0) -> str | None:
+def _interrupted(
+    command: list[str],
+    env: dict,
+    phase: str = "",
+    number: int = 0,
+    nth: int = 1,
+    delay: float = 0.0,
+) -> str | None:
     """Starts the run and sends it the signal `number`, `delay` seconds into the `nth` phase of that name.
 
     The phase that it really hit; None if the run finished.
     """
-    nth, now, said, later = 1 if phase == "compile" else nth, dict(phase="start", sealing=False), [], 0
+    nth, now, said, later = (
+        1 if phase == "compile" else nth,
+        dict(phase="start", sealing=False),
+        [],
+        0,
+    )
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
         patience = threading.Timer(PATIENCE, process.kill)
         patience.start()
@@ -157,10 +238,18 @@ def _interrupted(command: list[str], env: dict, phase: str = "", number: int = 0
         patience.cancel()
     if process.returncode == 0:
         return None
-    if process.returncode != {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: interrupts.EXIT}.get(number):
-        raise RuntimeError(f"the run ended with {process.returncode} within {PATIENCE} s: {''.join(said[-5:])}")
-    if number == signal.SIGTERM and (later > 1 or not re.search(r"stopped after update \d+;", said[-1])):
-        raise RuntimeError(f"the run made {later} updates after it was asked to stop: {''.join(said[-5:])}")
+    if process.returncode != {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: interrupts.EXIT}.get(
+        number
+    ):
+        raise RuntimeError(
+            f"the run ended with {process.returncode} within {PATIENCE} s: {''.join(said[-5:])}"
+        )
+    if number == signal.SIGTERM and (
+        later > 1 or not re.search(r"stopped after update \d+;", said[-1])
+    ):
+        raise RuntimeError(
+            f"the run made {later} updates after it was asked to stop: {''.join(said[-5:])}"
+        )
     return "save" if now["sealing"] else now["phase"]
 
 

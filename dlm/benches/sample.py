@@ -22,13 +22,16 @@ import numpy as np
 from dlm import benches
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import Place, UserError
 from dlm.core.console import say
+from dlm.core.errors import UserError
 from dlm.core.intervals import half
+from dlm.core.named import Place
 
 FLAGS = [
     Flag("workdir", "run of a masked model", required=True, type=Place),
-    Flag("ar", "autoregressive run: one more arm, and the judge of quality", default="", type=Place),
+    Flag(
+        "ar", "autoregressive run: one more arm, and the judge of quality", default="", type=Place
+    ),
     Flag("block", "block-diffusion run, to speculate with", default="", type=Place),
     Flag("only", "arms, by name (default: all)", default=""),
     Flag("length", "tokens of a sample", default=256, type=int),
@@ -59,7 +62,9 @@ OTHERS = dict(ar="ar", speculative="block")  # arms of other runs, and the flags
 def main(argv: list[str] | None = None) -> None:
     args, _ = cli.parse(__doc__, FLAGS, argv)
     if min(args.length, args.rows, args.steps, args.repeats) < 1 or args.quality < 0:
-        raise UserError("--length, --rows, --steps and --repeats must be at least 1, and --quality not negative")
+        raise UserError(
+            "--length, --rows, --steps and --repeats must be at least 1, and --quality not negative"
+        )
     if args.quality and not args.ar:
         raise UserError("--quality needs a judge: --ar=RUN, the directory of an autoregressive run")
     wanted = _wanted(args)
@@ -82,18 +87,33 @@ def _wanted(args) -> list[str]:
 
 def measure(args, wanted: list[str]) -> dict:
     """All numbers, as --json prints them."""
-    from dlm.app import experiment as assemble
+    from dlm.app.experiment import reopen
 
-    experiment, state = assemble.reopen(Path(args.workdir))
+    experiment, state = reopen(Path(args.workdir))
     if experiment.objective.mask.kind != "full":
-        raise UserError(f"--workdir={args.workdir} is no masked model: its network must see the whole canvas")
+        raise UserError(
+            f"--workdir={args.workdir} is no masked model: its network must see the whole canvas"
+        )
     plain = Plain(experiment, state.averaged, args)
-    arms = {name: _Arm(experiment, state.averaged, args, _sampler(args, **ARMS[name])) for name in wanted if name in ARMS}
-    arms |= {name: _other(name, getattr(args, OTHERS[name]), args) for name in wanted if name in OTHERS}
+    arms = {
+        name: _Arm(experiment, state.averaged, args, _sampler(args, **ARMS[name]))
+        for name in wanted
+        if name in ARMS
+    }
+    arms |= {
+        name: _other(name, getattr(args, OTHERS[name]), args) for name in wanted if name in OTHERS
+    }
     say(f"compiling plain, {', '.join(arms)}; then {args.repeats} rounds")
-    measures = {"plain": plain.seconds, **{name: arm.seconds for name, arm in arms.items()}, "forward": plain.forward_seconds}
+    measures = {
+        "plain": plain.seconds,
+        **{name: arm.seconds for name, arm in arms.items()},
+        "forward": plain.forward_seconds,
+    }
     raw = benches.in_turns(measures, args.repeats)
-    speed = lambda name: [args.length * args.rows / s for s in raw[name]]  # noqa: E731
+
+    def speed(name):
+        return [args.length * args.rows / s for s in raw[name]]
+
     results = dict(
         workdir=str(args.workdir),
         length=args.length,
@@ -113,37 +133,61 @@ def measure(args, wanted: list[str]) -> dict:
         },
     )
     if args.quality:
-        judged = dict(plain=Plain(experiment, state.averaged, args, judged=True), **{n: arm for n, arm in arms.items() if n in JUDGED})
-        results["quality"] = {name: _judged(experiment, state.averaged, args, name, arm) for name, arm in judged.items()}
+        judged = dict(
+            plain=Plain(experiment, state.averaged, args, judged=True),
+            **{n: arm for n, arm in arms.items() if n in JUDGED},
+        )
+        results["quality"] = {
+            name: _judged(experiment, state.averaged, args, name, arm)
+            for name, arm in judged.items()
+        }
     return results
 
 
 def _sampler(args, rule: str, cache: str, block: int = BLOCK, steps: int = 0, refresh: int = 0):
-    from dlm.core import config as spec
+    from dlm.core.config import build_member
     from dlm.samplers.config import Cache, Sampler
 
-    return Sampler(spec.build(rule, "samplers"), steps=steps or args.steps, block=block, cache=Cache(cache, refresh))
+    return Sampler(
+        build_member(rule, "samplers"),
+        steps=steps or args.steps,
+        block=block,
+        cache=Cache(cache, refresh),
+    )
 
 
 def _other(name: str, workdir: str, args) -> "_Arm":
     """An arm of another run, whose network has another order."""
-    from dlm.app import experiment as assemble
-    from dlm.core import config as spec
+    from dlm.app.experiment import reopen
+    from dlm.core.config import build_member
     from dlm.samplers.config import Sampler
 
-    experiment, state = assemble.reopen(Path(workdir))
+    experiment, state = reopen(Path(workdir))
     kind = experiment.objective.mask.kind
     if kind != dict(ar="causal", speculative="block")[name]:
-        raise UserError(f"--{OTHERS[name]}={workdir} is not such a run: its network's attention is {kind!r}")
+        raise UserError(
+            f"--{OTHERS[name]}={workdir} is not such a run: its network's attention is {kind!r}"
+        )
     rule, block = ("ancestral", 1) if name == "ar" else ("speculative", DRAFT)
-    return _Arm(experiment, state.averaged, args, Sampler(spec.build(rule, "samplers"), steps=1, block=block))
+    return _Arm(
+        experiment,
+        state.averaged,
+        args,
+        Sampler(build_member(rule, "samplers"), steps=1, block=block),
+    )
 
 
 class _Arm:
     """A sampler of ours."""
 
     def __init__(self, experiment, params, args, sampler):
-        self.experiment, self.params, self.args, self.sampler, self.nfe = experiment, params, args, sampler, 0
+        self.experiment, self.params, self.args, self.sampler, self.nfe = (
+            experiment,
+            params,
+            args,
+            sampler,
+            0,
+        )
 
     def draw(self, seed: int = 0) -> list[np.ndarray]:
         """Ids of `rows` samples. Ends of text do not end them, so that all arms write as many tokens."""
@@ -173,14 +217,25 @@ class _Arm:
         from dlm.samplers import generate, loop, reading
 
         experiment, (B, L) = self.experiment, (self.args.rows, self.args.length)
-        mask, process = experiment.objective.mask, experiment.objective.process or MaskNoise(vocab=experiment.run.nn.vocab)
+        mask, process = (
+            experiment.objective.mask,
+            experiment.objective.process or MaskNoise(vocab=experiment.run.nn.vocab),
+        )
         sampler = generate.resolve(self.sampler, process, mask)
 
         def run(params, key_B):
             z_BL = jnp.full((B, L), process.vocab.mask, jnp.int32)
             canvas = Canvas(z_BL, jnp.ones((B, L)), jnp.zeros((B, L), bool))
             memory = experiment.memory(B, L) if reading.kind(sampler, mask) != "none" else None
-            return loop.generate(functools.partial(experiment.denoise, params), sampler, process, mask, canvas, key_B, memory=memory)
+            return loop.generate(
+                functools.partial(experiment.denoise, params),
+                sampler,
+                process,
+                mask,
+                canvas,
+                key_B,
+                memory=memory,
+            )
 
         return jax.jit(run)
 
@@ -203,13 +258,19 @@ class Plain:
         import jax
         import jax.numpy as jnp
 
-        vocab, (B, L), key = self.experiment.run.nn.vocab, (self.args.rows, self.args.length), jax.random.key(seed)
+        vocab, (B, L), key = (
+            self.experiment.run.nn.vocab,
+            (self.args.rows, self.args.length),
+            jax.random.key(seed),
+        )
         z_BL = jnp.full((B, L), vocab.mask, jnp.int32)
         for block in range(0, L, BLOCK):
             counts = _shares(min(BLOCK, L - block), self.args.steps)
             for count in filter(None, counts):
                 key, now = jax.random.split(key)
-                z_BL = self._step(z_BL, self._forward(self.params, z_BL), now, block + BLOCK, count=count)
+                z_BL = self._step(
+                    z_BL, self._forward(self.params, z_BL), now, block + BLOCK, count=count
+                )
         return list(np.asarray(z_BL))
 
     def _in_block(self, z_BL, logits_BLV, key, end, *, count: int):
@@ -218,8 +279,12 @@ class Plain:
 
         width = min(BLOCK, z_BL.shape[1])
         begin = jax.numpy.minimum(end - BLOCK, z_BL.shape[1] - width)
-        z_BW, logits_BWV = (jax.lax.dynamic_slice_in_dim(x, begin, width, 1) for x in (z_BL, logits_BLV))
-        return jax.lax.dynamic_update_slice_in_dim(z_BL, self._revealed(z_BW, logits_BWV, key, end - begin, count=count), begin, 1)
+        z_BW, logits_BWV = (
+            jax.lax.dynamic_slice_in_dim(x, begin, width, 1) for x in (z_BL, logits_BLV)
+        )
+        return jax.lax.dynamic_update_slice_in_dim(
+            z_BL, self._revealed(z_BW, logits_BWV, key, end - begin, count=count), begin, 1
+        )
 
     def _revealed(self, z_BL, logits_BLV, key, end, *, count: int):
         """z with the `count` surest masks before `end` revealed in each row."""
@@ -227,7 +292,9 @@ class Plain:
         import jax.numpy as jnp
 
         (B, L), mask = z_BL.shape, self.experiment.run.nn.vocab.mask
-        drawn_BL = jnp.argmax(logits_BLV + jax.random.gumbel(key, logits_BLV.shape, mode="high"), -1)
+        drawn_BL = jnp.argmax(
+            logits_BLV + jax.random.gumbel(key, logits_BLV.shape, mode="high"), -1
+        )
         p_BL = jnp.take_along_axis(jax.nn.softmax(logits_BLV, -1), drawn_BL[..., None], -1)[..., 0]
         open_BL = (z_BL == mask) & (jnp.arange(L) < end)
         sure_BL = jnp.where(open_BL, p_BL, -jnp.inf)
@@ -244,8 +311,16 @@ class Plain:
         import jax
         import jax.numpy as jnp
 
-        z_BL = jnp.full((self.args.rows, self.args.length), self.experiment.run.nn.vocab.mask, jnp.int32)
-        return float(np.median(benches.seconds_each(lambda: jax.block_until_ready(self._forward(self.params, z_BL)), 8)))
+        z_BL = jnp.full(
+            (self.args.rows, self.args.length), self.experiment.run.nn.vocab.mask, jnp.int32
+        )
+        return float(
+            np.median(
+                benches.seconds_each(
+                    lambda: jax.block_until_ready(self._forward(self.params, z_BL)), 8
+                )
+            )
+        )
 
     @functools.cached_property
     def _forward(self):
@@ -256,7 +331,9 @@ class Plain:
 
         def logits(params, z_BL):
             canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))
-            return self.experiment.denoise(params, canvas, mask=self.experiment.objective.mask).prediction.logits_BLV
+            return self.experiment.denoise(
+                params, canvas, mask=self.experiment.objective.mask
+            ).prediction.logits_BLV
 
         return jax.jit(logits)
 
@@ -277,19 +354,31 @@ def _judged(experiment, params, args, name: str, arm) -> dict:
     for seed in range(-(-args.quality // args.rows)):
         ids_N += arm.draw(seed)
         if len(ids_N) % 100 < args.rows:
-            say(f"{name}: {len(ids_N)} of {args.quality} samples, {time.perf_counter() - begin:.0f} s")
+            say(
+                f"{name}: {len(ids_N)} of {args.quality} samples, {time.perf_counter() - begin:.0f} s"
+            )
     ids_N, tokenizer = ids_N[: args.quality], subject.tokenizer
     rows_N6 = gen_ppl.judged(subject.other(args.ar), ids_N, tokenizer)
     nll = jackknife(lambda rows: rows[:, 0].sum() / rows[:, 2].sum(), rows_N6)
     entropy = next(v for name, *v in samples.variety(ids_N, tokenizer.vocab) if name == "entropy")
-    results = dict(nll=nll[0], nll_se=nll[1], entropy=entropy[0], entropy_se=entropy[1], seconds=time.perf_counter() - begin)
+    results = dict(
+        nll=nll[0],
+        nll_se=nll[1],
+        entropy=entropy[0],
+        entropy_se=entropy[1],
+        seconds=time.perf_counter() - begin,
+    )
     say(_quality(name, results))  # at once: it may have taken a quarter of an hour
     return results
 
 
 def _quality(name: str, q: dict) -> str:
-    nll, entropy = (f"{q[score]:.4f} ± {half(q[score], q[f'{score}_se']):.4f}" for score in ("nll", "entropy"))
-    return f"  quality of {name:<9} {nll} nats/token, entropy {entropy} (± half of the 95 % interval)"
+    nll, entropy = (
+        f"{q[score]:.4f} ± {half(q[score], q[f'{score}_se']):.4f}" for score in ("nll", "entropy")
+    )
+    return (
+        f"  quality of {name:<9} {nll} nats/token, entropy {entropy} (± half of the 95 % interval)"
+    )
 
 
 def table(results: dict) -> list[str]:
@@ -301,7 +390,11 @@ def table(results: dict) -> list[str]:
         f"  plain              {benches.formatted(plain['tokens_per_s'], 1, 0):<22} tokens/s   {plain['nfe']:>4} passes",
     ]
     for name, arm in results["arms"].items():
-        limit = f" (at most {LIMITS['loop']})" if name in ("none", "ancestral", "threshold-none") else ""
+        limit = (
+            f" (at most {LIMITS['loop']})"
+            if name in ("none", "ancestral", "threshold-none")
+            else ""
+        )
         speed = f" (at least {LIMITS['speed']:g})" if name in JUDGED else ""
         lines.append(
             f"  {name:<18} {benches.formatted(arm['tokens_per_s'], 1, 0):<22} tokens/s   {arm['nfe']:>4} passes   "

@@ -24,26 +24,43 @@ from typing import Any
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core import config as spec
 from dlm.core import files
-from dlm.core.config import Place, Seed, UserError
+from dlm.core.config import build_member, exposed, override
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Place, Seed, nearest
 
 FLAGS = [
     Flag("out", "folder for samplers.csv and samplers.html", required=True, type=Place),
-    Flag("rules", "which, as RULE[:field=value…][+REMASK[:field=value…]], with commas between", default=""),
+    Flag(
+        "rules",
+        "which, as RULE[:field=value…][+REMASK[:field=value…]], with commas between",
+        default="",
+    ),
     Flag("steps", "numbers of steps, with commas between", default="4,8,16,32,64"),
     Flag("worlds", "which of table and chain; none with --worlds=", default="table,chain"),
     Flag("num", "draws from the chain, and 64 times as many from the table", default=256, type=int),
-    Flag("noise", "standard deviation of the network's error in the worlds, nats", default=0.0, type=float),
+    Flag(
+        "noise",
+        "standard deviation of the network's error in the worlds, nats",
+        default=0.0,
+        type=float,
+    ),
     Flag("workdir", "run directory to sample from", default="", type=Place),
-    Flag("judge", "run directory of an autoregressive model that scores the samples", default="", type=Place),
+    Flag(
+        "judge",
+        "run directory of an autoregressive model that scores the samples",
+        default="",
+        type=Place,
+    ),
     Flag("samples", "of the run, for each rule and number of steps", default=32, type=int),
     Flag("seed", "of all draws", default=0, type=Seed),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 FOLDER = Path(__file__).parents[1] / "samplers"
-BESIDE = ("confident:confidence=margin",)  # rules with other choices than their defaults, since these differ most
+BESIDE = (
+    "confident:confidence=margin",
+)  # rules with other choices than their defaults, since these differ most
 BATCH = 16  # samples that a run draws at a time
 MORE = dict(table=64, chain=1)  # draws of a world, times --num
 _ENUMERABLE = 8  # positions of which each may have a view of its own
@@ -66,7 +83,14 @@ MEASURES = dict(  # of a part: column, what it is, digits
 KNOWN = ("floor", "p itself")  # what the rules are compared with
 LEAST = dict(invalid=1e-4, tv=1e-3)  # on logarithmic axes
 COLUMNS = ("part", "rule", "steps", "nfe", "tv", "invalid", "invalid_se", "entropy", "entropy_se")
-COLUMNS += ("gen_bits_per_byte", "gen_bits_per_byte_se", "gen_ppl", "gen_ppl_se", "gen_cut", "gen_lost")
+COLUMNS += (
+    "gen_bits_per_byte",
+    "gen_bits_per_byte_se",
+    "gen_ppl",
+    "gen_ppl_se",
+    "gen_cut",
+    "gen_lost",
+)
 COLUMNS += ("distinct_1", "distinct_2", "distinct_3")
 COLUMNS += ("exact_bits_per_byte", "gap_bits_per_byte", "tokens_per_s", "flops_per_sample")
 
@@ -75,17 +99,23 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("sampler",))
     steps, wanted = _numbers(args.steps), [w for w in args.worlds.split(",") if w]
     if bad := [w for w in wanted if w not in MORE]:
-        raise UserError(f"--worlds={args.worlds}: no world {bad[0]!r}{spec.nearest(bad[0], MORE)}; there are {', '.join(MORE)}")
+        raise UserError(
+            f"--worlds={args.worlds}: no world {bad[0]!r}{nearest(bad[0], MORE)}; there are {', '.join(MORE)}"
+        )
     if min(args.num, args.samples) < 2 or not 0 <= args.noise <= 1e3:
-        raise UserError(f"--num={args.num} and --samples={args.samples} must be at least 2, --noise={args.noise} not negative")
+        raise UserError(
+            f"--num={args.num} and --samples={args.samples} must be at least 2, --noise={args.noise} not negative"
+        )
     if bool(args.workdir) != bool(args.judge):
-        raise UserError("--workdir=RUN and --judge=AR_RUN go together: samples are worth what another model makes of them")
+        raise UserError(
+            "--workdir=RUN and --judge=AR_RUN go together: samples are worth what another model makes of them"
+        )
     if not wanted and not args.workdir:
         raise UserError("nothing to measure: name --worlds, or a run with --workdir and --judge")
     names = args.rules.split(",") if args.rules else everything()
     plain: dict = {}
     for dotted, text in overrides:
-        spec.override(plain, dotted.removeprefix("sampler."), text)
+        override(plain, dotted.removeprefix("sampler."), text)
     samplers = {name: built(name, plain) for name in names}
     out = Path(args.out)
     for name in ("samplers.csv", "samplers.html"):
@@ -102,16 +132,27 @@ def main(argv: list[str] | None = None) -> None:
     for part, name, reason in bench.left_out:
         say(f"left out of {part}: {name}: {reason}")
     if args.json:
-        results = dict(rows=bench.rows, left_out=[dict(part=p, rule=n, reason=r) for p, n, r in bench.left_out])
+        results = dict(
+            rows=bench.rows, left_out=[dict(part=p, rule=n, reason=r) for p, n, r in bench.left_out]
+        )
         cli.emit(
-            results | dict(steps=steps, noise=args.noise, seed=args.seed, csv=str(out / "samplers.csv"), html=str(out / "samplers.html"))
+            results
+            | dict(
+                steps=steps,
+                noise=args.noise,
+                seed=args.seed,
+                csv=str(out / "samplers.csv"),
+                html=str(out / "samplers.html"),
+            )
         )
 
 
 def _numbers(text: str) -> list[int]:
     numbers = text.split(",")
     if not all(n.isdigit() and int(n) > 0 for n in numbers):
-        raise UserError(f"--steps={text} must be positive numbers with commas between, such as 4,8,16")
+        raise UserError(
+            f"--steps={text} must be positive numbers with commas between, such as 4,8,16"
+        )
     return sorted({int(n) for n in numbers})
 
 
@@ -123,12 +164,18 @@ def members(folder: Path, wanted: tuple[str, ...]) -> list[str]:
     room = ".".join(("dlm", *folder.relative_to(FOLDER.parent).parts))
     stems = sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
     modules = {stem: __import__(f"{room}.{stem}", fromlist=["_"]) for stem in stems}
-    return [stem for stem, m in modules.items() if any(hasattr(c, method) for c in spec.exposed(m.__name__) for method in wanted)]
+    return [
+        stem
+        for stem, m in modules.items()
+        if any(hasattr(c, method) for c in exposed(m.__name__) for method in wanted)
+    ]
 
 
 def everything() -> list[str]:
     """Every rule with its defaults, then every remasking rule under ancestral sampling."""
-    rules = sorted([*members(FOLDER, ("step", "drive")), *BESIDE], key=lambda name: (name != "ancestral", name))
+    rules = sorted(
+        [*members(FOLDER, ("step", "drive")), *BESIDE], key=lambda name: (name != "ancestral", name)
+    )
     return [*rules, *(f"ancestral+{name}" for name in members(FOLDER / "remask", ("rate",)))]
 
 
@@ -138,7 +185,7 @@ def built(name: str, plain: dict):
     if len(remask) > 1:
         raise UserError(f"--rules: {name!r} names more than one remasking rule")
     settings = plain | dict(name="config", rule=rule) | (dict(remask=remask[0]) if remask else {})
-    return spec.build(settings, "samplers", where="sampler")
+    return build_member(settings, "samplers", where="sampler")
 
 
 def _member(text: str) -> dict:
@@ -148,7 +195,7 @@ def _member(text: str) -> dict:
         key, equals, value = field.partition("=")
         if not equals:
             raise UserError(f"--rules: {field!r} in {text!r} should be field=value")
-        spec.override(config, key, value)
+        override(config, key, value)
     return config
 
 
@@ -167,20 +214,30 @@ class Bench:
         """Rows of one world: the floor, p itself, then the rules."""
         from dlm.oracle import sampler_worlds
 
-        scene = sampler_worlds.Table(noise, self.seed) if part == "table" else sampler_worlds.Chain(noise, self.seed)
+        scene = (
+            sampler_worlds.Table(noise, self.seed)
+            if part == "table"
+            else sampler_worlds.Chain(noise, self.seed)
+        )
         draws = num * MORE[part]
-        say(f"{part}: the exact floor, then {len(self.samplers)} rules in {', '.join(map(str, self.steps))} steps")
+        say(
+            f"{part}: the exact floor, then {len(self.samplers)} rules in {', '.join(map(str, self.steps))} steps"
+        )
         for steps, results in zip(self.steps, scene.floor(self.steps), strict=True):
             self.rows.append(dict(part=part, rule="floor", steps=steps, nfe=steps) | results)
         draw = Drawn(scene, draws, self.seed)
         own = scene.measured(scene.own(draws))
-        self.rows += [dict(part=part, rule="p itself", steps=steps, nfe=None) | own for steps in self.steps]
+        self.rows += [
+            dict(part=part, rule="p itself", steps=steps, nfe=None) | own for steps in self.steps
+        ]
         self._each(part, draw.row)
 
     def run(self, workdir: Path, judge: str, samples: int) -> None:
         """Rows of a trained run."""
         trained = Trained(workdir, judge, samples, self.seed)
-        say(f"{workdir}: {samples} samples for each of {len(self.samplers)} rules, judged by {judge}")
+        say(
+            f"{workdir}: {samples} samples for each of {len(self.samplers)} rules, judged by {judge}"
+        )
         self._each("run", trained.row)
 
     def _each(self, part: str, row) -> None:
@@ -215,17 +272,27 @@ class Drawn:
 
         law, mask = self.scene.law, Mask("block", size=1) if drafts(sampler) else Mask()
         if drafts(sampler) and law.length > _ENUMERABLE:
-            raise UserError(f"it reads each token from those before it, one posterior for each of {law.length} positions")
+            raise UserError(
+                f"it reads each token from those before it, one posterior for each of {law.length} positions"
+            )
         sampler = generate.resolve(stepping(sampler, steps, law.length), self.scene.process, mask)
-        done = self._run(sampler, mask, 1) if drafts(sampler) else self._run(replace(sampler, steps=1), mask, steps)
+        done = (
+            self._run(sampler, mask, 1)
+            if drafts(sampler)
+            else self._run(replace(sampler, steps=1), mask, steps)
+        )
         return dict(nfe=int(done.nfe)) | self.scene.measured(done.canvas.z_BL)
 
     def _generated(self, sampler, mask, steps):
         from dlm.samplers import loop
 
         counted = copy.copy(sampler)
-        object.__setattr__(counted, "steps", sampler.steps if drafts(sampler) else steps)  # traced: it only enters sums
-        return loop.generate(self.scene.denoise, counted, self.scene.process, mask, self.canvas, self.key_B)
+        object.__setattr__(
+            counted, "steps", sampler.steps if drafts(sampler) else steps
+        )  # traced: it only enters sums
+        return loop.generate(
+            self.scene.denoise, counted, self.scene.process, mask, self.canvas, self.key_B
+        )
 
 
 def drafts(sampler) -> bool:
@@ -269,8 +336,17 @@ class Trained:
         results = [*gen_ppl.perplexity("gen", self.judge, [r.ids for r in replies], tokenizer)]
         results += samples.variety([r.ids for r in replies], tokenizer.vocab)
         nfe = subject.facts["nfe"]
-        read = positions(generate.resolve(sampler, self.process, run.objective.mask), run.objective.mask, run.data.length, nfe)
-        row: dict = dict(nfe=nfe, tokens_per_s=tokens / seconds, flops_per_sample=read * run.nn.flops_per_token(run.data.length) / 3)
+        read = positions(
+            generate.resolve(sampler, self.process, run.objective.mask),
+            run.objective.mask,
+            run.data.length,
+            nfe,
+        )
+        row: dict = dict(
+            nfe=nfe,
+            tokens_per_s=tokens / seconds,
+            flops_per_sample=read * run.nn.flops_per_token(run.data.length) / 3,
+        )
         for name, value, error in results:
             row |= {name: value} | ({f"{name}_se": error} if f"{name}_se" in COLUMNS else {})
         if not sampler.rule.order_randomness and not sampler.remask and not sampler.then:
@@ -306,7 +382,9 @@ def tables(rows: list[dict], steps: list[int]):
             for name in names:
                 results = [mine.get((name, n), {}).get(column) for n in steps]
                 if any(v is not None for v in results):
-                    yield f"  {name:<34}" + "".join(f"{'':>10}" if v is None else f"{v:>10,.{digits}f}" for v in results)
+                    yield f"  {name:<34}" + "".join(
+                        f"{'':>10}" if v is None else f"{v:>10,.{digits}f}" for v in results
+                    )
             yield ""
 
 
@@ -323,10 +401,18 @@ def _written(out: Path, rows: list[dict]) -> None:
             results: dict[str, list] = {}
             for row in rows:
                 if row["part"] == part and column != "nfe" and row.get(column) is not None:
-                    results.setdefault(row["rule"], []).append((row["nfe"] or row["steps"], row[column]))
+                    results.setdefault(row["rule"], []).append(
+                        (row["nfe"] or row["steps"], row[column])
+                    )
             for kind, points in _kinds(results).items():
-                drawing = plots.lines(points, "forward passes", title, least=LEAST.get(column, 0.0), beside=KNOWN)
-                figures += [f"<h2>{html.escape(f'{part}, {kind}: {title}')}</h2>{drawing}"] if drawing else []
+                drawing = plots.lines(
+                    points, "forward passes", title, least=LEAST.get(column, 0.0), beside=KNOWN
+                )
+                figures += (
+                    [f"<h2>{html.escape(f'{part}, {kind}: {title}')}</h2>{drawing}"]
+                    if drawing
+                    else []
+                )
     style = "body{font:16px/1.5 system-ui;max-width:44rem;margin:2rem auto;padding:0 1rem}svg{width:100%;height:auto}"
     head = f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><style>{style}</style>"
     page = f"{head}<title>Samplers</title><h1>Quality against steps</h1>{''.join(figures)}</html>"
@@ -335,8 +421,12 @@ def _written(out: Path, rows: list[dict]) -> None:
 
 def _kinds(points: dict[str, list]) -> dict[str, dict[str, list]]:
     """A drawing of the rules and one of remasking, where there is something to compare."""
-    remasking = {name: p for name, p in points.items() if name in ("ancestral", *KNOWN) or "+" in name}
-    kinds = dict(rules={name: p for name, p in points.items() if "+" not in name}, remasking=remasking)
+    remasking = {
+        name: p for name, p in points.items() if name in ("ancestral", *KNOWN) or "+" in name
+    }
+    kinds = dict(
+        rules={name: p for name, p in points.items() if "+" not in name}, remasking=remasking
+    )
     alone = {*KNOWN, "ancestral"} if any("+" in name for name in points) else {*KNOWN}
     if "+" not in "".join(remasking):
         del kinds["remasking"]

@@ -14,9 +14,10 @@ from pathlib import Path
 from dlm import benches
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core import config as spec
-from dlm.core.config import Place, UserError
+from dlm.core.config import load_recipe
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Place
 
 RECIPE = "configs/quickstart.py:objective=masked"
 LIMITS = dict(cold=20.0, warm=10.0, help=0.6, print_config=0.6)  # seconds, on 2 cores
@@ -39,7 +40,7 @@ def measure(target: str, overrides: list[tuple[str, str]], repeats: int) -> dict
     """Seconds until the first update is done, cold and then warm, and until --help and --print_config are."""
     if repeats < 1:
         raise UserError(f"--repeats={repeats} must be at least 1")
-    spec.recipe(target)  # a mistake in it is told before anything is started
+    load_recipe(target)  # a mistake in it is told before anything is started
     recipe = [f"--config={target}", *(f"--{dotted}={text}" for dotted, text in overrides)]
     seconds = dict(cold=[], warm=[], help=[], print_config=[])
     for _ in range(repeats):
@@ -48,17 +49,31 @@ def measure(target: str, overrides: list[tuple[str, str]], repeats: int) -> dict
                 seconds[kind].append(_first_update(recipe, Path(folder), kind))
         for kind, words in dict(help=["--help"], print_config=[*recipe, "--print_config"]).items():
             began = time.perf_counter()
-            subprocess.run(_command(words), env=_environment(None), check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                _command(words), env=_environment(None), check=True, stdout=subprocess.DEVNULL
+            )
             seconds[kind].append(time.perf_counter() - began)
-    return dict(config=target, **{kind: benches.spread(values) for kind, values in seconds.items()}, limits=LIMITS)
+    return dict(
+        config=target,
+        **{kind: benches.spread(values) for kind, values in seconds.items()},
+        limits=LIMITS,
+    )
 
 
 def table(results: dict) -> str:
-    rows = dict(cold="first update, cold", warm="first update, warm", help="--help", print_config="--print_config")
+    rows = dict(
+        cold="first update, cold",
+        warm="first update, warm",
+        help="--help",
+        print_config="--print_config",
+    )
     return "start-up of " + "\n".join(
         [
             results["config"],
-            *(f"  {name:<20} {benches.formatted(results[kind])} s, limit {LIMITS[kind]:g} s" for kind, name in rows.items()),
+            *(
+                f"  {name:<20} {benches.formatted(results[kind])} s, limit {LIMITS[kind]:g} s"
+                for kind, name in rows.items()
+            ),
         ]
     )
 
@@ -70,9 +85,14 @@ def _command(words: list[str]) -> list[str]:
 def _environment(folder: Path | None) -> dict[str, str]:
     """Ours, with empty caches in `folder` for compiled code and for tokens."""
     root = str(Path(__file__).parents[2])
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+    env = dict(
+        os.environ, PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    )
     if folder is not None:
-        env |= dict(JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+        env |= dict(
+            JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"),
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        )
         env |= dict(DLM_CACHE=str(folder / "tokens"))
     return env
 
@@ -80,7 +100,9 @@ def _environment(folder: Path | None) -> dict[str, str]:
 def _first_update(recipe: list[str], folder: Path, kind: str) -> float:
     words = [*recipe, "--config.steps=2", f"--workdir={folder / kind}"]
     began, said, seconds = time.perf_counter(), [], None
-    with subprocess.Popen(_command(words), env=_environment(folder), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        _command(words), env=_environment(folder), stderr=subprocess.PIPE, text=True
+    ) as process:
         for line in process.stderr:
             said.append(line)
             if seconds is None and line.startswith("first update done"):

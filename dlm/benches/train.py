@@ -17,20 +17,34 @@ from pathlib import Path
 from dlm import benches
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core import config as spec
-from dlm.core.config import Place, UserError
+from dlm.core.config import load_recipe, override
 from dlm.core.console import say
+from dlm.core.errors import UserError
+from dlm.core.named import Place
+from dlm.core.run import Run, build_run
 
-RECIPES = ("configs/quickstart.py:objective=masked", "configs/quickstart.py:objective=ar", "configs/masked.py:size=small")
-PEERS = tuple(p.stem for p in (Path(__file__).parent / "peers").glob("*.py") if p.stem != "__init__")
+RECIPES = (
+    "configs/quickstart.py:objective=masked",
+    "configs/quickstart.py:objective=ar",
+    "configs/masked.py:size=small",
+)
+PEERS = tuple(
+    p.stem for p in (Path(__file__).parent / "peers").glob("*.py") if p.stem != "__init__"
+)
 FLAGS = [
-    Flag("config", "recipe file with its arguments (default: the quickstart's two models, and small)", type=Place),
+    Flag(
+        "config",
+        "recipe file with its arguments (default: the quickstart's two models, and small)",
+        type=Place,
+    ),
     Flag("peer", "time a twin of the model in another framework as well", choices=PEERS),
     Flag("repeats", "rounds", default=5, type=int),
     Flag("startup", "also from the command to the first update, of the first config", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
-LIMITS = dict(share=0.5, loop=1.05, sampling=1.15, peer=0.85)  # what must hold of `small` on 2 cores; `peer` is an aim
+LIMITS = dict(
+    share=0.5, loop=1.05, sampling=1.15, peer=0.85
+)  # what must hold of `small` on 2 cores; `peer` is an aim
 ROWS = 4
 BLOCK = 6.0  # seconds that one part may take in one round
 LONGEST = dict(updates=40, passes=64)  # of one part in one round
@@ -56,7 +70,9 @@ def main(argv: list[str] | None = None) -> None:
 
     results["machine"] = directory.environment()
     machine = results["machine"]
-    say(f"{', '.join(machine['devices'])}, {machine['cores']} cores, jax {machine['jax']}; medians (ranges) of {args.repeats} rounds")
+    say(
+        f"{', '.join(machine['devices'])}, {machine['cores']} cores, jax {machine['jax']}; medians (ranges) of {args.repeats} rounds"
+    )
     results["models"] = []
     for target, run in zip(targets, runs, strict=True):
         results["models"].append(model := measure(target, run, args.repeats, peer))
@@ -65,19 +81,22 @@ def main(argv: list[str] | None = None) -> None:
         cli.emit(results)
 
 
-def _run(target: str, overrides: list[tuple[str, str]]) -> spec.Run:
-    config = spec.recipe(target)
+def _run(target: str, overrides: list[tuple[str, str]]) -> Run:
+    config = load_recipe(target)
     for dotted, text in overrides:
-        spec.override(config, dotted.removeprefix("config."), text)
-    return spec.run(config)
+        override(config, dotted.removeprefix("config."), text)
+    return build_run(config)
 
 
-def measure(target: str, run: spec.Run, rounds: int, peer=None) -> dict:
+def measure(target: str, run: Run, rounds: int, peer=None) -> dict:
     """All numbers of one model, as --json prints them."""
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(run, Path(folder))
         twin = peer.Twin(trial.experiment, trial.params, trial.batch) if peer else None
-        measures = {f"peak.{dtype}": lambda dtype=dtype: trial.peak(dtype) for dtype in dict.fromkeys(("float32", run.nn.compute.dtype))}
+        measures = {
+            f"peak.{dtype}": lambda dtype=dtype: trial.peak(dtype)
+            for dtype in dict.fromkeys(("float32", run.nn.compute.dtype))
+        }
         measures |= dict(bare=trial.bare, loop=trial.loop)
         if twin:
             measures["peer"] = lambda: min(trial.timed(twin.update))
@@ -94,7 +113,7 @@ def measure(target: str, run: spec.Run, rounds: int, peer=None) -> dict:
 class Trial:
     """One model with its data, ready to be timed part by part. The training state goes from part to part."""
 
-    def __init__(self, run: spec.Run, folder: Path):
+    def __init__(self, run: Run, folder: Path):
         import jax
         import jax.numpy as jnp
         import orbax.checkpoint  # noqa: F401 — its import is not part of a save
@@ -102,7 +121,10 @@ class Trial:
         from dlm.app.experiment import Experiment
         from dlm.runs.logs import Logs
 
-        limited = {k: _limited(evaluator, EVAL_BATCHES * run.data.batch) for k, evaluator in run.evals.items()}
+        limited = {
+            k: _limited(evaluator, EVAL_BATCHES * run.data.batch)
+            for k, evaluator in run.evals.items()
+        }
         self.run = run = dataclasses.replace(run, evals=limited)
         self.experiment = Experiment(run, run.text.fit(run.data.source.documents("train")))
         self.objective = self.experiment.objective
@@ -173,7 +195,9 @@ class Trial:
         from dlm.app.experiment import Subject
 
         subject = Subject(self.experiment, state.averaged, self.run.data.source)
-        return {name: value for e in self.run.evals.values() for name, value, _ in e.run(subject, step)}
+        return {
+            name: value for e in self.run.evals.values() for name, value, _ in e.run(subject, step)
+        }
 
     def sampling(self) -> float:
         """Seconds from requests to replies, per forward pass: ancestral, the whole canvas at once."""
@@ -188,7 +212,9 @@ class Trial:
         """Seconds of one jitted forward pass over a canvas of the same shape."""
         import jax
 
-        seconds = benches.seconds_each(lambda: jax.block_until_ready(self._forward(self.params)), self.steps // 2 + 1)[1:]
+        seconds = benches.seconds_each(
+            lambda: jax.block_until_ready(self._forward(self.params)), self.steps // 2 + 1
+        )[1:]
         return sum(seconds) / len(seconds)
 
     @functools.cached_property
@@ -207,7 +233,11 @@ class Trial:
 
         z_BL = jnp.full((ROWS, self.run.data.length), self.run.nn.vocab.mask, jnp.int32)
         canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))
-        forward = jax.jit(lambda params, canvas: self.experiment.denoise(params, canvas, mask=self.objective.mask).prediction)
+        forward = jax.jit(
+            lambda params, canvas: (
+                self.experiment.denoise(params, canvas, mask=self.objective.mask).prediction
+            )
+        )
         return functools.partial(forward, canvas=canvas)
 
 
@@ -218,19 +248,30 @@ def _fitting(seconds: float, most: int) -> int:
 
 def _limited(evaluator, windows: int):
     """The evaluator on a few windows, where it counts them."""
-    return dataclasses.replace(evaluator, windows=windows) if hasattr(evaluator, "windows") else evaluator
+    return (
+        dataclasses.replace(evaluator, windows=windows)
+        if hasattr(evaluator, "windows")
+        else evaluator
+    )
 
 
-def report(target: str, run: spec.Run, trial: Trial, raw: dict) -> dict:
+def report(target: str, run: Run, trial: Trial, raw: dict) -> dict:
     """Rounds boiled down: every ratio is taken within a round."""
     import jax
 
     fastest = [min(seconds) for seconds in raw["bare"]]
     speed = [trial.flops / s for s in fastest]
     tokens = run.data.batch * run.data.length
-    peaks = {name.removeprefix("peak."): values for name, values in raw.items() if name.startswith("peak.")}
+    peaks = {
+        name.removeprefix("peak."): values
+        for name, values in raw.items()
+        if name.startswith("peak.")
+    }
     looped = [phases["data"] + phases["step"] for phases in raw["loop"]]
-    phases = {name: benches.spread([p.get(name, 0.0) for p in raw["loop"]]) for name in ("data", "step", "eval", "save", "all")}
+    phases = {
+        name: benches.spread([p.get(name, 0.0) for p in raw["loop"]])
+        for name in ("data", "step", "eval", "save", "all")
+    }
     results = dict(
         config=target,
         parameters=sum(x.size for x in jax.tree.leaves(trial.params)),
@@ -280,7 +321,9 @@ def peer_report(twin, raw: dict) -> dict:
 def table(m: dict) -> str:
     """One model's numbers for people."""
     step, loop, dtype = m["step"], m["loop"], m["dtype"]
-    peaks = ", ".join(f"{d} {benches.formatted(v, 1e-9, 0)}" for d, v in m["peak_flops_per_s"].items())
+    peaks = ", ".join(
+        f"{d} {benches.formatted(v, 1e-9, 0)}" for d, v in m["peak_flops_per_s"].items()
+    )
     shares = [f"{benches.formatted(step['share'], 100, 0, ' %')} of the {dtype} peak"]
     if dtype != "float32":
         shares.append(f"{benches.formatted(step['share_of_float32'], 100, 0, ' %')} of float32's")
@@ -299,7 +342,9 @@ def table(m: dict) -> str:
     if "sampling" in m:
         s = m["sampling"]
         shape = f"{s['steps']} passes of {s['rows']} × {m['length']}, {benches.formatted(s['pass_seconds'], 1e3, 1)} ms each"
-        lines.append(f"  sampling   {benches.formatted(s['ratio'], digits=3)} × its forward passes (at most {LIMITS['sampling']}); {shape}")
+        lines.append(
+            f"  sampling   {benches.formatted(s['ratio'], digits=3)} × its forward passes (at most {LIMITS['sampling']}); {shape}"
+        )
     if "peer" in m:
         p = m["peer"]
         lines.append(

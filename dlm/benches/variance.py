@@ -17,19 +17,28 @@ from pathlib import Path
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import Place, UserError
 from dlm.core.console import say
+from dlm.core.errors import UserError
 from dlm.core.intervals import half
+from dlm.core.named import Place
 
 FLAGS = [
-    Flag("workdir", "a run of objectives.masked with the linear schedule", required=True, type=Place),
+    Flag(
+        "workdir", "a run of objectives.masked with the linear schedule", required=True, type=Place
+    ),
     Flag("draws", "of the noise, for each way", default=64, type=int),
-    Flag("all", "every combination, not only those that differ from the plain one in one choice or are made of the best", type=bool),
+    Flag(
+        "all",
+        "every combination, not only those that differ from the plain one in one choice or are made of the best",
+        type=bool,
+    ),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 AXES = ("times", "pattern", "coupling", "weights")
 PLAIN = dict(times="iid", pattern="bernoulli", coupling="single", weights="bound")
-GOOD = dict(times="stratified", pattern="count", coupling="complementary", weights="bound")  # the best of each in the literature
+GOOD = dict(
+    times="stratified", pattern="count", coupling="complementary", weights="bound"
+)  # the best of each in the literature
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,14 +47,23 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--draws={args.draws} must be at least 2")
     rows = measure(Path(args.workdir), args.draws, args.all)
     plain = rows[0]
-    say(f"{args.workdir}: variance at equal passes, as a multiple of the plain way's ({args.draws} draws; ± half of the 95 % interval)")
+    say(
+        f"{args.workdir}: variance at equal passes, as a multiple of the plain way's ({args.draws} draws; ± half of the 95 % interval)"
+    )
     head = f"  {'times':<11} {'pattern':<10} {'coupling':<14} {'weights':<8}"
     say(f"{head} {'loss':>7} {'gradient':>9} {'noise':>7}   {'nats per token':>18}")
     for row in rows:
-        ratios = row["loss_variance"] / plain["loss_variance"], row["gradient_variance"] / plain["gradient_variance"]
-        line = f"  {row['times']:<11} {row['pattern']:<10} {row['coupling']:<14} {row['weights']:<8}"
+        ratios = (
+            row["loss_variance"] / plain["loss_variance"],
+            row["gradient_variance"] / plain["gradient_variance"],
+        )
+        line = (
+            f"  {row['times']:<11} {row['pattern']:<10} {row['coupling']:<14} {row['weights']:<8}"
+        )
         mean = f"{row['loss']:.3f} ± {half(row['loss'], row['loss_se']):.3f}"
-        say(f"{line} {ratios[0]:>7.2f} {ratios[1]:>9.2f} {row['gradient_noise']:>7.2f}   {mean:>18}")
+        say(
+            f"{line} {ratios[0]:>7.2f} {ratios[1]:>9.2f} {row['gradient_noise']:>7.2f}   {mean:>18}"
+        )
     if args.json:
         cli.emit(dict(workdir=args.workdir, draws=args.draws, rows=rows))
 
@@ -55,9 +73,18 @@ def ways(every: bool) -> list[dict]:
     from dlm.objectives.masked import Masked
 
     hints = typing.get_type_hints(Masked)
-    results = [dict(zip(AXES, v, strict=True)) for v in itertools.product(*(typing.get_args(hints[a]) for a in AXES))]
-    near = [w for w in results if every or min(sum(w[a] != base[a] for a in AXES) for base in (PLAIN, GOOD)) <= 1]
-    return sorted(near, key=lambda way: (way != PLAIN, *(way[a] != PLAIN[a] for a in reversed(AXES))))
+    results = [
+        dict(zip(AXES, v, strict=True))
+        for v in itertools.product(*(typing.get_args(hints[a]) for a in AXES))
+    ]
+    near = [
+        w
+        for w in results
+        if every or min(sum(w[a] != base[a] for a in AXES) for base in (PLAIN, GOOD)) <= 1
+    ]
+    return sorted(
+        near, key=lambda way: (way != PLAIN, *(way[a] != PLAIN[a] for a in reversed(AXES)))
+    )
 
 
 def measure(workdir: Path, draws: int, every: bool = False) -> list[dict]:
@@ -68,9 +95,14 @@ def measure(workdir: Path, draws: int, every: bool = False) -> list[dict]:
     experiment, state = reopen(workdir)
     objective = experiment.objective
     if type(objective) is not Masked or objective.process.schedule != "linear" or objective.steps:
-        raise UserError(f"{workdir} is no run of objectives.masked with the linear schedule in continuous time")
+        raise UserError(
+            f"{workdir} is no run of objectives.masked with the linear schedule in continuous time"
+        )
     batch = next(experiment.batches(0))
-    return [_scatter(experiment, state.params, batch, replace(objective, **way), draws) | way for way in ways(every)]
+    return [
+        _scatter(experiment, state.params, batch, replace(objective, **way), draws) | way
+        for way in ways(every)
+    ]
 
 
 def _scatter(experiment, params, batch, objective, draws: int) -> dict:
@@ -120,6 +152,10 @@ def _measured(objective, denoise, batch, key_S):
     def cost(key):
         return objective.loss(denoise, batch, key).seen
 
-    sums = jax.jit(lambda key_S: jax.lax.map(cost, key_S).sum(0))(jax.vmap(lambda k: jax.random.fold_in(k, 1))(key_S))
+    sums = jax.jit(lambda key_S: jax.lax.map(cost, key_S).sum(0))(
+        jax.vmap(lambda k: jax.random.fold_in(k, 1))(key_S)
+    )
     memory = times.updated_costs(objective.memory(), sums)
-    return replace(batch, fields=batch.fields | {"cost_BT": memory[None] + 0 * batch.weights_BL[:, :1]})
+    return replace(
+        batch, fields=batch.fields | {"cost_BT": memory[None] + 0 * batch.weights_BL[:, :1]}
+    )

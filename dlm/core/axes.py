@@ -14,7 +14,9 @@ BATCH = ("data", "fsdp", "expert")  # mesh axes that split the batch
 class Axis(NamedTuple):
     meaning: str
     mesh: str | None  # the mesh axis a parameter is sharded over along this letter
-    decay: bool  # a parameter is decayed when it has two axes or more and every one of them is decayed
+    decay: (
+        bool  # a parameter is decayed when it has two axes or more and every one of them is decayed
+    )
 
 
 TABLE = {

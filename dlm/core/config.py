@@ -9,23 +9,21 @@ This module imports neither JAX nor anything of ours but the modules that it is 
 
 import ast
 import dataclasses
-import functools
 import importlib
 import inspect
 import json
-import operator
 import os
 import sys
 import types
 import typing
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from dlm.core import files
-from dlm.core import recipe as recipes
+from dlm.core import files, recipe
 from dlm.core.errors import UserError
 from dlm.core.named import Place, Seed, nearest, one_line, shown
+from dlm.core.vocab import Vocab
 
 FAMILIES = (
     "text",
@@ -41,33 +39,6 @@ FAMILIES = (
     "machine",
     "training",
 )
-
-
-@dataclass(frozen=True)
-class Vocab:
-    """The ids that mean something to a model; given by the tokenizer, never by a config."""
-
-    size: int
-    bos: int
-    eos: int
-    pad: int
-    mask: int
-    excluded: tuple[int, ...] | None = None  # what is never generated, where that is not bos, pad and mask
-    stops: tuple[int, ...] = ()  # what ends a text besides eos, such as the end of a turn
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """All ids that end a text; the first is the eos that training writes behind a document."""
-        return (self.eos, *(i for i in self.stops if i != self.eos))
-
-    @property
-    def never(self) -> tuple[int, ...]:
-        """Ids that no model ever generates. Published models may use one id for eos, bos and pad, and what ends a text must stay."""
-        return tuple(i for i in (self.bos, self.pad, self.mask) if i not in self.ends) if self.excluded is None else self.excluded
-
-    def ending(self, ids):
-        """Where an id ends a text, bool; `ids` is an array of NumPy or of JAX."""
-        return functools.reduce(operator.or_, (ids == end for end in self.ends))
 
 
 def member(family: str, default: Any = MISSING) -> Any:
@@ -96,7 +67,11 @@ def located(default: Any = MISSING) -> Any:
 def standing(made: Any, dotted: str) -> str:
     """'free', 'place' or 'depends': what the field `dotted` of a dataclass is to an update, as it or a section around it says."""
     for name in dotted.split("."):
-        entry = {f.name: f for f in dataclasses.fields(made)}.get(name) if dataclasses.is_dataclass(made) else None
+        entry = (
+            {f.name: f for f in dataclasses.fields(made)}.get(name)
+            if dataclasses.is_dataclass(made)
+            else None
+        )
         if entry is None:
             break
         if "update" in entry.metadata:
@@ -105,67 +80,32 @@ def standing(made: Any, dotted: str) -> str:
     return "depends"
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run: what is trained, on what, for how long. The sections are named after the rooms that read them."""
-
-    steps: int  # optimizer updates; 0: the weights come from elsewhere (`dlm.convert`)
-    seed: Seed = 0
-    text: Any = member("text", "bytes")
-    data: Any = section("data.loader")
-    nn: Any = section("nn.config")
-    objective: Any = member("objectives", "masked")
-    optim: Any = section("training.optimizer")
-    mesh: Any = section("machine.mesh", **FREE)
-    sampler: Any = section("samplers.config", **FREE)
-    evals: dict = field(default_factory=lambda: dict(bound={}), metadata=dict(families="evals", **FREE))
-    every: Any = section("training.loop", **FREE)
-    start: Place | None = None  # run directory whose parameters and tokenizer this one begins with
-
-    def __post_init__(self):
-        if self.steps < 0:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        self.nn.suits(self.objective, self.mesh)
-
-    @property
-    def flops_per_token(self) -> float:
-        """Model FLOPs of one token of a training batch, however often the objective has it read."""
-        return self.nn.flops_per_token(self.data.length) * self.objective.token_passes
-
-
-def run(config: Any, least: int = 1) -> Run:
-    """The validated Run of a recipe's ConfigDict or of a `config.json`'s dictionary; with `least` 0 also of one that is not trained."""
-    config = plain(config)
-    if not isinstance(config, dict):
-        raise UserError(f"a recipe returns a ConfigDict, not {type(config).__name__}")
-    text = _fields(Run, {"steps": 1, **{k: v for k, v in config.items() if k == "text"}}, "", None)["text"]
-    built = _make(Run, config, "", text.vocab)
-    if built.steps < least:
-        raise UserError(f"config: steps must be at least {least}, not {built.steps}")
-    return built
-
-
-def build(config: Any, family: str, vocab: Vocab | None = None, where: str = "") -> Any:
+def build_member(config: Any, family: str, vocab: Vocab | None = None, where: str = "") -> Any:
     """One member of a family from 'name' or dict(name=…, …)."""
-    return _member(plain(config), family, where or family, vocab)
+    return _member(to_plain(config), family, where or family, vocab)
 
 
 # ---------------------------------------------------------------------------------------------------------------- recipes
 
 
-def recipe(target: str) -> dict:
+def load_recipe(target: str) -> dict:
     """The plain dictionary of `FILE.py` or `FILE.py:key=value,…`; the part after the colon goes to `get_config`."""
-    path, arg = recipes.split(target)
+    path, arg = recipe.split(target)
     if not Path(path).is_file():
-        near = nearest(Path(path).name, [p.name for p in Path(path).parent.glob("*.py")] if Path(path).parent.is_dir() else [])
+        near = nearest(
+            Path(path).name,
+            [p.name for p in Path(path).parent.glob("*.py")] if Path(path).parent.is_dir() else [],
+        )
         raise UserError(f"no recipe {path}{near}")
-    with recipes.told(path):
-        get_config = recipes.function(path, "get_config")
+    with recipe.told(path):
+        get_config = recipe.function(path, "get_config")
         if get_config is None:
             raise UserError(f"{path} has no get_config()")
         if arg is not None and not inspect.signature(get_config).parameters:
-            raise UserError(f"{path}: get_config() takes no argument, so {arg!r} behind the colon cannot be given to it")
-        config = plain(recipes.given(get_config, arg))
+            raise UserError(
+                f"{path}: get_config() takes no argument, so {arg!r} behind the colon cannot be given to it"
+            )
+        config = to_plain(recipe.given(get_config, arg))
     if not isinstance(config, dict):
         raise UserError(f"{path}: get_config() returns a ConfigDict, not {type(config).__name__}")
     return config
@@ -177,10 +117,14 @@ def choices(arg: str | None, **allowed: tuple[str, ...]) -> types.SimpleNamespac
     for part in filter(None, (arg or "").split(",")):
         key, equals, value = part.partition("=")
         if key not in allowed or not equals:
-            raise UserError(f"recipe argument {part!r}: expected one of {', '.join(f'{k}=…' for k in allowed)}{nearest(key, allowed)}")
+            raise UserError(
+                f"recipe argument {part!r}: expected one of {', '.join(f'{k}=…' for k in allowed)}{nearest(key, allowed)}"
+            )
         prefixes = tuple(v[:-1] for v in allowed[key] if v.endswith("*"))
         if value not in allowed[key] and not (prefixes and value.startswith(prefixes)):
-            raise UserError(f"recipe argument {key}={value}: expected {' | '.join(allowed[key])}{nearest(value, allowed[key])}")
+            raise UserError(
+                f"recipe argument {key}={value}: expected {' | '.join(allowed[key])}{nearest(value, allowed[key])}"
+            )
         chosen[key] = value
     return types.SimpleNamespace(**chosen)
 
@@ -189,7 +133,11 @@ def override(config: dict, dotted: str, text: str) -> None:
     """Set `config['a']['b']` from the command line's `a.b` and its text: a Python literal, or the text itself."""
     section, leaf = _section(config, dotted)
     value = literal(text)
-    section[leaf] = text if isinstance(section.get(leaf), str) and text != "None" and not isinstance(value, dict) else value
+    section[leaf] = (
+        text
+        if isinstance(section.get(leaf), str) and text != "None" and not isinstance(value, dict)
+        else value
+    )
 
 
 def put(config: dict, dotted: str, value: Any) -> None:
@@ -202,12 +150,16 @@ def _section(config: dict, dotted: str) -> tuple[dict, str]:
     """The dictionary that holds the field `a.b`, made where there is none, and the field's own name."""
     *parents, leaf = dotted.split(".")
     for i, parent in enumerate(parents):
-        if isinstance(config.get(parent), str) and parent != "name":  # a member given by its name alone
+        if (
+            isinstance(config.get(parent), str) and parent != "name"
+        ):  # a member given by its name alone
             config[parent] = dict(name=config[parent])
         if config.get(parent) is None:
             config[parent] = {}
         if not isinstance(config[parent], dict):
-            raise UserError(f"config.{'.'.join(parents[: i + 1])} is not a section, so config.{dotted} cannot be set")
+            raise UserError(
+                f"config.{'.'.join(parents[: i + 1])} is not a section, so config.{dotted} cannot be set"
+            )
         config = config[parent]
     return config, leaf
 
@@ -223,30 +175,39 @@ def literal(text: str) -> Any:
         return text
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Dictionaries, tuples, numbers, strings and None only: ConfigDicts and dataclasses are unwrapped, with their `name`."""
     if hasattr(value, "items"):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_plain(v) for k, v in value.items()}
     if dataclasses.is_dataclass(value):
         module = type(value).__module__
         named = {"name": module.removeprefix("dlm.")} if exposed(module) == [type(value)] else {}
-        own = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "vocab"}
+        own = {
+            f.name: to_plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.name != "vocab"
+        }
         return named | own
     if isinstance(value, (list, tuple)):
-        return tuple(plain(v) for v in value)
+        return tuple(to_plain(v) for v in value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value  # a number of NumPy's
+    return (
+        value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+    )  # a number of NumPy's
 
 
 def to_json(value: Any) -> str:
-    return files.as_json(plain(value), indent=2, ascii=False) + "\n"
+    return files.as_json(to_plain(value), indent=2, ascii=False) + "\n"
 
 
-def differences(a: Any, b: Any, where: str = "") -> list[str]:
+def list_differences(a: Any, b: Any, where: str = "") -> list[str]:
     """'optim.lr: 0.001 → 0.002' for every leaf in which two plain configs differ."""
     if isinstance(a, dict) and isinstance(b, dict):
-        rows = [differences(a.get(k), b.get(k), f"{where}.{k}" if where else k) for k in dict.fromkeys([*a, *b])]
+        rows = [
+            list_differences(a.get(k), b.get(k), f"{where}.{k}" if where else k)
+            for k in dict.fromkeys([*a, *b])
+        ]
         return [line for row in rows for line in row]
     a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
     return [] if json.dumps(a) == json.dumps(b) else [f"{where}: {one_line(a)} → {one_line(b)}"]
@@ -270,14 +231,24 @@ def _fields(cls: type, config: dict, where: str, vocab: Vocab | None) -> dict[st
     for key in config:
         if key not in open_fields and key != "name":
             known = f"{cls.__name__} has {', '.join(open_fields)}"
-            raise UserError(f"unknown field {prefix}{one_line(key)}{nearest(key, open_fields)}; {known}")
+            raise UserError(
+                f"unknown field {prefix}{one_line(key)}{nearest(key, open_fields)}; {known}"
+            )
     field_values = {"vocab": vocab} if "vocab" in fields else {}
     for name in open_fields:
         f, here = fields[name], f"{where}.{name}" if where else name
         value = config.get(name, MISSING)
         if value is MISSING:
-            value = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else MISSING
-            if f.default_factory is hints[name]:  # a section left out is built like one that is given, members and all
+            value = (
+                f.default
+                if f.default is not MISSING
+                else f.default_factory()
+                if f.default_factory is not MISSING
+                else MISSING
+            )
+            if (
+                f.default_factory is hints[name]
+            ):  # a section left out is built like one that is given, members and all
                 value = {}
         if value is MISSING:
             raise UserError(f"{prefix}{name} is missing and has no default")
@@ -293,7 +264,10 @@ def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab
         for k, v in value.items():
             if not isinstance(v or {}, dict):
                 raise UserError(f"config.{where}.{k} is a section, not {shown(v)}")
-        return {k: _member({"name": k, **(v or {})}, family, f"{where}.{k}", vocab) for k, v in value.items()}
+        return {
+            k: _member({"name": k, **(v or {})}, family, f"{where}.{k}", vocab)
+            for k, v in value.items()
+        }
     if "family" in f.metadata:
         if value is None and f.default is None:
             return None
@@ -308,7 +282,9 @@ def _field(value: Any, f: dataclasses.Field, hint: Any, where: str, vocab: Vocab
             raise UserError(f"config.{where} is a section, not {shown(value)}")
         return _make(_dataclass(f.metadata["module"], where), value, where, vocab)
     if f.metadata.get("number") and isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = {f.metadata["number"]: value}  # the field of that section which a number in its place stands for
+        value = {
+            f.metadata["number"]: value
+        }  # the field of that section which a number in its place stands for
     return _typed(value, hint, where, vocab)
 
 
@@ -317,7 +293,9 @@ def _member(value: Any, family: str, where: str, vocab: Vocab | None) -> Any:
         return value
     value = dict(name=value) if isinstance(value, str) else value
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise UserError(f"config.{where} must name a member of {family}, such as {_names(family)[0]!r}, not {shown(value)}")
+        raise UserError(
+            f"config.{where} must name a member of {family}, such as {_names(family)[0]!r}, not {shown(value)}"
+        )
     name = value["name"] if "." in value["name"] else f"{family}.{value['name']}"
     return _make(_dataclass(name, where, family), value, where, vocab)
 
@@ -332,18 +310,32 @@ def _dataclass(name: str, where: str, family: str | None = None) -> type:
     room, _, stem = name.rpartition(".")
     if room not in FAMILIES or (family and room != family) or stem not in _names(room):
         known = _names(family or room) if (family or room) in FAMILIES else list(FAMILIES)
-        raise UserError(f"config.{where}: no {family or 'module'} {shown(name)}{nearest(stem, known)}")
+        raise UserError(
+            f"config.{where}: no {family or 'module'} {shown(name)}{nearest(stem, known)}"
+        )
     importlib.import_module(f"dlm.{name}")
     classes = exposed(f"dlm.{name}")
     if len(classes) != 1:
-        raise UserError(f"config.{where}: dlm.{name} exposes {len(classes)} public frozen dataclasses; a member of a family exposes one")
+        raise UserError(
+            f"config.{where}: dlm.{name} exposes {len(classes)} public frozen dataclasses; a member of a family exposes one"
+        )
     return classes[0]
 
 
 def exposed(module: str) -> list[type]:
     """The public frozen dataclasses a loaded module defines, less those that only serve as fields of another."""
-    classes = [c for c in vars(sys.modules[module]).values() if isinstance(c, type) and c.__module__ == module]
-    classes = [c for c in classes if dataclasses.is_dataclass(c) and c.__dataclass_params__.frozen and not c.__name__.startswith("_")]
+    classes = [
+        c
+        for c in vars(sys.modules[module]).values()
+        if isinstance(c, type) and c.__module__ == module
+    ]
+    classes = [
+        c
+        for c in classes
+        if dataclasses.is_dataclass(c)
+        and c.__dataclass_params__.frozen
+        and not c.__name__.startswith("_")
+    ]
     nested = [hint for c in classes for hint in typing.get_type_hints(c).values()]
     return [c for c in classes if c not in nested]
 
@@ -357,9 +349,13 @@ def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
             return None
         return _typed(value, next(a for a in arguments if a is not type(None)), where, vocab)
     if origin is Literal:
-        value = "none" if value is None and "none" in arguments else value  # how a command line reads 'none'
+        value = (
+            "none" if value is None and "none" in arguments else value
+        )  # how a command line reads 'none'
         if value not in arguments:
-            raise UserError(f"config.{where} must be {' | '.join(map(str, arguments))}, not {shown(value)}{nearest(value, arguments)}")
+            raise UserError(
+                f"config.{where} must be {' | '.join(map(str, arguments))}, not {shown(value)}{nearest(value, arguments)}"
+            )
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -377,8 +373,12 @@ def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int and number and abs(value) < 2**62 and value == int(value):
         return int(value)
-    if hint is float and number and abs(value) <= sys.float_info.max:  # JSON has no number that is not finite
+    if (
+        hint is float and number and abs(value) <= sys.float_info.max
+    ):  # JSON has no number that is not finite
         return float(value)
     if hint in (str, bool, dict) and isinstance(value, hint):
         return value
-    raise UserError(f"config.{where} must be of type {getattr(hint, '__name__', hint)}, not {shown(value)}")
+    raise UserError(
+        f"config.{where} must be of type {getattr(hint, '__name__', hint)}, not {shown(value)}"
+    )

@@ -14,9 +14,13 @@ import jax.numpy as jnp
 
 from dlm.core import keys
 
-COLDEST = 1e-6  # nats: logits are not known better, and below this temperature the likeliest id is taken
+COLDEST = (
+    1e-6  # nats: logits are not known better, and below this temperature the likeliest id is taken
+)
 
-Pattern = Literal["count", "own"]  # how a bound is estimated: as `counted`, where the network is not told the time, or as in training
+Pattern = Literal[
+    "count", "own"
+]  # how a bound is estimated: as `counted`, where the network is not told the time, or as in training
 
 _tree = jax.tree_util.register_dataclass
 
@@ -31,7 +35,9 @@ class Batch:
     noisable_BL: jax.Array  # bool, where a process may destroy the token
     index_B: jax.Array  # int32, global sample number
     fields: dict[str, jax.Array] = field(default_factory=dict)  # segments_BL, positions_BL, …
-    total: int = field(default=1, metadata=dict(static=True))  # samples in the global batch, over hosts and microbatches
+    total: int = field(
+        default=1, metadata=dict(static=True)
+    )  # samples in the global batch, over hosts and microbatches
 
 
 @_tree
@@ -59,9 +65,20 @@ class Output:
 
     def at(self, position_BR: jax.Array) -> "Output":
         """What is said of each row's positions alone; `heads` that are arrays hold a number for each position."""
-        take = lambda x: jnp.take_along_axis(x, position_BR, 1) if isinstance(x, jax.Array) else x.at(position_BR)  # noqa: E731
-        heads = None if self.heads is None else {name: take(head) for name, head in self.heads.items()}
-        return Output(self.prediction.at(position_BR), carry=self.carry, cache=self.cache, heads=heads)
+
+        def take(x):
+            return (
+                jnp.take_along_axis(x, position_BR, 1)
+                if isinstance(x, jax.Array)
+                else x.at(position_BR)
+            )
+
+        heads = (
+            None if self.heads is None else {name: take(head) for name, head in self.heads.items()}
+        )
+        return Output(
+            self.prediction.at(position_BR), carry=self.carry, cache=self.cache, heads=heads
+        )
 
 
 class Prediction(Protocol):
@@ -69,8 +86,12 @@ class Prediction(Protocol):
 
     def log_prob(self, ids_BL: jax.Array) -> jax.Array: ...
     def probs(self) -> jax.Array: ...
-    def draw(self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> jax.Array: ...
-    def tempered(self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> "Prediction": ...
+    def draw(
+        self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+    ) -> jax.Array: ...
+    def tempered(
+        self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+    ) -> "Prediction": ...
     def confidence(self, kind: str = "top") -> jax.Array: ...
     def best(self) -> jax.Array: ...
     def at(self, position_BR: jax.Array) -> "Prediction": ...
@@ -100,12 +121,18 @@ class Logits:
     def tempered(self, temperature=1.0, top_p=1.0, top_k=0):
         """The law that `draw` draws from."""
         if temperature < COLDEST:
-            best_BLV = jax.nn.one_hot(self.logits_BLV.argmax(-1), self.logits_BLV.shape[-1], dtype=bool)
+            best_BLV = jax.nn.one_hot(
+                self.logits_BLV.argmax(-1), self.logits_BLV.shape[-1], dtype=bool
+            )
             return Logits(jnp.where(best_BLV, 0.0, -jnp.inf))
         logits_BLV = self.logits_BLV
-        if temperature != 1:  # from the largest down: a compiler rounds a large quotient differently where it computes it twice
+        if (
+            temperature != 1
+        ):  # from the largest down: a compiler rounds a large quotient differently where it computes it twice
             highest_BL1 = logits_BLV.max(-1, keepdims=True)
-            logits_BLV = (logits_BLV - jnp.where(jnp.isfinite(highest_BL1), highest_BL1, 0.0)) / temperature
+            logits_BLV = (
+                logits_BLV - jnp.where(jnp.isfinite(highest_BL1), highest_BL1, 0.0)
+            ) / temperature
         return Logits(keep_top_p(keep_top_k(logits_BLV, top_k), top_p))
 
     def confidence(self, kind="top"):
@@ -130,7 +157,9 @@ def keep_top_k(logits_BLV: jax.Array, top_k: int) -> jax.Array:
     """Logits with everything below the k-th largest at −inf (ties with it stay); k = 0 keeps all."""
     if not 0 < top_k < logits_BLV.shape[-1]:
         return logits_BLV
-    return jnp.where(logits_BLV >= jax.lax.top_k(logits_BLV, top_k)[0][..., -1:], logits_BLV, -jnp.inf)
+    return jnp.where(
+        logits_BLV >= jax.lax.top_k(logits_BLV, top_k)[0][..., -1:], logits_BLV, -jnp.inf
+    )
 
 
 def keep_top_p(logits_BLV: jax.Array, top_p: float) -> jax.Array:

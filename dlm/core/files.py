@@ -63,7 +63,12 @@ def try_writing(path: Path, remedy: str) -> None:
         elif not above.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         elif not os.access(above, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EROFS, os.strerror(errno.EROFS if os.statvfs(above).f_flag & os.ST_RDONLY else errno.EACCES))
+            raise PermissionError(
+                errno.EROFS,
+                os.strerror(
+                    errno.EROFS if os.statvfs(above).f_flag & os.ST_RDONLY else errno.EACCES
+                ),
+            )
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
 
@@ -83,7 +88,9 @@ def lines(text: str) -> list[str]:
 def as_json(value: Any, indent: int | None = None, ascii: bool = True) -> str:
     """Strict JSON: a number that is not finite becomes null, and the object around it says `"finite": false`."""
     text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
-    return text.encode("utf-8", "backslashreplace").decode()  # half of a pair of surrogates is no UTF-8: JSON's own escape is left
+    return text.encode(
+        "utf-8", "backslashreplace"
+    ).decode()  # half of a pair of surrogates is no UTF-8: JSON's own escape is left
 
 
 def finite(value: Any) -> Any:
@@ -98,7 +105,9 @@ def _finite(value: Any) -> tuple[Any, bool]:
     if isinstance(value, dict):
         parts = {key: _finite(part) for key, part in value.items()}
         made = {key: part for key, (part, _) in parts.items()}
-        return (made if all(whole for _, whole in parts.values()) else made | {"finite": False}), True
+        return (
+            made if all(whole for _, whole in parts.values()) else made | {"finite": False}
+        ), True
     if isinstance(value, (list, tuple)):
         parts = [_finite(part) for part in value]
         return [part for part, _ in parts], all(whole for _, whole in parts)

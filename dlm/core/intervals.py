@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Z = 1.96  # the normal law's 97.5 % quantile
-_DRAWN = ("noise", "samples")  # what each seed draws for itself; whatever else an error is over is the same for all seeds
+_DRAWN = (
+    "noise",
+    "samples",
+)  # what each seed draws for itself; whatever else an error is over is the same for all seeds
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], items_N: Sequence) -> tuple[float, float]:
@@ -19,7 +22,9 @@ def jackknife(statistic: Callable[[np.ndarray], float], items_N: Sequence) -> tu
     if count < 2:
         return value, math.nan
     without_N = np.array([statistic(np.delete(items_N, i, 0)) for i in range(count)])
-    return value, float(np.sqrt((count - 1) / count * np.square(without_N - without_N.mean()).sum()))
+    return value, float(
+        np.sqrt((count - 1) / count * np.square(without_N - without_N.mean()).sum())
+    )
 
 
 def half(value: float, se: float, trials: int = 0) -> float:
@@ -39,7 +44,10 @@ def wilson(share: float, trials: float) -> float:
     """
     scale = 1 + Z**2 / trials
     centre = (share + Z**2 / (2 * trials)) / scale
-    return abs(centre - share) + Z * math.sqrt(share * (1 - share) / trials + (Z / (2 * trials)) ** 2) / scale
+    return (
+        abs(centre - share)
+        + Z * math.sqrt(share * (1 - share) / trials + (Z / (2 * trials)) ** 2) / scale
+    )
 
 
 def student(freedom: int) -> float:

@@ -22,7 +22,9 @@ def root(seed: int) -> jax.Array:
 
 def key(root_key: jax.Array, stream: str, step=0) -> jax.Array:
     """The key of `stream` (any name: 'noise', 'eval', …) at `step`; streams are independent of each other."""
-    return jax.random.fold_in(jax.random.fold_in(root_key, zlib.crc32(stream.encode()) & 0x7FFFFFFF), step)
+    return jax.random.fold_in(
+        jax.random.fold_in(root_key, zlib.crc32(stream.encode()) & 0x7FFFFFFF), step
+    )
 
 
 def words(key: jax.Array) -> list[int]:
@@ -57,7 +59,10 @@ def categorical(key_B: jax.Array, logits_BLV: jax.Array) -> jax.Array:
     inside = jnp.take_along_axis(buckets, bucket_BL[..., None, None], axis=2)[..., 0, :]
     drawn_BL = bucket_BL * _COLUMNS + _invert(inside, u[..., 1])
     sound_BL = sums.sum(-1) > 0
-    likeliest = lambda: jnp.where(sound_BL, drawn_BL, logits_BLV.argmax(-1).astype(jnp.int32))  # noqa: E731
+
+    def likeliest():
+        return jnp.where(sound_BL, drawn_BL, logits_BLV.argmax(-1).astype(jnp.int32))
+
     return jax.lax.cond(sound_BL.all(), lambda: drawn_BL, likeliest)
 
 

@@ -20,10 +20,14 @@ class Place(str):
         if not text.strip():
             raise ValueError("is missing: name a file or folder")
         if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp", "Cs") for sign in text):
-            raise ValueError(f"is {shown(text)}: a name must be UTF-8, without line breaks and other control signs")
+            raise ValueError(
+                f"is {shown(text)}: a name must be UTF-8, without line breaks and other control signs"
+            )
         full = os.path.expanduser(text)
         if full.startswith("~"):
-            raise ValueError(f"is {shown(text)}, and there is no such home: write ./{shown(text)[1:-1]} for what is called so")
+            raise ValueError(
+                f"is {shown(text)}, and there is no such home: write ./{shown(text)[1:-1]} for what is called so"
+            )
         return super().__new__(cls, full)
 
 
@@ -53,5 +57,7 @@ def one_line(value: Any) -> str:
 
 def nearest(word: str, words: Any) -> str:
     """' (did you mean …?)' or nothing."""
-    close = difflib.get_close_matches(shown(word) if not isinstance(word, str) else word[:_LONGEST], [str(w) for w in words], 1)
+    close = difflib.get_close_matches(
+        shown(word) if not isinstance(word, str) else word[:_LONGEST], [str(w) for w in words], 1
+    )
     return f" (did you mean {close[0]!r}?)" if close else ""

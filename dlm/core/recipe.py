@@ -51,7 +51,9 @@ def told(path: str) -> Iterator[None]:
             yield
     except (UserError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a SystemExit as well: nothing has been done that could have ended well
+    except (
+        BaseException
+    ) as error:  # a SystemExit as well: nothing has been done that could have ended well
         raise _mistake(path, folder, error) from None
     finally:
         if new:
@@ -65,14 +67,21 @@ def _forget(folder: Path, names: set[str]) -> None:
     for name in names:
         module = sys.modules[name]
         top = folder / name.partition(".")[0]
-        file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-        if file and (Path(file).resolve() == top.with_suffix(".py") or Path(file).resolve().is_relative_to(top)):
+        file = getattr(module, "__file__", None) or next(
+            iter(getattr(module, "__path__", ())), None
+        )
+        if file and (
+            Path(file).resolve() == top.with_suffix(".py")
+            or Path(file).resolve().is_relative_to(top)
+        ):
             del sys.modules[name]
 
 
 def _mistake(path: str, folder: Path, error: BaseException) -> UserError:
     """The error in one line, at the innermost line of the user's own; where these call each other, all of them as a note."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _own(frame.filename, folder)]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if _own(frame.filename, folder)
+    ]
     places = [(frame.filename, frame.lineno) for frame in frames]
     if isinstance(error, SyntaxError) and error.filename and _own(error.filename, folder):
         places.append((error.filename, error.lineno))
@@ -86,12 +95,20 @@ def _mistake(path: str, folder: Path, error: BaseException) -> UserError:
 def _ends(places: list[str]) -> list[str]:
     """The first and the last of many places: of a function that calls itself for ever there are a thousand."""
     left_out = len(places) - _MOST
-    return places if left_out <= 0 else [*places[: _MOST // 2], f"… {left_out} more", *places[-_MOST // 2 :]]
+    return (
+        places
+        if left_out <= 0
+        else [*places[: _MOST // 2], f"… {left_out} more", *places[-_MOST // 2 :]]
+    )
 
 
 def _own(file: str, folder: Path) -> bool:
     resolved = Path(file).resolve()
-    return resolved.is_relative_to(folder) and not resolved.is_relative_to(_OURS) and "site-packages" not in resolved.parts
+    return (
+        resolved.is_relative_to(folder)
+        and not resolved.is_relative_to(_OURS)
+        and "site-packages" not in resolved.parts
+    )
 
 
 def _shown(path: str, folder: Path, file: str) -> str:
@@ -105,5 +122,9 @@ def _words(error: BaseException) -> str:
         said = (error.msg if isinstance(error, SyntaxError) else str(error)).strip()
     except Exception:  # an error of the user's own making may not even be able to say what it is
         said = ""
-    first = "".join(c if c.isprintable() else " " for c in said.splitlines()[0][:_LONGEST]) if said else ""
+    first = (
+        "".join(c if c.isprintable() else " " for c in said.splitlines()[0][:_LONGEST])
+        if said
+        else ""
+    )
     return f"{type(error).__name__}: {first}".rstrip(": ")

@@ -15,7 +15,10 @@ Split = Literal["train", "held_out"]
 
 def is_held_out(document: str, share: float) -> bool:
     """Whether a document is held out: a function of its text alone, so that equal ones share a split and adding some moves no others."""
-    return int.from_bytes(hashlib.sha256(document.encode("utf-8", "replace")).digest(), "big") < share * 2**256
+    return (
+        int.from_bytes(hashlib.sha256(document.encode("utf-8", "replace")).digest(), "big")
+        < share * 2**256
+    )
 
 
 def digest(documents: Iterable[str]) -> dict:
@@ -42,7 +45,9 @@ def kept(documents: Iterable[str], unique: bool, dropped: Counter) -> list[str]:
     given = list(documents)
     full = [document for document in given if document]
     found = list(dict.fromkeys(full)) if unique else full
-    dropped.update({"empty documents": len(given) - len(full), "duplicates": len(full) - len(found)})
+    dropped.update(
+        {"empty documents": len(given) - len(full), "duplicates": len(full) - len(found)}
+    )
     return found
 
 

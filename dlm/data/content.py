@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm.core import files
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 
 _UNPACK = "unpack it, or pack it with gzip"
 _ROWS = "write it as JSON lines"
@@ -39,7 +39,9 @@ _KNOWN = {  # how the bytes of a file begin that is no text, or in another encod
     rb"\xff\xfe|\xfe\xff": ("text in UTF-16", _ENCODE.format("UTF-16")),
 }
 _NUL = 1 / 3  # share of zero bytes from which on a file is text in UTF-16 without a mark, or none
-_BLANK = " \t\r\n\ufeff"  # what may surround a JSON value; a byte order mark, where files were joined
+_BLANK = (
+    " \t\r\n\ufeff"  # what may surround a JSON value; a byte order mark, where files were joined
+)
 _LOOKED_AT = 5  # values that are looked at to tell rows from text
 
 
@@ -59,7 +61,9 @@ def text(file: Path, look: bool = True) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{file}, line {line}: not UTF-8") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}, line {_last_line(raw)}: cannot be unpacked further ({error})") from None
+        raise UserError(
+            f"{file}, line {_last_line(raw)}: cannot be unpacked further ({error})"
+        ) from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     if not content.strip():
@@ -73,7 +77,9 @@ def _refuse_other_formats(raw: bytes, file: Path) -> None:
             raise UserError(f"{file} is {what}: {remedy}")
     first = raw[:4096]
     if first.count(0) > _NUL * len(first):
-        raise UserError(f"{file} is no text, or in UTF-16: {first.count(0)} of its first {len(first)} bytes are 0; convert it to UTF-8")
+        raise UserError(
+            f"{file} is no text, or in UTF-16: {first.count(0)} of its first {len(first)} bytes are 0; convert it to UTF-8"
+        )
 
 
 def _last_line(packed: bytes) -> int:
@@ -94,7 +100,11 @@ def rows(content: str, file: Path) -> Iterator[tuple[str, dict]]:
     """
     entries = _array(content, file)
     if entries is None:
-        numbered = ((f"line {n}", _parsed(line, file, n)) for n, line in enumerate(files.lines(content), 1) if line.strip(_BLANK))
+        numbered = (
+            (f"line {n}", _parsed(line, file, n))
+            for n, line in enumerate(files.lines(content), 1)
+            if line.strip(_BLANK)
+        )
     else:
         numbered = ((f"entry {n}", entry) for n, entry in enumerate(entries, 1))
     for where, row in numbered:
@@ -138,7 +148,9 @@ def _parsed(value: str, file: Path, line: int = 1) -> Any:
         return json.loads(value.strip(_BLANK), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         before = files.lines(value[: len(value) - len(value.lstrip(_BLANK)) + error.pos] + "x")
-        where = f"line {line + len(before) - 1}: broken JSON ({error.msg}, column {len(before[-1])})"
+        where = (
+            f"line {line + len(before) - 1}: broken JSON ({error.msg}, column {len(before[-1])})"
+        )
     except RecursionError:
         where = f"line {line}: broken JSON (nested too deeply)"
     except ValueError as error:  # a number of thousands of digits

@@ -14,10 +14,18 @@ from pathlib import Path
 from typing import Literal
 
 from dlm import data
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 
 # Packages installed by others, tests, and what machines wrote.
-_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "pydoc_data"}
+_SKIPPED = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idle_test",
+    "__pycache__",
+    "pydoc_data",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,9 @@ class Embedded:
     @functools.cached_property
     def _all(self) -> tuple[dict[data.Split, list[str]], dict[str, int]]:
         read, dropped = dict(prose=_prose, source=_source), Counter()
-        found = data.kept((document for part in self.parts for document in read[part]()), True, dropped)
+        found = data.kept(
+            (document for part in self.parts for document in read[part]()), True, dropped
+        )
         splits = data.by_hash(found, self.held_out)
         if not all(splits.values()):
             raise UserError(

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlm.core import config as spec
+from dlm.core.config import free, member
+from dlm.core.errors import UserError
 from dlm.data import digest, packing, token_cache
 from dlm.text import Tokenizer
 
@@ -24,20 +25,24 @@ Windows = packing.Windows | packing.Chosen
 class Loader:
     """A config's `data` section."""
 
-    source: Any = spec.member("data", "embedded")
+    source: Any = member("data", "embedded")
     batch: int = 32  # sequences per update, over all hosts
     length: int = 128  # tokens per sequence
-    threads: int = spec.free(2)  # that read ahead; 0 reads when asked
+    threads: int = free(2)  # that read ahead; 0 reads when asked
     windows: int = 0  # of the training text that are read, again and again: for studies of repeated data; 0: all
     mark: str = ""  # characters of which a token must consist to be marked, for objectives and scores that tell tokens apart
     prompt: str = ""  # the character that ends a document's prompt, which is read and neither noised nor in the loss; "": no prompts
-    blank: Literal["left_out", "served"] = "left_out"  # what becomes of windows that hold nothing but prompts, where there are prompts
+    blank: Literal["left_out", "served"] = (
+        "left_out"  # what becomes of windows that hold nothing but prompts, where there are prompts
+    )
 
     def __post_init__(self):
         if self.windows < 0:
             raise ValueError(f"windows={self.windows} must not be negative")
         if self.batch < 1 or self.length < 1 or self.threads < 0:
-            raise ValueError(f"batch and length must be at least 1 and threads at least 0: {self.batch}, {self.length}, {self.threads}")
+            raise ValueError(
+                f"batch and length must be at least 1 and threads at least 0: {self.batch}, {self.length}, {self.threads}"
+            )
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -52,7 +57,7 @@ class Loader:
         """What the held-out text is; '' where the source has none."""
         try:
             documents = self.source.documents("held_out")
-        except spec.UserError:
+        except UserError:
             return ""
         return getattr(documents, "fingerprint", None) or digest(documents)["sha256"]
 
@@ -60,19 +65,25 @@ class Loader:
         """Windows over the training documents in an order fixed by `seed`; the first `self.windows` of them, where that is not 0."""
         windows = self._windows(tokenizer, "train", seed)
         if not len(windows):
-            raise spec.UserError(
+            raise UserError(
                 f"config.data.length={self.length} is longer than the corpus ({windows.total} tokens): shorten it, or give more text"
             )
         served = self._served(windows, "training")
         if self.windows > len(served):
-            raise spec.UserError(f"config.data.windows={self.windows} is more than the corpus has ({len(served)}): ask for fewer")
-        return packing.Chosen(windows, served[: self.windows]) if self.windows else _chosen(windows, served)
+            raise UserError(
+                f"config.data.windows={self.windows} is more than the corpus has ({len(served)}): ask for fewer"
+            )
+        return (
+            packing.Chosen(windows, served[: self.windows])
+            if self.windows
+            else _chosen(windows, served)
+        )
 
     def held_out_windows(self, tokenizer: Tokenizer, limit: int | None = None) -> Windows:
         """Windows over the held-out documents in their own order; with `limit`, that many of them, evenly spread."""
         windows = self._windows(tokenizer, "held_out", None)
         if not len(windows):
-            raise spec.UserError("the held-out split has no text")
+            raise UserError("the held-out split has no text")
         served = self._served(windows, "held-out")
         if limit is None or limit >= len(served):
             return _chosen(windows, served)
@@ -91,13 +102,13 @@ class Loader:
         if not self.prompt or self.blank == "served":
             return np.arange(len(windows))
         if not windows.prompts[0]:
-            raise spec.UserError(
+            raise UserError(
                 f"no document of the {split} text has config.data.prompt={self.prompt!r}: name the character that ends its prompts, "
                 "or leave it out"
             )
         served = windows.asked()
         if not len(served):
-            raise spec.UserError(
+            raise UserError(
                 f"in no window of config.data.length={self.length} tokens does a token follow config.data.prompt={self.prompt!r}: "
                 "give documents with more behind their prompts, or more of them"
             )
@@ -107,19 +118,38 @@ class Loader:
         token_store = token_cache.tokenized(tokenizer, self.source.documents(split))
         pieces = [tokenizer.piece(i) for i in range(tokenizer.size)] if self.mark else []
         marked_V = (
-            np.array([n > 0 and set(p) <= set(self.mark) for p, n in zip(pieces, tokenizer.bytes_V, strict=True)]) if pieces else None
+            np.array(
+                [
+                    n > 0 and set(p) <= set(self.mark)
+                    for p, n in zip(pieces, tokenizer.bytes_V, strict=True)
+                ]
+            )
+            if pieces
+            else None
         )
-        return packing.Windows(token_store, self.length, tokenizer.eos, tokenizer.pad, seed, marked_V, self._ends_prompts(tokenizer))
+        return packing.Windows(
+            token_store,
+            self.length,
+            tokenizer.eos,
+            tokenizer.pad,
+            seed,
+            marked_V,
+            self._ends_prompts(tokenizer),
+        )
 
     def _ends_prompts(self, tokenizer: Tokenizer) -> int | None:
         if not self.prompt:
             return None
         ids = tokenizer.encode(self.prompt)
         if len(ids) != 1:
-            raise spec.UserError(f"config.data.prompt={self.prompt!r} must be one token of the tokenizer, not {len(ids)}: name another")
+            raise UserError(
+                f"config.data.prompt={self.prompt!r} must be one token of the tokenizer, not {len(ids)}: name another"
+            )
         return int(ids[0])
 
-    def batches(self, windows: Windows, seed: int, step: int = 0, process: int = 0, processes: int = 1) -> Iterator[Arrays]:
+    def batches(
+        self, windows: Windows, seed: int, step: int = 0, process: int = 0, processes: int = 1
+    ) -> Iterator[Arrays]:
         """The batches of steps `step`, `step + 1`, … without end; this process's slots, in the order of `index_B`."""
         import grain  # imports JAX
 
@@ -129,7 +159,9 @@ class Loader:
         options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=4 * self.threads)
         return iter(dataset.to_iter_dataset(options))
 
-    def sequential(self, windows: Windows, batch: int | None = None, process: int = 0, processes: int = 1) -> Iterator[Arrays]:
+    def sequential(
+        self, windows: Windows, batch: int | None = None, process: int = 0, processes: int = 1
+    ) -> Iterator[Arrays]:
         """Every window once, in order; rows that fill the last batch have weight 0. All processes yield as many batches."""
         batch = batch or self.batch
         slots_B = _slots(batch, process, processes)
@@ -159,7 +191,9 @@ class _Steps:
 def _slots(batch: int, process: int, processes: int) -> np.ndarray:
     """The places of a process in the global batch."""
     if batch % processes:
-        raise spec.UserError(f"a batch of {batch} cannot be split over {processes} processes: make config.data.batch a multiple")
+        raise UserError(
+            f"a batch of {batch} cannot be split over {processes} processes: make config.data.batch a multiple"
+        )
     share = batch // processes
     return np.arange(process * share, (process + 1) * share)
 

@@ -19,7 +19,9 @@ from typing import Literal, NamedTuple
 
 from dlm import data
 from dlm.core import files
-from dlm.core.config import Place, UserError, located, nearest
+from dlm.core.config import located
+from dlm.core.errors import UserError
+from dlm.core.named import Place, nearest
 from dlm.data import content
 
 _WHOLE = 65_536  # characters up to which a file of text is one document under unit='auto'
@@ -41,7 +43,9 @@ class Local:
     paths: tuple[Place, ...] = located()  # '~' and '**' work
     field: str = "text"  # of a JSON object
     held_out: float = 0.02  # share of the documents; not read where held_out_paths is given
-    unit: Literal["auto", "file", "paragraph", "line"] = "auto"  # a document of text; auto: a file, cut at blank lines where it is long
+    unit: Literal["auto", "file", "paragraph", "line"] = (
+        "auto"  # a document of text; auto: a file, cut at blank lines where it is long
+    )
     held_out_paths: tuple[Place, ...] | None = located(None)
     unique: bool = False  # equal documents are kept once
     form: Literal["auto", "text", "json", "suffix"] = (
@@ -94,40 +98,54 @@ class Local:
             name = file.name.lower().removesuffix(".gz")
             is_rows = self.form == "json" or (self.form == "auto" and name.endswith(_ROWS))
             if self.form == "auto" and name.endswith(_TABLES):
-                raise UserError(f"{file} is a table: write it as JSON lines, or say form='text' to take it as it stands")
+                raise UserError(
+                    f"{file} is a table: write it as JSON lines, or say form='text' to take it as it stands"
+                )
         text = content.text(file, look=self.form in ("auto", "json"))
         if is_rows:
             yield from _fields(text, file, self.field, dropped)
             return
         if self.form == "auto" and self.unit == "auto" and content.looks_like_rows(text):
-            raise UserError(f"{file} holds JSON objects: say form='json' to read their field {self.field!r}, or form='text' for text")
+            raise UserError(
+                f"{file} holds JSON objects: say form='json' to read their field {self.field!r}, or form='text' for text"
+            )
         yield from _units(text, self.unit, dropped)
 
 
 def _files(pattern: str) -> list[Path]:
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
-        raise UserError(f"{pattern} is a folder: name its files, such as {os.path.join(glob.escape(pattern), '**', '*.txt')}")
+        raise UserError(
+            f"{pattern} is a folder: name its files, such as {os.path.join(glob.escape(pattern), '**', '*.txt')}"
+        )
     if os.path.isfile(pattern):
         return [Path(pattern)]
-    matches = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+    matches = sorted(
+        Path(path) for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)
+    )
     for path in matches:
         if not path.is_file():
-            raise UserError(f"{path} is no file, but {'a device' if path.exists() else 'a link that leads nowhere'}")
+            raise UserError(
+                f"{path} is no file, but {'a device' if path.exists() else 'a link that leads nowhere'}"
+            )
     if matches:
         return matches
     if not glob.has_magic(pattern):
         raise UserError(f"no file {pattern}")
     literal = pattern.replace("[", "[[]")
     if glob.glob(literal, recursive=True):
-        raise UserError(f"no file matches {pattern}, in which [ begins a pattern: a [ of a name is written [[], here {literal}")
+        raise UserError(
+            f"no file matches {pattern}, in which [ begins a pattern: a [ of a name is written [[], here {literal}"
+        )
     raise UserError(f"no file matches {pattern}")
 
 
 def _fields(text: str, file: Path, field: str, dropped: Counter) -> Iterator[str]:
     for where, row in content.rows(text, file):
         if field not in row:
-            raise UserError(f"{file}, {where}: no field {field!r}; it has {', '.join(row)}{nearest(field, row)}")
+            raise UserError(
+                f"{file}, {where}: no field {field!r}; it has {', '.join(row)}{nearest(field, row)}"
+            )
         if not isinstance(row[field], str):
             raise UserError(f"{file}, {where}: field {field!r} is not text but {row[field]!r:.40}")
         yield _whole(row[field], dropped)
@@ -138,7 +156,9 @@ def _whole(text: str, dropped: Counter) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        dropped["halves of characters, now '?'"] += sum("\ud800" <= sign <= "\udfff" for sign in text)
+        dropped["halves of characters, now '?'"] += sum(
+            "\ud800" <= sign <= "\udfff" for sign in text
+        )
     return text.encode("utf-8", "replace").decode()
 
 
@@ -165,7 +185,9 @@ def _parts(text: str) -> Iterator[str]:
     begin = 0
     while len(text) - begin > 2 * _PART:
         near, far = begin + _PART, begin + 2 * _PART
-        found = ((text.find(mark, near, far), mark) for mark in ("\n\n", "\r\n\r\n", "\n", "\r\r", "\r"))
+        found = (
+            (text.find(mark, near, far), mark) for mark in ("\n\n", "\r\n\r\n", "\n", "\r\r", "\r")
+        )
         end = next((at + len(mark) for at, mark in found if at >= 0), far)
         yield text[begin:end]
         begin = end

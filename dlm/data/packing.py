@@ -38,12 +38,24 @@ class Windows:
         documents = len(tokens.offsets) - 1
         shuffled = order_seed is not None
         # RandomState, unlike Generator, promises the same numbers in every NumPy version.
-        order = np.random.RandomState(order_seed % 2**32).permutation(documents) if shuffled else np.arange(documents)
+        order = (
+            np.random.RandomState(order_seed % 2**32).permutation(documents)
+            if shuffled
+            else np.arange(documents)
+        )
         self._lengths = np.diff(tokens.offsets)[order]
         self._starts = np.concatenate([[0], np.cumsum(self._lengths + 1)])  # in the stream
         self._offsets = tokens.offsets[:-1][order]  # in the flat array
-        self._given = np.zeros(documents, np.int64) if prompt is None else _up_to(prompt, tokens)[order]  # tokens of each prompt
-        self._tokens, self._eos, self._pad, self._marked_V, self.length = tokens, eos, pad, marked_V, length
+        self._given = (
+            np.zeros(documents, np.int64) if prompt is None else _up_to(prompt, tokens)[order]
+        )  # tokens of each prompt
+        self._tokens, self._eos, self._pad, self._marked_V, self.length = (
+            tokens,
+            eos,
+            pad,
+            marked_V,
+            length,
+        )
         self.total = int(self._starts[-1])  # tokens in the stream, eos included
         self._windows = self.total // length if shuffled else -(-self.total // length)
 
@@ -57,7 +69,11 @@ class Windows:
 
     def asked(self) -> np.ndarray:
         """The numbers of the windows in which some token counts."""
-        return np.flatnonzero(np.diff(self._counted(np.minimum(np.arange(self._windows + 1) * self.length, self.total))))
+        return np.flatnonzero(
+            np.diff(
+                self._counted(np.minimum(np.arange(self._windows + 1) * self.length, self.total))
+            )
+        )
 
     def _counted(self, at_N: np.ndarray) -> np.ndarray:
         """How many tokens of the stream count before each of these places."""
@@ -73,7 +89,10 @@ class Windows:
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         if not 0 <= i < self._windows:
             raise IndexError(i)
-        return {name.removesuffix("_BL") + "_L": array[0] for name, array in self.rows(np.array([i])).items()}
+        return {
+            name.removesuffix("_BL") + "_L": array[0]
+            for name, array in self.rows(np.array([i])).items()
+        }
 
     def rows(self, numbers_B: np.ndarray) -> dict[str, np.ndarray]:
         """The windows of these numbers, stacked; numbers from `len(self)` on give windows of padding."""
@@ -83,9 +102,15 @@ class Windows:
         document_BL = np.searchsorted(self._starts, at_BL, "right") - 1
         inside_BL = at_BL - self._starts[document_BL]
         last_BL = inside_BL == self._lengths[document_BL]
-        token_BL = self._tokens.at(np.minimum(self._offsets[document_BL] + inside_BL, max(len(self._tokens.flat) - 1, 0)))
-        positions_BL = np.minimum(inside_BL, np.arange(self.length))  # a piece begins at its document's start or the window's
-        tokens_BL = np.where(real_BL, np.where(last_BL, self._eos, token_BL), self._pad).astype(np.int32)
+        token_BL = self._tokens.at(
+            np.minimum(self._offsets[document_BL] + inside_BL, max(len(self._tokens.flat) - 1, 0))
+        )
+        positions_BL = np.minimum(
+            inside_BL, np.arange(self.length)
+        )  # a piece begins at its document's start or the window's
+        tokens_BL = np.where(real_BL, np.where(last_BL, self._eos, token_BL), self._pad).astype(
+            np.int32
+        )
         asked_BL = real_BL & (inside_BL >= self._given[document_BL])
         marks = {} if self._marked_V is None else {"marked_BL": self._marked_V[tokens_BL]}
         return marks | dict(
@@ -124,7 +149,9 @@ class Chosen:
     def own(self, numbers_B: np.ndarray) -> np.ndarray:
         """The number that each of these windows has among all, which decides its noise; beyond the last one there is only padding."""
         inside_B = numbers_B < len(self)
-        return np.where(inside_B, self._numbers[np.where(inside_B, numbers_B, 0)], len(self._windows))
+        return np.where(
+            inside_B, self._numbers[np.where(inside_B, numbers_B, 0)], len(self._windows)
+        )
 
     def rows(self, numbers_B: np.ndarray) -> dict[str, np.ndarray]:
         return self._windows.rows(self.own(numbers_B))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dlm import data
-from dlm.core.config import UserError, member
+from dlm.core.config import member
+from dlm.core.errors import UserError
 from dlm.tasks import Problem
 
 SHARE = 0.05  # of the problems that are never trained on
@@ -23,18 +24,24 @@ class Problems:
     task: Any = member("tasks", "brackets")
     count: int = 20_000  # problems, of which SHARE is held out
     form: Literal["whole", "answer"] = "whole"
-    unique: bool = False  # equal documents are kept once: rare ones become as frequent as frequent ones
+    unique: bool = (
+        False  # equal documents are kept once: rare ones become as frequent as frequent ones
+    )
 
     def __post_init__(self):
         if self.form == "answer" and not hasattr(self.task, "template"):
-            raise ValueError(f"form='answer' needs a task whose prompt is a part of the answer, such as tasks.sudoku: not {self.task}")
+            raise ValueError(
+                f"form='answer' needs a task whose prompt is a part of the answer, such as tasks.sudoku: not {self.task}"
+            )
         if self.count < 1:
             raise ValueError(f"count={self.count} must be at least 1")
 
     def documents(self, split: data.Split) -> list[str]:
         problems = self._all[0][split]
         if not problems:
-            raise UserError(f"none of {self.count} problems is in the split {split!r}: make config.data.source.count larger")
+            raise UserError(
+                f"none of {self.count} problems is in the split {split!r}: make config.data.source.count larger"
+            )
         return problems
 
     @property
@@ -48,7 +55,9 @@ class Problems:
             text = problem.answer if self.form == "answer" else document(self.task, problem)
             splits["held_out" if _is_held_out(self.task, problem) else "train"].append(text)
         dropped: Counter = Counter()
-        return {split: data.kept(problems, self.unique, dropped) for split, problems in splits.items()}, dict(+dropped)
+        return {
+            split: data.kept(problems, self.unique, dropped) for split, problems in splits.items()
+        }, dict(+dropped)
 
 
 def document(task, problem: Problem) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dlm.core import files
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.text import Tokenizer
 
 _CHUNK = 4_000_000  # characters encoded at a time
@@ -39,11 +39,17 @@ class Tokens(NamedTuple):
 
 def folder() -> Path | None:
     """Where token files are kept by default; None where the user has no home, as in a container that runs as any user."""
-    found = os.path.expanduser(os.environ.get("DLM_CACHE") or os.path.join("~", ".cache", "dlm", "tokens"))
-    return None if found.startswith("~") else Path(found)  # as it was, where nothing says what ~ stands for
+    found = os.path.expanduser(
+        os.environ.get("DLM_CACHE") or os.path.join("~", ".cache", "dlm", "tokens")
+    )
+    return (
+        None if found.startswith("~") else Path(found)
+    )  # as it was, where nothing says what ~ stands for
 
 
-def tokenized(tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | None = None) -> Tokens:
+def tokenized(
+    tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | None = None
+) -> Tokens:
     """The tokens of all documents, without specials."""
     cache_dir = cache_dir or folder()
     if cache_dir is None:
@@ -51,7 +57,10 @@ def tokenized(tokenizer: Tokenizer, documents: Sequence[str], cache_dir: Path | 
     key = fingerprint(tokenizer, documents)
     flat_file, offsets_file = cache_dir / f"{key}.tokens.npy", cache_dir / f"{key}.offsets.npy"
     try:
-        flat, offsets = np.load(flat_file, mmap_mode="r", allow_pickle=False), np.load(offsets_file, allow_pickle=False)
+        flat, offsets = (
+            np.load(flat_file, mmap_mode="r", allow_pickle=False),
+            np.load(offsets_file, allow_pickle=False),
+        )
         if offsets[0] == 0 and offsets[-1] == len(flat) and (np.diff(offsets) >= 0).all():
             return Tokens(flat, offsets, tokenizer.size, flat_file)
     except (OSError, ValueError, IndexError):  # absent, cut short by a full disk, or something else

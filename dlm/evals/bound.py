@@ -23,14 +23,18 @@ from dlm.machine import mesh
 class HeldOut:
     samples: int = 4  # noise draws per window, an even number; exact likelihoods need none
     windows: int = 0  # evenly spread held-out windows; 0: all
-    pattern: Pattern = "count"  # a fixed number of masks wherever that is the same bound, or the objective's own
+    pattern: Pattern = (
+        "count"  # a fixed number of masks wherever that is the same bound, or the objective's own
+    )
 
     claims: ClassVar[str | None] = None  # what the objective claims: 'exact' or 'bound'
     over: ClassVar[str] = "noise"
 
     def __post_init__(self):
         if self.samples < 2 or self.samples % 2 or self.windows < 0:
-            raise ValueError(f"samples={self.samples} must be even and at least 2, windows={self.windows} not negative")
+            raise ValueError(
+                f"samples={self.samples} must be even and at least 2, windows={self.windows} not negative"
+            )
 
     def run(self, subject, step):
         """Yields (name, value, standard error)."""

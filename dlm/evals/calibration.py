@@ -28,21 +28,31 @@ class Calibration:
 
     def __post_init__(self):
         if self.windows < 0 or self.bins < 1:
-            raise ValueError(f"windows={self.windows} must not be negative and bins={self.bins} at least 1")
+            raise ValueError(
+                f"windows={self.windows} must not be negative and bins={self.bins} at least 1"
+            )
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the windows."""
         counted = subject.experiment.counted(self.count)
         rows = []
         for batch in subject.held_out(self.windows or None):
-            sums_BS3, real_B = mesh.fetch((counted(subject.params, batch, subject.key), batch.weights_BL.sum(1) > 0))
+            sums_BS3, real_B = mesh.fetch(
+                (counted(subject.params, batch, subject.key), batch.weights_BL.sum(1) > 0)
+            )
             rows.append(sums_BS3[real_B])
         rows_NS3 = np.concatenate(rows).astype(np.float64)
         yield "ece", *jackknife(_error, rows_NS3)
         subject.facts["trials"] = len(rows_NS3)
-        yield "accuracy", *jackknife(lambda rows: rows[..., 1].sum() / max(rows[..., 0].sum(), 1), rows_NS3)
+        yield (
+            "accuracy",
+            *jackknife(lambda rows: rows[..., 1].sum() / max(rows[..., 0].sum(), 1), rows_NS3),
+        )
         del subject.facts["trials"]
-        yield "confidence", *jackknife(lambda rows: rows[..., 2].sum() / max(rows[..., 0].sum(), 1), rows_NS3)
+        yield (
+            "confidence",
+            *jackknife(lambda rows: rows[..., 2].sum() / max(rows[..., 0].sum(), 1), rows_NS3),
+        )
 
     def count(self, experiment, params, batch, key):
         """[B, S, 3]: tokens, right ones and the sum of confidence in each of S bins of each window."""
@@ -58,9 +68,22 @@ class Calibration:
         asked_BL = batch.weights_BL > 0
         if experiment.objective.process is not None and experiment.objective.process.absorbing:
             asked_BL &= z_BL == experiment.run.nn.vocab.mask
-        sure_BL, right_BL = prediction.confidence("top"), prediction.draw(None, temperature=0) == batch.tokens_BL
-        bin_BLS = jax.nn.one_hot(jnp.minimum((sure_BL * self.bins).astype(int), self.bins - 1), self.bins) * asked_BL[..., None]
-        return jnp.stack([bin_BLS.sum(1), (bin_BLS * right_BL[..., None]).sum(1), (bin_BLS * sure_BL[..., None]).sum(1)], -1)
+        sure_BL, right_BL = (
+            prediction.confidence("top"),
+            prediction.draw(None, temperature=0) == batch.tokens_BL,
+        )
+        bin_BLS = (
+            jax.nn.one_hot(jnp.minimum((sure_BL * self.bins).astype(int), self.bins - 1), self.bins)
+            * asked_BL[..., None]
+        )
+        return jnp.stack(
+            [
+                bin_BLS.sum(1),
+                (bin_BLS * right_BL[..., None]).sum(1),
+                (bin_BLS * sure_BL[..., None]).sum(1),
+            ],
+            -1,
+        )
 
 
 def _error(rows_NS3: np.ndarray) -> float:

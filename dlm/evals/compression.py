@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import log2
 from typing import ClassVar
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 
 _END = b"\xff"
 
@@ -25,11 +25,17 @@ class Compression:
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error 0) of `subject.held_out_documents`."""
-        encoded = [document.encode("utf-8", "replace") for document in subject.held_out_documents]  # half a surrogate pair: as tokenizers
+        encoded = [
+            document.encode("utf-8", "replace") for document in subject.held_out_documents
+        ]  # half a surrogate pair: as tokenizers
         size, text = sum(map(len, encoded)), b"".join(document + _END for document in encoded)
         if not size:
             raise UserError("no held-out text to compress")
         yield "gzip_bits_per_byte", 8 * len(gzip.compress(text, 9, mtime=0)) / size, 0.0
         yield "xz_bits_per_byte", 8 * len(lzma.compress(text, preset=9)) / size, 0.0
-        yield "order0_bits_per_byte", sum(n * log2(len(text) / n) for n in Counter(text).values()) / size, 0.0
+        yield (
+            "order0_bits_per_byte",
+            sum(n * log2(len(text) / n) for n in Counter(text).values()) / size,
+            0.0,
+        )
         yield "held_out_bytes", float(size), 0.0

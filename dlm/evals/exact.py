@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.core import config as spec
 from dlm.core import keys
-from dlm.core.config import UserError
+from dlm.core.config import member, to_plain
 from dlm.core.contracts import Canvas, Pattern
+from dlm.core.errors import UserError
 from dlm.machine import mesh
 from dlm.samplers import generate, loop
 from dlm.samplers.config import Cache, Sampler
@@ -31,7 +31,7 @@ from dlm.samplers.rule import Rule
 
 @dataclass(frozen=True)
 class Exact:
-    rule: Any = spec.member("samplers", "ordered")  # unless a sampler is given with --sampler.…
+    rule: Any = member("samplers", "ordered")  # unless a sampler is given with --sampler.…
     steps: int = 0  # passes per block; 0: as many as it has positions
     windows: int = 64  # evenly spread held-out windows; 0: all
     samples: int = 4  # of the bound on the same windows, an even number
@@ -49,12 +49,24 @@ class Exact:
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error); an exact score has none, the gap has the bound's."""
         experiment, objective = subject.experiment, subject.objective
-        bound, score, sampler = experiment.bound(self.samples, self.pattern), None, subject.sampler or experiment.run.sampler
-        if objective.mask.kind == "causal" and (sampler.temperature, sampler.top_p, sampler.top_k) != (1.0, 1.0, 0):
-            raise UserError("an autoregressive model's likelihood is that of sampler.temperature=1, top_p=1 and top_k=0: set them")
+        bound, score, sampler = (
+            experiment.bound(self.samples, self.pattern),
+            None,
+            subject.sampler or experiment.run.sampler,
+        )
+        if objective.mask.kind == "causal" and (
+            sampler.temperature,
+            sampler.top_p,
+            sampler.top_k,
+        ) != (1.0, 1.0, 0):
+            raise UserError(
+                "an autoregressive model's likelihood is that of sampler.temperature=1, top_p=1 and top_k=0: set them"
+            )
         if objective.mask.kind != "causal":
             length = objective.mask.size or experiment.run.data.length
-            sampler = subject.sampler or Sampler(rule=self.rule, steps=self.steps or length, block=objective.mask.size)
+            sampler = subject.sampler or Sampler(
+                rule=self.rule, steps=self.steps or length, block=objective.mask.size
+            )
             score = experiment.counted(_Replayed(sampler := deterministic(sampler, objective)))
         exact, above, variance, size, passes = 0.0, 0.0, 0.0, 0.0, 1
         for batch in subject.held_out(self.windows or None):
@@ -66,7 +78,7 @@ class Exact:
             above += float(estimate.nats_BL.astype(np.float64).sum())
             variance += float(estimate.variance_B.astype(np.float64).sum())
             size += float((subject.tokenizer.bytes_V[read.tokens_BL] * read.weights_BL).sum())
-        subject.facts.update(sampler=spec.plain(sampler), nfe=float(passes))
+        subject.facts.update(sampler=to_plain(sampler), nfe=float(passes))
         bits = 1 / (math.log(2) * size)
         yield "exact_bits_per_byte", exact * bits, 0.0
         yield "gap_bits_per_byte", (above - exact) * bits, math.sqrt(variance) * bits
@@ -76,11 +88,15 @@ def deterministic(sampler: Sampler, objective) -> Sampler:
     """The sampler, if which positions it reveals does not hang on chance."""
     rule = type(sampler.rule).__module__.removeprefix("dlm.")
     if not objective.process.absorbing:
-        raise UserError("evals.exact replays which masks are revealed, and this run's noise leaves none: only its bound is known")
+        raise UserError(
+            "evals.exact replays which masks are revealed, and this run's noise leaves none: only its bound is known"
+        )
     if sampler.rule.order_randomness:
         raise UserError(f"no exact likelihood: {rule} {sampler.rule.order_randomness}")
     if sampler.remask or sampler.then:
-        raise UserError("no exact likelihood: sampler.remask and sampler.then change tokens that were drawn")
+        raise UserError(
+            "no exact likelihood: sampler.remask and sampler.then change tokens that were drawn"
+        )
     return generate.resolve(sampler, objective.process, objective.mask)
 
 
@@ -97,7 +113,9 @@ class _Replayed:
 def replay(sampler: Sampler, experiment, params, batch, key):
     """`replayed` by the network of an experiment."""
     denoise = functools.partial(experiment.denoise, params)
-    return replayed(denoise, sampler, experiment.held(params).process, experiment.objective.mask, batch, key)
+    return replayed(
+        denoise, sampler, experiment.held(params).process, experiment.objective.mask, batch, key
+    )
 
 
 def replayed(denoise, sampler: Sampler, process, mask, batch, key):
@@ -105,13 +123,27 @@ def replayed(denoise, sampler: Sampler, process, mask, batch, key):
     hidden_BL = jnp.where(batch.noisable_BL, process.vocab.mask, batch.tokens_BL)
     fields = batch.fields | {"truth_BL": batch.tokens_BL}
     canvas = Canvas(hidden_BL, jnp.ones(hidden_BL.shape), ~batch.noisable_BL, fields)
-    replay_sampler = replace(sampler, rule=_Replay(sampler.rule), temperature=1.0, top_p=1.0, top_k=0, cache=Cache("none"))
+    replay_sampler = replace(
+        sampler,
+        rule=_Replay(sampler.rule),
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        cache=Cache("none"),
+    )
 
     def scored(canvas, **options):
         output = denoise(canvas, **options)
-        return replace(output, prediction=_TemperedScores(output.prediction, (sampler.temperature, sampler.top_p, sampler.top_k)))
+        return replace(
+            output,
+            prediction=_TemperedScores(
+                output.prediction, (sampler.temperature, sampler.top_p, sampler.top_k)
+            ),
+        )
 
-    done = loop.generate(scored, replay_sampler, process, mask, canvas, keys.per_sample(key, batch.index_B))
+    done = loop.generate(
+        scored, replay_sampler, process, mask, canvas, keys.per_sample(key, batch.index_B)
+    )
     return jnp.where(batch.weights_BL > 0, -batch.weights_BL * done.logprob_BL, 0.0), done.nfe
 
 
@@ -126,7 +158,9 @@ class _Replay(Rule):
 
     def step(self, key_B, output, canvas, view, state):
         revealed_BL = self.rule.positions(output.prediction, canvas, view)
-        return replace(canvas, z_BL=jnp.where(revealed_BL, canvas.fields["truth_BL"], canvas.z_BL)), state
+        return replace(
+            canvas, z_BL=jnp.where(revealed_BL, canvas.fields["truth_BL"], canvas.z_BL)
+        ), state
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dlm.core.config import Place, UserError
+from dlm.core.errors import UserError
 from dlm.core.intervals import jackknife
+from dlm.core.named import Place
 from dlm.data import packing
 from dlm.evals.samples import Samples, before, variety
 from dlm.machine import mesh
@@ -36,16 +37,25 @@ class GenPPL(Samples):
     def check(self, *given) -> None:
         """Refuses to draw what nobody judges."""
         if not self.judge:
-            raise UserError("a judge is missing: --evals.gen_ppl.judge=RUN, the directory of an autoregressive run")
+            raise UserError(
+                "a judge is missing: --evals.gen_ppl.judge=RUN, the directory of an autoregressive run"
+            )
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the samples."""
         self.check()
         judge = trusted(subject, self.judge, "--evals.gen_ppl.judge")
         replies, tokenizer = subject.draw(self.num, self.length), subject.tokenizer
-        real = [np.append(ids, tokenizer.eos) for ids in tokenizer.encode_all(subject.held_out_documents[: self.num])]
-        for name, ids_N in dict(gen=[r.ids for r in replies], real=[ids[: len(replies[0].ids)] for ids in real]).items():
-            subject.facts.update(judge=identity(judge), over="samples" if name == "gen" else "documents")
+        real = [
+            np.append(ids, tokenizer.eos)
+            for ids in tokenizer.encode_all(subject.held_out_documents[: self.num])
+        ]
+        for name, ids_N in dict(
+            gen=[r.ids for r in replies], real=[ids[: len(replies[0].ids)] for ids in real]
+        ).items():
+            subject.facts.update(
+                judge=identity(judge), over="samples" if name == "gen" else "documents"
+            )
             yield from perplexity(name, judge, ids_N, tokenizer)
         subject.facts["over"] = "samples"
         yield from variety([reply.ids for reply in replies], subject.tokenizer.vocab)
@@ -54,7 +64,9 @@ class GenPPL(Samples):
 def identity(judge) -> dict:
     """Which model judged: its directory, its checkpoint, the sha256 of its config."""
     config = (judge.folder / "config.json").read_bytes()
-    return dict(dir=str(judge.folder.resolve()), step=judge.step, config=hashlib.sha256(config).hexdigest())
+    return dict(
+        dir=str(judge.folder.resolve()), step=judge.step, config=hashlib.sha256(config).hexdigest()
+    )
 
 
 def trusted(subject, workdir: str, flag: str):
@@ -77,7 +89,16 @@ def judged(judge, ids_N: Sequence[np.ndarray], tokenizer) -> np.ndarray:
         nats_BL = mesh.fetch(bound(judge.params, judge.experiment.put(batch), judge.key)).nats_BL
         size_B = (own.bytes_V[batch["tokens_BL"]] * batch["weights_BL"]).sum(1)
         for b, (ids, lost, drawn) in enumerate(told):  # an empty text costs nothing
-            rows.append((nats_BL[b].sum(), size_B[b], len(ids_B[b]), own.bytes_V[ids].sum() - size_B[b], lost, drawn))
+            rows.append(
+                (
+                    nats_BL[b].sum(),
+                    size_B[b],
+                    len(ids_B[b]),
+                    own.bytes_V[ids].sum() - size_B[b],
+                    lost,
+                    drawn,
+                )
+            )
     return np.array(rows, np.float64)
 
 
@@ -87,15 +108,28 @@ def _told(ids: np.ndarray, tokenizer, judge, same: bool) -> tuple[np.ndarray, in
     end = np.asarray(ids[len(text) : len(text) + 1])
     if not same:
         given = judge.encode_bytes(tokenizer.bytes_of(text))
-        return np.append(given, np.full(len(end), judge.eos, np.int32)), int((tokenizer.bytes_V[text] == 0).sum()), len(text)
+        return (
+            np.append(given, np.full(len(end), judge.eos, np.int32)),
+            int((tokenizer.bytes_V[text] == 0).sum()),
+            len(text),
+        )
     given = text[(text < judge.size) & ~np.isin(text, judge.vocab.never)]
-    return np.append(given, np.where(judge.vocab.ending(end), end, judge.eos)), len(text) - len(given), len(text)
+    return (
+        np.append(given, np.where(judge.vocab.ending(end), end, judge.eos)),
+        len(text) - len(given),
+        len(text),
+    )
 
 
-def perplexity(name: str, judge, ids_N: Sequence[np.ndarray], tokenizer) -> Iterator[tuple[str, float, float]]:
+def perplexity(
+    name: str, judge, ids_N: Sequence[np.ndarray], tokenizer
+) -> Iterator[tuple[str, float, float]]:
     """What the judge thinks of these texts, given as ids of `tokenizer`."""
     rows_N6 = judged(judge, ids_N, tokenizer)
-    ratio = lambda above, *below: lambda rows: rows[:, above].sum() / max(rows[:, below].sum(), 1)  # noqa: E731
+
+    def ratio(above, *below):
+        return lambda rows: rows[:, above].sum() / max(rows[:, below].sum(), 1)
+
     yield f"{name}_bits_per_byte", *jackknife(lambda rows: ratio(0, 1)(rows) / math.log(2), rows_N6)
     yield f"{name}_ppl", *jackknife(lambda rows: math.exp(ratio(0, 2)(rows)), rows_N6)
     yield f"{name}_cut", *jackknife(ratio(3, 1, 3), rows_N6)

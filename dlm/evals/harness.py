@@ -22,9 +22,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from dlm.core import config as spec
-from dlm.core.config import Place, UserError
+from dlm.core.config import to_plain
 from dlm.core.contracts import Pattern
+from dlm.core.errors import UserError
+from dlm.core.named import Place
 from dlm.data import digest
 from dlm.evals.lm_eval.scoring import Model
 from dlm.text.chat import Chat
@@ -39,26 +40,40 @@ class Harness:
     fewshot: int | None = None  # examples in the prompt; None: as the task says
     samples: int = 8  # noise draws of a bound, an even number
     pattern: Pattern = "count"  # of that bound, as in evals.bound
-    likelihood: Literal["bound", "exact"] = "bound"  # exact: under a sampler whose order does not hang on chance
+    likelihood: Literal["bound", "exact"] = (
+        "bound"  # exact: under a sampler whose order does not hang on chance
+    )
     batch: int = 0  # rows read at once; 0: as many as in training
     chat: Literal["none", "template"] = "none"  # whether prompts go through the run's chat template
-    code: Literal["refuse", "jail"] = "refuse"  # what becomes of tasks that run what the model writes
+    code: Literal["refuse", "jail"] = (
+        "refuse"  # what becomes of tasks that run what the model writes
+    )
 
     claims: ClassVar[str | None] = None  # those of each score are in its facts
     over: ClassVar[str] = "documents"
     reads: ClassVar[bool] = False
-    places: ClassVar[tuple[str, ...]] = ("tasks", "dir", "data", "batch", "code")  # where tasks lie changes no score of theirs
+    places: ClassVar[tuple[str, ...]] = (
+        "tasks",
+        "dir",
+        "data",
+        "batch",
+        "code",
+    )  # where tasks lie changes no score of theirs
 
     def __post_init__(self):
         if self.samples < 2 or self.samples % 2:
             raise ValueError(f"samples={self.samples} must be even and at least 2")
         if min(self.limit, self.batch, self.fewshot or 0) < 0:
-            raise ValueError(f"limit={self.limit}, batch={self.batch} and fewshot={self.fewshot} must not be negative")
+            raise ValueError(
+                f"limit={self.limit}, batch={self.batch} and fewshot={self.fewshot} must not be negative"
+            )
 
     def check(self, *given) -> None:
         """Refuses to ask nothing."""
         if not self._names or not self.dir:
-            raise UserError("which tasks, and where? --harness=NAME,… and --harness_dir=FOLDER with their YAML files")
+            raise UserError(
+                "which tasks, and where? --harness=NAME,… and --harness_dir=FOLDER with their YAML files"
+            )
 
     @property
     def _names(self) -> list[str]:
@@ -71,10 +86,14 @@ class Harness:
         from dlm.evals.lm_eval import adapter, local_tasks
 
         with local_tasks.guarded():
-            loaded = local_tasks.tasks(self._names, Path(self.dir), Path(self.data or self.dir), self.code == "jail")
+            loaded = local_tasks.tasks(
+                self._names, Path(self.dir), Path(self.data or self.dir), self.code == "jail"
+            )
             judged = frozenset(name for name, task in loaded["tasks"].items() if _judges(task))
             model = Model(subject, self.batch, self.samples, self.likelihood, self.pattern)
-            lm = adapter.HarnessLM(model, _template(subject) if self.chat == "template" else None, judged)
+            lm = adapter.HarnessLM(
+                model, _template(subject) if self.chat == "template" else None, judged
+            )
             results = self._evaluated(lm, loaded)
             for name, metrics in results["results"].items():
                 yield from self._rows_of_task(subject, lm, results, loaded["tasks"], name, metrics)
@@ -86,10 +105,17 @@ class Harness:
             if self.fewshot is not None or task.get_config("num_fewshot") is None:
                 task.set_config("num_fewshot", self.fewshot or 0)
             task.set_fewshot_seed(1234)  # lm_eval's own, so that prompts are those of everybody
-        options = dict(limit=self.limit or None, bootstrap_iters=1000, confirm_run_unsafe_code=True, fewshot_as_multiturn=True)
+        options = dict(
+            limit=self.limit or None,
+            bootstrap_iters=1000,
+            confirm_run_unsafe_code=True,
+            fewshot_as_multiturn=True,
+        )
         return evaluate(lm, loaded, apply_chat_template=self.chat == "template", **options)
 
-    def _rows_of_task(self, subject, lm, results: dict, tasks: dict, name: str, metrics: dict) -> Iterator[tuple[str, float, float]]:
+    def _rows_of_task(
+        self, subject, lm, results: dict, tasks: dict, name: str, metrics: dict
+    ) -> Iterator[tuple[str, float, float]]:
         """The scores of one task or group, each with its facts."""
         from dlm.evals.lm_eval import adapter
 
@@ -97,7 +123,9 @@ class Harness:
         written = task is not None and task.OUTPUT_TYPE == "generate_until"
         samples = [] if task is None else results["samples"][name]
         noise = {} if written else adapter.resampled_error(lm, task, samples, subject.seed)
-        score_info = [lm.score_info[str(args)] for sample in samples for args in sample["arguments"]]
+        score_info = [
+            lm.score_info[str(args)] for sample in samples for args in sample["arguments"]
+        ]
         facts = dict(
             task=identity(name, tasks, results),
             claims="samples" if written else "exact" if lm.model.exact else "bound",
@@ -108,10 +136,12 @@ class Harness:
             short_requests=sum(t.short for t in score_info),
             special_names=sum(t.names for t in score_info) or None,
             broken_answers=sum(t.broken for t in score_info) or None,
-            loglikelihood_mc_se=float(np.mean([t.variance**0.5 for t in score_info])) if noise else None,
+            loglikelihood_mc_se=float(np.mean([t.variance**0.5 for t in score_info]))
+            if noise
+            else None,
         )
         if written or not lm.model.exact or self.likelihood == "exact":
-            facts |= dict(sampler=spec.plain(lm.model.sampler))
+            facts |= dict(sampler=to_plain(lm.model.sampler))
         if lm.model.nfe:
             facts |= dict(nfe=float(np.mean(lm.model.nfe)))
         for key, value in metrics.items():
@@ -119,20 +149,35 @@ class Harness:
             if comma and not metric.endswith("_stderr") and isinstance(value, (int, float)):
                 error = metrics.get(f"{metric}_stderr,{filter_}")
                 subject.facts.clear()
-                own = dict(mc_se=noise.get(key), trials=trials(name, f"{metric},{filter_}", results))
+                own = dict(
+                    mc_se=noise.get(key), trials=trials(name, f"{metric},{filter_}", results)
+                )
                 subject.facts.update({k: v for k, v in (facts | own).items() if v is not None})
-                yield f"{name}.{key}", float(value), float(error) if isinstance(error, (int, float)) else math.nan
+                yield (
+                    f"{name}.{key}",
+                    float(value),
+                    float(error) if isinstance(error, (int, float)) else math.nan,
+                )
 
 
 def identity(name: str, tasks: dict, results: dict) -> dict:
     """What was asked: a hash of a task's settings and of every row with its prompts, wherever its files lie; of a group, of its tasks'."""
     if name not in tasks:
         parts = [identity(part, tasks, results) for part in results["group_subtasks"].get(name, ())]
-        return dict(sha256=digest(part["sha256"] for part in parts)["sha256"], rows=sum(part["rows"] for part in parts))
+        return dict(
+            sha256=digest(part["sha256"] for part in parts)["sha256"],
+            rows=sum(part["rows"] for part in parts),
+        )
     settings = tasks[name].dump_config() | dict(metadata=None)  # which tells the folder
-    rows = [{key: sample[key] for key in ("doc", "target", "arguments", "filter")} for sample in results["samples"][name]]
+    rows = [
+        {key: sample[key] for key in ("doc", "target", "arguments", "filter")}
+        for sample in results["samples"][name]
+    ]
     parts = [json.dumps(part, default=str, sort_keys=True) for part in (settings, *rows)]
-    return dict(sha256=digest(parts)["sha256"], rows=len({sample["doc_id"] for sample in results["samples"][name]}))
+    return dict(
+        sha256=digest(parts)["sha256"],
+        rows=len({sample["doc_id"] for sample in results["samples"][name]}),
+    )
 
 
 def trials(name: str, key: str, results: dict) -> int | None:
@@ -141,8 +186,14 @@ def trials(name: str, key: str, results: dict) -> int | None:
         each = [trials(part, key, results) for part in results["group_subtasks"].get(name, ())]
         return sum(each) if each and all(each) else None
     metric, _, filter_ = key.partition(",")
-    values = [sample.get(metric) for sample in results["samples"][name] if sample["filter"] == filter_]
-    share = values and all(value in (0, 1) for value in values) and math.isclose(float(np.mean(values)), results["results"][name][key])
+    values = [
+        sample.get(metric) for sample in results["samples"][name] if sample["filter"] == filter_
+    ]
+    share = (
+        values
+        and all(value in (0, 1) for value in values)
+        and math.isclose(float(np.mean(values)), results["results"][name][key])
+    )
     return len(values) if share else None
 
 
@@ -155,7 +206,9 @@ def _judges(task) -> bool:
 def _ready() -> None:
     """lm_eval at hand, offline and quiet; told in one line where it is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise UserError("evals.harness needs lm_eval, which is not installed: pip install -r requirements-parity.txt")
+        raise UserError(
+            "evals.harness needs lm_eval, which is not installed: pip install -r requirements-parity.txt"
+        )
     # Read when they are imported: nothing is fetched, and no process is forked beside JAX's threads.
     os.environ |= dict(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", DISABLE_MULTIPROC="1")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.core.intervals import jackknife
 
 
@@ -29,7 +29,9 @@ class Infill:
     def __post_init__(self):
         if not 0 < self.hole < self.length or self.num < 2 or self.temperature < 0:
             given = f"length={self.length} num={self.num} temperature={self.temperature}"
-            raise ValueError(f"hole={self.hole} must be inside the length, num at least 2, temperature not negative: {given}")
+            raise ValueError(
+                f"hole={self.hole} must be inside the length, num at least 2, temperature not negative: {given}"
+            )
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the documents."""
@@ -38,7 +40,12 @@ class Infill:
         end, both = begin + self.hole, subject.objective.mask.kind in ("full", "partition")
         templates = [(ids[:begin], self.hole, *([ids[end:]] if both else [])) for ids in real_NL]
         replies = subject.generate(templates, temperature=self.temperature)
-        right_NK = np.array([reply.ids[begin:end] == ids[begin:end] for reply, ids in zip(replies, real_NL, strict=True)])
+        right_NK = np.array(
+            [
+                reply.ids[begin:end] == ids[begin:end]
+                for reply, ids in zip(replies, real_NL, strict=True)
+            ]
+        )
         subject.facts["trials"] = len(right_NK)
         yield "token_accuracy", *jackknife(np.mean, right_NK.mean(1))
         yield "exact_match", *jackknife(np.mean, right_NK.all(1))
@@ -51,5 +58,7 @@ class Infill:
             if len(documents) == self.num:
                 return documents
         if len(documents) < 2:
-            raise UserError(f"only {len(documents)} held-out document(s) have {self.length} tokens: make --evals.infill.length smaller")
+            raise UserError(
+                f"only {len(documents)} held-out document(s) have {self.length} tokens: make --evals.infill.length smaller"
+            )
         return documents

@@ -12,7 +12,7 @@ from typing import ClassVar
 import jax
 import numpy as np
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.machine import mesh
 from dlm.nn import routing
 
@@ -27,7 +27,9 @@ class Routing:
 
     def __post_init__(self):
         if min(self.windows, self.devices) < 0:
-            raise ValueError(f"windows={self.windows} and devices={self.devices} must not be negative")
+            raise ValueError(
+                f"windows={self.windows} and devices={self.devices} must not be negative"
+            )
 
     def check(self, run, *given) -> None:
         """Refuses a network without experts."""
@@ -40,15 +42,26 @@ class Routing:
         e = subject.experiment.run.nn.experts
         devices = self.devices or routing.devices(e, subject.experiment.mesh.shape["expert"])
         if e.number % devices:
-            raise UserError(f"evals.routing.devices={devices} must divide nn.experts.number={e.number}")
+            raise UserError(
+                f"evals.routing.devices={devices} must divide nn.experts.number={e.number}"
+            )
         counted = subject.experiment.counted(self.count)
-        parts = [mesh.fetch(counted(subject.params, batch, subject.key)) for batch in subject.held_out(self.windows or None)]
+        parts = [
+            mesh.fetch(counted(subject.params, batch, subject.key))
+            for batch in subject.held_out(self.windows or None)
+        ]
         total = jax.tree.map(lambda *x: np.sum(x, 0, dtype=np.float64), *parts)
         each = [routing.router_metrics(part, e.active, devices) for part in parts]
         subject.facts["routing"] = tables(total, e.active, devices)
         for name in each[0]:
             means = [float(router_metrics[name]) for router_metrics in each]
-            yield name, float(np.mean(means)), float(np.std(means, ddof=1) / len(means) ** 0.5) if len(means) > 1 else float("nan")
+            yield (
+                name,
+                float(np.mean(means)),
+                float(np.std(means, ddof=1) / len(means) ** 0.5)
+                if len(means) > 1
+                else float("nan"),
+            )
             subject.facts.pop("routing", None)
 
     def count(self, experiment, params, batch, key):
@@ -64,7 +77,9 @@ def tables(routed: dict, active: int, devices: int) -> list[dict]:
         layer = {"all": _table({k: v[n].sum(0) for k, v in routed.items()}, active, devices)}
         for z in range(buckets):
             if routed["tokens_NZ"][n, z]:
-                layer[f"masked {z / buckets:g} to {(z + 1) / buckets:g}"] = _table({k: v[n, z] for k, v in routed.items()}, active, devices)
+                layer[f"masked {z / buckets:g} to {(z + 1) / buckets:g}"] = _table(
+                    {k: v[n, z] for k, v in routed.items()}, active, devices
+                )
         per_layer.append(layer)
     return per_layer
 

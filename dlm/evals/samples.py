@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dlm.core.config import Vocab
 from dlm.core.intervals import jackknife
+from dlm.core.vocab import Vocab
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,15 @@ class Samples:
 
     def __post_init__(self):
         if self.num < 2 or self.length < 0:
-            raise ValueError(f"num={self.num} must be at least 2 and length={self.length} not negative")
+            raise ValueError(
+                f"num={self.num} must be at least 2 and length={self.length} not negative"
+            )
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the samples."""
-        yield from variety([reply.ids for reply in subject.draw(self.num, self.length)], subject.tokenizer.vocab)
+        yield from variety(
+            [reply.ids for reply in subject.draw(self.num, self.length)], subject.tokenizer.vocab
+        )
 
 
 def variety(ids_N: list[np.ndarray], vocab: Vocab) -> Iterator[tuple[str, float, float]]:
@@ -38,8 +42,16 @@ def variety(ids_N: list[np.ndarray], vocab: Vocab) -> Iterator[tuple[str, float,
     cut_N = [before(vocab, ids) for ids in ids_N]
     yield "entropy", *jackknife(np.mean, [_entropy(ids) for ids in cut_N])
     for n in (1, 2, 3):
-        grams_N = [Counter(zip(*(ids[i:].tolist() for i in range(n)), strict=False)) for ids in cut_N]
-        yield f"distinct_{n}", *jackknife(lambda chosen, grams=grams_N: _distinct([grams[i] for i in chosen]), range(len(grams_N)))
+        grams_N = [
+            Counter(zip(*(ids[i:].tolist() for i in range(n)), strict=False)) for ids in cut_N
+        ]
+        yield (
+            f"distinct_{n}",
+            *jackknife(
+                lambda chosen, grams=grams_N: _distinct([grams[i] for i in chosen]),
+                range(len(grams_N)),
+            ),
+        )
 
 
 def before(vocab: Vocab, ids: np.ndarray) -> np.ndarray:

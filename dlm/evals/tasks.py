@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dlm.core.config import UserError, build, member
+from dlm.core.config import build_member, member
+from dlm.core.errors import UserError
 from dlm.core.intervals import jackknife
 from dlm.data import digest, problems
 from dlm.evals.samples import before
@@ -27,7 +28,9 @@ class Tasks:
     num: int = 64  # problems
     temperature: float = 0.0  # of the sampler while it answers
     ask: Literal["prompt", "fill"] = "prompt"
-    orders: tuple[Literal["random", "left_to_right", "top", "margin", "entropy"], ...] = ()  # none: the sampler's own rule
+    orders: tuple[
+        Literal["random", "left_to_right", "top", "margin", "entropy"], ...
+    ] = ()  # none: the sampler's own rule
     steps: tuple[int, ...] = ()  # none: the sampler's own
 
     claims: ClassVar[str] = "samples"
@@ -36,22 +39,35 @@ class Tasks:
 
     def __post_init__(self):
         if self.num < 2 or self.temperature < 0:
-            raise ValueError(f"num={self.num} must be at least 2 and temperature={self.temperature} not negative")
+            raise ValueError(
+                f"num={self.num} must be at least 2 and temperature={self.temperature} not negative"
+            )
         if any(n < 1 for n in self.steps):
             raise ValueError(f"steps={self.steps} must be positive")
         if self.ask == "fill" and not hasattr(self.task, "template"):
-            raise ValueError(f"ask='fill' needs a task whose prompt is a part of the answer, such as tasks.sudoku: not {self.task}")
+            raise ValueError(
+                f"ask='fill' needs a task whose prompt is a part of the answer, such as tasks.sudoku: not {self.task}"
+            )
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the problems."""
         tokenizer, asked = subject.tokenizer, self._asked(subject.tokenizer)
-        told = dict(sha256=digest(part for p in asked for part in (p.prompt, p.answer))["sha256"], rows=len(asked))
+        told = dict(
+            sha256=digest(part for p in asked for part in (p.prompt, p.answer))["sha256"],
+            rows=len(asked),
+        )
         templates = [self._template(p, tokenizer.eos) for p in asked]
         for label, changes in self._samplers():
             replies = subject.generate(templates, temperature=self.temperature, **changes)
-            right_N = [self.task.grade(p, self._answer(p, reply, tokenizer)) for p, reply in zip(asked, replies, strict=True)]
+            right_N = [
+                self.task.grade(p, self._answer(p, reply, tokenizer))
+                for p, reply in zip(asked, replies, strict=True)
+            ]
             subject.facts.update(trials=len(right_N), task=told)
-            yield f"{type(self.task).__name__.lower()}_accuracy{label}", *jackknife(np.mean, right_N)
+            yield (
+                f"{type(self.task).__name__.lower()}_accuracy{label}",
+                *jackknife(np.mean, right_N),
+            )
 
     def check(self, run, tokenizer) -> None:
         """Refuses what `run` would refuse of every model with this tokenizer."""
@@ -72,7 +88,9 @@ class Tasks:
         """Refuses a tokenizer of which a token reaches over the border of what is given and what is asked: a text of training was encoded
         whole, a template is in its parts, and so is none that a model has learned to go on from."""
         parts = (problem.prompt,) if self.ask == "prompt" else self.task.template(problem)
-        whole = tokenizer.encode(problems.document(self.task, problem) if self.ask == "prompt" else problem.answer)
+        whole = tokenizer.encode(
+            problems.document(self.task, problem) if self.ask == "prompt" else problem.answer
+        )
         at, fits = 0, True
         for part in parts:
             ids = whole[at : at + part] if isinstance(part, int) else tokenizer.encode(part)
@@ -87,7 +105,9 @@ class Tasks:
     def _answer(self, problem: Problem, reply, tokenizer) -> str:
         if self.ask == "fill":
             return reply.text
-        return tokenizer.decode(before(tokenizer.vocab, reply.ids[len(tokenizer.told(problem.prompt)) :])).rstrip(" ")
+        return tokenizer.decode(
+            before(tokenizer.vocab, reply.ids[len(tokenizer.told(problem.prompt)) :])
+        ).rstrip(" ")
 
     def _samplers(self) -> Iterator[tuple[str, dict]]:
         """What a score's name ends with, and the sampler's fields that it changes."""
@@ -101,7 +121,7 @@ class Tasks:
 def _rule(order: str):
     """The sampling rule of this name. A random order is each problem's own: one for all may be a lucky one."""
     if order == "random":
-        return build("samplers.first_hitting", "samplers")
+        return build_member("samplers.first_hitting", "samplers")
     if order == "left_to_right":
-        return build(dict(name="samplers.ordered", order=order), "samplers")
-    return build(dict(name="samplers.confident", confidence=order), "samplers")
+        return build_member(dict(name="samplers.ordered", order=order), "samplers")
+    return build_member(dict(name="samplers.confident", confidence=order), "samplers")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import keys
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.core.intervals import jackknife
 from dlm.machine import mesh
 from dlm.noise.mask import MaskNoise
@@ -29,7 +29,9 @@ class MaskedTokens:
 
     def __post_init__(self):
         if self.windows < 0 or not 0 < self.rate <= 1:
-            raise ValueError(f"windows={self.windows} must not be negative and rate={self.rate} must be in (0, 1]")
+            raise ValueError(
+                f"windows={self.windows} must not be negative and rate={self.rate} must be in (0, 1]"
+            )
 
     def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the windows."""
@@ -38,7 +40,10 @@ class MaskedTokens:
                 "evals.tokens asks for masked tokens, and this run's objective predicts none: it needs objectives.masked or its kin"
             )
         counted = subject.experiment.counted(self.count)
-        rows = [mesh.fetch(counted(subject.params, batch, subject.key)) for batch in subject.held_out(self.windows or None)]
+        rows = [
+            mesh.fetch(counted(subject.params, batch, subject.key))
+            for batch in subject.held_out(self.windows or None)
+        ]
         rows_NK2 = np.concatenate(rows).astype(np.float64)
         for k, name in enumerate(("token", "marked_token", "unmarked_token")):
             if rows_NK2[:, k, 0].sum() and (k != 2 or rows_NK2[:, 1, 0].sum()):
@@ -50,8 +55,15 @@ class MaskedTokens:
         """[B, 3, 2]: masked tokens and right ones among all, the marked and the unmarked ones of each window."""
         objective = experiment.objective
         key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
-        z_BL = MaskNoise(vocab=objective.vocab).corrupt(key_B, batch.tokens_BL, jnp.full((1, 1), self.rate), batch.noisable_BL)
-        read = objective.read(lambda canvas, **o: experiment.denoise(params, canvas, **o), batch, z_BL, jnp.full(z_BL.shape, self.rate))
+        z_BL = MaskNoise(vocab=objective.vocab).corrupt(
+            key_B, batch.tokens_BL, jnp.full((1, 1), self.rate), batch.noisable_BL
+        )
+        read = objective.read(
+            lambda canvas, **o: experiment.denoise(params, canvas, **o),
+            batch,
+            z_BL,
+            jnp.full(z_BL.shape, self.rate),
+        )
         asked_BL = (z_BL == objective.vocab.mask) & (batch.weights_BL > 0)
         right_BL = read.prediction.draw(None, temperature=0) == batch.tokens_BL
         marked_BL = batch.fields.get("marked_BL", jnp.zeros_like(z_BL)) > 0

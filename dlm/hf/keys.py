@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from dlm.core.config import UserError, nearest
+from dlm.core.errors import UserError
+from dlm.core.named import nearest
 
 _HARMLESS = """
     architectures auto_map model_type model_name name_or_path _name_or_path _commit_hash transformers_version transformers.js_config
@@ -40,7 +41,10 @@ _NEVER = """
     clip_qkv attn_logit_softcapping final_logit_softcapping router_logit_softcapping
     sliding_window attention_chunk_size is_causal block_size
 """
-_ACTIVATIONS, _SCORES = "hidden_act hidden_activation activation_function", "scoring_func score_function moe_router_score_function"
+_ACTIVATIONS, _SCORES = (
+    "hidden_act hidden_activation activation_function",
+    "scoring_func score_function moe_router_score_function",
+)
 _VALUES = {_MULTIPLIERS: (1,), _NEVER: (), _ACTIVATIONS: ("silu", "swish"), _SCORES: ("softmax",)}
 NEUTRAL = {key: values for names, values in _VALUES.items() for key in names.split()}
 MOST = 2**24  # of anything that is counted: layers, widths, ids, positions
@@ -67,23 +71,37 @@ class Keys:
             raise UserError(f"{self.where}: {told(given)} contradict each other: keep one of them")
         if given:
             return next(iter(given.values()))
-        return default if any(name in self.config for name in names) else self.defaults.get(names[0], default)
+        return (
+            default
+            if any(name in self.config for name in names)
+            else self.defaults.get(names[0], default)
+        )
 
     def _typed(self, keys: str, default: Any, fits: Any, what: str) -> Any:
         value = self.get(keys, default)
         if value is None:
             raise UserError(f"{self.where} lacks {keys.split('|')[0]}")
         if not fits(value):
-            raise UserError(f"{self.where}: {keys.split('|')[0]} must be {what}, not {_short(value)}")
+            raise UserError(
+                f"{self.where}: {keys.split('|')[0]} must be {what}, not {_short(value)}"
+            )
         return value
 
     def integer(self, keys: str, default: int | None = None, least: int = 1) -> int:
         """A whole number."""
-        return self._typed(keys, default, lambda v: type(v) is int and least <= v <= MOST, f"a whole number from {least} to {MOST}")
+        return self._typed(
+            keys,
+            default,
+            lambda v: type(v) is int and least <= v <= MOST,
+            f"a whole number from {least} to {MOST}",
+        )
 
     def number(self, keys: str, default: float | None = None) -> float:
         """A positive finite number."""
-        fits = lambda v: type(v) in (int, float) and math.isfinite(v) and v > 0  # noqa: E731
+
+        def fits(v):
+            return type(v) in (int, float) and math.isfinite(v) and v > 0
+
         return float(self._typed(keys, default, fits, "a positive number"))
 
     def flag(self, keys: str) -> bool:
@@ -92,7 +110,10 @@ class Keys:
 
     def integers(self, keys: str, default: Iterable[int] = ()) -> list[int]:
         """A list of whole numbers."""
-        fits = lambda v: isinstance(v, list) and all(type(n) is int for n in v)  # noqa: E731
+
+        def fits(v):
+            return isinstance(v, list) and all(type(n) is int for n in v)
+
         return self._typed(keys, list(default), fits, "a list of whole numbers")
 
     def section(self, key: str) -> dict:
@@ -104,12 +125,18 @@ class Keys:
         value = self.get(key)
         if not any(type(value) is type(a) and value == a for a in allowed):
             wanted = " or ".join(repr(a) for a in allowed if a is not None) or "null"
-            raise UserError(f"{self.where}: {key}={_short(value)} is not supported: it must be {wanted}")
+            raise UserError(
+                f"{self.where}: {key}={_short(value)} is not supported: it must be {wanted}"
+            )
 
     def left(self, harmless: Iterable[str] = ()) -> dict[str, Any]:
         """What was not read and may change numbers: dotted key → value."""
         known = self.read | set(harmless)
-        own = {key: value for key, value in self.config.items() if key not in known and not neutral(key, value)}
+        own = {
+            key: value
+            for key, value in self.config.items()
+            if key not in known and not neutral(key, value)
+        }
         return own | self.unread
 
 
@@ -119,7 +146,12 @@ def neutral(key: str, value: Any) -> bool:
         return True
     if key in NEUTRAL:
         return type(value) in (int, float, str) and value in NEUTRAL[key]
-    return value is False or value in ("", [], {}) or (type(value) in (int, float) and value == 0) or (type(value) is float and value == 1)
+    return (
+        value is False
+        or value in ("", [], {})
+        or (type(value) in (int, float) and value == 0)
+        or (type(value) is float and value == 1)
+    )
 
 
 def _short(value: Any) -> str:
@@ -129,7 +161,10 @@ def _short(value: Any) -> str:
 
 def told(values: dict[str, Any]) -> str:
     """'a=1, b=[2]', in one line."""
-    return ", ".join(f"{key if key.isprintable() else repr(key)}={_short(value)}" for key, value in values.items())
+    return ", ".join(
+        f"{key if key.isprintable() else repr(key)}={_short(value)}"
+        for key, value in values.items()
+    )
 
 
 def without(config: dict, ignored: Iterable[str], where: Any = "config.json") -> dict:

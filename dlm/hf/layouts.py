@@ -12,14 +12,18 @@ Dream and SDAR, and of Pangu Pro MoE's inference code (vllm-ascend). What a conf
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlm.core.config import UserError, nearest
+from dlm.core.errors import UserError
+from dlm.core.named import nearest
 
 _TOP = {
     "embed_VD": ("model.embed_tokens.weight", "V D"),
     "unembed_VD": ("lm_head.weight", "V D"),
     "norm_D": ("model.norm.weight", "D"),
 }
-_NORMS = {"attend_norm_D": ("input_layernorm.weight", "D"), "ffn_norm_D": ("post_attention_layernorm.weight", "D")}
+_NORMS = {
+    "attend_norm_D": ("input_layernorm.weight", "D"),
+    "ffn_norm_D": ("post_attention_layernorm.weight", "D"),
+}
 _ATTENTION = {
     "attention/q_DHK": ("self_attn.q_proj.weight", "HK D"),
     "attention/k_DJK": ("self_attn.k_proj.weight", "JK D"),
@@ -91,7 +95,9 @@ _KEYS = dict(
     scaling="rope_scaling",
     parameters="rope_parameters",
 )
-_HEADS = dict(head_size="head_dim")  # where the code does not read it, a head's size is width / heads
+_HEADS = dict(
+    head_size="head_dim"
+)  # where the code does not read it, a head's size is width / heads
 _BIAS = dict(bias="attention_bias")
 _KINDS = dict(kinds="layer_types")  # of which a rope section may speak apart
 _MOE = dict(number="num_experts", active="num_experts_per_tok", expert="moe_intermediate_size")
@@ -108,7 +114,9 @@ _LLADA_KEYS = dict(
     base="rope_theta",
     bias="include_qkv_bias",
 )
-_PLAIN = dict(hidden_act=("silu", "swish", None), mlp_bias=(None, False))  # key → what it may say, the first if we write it
+_PLAIN = dict(
+    hidden_act=("silu", "swish", None), mlp_bias=(None, False)
+)  # key → what it may say, the first if we write it
 _CAUSAL, _BOTH_WAYS = _PLAIN | dict(is_causal=(None, True)), _PLAIN | dict(is_causal=(None, False))
 _NO_WINDOWS = dict(use_sliding_window=(None, False), sliding_window=(None,))
 _WINDOWS = dict(use_sliding_window=(False, None))  # without which its code does not read the others
@@ -152,7 +160,11 @@ class Tensors:
         """(their name with {n} and {e}, their axes) of our parameter within a layer or above the layers."""
         if path in self.top:
             return self.top[path]
-        return (self.layer + self.within[path][0], self.within[path][1]) if path in self.within else None
+        return (
+            (self.layer + self.within[path][0], self.within[path][1])
+            if path in self.within
+            else None
+        )
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,9 @@ class Layout:
     keys: dict  # ours → the key that its code reads, or several names of it: "a|b"
     demands: dict  # key → values that mean what the backbone does; None: not there
     defaults: dict  # key → what its code takes where there is no such key
-    harmless: frozenset = frozenset()  # keys of its own that change no number (`hf.keys` has those of all layouts)
+    harmless: frozenset = (
+        frozenset()
+    )  # keys of its own that change no number (`hf.keys` has those of all layouts)
     bias: str = "none"  # what has biases: always, or where keys["bias"] says so
     qk_norm: str = "none"
     router: dict | None = None  # our router, where there are experts
@@ -177,7 +191,16 @@ _TOPK = dict(name="nn.routers.topk", scale="none")
 LAYOUTS = {
     layout.architecture: layout
     for layout in (
-        Layout("LlamaForCausalLM", "llama", _AR, Tensors(_DENSE), _KEYS | _HEADS | _BIAS, _CAUSAL | _NO_WINDOWS, _DEFAULTS, bias="all"),
+        Layout(
+            "LlamaForCausalLM",
+            "llama",
+            _AR,
+            Tensors(_DENSE),
+            _KEYS | _HEADS | _BIAS,
+            _CAUSAL | _NO_WINDOWS,
+            _DEFAULTS,
+            bias="all",
+        ),
         Layout(
             "Qwen2ForCausalLM",
             "qwen2",
@@ -211,7 +234,10 @@ LAYOUTS = {
             | _BIAS
             | _MOE
             | dict(
-                number="num_experts|num_local_experts", renormalised="norm_topk_prob", dense="mlp_only_layers", every="decoder_sparse_step"
+                number="num_experts|num_local_experts",
+                renormalised="norm_topk_prob",
+                dense="mlp_only_layers",
+                every="decoder_sparse_step",
             ),
             _CAUSAL | _WINDOWS,
             _DEFAULTS | dict(num_key_value_heads=4),
@@ -225,7 +251,10 @@ LAYOUTS = {
             "mixtral",
             _AR,
             Tensors(_NORMS | _ATTENTION | _MIXTRAL),
-            _KEYS | _HEADS | _MOE | dict(number="num_local_experts|num_experts", expert="intermediate_size"),
+            _KEYS
+            | _HEADS
+            | _MOE
+            | dict(number="num_local_experts|num_experts", expert="intermediate_size"),
             _CAUSAL | _NO_WINDOWS | dict(norm_topk_prob=(None, True)),
             dict(rms_norm_eps=1e-5, rope_theta=1e6, num_key_value_heads=8),
             router=_TOPK | dict(weights="renormalised"),
@@ -250,7 +279,11 @@ LAYOUTS = {
             _KEYS
             | _BIAS
             | _MOE
-            | dict(expert="expert_intermediate_size", ffn="dense_intermediate_size", shared="shared_expert_intermediate_size")
+            | dict(
+                expert="expert_intermediate_size",
+                ffn="dense_intermediate_size",
+                shared="shared_expert_intermediate_size",
+            )
             | dict(sparse="moe_layer_freq"),
             _BOTH_WAYS
             | dict(
@@ -313,10 +346,16 @@ def of(config: dict, where: Any) -> Layout:
     if named and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
         raise UserError(f"{where}: architectures must be a list of names, not {str(named)[:80]!r}")
     named = named[0] if named else kind
-    known = next((layout for layout in LAYOUTS.values() if named in (layout.architecture, layout.kind)), None)
+    known = next(
+        (layout for layout in LAYOUTS.values() if named in (layout.architecture, layout.kind)), None
+    )
     if known is None:
         near = nearest(named, LAYOUTS) if isinstance(named, str) else ""
-        raise UserError(f"{where}: unknown architecture {str(named)[:80]!r}{near}; known are {', '.join(LAYOUTS)}")
+        raise UserError(
+            f"{where}: unknown architecture {str(named)[:80]!r}{near}; known are {', '.join(LAYOUTS)}"
+        )
     if kind != known.kind and kind in [layout.kind for layout in LAYOUTS.values()]:
-        raise UserError(f"{where}: architectures names {known.architecture}, model_type another one, {kind}: which of the two is it?")
+        raise UserError(
+            f"{where}: architectures names {known.architecture}, model_type another one, {kind}: which of the two is it?"
+        )
     return known

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.hf import rope
 from dlm.hf.keys import HARMLESS, Keys, told
 from dlm.hf.layouts import Layout
@@ -24,7 +24,10 @@ def network(layout: Layout, config: dict, where: Any, whole: bool = True) -> dic
             bias=layout.bias if "bias" not in k or keys.flag(k["bias"]) else "none",
             rope=rope.read(keys, k),
         ),
-        ffn=dict(kind="swiglu", width=keys.integer(k["ffn"], keys.integer(k["expert"]) if sparse else None)),
+        ffn=dict(
+            kind="swiglu",
+            width=keys.integer(k["ffn"], keys.integer(k["expert"]) if sparse else None),
+        ),
         norm=dict(epsilon=keys.number(k["epsilon"])),
         embeddings="tied" if keys.flag(k["tied"]) else "untied",
     )
@@ -40,9 +43,13 @@ def _whole(layout: Layout, keys: Keys) -> None:
     keys.integer(layout.keys["vocab"], keys.get("vocab_size"))
     for key, allowed in layout.demands.items():
         keys.demand(key, allowed)
-    named = {name for key in layout.keys.values() for name in key.split("|")}  # those of experts, where there are none
+    named = {
+        name for key in layout.keys.values() for name in key.split("|")
+    }  # those of experts, where there are none
     if left := keys.left(HARMLESS | layout.harmless | named):
-        ignore = f"--ignore={','.join(left)}" if all(key.isprintable() for key in left) else "--ignore"
+        ignore = (
+            f"--ignore={','.join(left)}" if all(key.isprintable() for key in left) else "--ignore"
+        )
         raise UserError(
             f"{keys.where} says {told(left)}, which {layout.architecture} is not known to read: "
             f"{ignore} lets it through if it changes no number that you need"
@@ -65,14 +72,24 @@ def _experts(layout: Layout, keys: Keys, layers: int) -> dict:
     number, active = keys.integer(k["number"]), keys.integer(k["active"])
     shared = keys.integer(k["shared"], 0, least=0) if "shared" in k else 0
     if shared % width:
-        raise UserError(f"{keys.where}: {k['shared']}={shared} must be a multiple of {k['expert']}={width}")
+        raise UserError(
+            f"{keys.where}: {k['shared']}={shared} must be a multiple of {k['expert']}={width}"
+        )
     router = dict(layout.router)
     if router["name"].endswith("moge"):
         router["groups"] = active  # one expert of each group, as in the released code
     elif "weights" not in router:
         router["weights"] = "renormalised" if keys.flag(k["renormalised"]) else "plain"
     dense, every = _sparse_layers(layout, keys, layers)
-    return dict(number=number, active=active, width=width, shared=shared // width, dense=dense, every=every, router=router)
+    return dict(
+        number=number,
+        active=active,
+        width=width,
+        shared=shared // width,
+        dense=dense,
+        every=every,
+        router=router,
+    )
 
 
 def _sparse_layers(layout: Layout, keys: Keys, layers: int) -> tuple[int, int]:
@@ -83,7 +100,15 @@ def _sparse_layers(layout: Layout, keys: Keys, layers: int) -> tuple[int, int]:
     every = keys.integer(k["every"], 1) if "every" in k else 1
     sparse = [bool(on) and n not in only and (n + 1) % every == 0 for n, on in enumerate(said)]
     dense = next((n for n, on in enumerate(sparse) if on), 0) + 1 - every
-    if len(sparse) != layers or dense < 0 or sparse != [n >= dense and (n - dense + 1) % every == 0 for n in range(layers)]:
-        said = told({k[name]: keys.get(k[name]) for name in ("sparse", "dense", "every") if name in k})
-        raise UserError(f"{keys.where}: {said}: layers with experts must follow the first dense ones, each {every}-th of them")
+    if (
+        len(sparse) != layers
+        or dense < 0
+        or sparse != [n >= dense and (n - dense + 1) % every == 0 for n in range(layers)]
+    ):
+        said = told(
+            {k[name]: keys.get(k[name]) for name in ("sparse", "dense", "every") if name in k}
+        )
+        raise UserError(
+            f"{keys.where}: {said}: layers with experts must follow the first dense ones, each {every}-th of them"
+        )
     return dense, every

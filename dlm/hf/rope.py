@@ -8,14 +8,19 @@ As in transformers 5, a section's own rope_theta goes before the one beside it. 
 
 from typing import Any
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.hf.keys import Keys, told
 from dlm.nn.config import Rope
 
 _FULL = "full_attention"
 _OURS = dict(  # kind → our field: their key
     linear=dict(factor="factor"),
-    llama3=dict(factor="factor", low="low_freq_factor", high="high_freq_factor", original="original_max_position_embeddings"),
+    llama3=dict(
+        factor="factor",
+        low="low_freq_factor",
+        high="high_freq_factor",
+        original="original_max_position_embeddings",
+    ),
 )
 
 
@@ -24,12 +29,21 @@ def read(keys: Keys, names: dict) -> dict:
     typed = _layer_types(keys, names)
     own = _of_full_layers(keys, *_section(keys, names), typed)
     kind = own.get("rope_type|type", "default")
-    ours = dict(base=own.number("rope_theta") if own.get("rope_theta") is not None else keys.number(names["base"]))
+    ours = dict(
+        base=own.number("rope_theta")
+        if own.get("rope_theta") is not None
+        else keys.number(names["base"])
+    )
     if kind != "default":
         if not isinstance(kind, str) or kind not in _OURS:
-            raise UserError(f"{own.where} of type {str(kind)[:80]!r} is not supported: default, linear and llama3 are")
+            raise UserError(
+                f"{own.where} of type {str(kind)[:80]!r} is not supported: default, linear and llama3 are"
+            )
         ours |= dict(kind=kind) | _scaled(own, keys, names, kind)
-    keys.unread |= {f"{own.where.removeprefix(f'{keys.where}: ')}.{key}": value for key, value in own.left().items()}
+    keys.unread |= {
+        f"{own.where.removeprefix(f'{keys.where}: ')}.{key}": value
+        for key, value in own.left().items()
+    }
     return ours
 
 
@@ -48,7 +62,9 @@ def _layer_types(keys: Keys, names: dict) -> bool:
     if types is None or types == []:
         return False
     if types != [_FULL] * keys.integer(names["layers"]):
-        raise UserError(f"{keys.where}: {told(dict(layer_types=types))} is not supported: it must be {_FULL!r} for each layer")
+        raise UserError(
+            f"{keys.where}: {told(dict(layer_types=types))} is not supported: it must be {_FULL!r} for each layer"
+        )
     return "kinds" in names
 
 
@@ -64,8 +80,12 @@ def _of_full_layers(keys: Keys, name: str, section: dict, typed: bool) -> Keys:
 
 
 def _scaled(own: Keys, keys: Keys, names: dict, kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = {ours: own.number(theirs) for ours, theirs in _OURS[kind].items() if ours != "original"}
-    if kind == "llama3":  # as in transformers 5, the first training was as long as the model's positions where nothing else is said
+    found: dict[str, Any] = {
+        ours: own.number(theirs) for ours, theirs in _OURS[kind].items() if ours != "original"
+    }
+    if (
+        kind == "llama3"
+    ):  # as in transformers 5, the first training was as long as the model's positions where nothing else is said
         found["original"] = own.integer(_OURS[kind]["original"], keys.get(names["length"]))
     return found
 
@@ -74,5 +94,7 @@ def written(rope: Rope) -> dict:
     """The keys that say it, in the shape of transformers 4, which both read."""
     found: dict[str, Any] = dict(rope_theta=rope.base)
     if rope.kind != "plain":
-        found["rope_scaling"] = dict(rope_type=rope.kind) | {theirs: getattr(rope, ours) for ours, theirs in _OURS[rope.kind].items()}
+        found["rope_scaling"] = dict(rope_type=rope.kind) | {
+            theirs: getattr(rope, ours) for ours, theirs in _OURS[rope.kind].items()
+        }
     return found

@@ -17,10 +17,21 @@ import ml_dtypes
 import numpy as np
 
 from dlm.core import files
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_DTYPES = dict(F64="<f8", F32="<f4", F16="<f2", BF16=ml_dtypes.bfloat16, I64="<i8", I32="<i4", I16="<i2", I8="i1", U8="u1", BOOL="?")
+_DTYPES = dict(
+    F64="<f8",
+    F32="<f4",
+    F16="<f2",
+    BF16=ml_dtypes.bfloat16,
+    I64="<i8",
+    I32="<i4",
+    I16="<i2",
+    I8="i1",
+    U8="u1",
+    BOOL="?",
+)
 DTYPES = {name: np.dtype(kind) for name, kind in _DTYPES.items()}
 PIECE = 2**24  # numbers of a tensor that are compared at a time
 _HEADER = 100_000_000  # bytes; the format's own limit
@@ -48,30 +59,42 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     folder = Path(folder)
     if (folder / INDEX).exists():
         named = json_object(folder / INDEX).get("weight_map")
-        if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+        if (
+            not isinstance(named, dict)
+            or not named
+            or not all(isinstance(file, str) for file in named.values())
+        ):
             raise UserError(f"{folder / INDEX} has no weight_map of tensor names to files")
         for file in sorted(set(named.values())):
             if file != Path(file).name or file in ("", ".", ".."):
                 raise UserError(f"{folder / INDEX} names {file!r}, which leaves the directory")
             if not (folder / file).is_file():
-                raise UserError(f"{folder / INDEX} names {file}, which is not there: get the whole model")
+                raise UserError(
+                    f"{folder / INDEX} names {file}, which is not there: get the whole model"
+                )
         return _indexed(folder, named)
     if not (folder / WHOLE).is_file():
-        raise UserError(f"{folder} has no {WHOLE} and no {INDEX}: give the folder of a model with safetensors weights")
+        raise UserError(
+            f"{folder} has no {WHOLE} and no {INDEX}: give the folder of a model with safetensors weights"
+        )
     return _header(folder / WHOLE)
 
 
 def _indexed(folder: Path, named: dict[str, str]) -> dict[str, Tensor]:
     """The tensors of several files; raises UserError where the index and the files disagree."""
     if (folder / WHOLE).is_file() and WHOLE not in named.values():
-        raise UserError(f"{folder} holds {WHOLE} and, by {INDEX}, other files with weights: keep the one that is meant")
+        raise UserError(
+            f"{folder} holds {WHOLE} and, by {INDEX}, other files with weights: keep the one that is meant"
+        )
     parsed = {}
     for file in sorted(set(named.values())):
         held = _header(folder / file)
         if lost := sorted(name for name in named if named[name] == file and name not in held):
             raise UserError(f"{folder / file} lacks {listed(lost)}, which {INDEX} says it has")
         if more := sorted(name for name in held if named.get(name) != file):
-            raise UserError(f"{folder / file} holds {listed(more)}, which {INDEX} does not say: they are of another version")
+            raise UserError(
+                f"{folder / file} holds {listed(more)}, which {INDEX} does not say: they are of another version"
+            )
         parsed |= held
     return parsed
 
@@ -82,8 +105,17 @@ def same(a: Tensor, b: Tensor) -> bool:
         return False
     size = math.prod(a.shape)
     for begin in range(0, size, PIECE):
-        x, y = (np.fromfile(t.file, t.dtype, min(PIECE, size - begin), offset=t.begin + begin * t.dtype.itemsize) for t in (a, b))
-        if x.tobytes() != y.tobytes() if a.dtype == b.dtype else not np.array_equal(x.astype(np.float64), y.astype(np.float64)):
+        x, y = (
+            np.fromfile(
+                t.file, t.dtype, min(PIECE, size - begin), offset=t.begin + begin * t.dtype.itemsize
+            )
+            for t in (a, b)
+        )
+        if (
+            x.tobytes() != y.tobytes()
+            if a.dtype == b.dtype
+            else not np.array_equal(x.astype(np.float64), y.astype(np.float64))
+        ):
             return False
     return True
 
@@ -113,19 +145,29 @@ def _header(path: Path) -> dict[str, Tensor]:
         first = file.read(8)
         length = int.from_bytes(first, "little")
         if len(first) < 8 or length > min(_HEADER, size - 8):
-            raise UserError(f"{path} is cut short or no safetensors file: it has {size} bytes, its header alone needs {length + 8}")
+            raise UserError(
+                f"{path} is cut short or no safetensors file: it has {size} bytes, its header alone needs {length + 8}"
+            )
         try:
             header = json.loads(file.read(length))
-            parsed = {name: _tensor(path, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"}
+            parsed = {
+                name: _tensor(path, 8 + length, entry)
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} has a damaged header: {error!r}") from None
     end = 8 + length
     for name, tensor in sorted(parsed.items(), key=lambda item: item[1].begin):
         if tensor.begin != end:
-            raise UserError(f"{path} has a damaged header: {name} begins at byte {tensor.begin}, where the one before ends at {end}")
+            raise UserError(
+                f"{path} has a damaged header: {name} begins at byte {tensor.begin}, where the one before ends at {end}"
+            )
         end = tensor.begin + tensor.nbytes
     if end != size:
-        raise UserError(f"{path} is {'cut short' if size < end else 'too long'}: it has {size} bytes, its header speaks of {end}")
+        raise UserError(
+            f"{path} is {'cut short' if size < end else 'too long'}: it has {size} bytes, its header speaks of {end}"
+        )
     return parsed
 
 
@@ -151,11 +193,23 @@ class Writer:
     `planned` is {name: (dtype, shape)}; a file takes up to `largest` bytes.
     """
 
-    def __init__(self, folder: Path, planned: dict[str, tuple[np.dtype, tuple[int, ...]]], largest: int):
+    def __init__(
+        self, folder: Path, planned: dict[str, tuple[np.dtype, tuple[int, ...]]], largest: int
+    ):
         self.folder = folder
         groups = _groups(planned, largest)
-        names = [WHOLE] if len(groups) == 1 else [f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
-        self._planned, self._open, self._headers, self._at, weight_map = planned, ExitStack(), {}, {}, {}
+        names = (
+            [WHOLE]
+            if len(groups) == 1
+            else [f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
+        )
+        self._planned, self._open, self._headers, self._at, weight_map = (
+            planned,
+            ExitStack(),
+            {},
+            {},
+            {},
+        )
         for name, group in zip(names, groups, strict=True):
             header, end = {"__metadata__": {"format": "pt"}}, 0
             for tensor in group:
@@ -182,7 +236,9 @@ class Writer:
         assert array.shape == shape, (name, array.shape, shape)
         file, begin = self._at[name]
         self._files[file].seek(8 + len(self._headers[file][0]) + begin)
-        self._files[file].write(np.ascontiguousarray(array.astype(dtype, copy=False)).view(np.uint8).data)
+        self._files[file].write(
+            np.ascontiguousarray(array.astype(dtype, copy=False)).view(np.uint8).data
+        )
         self._left.discard(name)
 
     def __exit__(self, kind, error, trace) -> None:
@@ -191,7 +247,13 @@ class Writer:
             assert not self._left, listed(self._left)
             if self._index is not None:
                 total = sum(size for _, size in self._headers.values())
-                files.write(self.folder / INDEX, json.dumps(dict(metadata=dict(total_size=total), weight_map=self._index), indent=2) + "\n")
+                files.write(
+                    self.folder / INDEX,
+                    json.dumps(
+                        dict(metadata=dict(total_size=total), weight_map=self._index), indent=2
+                    )
+                    + "\n",
+                )
 
 
 def _groups(planned: dict, largest: int) -> list[list[str]]:

@@ -16,12 +16,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dlm.core import axes
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.hf.layouts import Layout
 from dlm.hf.shards import Tensor, listed, same
 from dlm.nn import config, transformer
 
-_FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")  # which older files keep, and config.json says
+_FREQUENCIES = re.compile(
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
+)  # which older files keep, and config.json says
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Leaf:
     def ours(self, part: np.ndarray) -> np.ndarray:
         """One part, in our order of axes."""
         given = [c for c in self.theirs.replace(" ", "") if c != "1"]
-        return part.reshape([self.sizes[c] for c in given]).transpose([given.index(c) for c in self.letters])
+        return part.reshape([self.sizes[c] for c in given]).transpose(
+            [given.index(c) for c in self.letters]
+        )
 
     def back(self, part: np.ndarray) -> np.ndarray:
         """One part, in their order of axes."""
@@ -65,7 +69,9 @@ class Leaf:
 
 def leaves(layout: Layout, nn: config.ModelConfig) -> list[Leaf]:
     """Every parameter of the network; raises UserError where the layout has no place for one."""
-    shapes = jax.eval_shape(lambda: transformer.initialise(transformer.Transformer(nn), jax.random.key(0)))
+    shapes = jax.eval_shape(
+        lambda: transformer.initialise(transformer.Transformer(nn), jax.random.key(0))
+    )
     leaves_found, homeless = [], []
     for path, leaf in flatten_dict(shapes).items():
         stack = next((s for s in nn.stacks if s.name == path[0]), None)
@@ -74,13 +80,17 @@ def leaves(layout: Layout, nn: config.ModelConfig) -> list[Leaf]:
         if named is None:
             homeless.append("/".join(path))
             continue
-        leaves_found.append(Leaf(path, leaf.shape, dict(_parts(nn, path, stack, named[0], leaf.shape)), named[1]))
+        leaves_found.append(
+            Leaf(path, leaf.shape, dict(_parts(nn, path, stack, named[0], leaf.shape)), named[1])
+        )
     if homeless:
         raise UserError(f"{layout.architecture} has no place for {listed(homeless)}")
     return leaves_found
 
 
-def _parts(nn: config.ModelConfig, path, stack, name: str, shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _parts(
+    nn: config.ModelConfig, path, stack, name: str, shape
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     if stack is None:
         yield name, ()
         return
@@ -97,26 +107,42 @@ def _parts(nn: config.ModelConfig, path, stack, name: str, shape) -> Iterator[tu
 def own_head(layout: Layout, tensors: dict[str, Tensor]) -> str | None:
     """The name of the unembedding where its values are not those of the embedding, so that the two cannot be tied."""
     embedding, head = (layout.tensors.top[name][0] for name in ("embed_VD", "unembed_VD"))
-    return head if embedding in tensors and head in tensors and not same(tensors[embedding], tensors[head]) else None
+    return (
+        head
+        if embedding in tensors and head in tensors and not same(tensors[embedding], tensors[head])
+        else None
+    )
 
 
-def check(leaves_found: list[Leaf], tensors: dict[str, Tensor], spare: str | None, rows: int, where: Any) -> dict[str, np.dtype]:
+def check(
+    leaves_found: list[Leaf], tensors: dict[str, Tensor], spare: str | None, rows: int, where: Any
+) -> dict[str, np.dtype]:
     """The dtype of every tensor that is needed; UserError names what is missing, unknown, of another shape or no number.
 
     `spare` is one that need not be there, the second copy of a tied one.
     """
     wanted = {name: leaf for leaf in leaves_found for name in leaf.parts}
-    unknown = sorted(name for name in tensors if name not in wanted and name != spare and not _FREQUENCIES.fullmatch(name))
+    unknown = sorted(
+        name
+        for name in tensors
+        if name not in wanted and name != spare and not _FREQUENCIES.fullmatch(name)
+    )
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise UserError(f"{where} lacks {len(missing)} of {len(wanted)} tensors: {listed(missing)}")
     if unknown:
-        raise UserError(f"{where} holds {len(unknown)} tensors that this layout does not know: {listed(unknown)}")
+        raise UserError(
+            f"{where} holds {len(unknown)} tensors that this layout does not know: {listed(unknown)}"
+        )
     for name, leaf in wanted.items():
         shape = (rows, *leaf.part[1:]) if "V" in leaf.letters else leaf.part
         if tensors[name].shape != shape:
-            raise UserError(f"{where}: {name} has the shape {tensors[name].shape} where config.json asks for {shape}")
+            raise UserError(
+                f"{where}: {name} has the shape {tensors[name].shape} where config.json asks for {shape}"
+            )
         if tensors[name].dtype.kind not in "fV":
-            raise UserError(f"{where}: {name} is of dtype {tensors[name].dtype}, which is no weight: quantised models are not supported")
+            raise UserError(
+                f"{where}: {name} is of dtype {tensors[name].dtype}, which is no weight: quantised models are not supported"
+            )
     return {name: tensors[name].dtype for name in wanted}
 
 
@@ -150,7 +176,9 @@ def streams(leaves_found: list[Leaf], tensors: dict[str, Tensor]) -> dict:
     stream = {}
     for leaf in leaves_found:
         kinds = {tensors[name].dtype for name in leaf.parts}
-        stream[leaf.path] = Stream(leaf, tensors, kinds.pop() if len(kinds) == 1 else np.dtype(np.float32))
+        stream[leaf.path] = Stream(
+            leaf, tensors, kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+        )
     return unflatten_dict(stream)
 
 
@@ -159,4 +187,6 @@ def _grown(rows_VD: np.ndarray, size: int) -> np.ndarray:
     if len(rows_VD) == size:
         return rows_VD
     mean_D = rows_VD.mean(0, dtype=np.float32).astype(rows_VD.dtype)
-    return np.concatenate([rows_VD, np.broadcast_to(mean_D, (size - len(rows_VD), rows_VD.shape[1]))])
+    return np.concatenate(
+        [rows_VD, np.broadcast_to(mean_D, (size - len(rows_VD), rows_VD.shape[1]))]
+    )

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 
-_HEARTBEAT = 60  # seconds without a sign of life after which a process counts as dead, and the others end
+_HEARTBEAT = (
+    60  # seconds without a sign of life after which a process counts as dead, and the others end
+)
 _FAREWELL = 10  # seconds that a process which ends in an error waits for the others to end as well
 _LOOK = 0.2  # seconds between two looks at whether another process was asked to stop
 _ANSWER = 3600  # seconds that one process waits for what another decides
@@ -32,16 +34,22 @@ def join(say: Callable[[str], None], devices: Callable[[], list]) -> bool:
         return how is not None
     import jax
 
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `preempt`
+    jax.config.update(
+        "jax_enable_preemption_service", False
+    )  # it would take SIGTERM away from `preempt`
     given = {}
     if how == "JAX_COORDINATOR_ADDRESS":
         address, count, index = (os.environ[name] for name in _STATED)
         given = dict(coordinator_address=address, num_processes=int(count), process_id=int(index))
     say(f"joining the other processes named by {how}")
     try:
-        jax.distributed.initialize(**given, heartbeat_timeout_seconds=_HEARTBEAT, shutdown_timeout_seconds=_HEARTBEAT)
+        jax.distributed.initialize(
+            **given, heartbeat_timeout_seconds=_HEARTBEAT, shutdown_timeout_seconds=_HEARTBEAT
+        )
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the other processes named by {how} cannot be joined: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"the other processes named by {how} cannot be joined: {str(error).splitlines()[0]}"
+        ) from None
     index, count = _place()
     available = devices()
     own = sum(device.process_index == index for device in available)
@@ -52,12 +60,25 @@ def join(say: Callable[[str], None], devices: Callable[[], list]) -> bool:
 def _described(environment) -> str | None:
     """What in the environment says that this process is one of several."""
     if environment.get(_STATED[0]):
-        if missing := [name for name in _STATED if not environment.get(name, "0").isdigit() and name != _STATED[0]]:
+        if missing := [
+            name
+            for name in _STATED
+            if not environment.get(name, "0").isdigit() and name != _STATED[0]
+        ]:
             raise UserError(f"{missing[0]}={environment[missing[0]]} is not a number")
         if missing := [name for name in _STATED if not environment.get(name)]:
             raise UserError(f"{_STATED[0]} is set, so {missing[0]} must be")
         return _STATED[0] if int(environment[_STATED[1]]) > 1 else None
-    slurm = all(name in environment for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"))
+    slurm = all(
+        name in environment
+        for name in (
+            "SLURM_JOB_ID",
+            "SLURM_STEP_NODELIST",
+            "SLURM_NTASKS",
+            "SLURM_PROCID",
+            "SLURM_LOCALID",
+        )
+    )
     if slurm and int(environment["SLURM_NTASKS"]) > 1:
         return "SLURM_NTASKS"
     if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
@@ -118,13 +139,18 @@ def gathered(value: Any) -> list:
     index, count = _place()
     key = f"dlm/gathered/{next(_calls)}"
     client.key_value_set(f"{key}/{index}", json.dumps(value))
-    return [json.loads(client.blocking_key_value_get(f"{key}/{i}", _ANSWER * 1000)) for i in range(count)]
+    return [
+        json.loads(client.blocking_key_value_get(f"{key}/{i}", _ANSWER * 1000))
+        for i in range(count)
+    ]
 
 
 def alike(value: str, what: str) -> None:
     """Refuses to go on where the processes do not agree on a value."""
     if together(lambda: value) != value:
-        raise UserError(f"process {_place()[0]} has other {what} than process 0: give every host the same")
+        raise UserError(
+            f"process {_place()[0]} has other {what} than process 0: give every host the same"
+        )
 
 
 def leave(text: str, code: int = 1) -> None:
@@ -161,7 +187,10 @@ class Agreement:
         if not stop_seen:
             return False
         if self._stop is None:
-            answers = (self._client.blocking_key_value_get(f"dlm/stop/{i}", _ANSWER * 1000) for i in range(self._count))
+            answers = (
+                self._client.blocking_key_value_get(f"dlm/stop/{i}", _ANSWER * 1000)
+                for i in range(self._count)
+            )
             self._stop = max(map(int, answers))
         return self._clock >= self._stop
 

@@ -21,7 +21,9 @@ class Preempted(Exception):
     """The run stopped after update `step`, which is saved; or `what` stopped."""
 
     def __init__(self, step: int = 0, what: str = ""):
-        super().__init__(f"{what or f'stopped after update {step}'}; the same command goes on from there")
+        super().__init__(
+            f"{what or f'stopped after update {step}'}; the same command goes on from there"
+        )
         self.step = step
 
 
@@ -68,5 +70,9 @@ class Watch:
             if self._asked.is_set():
                 os._exit(EXIT)
             self._asked.set()
-            print("asked to stop: saving after this update; once more stops at once", file=sys.stderr, flush=True)
+            print(
+                "asked to stop: saving after this update; once more stops at once",
+                file=sys.stderr,
+                flush=True,
+            )
         os.close(read)

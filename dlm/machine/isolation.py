@@ -41,7 +41,15 @@ class RunResult:
     isolated: bool  # whether the network was cut off
 
 
-def run(code: str, *, seconds: float = 10.0, memory: int = 2**30, output: int = 2**16, file: int = 2**24, processes: int = 16) -> RunResult:
+def run(
+    code: str,
+    *,
+    seconds: float = 10.0,
+    memory: int = 2**30,
+    output: int = 2**16,
+    file: int = 2**24,
+    processes: int = 16,
+) -> RunResult:
     """What `code` does as a program, in an empty directory that is removed afterwards. `seconds` of wall clock (and of CPU, rounded up);
     `memory`, `output` (of each stream) and `file` are bytes."""
     folder = tempfile.mkdtemp(prefix="jail-")
@@ -51,16 +59,25 @@ def run(code: str, *, seconds: float = 10.0, memory: int = 2**30, output: int = 
         Path(folder, "program.py").write_bytes(code.encode("utf-8", "replace"))
         command = [*_PYTHON, os.path.abspath(__file__), json.dumps(limits)]
         pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        with subprocess.Popen(command, env={}, cwd=folder, start_new_session=True, pass_fds=[tell], **pipes) as guard:
+        with subprocess.Popen(
+            command, env={}, cwd=folder, start_new_session=True, pass_fds=[tell], **pipes
+        ) as guard:
             os.close(tell)
             caught, reason = _listen(guard, output, time.monotonic() + seconds + _GRACE)
         with os.fdopen(report_pipe, "rb", closefd=False) as report:
-            outcome = json.loads(report.read() or '{"reason": "the guard was killed", "isolated": false}')
+            outcome = json.loads(
+                report.read() or '{"reason": "the guard was killed", "isolated": false}'
+            )
     finally:
         os.close(report_pipe)
         shutil.rmtree(folder, ignore_errors=True)
     reason = reason or outcome["reason"]
-    return RunResult(not reason, *(text.decode("utf-8", "replace") for text in caught), reason, outcome["isolated"])
+    return RunResult(
+        not reason,
+        *(text.decode("utf-8", "replace") for text in caught),
+        reason,
+        outcome["isolated"],
+    )
 
 
 def _listen(guard: subprocess.Popen, most: int, until: float) -> tuple[list[bytes], str]:
@@ -95,7 +112,9 @@ def _guard(limits: dict) -> None:
     kernel.prctl(_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
     kernel.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     apart, reason, child = _unshare(kernel), "stopped", 0
-    if os.getuid() == 0:  # for whom the kernel does not count processes: whoever counts them must not wait for its turn
+    if (
+        os.getuid() == 0
+    ):  # for whom the kernel does not count processes: whoever counts them must not wait for its turn
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     try:
         child = os.fork()
@@ -111,7 +130,10 @@ def _guard(limits: dict) -> None:
 def _unshare(kernel) -> int:
     """Leaves the network and the numbering of processes to others; what of it the kernel allowed."""
     user, group = os.getuid(), os.getgid()
-    for wanted in ([_NEW_PID | _NEW_NET, _NEW_NET] if user == 0 else []) + [_NEW_USER | _NEW_PID | _NEW_NET, _NEW_USER | _NEW_NET]:
+    for wanted in ([_NEW_PID | _NEW_NET, _NEW_NET] if user == 0 else []) + [
+        _NEW_USER | _NEW_PID | _NEW_NET,
+        _NEW_USER | _NEW_NET,
+    ]:
         if kernel.unshare(wanted) == 0:
             if wanted & _NEW_USER:
                 with contextlib.suppress(OSError):
@@ -136,7 +158,9 @@ def _inside(kernel, limits: dict, apart: int) -> None:
         if _alone() or apart & _NEW_USER:  # a user whose processes are these alone
             resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"] + 2,) * 2)
         cpu = int(limits["seconds"]) + 1
-        for kind, most in dict(CPU=cpu, AS=limits["memory"], FSIZE=limits["file"], NOFILE=64, CORE=0).items():
+        for kind, most in dict(
+            CPU=cpu, AS=limits["memory"], FSIZE=limits["file"], NOFILE=64, CORE=0
+        ).items():
             resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (most, most))
         os.execve(_PYTHON[0], [*_PYTHON, "program.py"], {})
     finally:
@@ -145,7 +169,9 @@ def _inside(kernel, limits: dict, apart: int) -> None:
 
 def _alone() -> bool:
     """Where root runs the jail: becomes a user that owns nothing else, provided that it can still reach the interpreter."""
-    if os.getuid() or not all(parent.stat().st_mode & 1 for parent in Path(os.path.realpath(_PYTHON[0])).parents):
+    if os.getuid() or not all(
+        parent.stat().st_mode & 1 for parent in Path(os.path.realpath(_PYTHON[0])).parents
+    ):
         return False
     lonely = _LONELY + os.getppid()
     try:
@@ -165,8 +191,16 @@ def _watch(child: int, limits: dict) -> str:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
-            code = code - 256 if code > 128 else code  # a signal's number, told by the first process of a namespace
-            return "" if code == 0 else f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+            code = (
+                code - 256 if code > 128 else code
+            )  # a signal's number, told by the first process of a namespace
+            return (
+                ""
+                if code == 0
+                else f"exit code {code}"
+                if code > 0
+                else f"killed by {signal.Signals(-code).name}"
+            )
         if time.monotonic() > until:
             return "out of time"
         pids = _descendants()
@@ -182,7 +216,9 @@ def _descendants() -> list[int]:
     children: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            parent = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+            parent = (
+                Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+            )
             children.setdefault(int(parent), []).append(int(name))
     pids, below = [], [os.getpid()]
     while below:

@@ -9,10 +9,10 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from dlm.core import axes
 from dlm.core.axes import name_of
-from dlm.core.config import Place, UserError
 from dlm.core.contracts import Batch
-from dlm.machine import allocator as memory
-from dlm.machine import platform
+from dlm.core.errors import UserError
+from dlm.core.named import Place
+from dlm.machine import allocator, platform
 
 _AUTO = (AxisType.Auto,) * len(axes.MESH)  # Linen layers fail under Explicit axes
 
@@ -28,16 +28,20 @@ class Mesh:
 
     def __post_init__(self):
         if min(self.fsdp, self.tensor, self.expert) < 1 or self.data < 0:
-            raise ValueError("mesh axes must be positive (data=0: all devices that the others leave)")
+            raise ValueError(
+                "mesh axes must be positive (data=0: all devices that the others leave)"
+            )
         if self.platform and not self.platform.isidentifier():
             raise ValueError(f"platform={self.platform!r} must be one name, such as npu")
         if self.plugin and not self.platform:
-            raise ValueError(f"plugin={self.plugin} brings a platform: say under which name, for instance platform=npu")
+            raise ValueError(
+                f"plugin={self.plugin} brings a platform: say under which name, for instance platform=npu"
+            )
 
 
 def devices(config: Mesh) -> list:
     """The devices that a run may use, of all its processes."""
-    memory.run_inline()
+    allocator.run_inline()
     return platform.devices(config.platform, config.plugin)
 
 
@@ -51,7 +55,9 @@ def make(config: Mesh, among: list | None = None) -> jax.sharding.Mesh:
         kind = config.platform or available[0].platform
         raise UserError(f"config.mesh: {shape} does not fit {len(available)} {kind} device(s)")
     if among is None and jax.process_count() > 1 and data * others < len(available):
-        raise UserError(f"config.mesh: {shape} leaves out devices of {jax.process_count()} processes: it must use all {len(available)}")
+        raise UserError(
+            f"config.mesh: {shape} leaves out devices of {jax.process_count()} processes: it must use all {len(available)}"
+        )
     sizes = (data, config.fsdp, config.tensor, config.expert)
     return jax.sharding.Mesh(placed(sizes, available[: data * others]), axes.MESH, axis_types=_AUTO)
 
@@ -63,7 +69,9 @@ def placed(sizes: tuple[int, ...], devices: list) -> np.ndarray:
 
 def abstract_mesh(config: Mesh) -> AbstractMesh:
     """The mesh of devices that need not be there: enough to trace a program and to lower it, not to run it. data=0 counts as 1."""
-    return AbstractMesh((config.data or 1, config.fsdp, config.tensor, config.expert), axes.MESH, axis_types=_AUTO)
+    return AbstractMesh(
+        (config.data or 1, config.fsdp, config.tensor, config.expert), axes.MESH, axis_types=_AUTO
+    )
 
 
 def state_shardings(mesh: jax.sharding.Mesh, abstract):
@@ -72,7 +80,9 @@ def state_shardings(mesh: jax.sharding.Mesh, abstract):
 
     def of(path, leaf):
         try:
-            return NamedSharding(mesh, PartitionSpec(*axes.partition(name_of(path), leaf.shape, sizes)))
+            return NamedSharding(
+                mesh, PartitionSpec(*axes.partition(name_of(path), leaf.shape, sizes))
+            )
         except ValueError:
             return NamedSharding(mesh, PartitionSpec())
 
@@ -88,7 +98,12 @@ def spread(mesh: jax.sharding.Mesh, tree):
     """Arrays of rows, split over the devices like a batch where their number allows it."""
     if mesh.size == 1:
         return tree
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(_shares(mesh, len(x))))), tree)
+    return jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(
+            x, NamedSharding(mesh, PartitionSpec(_shares(mesh, len(x))))
+        ),
+        tree,
+    )
 
 
 def remembered(mesh: jax.sharding.Mesh, memory):
@@ -119,12 +134,18 @@ def fetch(tree):
 def put(mesh: jax.sharding.Mesh, rows: dict[str, np.ndarray], total: int) -> Batch:
     """This process's rows as its part of the global batch, split over the data axes."""
     sharding = NamedSharding(mesh, PartitionSpec(axes.BATCH))
-    return batch({k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}, total)
+    return batch(
+        {k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}, total
+    )
 
 
-def abstract(mesh: jax.sharding.Mesh | AbstractMesh, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+def abstract(
+    mesh: jax.sharding.Mesh | AbstractMesh, shape: tuple[int, ...], dtype
+) -> jax.ShapeDtypeStruct:
     """An array of a batch, without its content."""
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(axes.BATCH)))
+    return jax.ShapeDtypeStruct(
+        shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(axes.BATCH))
+    )
 
 
 def batch(arrays: dict, total: int) -> Batch:

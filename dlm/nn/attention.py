@@ -18,7 +18,10 @@ class SelfAttention(nn.Module):
         """(x_BLD, new (k, v) or None). `allowed` is bool [B or 1, L, M], None or masks.Streams; `kv` the memory of this layer."""
         c, dtype = self.config, x_BLD.dtype
         D, H, J, K = self.width, c.heads, c.kv_heads, c.head_size
-        inward, outward = nn.initializers.normal(D**-0.5), nn.initializers.normal((2 * self.layers * H * K) ** -0.5)
+        inward, outward = (
+            nn.initializers.normal(D**-0.5),
+            nn.initializers.normal((2 * self.layers * H * K) ** -0.5),
+        )
         q_DHK = self.param("q_DHK", inward, (D, H, K)).astype(dtype)
         k_DJK = self.param("k_DJK", inward, (D, J, K)).astype(dtype)
         v_DJK = self.param("v_DJK", inward, (D, J, K)).astype(dtype)
@@ -31,8 +34,12 @@ class SelfAttention(nn.Module):
             k_BLJK += self.param("k_bias_JK", nn.initializers.zeros, (J, K)).astype(dtype)
             v_BLJK += self.param("v_bias_JK", nn.initializers.zeros, (J, K)).astype(dtype)
         if c.qk_norm == "rms":
-            q_BLHK = norms.rms(q_BLHK, self.param("q_norm_K", nn.initializers.ones, (K,)), self.epsilon)
-            k_BLJK = norms.rms(k_BLJK, self.param("k_norm_K", nn.initializers.ones, (K,)), self.epsilon)
+            q_BLHK = norms.rms(
+                q_BLHK, self.param("q_norm_K", nn.initializers.ones, (K,)), self.epsilon
+            )
+            k_BLJK = norms.rms(
+                k_BLJK, self.param("k_norm_K", nn.initializers.ones, (K,)), self.epsilon
+            )
         q_BLHK, k_BLJK = rope.rotate(q_BLHK, cos, sin), rope.rotate(k_BLJK, cos, sin)
         attended_BLHK, kv = attend_with_cache(q_BLHK, (k_BLJK, v_BLJK), allowed, kv, slots)
         attended_BLD = jnp.einsum("BLHK,HKD->BLD", attended_BLHK, o_HKD)
@@ -65,5 +72,8 @@ def attend_with_cache(q_BLHK, new_kv, allowed, kv, slots, attend=attend):
     if not half:
         return attend(q_BLHK, *context, allowed), kv
     both = (jnp.concatenate(x, 1) for x in zip(noised, context, strict=True))
-    parts = attend(q_BLHK[:, :half], *both, allowed.noised), attend(q_BLHK[:, half:], *context, allowed.clean)
+    parts = (
+        attend(q_BLHK[:, :half], *both, allowed.noised),
+        attend(q_BLHK[:, half:], *context, allowed.clean),
+    )
     return jnp.concatenate(parts, 1), kv

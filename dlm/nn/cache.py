@@ -19,7 +19,9 @@ class CacheSlots:
     row_index_BL: jax.Array  # int32, [1 or B, L]
     start: Any  # of a run of positions, the same for all rows; None where they are scattered
     before_B: jax.Array  # the token before a run, which a shifted mask reads
-    fields: dict[str, jax.Array] = field(default_factory=dict)  # of the whole canvas: segments_BL, block_BL
+    fields: dict[str, jax.Array] = field(
+        default_factory=dict
+    )  # of the whole canvas: segments_BL, block_BL
     first: Any = None  # of a run: what stands before this place is read without being remembered; None: all of it is
 
 
@@ -31,7 +33,9 @@ class KV:
     slots: CacheSlots | None = None
 
 
-def empty(layers: int, batch: int, positions: int, sizes: tuple[tuple[int, int], tuple[int, int]], dtype) -> KV:
+def empty(
+    layers: int, batch: int, positions: int, sizes: tuple[tuple[int, int], tuple[int, int]], dtype
+) -> KV:
     """A cache for `memory` positions with nothing in it; `sizes` are (heads, size) of its two arrays (`nn.config.Attention.memory`)."""
     return KV(*(jnp.zeros((layers, batch, positions, *size), dtype) for size in sizes))
 
@@ -41,8 +45,14 @@ def write(old_kv_BMJK: jax.Array, new_BLJK: jax.Array, slots: CacheSlots) -> jax
     new_BLJK = new_BLJK.astype(old_kv_BMJK.dtype)
     if slots.start is not None:
         if slots.first is not None:
-            old_BLJK = jax.lax.dynamic_slice_in_dim(old_kv_BMJK, slots.start, new_BLJK.shape[1], axis=1)
-            new_BLJK = jnp.where((slots.row_index_BL >= slots.first)[..., None, None], new_BLJK, old_BLJK)
+            old_BLJK = jax.lax.dynamic_slice_in_dim(
+                old_kv_BMJK, slots.start, new_BLJK.shape[1], axis=1
+            )
+            new_BLJK = jnp.where(
+                (slots.row_index_BL >= slots.first)[..., None, None], new_BLJK, old_BLJK
+            )
         return jax.lax.dynamic_update_slice_in_dim(old_kv_BMJK, new_BLJK, slots.start, axis=1)
     row_index_BL = jnp.broadcast_to(slots.row_index_BL, new_BLJK.shape[:2])
-    return jax.vmap(lambda old_kv, row_index, new: old_kv.at[row_index].set(new))(old_kv_BMJK, row_index_BL, new_BLJK)
+    return jax.vmap(lambda old_kv, row_index, new: old_kv.at[row_index].set(new))(
+        old_kv_BMJK, row_index_BL, new_BLJK
+    )

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from dlm.core.config import Vocab, member
+from dlm.core.config import member
+from dlm.core.vocab import Vocab
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,31 @@ class Latent:
 
     def __post_init__(self):
         if min(self.q_rank, self.kv_rank) < 0 or min(self.nope, self.value) < 1:
-            raise ValueError("latent: q_rank and kv_rank must not be negative, nope and value at least 1")
+            raise ValueError(
+                "latent: q_rank and kv_rank must not be negative, nope and value at least 1"
+            )
         if self.q_rank and not self.kv_rank:
-            raise ValueError(f"latent.q_rank={self.q_rank} needs latent.kv_rank: 0 is ordinary grouped-query attention")
+            raise ValueError(
+                f"latent.q_rank={self.q_rank} needs latent.kv_rank: 0 is ordinary grouped-query attention"
+            )
         if self.rope < 2 or self.rope % 2:
-            raise ValueError(f"latent.rope={self.rope} must be even, since rotary embeddings pair its dimensions")
+            raise ValueError(
+                f"latent.rope={self.rope} must be even, since rotary embeddings pair its dimensions"
+            )
 
     def matmul(self, width: int, heads: int) -> int:
         """Parameters of its matrices in a model of that width."""
-        asked = (width + heads * (self.nope + self.rope)) * self.q_rank if self.q_rank else width * heads * (self.nope + self.rope)
-        return asked + width * (self.kv_rank + self.rope) + self.kv_rank * heads * (self.nope + self.value) + heads * self.value * width
+        asked = (
+            (width + heads * (self.nope + self.rope)) * self.q_rank
+            if self.q_rank
+            else width * heads * (self.nope + self.rope)
+        )
+        return (
+            asked
+            + width * (self.kv_rank + self.rope)
+            + self.kv_rank * heads * (self.nope + self.value)
+            + heads * self.value * width
+        )
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,9 @@ class Rope:
 
     def __post_init__(self):
         if self.base <= 0 or self.factor <= 0 or self.original < 1 or not 0 < self.low < self.high:
-            raise ValueError("rope: base, factor and original must be positive, and low positive and below high")
+            raise ValueError(
+                "rope: base, factor and original must be positive, and low positive and below high"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,8 +83,12 @@ class Attention:
     heads: int = 4
     kv_heads: int = 4  # not read with a latent, like head_size
     head_size: int = 32
-    qk_norm: Literal["none", "rms"] = "rms"  # of each head's queries and keys; with a latent, of the low-rank vectors
-    bias: Literal["none", "qkv", "all"] = "none"  # of queries, keys and values, or of the output too; not read with a latent
+    qk_norm: Literal["none", "rms"] = (
+        "rms"  # of each head's queries and keys; with a latent, of the low-rank vectors
+    )
+    bias: Literal["none", "qkv", "all"] = (
+        "none"  # of queries, keys and values, or of the output too; not read with a latent
+    )
     rope: Rope = field(default_factory=Rope)
     latent: Latent = field(default_factory=Latent)
 
@@ -97,12 +119,16 @@ class Attention:
         """Parameters of its biases."""
         if self.latent.kv_rank or self.bias == "none":
             return 0
-        return self.head_size * (self.heads + 2 * self.kv_heads) + (width if self.bias == "all" else 0)
+        return self.head_size * (self.heads + 2 * self.kv_heads) + (
+            width if self.bias == "all" else 0
+        )
 
     @property
     def norms(self) -> int:
         """Parameters of its norms."""
-        own = self.latent.q_rank + self.latent.kv_rank if self.latent.kv_rank else 2 * self.head_size
+        own = (
+            self.latent.q_rank + self.latent.kv_rank if self.latent.kv_rank else 2 * self.head_size
+        )
         return own if self.qk_norm == "rms" else 0
 
     def __post_init__(self):
@@ -113,7 +139,9 @@ class Attention:
         if self.kv_heads < 1 or self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
         if self.head_size < 2 or self.head_size % 2:
-            raise ValueError(f"head_size={self.head_size} must be even, since rotary embeddings pair its dimensions")
+            raise ValueError(
+                f"head_size={self.head_size} must be even, since rotary embeddings pair its dimensions"
+            )
 
 
 @dataclass(frozen=True)
@@ -146,12 +174,19 @@ class Experts:
     dense: int = 0
     every: int = 1
     router: Any = member("nn.routers", "moge")
-    backend: Literal["loop", "blocks", "ragged", "tokamax"] = "blocks"  # how the same sums are computed (`nn.grouped`)
+    backend: Literal["loop", "blocks", "ragged", "tokamax"] = (
+        "blocks"  # how the same sums are computed (`nn.grouped`)
+    )
     block: int = 0  # rows of every expert that 'blocks' takes first; 0: an even load and what chance makes of it
 
     def __post_init__(self):
-        if min(self.number, self.shared, self.dense, self.block) < 0 or min(self.width, self.every) < 1:
-            raise ValueError("experts: number, shared, dense and block must not be negative, width and every at least 1")
+        if (
+            min(self.number, self.shared, self.dense, self.block) < 0
+            or min(self.width, self.every) < 1
+        ):
+            raise ValueError(
+                "experts: number, shared, dense and block must not be negative, width and every at least 1"
+            )
         if self.number:
             self.router.check(self.number, self.active)
 
@@ -160,7 +195,9 @@ class Experts:
         whole = self.router.groups if self.router.even else self.number
         if whole % expert:
             name = "nn.experts.router.groups" if self.router.even else "nn.experts.number"
-            raise ValueError(f"mesh.expert={expert} must divide {name}={whole}: a device holds whole groups, else loads would differ")
+            raise ValueError(
+                f"mesh.expert={expert} must divide {name}={whole}: a device holds whole groups, else loads would differ"
+            )
         if self.width % tensor or self.shared * self.width % tensor:
             raise ValueError(f"mesh.tensor={tensor} must divide nn.experts.width={self.width}")
 
@@ -178,15 +215,23 @@ class Stack(NamedTuple):
 
     def folded(self, x_N):
         """What stands along the layers, along the steps of the scan and, where a step has several, its layers."""
-        return x_N if len(self.kinds) == 1 else x_N.reshape(self.count, len(self.kinds), *x_N.shape[1:])
+        return (
+            x_N
+            if len(self.kinds) == 1
+            else x_N.reshape(self.count, len(self.kinds), *x_N.shape[1:])
+        )
 
 
 @dataclass(frozen=True)
 class Compute:
     """How the same function is computed; none of these changes a parameter's shape."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of matmuls and activations; parameters stay float32
-    remat: Literal["none", "block", "dots"] = "none"  # 'block' keeps only each layer's input, 'dots' also its matmuls
+    dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # of matmuls and activations; parameters stay float32
+    )
+    remat: Literal["none", "block", "dots"] = (
+        "none"  # 'block' keeps only each layer's input, 'dots' also its matmuls
+    )
     unroll: int = 1  # layers per scan step; all of them is fastest on CPU, 1 compiles fastest
 
     def __post_init__(self):
@@ -205,20 +250,28 @@ class ModelConfig:
     experts: Experts = field(default_factory=Experts)
     norm: Norm = field(default_factory=Norm)
     embeddings: Literal["tied", "untied"] = "tied"
-    time: Literal["none", "adaln"] = "none"  # masked diffusion does not need the time: the mask ratio is visible
-    heads: tuple[str, ...] = ()  # beside the prediction; 'quality': is the token that stands here right? (`objectives.prism`)
+    time: Literal["none", "adaln"] = (
+        "none"  # masked diffusion does not need the time: the mask ratio is visible
+    )
+    heads: tuple[
+        str, ...
+    ] = ()  # beside the prediction; 'quality': is the token that stands here right? (`objectives.prism`)
     ahead: int = 0  # layers behind the last, each predicting from one token further back (`nn.transformer.Ahead`); for `objectives.ar`
     compute: Compute = field(default_factory=Compute)
     vocab: Vocab | None = None
 
     def __post_init__(self):
         if self.layers < 1 or self.width < 1 or self.ahead < 0:
-            raise ValueError(f"layers={self.layers} and width={self.width} must be positive, ahead={self.ahead} not negative")
+            raise ValueError(
+                f"layers={self.layers} and width={self.width} must be positive, ahead={self.ahead} not negative"
+            )
         if unknown := set(self.heads) - {"quality"}:
             raise ValueError(f"heads={self.heads}: no head {min(unknown)!r}; there is 'quality'")
         e = self.experts
         if e.number and (self.layers <= e.dense or (self.layers - e.dense) % e.every):
-            raise ValueError(f"layers={self.layers} must be experts.dense={e.dense} and a multiple of experts.every={e.every} more")
+            raise ValueError(
+                f"layers={self.layers} must be experts.dense={e.dense} and a multiple of experts.every={e.every} more"
+            )
 
     TIME_FEATURES = 64
     TIME_WIDTH = 128
@@ -230,7 +283,10 @@ class ModelConfig:
         if not e.number:
             return (Stack("layers", self.layers, (False,)),)
         first = (Stack("first", e.dense, (False,)),) if e.dense else ()
-        return (*first, Stack("layers", (self.layers - e.dense) // e.every, (False,) * (e.every - 1) + (True,)))
+        return (
+            *first,
+            Stack("layers", (self.layers - e.dense) // e.every, (False,) * (e.every - 1) + (True,)),
+        )
 
     @property
     def expert_layers(self) -> int:
@@ -240,10 +296,16 @@ class ModelConfig:
         """Raises ValueError where an objective or a mesh does not go with the layers ahead or the experts."""
         e, mask, wanted = self.experts, objective.mask, getattr(objective, "ahead", None)
         if self.ahead and not wanted:
-            only = "is trained by objectives.ar alone" if wanted is None else "needs objective.ahead, its weight in the loss (0.3)"
+            only = (
+                "is trained by objectives.ar alone"
+                if wanted is None
+                else "needs objective.ahead, its weight in the loss (0.3)"
+            )
             raise ValueError(f"nn.ahead={self.ahead} {only}")
         if wanted and not self.ahead:
-            raise ValueError(f"objective.ahead={wanted} needs layers that predict from further back: set nn.ahead=1")
+            raise ValueError(
+                f"objective.ahead={wanted} needs layers that predict from further back: set nn.ahead=1"
+            )
         if not e.number:
             return
         if e.router.competing == "row" and mask.kind != "full":
@@ -257,30 +319,47 @@ class ModelConfig:
     def _layer(self, sparse: bool, experts: int) -> int:
         """Parameters of a layer's matrices, of so many of its experts."""
         e, D = self.experts, self.width
-        through = e.number * D + (experts + e.shared) * FFN(self.ffn.kind, e.width).matmul(D) if sparse else self.ffn.matmul(D)
+        through = (
+            e.number * D + (experts + e.shared) * FFN(self.ffn.kind, e.width).matmul(D)
+            if sparse
+            else self.ffn.matmul(D)
+        )
         return self.attention.matmul(D) + through
 
     def _all_layers(self, experts: int) -> int:
         """The same of all layers, those ahead included, which are of the last one's kind and join two vectors first."""
-        dense, sparse = self._layer(False, experts), self._layer(True, experts) if self.experts.number else 0
+        dense, sparse = (
+            self._layer(False, experts),
+            self._layer(True, experts) if self.experts.number else 0,
+        )
         ahead = self.ahead * ((sparse or dense) + 2 * self.width**2)
         return (self.layers - self.expert_layers) * dense + self.expert_layers * sparse + ahead
 
     @property
     def matmul(self) -> int:
         """Parameters of the matrices that one token passes in training: all layers' and the head's, the embedding look-up not."""
-        return self._all_layers(self.experts.active) + (1 + self.ahead) * self.vocab.size * self.width
+        return (
+            self._all_layers(self.experts.active) + (1 + self.ahead) * self.vocab.size * self.width
+        )
 
     @property
     def active_parameters(self) -> int:
         """The parameters less the experts that a token does not pass."""
-        return self.parameters - self._all_layers(self.experts.number) + self._all_layers(self.experts.active)
+        return (
+            self.parameters
+            - self._all_layers(self.experts.number)
+            + self._all_layers(self.experts.active)
+        )
 
     @property
     def parameters(self) -> int:
         """All parameters: matrices, norms, embeddings, time conditioning."""
         e, D = self.experts, self.width
-        norms = (2 if self.norm.kind == "pre" else 4) * D + self.attention.norms + self.attention.biases(D)
+        norms = (
+            (2 if self.norm.kind == "pre" else 4) * D
+            + self.attention.norms
+            + self.attention.biases(D)
+        )
         if self.time == "adaln":
             norms += 4 * self.TIME_WIDTH * D
         others = (self.layers + self.ahead) * norms + self.ahead * 2 * D
@@ -290,10 +369,21 @@ class ModelConfig:
         if self.time == "adaln":
             others += self.TIME_FEATURES * self.TIME_WIDTH
         others += (D + 1) * self.TIME_WIDTH * len(self.heads)
-        return self._all_layers(e.number) + (2 if self.embeddings == "untied" else 1) * self.vocab.size * D + others + D
+        return (
+            self._all_layers(e.number)
+            + (2 if self.embeddings == "untied" else 1) * self.vocab.size * D
+            + others
+            + D
+        )
 
     def flops_per_token(self, length: int) -> float:
         """Model FLOPs of one training token, forward and backward: 6 per matmul parameter it passes (the head included, the embedding
         look-up not) and 12·H·K·L per layer for scores and values, counted over the whole L × L square for causal masks too."""
-        square = 6 * (self.layers + self.ahead) * self.attention.heads * sum(self.attention.sizes) * length
+        square = (
+            6
+            * (self.layers + self.ahead)
+            * self.attention.heads
+            * sum(self.attention.sizes)
+            * length
+        )
         return 6.0 * self.matmul + square

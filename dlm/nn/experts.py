@@ -38,11 +38,17 @@ class Experts(nn.Module):
         """(y_BLD, what was routed where: sums over the batch). Positions that are not `valid` pass no expert; `ratio_B` is the share of
         each row that is masked; `share` scales the router's losses where a canvas is read more than once."""
         c, (B, L, _) = self.config, x_BLD.shape
-        if self.mesh is not None:  # experts that are not dealt out evenly would answer for each other's tokens
+        if (
+            self.mesh is not None
+        ):  # experts that are not dealt out evenly would answer for each other's tokens
             c.fit(self.mesh.shape["expert"], self.mesh.shape["tensor"])
-        layer = _Layer(c, self.kind, self.mesh if self.mesh is not None and self.mesh.size > 1 else None)
+        layer = _Layer(
+            c, self.kind, self.mesh if self.mesh is not None and self.mesh.size > 1 else None
+        )
         ratio_BL = jnp.broadcast_to(ratio_B[:, None], (B, L)).astype(jnp.float32)
-        y_BLD, routed, penalty = layer(x_BLD, valid_BL, ratio_BL, self._routing(), self._matrices(x_BLD.dtype))
+        y_BLD, routed, penalty = layer(
+            x_BLD, valid_BL, ratio_BL, self._routing(), self._matrices(x_BLD.dtype)
+        )
         y_BLD = add_aux_gradient(y_BLD, share * penalty)
         if c.shared:
             wide = config.FFN(self.kind, c.shared * c.width)
@@ -52,7 +58,11 @@ class Experts(nn.Module):
     def _routing(self) -> dict:
         c, G = self.config, self.config.router.groups
         X = c.number // G
-        given = dict(router_DGX=self.param("router_DGX", nn.initializers.normal(self.width**-0.5), (self.width, G, X)))
+        given = dict(
+            router_DGX=self.param(
+                "router_DGX", nn.initializers.normal(self.width**-0.5), (self.width, G, X)
+            )
+        )
         if c.router.scale == "learned":
             given["scale_GX"] = self.param("scale_GX", nn.initializers.constant(_start(c)), (G, X))
         if c.router.bias:
@@ -61,7 +71,10 @@ class Experts(nn.Module):
 
     def _matrices(self, dtype) -> dict:
         E, D, F = self.config.number, self.width, self.config.width
-        inward, outward = nn.initializers.normal(D**-0.5), nn.initializers.normal((2 * self.layers * F) ** -0.5)
+        inward, outward = (
+            nn.initializers.normal(D**-0.5),
+            nn.initializers.normal((2 * self.layers * F) ** -0.5),
+        )
         names = ("up_EDF", "gate_EDF") if self.kind == "swiglu" else ("up_EDF",)
         weights_EDF = {name: self.param(name, inward, (E, D, F)) for name in names} | {
             "down_EFD": self.param("down_EFD", outward, (E, F, D))
@@ -82,7 +95,9 @@ def add_aux_gradient(y, penalty):
     return y
 
 
-add_aux_gradient.defvjp(lambda y, penalty: (y, penalty), lambda penalty, dy: (dy, jnp.ones_like(penalty)))
+add_aux_gradient.defvjp(
+    lambda y, penalty: (y, penalty), lambda penalty, dy: (dy, jnp.ones_like(penalty))
+)
 
 
 @dataclass(frozen=True)
@@ -100,12 +115,29 @@ class _Layer:
         B, L, D = x_BLD.shape
         shards = axes.shards(self.mesh.shape)
         rows = (x_BLD, valid_BL, ratio_BL)
-        if B % shards:  # a few rows on many devices: by tokens, unless they compete within their row
-            flat = rows if self.config.router.competing == "row" else tuple(a.reshape(1, B * L, *a.shape[2:]).swapaxes(0, 1) for a in rows)
-            rows = tuple(jnp.pad(a, [(0, -len(a) % shards), *[(0, 0)] * (a.ndim - 1)]) for a in flat)
-        specs = {k: P("expert", "tensor", None) if k == "down_EFD" else P("expert", None, "tensor") for k in matrices}
+        if (
+            B % shards
+        ):  # a few rows on many devices: by tokens, unless they compete within their row
+            flat = (
+                rows
+                if self.config.router.competing == "row"
+                else tuple(a.reshape(1, B * L, *a.shape[2:]).swapaxes(0, 1) for a in rows)
+            )
+            rows = tuple(
+                jnp.pad(a, [(0, -len(a) % shards), *[(0, 0)] * (a.ndim - 1)]) for a in flat
+            )
+        specs = {
+            k: P("expert", "tensor", None) if k == "down_EFD" else P("expert", None, "tensor")
+            for k in matrices
+        }
         specs = (*[P(axes.BATCH)] * 3, jax.tree.map(lambda _: P(), routing), specs)
-        layer = jax.shard_map(self.on_device, mesh=self.mesh, in_specs=specs, out_specs=(P(axes.BATCH), P(), P()), check_vma=False)
+        layer = jax.shard_map(
+            self.on_device,
+            mesh=self.mesh,
+            in_specs=specs,
+            out_specs=(P(axes.BATCH), P(), P()),
+            check_vma=False,
+        )
         y, routed, penalty = layer(*rows, *given)
         return y.reshape(-1, D)[: B * L].reshape(B, L, D), routed, penalty
 
@@ -115,22 +147,40 @@ class _Layer:
         """This device's tokens through all experts: (y_BLD, sums over the whole batch, the router's losses times tokens)."""
         router, D = self.config.router, x_BLD.shape[-1]
         x_TD, valid_T = x_BLD.reshape(-1, D), valid_BL.reshape(-1)
-        logits_TE = jnp.einsum("TD,DGX->TGX", x_TD.astype(jnp.float32), routing["router_DGX"]).reshape(len(x_TD), -1)
+        logits_TE = jnp.einsum(
+            "TD,DGX->TGX", x_TD.astype(jnp.float32), routing["router_DGX"]
+        ).reshape(len(x_TD), -1)
         scores_TE = router.scores(logits_TE)
-        select_TE = jax.lax.stop_gradient(scores_TE) + (routing["bias_GX"].reshape(-1) if router.bias else 0.0)
-        scale_E = routing["scale_GX"].reshape(-1) if router.scale == "learned" else jnp.ones(self.config.number)
+        select_TE = jax.lax.stop_gradient(scores_TE) + (
+            routing["bias_GX"].reshape(-1) if router.bias else 0.0
+        )
+        scale_E = (
+            routing["scale_GX"].reshape(-1)
+            if router.scale == "learned"
+            else jnp.ones(self.config.number)
+        )
         if router.competing == "row":
-            y_TD, picked_TE = self._chosen(x_BLD, valid_BL, ratio_BL, scores_TE * scale_E, select_TE, matrices)
+            y_TD, picked_TE = self._chosen(
+                x_BLD, valid_BL, ratio_BL, scores_TE * scale_E, select_TE, matrices
+            )
             missing_T = self.config.active * (picked_TE.sum(1) == 0)
         else:
             expert_TK = router.pick(select_TE, self.config.active)
             weight_TK = router.weigh(scores_TE, expert_TK) * scale_E[expert_TK]
             dispatch = self._buffered if router.capacity else self._gathered
             y_TD, kept_TK = dispatch(x_TD, expert_TK, weight_TK, valid_T, matrices)
-            picked_TE = jnp.zeros(scores_TE.shape).at[jnp.arange(len(x_TD))[:, None], expert_TK].set(valid_T[:, None] * 1.0)
+            picked_TE = (
+                jnp.zeros(scores_TE.shape)
+                .at[jnp.arange(len(x_TD))[:, None], expert_TK]
+                .set(valid_T[:, None] * 1.0)
+            )
             missing_T = (valid_T[:, None] & ~kept_TK).sum(1)
         routed = self._routing_sums(scores_TE, picked_TE, missing_T, valid_T, ratio_BL.reshape(-1))
-        return y_TD.reshape(x_BLD.shape), routed, self._penalty(logits_TE, scores_TE, picked_TE, valid_T)
+        return (
+            y_TD.reshape(x_BLD.shape),
+            routed,
+            self._penalty(logits_TE, scores_TE, picked_TE, valid_T),
+        )
 
     def _gathered(self, x_TD, expert_TK, weight_TK, valid_T, matrices):
         """Nothing is dropped: every device sees all tokens of its expert-parallel group, and answers for its own experts."""
@@ -143,9 +193,13 @@ class _Layer:
             own = E * here
             if c.router.even:  # the picks of its own groups stand together
                 S = c.active // ep
-                expert_TS, weight_TS = (jax.lax.dynamic_slice_in_dim(a, S * here, S, 1) for a in (expert_TS, weight_TS))
+                expert_TS, weight_TS = (
+                    jax.lax.dynamic_slice_in_dim(a, S * here, S, 1) for a in (expert_TS, weight_TS)
+                )
         local_TS = jnp.where((expert_TS >= own) & (expert_TS < own + E), expert_TS - own, E)
-        how = dict(kind=self.kind, backend=c.backend, block=c.block, load=len(x_TD) * c.active / c.number)
+        how = dict(
+            kind=self.kind, backend=c.backend, block=c.block, load=len(x_TD) * c.active / c.number
+        )
         y_TD = _sorted(x_TD, local_TS, weight_TS, matrices, **how)
         if ep > 1:
             y_TD = jax.lax.psum_scatter(y_TD, "expert", scatter_dimension=0, tiled=True)
@@ -166,12 +220,16 @@ class _Layer:
         pair_P = jnp.where(there_EC, order_R[row_EC], T * K).reshape(-1)
         x_ECD = _spread(x_TD, pair_P, place_TK).reshape(E, C, -1)
         y_PD = self._exchanged(x_ECD, matrices).reshape(E * C, -1)
-        return self._whole(_collect(y_PD, weight_TK * kept_R.reshape(T, K), pair_P, place_TK)), kept_R.reshape(T, K)
+        return self._whole(
+            _collect(y_PD, weight_TK * kept_R.reshape(T, K), pair_P, place_TK)
+        ), kept_R.reshape(T, K)
 
     def _chosen(self, x_BLD, valid_BL, ratio_BL, weight_TE, select_TE, matrices):
         """Each expert takes its best tokens of each row."""
         (B, L, D), E = x_BLD.shape, self.config.number
-        places_BEC, taken_BEC = self.config.router.choose(select_TE.reshape(B, L, E), valid_BL, ratio_BL[:, 0], self.config.active)
+        places_BEC, taken_BEC = self.config.router.choose(
+            select_TE.reshape(B, L, E), valid_BL, ratio_BL[:, 0], self.config.active
+        )
         C = places_BEC.shape[-1]
         token_EN = (places_BEC + L * jnp.arange(B)[:, None, None]).swapaxes(0, 1).reshape(E, B * C)
         taken_EN = taken_BEC.swapaxes(0, 1).reshape(E, B * C)
@@ -187,8 +245,16 @@ class _Layer:
         ep = self._size("expert")
         if ep > 1:
             x_ECD = jax.lax.all_to_all(x_ECD, "expert", 0, 1, tiled=True)
-        h_ECF = {n: jnp.einsum("ECD,EDF->ECF", x_ECD, matrices[n]) for n in ("up_EDF", "gate_EDF") if n in matrices}
-        y_ECD = jnp.einsum("ECF,EFD->ECD", ffn.act(self.kind, h_ECF["up_EDF"], h_ECF.get("gate_EDF")), matrices["down_EFD"])
+        h_ECF = {
+            n: jnp.einsum("ECD,EDF->ECF", x_ECD, matrices[n])
+            for n in ("up_EDF", "gate_EDF")
+            if n in matrices
+        }
+        y_ECD = jnp.einsum(
+            "ECF,EFD->ECD",
+            ffn.act(self.kind, h_ECF["up_EDF"], h_ECF.get("gate_EDF")),
+            matrices["down_EFD"],
+        )
         return y_ECD if ep == 1 else jax.lax.all_to_all(y_ECD, "expert", 1, 0, tiled=True)
 
     # ------------------------------------------------------------------------------------------------ losses and figures
@@ -199,8 +265,15 @@ class _Layer:
         if router.balance.weight:
             pool = {"all": axes.BATCH, "expert": ("expert",), "device": ()}[router.balance.pool]
             tokens = jnp.maximum(self._sum(n, pool), 1)
-            f_E = self._sum(picked_TE.sum(0), pool) / tokens * (self.config.number / self.config.active)
-            p_E = self._sum(jnp.where(valid_T[:, None], router.shares(scores_TE), 0).sum(0), pool) / tokens
+            f_E = (
+                self._sum(picked_TE.sum(0), pool)
+                / tokens
+                * (self.config.number / self.config.active)
+            )
+            p_E = (
+                self._sum(jnp.where(valid_T[:, None], router.shares(scores_TE), 0).sum(0), pool)
+                / tokens
+            )
             total += router.balance.weight * (jax.lax.stop_gradient(f_E) * p_E).sum() * n
         if router.z:
             total += router.z * jnp.where(valid_T, jax.nn.logsumexp(logits_TE, -1) ** 2, 0).sum()
@@ -244,7 +317,11 @@ class _Layer:
 def _by_expert(expert_TS, experts: int):
     """(pairs in the order of their experts, the place of each pair in that order, rows of each expert). Expert E is nobody, and last."""
     order_R = jnp.argsort(expert_TS.reshape(-1), stable=True)
-    place_R = jnp.zeros_like(order_R).at[order_R].set(jnp.arange(len(order_R), dtype=order_R.dtype), unique_indices=True)
+    place_R = (
+        jnp.zeros_like(order_R)
+        .at[order_R]
+        .set(jnp.arange(len(order_R), dtype=order_R.dtype), unique_indices=True)
+    )
     return order_R, place_R, jnp.bincount(expert_TS.reshape(-1), length=experts + 1)[:experts]
 
 
@@ -286,7 +363,9 @@ def _collect_bwd(kept, dy_TD):
     T, S = weight_TS.shape
     weight_P = jnp.where(pair_P < T * S, weight_TS.reshape(-1)[jnp.minimum(pair_P, T * S - 1)], 0.0)
     dy_PD = _at(dy_TD, pair_P // S) * weight_P[:, None].astype(dy_TD.dtype)
-    dweight_TS = jnp.einsum("TSD,TD->TS", _at(y_PD, place_TS), dy_TD, preferred_element_type=jnp.float32)
+    dweight_TS = jnp.einsum(
+        "TSD,TD->TS", _at(y_PD, place_TS), dy_TD, preferred_element_type=jnp.float32
+    )
     return dy_PD, dweight_TS, None, None
 
 

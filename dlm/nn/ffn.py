@@ -15,10 +15,20 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_BLD):
         D, F, dtype = self.width, self.config.width, x_BLD.dtype
-        inward, outward = nn.initializers.normal(D**-0.5), nn.initializers.normal((2 * self.layers * F) ** -0.5)
+        inward, outward = (
+            nn.initializers.normal(D**-0.5),
+            nn.initializers.normal((2 * self.layers * F) ** -0.5),
+        )
         names = ("up_DF", "gate_DF") if self.config.kind == "swiglu" else ("up_DF",)
-        h = (jnp.einsum("BLD,DF->BLF", x_BLD, self.param(name, inward, (D, F)).astype(dtype)) for name in names)
-        return jnp.einsum("BLF,FD->BLD", act(self.config.kind, *h), self.param("down_FD", outward, (F, D)).astype(dtype))
+        h = (
+            jnp.einsum("BLD,DF->BLF", x_BLD, self.param(name, inward, (D, F)).astype(dtype))
+            for name in names
+        )
+        return jnp.einsum(
+            "BLF,FD->BLD",
+            act(self.config.kind, *h),
+            self.param("down_FD", outward, (F, D)).astype(dtype),
+        )
 
 
 def act(kind: str, up, gate=None):

@@ -21,29 +21,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.nn.ffn import act
 
-TOGETHER, ROWS = 4, 512  # experts of one product, or as many as have so many rows: enough for a batch, few enough for a cache
+TOGETHER, ROWS = (
+    4,
+    512,
+)  # experts of one product, or as many as have so many rows: enough for a batch, few enough for a cache
 
 
-def apply(x_RD, sizes_E, weights: dict, *, kind: str, backend: str = "blocks", block: int = 0, load: float = 0.0) -> jax.Array:
+def apply(
+    x_RD,
+    sizes_E,
+    weights: dict,
+    *,
+    kind: str,
+    backend: str = "blocks",
+    block: int = 0,
+    load: float = 0.0,
+) -> jax.Array:
     """E_e(x) for each row x of expert e, [R, D]. `weights` holds up_EDF, down_EFD and, where the kind has one, gate_EDF.
 
     `block` is B; 0: what chance makes of the loads if the router is fair, `load` rows on average (0: all rows are somebody's)."""
     if backend == "blocks":
-        return _blocks(kind, _Plan.of(len(x_RD), len(sizes_E), block, load or len(x_RD) / len(sizes_E)), x_RD, sizes_E, weights)
-    return {"loop": _loop, "ragged": _ragged, "tokamax": _tokamax}[backend](kind, x_RD, sizes_E, weights)
+        return _blocks(
+            kind,
+            _Plan.of(len(x_RD), len(sizes_E), block, load or len(x_RD) / len(sizes_E)),
+            x_RD,
+            sizes_E,
+            weights,
+        )
+    return {"loop": _loop, "ragged": _ragged, "tokamax": _tokamax}[backend](
+        kind, x_RD, sizes_E, weights
+    )
 
 
 def check(backend: str) -> None:
     """Raises UserError where a back end's library is missing."""
     if backend == "tokamax" and importlib.util.find_spec("tokamax") is None:
-        raise UserError("config.nn.experts.backend='tokamax' needs the package tokamax: pip install tokamax, or choose 'blocks'")
+        raise UserError(
+            "config.nn.experts.backend='tokamax' needs the package tokamax: pip install tokamax, or choose 'blocks'"
+        )
 
 
 def _loop(kind, x_RD, sizes_E, weights):
-    expert_R = jnp.searchsorted(jnp.cumsum(sizes_E), jnp.arange(len(x_RD)), side="right")  # E after the last one's rows
+    expert_R = jnp.searchsorted(
+        jnp.cumsum(sizes_E), jnp.arange(len(x_RD)), side="right"
+    )  # E after the last one's rows
 
     def add(y_RD, given):
         e, w = given
@@ -90,15 +114,29 @@ class _Plan(NamedTuple):
         some = max(TOGETHER, int(ROWS // max(block or load, 1)))
         quarter = experts // (4 * some) * some
         tiers = [(experts, block or about(1))]
-        if quarter and not block:  # the quartiles of a normal law, and an end that most of the heaviest lie below
-            tiers = [(experts - 3 * quarter, about(2)), *((quarter, about(z)) for z in (0.7, 0, -0.6))]
+        if (
+            quarter and not block
+        ):  # the quartiles of a normal law, and an end that most of the heaviest lie below
+            tiers = [
+                (experts - 3 * quarter, about(2)),
+                *((quarter, about(z)) for z in (0.7, 0, -0.6)),
+            ]
         cut = [(n, min(B, rows)) for n, B in tiers]
-        parts = [(chunks, G, B) for n, B in cut for chunks, G in ((n // some, some), (1, n % some)) if chunks * G]
+        parts = [
+            (chunks, G, B)
+            for n, B in cut
+            for chunks, G in ((n // some, some), (1, n % some))
+            if chunks * G
+        ]
         return cls(tuple(parts), min(max(cut[-1][1] // 4, min(cut[-1][1], 8)), 64, rows))
 
     def first_E(self, order_E):
         """Rows of each expert's first block."""
-        return jnp.zeros_like(order_E).at[order_E].set(np.repeat([B for *_, B in self.parts], [n * G for n, G, _ in self.parts]))
+        return (
+            jnp.zeros_like(order_E)
+            .at[order_E]
+            .set(np.repeat([B for *_, B in self.parts], [n * G for n, G, _ in self.parts]))
+        )
 
 
 class _RowRanges(NamedTuple):
@@ -117,7 +155,9 @@ class _RowRanges(NamedTuple):
         """(start_G, live_GB1) of B rows, those of each expert among them; never beyond the last row."""
         start_G = jnp.minimum(self.start_E[expert_G], R - B)
         row_GB = start_G[:, None] + jnp.arange(B)
-        live_GB = (row_GB >= self.start_E[expert_G][:, None]) & (row_GB < self.end_E[expert_G][:, None])
+        live_GB = (row_GB >= self.start_E[expert_G][:, None]) & (
+            row_GB < self.end_E[expert_G][:, None]
+        )
         return start_G, live_GB[..., None]
 
     def each(self, plan: _Plan, carry, some, kept=None):
@@ -126,7 +166,9 @@ class _RowRanges(NamedTuple):
         for i, (chunks, G, B) in enumerate(plan.parts):
             expert_NG = self.order_E[begin : begin + chunks * G].reshape(chunks, G)
             given = expert_NG, None if kept is None else kept[i]
-            carry, out = jax.lax.scan(lambda carry, given, B=B: some(carry, *given, B), carry, given)
+            carry, out = jax.lax.scan(
+                lambda carry, given, B=B: some(carry, *given, B), carry, given
+            )
             begin, outputs = begin + chunks * G, [*outputs, out]
         return carry, outputs
 
@@ -143,7 +185,9 @@ def _remaining_blocks(sizes_E, first_E, R: int, C: int, carry, body):
 
     def one(i, carry):
         row_C = start_N[i] + jnp.arange(C)
-        return body(expert_N[i], start_N[i], ((row_C >= own_N[i]) & (row_C < stop_N[i]))[:, None], carry)
+        return body(
+            expert_N[i], start_N[i], ((row_C >= own_N[i]) & (row_C < stop_N[i]))[:, None], carry
+        )
 
     return jax.lax.fori_loop(0, end_E[-1], one, carry)
 
@@ -184,7 +228,9 @@ def _blocks_fwd(kind, plan, x_RD, sizes_E, weights):
         return y_RD, inner
 
     def block(e, start, live_C1, y_RD):
-        y_CD, _ = _forward(kind, _cut(x_RD, start, plan.rest), {name: w[e] for name, w in weights.items()})
+        y_CD, _ = _forward(
+            kind, _cut(x_RD, start, plan.rest), {name: w[e] for name, w in weights.items()}
+        )
         return _put(y_RD, y_CD, live_C1, start)
 
     y_RD, inner = places.each(plan, jnp.zeros_like(x_RD), some)
@@ -200,19 +246,32 @@ def _blocks_bwd(kind, plan, residual, dy_RD):
         (dx_RD, dw), (start_G, live_GB1) = carry, places.window(expert_G, B, R)
         x_GBD, dy_GBD = (jnp.stack([_cut(a, start, B) for start in start_G]) for a in (x_RD, dy_RD))
         dy_GBD = jnp.where(live_GB1, dy_GBD, 0)
-        dx_GBD, new = jax.vmap(partial(_gradients, kind))(x_GBD, _weights_of(weights, expert_G), inner, dy_GBD)
+        dx_GBD, new = jax.vmap(partial(_gradients, kind))(
+            x_GBD, _weights_of(weights, expert_G), inner, dy_GBD
+        )
         for g, (e, start) in enumerate(zip(expert_G, start_G, strict=True)):
             dx_RD = _put(dx_RD, dx_GBD[g], live_GB1[g], start)
-            dw = {name: jax.lax.dynamic_update_index_in_dim(dw[name], new[name][g], e, 0) for name in dw}
+            dw = {
+                name: jax.lax.dynamic_update_index_in_dim(dw[name], new[name][g], e, 0)
+                for name in dw
+            }
         return (dx_RD, dw), None
 
     def block(e, start, live_C1, carry):
         (dx_RD, dw), w = carry, {name: w[e] for name, w in weights.items()}
-        x_CD, dy_CD = _cut(x_RD, start, plan.rest), jnp.where(live_C1, _cut(dy_RD, start, plan.rest), 0)
+        x_CD, dy_CD = (
+            _cut(x_RD, start, plan.rest),
+            jnp.where(live_C1, _cut(dy_RD, start, plan.rest), 0),
+        )
         dx_CD, new = _gradients(kind, x_CD, w, _inner(x_CD, w), dy_CD)
-        return _put(dx_RD, dx_CD, live_C1, start), {name: dw[name].at[e].add(new[name]) for name in dw}
+        return _put(dx_RD, dx_CD, live_C1, start), {
+            name: dw[name].at[e].add(new[name]) for name in dw
+        }
 
-    precise = {name: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)) for name, w in weights.items()}
+    precise = {
+        name: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32))
+        for name, w in weights.items()
+    }
     carry, _ = places.each(plan, (jnp.zeros_like(x_RD), precise), some, inner)
     dx_RD, dw = _remaining_blocks(sizes_E, plan.first_E(places.order_E), R, plan.rest, carry, block)
     return dx_RD, None, {name: dw[name].astype(w.dtype) for name, w in weights.items()}

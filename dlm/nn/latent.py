@@ -34,21 +34,33 @@ class LatentAttention(nn.Module):
             return self.param(name, nn.initializers.normal(shape[0] ** -0.5), shape).astype(dtype)
 
         def normed(name, x):
-            return norms.rms(x, self.param(name, nn.initializers.ones, x.shape[-1:]), self.epsilon) if c.qk_norm == "rms" else x
+            return (
+                norms.rms(x, self.param(name, nn.initializers.ones, x.shape[-1:]), self.epsilon)
+                if c.qk_norm == "rms"
+                else x
+            )
 
         if t.q_rank:
-            low_BLQ = normed("q_norm_Q", jnp.einsum("BLD,DQ->BLQ", x_BLD, weight("q_down_DQ", D, t.q_rank)))
-            q_BLHK = jnp.einsum("BLQ,QHK->BLHK", low_BLQ, weight("q_up_QHK", t.q_rank, H, t.nope + t.rope))
+            low_BLQ = normed(
+                "q_norm_Q", jnp.einsum("BLD,DQ->BLQ", x_BLD, weight("q_down_DQ", D, t.q_rank))
+            )
+            q_BLHK = jnp.einsum(
+                "BLQ,QHK->BLHK", low_BLQ, weight("q_up_QHK", t.q_rank, H, t.nope + t.rope)
+            )
         else:
             q_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, weight("q_DHK", D, H, t.nope + t.rope))
         low_BLR = normed("kv_norm_R", jnp.einsum("BLD,DR->BLR", x_BLD, weight("kv_down_DR", D, R)))
         r_BLK = jnp.einsum("BLD,DK->BLK", x_BLD, weight("k_rope_DK", D, t.rope))
-        q_BLHK = jnp.concatenate([q_BLHK[..., : t.nope], rope.rotate(q_BLHK[..., t.nope :], cos, sin)], -1)
+        q_BLHK = jnp.concatenate(
+            [q_BLHK[..., : t.nope], rope.rotate(q_BLHK[..., t.nope :], cos, sin)], -1
+        )
         new_kv = rope.rotate(r_BLK[:, :, None], cos, sin), low_BLR[:, :, None]
         up = weight("k_up_RHK", R, H, t.nope), weight("v_up_RHK", R, H, t.value)
         outward = nn.initializers.normal((2 * self.layers * H * t.value) ** -0.5)
         o_HKD = self.param("o_HKD", outward, (H, t.value, D)).astype(dtype)
-        attended_BLHK, kv = attention.attend_with_cache(q_BLHK, new_kv, allowed, kv, slots, partial(attend, *up))
+        attended_BLHK, kv = attention.attend_with_cache(
+            q_BLHK, new_kv, allowed, kv, slots, partial(attend, *up)
+        )
         return jnp.einsum("BLHK,HKD->BLD", attended_BLHK, o_HKD), kv
 
 
@@ -73,5 +85,7 @@ def absorbed(k_up_RHK, v_up_RHK, q_BLHK, r_BMJK, low_BMJR, allowed):
     absorbed_query_BLHR = jnp.einsum("BLHK,RHK->BLHR", q_BLHK[..., :nope], k_up_RHK)
     absorbed_query_BLHK = jnp.concatenate([absorbed_query_BLHR, q_BLHK[..., nope:]], -1)
     key_BMJK = jnp.concatenate([low_BMJR, r_BMJK], -1)
-    attended_BLHR = attention.attend(absorbed_query_BLHK, key_BMJK, low_BMJR, allowed, size=q_BLHK.shape[-1])
+    attended_BLHR = attention.attend(
+        absorbed_query_BLHK, key_BMJK, low_BMJR, allowed, size=q_BLHK.shape[-1]
+    )
     return jnp.einsum("BLHR,RHK->BLHK", attended_BLHR, v_up_RHK)

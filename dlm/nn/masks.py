@@ -36,7 +36,9 @@ class Mask:
     shift: Literal[0, 1] = 0
     size: int = 0  # positions of a block, counted from the start of each segment
     context: Literal["block", "causal"] = "block"  # how the clean stream sees itself
-    order: Literal["fixed", "any"] = "fixed"  # of blocks: whether it was trained on all of them (`fields['block_BL']`)
+    order: Literal["fixed", "any"] = (
+        "fixed"  # of blocks: whether it was trained on all of them (`fields['block_BL']`)
+    )
 
     @property
     def reads(self) -> int:
@@ -81,7 +83,9 @@ def dense(mask: Mask, query: Side, keys: Side):
     if mask.kind == "causal":
         allowed = query.row_index[:, :, None] >= keys.row_index[:, None, :]
     if mask.kind == "full" and query.reach is not None:
-        allowed = query.row_index[:, :, None] + query.reach[:, :, None] >= keys.row_index[:, None, :]
+        allowed = (
+            query.row_index[:, :, None] + query.reach[:, :, None] >= keys.row_index[:, None, :]
+        )
     if mask.kind == "block":
         allowed = query.block[:, :, None] >= keys.block[:, None, :]
     return _within(allowed, query, keys)
@@ -91,12 +95,24 @@ def streams(mask: Mask, queries: Side, keys: Side) -> Streams:
     """Who sees whom on [z ; x], where x is at hand as `memory`. Blocks are seen in the order of their numbers, whatever they hold."""
     query, row_index = queries.block[:, :, None], queries.row_index[:, :, None]
     if mask.kind == "partition":
-        itself, other, clean = row_index == queries.row_index[:, None, :], query != keys.block[:, None, :], query == keys.block[:, None, :]
+        itself, other, clean = (
+            row_index == queries.row_index[:, None, :],
+            query != keys.block[:, None, :],
+            query == keys.block[:, None, :],
+        )
     else:
-        itself, other, clean = (query == queries.block[:, None, :], query > keys.block[:, None, :], query >= keys.block[:, None, :])
+        itself, other, clean = (
+            query == queries.block[:, None, :],
+            query > keys.block[:, None, :],
+            query >= keys.block[:, None, :],
+        )
         if mask.context == "causal":
             clean = row_index >= keys.row_index[:, None, :]
-    itself, other, clean = _within(itself, queries, queries), _within(other, queries, keys), _within(clean, queries, keys)
+    itself, other, clean = (
+        _within(itself, queries, queries),
+        _within(other, queries, keys),
+        _within(clean, queries, keys),
+    )
     B = max(len(itself), len(other))
     noised = jnp.concatenate([jnp.broadcast_to(a, (B, *a.shape[1:])) for a in (itself, other)], -1)
     return Streams(noised, clean)
@@ -120,11 +136,17 @@ def _within(allowed, query: Side, keys: Side):
 def shifted(z_BL: jax.Array, before_B: jax.Array, bos: int, segments_BL=None) -> jax.Array:
     """What position i reads under shift 1: the token before it, or bos where its segment starts; before_B precedes the slice."""
     previous_BL = jnp.concatenate([before_B[:, None], z_BL[:, :-1]], 1)
-    return previous_BL if segments_BL is None else jnp.where(starts(segments_BL).at[:, 0].set(False), bos, previous_BL)
+    return (
+        previous_BL
+        if segments_BL is None
+        else jnp.where(starts(segments_BL).at[:, 0].set(False), bos, previous_BL)
+    )
 
 
 def starts(segments_BL, length: int = 0) -> jax.Array:
     """Where a segment starts, bool_BL; without segments a row of `length` is one."""
     if segments_BL is None:
         return jnp.arange(length)[None] == 0
-    return jnp.concatenate([jnp.ones_like(segments_BL[:, :1], bool), segments_BL[:, 1:] != segments_BL[:, :-1]], 1)
+    return jnp.concatenate(
+        [jnp.ones_like(segments_BL[:, :1], bool), segments_BL[:, 1:] != segments_BL[:, :-1]], 1
+    )

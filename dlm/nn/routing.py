@@ -18,7 +18,9 @@ def devices(experts, ep: int) -> int:
     """How many devices loads are told for: those of the mesh; on one, as many as could hold a group of experts each, or K of them."""
     if ep > 1:
         return ep
-    return experts.router.groups if experts.router.even else math.gcd(experts.number, experts.active)
+    return (
+        experts.router.groups if experts.router.even else math.gcd(experts.number, experts.active)
+    )
 
 
 def router_metrics(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
@@ -42,7 +44,9 @@ def updated_biases(params: Any, routed: dict, rate: float) -> Any:
     def moved(path, p):
         if name_of(path) != "bias_GX":
             return p
-        own_NE = push_NE[-len(p) :] if path[0].key == "ahead" else push_NE[: len(p)]  # the layers ahead come last
+        own_NE = (
+            push_NE[-len(p) :] if path[0].key == "ahead" else push_NE[: len(p)]
+        )  # the layers ahead come last
         return p + own_NE.reshape(p.shape)
 
     return jax.tree_util.tree_map_with_path(moved, params)

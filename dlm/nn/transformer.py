@@ -38,14 +38,24 @@ class Block(nn.Module):
         routed = None
 
         def normed(name):
-            x = norms.rms(h_BLD, self.param(f"{name}_norm_D", nn.initializers.ones, (c.width,)), c.norm.epsilon)
-            return x if time_BLW is None else x * (1 + self._modulation(f"{name}_scale_WD", time_BLW))
+            x = norms.rms(
+                h_BLD,
+                self.param(f"{name}_norm_D", nn.initializers.ones, (c.width,)),
+                c.norm.epsilon,
+            )
+            return (
+                x if time_BLW is None else x * (1 + self._modulation(f"{name}_scale_WD", time_BLW))
+            )
 
         def residual(name, x):
             if c.norm.kind == "sandwich":
                 start = nn.initializers.constant(_OUTER[name] * c.layers**-0.5)
-                x = norms.rms(x, self.param(f"{name}_out_norm_D", start, (c.width,)), c.norm.epsilon)
-            return x if time_BLW is None else x * (1 + self._modulation(f"{name}_gate_WD", time_BLW))
+                x = norms.rms(
+                    x, self.param(f"{name}_out_norm_D", start, (c.width,)), c.norm.epsilon
+                )
+            return (
+                x if time_BLW is None else x * (1 + self._modulation(f"{name}_gate_WD", time_BLW))
+            )
 
         kind = latent.LatentAttention if c.attention.latent.kv_rank else attention.SelfAttention
         attended, kv = kind(c.attention, c.width, c.layers, c.norm.epsilon, name="attention")(
@@ -53,7 +63,9 @@ class Block(nn.Module):
         )
         h_BLD = h_BLD + residual("attend", attended)
         if self.sparse:
-            layer = experts.Experts(c.experts, c.ffn.kind, c.width, c.layers, self.mesh, name="experts")
+            layer = experts.Experts(
+                c.experts, c.ffn.kind, c.width, c.layers, self.mesh, name="experts"
+            )
             ffn_out, routed = layer(normed("ffn"), *token)
         else:
             ffn_out = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")(normed("ffn"))
@@ -76,10 +88,15 @@ class Group(nn.Module):
         new_kvs, routed = [], None
         for i, sparse in enumerate(self.kinds):
             own = None if kv is None else tuple(x_SBMJK[i] for x_SBMJK in kv)
-            h_BLD, (new_kv, routing_sums) = Block(self.config, sparse, self.mesh, name=f"layer{i}")(h_BLD, own, shared)
+            h_BLD, (new_kv, routing_sums) = Block(self.config, sparse, self.mesh, name=f"layer{i}")(
+                h_BLD, own, shared
+            )
             new_kvs.append(new_kv)
             routed = routing_sums if sparse else routed
-        return h_BLD, (None if kv is None else jax.tree.map(lambda *x: jnp.stack(x), *new_kvs), routed)
+        return h_BLD, (
+            None if kv is None else jax.tree.map(lambda *x: jnp.stack(x), *new_kvs),
+            routed,
+        )
 
 
 class MultiTokenLayer(nn.Module):
@@ -101,13 +118,17 @@ class MultiTokenLayer(nn.Module):
         read_BLD = norms.rms(read_BLD, self.param("read_norm_D", ones, (D,)), c.norm.epsilon)
         h_BLD = before_BLD @ self.param("before_DD", inward, (D, D)).astype(h_BLD.dtype)
         h_BLD += read_BLD @ self.param("read_DD", inward, (D, D)).astype(h_BLD.dtype)
-        h_BLD, (_, routed) = Block(c, c.stacks[-1].kinds[-1], self.mesh, name="block")(h_BLD, None, shared)
+        h_BLD, (_, routed) = Block(c, c.stacks[-1].kinds[-1], self.mesh, name="block")(
+            h_BLD, None, shared
+        )
         return h_BLD, (h_BLD, routed)
 
 
 class Transformer(nn.Module):
     config: config.ModelConfig
-    mesh: jax.sharding.Mesh | None = None  # over which experts exchange tokens; everything else follows its parameters' shardings
+    mesh: jax.sharding.Mesh | None = (
+        None  # over which experts exchange tokens; everything else follows its parameters' shardings
+    )
 
     @nn.compact
     def __call__(self, canvas: Canvas, mask: masks.Mask, kv: cache.KV | None = None) -> Output:
@@ -115,24 +136,45 @@ class Transformer(nn.Module):
         c, vocab = self.config, self.config.vocab
         dtype = jnp.dtype(c.compute.dtype)
         read = _prepare_inputs(canvas, mask, kv, vocab)
-        embed_VD = self.param("embed_VD", nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0), (vocab.size, c.width))
+        embed_VD = self.param(
+            "embed_VD",
+            nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0),
+            (vocab.size, c.width),
+        )
         read_BLD = embed_VD.astype(dtype)[read.ids_BL]
         angles = rope.angles(read.positions_BL, c.attention.rotary, c.attention.rope)
         token = (read.valid_BL, read.ratio_B, canvas.z_BL.shape[1] / read.ids_BL.shape[1])
-        shared = (*angles, read.allowed, None if kv is None else kv.slots, self._time(read.t_BL, dtype), token)
-        h_BLD, new_kv, routed = self._layers(read_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared)
+        shared = (
+            *angles,
+            read.allowed,
+            None if kv is None else kv.slots,
+            self._time(read.t_BL, dtype),
+            token,
+        )
+        h_BLD, new_kv, routed = self._layers(
+            read_BLD, None if kv is None else (kv.k_NBMJK, kv.v_NBMJK), shared
+        )
         gain_D = self.param("norm_D", nn.initializers.ones, (c.width,))
         hidden_BLD = norms.rms(h_BLD, gain_D, c.norm.epsilon)
         if c.embeddings == "untied":
-            embed_VD = self.param("unembed_VD", nn.initializers.normal(c.width**-0.5), (vocab.size, c.width))
+            embed_VD = self.param(
+                "unembed_VD", nn.initializers.normal(c.width**-0.5), (vocab.size, c.width)
+            )
         never_V = jnp.zeros(vocab.size, bool).at[jnp.array(vocab.never)].set(True)
 
         def logits(hidden_BLD):
-            logits_BLV = jnp.einsum("BLD,VD->BLV", hidden_BLD, embed_VD.astype(dtype), preferred_element_type=jnp.float32)
+            logits_BLV = jnp.einsum(
+                "BLD,VD->BLV",
+                hidden_BLD,
+                embed_VD.astype(dtype),
+                preferred_element_type=jnp.float32,
+            )
             return Logits(jnp.where(never_V, -jnp.inf, logits_BLV))
 
         L = canvas.z_BL.shape[1]
-        heads = dict(clean=logits(hidden_BLD[:, L:])) if isinstance(read.allowed, masks.Streams) else {}
+        heads = (
+            dict(clean=logits(hidden_BLD[:, L:])) if isinstance(read.allowed, masks.Streams) else {}
+        )
         hidden_BLD = hidden_BLD[:, :L]
         if mask.shift and mask.kind != "causal":
             first_BL = masks.starts(canvas.fields.get("segments_BL"), L)
@@ -140,9 +182,14 @@ class Transformer(nn.Module):
         if "quality" in c.heads:
             heads["quality"] = self._quality(hidden_BLD)
         if c.ahead and mask.shift and kv is None:
-            h_NBLD, routed = self._multi_token(h_BLD, read_BLD, masks.starts(canvas.fields.get("segments_BL"), L), shared, routed)
+            h_NBLD, routed = self._multi_token(
+                h_BLD, read_BLD, masks.starts(canvas.fields.get("segments_BL"), L), shared, routed
+            )
             names = ["ahead", *(f"ahead{k}" for k in range(2, c.ahead + 1))]
-            heads |= {name: logits(norms.rms(h_BLD, gain_D, c.norm.epsilon)) for name, h_BLD in zip(names, h_NBLD, strict=True)}
+            heads |= {
+                name: logits(norms.rms(h_BLD, gain_D, c.norm.epsilon))
+                for name, h_BLD in zip(names, h_NBLD, strict=True)
+            }
         if kv is not None:
             kv = cache.KV(*new_kv)
         return Output(
@@ -157,12 +204,19 @@ class Transformer(nn.Module):
         """(h_BLD, the layers' memories, what was routed where, for each layer with experts)."""
         new_kvs, routed, before = [], None, 0
         for stack in self.config.stacks:
-            own = None if kv is None else tuple(stack.folded(x[before : before + stack.layers]) for x in kv)
+            own = (
+                None
+                if kv is None
+                else tuple(stack.folded(x[before : before + stack.layers]) for x in kv)
+            )
             h_BLD, (new_kv, routing_sums) = self._stack(stack)(h_BLD, own, shared)
             new_kvs.append(new_kv)
             routed, before = routed if routing_sums is None else routing_sums, before + stack.layers
         if kv is not None:
-            kv = tuple(jnp.concatenate([x.reshape(-1, *old.shape[1:]) for x in parts]) for old, *parts in zip(kv, *new_kvs, strict=True))
+            kv = tuple(
+                jnp.concatenate([x.reshape(-1, *old.shape[1:]) for x in parts])
+                for old, *parts in zip(kv, *new_kvs, strict=True)
+            )
         return h_BLD, kv, routed
 
     def _stack(self, stack: config.Stack):
@@ -180,14 +234,20 @@ class Transformer(nn.Module):
 
     def _multi_token(self, h_BLD, read_BLD, first_BL, shared, routed):
         """(what each layer ahead ends with, what was routed where in these layers too)."""
-        scanned = self._scan(MultiTokenLayer, self.config.ahead, (nn.broadcast,) * 3)(self.config, self.mesh, name="ahead")
+        scanned = self._scan(MultiTokenLayer, self.config.ahead, (nn.broadcast,) * 3)(
+            self.config, self.mesh, name="ahead"
+        )
         _, (h_NBLD, routing_sums) = scanned(h_BLD, read_BLD, first_BL, shared)
-        return h_NBLD, routed if routing_sums is None else jax.tree.map(lambda *x: jnp.concatenate(x), routed, routing_sums)
+        return h_NBLD, routed if routing_sums is None else jax.tree.map(
+            lambda *x: jnp.concatenate(x), routed, routing_sums
+        )
 
     def _quality(self, hidden_BLD):
         """The log-odds that each position's token is right, float32_BL."""
         D, W = self.config.width, self.config.TIME_WIDTH
-        weight_DW = self.param("quality_DW", nn.initializers.normal(D**-0.5), (D, W)).astype(hidden_BLD.dtype)
+        weight_DW = self.param("quality_DW", nn.initializers.normal(D**-0.5), (D, W)).astype(
+            hidden_BLD.dtype
+        )
         weight_W = self.param("quality_W", nn.initializers.zeros, (W,))
         return jax.nn.silu(hidden_BLD @ weight_DW).astype(jnp.float32) @ weight_W
 
@@ -199,7 +259,11 @@ class Transformer(nn.Module):
         frequency = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), c.TIME_FEATURES // 2))
         angle = t_BL[..., None] * frequency
         features_BLA = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
-        time_AW = self.param("time_AW", nn.initializers.normal(c.TIME_FEATURES**-0.5), (c.TIME_FEATURES, c.TIME_WIDTH))
+        time_AW = self.param(
+            "time_AW",
+            nn.initializers.normal(c.TIME_FEATURES**-0.5),
+            (c.TIME_FEATURES, c.TIME_WIDTH),
+        )
         return jax.nn.silu(features_BLA @ time_AW).astype(dtype)
 
 
@@ -233,34 +297,55 @@ def _prepare_inputs(canvas: Canvas, mask: masks.Mask, kv, vocab) -> _Inputs:
     if mask.needs_clean and kv is None or "clean_BL" in fields:
         return _two_streams(canvas, mask, positions_BL, queries, keys, vocab, valid_BL, ratio_B)
     if mask.shift and mask.kind == "causal":
-        before_B = fields.get("before_B", jnp.full((B,), vocab.bos, z_BL.dtype)) if kv is None else kv.slots.before_B
+        before_B = (
+            fields.get("before_B", jnp.full((B,), vocab.bos, z_BL.dtype))
+            if kv is None
+            else kv.slots.before_B
+        )
         z_BL = masks.shifted(z_BL, before_B, vocab.bos, fields.get("segments_BL"))
-    return _Inputs(z_BL, positions_BL, canvas.t_BL, masks.dense(mask, queries, keys), valid_BL, ratio_B)
+    return _Inputs(
+        z_BL, positions_BL, canvas.t_BL, masks.dense(mask, queries, keys), valid_BL, ratio_B
+    )
 
 
-def _two_streams(canvas: Canvas, mask: masks.Mask, positions_BL, queries, keys, vocab, valid_BL, ratio_B) -> _Inputs:
+def _two_streams(
+    canvas: Canvas, mask: masks.Mask, positions_BL, queries, keys, vocab, valid_BL, ratio_B
+) -> _Inputs:
     """[z ; x] at the same positions; x is at time 0. Where no clean stream is given, what stands on the canvas is it."""
     z_BL, clean_BL = canvas.z_BL, canvas.fields.get("clean_BL", canvas.z_BL)
-    if mask.kind == "partition":  # the tokens themselves are in x; z asks for those of the other group
+    if (
+        mask.kind == "partition"
+    ):  # the tokens themselves are in x; z asks for those of the other group
         queries = keys = queries._replace(block=canvas.fields.get("block_BL", z_BL == vocab.mask))
         z_BL = jnp.full_like(z_BL, vocab.mask)
     positions_BL = jnp.concatenate([positions_BL, positions_BL], 1)
     t_BL = jnp.concatenate([canvas.t_BL, jnp.zeros_like(canvas.t_BL)], 1)
     valid_BL = jnp.concatenate([valid_BL, valid_BL], 1)
-    return _Inputs(jnp.concatenate([z_BL, clean_BL], 1), positions_BL, t_BL, masks.streams(mask, queries, keys), valid_BL, ratio_B)
+    return _Inputs(
+        jnp.concatenate([z_BL, clean_BL], 1),
+        positions_BL,
+        t_BL,
+        masks.streams(mask, queries, keys),
+        valid_BL,
+        ratio_B,
+    )
 
 
 def initialise(model: Transformer, key: jax.Array):
     """Fresh parameters, float32. Layers are rolled up, which changes no parameter and compiles several times faster."""
     one = jnp.zeros((1, 2), jnp.int32)
     model = Transformer(replace(model.config, compute=config.Compute()))
-    return model.init(key, Canvas(one, one.astype(jnp.float32), one.astype(bool)), masks.Mask("causal", shift=1))["params"]
+    return model.init(
+        key, Canvas(one, one.astype(jnp.float32), one.astype(bool)), masks.Mask("causal", shift=1)
+    )["params"]
 
 
 def denoiser(model: Transformer, params) -> Callable[..., Output]:
     """`denoise(canvas, *, mask, cache=None)`: all that objectives and samplers know of a network."""
 
-    def denoise(canvas: Canvas, *, mask: masks.Mask, cache: cache.KV | None = None, carry=None) -> Output:
+    def denoise(
+        canvas: Canvas, *, mask: masks.Mask, cache: cache.KV | None = None, carry=None
+    ) -> Output:
         del carry  # this backbone hands nothing from step to step
         return model.apply({"params": params}, canvas, mask, cache)
 

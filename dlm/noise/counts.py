@@ -16,7 +16,9 @@ def total(value_BL, group_BL=None):
     if group_BL is None:
         return value_BL.sum(1, keepdims=True)
     group_BL = jnp.broadcast_to(group_BL, value_BL.shape)
-    return jax.vmap(lambda v_L, g_L: jax.ops.segment_sum(v_L, g_L, len(v_L))[g_L])(value_BL, group_BL)
+    return jax.vmap(lambda v_L, g_L: jax.ops.segment_sum(v_L, g_L, len(v_L))[g_L])(
+        value_BL, group_BL
+    )
 
 
 def number(t_BL, size_BL):
@@ -28,8 +30,12 @@ def chosen(u_BL, may_BL, k_BL, group_BL=None):
     """bool_BL: the k positions of each group with the smallest u among those that may be chosen."""
     L = u_BL.shape[1]
     place_BL = jnp.broadcast_to(jnp.arange(L), u_BL.shape)
-    group_BL = jnp.zeros_like(place_BL) if group_BL is None else jnp.broadcast_to(group_BL, u_BL.shape)
-    sorted_BL = jax.lax.sort((group_BL, jnp.where(may_BL, u_BL, 2.0), place_BL), dimension=1, num_keys=2)[2]
+    group_BL = (
+        jnp.zeros_like(place_BL) if group_BL is None else jnp.broadcast_to(group_BL, u_BL.shape)
+    )
+    sorted_BL = jax.lax.sort(
+        (group_BL, jnp.where(may_BL, u_BL, 2.0), place_BL), dimension=1, num_keys=2
+    )[2]
     first_BL = jax.vmap(lambda g_L: jax.ops.segment_min(jnp.arange(L), g_L, L)[g_L])(group_BL)
     rank_BL = jnp.argsort(sorted_BL, 1) - first_BL
     return may_BL & (rank_BL < k_BL)
@@ -38,8 +44,15 @@ def chosen(u_BL, may_BL, k_BL, group_BL=None):
 def log_law(chosen_BL, may_BL, k_BL, group_BL=None):
     """log probability of a choice, in equal parts on the positions of each group; −inf where the number is not k."""
     n_BL, chosen_count_BL = total(may_BL, group_BL), total(chosen_BL, group_BL)
-    factorial_N = jnp.cumsum(jnp.log(jnp.maximum(jnp.arange(chosen_BL.shape[1] + 1.0), 1)))  # log n!
-    log_q_BL = sum(sign * factorial_N[m_BL.astype(int)] for sign, m_BL in ((1, k_BL), (1, n_BL - k_BL), (-1, n_BL)))
+    factorial_N = jnp.cumsum(
+        jnp.log(jnp.maximum(jnp.arange(chosen_BL.shape[1] + 1.0), 1))
+    )  # log n!
+    log_q_BL = sum(
+        sign * factorial_N[m_BL.astype(int)]
+        for sign, m_BL in ((1, k_BL), (1, n_BL - k_BL), (-1, n_BL))
+    )
     parts_BL = total(jnp.ones(chosen_BL.shape), group_BL)
-    right_BL = jnp.where(n_BL > 0, chosen_count_BL == k_BL, chosen_count_BL == 0) & ~(chosen_BL & ~may_BL)
+    right_BL = jnp.where(n_BL > 0, chosen_count_BL == k_BL, chosen_count_BL == 0) & ~(
+        chosen_BL & ~may_BL
+    )
     return jnp.where(right_BL, jnp.where(n_BL > 0, log_q_BL, 0.0) / parts_BL, -jnp.inf)

@@ -22,7 +22,9 @@ class MaskNoise(MixtureProcess):
 
     def __post_init__(self):
         if not schedules.STEEPEST <= self.power <= schedules.FLATTEST:
-            raise ValueError(f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}, {schedules.WHY}")
+            raise ValueError(
+                f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}, {schedules.WHY}"
+            )
 
     def mask_prob(self, t):
         """1 − α(t), accurate near t = 0."""

@@ -12,7 +12,10 @@ import math
 import jax.numpy as jnp
 
 KINDS = ("linear", "cosine", "polynomial", "geometric")
-STEEPEST, FLATTEST = 0.5, 8.0  # powers; t is never drawn below 1e-6, and t^0.2 would leave 6 % of the bound there
+STEEPEST, FLATTEST = (
+    0.5,
+    8.0,
+)  # powers; t is never drawn below 1e-6, and t^0.2 would leave 6 % of the bound there
 WHY = "where no part of the bound lies below the smallest time"
 SIGMA = (1e-3, 20.0)  # geometric: σ at t = 0 and t = 1
 
@@ -36,7 +39,9 @@ def time_of(kind: str, power: float, p_noised):
         return 2 / jnp.pi * jnp.arcsin(jnp.minimum(p_noised, 1.0))
     if kind == "polynomial":
         return jnp.power(p_noised, 1 / power)
-    sigma_rise = -jnp.log1p(jnp.maximum(jnp.asarray(p_noised) * math.expm1(SIGMA[0] - SIGMA[1]), -1 + 1e-7))
+    sigma_rise = -jnp.log1p(
+        jnp.maximum(jnp.asarray(p_noised) * math.expm1(SIGMA[0] - SIGMA[1]), -1 + 1e-7)
+    )
     return jnp.log1p(sigma_rise / SIGMA[0]) / math.log(SIGMA[1] / SIGMA[0])
 
 

@@ -19,7 +19,10 @@ from dlm.core import keys
 
 Kind = Literal["stratified", "iid", "antithetic", "importance"]
 BUCKETS = 32
-_PLAIN, _KEPT = 0.1, 0.95  # share of uniform times among those of importance; how much of a running mean an update leaves
+_PLAIN, _KEPT = (
+    0.1,
+    0.95,
+)  # share of uniform times among those of importance; how much of a running mean an update leaves
 _GOLDEN = 0.6180339887
 
 
@@ -63,4 +66,8 @@ def bucket_costs(t_B: jax.Array, cost_B: jax.Array) -> jax.Array:
 def updated_costs(square_T: jax.Array, sums_2T: jax.Array) -> jax.Array:
     """The running means after an update."""
     mean_T = sums_2T[0] / jnp.maximum(sums_2T[1], 1)
-    return jnp.where(sums_2T[1] == 0, square_T, jnp.where(square_T == 0, mean_T, _KEPT * square_T + (1 - _KEPT) * mean_T))
+    return jnp.where(
+        sums_2T[1] == 0,
+        square_T,
+        jnp.where(square_T == 0, mean_T, _KEPT * square_T + (1 - _KEPT) * mean_T),
+    )

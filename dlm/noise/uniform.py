@@ -20,7 +20,9 @@ class UniformNoise(MixtureProcess):
 
     def __post_init__(self):
         if not schedules.STEEPEST <= self.power <= schedules.FLATTEST:
-            raise ValueError(f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}, {schedules.WHY}")
+            raise ValueError(
+                f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}, {schedules.WHY}"
+            )
 
     def noise_probs(self, t):
         """(m, u): probability of a mask, and of uniform noise."""
@@ -29,5 +31,7 @@ class UniformNoise(MixtureProcess):
 
     def noise_rates(self, t):
         """−α'(t), all of it towards uniform noise."""
-        speed = schedules.rate(self.schedule, self.power, t) * schedules.mask_prob(self.schedule, self.power, t)
+        speed = schedules.rate(self.schedule, self.power, t) * schedules.mask_prob(
+            self.schedule, self.power, t
+        )
         return jnp.zeros_like(speed), speed

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.config import Vocab
 from dlm.core.contracts import Batch, Bound, Canvas, Loss, UnbiasedLoss
+from dlm.core.vocab import Vocab
 from dlm.nn.masks import Mask
 from dlm.noise import times
 from dlm.noise.times import draw
 
-LONGEST = 2**20  # of blocks, spans and grids of time: far beyond any use, and far within float32 and int32
+LONGEST = (
+    2**20
+)  # of blocks, spans and grids of time: far beyond any use, and far within float32 and int32
 SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution of the bound
 
 
@@ -28,9 +30,13 @@ SMALLEST = 1e-6  # u ~ U[0, 1) may be 0; the bias is below float32's resolution 
 class Diffusion:
     vocab: Vocab | None = None
 
-    times: ClassVar[str] = "iid"  # how t is drawn (noise.times); a field of those whose cost depends on it
+    times: ClassVar[str] = (
+        "iid"  # how t is drawn (noise.times); a field of those whose cost depends on it
+    )
     claims: ClassVar[str] = "bound"
-    token_passes: ClassVar[int] = 1  # how often the network reads a token in a training step: streams × passes
+    token_passes: ClassVar[int] = (
+        1  # how often the network reads a token in a training step: streams × passes
+    )
     mask: ClassVar[Any] = Mask("full")
 
     @property
@@ -51,7 +57,9 @@ class Diffusion:
         u_BP = draw(self.times, batch.index_B, batch.total, key, self.parts(batch))
         if self.times != "importance":
             return self.at(u_BP, batch), jnp.ones(batch.tokens_BL.shape)
-        u_BP, density_BP = times.importance_times(u_BP, batch.fields.get("cost_BT", jnp.zeros((1, times.BUCKETS))))
+        u_BP, density_BP = times.importance_times(
+            u_BP, batch.fields.get("cost_BT", jnp.zeros((1, times.BUCKETS)))
+        )
         return self.at(u_BP, batch), jnp.broadcast_to(density_BP, batch.tokens_BL.shape)
 
     def at(self, u_BP, batch: Batch) -> jax.Array:
@@ -74,7 +82,9 @@ class Diffusion:
     def log_q(self, batch: Batch, z_BL, t_BL) -> jax.Array:
         """log q(z | x) of the sequence, in parts along its positions: what `corrupted` draws, for enumerations."""
         given_BL = jnp.where(z_BL == batch.tokens_BL, 0.0, -jnp.inf)
-        return jnp.where(batch.noisable_BL, self.process.log_q(z_BL, t_BL, batch.tokens_BL), given_BL)
+        return jnp.where(
+            batch.noisable_BL, self.process.log_q(z_BL, t_BL, batch.tokens_BL), given_BL
+        )
 
     def views(self, batch: Batch, key: jax.Array) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
         """What a training step looks at, once or more: (z_BL, t_BL, the density by which its cost is divided)."""
@@ -84,15 +94,27 @@ class Diffusion:
     def loss(self, denoise, batch: Batch, key: jax.Array) -> Loss:
         """The mean over the views of a training step."""
         views = self.views(batch, key)
-        losses = [self._view_loss(denoise, batch, *view, keys.key(key, "view", n)) for n, view in enumerate(views)]
+        losses = [
+            self._view_loss(denoise, batch, *view, keys.key(key, "view", n))
+            for n, view in enumerate(views)
+        ]
         return jax.tree.map(lambda *parts: sum(parts) / len(views), *losses)
 
     def _view_loss(self, denoise, batch: Batch, z_BL, t_BL, density_BL, key) -> Loss:
         kind = UnbiasedLoss if self.loss_claims == self.claims else Loss
         nats_BL = self.training_nats(denoise, batch, z_BL, t_BL, key)
         noised_BL = self.noised(batch, z_BL) & (batch.weights_BL > 0)
-        seen = times.bucket_costs(t_BL[:, 0], jax.lax.stop_gradient(nats_BL.sum(1))) if self.times == "importance" else None
-        return kind((nats_BL / density_BL).sum(), batch.weights_BL.sum(), {"masked_sum": noised_BL.sum() * 1.0}, seen)
+        seen = (
+            times.bucket_costs(t_BL[:, 0], jax.lax.stop_gradient(nats_BL.sum(1)))
+            if self.times == "importance"
+            else None
+        )
+        return kind(
+            (nats_BL / density_BL).sum(),
+            batch.weights_BL.sum(),
+            {"masked_sum": noised_BL.sum() * 1.0},
+            seen,
+        )
 
     def noised(self, batch: Batch, z_BL) -> jax.Array:
         """Which positions are destroyed, bool_BL."""
@@ -109,16 +131,26 @@ class Diffusion:
         strata), so it errs on the safe side.
         """
         if samples < 2 or samples % 2:
-            raise ValueError(f"samples={samples} must be even and at least 2, to pair neighbouring strata")
+            raise ValueError(
+                f"samples={samples} must be even and at least 2, to pair neighbouring strata"
+            )
 
         def one(_, k):
             sample_key = keys.key(key, "bound", k)
-            t_BL = self.at((k + draw("iid", batch.index_B, batch.total, sample_key, self.parts(batch))) / samples, batch)
-            return None, self.bound_nats(denoise, batch, self.corrupt_batch(batch, sample_key, t_BL), t_BL)
+            t_BL = self.at(
+                (k + draw("iid", batch.index_B, batch.total, sample_key, self.parts(batch)))
+                / samples,
+                batch,
+            )
+            return None, self.bound_nats(
+                denoise, batch, self.corrupt_batch(batch, sample_key, t_BL), t_BL
+            )
 
         _, bound_nats_TBL = jax.lax.scan(one, None, jnp.arange(samples))
         pairs = bound_nats_TBL.sum(-1).reshape(samples // 2, 2, -1)
-        return Bound(bound_nats_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2)
+        return Bound(
+            bound_nats_TBL.mean(0), jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2
+        )
 
     def counted(self) -> "Diffusion":
         """One whose bound has the same value, for a network that is not told the time, and is estimated under a fixed number of destroyed

@@ -42,7 +42,9 @@ class AnyOrder(Diffusion):
         return np.array(list(itertools.permutations(range(length))), np.int32)
 
     def corrupt_batch(self, batch: Batch, key: jax.Array, t_BL):
-        u_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1])
+        u_BL = keys.uniform_BL(
+            keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1]
+        )
         rank_BL = jnp.argsort(jnp.argsort(jnp.where(batch.noisable_BL, u_BL, 2.0), 1), 1)
         return jnp.where(batch.noisable_BL, rank_BL, -1)
 
@@ -58,6 +60,10 @@ class AnyOrder(Diffusion):
         """−log p(x_i | x_j of lower rank), nats."""
         hidden_BL = jnp.where(batch.noisable_BL, self.vocab.mask, batch.tokens_BL)
         rank_BL = jnp.where(batch.noisable_BL, z_BL, -1)
-        canvas = self.canvas(batch, hidden_BL, jnp.ones_like(t_BL), clean_BL=batch.tokens_BL, block_BL=rank_BL)
+        canvas = self.canvas(
+            batch, hidden_BL, jnp.ones_like(t_BL), clean_BL=batch.tokens_BL, block_BL=rank_BL
+        )
         nats_BL = -denoise(canvas, mask=self.mask).prediction.log_prob(batch.tokens_BL)
-        return jnp.where(batch.noisable_BL & (batch.weights_BL > 0), batch.weights_BL * nats_BL, 0.0)
+        return jnp.where(
+            batch.noisable_BL & (batch.weights_BL > 0), batch.weights_BL * nats_BL, 0.0
+        )

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.config import Vocab
 from dlm.core.contracts import Batch, Bound, Canvas, Loss, Output, UnbiasedLoss
+from dlm.core.vocab import Vocab
 from dlm.nn.masks import Mask
 from dlm.noise.mask import MaskNoise
 
@@ -64,7 +64,9 @@ class AR:
         z_BL = batch.tokens_BL
         if self.dropout:
             key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
-            z_BL = MaskNoise(vocab=self.vocab).corrupt(key_B, z_BL, jnp.full((1, 1), self.dropout), batch.noisable_BL)
+            z_BL = MaskNoise(vocab=self.vocab).corrupt(
+                key_B, z_BL, jnp.full((1, 1), self.dropout), batch.noisable_BL
+            )
         output = self._read(denoise, batch, z_BL, jnp.zeros(z_BL.shape))
         nats, weight = _nats(output.prediction, batch).sum(), batch.weights_BL.sum()
         if not self.ahead:
@@ -84,11 +86,16 @@ class AR:
 
     def _mtp_nats(self, output: Output, batch: Batch) -> jax.Array:
         """Nats of the layers ahead, their mean; layer k counts where a token k + 1 back is in the same segment."""
-        names, total = sorted((n for n in output.heads if n.startswith("ahead")), key=lambda n: (len(n), n)), jnp.float32(0)
+        names, total = (
+            sorted((n for n in output.heads if n.startswith("ahead")), key=lambda n: (len(n), n)),
+            jnp.float32(0),
+        )
         for k, name in enumerate(names, 1):
             counted_BL = jnp.arange(batch.tokens_BL.shape[1])[None] > k
             if "segments_BL" in batch.fields:
-                counted_BL &= batch.fields["segments_BL"] == jnp.roll(batch.fields["segments_BL"], k + 1, 1)
+                counted_BL &= batch.fields["segments_BL"] == jnp.roll(
+                    batch.fields["segments_BL"], k + 1, 1
+                )
             total += jnp.where(counted_BL, _nats(output.heads[name], batch), 0.0).sum()
         return total / len(names)
 

@@ -36,19 +36,29 @@ class Block(Masked):
     def __post_init__(self):
         super().__post_init__()
         if self.times == "importance":
-            raise ValueError("times='importance' is for sequences with one time, and every block has its own: use times='stratified'")
+            raise ValueError(
+                "times='importance' is for sequences with one time, and every block has its own: use times='stratified'"
+            )
         if not 1 <= self.size <= LONGEST:
             raise ValueError(f"size={self.size} must be from 1 to {LONGEST}")
         if len(self.clip) != 2 or not 0 <= self.clip[0] < self.clip[1] <= 1:
             raise ValueError(f"clip={self.clip} must be two times, 0 <= first < second <= 1")
         if self.clip != (0.0, 1.0) and (self.steps or self.coupling != "single"):
-            raise ValueError(f"clip={self.clip} needs steps=0 and coupling='single': a complement or a grid has times outside of it")
+            raise ValueError(
+                f"clip={self.clip} needs steps=0 and coupling='single': a complement or a grid has times outside of it"
+            )
         if self.weights == "context":
-            raise ValueError("weights='context' counts kept tokens on both sides, and a block does not see what follows: use bound or flat")
+            raise ValueError(
+                "weights='context' counts kept tokens on both sides, and a block does not see what follows: use bound or flat"
+            )
         if self.auxiliary < 0 or not 0 <= self.grow <= 1:
-            raise ValueError(f"auxiliary={self.auxiliary} must not be negative, and grow={self.grow} must be in [0, 1]")
+            raise ValueError(
+                f"auxiliary={self.auxiliary} must not be negative, and grow={self.grow} must be in [0, 1]"
+            )
         if self.auxiliary and self.context != "causal":
-            raise ValueError(f"auxiliary={self.auxiliary} needs context='causal': a clean stream that sees its own block knows the answer")
+            raise ValueError(
+                f"auxiliary={self.auxiliary} needs context='causal': a clean stream that sees its own block knows the answer"
+            )
 
     @property
     def claims(self) -> str:
@@ -56,7 +66,11 @@ class Block(Masked):
 
     @property
     def loss_claims(self) -> str:
-        return super().loss_claims if self.clip == (0.0, 1.0) and not self.auxiliary and not self.grow else "heuristic"
+        return (
+            super().loss_claims
+            if self.clip == (0.0, 1.0) and not self.auxiliary and not self.grow
+            else "heuristic"
+        )
 
     @property
     def mask(self) -> Mask:
@@ -69,7 +83,9 @@ class Block(Masked):
     def groups(self, batch: Batch) -> jax.Array:
         """The number of each position's block."""
         place_1L = jnp.arange(batch.tokens_BL.shape[1])[None]
-        return jnp.broadcast_to(masks.blocks(self._size_now(batch), batch.fields, place_1L), batch.tokens_BL.shape)
+        return jnp.broadcast_to(
+            masks.blocks(self._size_now(batch), batch.fields, place_1L), batch.tokens_BL.shape
+        )
 
     def _size_now(self, batch: Batch):
         progress_B1 = batch.fields.get("progress_B1")
@@ -92,13 +108,20 @@ class Block(Masked):
         return first + (last - first) * t_BL, density_BL
 
     def read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
-        return denoise(self.canvas(batch, z_BL, t_BL, clean_BL=batch.tokens_BL, block_BL=self.groups(batch)), mask=self.mask)
+        return denoise(
+            self.canvas(batch, z_BL, t_BL, clean_BL=batch.tokens_BL, block_BL=self.groups(batch)),
+            mask=self.mask,
+        )
 
     def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
         t_BL = self.network_time(batch, z_BL, t_BL)
         output = self.read(denoise, batch, z_BL, t_BL)
         nats_BL = self.weighted_nats(self.weights, output, batch, z_BL, t_BL)
-        return nats_BL + self.auxiliary * _next(output.heads["clean"], batch) if self.auxiliary else nats_BL
+        return (
+            nats_BL + self.auxiliary * _next(output.heads["clean"], batch)
+            if self.auxiliary
+            else nats_BL
+        )
 
 
 def _next(prediction, batch: Batch) -> jax.Array:
@@ -106,4 +129,6 @@ def _next(prediction, batch: Batch) -> jax.Array:
     positions_BL = batch.fields.get("positions_BL", jnp.arange(batch.tokens_BL.shape[1])[None])
     follows_BL = jnp.roll(positions_BL, -1, 1) == positions_BL + 1
     weights_BL = jnp.where(follows_BL, jnp.roll(batch.weights_BL, -1, 1), 0.0)
-    return jnp.where(weights_BL > 0, -weights_BL * prediction.log_prob(jnp.roll(batch.tokens_BL, -1, 1)), 0.0)
+    return jnp.where(
+        weights_BL > 0, -weights_BL * prediction.log_prob(jnp.roll(batch.tokens_BL, -1, 1)), 0.0
+    )

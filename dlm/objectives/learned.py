@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.config import Vocab
 from dlm.core.contracts import Batch, UnbiasedLoss
+from dlm.core.vocab import Vocab
 from dlm.nn.masks import Mask
 from dlm.noise import schedules
 from dlm.noise.times import Kind
@@ -31,7 +31,10 @@ from dlm.objectives import Diffusion
 class Learned(Diffusion):
     times: Kind = "stratified"
 
-    __eq__, __hash__ = object.__eq__, object.__hash__  # two that hold other schedules are not the same, whatever their fields
+    __eq__, __hash__ = (
+        object.__eq__,
+        object.__hash__,
+    )  # two that hold other schedules are not the same, whatever their fields
 
     mask: ClassVar = Mask("full")
     token_passes: ClassVar = 2
@@ -39,7 +42,9 @@ class Learned(Diffusion):
 
     def __post_init__(self):
         if self.times == "importance":
-            raise ValueError("times='importance' remembers the cost of one view, and learned schedules compare two: use times='stratified'")
+            raise ValueError(
+                "times='importance' remembers the cost of one view, and learned schedules compare two: use times='stratified'"
+            )
 
     def init(self, key: jax.Array) -> dict:
         """What is trained beside the network."""
@@ -53,7 +58,12 @@ class Learned(Diffusion):
 
     @property
     def process(self) -> "_PerToken":
-        return _PerToken(self.vocab, jnp.ones(self.vocab.size) if self.own is None else jnp.exp(self._range(self.own["power_V"])))
+        return _PerToken(
+            self.vocab,
+            jnp.ones(self.vocab.size)
+            if self.own is None
+            else jnp.exp(self._range(self.own["power_V"])),
+        )
 
     def _range(self, log_V):
         """Between the powers that float32 times allow, so that no bound can be bought next to t = 0; smooth, so that w can come back."""
@@ -65,9 +75,14 @@ class Learned(Diffusion):
         """What the masked positions cost, nats."""
         prediction = denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask).prediction
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
-        w_V, x_BL = self.process.power_V, jnp.where(counted_BL, batch.tokens_BL, self.vocab.eos)  # padding has no log-probability
+        w_V, x_BL = (
+            self.process.power_V,
+            jnp.where(counted_BL, batch.tokens_BL, self.vocab.eos),
+        )  # padding has no log-probability
         own_BL = w_V[x_BL] * (1 + prediction.log_prob(x_BL))
-        return jnp.where(counted_BL, batch.weights_BL / t_BL * (prediction.probs() @ w_V - own_BL), 0.0)
+        return jnp.where(
+            counted_BL, batch.weights_BL / t_BL * (prediction.probs() @ w_V - own_BL), 0.0
+        )
 
     def loss(self, denoise, batch: Batch, key: jax.Array) -> UnbiasedLoss:
         """Two draws of z at each sample's time; the value is their mean, the gradient that of the bound, w's share in q included."""
@@ -100,11 +115,15 @@ class _PerToken:
         """log q(z_i | x_i) at each position, nats."""
         log_p_noised_BL = self.power_V[x_BL] * jnp.log(t_BL)
         kept_BL = jnp.log(-jnp.expm1(jnp.minimum(log_p_noised_BL, -1e-7)))
-        return jnp.where(z_BL == self.vocab.mask, log_p_noised_BL, jnp.where(z_BL == x_BL, kept_BL, -jnp.inf))
+        return jnp.where(
+            z_BL == self.vocab.mask, log_p_noised_BL, jnp.where(z_BL == x_BL, kept_BL, -jnp.inf)
+        )
 
     def reverse(self, prediction, z_BL, t_B, s_B):
         """p(z_s | z_t): a mask becomes v with probability x̂_v (1 − (s/t)^{w_v})."""
         moved_BLV = prediction.probs() * (1 - (s_B / t_B)[:, None, None] ** self.power_V)
         mask_V = jax.nn.one_hot(self.vocab.mask, self.vocab.size)
         moved_BLV += (1 - moved_BLV.sum(-1, keepdims=True)) * mask_V
-        return jnp.where((z_BL == self.vocab.mask)[..., None], moved_BLV, jax.nn.one_hot(z_BL, self.vocab.size))
+        return jnp.where(
+            (z_BL == self.vocab.mask)[..., None], moved_BLV, jax.nn.one_hot(z_BL, self.vocab.size)
+        )

@@ -38,8 +38,12 @@ _NEAR = 0.3  # p of the geometric law in `context`
 class Masked(Diffusion):
     process: Any = member("noise", "mask")
     times: Kind = "stratified"
-    pattern: Literal["bernoulli", "count"] = "bernoulli"  # each position on its own, or a fixed number of them
-    coupling: Literal["single", "complementary"] = "single"  # complementary: twice the passes for each sequence
+    pattern: Literal["bernoulli", "count"] = (
+        "bernoulli"  # each position on its own, or a fixed number of them
+    )
+    coupling: Literal["single", "complementary"] = (
+        "single"  # complementary: twice the passes for each sequence
+    )
     weights: Literal["bound", "flat", "context"] = "bound"
     steps: int = 0  # of the discretised bound; 0 is continuous time
 
@@ -47,17 +51,25 @@ class Masked(Diffusion):
 
     def __post_init__(self):
         if not 0 <= self.steps <= LONGEST:
-            raise ValueError(f"steps={self.steps} must be 0 (continuous time) or positive, up to {LONGEST}")
+            raise ValueError(
+                f"steps={self.steps} must be 0 (continuous time) or positive, up to {LONGEST}"
+            )
         if not getattr(self.process, "absorbing", self.process == "mask"):
             name = type(self.process).__module__.removeprefix("dlm.")
-            raise ValueError(f"process.name={name!r} leaves no masks: it needs noise.mask, or objective.name='objectives.hybrid'")
+            raise ValueError(
+                f"process.name={name!r} leaves no masks: it needs noise.mask, or objective.name='objectives.hybrid'"
+            )
         plain = not self.steps and getattr(self.process, "schedule", "linear") == "linear"
         if self.coupling == "complementary" and not plain:
-            raise ValueError("coupling='complementary' needs steps=0 and process.schedule='linear', where a complement has a time, 1 − t")
+            raise ValueError(
+                "coupling='complementary' needs steps=0 and process.schedule='linear', where a complement has a time, 1 − t"
+            )
         if self.times == "importance" and self.steps:
             raise ValueError(f"times='importance' needs continuous time, not steps={self.steps}")
         if self.pattern == "count" and not plain:
-            raise ValueError("pattern='count' needs steps=0 and process.schedule='linear': a number of masks has no other schedule")
+            raise ValueError(
+                "pattern='count' needs steps=0 and process.schedule='linear': a number of masks has no other schedule"
+            )
 
     @property
     def token_passes(self) -> int:
@@ -69,7 +81,11 @@ class Masked(Diffusion):
 
     def counted(self) -> "Masked":
         """The schedule weighs each number of masks alike in continuous time, so that none is needed; a grid of times is another bound."""
-        return self if self.steps else replace(self, process=MaskNoise(vocab=self.vocab), pattern="count")
+        return (
+            self
+            if self.steps
+            else replace(self, process=MaskNoise(vocab=self.vocab), pattern="count")
+        )
 
     def weight(self, t_BL):
         """w(t), so that E_t of the weighted terms is the bound."""
@@ -84,7 +100,9 @@ class Masked(Diffusion):
 
     def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
         t_BL = self.network_time(batch, z_BL, t_BL)
-        return self.weighted_nats(self.weights, self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
+        return self.weighted_nats(
+            self.weights, self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL
+        )
 
     def read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
         """What the network says of the destroyed sequence."""
@@ -92,15 +110,21 @@ class Masked(Diffusion):
 
     def weighted_nats(self, weights: str, output: Output, batch: Batch, z_BL, t_BL):
         """The cross-entropy at masked positions under one of the `weights`."""
-        scale = {"bound": self._scale, "flat": lambda *_: 1.0, "context": self._context_weight}[weights](batch, z_BL, t_BL)
+        scale = {"bound": self._scale, "flat": lambda *_: 1.0, "context": self._context_weight}[
+            weights
+        ](batch, z_BL, t_BL)
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
-        return jnp.where(counted_BL, -scale * batch.weights_BL * output.prediction.log_prob(batch.tokens_BL), 0.0)
+        return jnp.where(
+            counted_BL, -scale * batch.weights_BL * output.prediction.log_prob(batch.tokens_BL), 0.0
+        )
 
     def network_time(self, batch: Batch, z_BL, t_BL):
         """The time that the network is told: where masks are counted, their share."""
         if self.pattern == "bernoulli":
             return t_BL
-        return jnp.broadcast_to(self._masked(z_BL, batch) / jnp.maximum(self._size(batch), 1), z_BL.shape)
+        return jnp.broadcast_to(
+            self._masked(z_BL, batch) / jnp.maximum(self._size(batch), 1), z_BL.shape
+        )
 
     def _scale(self, batch: Batch, z_BL, t_BL):
         if self.pattern == "count":
@@ -110,7 +134,9 @@ class Masked(Diffusion):
     def _context_weight(self, batch: Batch, z_BL, t_BL):
         i_L = jnp.arange(z_BL.shape[1])
         distance_LL = jnp.abs(i_L[:, None] - i_L)
-        near_LL = jnp.where(distance_LL > 0, 0.5 * _NEAR * (1 - _NEAR) ** jnp.maximum(distance_LL - 1, 0), 0.0)
+        near_LL = jnp.where(
+            distance_LL > 0, 0.5 * _NEAR * (1 - _NEAR) ** jnp.maximum(distance_LL - 1, 0), 0.0
+        )
         shown_BL = jnp.where((z_BL == self.vocab.mask) | (batch.weights_BL == 0), 0.0, 1.0)
         segments_BL = batch.fields.get("segments_BL", jnp.ones_like(z_BL))
         same_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
@@ -138,7 +164,9 @@ class Masked(Diffusion):
     def corrupt_batch(self, batch, key, t_BL):
         if self.pattern == "bernoulli":
             return super().corrupt_batch(batch, key, t_BL)
-        u_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1])
+        u_BL = keys.uniform_BL(
+            keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1]
+        )
         k_BL = counts.number(t_BL, self._size(batch))
         chosen_BL = counts.chosen(u_BL, batch.noisable_BL, k_BL, self.groups(batch))
         return jnp.where(chosen_BL, self.vocab.mask, batch.tokens_BL)
@@ -153,7 +181,15 @@ class Masked(Diffusion):
     def views(self, batch, key):
         (z_BL, t_BL, density_BL), *_ = views = super().views(batch, key)
         if self.coupling == "complementary":
-            again_BL = self._masked(z_BL, batch) == self._size(batch) if self.pattern == "count" else False
+            again_BL = (
+                self._masked(z_BL, batch) == self._size(batch) if self.pattern == "count" else False
+            )
             left_BL = batch.noisable_BL & ((z_BL != self.vocab.mask) | again_BL)
-            views.append((jnp.where(left_BL, self.vocab.mask, batch.tokens_BL), jnp.maximum(1 - t_BL, SMALLEST), density_BL))
+            views.append(
+                (
+                    jnp.where(left_BL, self.vocab.mask, batch.tokens_BL),
+                    jnp.maximum(1 - t_BL, SMALLEST),
+                    density_BL,
+                )
+            )
         return views

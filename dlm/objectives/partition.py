@@ -33,8 +33,12 @@ class Partition(Diffusion):
     def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
         """The cost of both groups, nats; a mask in `z` says that the position is in M."""
         group_BL = (z_BL == self.vocab.mask).astype(jnp.int32)
-        network_time_BL = jnp.where(group_BL == 1, t_BL, 1 - t_BL)  # each group's share of what is asked for, as in sampling
-        canvas = self.canvas(batch, z_BL, network_time_BL, clean_BL=batch.tokens_BL, block_BL=group_BL)
+        network_time_BL = jnp.where(
+            group_BL == 1, t_BL, 1 - t_BL
+        )  # each group's share of what is asked for, as in sampling
+        canvas = self.canvas(
+            batch, z_BL, network_time_BL, clean_BL=batch.tokens_BL, block_BL=group_BL
+        )
         nats_BL = -denoise(canvas, mask=self.mask).prediction.log_prob(batch.tokens_BL)
         rate_BL = 0.5 / jnp.where(group_BL == 1, t_BL, jnp.maximum(1 - t_BL, 1e-6))
         counted_BL = batch.noisable_BL & (batch.weights_BL > 0)

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.config import UserError
 from dlm.core.contracts import Batch
+from dlm.core.errors import UserError
 from dlm.noise.mask import MaskNoise
 from dlm.objectives import SMALLEST
 from dlm.objectives.masked import Masked
@@ -29,7 +29,9 @@ class Priority(Masked):
     strength: float = 2.0  # k
     marks: Literal["own", "permuted"] = "own"
 
-    process: ClassVar = property(lambda self: MaskNoise(vocab=self.vocab))  # what is reported; training has schedules of its own
+    process: ClassVar = property(
+        lambda self: MaskNoise(vocab=self.vocab)
+    )  # what is reported; training has schedules of its own
     pattern: ClassVar = "bernoulli"
     weights: ClassVar = "bound"
     steps: ClassVar = 0
@@ -39,7 +41,9 @@ class Priority(Masked):
         if not 1 <= self.strength <= 100:
             raise ValueError(f"strength={self.strength} must be from 1 to 100")
         if self.times == "importance":
-            raise ValueError("times='importance' knows the bound's costs, and priority has rates of its own: use times='stratified'")
+            raise ValueError(
+                "times='importance' knows the bound's costs, and priority has rates of its own: use times='stratified'"
+            )
 
     def counted(self) -> Masked:
         return Masked(process=self.process, steps=self.steps, vocab=self.vocab).counted()
@@ -51,11 +55,15 @@ class Priority(Masked):
     def views(self, batch: Batch, key: jax.Array):
         t_BL, density_BL = self.draw_times(batch, key)
         first_BL = self.marked(batch, key)
-        hit_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1]) < self._p_masked(t_BL, first_BL)
+        hit_BL = keys.uniform_BL(
+            keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1]
+        ) < self._p_masked(t_BL, first_BL)
         views = [(self._masks(batch, hit_BL), t_BL, density_BL / self._rate(t_BL, first_BL))]
         if self.coupling == "complementary":
             t_BL = jnp.maximum(1 - t_BL, SMALLEST)
-            views.append((self._masks(batch, ~hit_BL), t_BL, density_BL / self._rate(t_BL, ~first_BL)))
+            views.append(
+                (self._masks(batch, ~hit_BL), t_BL, density_BL / self._rate(t_BL, ~first_BL))
+            )
         return views
 
     def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
@@ -64,22 +72,38 @@ class Priority(Masked):
     def marked(self, batch: Batch, key: jax.Array):
         """Which positions come first, bool_BL."""
         if "marked_BL" not in batch.fields:
-            raise UserError("objectives.priority needs marked tokens: say of which characters with config.data.mark, such as '()+-*/='")
+            raise UserError(
+                "objectives.priority needs marked tokens: say of which characters with config.data.mark, such as '()+-*/='"
+            )
         marked_BL = batch.fields["marked_BL"] > 0
         if self.marks == "own":
             return marked_BL
-        u_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "marks"), batch.index_B), marked_BL.shape[1])
-        from_BL = jnp.argsort(jnp.where(batch.noisable_BL, u_BL, 2.0), 1)  # noisable positions in a random order, then the rest
+        u_BL = keys.uniform_BL(
+            keys.per_sample(keys.key(key, "marks"), batch.index_B), marked_BL.shape[1]
+        )
+        from_BL = jnp.argsort(
+            jnp.where(batch.noisable_BL, u_BL, 2.0), 1
+        )  # noisable positions in a random order, then the rest
         to_BL = jnp.argsort(~batch.noisable_BL, 1, stable=True)
-        return jnp.put_along_axis(marked_BL, to_BL, jnp.take_along_axis(marked_BL, from_BL, 1), 1, inplace=False)
+        return jnp.put_along_axis(
+            marked_BL, to_BL, jnp.take_along_axis(marked_BL, from_BL, 1), 1, inplace=False
+        )
 
     def _p_masked(self, t_BL, first_BL):
         """Probability of a mask by time t."""
-        return jnp.where(first_BL, -jnp.expm1(self.strength * jnp.log1p(-jnp.minimum(t_BL, 1 - 1e-7))), t_BL**self.strength)
+        return jnp.where(
+            first_BL,
+            -jnp.expm1(self.strength * jnp.log1p(-jnp.minimum(t_BL, 1 - 1e-7))),
+            t_BL**self.strength,
+        )
 
     def _rate(self, t_BL, first_BL):
         """The derivative of `_gone` over `_gone`."""
-        first_rate_BL = self.strength * (1 - t_BL) ** (self.strength - 1) / jnp.maximum(self._p_masked(t_BL, True), 1e-12)
+        first_rate_BL = (
+            self.strength
+            * (1 - t_BL) ** (self.strength - 1)
+            / jnp.maximum(self._p_masked(t_BL, True), 1e-12)
+        )
         return jnp.where(first_BL, jnp.maximum(first_rate_BL, 1e-12), self.strength / t_BL)
 
     def _masks(self, batch: Batch, hit_BL):

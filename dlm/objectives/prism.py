@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.config import UserError
 from dlm.core.contracts import Batch
+from dlm.core.errors import UserError
 from dlm.objectives import LONGEST
 from dlm.objectives.masked import Masked
 
@@ -31,7 +31,9 @@ class Prism(Masked):
         if not 1 <= self.tokens <= LONGEST:
             raise ValueError(f"tokens={self.tokens} must be at least 1")
         if not (0 < self.judge < math.inf and 0 <= self.temperature < math.inf):
-            raise ValueError(f"judge={self.judge} must be positive and temperature={self.temperature} not negative")
+            raise ValueError(
+                f"judge={self.judge} must be positive and temperature={self.temperature} not negative"
+            )
 
     @property
     def token_passes(self) -> int:
@@ -47,12 +49,16 @@ class Prism(Masked):
         is_judged_BL, y_BL = self.fill_some(output.prediction, batch, z_BL, key)
         heads = self.read(denoise, batch, y_BL, network_time_BL).heads
         if not heads or "quality" not in heads:
-            raise UserError("objectives.prism trains a judge of tokens: set config.nn.heads=('quality',)")
+            raise UserError(
+                "objectives.prism trains a judge of tokens: set config.nn.heads=('quality',)"
+            )
         right_BL = (y_BL == batch.tokens_BL).astype(jnp.float32)
         logit_BL = heads["quality"]
         bce_BL = jax.nn.softplus(logit_BL) - right_BL * logit_BL
         is_judged_BL = jnp.where(is_judged_BL, batch.weights_BL * bce_BL, 0.0)
-        return self.weighted_nats(self.weights, output, batch, z_BL, t_BL) + self.judge * is_judged_BL
+        return (
+            self.weighted_nats(self.weights, output, batch, z_BL, t_BL) + self.judge * is_judged_BL
+        )
 
     def fill_some(self, prediction, batch: Batch, z_BL, key):
         """(which k masks are filled, y), with no gradient."""
@@ -60,5 +66,7 @@ class Prism(Masked):
         masked_BL = (z_BL == self.vocab.mask) & batch.noisable_BL & (batch.weights_BL > 0)
         u_BL = jnp.where(masked_BL, keys.uniform_BL(key_B, z_BL.shape[1]), 2.0)
         is_judged_BL = masked_BL & (jnp.argsort(jnp.argsort(u_BL, 1), 1) < self.tokens)
-        guess_BL = jax.lax.stop_gradient(prediction.draw(jax.vmap(lambda k: keys.key(k, "guess"))(key_B), self.temperature))
+        guess_BL = jax.lax.stop_gradient(
+            prediction.draw(jax.vmap(lambda k: keys.key(k, "guess"))(key_B), self.temperature)
+        )
         return is_judged_BL, jnp.where(is_judged_BL, guess_BL, z_BL)

@@ -25,7 +25,9 @@ class ProSeCo(Masked):
     def __post_init__(self):
         super().__post_init__()
         if not (0 < self.correction < math.inf and 0 <= self.temperature < math.inf):
-            raise ValueError(f"correction={self.correction} must be positive and temperature={self.temperature} not negative")
+            raise ValueError(
+                f"correction={self.correction} must be positive and temperature={self.temperature} not negative"
+            )
 
     @property
     def token_passes(self) -> int:
@@ -44,4 +46,6 @@ class ProSeCo(Masked):
         again = self.read(denoise, batch, filled_BL, jnp.zeros_like(t_BL)).prediction
         counted_BL = batch.noisable_BL & (batch.weights_BL > 0)
         dense_BL = jnp.where(counted_BL, -batch.weights_BL * again.log_prob(batch.tokens_BL), 0.0)
-        return self.weighted_nats(self.weights, output, batch, z_BL, t_BL) + self.correction * dense_BL
+        return (
+            self.weighted_nats(self.weights, output, batch, z_BL, t_BL) + self.correction * dense_BL
+        )

@@ -22,12 +22,16 @@ from dlm.objectives.masked import Masked
 class Span(Masked):
     length: int = 4  # positions that are masked together
 
-    pattern: ClassVar = "bernoulli"  # a span is masked or not; a number of single masks says nothing here
+    pattern: ClassVar = (
+        "bernoulli"  # a span is masked or not; a number of single masks says nothing here
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if not 2 <= self.length <= LONGEST:
-            raise ValueError(f"length={self.length} must be from 2 to {LONGEST}; single masks are objectives.masked")
+            raise ValueError(
+                f"length={self.length} must be from 2 to {LONGEST}; single masks are objectives.masked"
+            )
 
     def counted(self) -> Masked:
         return Masked(process=self.process, steps=self.steps, vocab=self.vocab).counted()
@@ -40,7 +44,10 @@ class Span(Masked):
         key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
         L = t_BL.shape[1]
         u_BL = keys.uniform_BL(key_B, L)
-        offset_B1 = (keys.uniform_BL(keys.per_sample(keys.key(key, "offset"), batch.index_B), 1) * self.length).astype(int)
+        offset_B1 = (
+            keys.uniform_BL(keys.per_sample(keys.key(key, "offset"), batch.index_B), 1)
+            * self.length
+        ).astype(int)
         span_BL = (jnp.arange(L) + offset_B1) // self.length
         hit_BL = jnp.take_along_axis(u_BL, span_BL, 1) < self.process.mask_prob(t_BL)
         return jnp.where(hit_BL & batch.noisable_BL, self.vocab.mask, batch.tokens_BL)

@@ -34,7 +34,9 @@ class _Rows:
     texts: int
 
 
-def spent(objective, vocab, length: int, *, nodes=12, steps=500, starts=3, rate=0.3, seed=0, timed=False) -> float:
+def spent(
+    objective, vocab, length: int, *, nodes=12, steps=500, starts=3, rate=0.3, seed=0, timed=False
+) -> float:
     """Returns the greatest Σ_x exp(−bound(x)) that Adam finds from `starts` random tables of spread 2.
 
     The learning rate falls as rate·(1 − k/steps)^½. A `timed` network also sees the time, so its table has a row for each node too.
@@ -53,7 +55,10 @@ def spent(objective, vocab, length: int, *, nodes=12, steps=500, starts=3, rate=
 
     def climb(key: jax.Array) -> jax.Array:
         keys = jax.random.split(key, len(sizes))
-        tables = [2 * jax.random.normal(k, (size, len(ids_V))) for k, size in zip(keys, sizes, strict=True)]
+        tables = [
+            2 * jax.random.normal(k, (size, len(ids_V)))
+            for k, size in zip(keys, sizes, strict=True)
+        ]
 
         def step(carry, _):
             tables, state = carry
@@ -64,7 +69,9 @@ def spent(objective, vocab, length: int, *, nodes=12, steps=500, starts=3, rate=
         (tables, _), _ = jax.lax.scan(step, (tables, optimizer.init(tables)), length=steps)
         return log_spent(tables)
 
-    reached_S = jax.jit(lambda keys: jax.lax.map(climb, keys))(jax.random.split(jax.random.key(seed), starts))
+    reached_S = jax.jit(lambda keys: jax.lax.map(climb, keys))(
+        jax.random.split(jax.random.key(seed), starts)
+    )
     return float(np.exp(np.asarray(reached_S, np.float64).max()))
 
 
@@ -74,13 +81,24 @@ def _rows(objective, vocab, length: int, nodes: int) -> _Rows:
     batch = _batch(x_XL)
     if objective.process is None:
         ones_R = np.ones(len(x_XL))
-        return _Rows(batch, x_XL, np.zeros((len(x_XL), 1), np.float32), ones_R, np.arange(len(x_XL)), len(x_XL))
+        return _Rows(
+            batch,
+            x_XL,
+            np.zeros((len(x_XL), 1), np.float32),
+            ones_R,
+            np.arange(len(x_XL)),
+            len(x_XL),
+        )
     times_T, weight_T = enumeration.times_and_weights(objective, length, nodes)
-    text_R, z_RL = enumeration.support(objective, batch, enumeration.states(objective, vocab, length), times_T)
+    text_R, z_RL = enumeration.support(
+        objective, batch, enumeration.states(objective, vocab, length), times_T
+    )
     t_RT = np.tile(times_T.astype(np.float32), len(text_R))[:, None]
     share_RT = np.tile(weight_T, len(text_R))
     text_RT, z_RTL = (np.repeat(a, len(times_T), 0) for a in (text_R, z_RL))
-    log_q_R = np.asarray(enumeration.log_q(objective, _batch(x_XL[text_RT]), z_RTL, t_RT), np.float64).sum(-1)
+    log_q_R = np.asarray(
+        enumeration.log_q(objective, _batch(x_XL[text_RT]), z_RTL, t_RT), np.float64
+    ).sum(-1)
     share_RT = share_RT * np.exp(log_q_R)
     kept = share_RT > 0
     text_R = text_RT[kept]
@@ -114,8 +132,12 @@ def _sights(canvas: Canvas, mask: Mask, blank: int, timed: bool) -> np.ndarray:
     """Numbers the different things that a position is shown: its index, what the attention mask lets it see, and the row's other arrays."""
     seen_BLM = np.asarray(views(mask, canvas, blank))
     B, L = seen_BLM.shape[:2]
-    by_views = {"clean_BL"} if mask.kind in ("block", "partition") else set()  # `views` shows as much of it as the mask allows
-    arrays = {name: x for name, x in canvas.fields.items() if name not in by_views} | dict(frozen=canvas.frozen_BL)
+    by_views = (
+        {"clean_BL"} if mask.kind in ("block", "partition") else set()
+    )  # `views` shows as much of it as the mask allows
+    arrays = {name: x for name, x in canvas.fields.items() if name not in by_views} | dict(
+        frozen=canvas.frozen_BL
+    )
     if timed:
         arrays["t"] = canvas.t_BL
     rest_BK = np.concatenate([np.asarray(x, np.float64).reshape(B, -1) for x in arrays.values()], 1)
@@ -125,7 +147,9 @@ def _sights(canvas: Canvas, mask: Mask, blank: int, timed: bool) -> np.ndarray:
     return np.unique(all_NK, axis=0, return_inverse=True)[1].reshape(B, L)
 
 
-def _looked_up(tables: list[jax.Array], shown: list[np.ndarray], ids_V: np.ndarray, size: int) -> Callable:
+def _looked_up(
+    tables: list[jax.Array], shown: list[np.ndarray], ids_V: np.ndarray, size: int
+) -> Callable:
     """A denoiser whose n-th call reads its logits from the n-th table."""
     remaining = iter(zip(tables, shown, strict=True))
 

@@ -39,7 +39,9 @@ def states(objective, vocab, length: int) -> np.ndarray:
     return alphabet(vocab)[all_sequences(len(alphabet(vocab)), length)] if z_ZL is None else z_ZL
 
 
-def exact_bound(objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=None, nodes: int = 64) -> np.ndarray:
+def exact_bound(
+    objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=None, nodes: int = 64
+) -> np.ndarray:
     """The objective's bound on −log p of each row, nats_B, with no sampling error.
 
     Positions outside `noisable_BL` are given: they are never corrupted and not counted, so the bound is conditional on them.
@@ -47,12 +49,25 @@ def exact_bound(objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=Non
     """
     x_BL = np.asarray(x_BL, np.int32)
     noisable_BL = np.ones(x_BL.shape, bool) if noisable_BL is None else np.asarray(noisable_BL)
-    batch = Batch(x_BL, noisable_BL.astype(np.float32), noisable_BL, np.arange(len(x_BL), dtype=np.int32), fields or {})
+    batch = Batch(
+        x_BL,
+        noisable_BL.astype(np.float32),
+        noisable_BL,
+        np.arange(len(x_BL), dtype=np.int32),
+        fields or {},
+    )
     if objective.process is None:
-        return _bound_nats(objective, denoise, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)).astype(np.float64)
+        return _bound_nats(
+            objective, denoise, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)
+        ).astype(np.float64)
     z_ZL = states(objective, vocab, x_BL.shape[1])
     times_T, weight_T = times_and_weights(objective, x_BL.shape[1], nodes)
-    row_R, z_RL = support(objective, batch, z_ZL, times_T if len(times_T) <= _FEW else times_T[len(times_T) // 2 :][:1])
+    row_R, z_RL = support(
+        objective,
+        batch,
+        z_ZL,
+        times_T if len(times_T) <= _FEW else times_T[len(times_T) // 2 :][:1],
+    )
     batch_R = _rows(batch, row_R)
     nats_B = np.zeros(len(x_BL))
     for t, weight in zip(times_T, weight_T, strict=True):
@@ -63,7 +78,9 @@ def exact_bound(objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=Non
     return nats_B
 
 
-def ancestral_law(denoise, process, mask, steps: int, vocab, length: int, fields=None) -> np.ndarray:
+def ancestral_law(
+    denoise, process, mask, steps: int, vocab, length: int, fields=None
+) -> np.ndarray:
     """The output law of the ancestral sampler with `steps` equal steps, p_X in the order of `all_sequences`.
 
     The distribution over every state of the canvas is propagated through `process.reverse`; what is left on states that still
@@ -71,7 +88,11 @@ def ancestral_law(denoise, process, mask, steps: int, vocab, length: int, fields
     """
     ids = alphabet(vocab)
     z_ZL = ids[all_sequences(len(ids), length)]
-    p_Z = np.exp(np.asarray(process.log_q(z_ZL, np.ones((1, 1), np.float32), np.zeros_like(z_ZL)), np.float64).sum(-1))
+    p_Z = np.exp(
+        np.asarray(
+            process.log_q(z_ZL, np.ones((1, 1), np.float32), np.zeros_like(z_ZL)), np.float64
+        ).sum(-1)
+    )
     fields = {k: np.broadcast_to(v, z_ZL.shape) for k, v in (fields or {}).items()}
     for k in range(steps, 0, -1):
         t, s = np.float32(k / steps), np.float32((k - 1) / steps)
@@ -98,10 +119,15 @@ def times_and_weights(objective, length, nodes):
 
 def support(objective, batch, z_ZL, times_T):
     """(row of x, z) for every pair that has a chance under q at some of the times."""
-    row_R, z_RL = np.repeat(np.arange(len(batch.tokens_BL)), len(z_ZL)), np.tile(z_ZL, (len(batch.tokens_BL), 1))
+    row_R, z_RL = (
+        np.repeat(np.arange(len(batch.tokens_BL)), len(z_ZL)),
+        np.tile(z_ZL, (len(batch.tokens_BL), 1)),
+    )
     batch_R, fits_R = _rows(batch, row_R), np.zeros(len(row_R), bool)
     for t in times_T:
-        fits_R |= np.isfinite(log_q(objective, batch_R, z_RL, np.full((len(row_R), 1), t, np.float32))).all(-1)
+        fits_R |= np.isfinite(
+            log_q(objective, batch_R, z_RL, np.full((len(row_R), 1), t, np.float32))
+        ).all(-1)
     return row_R[fits_R], z_RL[fits_R]
 
 
@@ -123,12 +149,19 @@ def _bound_nats(objective, denoise, batch, z_BL, t_B1):
     """Σ_i terms per row, in compiled calls of one shape or two."""
     rows = len(z_BL)
     parts = [slice(i, i + _ROWS) for i in range(0, rows, _ROWS)]
-    cut = lambda part: jax.tree.map(lambda a: a[part], batch)  # noqa: E731
-    return np.concatenate([np.asarray(_terms_jit(objective, denoise, cut(p), z_BL[p], t_B1[p])) for p in parts])
+
+    def cut(part):
+        return jax.tree.map(lambda a: a[part], batch)
+
+    return np.concatenate(
+        [np.asarray(_terms_jit(objective, denoise, cut(p), z_BL[p], t_B1[p])) for p in parts]
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _reverse(denoise, process, mask, z_BL, t, s, fields):
     t_B, s_B = jnp.full(len(z_BL), t), jnp.full(len(z_BL), s)
-    canvas = Canvas(z_BL, jnp.broadcast_to(t_B[:, None], z_BL.shape), jnp.zeros(z_BL.shape, bool), fields)
+    canvas = Canvas(
+        z_BL, jnp.broadcast_to(t_B[:, None], z_BL.shape), jnp.zeros(z_BL.shape, bool), fields
+    )
     return process.reverse(denoise(canvas, mask=mask).prediction, z_BL, t_B, s_B)

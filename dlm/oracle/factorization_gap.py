@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.oracle.markov import Markov
 
 
@@ -33,11 +33,15 @@ def ancestral_bigrams(world: Markov, process, steps: Sequence[int]) -> list[np.n
     """
     V, L = world.size, world.length
     if not np.isfinite(world.step_SS).all():
-        raise UserError("after an impossible bigram a denoiser has no posterior: give a chain without, such as Markov.sparse")
+        raise UserError(
+            "after an impossible bigram a denoiser has no posterior: give a chain without, such as Markov.sparse"
+        )
     rho_T = np.array([_revealed(process, s, n) for s in steps for n in range(s + 1)])
     begins = np.cumsum([0, *(s + 1 for s in steps)])
     path_KUU = _paths(world)
-    gap_DTAA = np.zeros((L + 2, len(rho_T), V + 1, V + 1))  # A: the tokens, and last what is before the first or behind the last
+    gap_DTAA = np.zeros(
+        (L + 2, len(rho_T), V + 1, V + 1)
+    )  # A: the tokens, and last what is before the first or behind the last
     gap_DTAA[L + 1, begins[:-1], V, V] = 1.0
     for d in range(L + 1, 1, -1):
         for n in (n for n in range(len(rho_T) - 1) if n + 1 not in begins):
@@ -48,22 +52,34 @@ def ancestral_bigrams(world: Markov, process, steps: Sequence[int]) -> list[np.n
 
 def _revealed(process, steps: int, n: int) -> float:
     """ρ of step n; 0 after the last."""
-    return float(process.reveal_prob((steps - n) / steps, (steps - n - 1) / steps)) if n < steps else 0.0
+    return (
+        float(process.reveal_prob((steps - n) / steps, (steps - n - 1) / steps))
+        if n < steps
+        else 0.0
+    )
 
 
 def _split(gap_DTAA, d: int, q_IAAV, rho_T):
     """Adds what becomes of the gaps of d when something in them is revealed."""
     I, A, _, V = q_IAAV.shape
     keep_T, before_TAA = 1 - rho_T, gap_DTAA[d, :-1]
-    rightward = before_TAA.swapaxes(0, 1) @ q_IAAV.transpose(1, 2, 0, 3).reshape(A, A, -1)  # sums over b, then over a
+    rightward = before_TAA.swapaxes(0, 1) @ q_IAAV.transpose(1, 2, 0, 3).reshape(
+        A, A, -1
+    )  # sums over b, then over a
     leftward = before_TAA.transpose(2, 0, 1) @ q_IAAV.transpose(2, 1, 0, 3).reshape(A, A, -1)
     for j in range(1, d):
         here = np.s_[:, :, (j - 1) * V : j * V]
         gap_DTAA[j, 1:, :, :V] += rho_T * keep_T ** (j - 1) * rightward[here].swapaxes(0, 1)
-        gap_DTAA[d - j, 1:, :V, :] += rho_T * keep_T ** (d - 1 - j) * leftward[here].transpose(1, 2, 0)
+        gap_DTAA[d - j, 1:, :V, :] += (
+            rho_T * keep_T ** (d - 1 - j) * leftward[here].transpose(1, 2, 0)
+        )
     here_TP, q_PIV = before_TAA.reshape(len(rho_T), -1), q_IAAV.reshape(I, A * A, V).swapaxes(0, 1)
-    pairs = [(q_PIV[:, :-m].swapaxes(1, 2) @ q_PIV[:, m:]).reshape(A * A, V * V) for m in range(1, d - 1)]
-    inner_TW = here_TP @ np.concatenate([np.zeros((A * A, 0)), *pairs], 1)  # one large product: small ones wait for threads
+    pairs = [
+        (q_PIV[:, :-m].swapaxes(1, 2) @ q_PIV[:, m:]).reshape(A * A, V * V) for m in range(1, d - 1)
+    ]
+    inner_TW = here_TP @ np.concatenate(
+        [np.zeros((A * A, 0)), *pairs], 1
+    )  # one large product: small ones wait for threads
     for m in range(1, d - 1):
         inner_TVV = inner_TW[:, (m - 1) * V * V : m * V * V].reshape(-1, V, V)
         gap_DTAA[m, 1:, :V, :V] += rho_T**2 * keep_T ** (m - 1) * inner_TVV
@@ -82,7 +98,10 @@ def _paths(world: Markov) -> np.ndarray:
 def _inside(path_KUU: np.ndarray, d: int) -> np.ndarray:
     """q_j(u) of j = 1 … d − 1 inside a gap (a, b, d), as _IAAV; 0 where there is no such gap."""
     V = path_KUU.shape[1] - 2
-    after_IAV, before_IVA = path_KUU[1:d, : V + 1, :V], path_KUU[d - 1 : 0 : -1, :V][:, :, [*range(V), V + 1]]
+    after_IAV, before_IVA = (
+        path_KUU[1:d, : V + 1, :V],
+        path_KUU[d - 1 : 0 : -1, :V][:, :, [*range(V), V + 1]],
+    )
     joint_IAAV = after_IAV[:, :, None, :] * before_IVA.swapaxes(1, 2)[:, None]
     total_IAA1 = joint_IAAV.sum(-1, keepdims=True)
     return np.divide(joint_IAAV, total_IAA1, out=np.zeros_like(joint_IAAV), where=total_IAA1 > 0)

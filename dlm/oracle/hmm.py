@@ -34,7 +34,9 @@ class Hmm(World):
     emit_SV: np.ndarray
 
     @classmethod
-    def random(cls, states: int, size: int, length: int, seed: int = 0, spread: float = 1.0) -> "Hmm":
+    def random(
+        cls, states: int, size: int, length: int, seed: int = 0, spread: float = 1.0
+    ) -> "Hmm":
         rng = np.random.default_rng(seed)
         shapes = (states,), (states, states), (states, size)
         return cls(length, *(random_rows(rng, *shape, spread=spread) for shape in shapes))
@@ -50,7 +52,9 @@ class Hmm(World):
             before_BS = logsumexp(self.step_SS + (after_BS + evidence_BS)[:, None, :], -1)
             return before_BS, after_BS
 
-        _, backward_LBS = jax.lax.scan(backward, jnp.zeros_like(evidence_LBS[0]), evidence_LBS, reverse=True)
+        _, backward_LBS = jax.lax.scan(
+            backward, jnp.zeros_like(evidence_LBS[0]), evidence_LBS, reverse=True
+        )
         log_LBS = self._forward(evidence_LBS) + backward_LBS
         return logsumexp(log_LBS[..., None] + self.emit_SV, -2).swapaxes(0, 1)
 
@@ -62,11 +66,16 @@ class Hmm(World):
         def draw(state_B, i):
             key_B = keys.per_sample(jax.random.fold_in(key, i), jnp.arange(n))
             token_B = _choose(key_B, jnp.asarray(self.emit_SV)[state_B])
-            next_B = _choose(jax.vmap(jax.random.fold_in, (0, None))(key_B, 1), jnp.asarray(self.step_SS)[state_B])
+            next_B = _choose(
+                jax.vmap(jax.random.fold_in, (0, None))(key_B, 1),
+                jnp.asarray(self.step_SS)[state_B],
+            )
             return next_B, token_B
 
         key_B = keys.per_sample(jax.random.fold_in(key, self.length), jnp.arange(n))
-        start_S = jax.lax.optimization_barrier(jnp.asarray(self.start_S))  # else XLA folds n copies of it, for minutes
+        start_S = jax.lax.optimization_barrier(
+            jnp.asarray(self.start_S)
+        )  # else XLA folds n copies of it, for minutes
         first_B = _choose(key_B, jnp.broadcast_to(start_S, (n, len(start_S))))
         return jax.lax.scan(draw, first_B, jnp.arange(self.length))[1].T
 

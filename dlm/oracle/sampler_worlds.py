@@ -32,7 +32,9 @@ class Scene(ABC):
     def __init__(self, law: World, noise: float = 0.0, seed: int = 0):
         self.law, self.noise, self.seed = law, noise, seed
         self.process = MaskNoise(vocab=law.vocab)
-        self._wrong_VV = np.random.default_rng(seed).normal(size=(law.size, law.size)).astype(np.float32)
+        self._wrong_VV = (
+            np.random.default_rng(seed).normal(size=(law.size, law.size)).astype(np.float32)
+        )
 
     @abstractmethod
     def floor(self, steps: Sequence[int]) -> list[dict[str, float]]:
@@ -49,19 +51,33 @@ class Scene(ABC):
         wherever the same is seen, and another one as soon as something else is seen.
         """
         law, V = self.law, self.law.size
-        canvas = replace(canvas, t_BL=jnp.full_like(canvas.t_BL, 0.5))  # at time 1 a token that stands would be no evidence
-        output = law.under(self.process)(canvas, mask=mask) if mask == Mask() else law.denoise(canvas, mask=mask)
+        canvas = replace(
+            canvas, t_BL=jnp.full_like(canvas.t_BL, 0.5)
+        )  # at time 1 a token that stands would be no evidence
+        output = (
+            law.under(self.process)(canvas, mask=mask)
+            if mask == Mask()
+            else law.denoise(canvas, mask=mask)
+        )
         if self.noise:
             p_BLV = output.prediction.probs()[..., :V]
-            error_BLV = self.noise * p_BLV @ self._wrong_VV / jnp.linalg.norm(p_BLV, axis=-1, keepdims=True)
-            output = replace(output, prediction=Logits(output.prediction.logits_BLV.at[..., :V].add(error_BLV)))
-        log_BL = output.prediction.log_prob(jnp.where(canvas.z_BL == law.vocab.mask, 0, canvas.z_BL))
+            error_BLV = (
+                self.noise * p_BLV @ self._wrong_VV / jnp.linalg.norm(p_BLV, axis=-1, keepdims=True)
+            )
+            output = replace(
+                output, prediction=Logits(output.prediction.logits_BLV.at[..., :V].add(error_BLV))
+            )
+        log_BL = output.prediction.log_prob(
+            jnp.where(canvas.z_BL == law.vocab.mask, 0, canvas.z_BL)
+        )
         odds_BL = log_BL - jnp.log(-jnp.expm1(jnp.minimum(log_BL, -1e-6)))
         return replace(output, heads=dict(quality=jnp.maximum(odds_BL, -80.0)))
 
     def own(self, draws: int) -> jax.Array:
         """Draws from p itself: what so few of them make of any law."""
-        return jax.jit(lambda key: self.law.sample(key, draws))(keys.key(keys.root(self.seed), "own"))
+        return jax.jit(lambda key: self.law.sample(key, draws))(
+            keys.key(keys.root(self.seed), "own")
+        )
 
 
 class Table(Scene):
@@ -73,7 +89,12 @@ class Table(Scene):
 
     def floor(self, steps):
         law = self.law
-        return [self._measures(ancestral_law(law.denoise, self.process, Mask(), n, law.vocab, law.length)) for n in steps]
+        return [
+            self._measures(
+                ancestral_law(law.denoise, self.process, Mask(), n, law.vocab, law.length)
+            )
+            for n in steps
+        ]
 
     def measured(self, x_BL):
         V, L = self.law.size, self.law.length
@@ -87,7 +108,15 @@ class Table(Scene):
 class Chain(Scene):
     """Bigrams that cannot be, total variation of the bigrams from p's, and their conditional entropy."""
 
-    def __init__(self, noise: float = 0.0, seed: int = 0, size: int = 16, length: int = 64, ways: int = 4, slip: float = 1e-6):
+    def __init__(
+        self,
+        noise: float = 0.0,
+        seed: int = 0,
+        size: int = 16,
+        length: int = 64,
+        ways: int = 4,
+        slip: float = 1e-6,
+    ):
         super().__init__(Markov.sparse(size, length, ways, slip=slip), noise, seed)
         self._impossible_VV = self.law.step_SS < math.log(2 * slip / (size - ways))
 
@@ -99,10 +128,15 @@ class Chain(Scene):
         pair_BL = x_BL[:, :-1] * V + x_BL[:, 1:]
         q_VV = np.bincount(pair_BL.ravel(), minlength=V * V).reshape(V, V) / pair_BL.size
         wrong_B = self._impossible_VV.ravel()[pair_BL].mean(1)
-        return self._measures(q_VV) | dict(invalid_se=float(wrong_B.std(ddof=1) / len(wrong_B) ** 0.5))
+        return self._measures(q_VV) | dict(
+            invalid_se=float(wrong_B.std(ddof=1) / len(wrong_B) ** 0.5)
+        )
 
     def _measures(self, q_VV):
-        invalid, nats = float(q_VV[self._impossible_VV].sum()), _entropy(q_VV) - _entropy(q_VV.sum(1))
+        invalid, nats = (
+            float(q_VV[self._impossible_VV].sum()),
+            _entropy(q_VV) - _entropy(q_VV.sum(1)),
+        )
         return dict(tv=total_variation(q_VV, self.law.bigrams()), invalid=invalid, entropy=nats)
 
 

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.core.config import UserError, Vocab
 from dlm.core.contracts import Canvas, Logits, Output
+from dlm.core.errors import UserError
+from dlm.core.vocab import Vocab
 from dlm.nn import masks
 from dlm.oracle.enumeration import all_sequences
 
@@ -46,13 +47,23 @@ class World(ABC):
 
     @property
     def vocab(self) -> Vocab:
-        return Vocab(size=self.size + 3, bos=self.size + 1, eos=self.size - 1, pad=self.size + 2, mask=self.size)
+        return Vocab(
+            size=self.size + 3,
+            bos=self.size + 1,
+            eos=self.size - 1,
+            pad=self.size + 2,
+            mask=self.size,
+        )
 
     def entropy(self) -> float:
         """Nats per sequence, by enumeration."""
         if self.size**self.length > _ENUMERABLE:
-            raise UserError(f"entropy: {self.size}^{self.length} sequences are too many to enumerate; make the world shorter")
-        log_p_X = np.asarray(jax.jit(self.log_prob)(all_sequences(self.size, self.length)), np.float64)
+            raise UserError(
+                f"entropy: {self.size}^{self.length} sequences are too many to enumerate; make the world shorter"
+            )
+        log_p_X = np.asarray(
+            jax.jit(self.log_prob)(all_sequences(self.size, self.length)), np.float64
+        )
         return -float(np.where(np.isfinite(log_p_X), np.exp(log_p_X) * log_p_X, 0.0).sum())
 
     def denoise(self, canvas: Canvas, *, mask: masks.Mask, cache=None, carry=None) -> Output:
@@ -63,18 +74,33 @@ class World(ABC):
             logits_BLV = self.posterior(self._evidence(view_BL))
         else:  # one posterior per reader i, of which its own position is kept
             view_BLL = views(mask, canvas, self.vocab.mask)
-            log_BLLV = self.posterior(self._evidence(view_BLL.reshape(B * L, L))).reshape(B, L, L, -1)
-            logits_BLV, view_BL = log_BLLV[:, np.arange(L), np.arange(L)], view_BLL[:, np.arange(L), np.arange(L)]
+            log_BLLV = self.posterior(self._evidence(view_BLL.reshape(B * L, L))).reshape(
+                B, L, L, -1
+            )
+            logits_BLV, view_BL = (
+                log_BLLV[:, np.arange(L), np.arange(L)],
+                view_BLL[:, np.arange(L), np.arange(L)],
+            )
         point_BLV = jnp.where(jax.nn.one_hot(view_BL, self.size, dtype=bool), 0.0, -jnp.inf)
-        return self._output(jnp.where((view_BL != self.vocab.mask)[..., None], point_BLV, logits_BLV))
+        return self._output(
+            jnp.where((view_BL != self.vocab.mask)[..., None], point_BLV, logits_BLV)
+        )
 
     def under(self, process, own: bool = False):
         """A `denoise` that knows how `process` destroys tokens; with `own` z_i itself is taken as evidence on x_i, too."""
 
         def denoise(canvas: Canvas, *, mask: masks.Mask, cache=None, carry=None) -> Output:
-            token_BL = jnp.broadcast_to(jnp.arange(self.size)[:, None, None], (self.size, *canvas.z_BL.shape))
-            log_q_BLV = jnp.moveaxis(jax.vmap(lambda x_BL: process.log_q(canvas.z_BL, canvas.t_BL, x_BL))(token_BL), 0, -1)
-            evidence_BLV = jnp.where(canvas.frozen_BL[..., None], self._evidence(canvas.z_BL), log_q_BLV)
+            token_BL = jnp.broadcast_to(
+                jnp.arange(self.size)[:, None, None], (self.size, *canvas.z_BL.shape)
+            )
+            log_q_BLV = jnp.moveaxis(
+                jax.vmap(lambda x_BL: process.log_q(canvas.z_BL, canvas.t_BL, x_BL))(token_BL),
+                0,
+                -1,
+            )
+            evidence_BLV = jnp.where(
+                canvas.frozen_BL[..., None], self._evidence(canvas.z_BL), log_q_BLV
+            )
             logits_BLV = self.posterior(evidence_BLV)
             return self._output(logits_BLV + evidence_BLV if own else logits_BLV)
 
@@ -88,7 +114,9 @@ class World(ABC):
     def _output(self, logits_BLV) -> Output:
         best_BL1 = logits_BLV.max(-1, keepdims=True)
         logits_BLV = jnp.where(jnp.isfinite(best_BL1), logits_BLV - best_BL1, 0.0)
-        return Output(Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 3)), constant_values=-jnp.inf)))
+        return Output(
+            Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 3)), constant_values=-jnp.inf))
+        )
 
 
 def views(mask: masks.Mask, canvas: Canvas, blank: int) -> jax.Array:
@@ -100,7 +128,10 @@ def views(mask: masks.Mask, canvas: Canvas, blank: int) -> jax.Array:
     i_1L = jnp.arange(L)[None]
     z_BLL = z_BL[:, None, :]
     if mask.kind == "partition":
-        block_BL, clean_BL = canvas.fields.get("block_BL", z_BL == blank), canvas.fields.get("clean_BL", z_BL)
+        block_BL, clean_BL = (
+            canvas.fields.get("block_BL", z_BL == blank),
+            canvas.fields.get("clean_BL", z_BL),
+        )
         return jnp.where(block_BL[:, :, None] != block_BL[:, None, :], clean_BL[:, None, :], blank)
     if mask.kind == "block":
         block_BL = masks.blocks(mask.size, canvas.fields, i_1L)
@@ -108,4 +139,8 @@ def views(mask: masks.Mask, canvas: Canvas, blank: int) -> jax.Array:
         clean_BLL = canvas.fields.get("clean_BL", z_BL)[:, None, :]
         return jnp.where(query == memory, z_BLL, jnp.where(query > memory, clean_BLL, blank))
     allowed_1LL = masks.dense(mask, masks.Side(i_1L), masks.Side(i_1L + mask.shift))
-    return jnp.broadcast_to(z_BLL, (len(z_BL), L, L)) if allowed_1LL is None else jnp.where(allowed_1LL, z_BLL, blank)
+    return (
+        jnp.broadcast_to(z_BLL, (len(z_BL), L, L))
+        if allowed_1LL is None
+        else jnp.where(allowed_1LL, z_BLL, blank)
+    )

@@ -14,7 +14,13 @@ from dlm.reports import scores
 from dlm.reports.record import Record
 from dlm.reports.scores import flattened
 
-_FIRST = ("objective", "nn", "text", "data", "optim")  # sections whose fields name a model before others do
+_FIRST = (
+    "objective",
+    "nn",
+    "text",
+    "data",
+    "optim",
+)  # sections whose fields name a model before others do
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,10 @@ def grouped(records: list[Record]) -> list[Group]:
         apart = len({r.config.get("seed") for r in runs}) < len(runs)
         parts += [[r] for r in runs] if apart else [runs]
     names = labels([flattened(part[0].config) for part in parts])
-    names = [n + "".join(f", {word}" for word in _unfinished(p[0])) for n, p in zip(names, parts, strict=True)]
+    names = [
+        n + "".join(f", {word}" for word in _unfinished(p[0]))
+        for n, p in zip(names, parts, strict=True)
+    ]
     names = _told_apart(names, [f"commit {p[0].code()}" for p in parts])
     names = _told_apart(names, [p[0].workdir.name for p in parts])
     return [Group(n, p) for n, p in zip(names, parts, strict=True)]
@@ -65,7 +74,11 @@ def grouped(records: list[Record]) -> list[Group]:
 def _unfinished(record: Record) -> list[str]:
     """How far a run has come that is short of its steps."""
     steps = record.config.get("steps")
-    return [f"{record.updates:,} of {steps:,} updates"] if isinstance(steps, int) and record.updates < steps else []
+    return (
+        [f"{record.updates:,} of {steps:,} updates"]
+        if isinstance(steps, int) and record.updates < steps
+        else []
+    )
 
 
 def _told_apart(names: list[str], by: list[str]) -> list[str]:
@@ -73,13 +86,19 @@ def _told_apart(names: list[str], by: list[str]) -> list[str]:
     words = defaultdict(set)
     for name, word in zip(names, by, strict=True):
         words[name].add(word)
-    return [f"{name} ({word})" if len(words[name]) > 1 else name for name, word in zip(names, by, strict=True)]
+    return [
+        f"{name} ({word})" if len(words[name]) > 1 else name
+        for name, word in zip(names, by, strict=True)
+    ]
 
 
 def labels(configs: list[dict[str, Any]]) -> list[str]:
     """Short names: the objective, and of the other fields as few as tell the configs apart."""
     order = {section: i for i, section in enumerate(_FIRST)}
-    fields = sorted({f for c in configs for f in c}, key=lambda f: (order.get(f.split(".")[0], len(order)), len(f.split(".")), f))
+    fields = sorted(
+        {f for c in configs for f in c},
+        key=lambda f: (order.get(f.split(".")[0], len(order)), len(f.split(".")), f),
+    )
     chosen = ["objective.name"]
     for field in [f for f in fields if _tells(f) and f != "objective.name"]:
         if _classes(configs, [*chosen, field]) > _classes(configs, chosen):
@@ -107,5 +126,9 @@ def _shown(field: str, value: Any) -> str:
 def differences(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
     """(fields, a row of values for each group) of what differs between the configs, seeds apart."""
     configs = [flattened(g.records[0].config) for g in groups]
-    fields = [f for f in dict.fromkeys(f for c in configs for f in c) if _tells(f) and _classes(configs, [f]) > 1]
+    fields = [
+        f
+        for f in dict.fromkeys(f for c in configs for f in c)
+        if _tells(f) and _classes(configs, [f]) > 1
+    ]
     return fields, [["" if c.get(f) is None else str(c[f]) for f in fields] for c in configs]

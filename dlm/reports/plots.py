@@ -43,11 +43,26 @@ def curves(groups: list[Group], name: str, y_label: str) -> str:
         for i, (group, points) in enumerate(lines):
             steps, values = list(points), list(points.values())
             means = [sum(v) / len(v) for v in values]
-            axes.plot(steps, means, color=_colour(i), linestyle=_dash(i), label=group.label, linewidth=1.6)
+            axes.plot(
+                steps, means, color=_colour(i), linestyle=_dash(i), label=group.label, linewidth=1.6
+            )
             if max(map(len, values)) > 1:
-                axes.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=_colour(i), alpha=0.18, linewidth=0)
+                axes.fill_between(
+                    steps,
+                    [min(v) for v in values],
+                    [max(v) for v in values],
+                    color=_colour(i),
+                    alpha=0.18,
+                    linewidth=0,
+                )
         last = max(max(points) for _, points in lines)
-        late = [v for _, points in lines for step, values in points.items() for v in values if step >= 0.08 * last]
+        late = [
+            v
+            for _, points in lines
+            for step, values in points.items()
+            for v in values
+            if step >= 0.08 * last
+        ]
         if late:  # the first updates fall from far above
             pad = 0.05 * (max(late) - min(late)) + 1e-9
             axes.set_ylim(min(late) - pad, max(late) + pad)
@@ -62,9 +77,15 @@ def _points(group: Group, name: str) -> dict[int, list[float]]:
     for record in group.records:
         for row in record.metrics:
             if name in row:
-                by_step.setdefault(row["step"], []).append(math.nan if row[name] is None else row[name])
+                by_step.setdefault(row["step"], []).append(
+                    math.nan if row[name] is None else row[name]
+                )
     seeds = max(map(len, by_step.values()), default=0)
-    return {step: by_step[step] for step in sorted(by_step) if len(by_step[step]) == seeds and all(map(math.isfinite, by_step[step]))}
+    return {
+        step: by_step[step]
+        for step in sorted(by_step)
+        if len(by_step[step]) == seeds and all(map(math.isfinite, by_step[step]))
+    }
 
 
 def bars(rows: list[tuple[str, float, float]], x_label: str) -> str:
@@ -72,30 +93,59 @@ def bars(rows: list[tuple[str, float, float]], x_label: str) -> str:
     rows = [row for row in rows if math.isfinite(row[1])]
     if not rows:
         return ""
-    with _Figure(f"{x_label}: {', '.join(label for label, *_ in rows)}", (5.4, 0.7 + 0.5 * len(rows))) as (figure, axes):
+    with _Figure(
+        f"{x_label}: {', '.join(label for label, *_ in rows)}", (5.4, 0.7 + 0.5 * len(rows))
+    ) as (figure, axes):
         top = max(value + (error if math.isfinite(error) else 0) for _, value, error in rows) or 1
         for i, (label, value, error) in enumerate(rows):
-            axes.barh(i, value, color=_colour(i), hatch=("", "///", "...", "xx")[i % 4], edgecolor="white", height=0.42)
+            axes.barh(
+                i,
+                value,
+                color=_colour(i),
+                hatch=("", "///", "...", "xx")[i % 4],
+                edgecolor="white",
+                height=0.42,
+            )
             if error and math.isfinite(error):
                 axes.errorbar(value, i, xerr=error, color=INK, capsize=3, linewidth=1.2)
-            axes.text(0, i - 0.36, f"{label}: {shown('{:.3f}'.format, value, error)}", va="center", fontsize=9)
+            axes.text(
+                0,
+                i - 0.36,
+                f"{label}: {shown('{:.3f}'.format, value, error)}",
+                va="center",
+                fontsize=9,
+            )
         axes.set(xlim=(0, 1.05 * top), ylim=(len(rows) - 0.6, -0.7), yticks=[], xlabel=x_label)
     return figure.svg
 
 
-def pareto(points: list[tuple[str, float, float, float]], x_label: str, y_label: str, lower: bool = True) -> str:
+def pareto(
+    points: list[tuple[str, float, float, float]], x_label: str, y_label: str, lower: bool = True
+) -> str:
     """(label, price, value, half of its interval); a line joins those that no other beats in both. '' where all cost the same."""
-    points = [(*p[:3], p[3] if math.isfinite(p[3]) else 0.0) for p in points if p[1] > 0 and all(map(math.isfinite, p[1:3]))]
+    points = [
+        (*p[:3], p[3] if math.isfinite(p[3]) else 0.0)
+        for p in points
+        if p[1] > 0 and all(map(math.isfinite, p[1:3]))
+    ]
     if len({p[1] for p in points}) < 2:
         return ""
     from matplotlib.ticker import EngFormatter, NullFormatter
 
     names = list(dict.fromkeys(p[0] for p in points))
-    with _Figure(f"{y_label} against {x_label}: {', '.join(names)}", (5.4, 3.4 + 0.2 * len(names))) as (figure, axes):
+    with _Figure(
+        f"{y_label} against {x_label}: {', '.join(names)}", (5.4, 3.4 + 0.2 * len(names))
+    ) as (figure, axes):
         for i, name in enumerate(names):
             mine = [p for p in points if p[0] == name]
             xs, ys, errors = ([p[k] for p in mine] for k in (1, 2, 3))
-            options = dict(color=_colour(i), marker=MARKERS[i % len(MARKERS)], linestyle="", markersize=7, capsize=3)
+            options = dict(
+                color=_colour(i),
+                marker=MARKERS[i % len(MARKERS)],
+                linestyle="",
+                markersize=7,
+                capsize=3,
+            )
             axes.errorbar(xs, ys, yerr=errors if any(errors) else None, label=name, **options)
         best = front([(p[1], p[2]) for p in points], lower)
         axes.plot(*zip(*best, strict=True), color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
@@ -111,25 +161,46 @@ def pareto(points: list[tuple[str, float, float, float]], x_label: str, y_label:
 
 
 def lines(
-    series: dict[str, list[tuple[float, float]]], x_label: str, y_label: str, least: float = 0.0, beside: tuple[str, ...] = ()
+    series: dict[str, list[tuple[float, float]]],
+    x_label: str,
+    y_label: str,
+    least: float = 0.0,
+    beside: tuple[str, ...] = (),
 ) -> str:
     """A line for each name through its (price, value); those `beside` are what the others are compared with, broad and without colour.
 
     With `least` the values' axis is logarithmic, and lower values are drawn at it.
     """
-    series = {name: sorted((x, max(y, least)) for x, y in points if x > 0 and math.isfinite(y)) for name, points in series.items()}
+    series = {
+        name: sorted((x, max(y, least)) for x, y in points if x > 0 and math.isfinite(y))
+        for name, points in series.items()
+    }
     series = {name: points for name, points in series.items() if points}
     if not series:
         return ""
     from matplotlib.ticker import EngFormatter, NullFormatter
 
-    with _Figure(f"{y_label} against {x_label}: {', '.join(series)}", (5.4, 3.8 + 0.2 * len(series))) as (figure, axes):
+    with _Figure(
+        f"{y_label} against {x_label}: {', '.join(series)}", (5.4, 3.8 + 0.2 * len(series))
+    ) as (figure, axes):
         i = 0
         for name, points in series.items():
             if name in beside:
-                axes.plot(*zip(*points, strict=True), label=name, color=INK, linewidth=2.4, linestyle=DASHES[beside.index(name)], zorder=1)
+                axes.plot(
+                    *zip(*points, strict=True),
+                    label=name,
+                    color=INK,
+                    linewidth=2.4,
+                    linestyle=DASHES[beside.index(name)],
+                    zorder=1,
+                )
                 continue
-            options = dict(color=_colour(i), linestyle=_dash(i), marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], markersize=5)
+            options = dict(
+                color=_colour(i),
+                linestyle=_dash(i),
+                marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+                markersize=5,
+            )
             axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, **options)
             i += 1
         prices = sorted({x for points in series.values() for x, _ in points})
@@ -186,7 +257,13 @@ class _Figure:
     def __exit__(self, kind, *rest) -> None:
         if kind is None:
             text = io.StringIO()
-            self._figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata=dict(Date=None, Creator=None))
+            self._figure.savefig(
+                text,
+                format="svg",
+                bbox_inches="tight",
+                transparent=True,
+                metadata=dict(Date=None, Creator=None),
+            )
             drawing = text.getvalue()
             self.svg = _framed(drawing[drawing.index("<svg") :], html.escape(self._title))
         self._context.__exit__(kind, *rest)

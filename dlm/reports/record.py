@@ -9,9 +9,9 @@ from json import loads
 from pathlib import Path
 from typing import Any
 
-from dlm.core import config as spec
 from dlm.core import console
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
+from dlm.core.named import shown
 from dlm.reports import scores
 from dlm.runs import directory, earlier_fields, logs
 
@@ -19,7 +19,9 @@ _NUMBER = (int, float)
 _SECTIONS = {  # of a config
     **dict.fromkeys(("data", "data.source", "evals", "evals.*", "nn", "optim", "sampler"), (dict,)),
     **dict.fromkeys(("objective", "text"), (dict, str)),
-    **dict.fromkeys(("objective.name", "text.name", "data.source.name", "sampler.rule.name"), (str,)),
+    **dict.fromkeys(
+        ("objective.name", "text.name", "data.source.name", "sampler.rule.name"), (str,)
+    ),
     **dict.fromkeys(("steps", "seed", "data.batch", "data.length"), (int,)),
 }
 _ABOUT = {  # of environment.json
@@ -45,7 +47,9 @@ class Record:
     @property
     def objective(self) -> str:
         entry = self.config.get("objective", "?")
-        return (entry["name"] if isinstance(entry, dict) else str(entry)).removeprefix("objectives.")
+        return (entry["name"] if isinstance(entry, dict) else str(entry)).removeprefix(
+            "objectives."
+        )
 
     @functools.cached_property
     def scores(self) -> dict[str, dict]:
@@ -60,7 +64,9 @@ class Record:
     @property
     def tokens_per_s(self) -> float | None:
         """The median over the run: the first rows compile, and a laptop is interrupted."""
-        speeds = [row["tokens_per_s"] for row in self.metrics if row.get("tokens_per_s") is not None]
+        speeds = [
+            row["tokens_per_s"] for row in self.metrics if row.get("tokens_per_s") is not None
+        ]
         return statistics.median(speeds) if speeds else None
 
     @property
@@ -69,14 +75,20 @@ class Record:
 
     def code(self, digits: int = 7) -> str:
         """The version of the code in few signs: '83bfaab', '83bfaab+changes', 'src-11a5b45', 'unknown'."""
-        kind, name, changes = re.match(r"(src-)?([^+ ]*)(\+changes)?", self.commit).groups(default="")
+        kind, name, changes = re.match(r"(src-)?([^+ ]*)(\+changes)?", self.commit).groups(
+            default=""
+        )
         return kind + name[:digits] + changes or "unknown"
 
     @property
     def tokens(self) -> int | None:
         """Read in training."""
         data = self.config.get("data", {})
-        return self.updates * data["batch"] * data["length"] if {"batch", "length"} <= data.keys() else None
+        return (
+            self.updates * data["batch"] * data["length"]
+            if {"batch", "length"} <= data.keys()
+            else None
+        )
 
     @property
     def flops(self) -> float | None:
@@ -100,8 +112,15 @@ class Record:
 
     def text_of(self, score: dict) -> str | None:
         """What the text is called that a score was measured on: the run's own held-out split, or what `--data` named."""
-        source = self.config.get("data", {}).get("source", {}).get("name", "the run's data").removeprefix("data.")
-        return f"held-out split of {source}" if score.get("data") == "held_out" else score.get("data")
+        source = (
+            self.config.get("data", {})
+            .get("source", {})
+            .get("name", "the run's data")
+            .removeprefix("data.")
+        )
+        return (
+            f"held-out split of {source}" if score.get("data") == "held_out" else score.get("data")
+        )
 
     def shown(self) -> list[dict]:
         """The latest three samples and the latest infilling."""
@@ -135,7 +154,9 @@ def _records_in(path: Path) -> list[Path]:
     inside = sorted((p.parent for p in path.glob("*/config.json")), key=_natural)
     begun = [p for p in inside if logs.rows(p / "metrics.jsonl", logs.METRIC)]
     if not begun:
-        raise UserError(f"{path} is not a run directory, and no folder in it is one that has trained: it has no config.json")
+        raise UserError(
+            f"{path} is not a run directory, and no folder in it is one that has trained: it has no config.json"
+        )
     return begun
 
 
@@ -144,7 +165,10 @@ def _natural(path: Path) -> list:
 
 
 def _read(workdir: Path) -> Record:
-    metrics, commit = logs.rows(workdir / "metrics.jsonl", logs.METRIC, console.say), workdir / "commit.txt"
+    metrics, commit = (
+        logs.rows(workdir / "metrics.jsonl", logs.METRIC, console.say),
+        workdir / "commit.txt",
+    )
     if not metrics:
         raise UserError(f"{workdir} has no metrics.jsonl yet: train it first")
     return Record(
@@ -153,8 +177,12 @@ def _read(workdir: Path) -> Record:
         metrics=metrics,
         evals=logs.rows(workdir / "evals.jsonl", logs.SCORE, console.say),
         samples=logs.rows(workdir / "samples.jsonl", logs.SAMPLE, console.say),
-        environment=_shaped(workdir / "environment.json", _json(workdir / "environment.json") or {}, _ABOUT),
-        commit=commit.read_text(encoding="utf-8", errors="replace").strip() if commit.exists() else "",
+        environment=_shaped(
+            workdir / "environment.json", _json(workdir / "environment.json") or {}, _ABOUT
+        ),
+        commit=commit.read_text(encoding="utf-8", errors="replace").strip()
+        if commit.exists()
+        else "",
     )
 
 
@@ -174,11 +202,23 @@ def _shaped(path: Path, found: Any, shapes: dict[str, tuple[type, ...]]) -> dict
         raise UserError(f"{path} is damaged: it is no JSON object")
     for dotted, types in shapes.items():
         *parents, leaf = dotted.split(".")
-        section = functools.reduce(lambda section, name: section.get(name, {}) if isinstance(section, dict) else {}, parents, found)
-        for name in section if leaf == "*" else {leaf} & section.keys() if isinstance(section, dict) else ():
+        section = functools.reduce(
+            lambda section, name: section.get(name, {}) if isinstance(section, dict) else {},
+            parents,
+            found,
+        )
+        for name in (
+            section if leaf == "*" else {leaf} & section.keys() if isinstance(section, dict) else ()
+        ):
             value, number = section[name], int in types
-            if not isinstance(value, types) or isinstance(value, bool) or (number and abs(value) > sys.float_info.max):
-                raise UserError(f"{path} is damaged: {'.'.join([*parents, name])} is {spec.shown(value)}")
+            if (
+                not isinstance(value, types)
+                or isinstance(value, bool)
+                or (number and abs(value) > sys.float_info.max)
+            ):
+                raise UserError(
+                    f"{path} is damaged: {'.'.join([*parents, name])} is {shown(value)}"
+                )
     return found
 
 

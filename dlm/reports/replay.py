@@ -29,13 +29,17 @@ class Trace:
     times: list  # [T+1] from 1 (all noise) down to 0 (clean)
     pieces: dict[int, str]  # id → the text it stands for
     mask: int
-    caption: dict[str, str] = field(default_factory=dict)  # sampler settings, shown under the sample
+    caption: dict[str, str] = field(
+        default_factory=dict
+    )  # sampler settings, shown under the sample
 
     def __post_init__(self):
         steps, length = len(self.states) - 1, len(self.frozen)
         shapes = np.shape(self.states), np.shape(self.confidence), np.shape(self.times)
         if steps < 1 or shapes != ((steps + 1, length), (steps, length), (steps + 1,)):
-            raise ValueError(f"trace {self.name!r}: states, confidence and times have shapes {shapes}, which do not fit together")
+            raise ValueError(
+                f"trace {self.name!r}: states, confidence and times have shapes {shapes}, which do not fit together"
+            )
 
     def changes(self) -> list[list]:
         """Per step, [position, id, confidence] of every position whose token changed."""
@@ -61,7 +65,11 @@ def page(traces: list[Trace], title: str) -> str:
         data=embed([_data(trace) for trace in traces]),
         final="\n\n".join(html.escape(trace.text()) for trace in traces),
     )
-    return re.sub(r"{{(\w+)}}", lambda m: parts[m[1]], Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    return re.sub(
+        r"{{(\w+)}}",
+        lambda m: parts[m[1]],
+        Path(__file__).with_suffix(".html").read_text(encoding="utf-8"),
+    )
 
 
 def printable(text: str) -> str:

@@ -38,7 +38,9 @@ class Row:
     step: int | None = None
     data: str | None = None
     commits: tuple[str, ...] = ()
-    accuracies: dict[str, tuple[float, float]] = field(default_factory=dict)  # of tasks and infilling, each with half of its interval
+    accuracies: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # of tasks and infilling, each with half of its interval
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,12 @@ def rows(groups: list[Group]) -> list[Row]:
     """A row per model, then one per baseline that any of the runs has scored."""
     records = [r for g in groups for r in g.records]
     return [_model(group) for group in groups] + [
-        Row(title, "exact", scores.value(record.scores[name]), data=record.text_of(record.scores[name]))
+        Row(
+            title,
+            "exact",
+            scores.value(record.scores[name]),
+            data=record.text_of(record.scores[name]),
+        )
         for name, title in BASELINES.items()
         for record in [r for r in records if name in r.scores][:1]
     ]
@@ -66,7 +73,10 @@ def rows(groups: list[Group]) -> list[Row]:
 def _model(group: Group) -> Row:
     kept = group.kept("bits_per_byte")
     last = (kept or group.records)[-1]
-    score, (value, half) = last.scores.get("bits_per_byte", {}), group.score("bits_per_byte") or (None, None)
+    score, (value, half) = (
+        last.scores.get("bits_per_byte", {}),
+        group.score("bits_per_byte") or (None, None),
+    )
     return Row(
         model=group.label,
         claim=score.get("claims"),
@@ -78,7 +88,10 @@ def _model(group: Group) -> Row:
         step=score.get("step", last.updates),
         data=last.text_of(score),
         commits=tuple(dict.fromkeys(r.commit for r in group.records)),
-        accuracies={n: group.score(n) for n in sorted({n for r in group.records for n in r.scores if n.endswith("_accuracy")})},
+        accuracies={
+            n: group.score(n)
+            for n in sorted({n for r in group.records for n in r.scores if n.endswith("_accuracy")})
+        },
     )
 
 
@@ -90,8 +103,14 @@ def others(groups: list[Group]) -> list[Other]:
         for record in group.records:
             for score in record.others:
                 words = scores.told(score, record.config)
-                step = f", at step {score['step']:,}" if score.get("step", record.updates) != record.updates else ""
-                same = {facet: v for facet, v in scores.identity(score).items() if facet != "sampler"}
+                step = (
+                    f", at step {score['step']:,}"
+                    if score.get("step", record.updates) != record.updates
+                    else ""
+                )
+                same = {
+                    facet: v for facet, v in scores.identity(score).items() if facet != "sampler"
+                }
                 asked.setdefault((words + step, score["name"], *same.values()), []).append(score)
         for (words, name, *_), same in asked.items():
             value, half = scores.combined(same)
@@ -107,8 +126,13 @@ def shown(table: list[Row]) -> list[tuple[str, ...]]:
 
 
 def _cells(row: Row, names: list[str]) -> tuple[str, ...]:
-    told = [score(row.bits_per_byte, row.interval), *(score(*row.accuracies.get(name, (None, None))) for name in names)]
-    counts = ("" if n is None else f"{n:,.0f}" for n in (row.seeds, row.tokens_per_s, row.parameters))
+    told = [
+        score(row.bits_per_byte, row.interval),
+        *(score(*row.accuracies.get(name, (None, None))) for name in names),
+    ]
+    counts = (
+        "" if n is None else f"{n:,.0f}" for n in (row.seeds, row.tokens_per_s, row.parameters)
+    )
     return (row.model, row.claim or "", *told, *counts)
 
 
@@ -122,7 +146,12 @@ def as_text(table: list[Row]) -> str:
     lines = shown(table)
     width = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
     left = range(len(lines[0]) - 3)
-    rows = ["   ".join(f"{cell:{'<' if c in left else '>'}{width[c]}}" for c, cell in enumerate(line)).rstrip() for line in lines]
+    rows = [
+        "   ".join(
+            f"{cell:{'<' if c in left else '>'}{width[c]}}" for c, cell in enumerate(line)
+        ).rstrip()
+        for line in lines
+    ]
     return "\n".join([rows[0], "─" * max(map(len, rows)), *rows[1:]])
 
 
@@ -131,8 +160,12 @@ def others_as_text(found: list[Other]) -> str:
     lines: dict[tuple[str, str], list[str]] = {}
     for o in found:
         seeds = f" ({o.seeds} seeds)" if o.seeds > 1 else ""
-        lines.setdefault((o.model, o.asked), []).append(f"{o.name} {score(o.value, o.interval)}{seeds}")
-    told = "".join(f"  {model}, {asked}: {', '.join(each)}\n" for (model, asked), each in lines.items())
+        lines.setdefault((o.model, o.asked), []).append(
+            f"{o.name} {score(o.value, o.interval)}{seeds}"
+        )
+    told = "".join(
+        f"  {model}, {asked}: {', '.join(each)}\n" for (model, asked), each in lines.items()
+    )
     return f"other scores, not in the table:\n{told}" if told else ""
 
 
@@ -150,8 +183,17 @@ def as_csv(groups: list[Group]) -> str:
 
 def _line(group: Group, record: Record, fields: list[str]) -> dict:
     config = flattened(record.config)
-    line = dict(model=group.label, seed=config.get("seed", 0), **{f: config.get(f, "") for f in fields})
-    line |= {k: getattr(record, k) for k in ("updates", "tokens", "flops", "seconds", "tokens_per_s", "parameters")}
+    line = dict(
+        model=group.label, seed=config.get("seed", 0), **{f: config.get(f, "") for f in fields}
+    )
+    line |= {
+        k: getattr(record, k)
+        for k in ("updates", "tokens", "flops", "seconds", "tokens_per_s", "parameters")
+    }
     for name, score in record.scores.items():
-        line |= {name: scores.value(score), f"{name}_se": score.get("se", ""), f"{name}_claims": score.get("claims", "")}
+        line |= {
+            name: scores.value(score),
+            f"{name}_se": score.get("se", ""),
+            f"{name}_claims": score.get("claims", ""),
+        }
     return line | dict(commit=record.commit, workdir=str(record.workdir))

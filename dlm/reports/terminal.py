@@ -43,11 +43,20 @@ def _heading(trace: Trace, step: int) -> str:
 def _frame(trace: Trace, step: int, colour: bool) -> str:
     states, steps = np.asarray(trace.states), len(trace.states) - 1
     moved_TL = states[1 : step + 1] != states[:step]
-    since_L = np.where(moved_TL.any(0), step - np.argmax(moved_TL[::-1], 0), 0) if step else np.zeros(states.shape[1], int)
-    return "".join(_token(trace, i, int(states[step, i]), int(since_L[i]), step, steps, colour) for i in range(states.shape[1]))
+    since_L = (
+        np.where(moved_TL.any(0), step - np.argmax(moved_TL[::-1], 0), 0)
+        if step
+        else np.zeros(states.shape[1], int)
+    )
+    return "".join(
+        _token(trace, i, int(states[step, i]), int(since_L[i]), step, steps, colour)
+        for i in range(states.shape[1])
+    )
 
 
-def _token(trace: Trace, i: int, token: int, since: int, step: int, steps: int, colour: bool) -> str:
+def _token(
+    trace: Trace, i: int, token: int, since: int, step: int, steps: int, colour: bool
+) -> str:
     text = "░" if token == trace.mask else trace.piece(token)
     if not colour:
         return text
@@ -56,7 +65,9 @@ def _token(trace: Trace, i: int, token: int, since: int, step: int, steps: int, 
     elif token == trace.mask:
         style = "31" if since == step and step else "2"
     else:
-        style = f"38;5;{_RAMP[since * (len(_RAMP) - 1) // steps]}" + (";7" if since == step and step else "")
+        style = f"38;5;{_RAMP[since * (len(_RAMP) - 1) // steps]}" + (
+            ";7" if since == step and step else ""
+        )
     return "\n".join(f"\x1b[{style}m{line}\x1b[0m" for line in text.split("\n"))
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import jax
 
 from dlm.core import console
-from dlm.core.config import UserError
 from dlm.core.contracts import State
+from dlm.core.errors import UserError
 from dlm.machine import hosts
 from dlm.runs import checksums
 
@@ -27,7 +27,9 @@ _GOING = ".going"  # how the name of a folder that is being deleted ends
 
 def steps(workdir: Path) -> list[int]:
     """Steps of the sealed checkpoints in a run directory, without importing Orbax."""
-    return [n for n in _numbered(workdir) if (Path(workdir) / FOLDER / str(n) / checksums.FILE).exists()]
+    return [
+        n for n in _numbered(workdir) if (Path(workdir) / FOLDER / str(n) / checksums.FILE).exists()
+    ]
 
 
 def _numbered(workdir: Path) -> list[int]:
@@ -41,13 +43,17 @@ def intact(workdir: Path, say: Callable[[str], None], step: int | None = None) -
     """
     folder, numbered, first = Path(workdir) / FOLDER, _numbered(workdir), None
     if step is not None and step not in numbered:
-        raise UserError(f"no checkpoint of step {step} in {folder}; there are {steps(workdir) or 'none'}")
+        raise UserError(
+            f"no checkpoint of step {step} in {folder}; there are {steps(workdir) or 'none'}"
+        )
     for number in reversed(numbered) if step is None else [step]:
         wrong = checksums.damage(folder / str(number))
         if wrong is None:
             return number
         if step is not None:
-            raise UserError(f"checkpoint {step} is damaged: {wrong}; without --step the newest intact one is taken")
+            raise UserError(
+                f"checkpoint {step} is damaged: {wrong}; without --step the newest intact one is taken"
+            )
         first = first or wrong
         say(f"checkpoint {number} is unfinished or damaged, an older one is tried: {wrong}")
     if steps(workdir):
@@ -68,10 +74,23 @@ def set_aside(workdir: Path, after: int) -> None:
 class Store:
     """Saves and restores a run's states; the newest `keep` stay. Orbax (2 s to import) is loaded when first needed."""
 
-    def __init__(self, workdir: Path, keep: int = 2, unsaved: str = "stop", say: Callable[[str], None] = console.say):
-        if unsaved == "go_on" and hosts.several():  # only one process knows of it, and the next save needs all
+    def __init__(
+        self,
+        workdir: Path,
+        keep: int = 2,
+        unsaved: str = "stop",
+        say: Callable[[str], None] = console.say,
+    ):
+        if (
+            unsaved == "go_on" and hosts.several()
+        ):  # only one process knows of it, and the next save needs all
             raise UserError("config.every.unsaved=go_on is for a single process: set it to stop")
-        self._workdir, self._keep, self._unsaved, self._say = Path(workdir).absolute(), keep, unsaved, say
+        self._workdir, self._keep, self._unsaved, self._say = (
+            Path(workdir).absolute(),
+            keep,
+            unsaved,
+            say,
+        )
         self._folder = self._workdir / FOLDER
         self._sealing: threading.Thread | None = None
         self._failure: str | None = None
@@ -80,9 +99,13 @@ class Store:
     def _manager(self):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # its tracebacks: what failed is told in one line
+        logging.getLogger("absl").setLevel(
+            logging.CRITICAL
+        )  # its tracebacks: what failed is told in one line
         _hush()
-        return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True))
+        return ocp.CheckpointManager(
+            self._folder, options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
+        )
 
     def save(self, step: int, state: State) -> None:
         """Starts writing `state`; the copy off the device is done when this returns."""
@@ -105,7 +128,11 @@ class Store:
         if not hosts.first():
             return
         done = steps(self._workdir)
-        need = checksums.room(self._folder / str(done[-1])) if done else sum(x.nbytes for x in jax.tree.leaves(_tree(state)))
+        need = (
+            checksums.room(self._folder / str(done[-1]))
+            if done
+            else sum(x.nbytes for x in jax.tree.leaves(_tree(state)))
+        )
         if shutil.disk_usage(self._folder).free < need:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -131,7 +158,10 @@ class Store:
     def _give_up(self, step: int, error: Exception) -> None:
         """Leaves nothing of a save that failed, and notes why it did."""
         if hosts.first():
-            for left in [self._folder / str(step), *self._folder.glob(f"{step}.orbax-checkpoint-tmp*")]:
+            for left in [
+                self._folder / str(step),
+                *self._folder.glob(f"{step}.orbax-checkpoint-tmp*"),
+            ]:
                 shutil.rmtree(left, ignore_errors=True)
         vars(self).pop("_manager", None)
         said = str(error) or type(error).__name__
@@ -146,7 +176,9 @@ class Store:
             return
         failure, self._failure = self._failure, None
         if self._unsaved == "stop":
-            raise UserError(f"{failure}; make room and start again, or set config.every.unsaved=go_on")
+            raise UserError(
+                f"{failure}; make room and start again, or set config.every.unsaved=go_on"
+            )
         self._say(failure)
 
     def restore(self, abstract: State, step: int) -> State:
@@ -189,11 +221,21 @@ def _hush() -> None:
 
 
 def _tree(state: State) -> dict:
-    tree = dict(step=state.step, params=state.params, moments=state.moments, ema=state.ema, memory=state.memory)
+    tree = dict(
+        step=state.step,
+        params=state.params,
+        moments=state.moments,
+        ema=state.ema,
+        memory=state.memory,
+    )
     return {k: v for k, v in tree.items() if v is not None}
 
 
 def abstract(state_of, shardings_of) -> State:
     """Shapes, dtypes and shardings of the state that `state_of()` would make, without making it."""
     shapes = jax.eval_shape(state_of)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings_of(shapes))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        shardings_of(shapes),
+    )

@@ -14,7 +14,9 @@ from dlm.core import files
 FILE = "manifest.json"
 _THREADS = 8  # hashing releases the interpreter lock
 _BLOCK = 4096  # bytes in which a disk hands out room
-PIECE = 1 << 26  # bytes that have a sum of their own, so that a large file is summed by several threads
+PIECE = (
+    1 << 26
+)  # bytes that have a sum of their own, so that a large file is summed by several threads
 _CHUNK = 1 << 18  # bytes read at a time
 
 
@@ -32,7 +34,9 @@ def write(folder: Path) -> None:
 def room(folder: Path) -> int:
     """Bytes that a copy of the folder takes on a disk, its own blocks and its folders' included; 0 where its manifest cannot be read."""
     try:
-        return sum((-(-size // _BLOCK) + 1) * _BLOCK for size, *_ in _read(Path(folder) / FILE).values())
+        return sum(
+            (-(-size // _BLOCK) + 1) * _BLOCK for size, *_ in _read(Path(folder) / FILE).values()
+        )
     except (OSError, ValueError):
         return 0
 
@@ -83,10 +87,14 @@ def _names(folder: Path) -> list[str]:
 
 def _sums(folder: Path, sizes: dict[str, int]) -> dict[str, list]:
     """{name: [bytes, sha256 of each piece]} of files of these sizes."""
-    pieces = [(name, begin) for name, size in sizes.items() for begin in range(0, max(size, 1), PIECE)]
+    pieces = [
+        (name, begin) for name, size in sizes.items() for begin in range(0, max(size, 1), PIECE)
+    ]
     listed: dict[str, list] = {name: [size] for name, size in sizes.items()}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for (name, _), total in zip(pieces, pool.map(lambda piece: _sum(folder / piece[0], piece[1]), pieces), strict=True):
+        for (name, _), total in zip(
+            pieces, pool.map(lambda piece: _sum(folder / piece[0], piece[1]), pieces), strict=True
+        ):
             listed[name].append(total)
     return listed
 

@@ -19,18 +19,40 @@ class Earlier:
     dotted: str  # where it stands, such as 'optim.skip.norm'
     value: Any  # what runs without it did
     means: str  # the same in words, for the line that is said when such a run is opened
-    number: str = ""  # a field of the same section which a number in the place of that section stood for
+    number: str = (
+        ""  # a field of the same section which a number in the place of that section stood for
+    )
     beside: str = ""  # a field of the same section without which this one means nothing
-    members: tuple[str, ...] = ()  # names of the members of a family that have the field, such as 'local'; (): the section is no member
+    members: tuple[
+        str, ...
+    ] = ()  # names of the members of a family that have the field, such as 'local'; (): the section is no member
 
 
 _MASKS = "bounds are estimated under the noise that the model is trained with, which scatters more"
 
 EARLIER: tuple[Earlier, ...] = (
-    Earlier("data.blank", "served", "windows that hold nothing but prompts are read too", beside="prompt"),
-    Earlier("optim.ema.warmup", "none", "averages keep much of the initial parameters for long", beside="decay", number="decay"),
-    Earlier("data.source.unique", True, "equal documents are kept once", members=("local", "problems")),
-    Earlier("data.source.form", "suffix", "files named .jsonl and .ndjson are JSON, all others text", members=("local",)),
+    Earlier(
+        "data.blank",
+        "served",
+        "windows that hold nothing but prompts are read too",
+        beside="prompt",
+    ),
+    Earlier(
+        "optim.ema.warmup",
+        "none",
+        "averages keep much of the initial parameters for long",
+        beside="decay",
+        number="decay",
+    ),
+    Earlier(
+        "data.source.unique", True, "equal documents are kept once", members=("local", "problems")
+    ),
+    Earlier(
+        "data.source.form",
+        "suffix",
+        "files named .jsonl and .ndjson are JSON, all others text",
+        members=("local",),
+    ),
     *(Earlier(f"evals.{name}.pattern", "own", _MASKS) for name in ("bound", "exact", "harness")),
 )
 
@@ -77,7 +99,12 @@ def kept(run: dict, bare: dict, stored: dict) -> dict:
     for field in EARLIER:
         *parents, leaf = field.dotted.split(".")
         asked, default, began = (_section(config, parents) or {} for config in (run, bare, stored))
-        if leaf in asked and asked[leaf] == default.get(leaf) and leaf in began and began[leaf] == field.value:
+        if (
+            leaf in asked
+            and asked[leaf] == default.get(leaf)
+            and leaf in began
+            and began[leaf] == field.value
+        ):
             asked[leaf] = field.value
     return run
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dlm.core import files
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 
 METRICS, OWED = "metrics.jsonl", "owed.json"
 
@@ -21,14 +21,31 @@ METRICS, OWED = "metrics.jsonl", "owed.json"
 class Logs:
     """Writes a run's metrics; rows past the step that a run resumes from are dropped, since they will come again."""
 
-    def __init__(self, workdir: Path, start: int, steps: int, stream: TextIO | None = None, writes: bool = True):
+    def __init__(
+        self,
+        workdir: Path,
+        start: int,
+        steps: int,
+        stream: TextIO | None = None,
+        writes: bool = True,
+    ):
         """Of several processes one `writes`; the others keep silent and leave the files alone."""
-        self.stream, self.start, self.steps, self._writes = stream or sys.stderr, start, steps, writes
+        self.stream, self.start, self.steps, self._writes = (
+            stream or sys.stderr,
+            start,
+            steps,
+            writes,
+        )
         self._path = Path(workdir) / METRICS
         self._pending = Path(workdir) / OWED
         self._live = writes and self.stream.isatty()
         if writes:
-            _forget(self._path, start, (self.load_pending(start) or {}).get("evaluation", False), self.say)
+            _forget(
+                self._path,
+                start,
+                (self.load_pending(start) or {}).get("evaluation", False),
+                self.say,
+            )
         self._file = self._path.open("a", encoding="utf-8") if writes else io.StringIO()
         self._begin, self._board = time.perf_counter(), _board(workdir, start) if writes else None
         self.stream = self.stream if writes else io.StringIO()
@@ -60,7 +77,11 @@ class Logs:
         """What the process that stopped after `step` has kept for this one."""
         try:
             kept = json.loads(self._pending.read_text(encoding="utf-8"))
-            return dict(rows=[_sums(row) for row in kept["rows"]], evaluation=bool(kept["evaluation"])) if kept["step"] == step else None
+            return (
+                dict(rows=[_sums(row) for row in kept["rows"]], evaluation=bool(kept["evaluation"]))
+                if kept["step"] == step
+                else None
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -74,7 +95,11 @@ class Logs:
         done = row["step"] - self.start
         left = (now - self._begin) / max(done, 1) * (self.steps - row["step"])
         kinds = dict(skipped="updates left out", empty="empty batches")
-        scores = f"loss {row['loss']:.3f}" if "loss" in row else ", ".join(f"{row[k]} {what}" for k, what in kinds.items() if k in row)
+        scores = (
+            f"loss {row['loss']:.3f}"
+            if "loss" in row
+            else ", ".join(f"{row[k]} {what}" for k, what in kinds.items() if k in row)
+        )
         if "bits_per_byte" in row:  # no loss that only trains is told as a likelihood
             scores += f"  {row['bits_per_byte']:.3f} bits/byte"
         line = (
@@ -133,7 +158,9 @@ class Added:
     def __exit__(self, kind, *_) -> None:
         if self._left and kind is None:
             lost = f"{len(self._left)} row(s) told above are kept nowhere"
-            raise UserError(f"{self._path} cannot be written ({self._error.strerror}), so that {lost}: {self._remedy}")
+            raise UserError(
+                f"{self._path} cannot be written ({self._error.strerror}), so that {lost}: {self._remedy}"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------- rows of the .jsonl files
@@ -153,7 +180,11 @@ def _step(value: Any, row: dict) -> bool:
 
 def _number(value: Any, row: dict) -> bool:
     """A finite number, or null in a row that says itself that something in it is not finite."""
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    known = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+    )
     return known or (value is None and row.get("finite") is False)
 
 
@@ -162,7 +193,9 @@ def _known(value: Any, row: dict) -> bool:
 
 
 def _pieces(value: Any, row: dict) -> bool:
-    return isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in value)
+    return isinstance(value, list) and all(
+        isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in value
+    )
 
 
 def _object(value: Any, row: dict) -> bool:
@@ -171,7 +204,11 @@ def _object(value: Any, row: dict) -> bool:
 
 def _content(value: Any, row: dict) -> bool:
     """What `data.digest` says of a text; null of a score that reads none."""
-    return value is None or (isinstance(value, dict) and _text(value.get("sha256"), row) and _step(value.get("bytes"), row))
+    return value is None or (
+        isinstance(value, dict)
+        and _text(value.get("sha256"), row)
+        and _step(value.get("bytes"), row)
+    )
 
 
 def _asked(value: Any, row: dict) -> bool:
@@ -193,14 +230,45 @@ class Kind:
 
 
 ANY = Kind()
-_FIGURES = ("loss", "bits_per_byte", "lr", "grad_norm", "tokens_per_s", "share_of_peak", "masked_share", "seconds")
+_FIGURES = (
+    "loss",
+    "bits_per_byte",
+    "lr",
+    "grad_norm",
+    "tokens_per_s",
+    "share_of_peak",
+    "masked_share",
+    "seconds",
+)
 METRIC = Kind(dict(step=_step), dict.fromkeys(_FIGURES, _known))
 SCORE = Kind(
     dict(name=_text, value=_number),
-    dict(step=_step, se=_known, nfe=_known, seconds=_known, eval=_text, claims=_text, data=_text, sampler=_object, settings=_object)
-    | dict(text=_content, task=_asked, judge=_object, differs=_object, commit=_text, over=_word, trials=_step, interval=_known),
+    dict(
+        step=_step,
+        se=_known,
+        nfe=_known,
+        seconds=_known,
+        eval=_text,
+        claims=_text,
+        data=_text,
+        sampler=_object,
+        settings=_object,
+    )
+    | dict(
+        text=_content,
+        task=_asked,
+        judge=_object,
+        differs=_object,
+        commit=_text,
+        over=_word,
+        trials=_step,
+        interval=_known,
+    ),
 )
-SAMPLE = Kind(dict(kind=_text, text=_text), dict(pieces=_pieces, nfe=_known, seconds=_known, logprob=_known, sampler=_object))
+SAMPLE = Kind(
+    dict(kind=_text, text=_text),
+    dict(pieces=_pieces, nfe=_known, seconds=_known, logprob=_known, sampler=_object),
+)
 
 
 def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None) -> list[dict]:
@@ -212,7 +280,9 @@ def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None)
     if not path.exists():
         return []
     parsed, others = [], []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # text in a row may hold other line separators
+    lines = path.read_text(encoding="utf-8", errors="replace").split(
+        "\n"
+    )  # text in a row may hold other line separators
     for number, line in enumerate(lines, 1):
         try:
             row = files.finite(json.loads(line)) if line.strip() else None
@@ -223,7 +293,9 @@ def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None)
         elif line.strip() and number < len(lines):
             others.append(number)
     if others and say:
-        say(f"{path}: {len(others)} line(s) left out that are no rows of this file, the first is line {others[0]}")
+        say(
+            f"{path}: {len(others)} line(s) left out that are no rows of this file, the first is line {others[0]}"
+        )
     return parsed
 
 
@@ -239,13 +311,21 @@ def append(path: Path, added: list[dict]) -> None:
 
 def _sums(row: dict) -> dict[str, float]:
     """A row under way as it was before it was written as strict JSON."""
-    return {name: math.nan if value is None else float(value) for name, value in row.items() if name != "finite"}
+    return {
+        name: math.nan if value is None else float(value)
+        for name, value in row.items()
+        if name != "finite"
+    }
 
 
 def _forget(path: Path, after: int, evaluation: bool, say: Callable[[str], None]) -> None:
     """Drops the rows after a step, and where the `evaluation` of that step is still owed, one that was written but not kept."""
     found = rows(path, METRIC, say)
-    kept = [row for row in found if row["step"] <= after and not (evaluation and row["step"] == after and "lr" not in row)]
+    kept = [
+        row
+        for row in found
+        if row["step"] <= after and not (evaluation and row["step"] == after and "lr" not in row)
+    ]
     if path.exists():
         files.write(path, "".join(files.as_json(row) + "\n" for row in kept))
 
@@ -255,4 +335,8 @@ def _board(workdir: Path, start: int):
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(Path(workdir) / "tensorboard"), write_to_disk=True, purge_step=start + 1 if start else None)
+    return SummaryWriter(
+        str(Path(workdir) / "tensorboard"),
+        write_to_disk=True,
+        purge_step=start + 1 if start else None,
+    )

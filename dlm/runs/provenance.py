@@ -18,11 +18,18 @@ def commit(package: Path = _PACKAGE) -> str:
     A repository around the package may be somebody else's: it is believed if its root is the folder above the package and it tracks it.
     """
     try:
-        if _root(package) == package.parent and _git(package, "ls-files", "--error-unmatch", "__init__.py"):
+        if _root(package) == package.parent and _git(
+            package, "ls-files", "--error-unmatch", "__init__.py"
+        ):
             changed = _git(package, "status", "--porcelain", "--untracked-files=no")
-            new = _git(package, "ls-files", "--others", "--exclude-standard")  # a part that was only added is code as well
+            new = _git(
+                package, "ls-files", "--others", "--exclude-standard"
+            )  # a part that was only added is code as well
             return _git(package, "rev-parse", "HEAD") + ("+changes" if changed or new else "")
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet, or one that is not ours
+    except (
+        OSError,
+        subprocess.SubprocessError,
+    ):  # no git, no repository, no commit yet, or one that is not ours
         pass
     return f"src-{sources(package)} of {package.name} {_version(package.name)}"
 
@@ -30,9 +37,16 @@ def commit(package: Path = _PACKAGE) -> str:
 def sources(package: Path) -> str:
     """A hash of every file of the package and of its name."""
     found = hashlib.sha256()
-    for path in sorted(p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+    for path in sorted(
+        p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ):
         content = path.read_bytes()
-        found.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode("utf-8", "surrogateescape") + content)
+        found.update(
+            f"{path.relative_to(package).as_posix()} {len(content)}\n".encode(
+                "utf-8", "surrogateescape"
+            )
+            + content
+        )
     return found.hexdigest()[:16]
 
 
@@ -41,8 +55,12 @@ def _root(package: Path) -> Path:
 
 
 def _git(folder: Path, *words: str) -> str:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's point at its own repository
-    done = subprocess.run(["git", *words], cwd=folder, env=own, capture_output=True, text=True, timeout=10, check=True)
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
+    }  # a hook's point at its own repository
+    done = subprocess.run(
+        ["git", *words], cwd=folder, env=own, capture_output=True, text=True, timeout=10, check=True
+    )
     return done.stdout.strip()
 
 

@@ -6,7 +6,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dlm.core import console
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.runs import checkpoint, directory, weights
 
 
@@ -31,7 +31,9 @@ def check(start: str, target: dict) -> tuple[int, str, set]:
                 f"config.start={start}: {'/'.join(path)} has the shape {stored_shape} there and {x.shape} here: make config.nn the same"
             )
     if lost := sorted("/".join(path[1:]) for path in stored if path[1:] not in flat):
-        raise UserError(f"config.start={start} has {lost[0]}, which this network has not: make config.nn the same")
+        raise UserError(
+            f"config.start={start} has {lost[0]}, which this network has not: make config.nn the same"
+        )
     return number, tree, {path for path in flat if (tree, *path) in stored}
 
 
@@ -39,10 +41,16 @@ def taken(start: str, target: dict) -> dict:
     """The parameters `made` with those of the run `start`, where they are laid out."""
     number, tree, known = check(start, target)
     flat = flatten_dict(target)
-    here = {(tree, *path): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in flat.items() if path in known}
+    here = {
+        (tree, *path): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for path, x in flat.items()
+        if path in known
+    }
     stored_arrays = {path[1:]: x for path, x in weights.restore(Path(start), number, here).items()}
     fresh = sorted({path[-1] for path in flat.keys() - known})
-    console.say(f"begins with {start}, update {number}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
+    console.say(
+        f"begins with {start}, update {number}" + (f"; new: {', '.join(fresh)}" if fresh else "")
+    )
     return unflatten_dict({path: stored_arrays.get(path, x) for path, x in flat.items()})
 
 

@@ -26,20 +26,38 @@ class Ancestral(Rule):
     order_randomness: ClassVar = "reveals positions at random"
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
-        if not hasattr(view.process, "reveal_prob"):  # noise on tokens, or a schedule for each of them
+        if not hasattr(
+            view.process, "reveal_prob"
+        ):  # noise on tokens, or a schedule for each of them
             return self._changed(key_B, output, canvas, view), state
         whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
         t_B1, s_B1 = view.t_B[:, None], view.s_B[:, None]
         p_noised_B1 = jnp.maximum(view.process.mask_prob(t_B1), 1e-30)
-        order_randomness_BL = view.process.reveal_prob(t_B1, s_B1) + view.sigma_BL * (1 - p_noised_B1) / p_noised_B1
-        revealed_BL = view.masked(canvas) & (keys.uniform_BL(whether_B, canvas.z_BL.shape[1]) < order_randomness_BL)
-        return replace(canvas, z_BL=rounds.reveal(which_B, output.prediction, canvas.z_BL, revealed_BL)), state
+        order_randomness_BL = (
+            view.process.reveal_prob(t_B1, s_B1) + view.sigma_BL * (1 - p_noised_B1) / p_noised_B1
+        )
+        revealed_BL = view.masked(canvas) & (
+            keys.uniform_BL(whether_B, canvas.z_BL.shape[1]) < order_randomness_BL
+        )
+        return replace(
+            canvas, z_BL=rounds.reveal(which_B, output.prediction, canvas.z_BL, revealed_BL)
+        ), state
 
     def _changed(self, key_B, output, canvas: Canvas, view: StepView) -> Canvas:
-        probs_BLV = view.process.reverse(output.prediction.tempered(), canvas.z_BL, view.t_B, view.s_B)
+        probs_BLV = view.process.reverse(
+            output.prediction.tempered(), canvas.z_BL, view.t_B, view.s_B
+        )
         here_BLV = jax.nn.one_hot(canvas.z_BL, probs_BLV.shape[-1], dtype=bool)
-        others_BLV, stays_BL = jnp.where(here_BLV, 0.0, probs_BLV), jnp.where(here_BLV, probs_BLV, 0.0).sum(-1)
+        others_BLV, stays_BL = (
+            jnp.where(here_BLV, 0.0, probs_BLV),
+            jnp.where(here_BLV, probs_BLV, 0.0).sum(-1),
+        )
         whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
         u_BL = keys.uniform_BL(whether_B, canvas.z_BL.shape[1])
-        moves_BL = view.active_BL & ((u_BL < others_BLV.sum(-1)) | (stays_BL == 0))  # a float32 sum of 1 may lie below u
-        return replace(canvas, z_BL=jnp.where(moves_BL, keys.categorical(which_B, jnp.log(others_BLV)), canvas.z_BL))
+        moves_BL = view.active_BL & (
+            (u_BL < others_BLV.sum(-1)) | (stays_BL == 0)
+        )  # a float32 sum of 1 may lie below u
+        return replace(
+            canvas,
+            z_BL=jnp.where(moves_BL, keys.categorical(which_B, jnp.log(others_BLV)), canvas.z_BL),
+        )

@@ -33,6 +33,10 @@ class Correcting(Rule):
         drawn_BL = output.prediction.draw(key_B)
         gain_BL = output.prediction.log_prob(drawn_BL)
         better_BL = view.active_BL & (drawn_BL != canvas.z_BL)
-        surest_BL = better_BL & (rounds.ranks(jnp.where(better_BL, gain_BL, -jnp.inf)) < self.tokens)
-        surest_BL |= view.masked(canvas) & (view.s_B[:, None] == 0)  # as a first pass it leaves no mask
+        surest_BL = better_BL & (
+            rounds.ranks(jnp.where(better_BL, gain_BL, -jnp.inf)) < self.tokens
+        )
+        surest_BL |= view.masked(canvas) & (
+            view.s_B[:, None] == 0
+        )  # as a first pass it leaves no mask
         return replace(canvas, z_BL=jnp.where(surest_BL, drawn_BL, canvas.z_BL)), state

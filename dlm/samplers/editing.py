@@ -34,7 +34,14 @@ class Editing(Rule):
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         masked_BL, sure_BL = view.masked(canvas), output.prediction.confidence("top")
         best_BL = output.prediction.best()
-        revealed_BL = masked_BL & (rounds.reaches(sure_BL, self.above) | view.first(masked_BL, sure_BL))
-        edited_BL = view.active_BL & ~masked_BL & (best_BL != canvas.z_BL) & rounds.reaches(sure_BL, self.edit)
+        revealed_BL = masked_BL & (
+            rounds.reaches(sure_BL, self.above) | view.first(masked_BL, sure_BL)
+        )
+        edited_BL = (
+            view.active_BL
+            & ~masked_BL
+            & (best_BL != canvas.z_BL)
+            & rounds.reaches(sure_BL, self.edit)
+        )
         z_BL = rounds.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)
         return replace(canvas, z_BL=jnp.where(edited_BL, best_BL, z_BL)), state

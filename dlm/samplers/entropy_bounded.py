@@ -21,7 +21,9 @@ from dlm.samplers.rule import Rule, StepView
 @dataclass(frozen=True)
 class EntropyBounded(Rule):
     budget: float = 0.1  # nats
-    confidence: Literal["entropy", "top", "margin"] = "entropy"  # the order in which the budget is spent
+    confidence: Literal["entropy", "top", "margin"] = (
+        "entropy"  # the order in which the budget is spent
+    )
 
     claims: ClassVar = "no law: the order depends on the confidence"
 
@@ -33,7 +35,9 @@ class EntropyBounded(Rule):
         masked_BL, sure_BL = view.masked(canvas), prediction.confidence(self.confidence)
         rank_BL = rounds.ranks(jnp.where(masked_BL, sure_BL, -jnp.inf))
         entropy_BL = jnp.where(masked_BL, -prediction.confidence("entropy"), 0.0)
-        sorted_BL = jnp.put_along_axis(jnp.zeros_like(entropy_BL), rank_BL, entropy_BL, 1, inplace=False)
+        sorted_BL = jnp.put_along_axis(
+            jnp.zeros_like(entropy_BL), rank_BL, entropy_BL, 1, inplace=False
+        )
         lost_BL = jnp.cumsum(sorted_BL, 1) - jax.lax.cummax(sorted_BL, axis=1)
         most_B1 = (lost_BL <= self.budget + 1e-6).sum(1, keepdims=True)  # lost grows with k
         return masked_BL & ((rank_BL < most_B1) | view.first(masked_BL, sure_BL))

@@ -31,10 +31,16 @@ class FirstHitting(Rule):
         return process.time_of(state)
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
-        hit_B, order_B, which_B = jnp.unstack(jax.vmap(lambda k: jax.random.split(k, 3))(key_B), axis=1)
+        hit_B, order_B, which_B = jnp.unstack(
+            jax.vmap(lambda k: jax.random.split(k, 3))(key_B), axis=1
+        )
         masked_BL = view.masked(canvas)
         revealed_BL = view.first(masked_BL, keys.uniform_BL(order_B, masked_BL.shape[1]), tie=0.0)
         n_B, k_B = masked_BL.sum(1), revealed_BL.sum(1)
-        fell_B = jax.vmap(jax.random.beta)(hit_B, jnp.maximum(n_B - k_B + 1, 1.0), jnp.maximum(k_B, 1.0))  # the k-th largest of n
+        fell_B = jax.vmap(jax.random.beta)(
+            hit_B, jnp.maximum(n_B - k_B + 1, 1.0), jnp.maximum(k_B, 1.0)
+        )  # the k-th largest of n
         state = jnp.where(k_B > 0, state * fell_B, state)
-        return replace(canvas, z_BL=rounds.reveal(which_B, output.prediction, canvas.z_BL, revealed_BL)), state
+        return replace(
+            canvas, z_BL=rounds.reveal(which_B, output.prediction, canvas.z_BL, revealed_BL)
+        ), state

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import keys
-from dlm.core.config import UserError, Vocab
 from dlm.core.contracts import Canvas
+from dlm.core.errors import UserError
+from dlm.core.vocab import Vocab
 from dlm.nn.masks import Mask
 from dlm.samplers import loop, reading
 from dlm.samplers.config import Cache, Sampler
@@ -58,7 +59,9 @@ class Reply:
 def resolve(sampler: Sampler, process, mask: Mask, first: bool = True) -> Sampler:
     """The sampler as a model with this noise and this attention needs it; raises UserError where it cannot be."""
     if first and sampler.reopen:
-        raise UserError(f"sampler.reopen={sampler.reopen}: the first pass has nothing to open again; sampler.then.reopen is the second's")
+        raise UserError(
+            f"sampler.reopen={sampler.reopen}: the first pass has nothing to open again; sampler.then.reopen is the second's"
+        )
     if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
         given = f"sampler.block={sampler.block} and sampler.steps={sampler.steps}"
         raise UserError(f"a causal model decides one position in one step: {given} must both be 1")
@@ -68,10 +71,16 @@ def resolve(sampler: Sampler, process, mask: Mask, first: bool = True) -> Sample
         return _speculating(sampler, mask)
     if mask.kind == "block":
         if sampler.block not in (0, mask.size):
-            raise UserError(f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size")
-        if mask.size == 1:  # nothing is left to order, and the first of several steps would mostly reveal nothing
+            raise UserError(
+                f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size"
+            )
+        if (
+            mask.size == 1
+        ):  # nothing is left to order, and the first of several steps would mostly reveal nothing
             if getattr(sampler.rule, "order", "left_to_right") != "left_to_right":
-                raise UserError(f"sampler.rule.order={sampler.rule.order!r}: a model with blocks of one decides from left to right")
+                raise UserError(
+                    f"sampler.rule.order={sampler.rule.order!r}: a model with blocks of one decides from left to right"
+                )
             sampler = replace(sampler, steps=1)
         sampler = replace(sampler, block=mask.size)
     then = resolve(sampler.then, process, mask, first=False) if sampler.then else None
@@ -82,15 +91,21 @@ def _speculating(sampler: Sampler, mask: Mask) -> Sampler:
     """Drafts are longer than what a pass of theirs fills, and verified by blocks of one."""
     rule, order = _name(sampler.rule), sampler.rule.order
     if mask.kind != "block":
-        raise UserError(f"sampler.rule={rule} needs a model of which blocks of one can verify: objectives.block or any_order")
+        raise UserError(
+            f"sampler.rule={rule} needs a model of which blocks of one can verify: objectives.block or any_order"
+        )
     if order != "left_to_right" and mask.order != "any":
-        raise UserError(f"sampler.rule.order={order!r} needs a model that was trained on any order: objectives.any_order")
+        raise UserError(
+            f"sampler.rule.order={order!r} needs a model that was trained on any order: objectives.any_order"
+        )
     if not sampler.block or sampler.steps > sampler.block:
         raise UserError(
             f"sampler.block={sampler.block} is the length of a draft, of at least sampler.steps={sampler.steps} tokens: set both"
         )
     if sampler.then or sampler.remask:
-        raise UserError(f"sampler.rule={rule} goes with neither sampler.then nor sampler.remask: what is verified stays")
+        raise UserError(
+            f"sampler.rule={rule} goes with neither sampler.then nor sampler.remask: what is verified stays"
+        )
     return sampler
 
 
@@ -98,38 +113,56 @@ def _noise(sampler: Sampler, process) -> None:
     """What needs masks, or a schedule that all tokens share."""
     rule = _name(sampler.rule)
     if sampler.rule.absorbing and not process.absorbing:
-        raise UserError(f"sampler.rule={rule} fills masks, and this model's noise leaves none: use samplers.ancestral")
+        raise UserError(
+            f"sampler.rule={rule} fills masks, and this model's noise leaves none: use samplers.ancestral"
+        )
     if sampler.cache.kind == "delayed" and not process.absorbing:
-        raise UserError("sampler.cache.kind='delayed' reads masks alone, and this model's noise leaves none: use 'dual' or 'prefix'")
+        raise UserError(
+            "sampler.cache.kind='delayed' reads masks alone, and this model's noise leaves none: use 'dual' or 'prefix'"
+        )
     shared = hasattr(process, "time_of")
     if sampler.remask and not (process.absorbing and shared):
         raise UserError(
             f"sampler.remask={_name(sampler.remask)} needs masks with one schedule for all tokens, and this model's noise has not"
         )
     if rule == "samplers.first_hitting" and not shared:
-        raise UserError(f"sampler.rule={rule} needs one schedule for all tokens, and this model learned one for each")
+        raise UserError(
+            f"sampler.rule={rule} needs one schedule for all tokens, and this model learned one for each"
+        )
 
 
 def _attention(sampler: Sampler, mask: Mask) -> None:
     """Which caches, windows and second passes a network's attention allows."""
     kind, whole = sampler.cache.kind, mask.kind == "full"
     if kind in ("prefix", "dual", "delayed") and not whole:
-        raise UserError(f"sampler.cache.kind={kind!r} is for models that see the whole canvas; this one has an exact cache: use 'auto'")
+        raise UserError(
+            f"sampler.cache.kind={kind!r} is for models that see the whole canvas; this one has an exact cache: use 'auto'"
+        )
     if kind == "exact" and reading.kind(replace(sampler, cache=Cache()), mask) != "exact":
-        raise UserError("sampler.cache.kind='exact' needs a model that sees nothing later: use 'prefix', 'dual' or 'delayed'")
+        raise UserError(
+            "sampler.cache.kind='exact' needs a model that sees nothing later: use 'prefix', 'dual' or 'delayed'"
+        )
     if kind in ("prefix", "dual", "delayed") and mask.shift:
-        raise UserError(f"sampler.cache.kind={kind!r}: a network that predicts a token from the one before it reads more than the block")
+        raise UserError(
+            f"sampler.cache.kind={kind!r}: a network that predicts a token from the one before it reads more than the block"
+        )
     if sampler.guidance and not whole:
         raise UserError(
             f"sampler.guidance={sampler.guidance} needs a model that may see masks in the place of its prompt, without an order"
         )
     if sampler.edge == "sliding":
         if not whole:
-            raise UserError("sampler.edge='sliding' needs a model that sees the whole canvas: this one's blocks have their places")
+            raise UserError(
+                "sampler.edge='sliding' needs a model that sees the whole canvas: this one's blocks have their places"
+            )
         if kind not in ("auto", "none") and not (kind == "dual" and sampler.cache.refresh):
-            raise UserError(f"sampler.edge='sliding' goes with cache.kind='none', or 'dual' and a cache.refresh, not with {kind!r}")
+            raise UserError(
+                f"sampler.edge='sliding' goes with cache.kind='none', or 'dual' and a cache.refresh, not with {kind!r}"
+            )
     if mask.kind == "causal" and (sampler.then or sampler.remask or sampler.reopen):
-        raise UserError("a causal model writes once, from left to right: sampler.then, remask and reopen are for others")
+        raise UserError(
+            "a causal model writes once, from left to right: sampler.then, remask and reopen are for others"
+        )
 
 
 def _name(member) -> str:
@@ -143,16 +176,37 @@ class Generator:
     and `mask` from the objective it was trained with; `sharding` says where on a mesh the results lie.
     """
 
-    def __init__(self, denoise, memory, params, tokenizer, sampler: Sampler, process, mask: Mask, *, seed=0, trace=False, sharding=None):
+    def __init__(
+        self,
+        denoise,
+        memory,
+        params,
+        tokenizer,
+        sampler: Sampler,
+        process,
+        mask: Mask,
+        *,
+        seed=0,
+        trace=False,
+        sharding=None,
+    ):
         sampler = resolve(sampler, process(params), mask)
-        self.params, self.tokenizer, self.sampler, self.mask, self.seed = params, tokenizer, sampler, mask, seed
+        self.params, self.tokenizer, self.sampler, self.mask, self.seed = (
+            params,
+            tokenizer,
+            sampler,
+            mask,
+            seed,
+        )
         self.cached = any(reading.kind(part, mask) != "none" for part in sampler.passes)
 
         def run(params, canvas, key_B, prefill):
             rows, length = canvas.z_BL.shape
             kept = memory(rows * (2 if sampler.guidance else 1), length) if self.cached else None
             options = dict(memory=kept, prefill=prefill, stop=True, trace=trace)
-            return loop.generate(partial(denoise, params), sampler, process(params), mask, canvas, key_B, **options)
+            return loop.generate(
+                partial(denoise, params), sampler, process(params), mask, canvas, key_B, **options
+            )
 
         self.run = jax.jit(run, static_argnames="prefill", out_shardings=sharding)
 
@@ -171,10 +225,15 @@ class Generator:
         rows = [self._row(r) for r in requests]
         canvas = self._canvas(rows)
         begin = time.perf_counter()
-        sampled = jax.block_until_ready(self.fill(canvas, first + jnp.arange(len(rows)), self._prefill(canvas)))
+        sampled = jax.block_until_ready(
+            self.fill(canvas, first + jnp.arange(len(rows)), self._prefill(canvas))
+        )
         seconds = time.perf_counter() - begin
         host = jax.tree.map(np.asarray, sampled)
-        return [self._reply(host, np.asarray(canvas.z_BL), b, row, seconds) for b, row in enumerate(rows)]
+        return [
+            self._reply(host, np.asarray(canvas.z_BL), b, row, seconds)
+            for b, row in enumerate(rows)
+        ]
 
     def fill(self, canvas: Canvas, index_B, prefill: int = 0) -> loop.Sampled:
         """The canvas filled, row i from the key of sample index_B[i]; the first `prefill` positions, all of them anchors, read at once."""
@@ -189,12 +248,29 @@ class Generator:
             raise UserError(f"{kind} model cannot fill in: it does not see the text after the hole")
         if not sum(p if isinstance(p, int) else len(p) for p in parts):
             raise UserError("nothing to generate: a request needs at least one token")
-        lead, rest = (parts[0], parts[1:]) if not isinstance(parts[0], int) else (np.zeros(0, np.int32), parts)
+        lead, rest = (
+            (parts[0], parts[1:])
+            if not isinstance(parts[0], int)
+            else (np.zeros(0, np.int32), parts)
+        )
         lead = self.tokenizer.told(lead) if isinstance(lead, str) else lead
         front, before = self.tokenizer.opening(lead, self.mask.reads)
-        ids = [front, *(np.full(p, self.vocab.mask, np.int32) if isinstance(p, int) else self._anchor(p) for p in rest)]
-        frozen = [np.full(len(i), not isinstance(p, int)) for i, p in zip(ids, (lead, *rest), strict=True)]
-        return _Row(np.concatenate(ids).astype(np.int32), np.concatenate(frozen), before, len(front) - len(lead))
+        ids = [
+            front,
+            *(
+                np.full(p, self.vocab.mask, np.int32) if isinstance(p, int) else self._anchor(p)
+                for p in rest
+            ),
+        ]
+        frozen = [
+            np.full(len(i), not isinstance(p, int)) for i, p in zip(ids, (lead, *rest), strict=True)
+        ]
+        return _Row(
+            np.concatenate(ids).astype(np.int32),
+            np.concatenate(frozen),
+            before,
+            len(front) - len(lead),
+        )
 
     def _anchor(self, part: str | np.ndarray) -> np.ndarray:
         return self.tokenizer.encode(part) if isinstance(part, str) else part
@@ -210,8 +286,16 @@ class Generator:
         for b, row in enumerate(rows):
             z_BL[b, : len(row.ids)], frozen_BL[b, : len(row.ids)] = row.ids, row.frozen
         padded = min(lengths) < L and self.mask.kind != "causal"
-        fields = {"segments_BL": jnp.asarray(np.arange(L) < np.array(lengths)[:, None], jnp.int32)} if padded else {}
-        fields |= dict(before_B=jnp.array([row.before for row in rows], jnp.int32)) if self.mask.reads else {}
+        fields = (
+            {"segments_BL": jnp.asarray(np.arange(L) < np.array(lengths)[:, None], jnp.int32)}
+            if padded
+            else {}
+        )
+        fields |= (
+            dict(before_B=jnp.array([row.before for row in rows], jnp.int32))
+            if self.mask.reads
+            else {}
+        )
         return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields)
 
     def _prefill(self, canvas: Canvas) -> int:
@@ -226,9 +310,14 @@ class Generator:
         return anchors // unit * unit
 
     def _reply(self, sampled: loop.Sampled, start_BL, b: int, row: "_Row", seconds: float) -> Reply:
-        ids, frozen = row.asked(sampled.canvas.z_BL[b], row.before), row.asked(sampled.canvas.frozen_BL[b], True)
+        ids, frozen = (
+            row.asked(sampled.canvas.z_BL[b], row.before),
+            row.asked(sampled.canvas.frozen_BL[b], True),
+        )
         last_anchor = int(np.flatnonzero(frozen)[-1]) if frozen.any() else -1
-        ended = np.flatnonzero(self.vocab.ending(ids) & (np.arange(len(ids)) > last_anchor))  # anchors are always shown
+        ended = np.flatnonzero(
+            self.vocab.ending(ids) & (np.arange(len(ids)) > last_anchor)
+        )  # anchors are always shown
         shown = ids[: ended[0]] if len(ended) else ids
         trace = None
         if sampled.trace is not None:
@@ -241,7 +330,9 @@ class Generator:
                 times=np.append(1.0, t_T[:T]),
             )
         logprob = float(sampled.logprob_BL[b, : len(row.ids)].sum())
-        return Reply(self.tokenizer.decode(shown), ids, frozen, logprob, int(sampled.nfe), seconds, trace)
+        return Reply(
+            self.tokenizer.decode(shown), ids, frozen, logprob, int(sampled.nfe), seconds, trace
+        )
 
 
 class _Row(NamedTuple):

@@ -23,13 +23,28 @@ def guided(denoise: Callable[..., Output], w: float, vocab) -> Callable[..., Out
     def both(canvas: Canvas, *, mask, cache=None) -> Output:
         B = len(canvas.z_BL)
         blank = replace(canvas, z_BL=jnp.where(anchors(canvas), vocab.mask, canvas.z_BL))
-        output = denoise(jax.tree.map(lambda *rows: jnp.concatenate(rows), canvas, blank), mask=mask, cache=_doubled_slots(cache))
-        conditional_BLV, unconditional_BLV = jnp.split(jax.nn.log_softmax(output.prediction.logits_BLV, -1), [B])
-        logits_BLV = jnp.where(
-            jnp.isfinite(conditional_BLV), (1 + w) * conditional_BLV - w * jnp.maximum(unconditional_BLV, -1e9), -jnp.inf
+        output = denoise(
+            jax.tree.map(lambda *rows: jnp.concatenate(rows), canvas, blank),
+            mask=mask,
+            cache=_doubled_slots(cache),
         )
-        first = lambda x: x[:B] if isinstance(x, jax.Array) else None  # noqa: E731
-        heads = None if output.heads is None else {name: first(head) for name, head in output.heads.items()}
+        conditional_BLV, unconditional_BLV = jnp.split(
+            jax.nn.log_softmax(output.prediction.logits_BLV, -1), [B]
+        )
+        logits_BLV = jnp.where(
+            jnp.isfinite(conditional_BLV),
+            (1 + w) * conditional_BLV - w * jnp.maximum(unconditional_BLV, -1e9),
+            -jnp.inf,
+        )
+
+        def first(x):
+            return x[:B] if isinstance(x, jax.Array) else None
+
+        heads = (
+            None
+            if output.heads is None
+            else {name: first(head) for name, head in output.heads.items()}
+        )
         return Output(Logits(logits_BLV), cache=output.cache, heads=heads)
 
     return both
@@ -40,6 +55,20 @@ def _doubled_slots(cache):
     if cache is None:
         return None
     slots = cache.slots
-    twice = lambda x: jnp.concatenate([x, x]) if x.shape[0] > 1 else x  # noqa: E731
-    row_index_BL, fields = twice(slots.row_index_BL), {k: jnp.concatenate([v, v]) for k, v in slots.fields.items()}
-    return replace(cache, slots=replace(slots, row_index_BL=row_index_BL, before_B=jnp.concatenate([slots.before_B] * 2), fields=fields))
+
+    def twice(x):
+        return jnp.concatenate([x, x]) if x.shape[0] > 1 else x
+
+    row_index_BL, fields = (
+        twice(slots.row_index_BL),
+        {k: jnp.concatenate([v, v]) for k, v in slots.fields.items()},
+    )
+    return replace(
+        cache,
+        slots=replace(
+            slots,
+            row_index_BL=row_index_BL,
+            before_B=jnp.concatenate([slots.before_B] * 2),
+            fields=fields,
+        ),
+    )

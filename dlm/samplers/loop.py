@@ -85,7 +85,17 @@ class _At:
 
 
 def generate(
-    denoise, sampler: Sampler, process, mask: Mask, canvas: Canvas, key_B, *, memory=None, prefill=0, stop=False, trace=False
+    denoise,
+    sampler: Sampler,
+    process,
+    mask: Mask,
+    canvas: Canvas,
+    key_B,
+    *,
+    memory=None,
+    prefill=0,
+    stop=False,
+    trace=False,
 ) -> Sampled:
     """Fill the masks of `canvas`. One key per row, so a row depends neither on its batch nor on how far the canvas reaches behind it.
 
@@ -95,20 +105,32 @@ def generate(
     B, L = canvas.z_BL.shape
     if hasattr(sampler.rule, "drive"):
         record = _Recorder(L if trace else 0)
-        canvas, logprob_BL, nfe, trace_arrays = sampler.rule.drive(denoise, sampler, process, mask, canvas, key_B, memory, stop, record)
+        canvas, logprob_BL, nfe, trace_arrays = sampler.rule.drive(
+            denoise, sampler, process, mask, canvas, key_B, memory, stop, record
+        )
         return Sampled(_padded(canvas, process), logprob_BL, nfe, trace_arrays)
-    passes = [_Pass(denoise, part, process, mask, key_B, stop, i) for i, part in enumerate(sampler.passes)]
+    passes = [
+        _Pass(denoise, part, process, mask, key_B, stop, i) for i, part in enumerate(sampler.passes)
+    ]
     total = sum(part.total(L) for part in passes)
     frames = total + (prefill > 0) + sum(part.sampler.reopen > 0 for part in passes)
     record = _Recorder(frames if trace else 0)
     if not process.absorbing:  # a hole is what is left of any text at t = 1
         noise_B = jax.vmap(lambda k: keys.key(k, "prior"))(key_B)
-        canvas = replace(canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, process.prior(noise_B, (B, L))))
+        canvas = replace(
+            canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, process.prior(noise_B, (B, L)))
+        )
     nfe, logprob_BL, trace_arrays, before = jnp.int32(0), jnp.zeros((B, L)), record.blank(B, L), 0
     for part in passes:
         part.share_left = lambda n, before=before: 1 - (before + n + 1) / total
         at = part.run(canvas, logprob_BL, nfe, memory, prefill, record, trace_arrays)
-        canvas, logprob_BL, nfe, trace_arrays, before = at.canvas, at.logprob_BL, at.nfe, at.trace_arrays, before + part.total(L)
+        canvas, logprob_BL, nfe, trace_arrays, before = (
+            at.canvas,
+            at.logprob_BL,
+            at.nfe,
+            at.trace_arrays,
+            before + part.total(L),
+        )
     return Sampled(_padded(canvas, process), logprob_BL, nfe, trace_arrays)
 
 
@@ -121,29 +143,50 @@ def _padded(canvas: Canvas, process) -> Canvas:
 class _Pass:
     """One pass of a sampler: all that does not change while it runs."""
 
-    def __init__(self, denoise, sampler: Sampler, process, mask: Mask, key_B, stop: bool, number: int):
+    def __init__(
+        self, denoise, sampler: Sampler, process, mask: Mask, key_B, stop: bool, number: int
+    ):
         self.sampler, self.process, self.mask, self.stop = sampler, process, mask, stop
         self.denoise = guided(denoise, sampler.guidance, process.vocab)
-        self.key_B = key_B if number == 0 else jax.vmap(lambda k: keys.key(k, "pass", number))(key_B)
+        self.key_B = (
+            key_B if number == 0 else jax.vmap(lambda k: keys.key(k, "pass", number))(key_B)
+        )
         rule, remask = sampler.rule, sampler.remask
         self.ends = max(rule.ends, remask.ends if remask else "unmasked", key=_ENDS.index)
-        self.ends = self.ends if process.absorbing or rule.ends == "unchanged" else "late"  # such noise leaves no masks to count
+        self.ends = (
+            self.ends if process.absorbing or rule.ends == "unchanged" else "late"
+        )  # such noise leaves no masks to count
         self.sliding = sampler.edge == "sliding"
 
     def total(self, L: int) -> int:
         """Steps, at most."""
         return -(-L // (self.sampler.block or L)) * self.sampler.steps
 
-    def run(self, canvas: Canvas, logprob_BL, nfe, memory, prefill: int, record: "_Recorder", trace_arrays) -> _At:
+    def run(
+        self,
+        canvas: Canvas,
+        logprob_BL,
+        nfe,
+        memory,
+        prefill: int,
+        record: "_Recorder",
+        trace_arrays,
+    ) -> _At:
         sampler, (B, L) = self.sampler, canvas.z_BL.shape
         self.record, self.size = record, min(sampler.block or L, L)
         self.blocks = -(-L // self.size)
-        fields = canvas.fields if self.mask.kind == "block" else {}  # such a network's blocks begin anew in each segment of a packed row
+        fields = (
+            canvas.fields if self.mask.kind == "block" else {}
+        )  # such a network's blocks begin anew in each segment of a packed row
         self.block_BL = masks.blocks(self.size, fields, jnp.arange(L)[None]) // self.size
         self.packed = "positions_BL" in fields
         kind = "none" if memory is None else reading.kind(sampler, self.mask)
-        self.aligned = not self.sliding and (self.packed or L % self.size == 0)  # whether all windows lie inside the canvas
-        self.reader = Reader(self.denoise, self.mask, kind, self.size, self.process.vocab.bos, self.aligned)
+        self.aligned = not self.sliding and (
+            self.packed or L % self.size == 0
+        )  # whether all windows lie inside the canvas
+        self.reader = Reader(
+            self.denoise, self.mask, kind, self.size, self.process.vocab.bos, self.aligned
+        )
         self.last_anchor_B = last(anchors(canvas, self.mask))
         if sampler.reopen:
             canvas, logprob_BL = self._reopened(canvas, logprob_BL)
@@ -167,7 +210,13 @@ class _Pass:
             seen = replace(canvas, t_BL=jnp.zeros((B, L)))
             at = replace(at, memory=self.reader.first(seen, memory, prefill), nfe=nfe + 1)
             at = replace(
-                at, trace_arrays=record(trace_arrays, canvas.z_BL, logprob_BL, self.share_left(prefill // self.size * sampler.steps - 1))
+                at,
+                trace_arrays=record(
+                    trace_arrays,
+                    canvas.z_BL,
+                    logprob_BL,
+                    self.share_left(prefill // self.size * sampler.steps - 1),
+                ),
             )
             at = replace(at, n=jnp.int32(prefill // self.size * sampler.steps - 1))
         at = self._next(at)
@@ -177,8 +226,13 @@ class _Pass:
             block, at = at.n // sampler.steps, self._step(at, whole=True)
             if not self.reader.has_parts or sampler.cache.refresh == 1:
                 return at
-            due = lambda at: (at.since < sampler.cache.refresh) if sampler.cache.refresh else True  # noqa: E731
-            here = lambda at: (at.n < total) & (self.sliding | (at.n // sampler.steps == block)) & due(at)  # noqa: E731
+
+            def due(at):
+                return (at.since < sampler.cache.refresh) if sampler.cache.refresh else True
+
+            def here(at):
+                return (at.n < total) & (self.sliding | (at.n // sampler.steps == block)) & due(at)
+
             return jax.lax.while_loop(here, lambda at: self._step(at, whole=False), at)
 
         return jax.lax.while_loop(lambda at: at.n < total, body, at)
@@ -190,7 +244,9 @@ class _Pass:
         b, i = at.n // sampler.steps, at.n % sampler.steps
         row_index_BR, t_B, s_B = self._window(at, b, i)
         position_time_B = sampler.rule.time(at.state, t_B, self.process)
-        seen = replace(at.canvas, t_BL=self._position_time(at.canvas, row_index_BR, b, position_time_B))
+        seen = replace(
+            at.canvas, t_BL=self._position_time(at.canvas, row_index_BR, b, position_time_B)
+        )
         key_B = jax.vmap(jax.random.fold_in, (0, None))(self.key_B, at.n)
         if whole:
             output, memory = self.reader.whole(seen, at.memory, b, row_index_BR)
@@ -199,9 +255,13 @@ class _Pass:
         elif self.reader.kind != "delayed":
             output, memory = self.reader.part(seen, at.memory, b, row_index_BR)
         if whole or self.sliding or self.reader.kind != "delayed":
-            return self._moved(replace(at, memory=memory), output, seen, row_index_BR, key_B, t_B, s_B, whole)
+            return self._moved(
+                replace(at, memory=memory), output, seen, row_index_BR, key_B, t_B, s_B, whole
+            )
         here_BL = self.block_BL == b
-        wanted_BL = here_BL & ~at.canvas.frozen_BL & ((at.canvas.z_BL == vocab.mask) | at.just_changed_BL)
+        wanted_BL = (
+            here_BL & ~at.canvas.frozen_BL & ((at.canvas.z_BL == vocab.mask) | at.just_changed_BL)
+        )
         widths, most = self.reader.widths(), wanted_BL.sum(1).max()
 
         def narrow(width):
@@ -209,25 +269,41 @@ class _Pass:
                 row_index_BR = jax.lax.top_k(wanted_BL + 0.5 * here_BL, width)[1]
                 wanted_BR = jnp.take_along_axis(wanted_BL, row_index_BR, 1)
                 output, memory = self.reader.scattered(seen, at.memory, row_index_BR, wanted_BR)
-                return self._moved(replace(at, memory=memory), output, seen, row_index_BR, key_B, t_B, s_B, False)
+                return self._moved(
+                    replace(at, memory=memory), output, seen, row_index_BR, key_B, t_B, s_B, False
+                )
 
             return branch
 
-        return jax.lax.switch(sum(jnp.int32(most > w) for w in widths[:-1]), [narrow(w) for w in widths], at)
+        return jax.lax.switch(
+            sum(jnp.int32(most > w) for w in widths[:-1]), [narrow(w) for w in widths], at
+        )
 
     def _window(self, at: _At, b, i):
         """(place_BR, t_B, s_B): the positions of this step, and the times it moves from and to."""
         steps, (B, L) = self.sampler.steps, at.canvas.z_BL.shape
         if not self.sliding:
-            row_index_BR = jnp.arange(L)[None] if self.packed or self.size == L else (b * self.size + jnp.arange(self.size))[None]
+            row_index_BR = (
+                jnp.arange(L)[None]
+                if self.packed or self.size == L
+                else (b * self.size + jnp.arange(self.size))[None]
+            )
             t, s = (self._clock(u) for u in (1 - i / steps, 1 - (i + 1) / steps))
-            return jnp.broadcast_to(row_index_BR, (B, row_index_BR.shape[1])), jnp.full(B, t), jnp.full(B, s)
+            return (
+                jnp.broadcast_to(row_index_BR, (B, row_index_BR.shape[1])),
+                jnp.full(B, t),
+                jnp.full(B, s),
+            )
         open_BL = at.canvas.z_BL == self.process.vocab.mask
         start_B = jnp.where(open_BL.any(1), open_BL.argmax(1), L)
         row_index_BR = start_B[:, None] + jnp.arange(self.size)
-        length_B = (at.canvas.fields["segments_BL"] > 0).sum(1) if "segments_BL" in at.canvas.fields else L  # of a row without padding
+        length_B = (
+            (at.canvas.fields["segments_BL"] > 0).sum(1) if "segments_BL" in at.canvas.fields else L
+        )  # of a row without padding
         masks_B = (rounds.take(open_BL, row_index_BR) & (row_index_BR < L)).sum(1)
-        t_B = jnp.maximum(masks_B, 1) * (1 / jnp.clip(length_B, 1, self.size))  # rounded alike whether the length is a constant or not
+        t_B = jnp.maximum(masks_B, 1) * (
+            1 / jnp.clip(length_B, 1, self.size)
+        )  # rounded alike whether the length is a constant or not
         return row_index_BR, t_B, jnp.maximum(t_B - 1 / steps, 0.0)
 
     def _clock(self, u):
@@ -239,20 +315,38 @@ class _Pass:
             return jnp.zeros(canvas.z_BL.shape)
         if self.sliding:
             i_L, first_B1 = jnp.arange(canvas.z_BL.shape[1]), row_index_BR[:, :1]
-            return jnp.where(i_L < first_B1, 0.0, jnp.where(i_L < first_B1 + self.size, t_B[:, None], 1.0))
+            return jnp.where(
+                i_L < first_B1, 0.0, jnp.where(i_L < first_B1 + self.size, t_B[:, None], 1.0)
+            )
         position_time_BL = jnp.where(self.block_BL == b, t_B[:, None], self.block_BL > b)
         return jnp.broadcast_to(position_time_BL, canvas.z_BL.shape).astype(jnp.float32)
 
-    def _moved(self, at: _At, output: Output, seen: Canvas, row_index_BR, key_B, t_B, s_B, whole: bool) -> _At:
+    def _moved(
+        self, at: _At, output: Output, seen: Canvas, row_index_BR, key_B, t_B, s_B, whole: bool
+    ) -> _At:
         """What the rule makes of what was read."""
         sampler, vocab = self.sampler, self.process.vocab
         L, R = seen.z_BL.shape[1], row_index_BR.shape[1]
-        everything = R == L and self.aligned and (whole or self.reader.kind != "delayed")  # as it stands
+        everything = (
+            R == L and self.aligned and (whole or self.reader.kind != "delayed")
+        )  # as it stands
         part = (lambda x: x) if everything else (lambda x: rounds.take(x, row_index_BR))
         old = seen if everything else take(seen, row_index_BR)
-        mine_BR = True if self.sliding else part(jnp.broadcast_to(self.block_BL == at.n // sampler.steps, seen.z_BL.shape))
-        active_BR = ~old.frozen_BL & mine_BR & (row_index_BR < L) & ~at.block_done_B[:, None] & ~at.done_B[:, None]
-        view = StepView(self.process, active_BR, t_B, s_B, part(at.logprob_BL), row_index_BL=row_index_BR)
+        mine_BR = (
+            True
+            if self.sliding
+            else part(jnp.broadcast_to(self.block_BL == at.n // sampler.steps, seen.z_BL.shape))
+        )
+        active_BR = (
+            ~old.frozen_BL
+            & mine_BR
+            & (row_index_BR < L)
+            & ~at.block_done_B[:, None]
+            & ~at.done_B[:, None]
+        )
+        view = StepView(
+            self.process, active_BR, t_B, s_B, part(at.logprob_BL), row_index_BL=row_index_BR
+        )
         tempered = replace(output, prediction=_Tempered(output.prediction, sampler))
         if sampler.remask:
             view = self._coming_back(view, tempered, old, key_B)
@@ -262,7 +356,11 @@ class _Pass:
         changed_BR = new.z_BL != old.z_BL
         logprob_BR = _scored(output.prediction, new.z_BL, changed_BR, view.logprob_BL)
         logprob_BR = jnp.where(new.z_BL == vocab.mask, 0.0, logprob_BR)
-        put = (lambda old, new: new) if everything else (lambda old, new: rounds.put(old, row_index_BR, new))
+        put = (
+            (lambda old, new: new)
+            if everything
+            else (lambda old, new: rounds.put(old, row_index_BR, new))
+        )
         canvas = replace(seen, z_BL=put(seen.z_BL, new.z_BL))
         logprob_BL = put(at.logprob_BL, logprob_BR)
         just_changed_BL = put(jnp.zeros_like(at.just_changed_BL), changed_BR)
@@ -283,8 +381,12 @@ class _Pass:
     def _coming_back(self, view: StepView, output: Output, canvas: Canvas, key_B) -> StepView:
         """σ, and which tokens become masks; none in the last step of a block."""
         remask, alpha = self.sampler.remask, lambda t_B: 1 - self.process.mask_prob(t_B)[:, None]
-        sigma_BL = remask.rate(output, canvas, view, alpha(view.t_B), alpha(view.s_B)) * (view.s_B[:, None] > 0)
-        u_BL = keys.uniform_BL(jax.vmap(lambda k: keys.key(k, "remask"))(key_B), canvas.z_BL.shape[1])
+        sigma_BL = remask.rate(output, canvas, view, alpha(view.t_B), alpha(view.s_B)) * (
+            view.s_B[:, None] > 0
+        )
+        u_BL = keys.uniform_BL(
+            jax.vmap(lambda k: keys.key(k, "remask"))(key_B), canvas.z_BL.shape[1]
+        )
         remasked_BL = view.active_BL & (canvas.z_BL != self.process.vocab.mask) & (u_BL < sigma_BL)
         return replace(view, sigma_BL=sigma_BL, remasked_BL=remasked_BL)
 
@@ -305,13 +407,18 @@ class _Pass:
         left = (at.n + 1) % steps != 0  # steps of this block
         if self.sliding:
             at = self._ended(at, begun)
-            return replace(at, n=jnp.where((open_BL & ~at.done_B[:, None]).any(), at.n + 1, self.blocks * steps))
+            return replace(
+                at,
+                n=jnp.where((open_BL & ~at.done_B[:, None]).any(), at.n + 1, self.blocks * steps),
+            )
         stays = begun & left & ~over.all()
         at = self._ended(at, begun & ((self.ends == "unmasked") | ~stays))
         stays &= ~(at.block_done_B | at.done_B).all()
         todo_BL = open_BL if self.ends == "unmasked" else ~at.canvas.frozen_BL
         todo_BL &= ~at.done_B[:, None]
-        if self.reader.stepwise:  # keys and values of every block are needed, up to the last with something to do
+        if (
+            self.reader.stepwise
+        ):  # keys and values of every block are needed, up to the last with something to do
             last = jnp.where(todo_BL, self.block_BL, -1).max()
             following = jnp.where(b < last, b + 1, self.blocks)
         else:
@@ -326,9 +433,14 @@ class _Pass:
         if not self.stop:
             return at
         z_BL, vocab, i_L = at.canvas.z_BL, self.process.vocab, jnp.arange(at.canvas.z_BL.shape[1])
-        first = lambda hit_BL: jnp.where(hit_BL, i_L, len(i_L)).min(1)  # noqa: E731
+
+        def first(hit_BL):
+            return jnp.where(hit_BL, i_L, len(i_L)).min(1)
+
         ends_BL = vocab.ending(z_BL) & ~at.canvas.frozen_BL & (i_L > self.last_anchor_B[:, None])
-        reached_BL = self.block_BL <= jnp.where(self.sliding, self.blocks, at.n // self.sampler.steps)
+        reached_BL = self.block_BL <= jnp.where(
+            self.sliding, self.blocks, at.n // self.sampler.steps
+        )
         ended_B = first(ends_BL & reached_BL) < first(z_BL == vocab.mask)
         return replace(at, done_B=at.done_B | (ended_B & view))
 
@@ -336,7 +448,9 @@ class _Pass:
         """The canvas with the least certain share of what was written masked again, and the log-probabilities of the rest."""
         written_BL = ~canvas.frozen_BL & (canvas.z_BL != self.process.vocab.mask)
         count_B1 = jnp.ceil(self.sampler.reopen * written_BL.sum(1, keepdims=True) - 1e-3)
-        again_BL = written_BL & (rounds.ranks(jnp.where(written_BL, -logprob_BL, -jnp.inf)) < count_B1)
+        again_BL = written_BL & (
+            rounds.ranks(jnp.where(written_BL, -logprob_BL, -jnp.inf)) < count_B1
+        )
         z_BL = jnp.where(again_BL, self.process.vocab.mask, canvas.z_BL)
         return replace(canvas, z_BL=z_BL), jnp.where(again_BL, 0.0, logprob_BL)
 
@@ -346,7 +460,11 @@ def _scored(prediction, z_BR, changed_BR, logprob_BR):
 
     def score(logprob_BR, position_BR, valid_BR, n):
         scored_BR = prediction.at(position_BR).log_prob(rounds.take(z_BR, position_BR))
-        return rounds.put(logprob_BR, position_BR, jnp.where(valid_BR, scored_BR, rounds.take(logprob_BR, position_BR)))
+        return rounds.put(
+            logprob_BR,
+            position_BR,
+            jnp.where(valid_BR, scored_BR, rounds.take(logprob_BR, position_BR)),
+        )
 
     return rounds.over(changed_BR, score, logprob_BR)
 
@@ -359,10 +477,17 @@ class _Recorder:
 
     def blank(self, B, L):
         T = self.passes
-        return (jnp.zeros((T, B, L), jnp.int32), jnp.zeros((T, B, L)), jnp.zeros(T), jnp.int32(0)) if T else None
+        return (
+            (jnp.zeros((T, B, L), jnp.int32), jnp.zeros((T, B, L)), jnp.zeros(T), jnp.int32(0))
+            if T
+            else None
+        )
 
     def __call__(self, trace_arrays, *row):
         if trace_arrays is None:
             return None
         *columns, n = trace_arrays
-        return (*(column.at[n].set(value) for column, value in zip(columns, row, strict=True)), n + 1)
+        return (
+            *(column.at[n].set(value) for column, value in zip(columns, row, strict=True)),
+            n + 1,
+        )

@@ -10,14 +10,17 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from dlm.core.config import Seed, UserError
 from dlm.core.contracts import Canvas
+from dlm.core.errors import UserError
+from dlm.core.named import Seed
 from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
 class Ordered(Rule):
-    order: Literal["left_to_right", "right_to_left", "shuffled", "given"] = "left_to_right"  # given: by fields['order_BL']
+    order: Literal["left_to_right", "right_to_left", "shuffled", "given"] = (
+        "left_to_right"  # given: by fields['order_BL']
+    )
     seed: Seed = 0  # of the shuffled order
 
     claims: ClassVar = "law → p with one position a step"
@@ -25,10 +28,14 @@ class Ordered(Rule):
     def positions(self, prediction, canvas: Canvas, view: StepView):
         if self.order == "given":
             if "order_BL" not in canvas.fields:
-                raise UserError("sampler.rule.order='given' needs an order with each text: use left_to_right, right_to_left or shuffled")
+                raise UserError(
+                    "sampler.rule.order='given' needs an order with each text: use left_to_right, right_to_left or shuffled"
+                )
             rank_BL = canvas.fields["order_BL"]
         elif self.order == "shuffled":  # a position's rank does not depend on what else there is
-            keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(jax.random.key(self.seed), view.row_index_BL)
+            keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(
+                jax.random.key(self.seed), view.row_index_BL
+            )
             rank_BL = jax.vmap(jax.vmap(jax.random.uniform))(keys)
         else:
             rank_BL = view.row_index_BL * (1 if self.order == "left_to_right" else -1)

@@ -41,13 +41,18 @@ def take(canvas: Canvas, row_index_BR: jax.Array) -> Canvas:
     """The canvas at each row's places; beyond its end stands what is last."""
     rows = canvas.z_BL.shape[0]
     row_index_BR = jnp.broadcast_to(row_index_BR, (rows, row_index_BR.shape[1]))
-    return _along(canvas, lambda x_BL: rounds.take(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), row_index_BR))
+    return _along(
+        canvas,
+        lambda x_BL: rounds.take(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), row_index_BR),
+    )
 
 
 def _along(canvas: Canvas, cut: Callable) -> Canvas:
     """The canvas with everything cut that lies along its positions; what stands before a row does not."""
     before = {name: x for name, x in canvas.fields.items() if name == "before_B"}
-    laid = replace(canvas, fields={name: x for name, x in canvas.fields.items() if name not in before})
+    laid = replace(
+        canvas, fields={name: x for name, x in canvas.fields.items() if name not in before}
+    )
     sliced = jax.tree.map(cut, laid)
     return replace(sliced, fields=sliced.fields | before)
 
@@ -61,12 +66,16 @@ class Reader:
     kind: str  # of the cache
     size: int  # R, the positions of a block
     bos: int
-    aligned: bool = True  # whether the places asked for are those of a run, none of them beyond the canvas
+    aligned: bool = (
+        True  # whether the places asked for are those of a run, none of them beyond the canvas
+    )
 
     @property
     def has_parts(self) -> bool:
         """Whether some passes read less than the first of a block."""
-        return self.kind in ("prefix", "dual", "delayed") or (self.kind == "exact" and self.mask.kind == "block")
+        return self.kind in ("prefix", "dual", "delayed") or (
+            self.kind == "exact" and self.mask.kind == "block"
+        )
 
     @property
     def stepwise(self) -> bool:
@@ -83,17 +92,33 @@ class Reader:
         if self.mask.kind == "causal":
             return self._run(canvas, memory, block, 1, row_index_BR)
         width = min(2 * self.size, L)
-        return self._run(canvas, memory, jnp.minimum(jnp.maximum(block - 1, 0) * self.size, L - width), width, row_index_BR)
+        return self._run(
+            canvas,
+            memory,
+            jnp.minimum(jnp.maximum(block - 1, 0) * self.size, L - width),
+            width,
+            row_index_BR,
+        )
 
     def part(self, canvas: Canvas, memory, block, row_index_BR) -> tuple[Output, Any]:
         """The same with a memory that is kept."""
         L = canvas.z_BL.shape[1]
         if self.kind != "prefix":
             start = jnp.minimum(block * self.size, L - self.size)
-            return self._run(canvas, memory, start, self.size, row_index_BR, None if self.aligned else block * self.size)
+            return self._run(
+                canvas,
+                memory,
+                start,
+                self.size,
+                row_index_BR,
+                None if self.aligned else block * self.size,
+            )
         widths = sorted({min(L, -(-L * k // 4 // self.size) * self.size) for k in (1, 2, 3, 4)})
         which = sum(jnp.int32(L - block * self.size > w) for w in widths[:-1])
-        branches = [lambda c, m, w=w: self._run(c, m, L - w, w, row_index_BR, block * self.size) for w in widths]
+        branches = [
+            lambda c, m, w=w: self._run(c, m, L - w, w, row_index_BR, block * self.size)
+            for w in widths
+        ]
         return jax.lax.switch(which, branches, canvas, memory)
 
     def widths(self) -> list[int]:
@@ -106,7 +131,9 @@ class Reader:
     def scattered(self, canvas: Canvas, memory, row_index_BR, wanted_BR) -> tuple[Output, Any]:
         """A pass over these places alone; of those that are not wanted nothing is remembered."""
         slots_BR = jnp.where(wanted_BR, row_index_BR, canvas.z_BL.shape[1])  # outside of the memory
-        return self._read(take(canvas, row_index_BR), canvas, memory, slots_BR, None, canvas.z_BL[:, 0])
+        return self._read(
+            take(canvas, row_index_BR), canvas, memory, slots_BR, None, canvas.z_BL[:, 0]
+        )
 
     def first(self, canvas: Canvas, memory, count: int):
         """The memory after the first `count` positions, which are all anchors."""
@@ -117,15 +144,25 @@ class Reader:
         run_1R = (start + jnp.arange(width))[None]
         window = _along(canvas, lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, 1))
         before_B = canvas.z_BL[:, jnp.maximum(start - 1, 0)]
-        before_B = jnp.where(jnp.asarray(start) > 0, before_B, canvas.fields.get("before_B", self.bos))
+        before_B = jnp.where(
+            jnp.asarray(start) > 0, before_B, canvas.fields.get("before_B", self.bos)
+        )
         output, memory = self._read(window, canvas, memory, run_1R, start, before_B, first)
-        return (output if row_index_BR is None else self._at(output, row_index_BR - start, width)), memory
+        return (
+            output if row_index_BR is None else self._at(output, row_index_BR - start, width)
+        ), memory
 
-    def _read(self, window: Canvas, canvas: Canvas, memory, row_index_BR, start, before_B, first=None):
+    def _read(
+        self, window: Canvas, canvas: Canvas, memory, row_index_BR, start, before_B, first=None
+    ):
         slots = CacheSlots(row_index_BR, start, before_B, canvas.fields, first)
         output = self.denoise(window, mask=self.mask, cache=replace(memory, slots=slots))
         return replace(output, cache=None), output.cache
 
     def _at(self, output: Output, row_index_BR, width: int) -> Output:
         output = replace(output, hidden_BLD=None)
-        return output if row_index_BR.shape[1] == width and self.aligned else output.at(jnp.clip(row_index_BR, 0, width - 1))
+        return (
+            output
+            if row_index_BR.shape[1] == width and self.aligned
+            else output.at(jnp.clip(row_index_BR, 0, width - 1))
+        )

@@ -18,18 +18,24 @@ def over(chosen_BL: jax.Array, body, carry):
 
     def one(state):
         n, left_BL, carry = state
-        position_BR = jnp.argsort(~left_BL, 1, stable=True)[:, :size]  # ties go to the left; a top-k is no StableHLO
+        position_BR = jnp.argsort(~left_BL, 1, stable=True)[
+            :, :size
+        ]  # ties go to the left; a top-k is no StableHLO
         carry = body(carry, position_BR, take(left_BL, position_BR), n)
         return n + 1, put(left_BL, position_BR, False), carry
 
-    return jax.lax.while_loop(lambda state: state[1].any(), one, (jnp.int32(0), chosen_BL, carry))[2]
+    return jax.lax.while_loop(lambda state: state[1].any(), one, (jnp.int32(0), chosen_BL, carry))[
+        2
+    ]
 
 
 def reveal(key_B: jax.Array, prediction, z_BL: jax.Array, revealed_BL: jax.Array) -> jax.Array:
     """z with a draw from the prediction at the revealed positions."""
 
     def draw(z_BL, position_BR, valid_BR, n):
-        drawn_BR = prediction.at(position_BR).draw(jax.vmap(jax.random.fold_in, (0, None))(key_B, n))
+        drawn_BR = prediction.at(position_BR).draw(
+            jax.vmap(jax.random.fold_in, (0, None))(key_B, n)
+        )
         return put(z_BL, position_BR, jnp.where(valid_BR, drawn_BR, take(z_BL, position_BR)))
 
     return over(revealed_BL, draw, z_BL)
@@ -56,7 +62,9 @@ def ranks(score_BL: jax.Array, tie: float = TIE) -> jax.Array:
     row_index_BL = jnp.broadcast_to(jnp.arange(score_BL.shape[1]), score_BL.shape)
     fallen_BL, row_index_BL = jax.lax.sort((-score_BL, row_index_BL), num_keys=1)
     before_BR = fallen_BL[:, :-1]
-    apart_BR = fallen_BL[:, 1:] - before_BR > tie * jnp.maximum(1.0, jnp.abs(before_BR))  # never between two that are −∞
+    apart_BR = fallen_BL[:, 1:] - before_BR > tie * jnp.maximum(
+        1.0, jnp.abs(before_BR)
+    )  # never between two that are −∞
     begins_BL = jnp.pad(apart_BR, ((0, 0), (1, 0)), constant_values=True)
     keys = [jnp.cumsum(begins_BL, 1), row_index_BL]
     if tie:
@@ -72,7 +80,16 @@ def reaches(score_BL: jax.Array, bar: float) -> jax.Array:
     return score_BL >= bar - TIE
 
 
-def first(masked_BL: jax.Array, score_BL: jax.Array, t_B: jax.Array, s_B: jax.Array, more_B=0, tie: float = TIE) -> jax.Array:
+def first(
+    masked_BL: jax.Array,
+    score_BL: jax.Array,
+    t_B: jax.Array,
+    s_B: jax.Array,
+    more_B=0,
+    tie: float = TIE,
+) -> jax.Array:
     """bool_BL: of each row's masked positions the share (t − s)/t with the highest scores, at least one, and `more`."""
-    keep_B = jnp.ceil(masked_BL.sum(1) * (t_B - s_B) / t_B - 1e-3) + more_B  # float32 makes 3 of 3.0000002
+    keep_B = (
+        jnp.ceil(masked_BL.sum(1) * (t_B - s_B) / t_B - 1e-3) + more_B
+    )  # float32 makes 3 of 3.0000002
     return masked_BL & (ranks(jnp.where(masked_BL, score_BL, -jnp.inf), tie) < keep_B[:, None])

@@ -35,7 +35,9 @@ class StepView:
         """The masks that may be revealed, bool_BL."""
         return self.active_BL & (canvas.z_BL == self.process.vocab.mask)
 
-    def first(self, masked_BL: jax.Array, score_BL: jax.Array, t_B=None, s_B=None, tie: float = rounds.TIE) -> jax.Array:
+    def first(
+        self, masked_BL: jax.Array, score_BL: jax.Array, t_B=None, s_B=None, tie: float = rounds.TIE
+    ) -> jax.Array:
         """bool_BL: the share (t − s)/t of each row's masks, those with the highest scores, and one more for each that comes back.
 
         Scores within `tie` are equal, and the left one goes first (`rounds.ranks`); 0 is for scores that no network gave.
@@ -68,9 +70,13 @@ class Rule:
     claims: ClassVar[str]
     absorbing: ClassVar[bool] = True  # needs noise that leaves masks, and nothing else
     edits_tokens: ClassVar[bool] = False  # changes tokens that stand, where noise leaves masks
-    order_randomness: ClassVar[str | None] = None  # how positions depend on what is drawn, if they do
+    order_randomness: ClassVar[str | None] = (
+        None  # how positions depend on what is drawn, if they do
+    )
     always_progresses: ClassVar[bool] = True  # at least one mask is revealed in every step
-    ends: ClassVar[Literal["unmasked", "unchanged", "late"]] = "unmasked"  # a row is done without masks; and unchanged; or in time only
+    ends: ClassVar[Literal["unmasked", "unchanged", "late"]] = (
+        "unmasked"  # a row is done without masks; and unchanged; or in time only
+    )
 
     def init(self, canvas: Canvas) -> Any:
         """What the rule remembers from step to step, for each row."""
@@ -87,4 +93,6 @@ class Rule:
     def step(self, key_B, output, canvas: Canvas, view: StepView, state) -> tuple[Canvas, Any]:
         """The canvas at time s. Only active positions may change; at s = 0 no mask is left."""
         revealed_BL = self.positions(output.prediction, canvas, view)
-        return replace(canvas, z_BL=rounds.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)), state
+        return replace(
+            canvas, z_BL=rounds.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)
+        ), state

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.config import Seed
 from dlm.core.contracts import Canvas
+from dlm.core.named import Seed
 from dlm.nn.cache import CacheSlots
 from dlm.nn.masks import Mask
 from dlm.samplers import reading
@@ -29,7 +29,9 @@ from dlm.samplers.rule import anchors, last
 
 @dataclass(frozen=True)
 class Speculative:
-    order: Literal["left_to_right", "shuffled", "given"] = "left_to_right"  # given: by fields['order_BL']
+    order: Literal["left_to_right", "shuffled", "given"] = (
+        "left_to_right"  # given: by fields['order_BL']
+    )
     seed: Seed = 0  # of the shuffled order
 
     claims: ClassVar = "the law of deciding one position after the other"
@@ -38,9 +40,22 @@ class Speculative:
     edits_tokens: ClassVar = False
     always_progresses: ClassVar = False
 
-    def drive(self, denoise, sampler, process, mask: Mask, canvas: Canvas, key_B, memory, stop: bool, record):
+    def drive(
+        self,
+        denoise,
+        sampler,
+        process,
+        mask: Mask,
+        canvas: Canvas,
+        key_B,
+        memory,
+        stop: bool,
+        record,
+    ):
         """The finished (canvas, logprob_BL, nfe, tape)."""
-        return _SpeculativeRun(self, denoise, sampler, process, mask, canvas, key_B, memory, stop, record).run()
+        return _SpeculativeRun(
+            self, denoise, sampler, process, mask, canvas, key_B, memory, stop, record
+        ).run()
 
 
 @jax.tree_util.register_dataclass
@@ -64,14 +79,20 @@ class _SpeculativeRun:
         self.mask, self.start = Mask("block", size=1, context=mask.context), canvas
         self.B, self.L = canvas.z_BL.shape
         self.S = min(sampler.block, self.L)
-        self.each = -(-sampler.block // sampler.steps)  # tokens that a pass fills, whatever the length of the canvas
+        self.each = -(
+            -sampler.block // sampler.steps
+        )  # tokens that a pass fills, whatever the length of the canvas
         self.passes = -(-self.S // self.each)  # of a draft
         self.rank_BL = self._ranks(canvas)
         self.order_BL = jnp.argsort(self.rank_BL, 1)
         self.open_BL = ~canvas.frozen_BL
         fixed = self.rule.order == "left_to_right"
         last_B = jnp.where(self.open_BL, jnp.arange(self.L) + 1, 0).max(1)
-        self.begin_B = jnp.where(self.open_BL.any(1), self.open_BL.argmax(1), last_B) if fixed else canvas.frozen_BL.sum(1)
+        self.begin_B = (
+            jnp.where(self.open_BL.any(1), self.open_BL.argmax(1), last_B)
+            if fixed
+            else canvas.frozen_BL.sum(1)
+        )
         self.end_B = last_B if fixed else jnp.full(self.B, self.L)  # padding stands behind
 
     def _ranks(self, canvas: Canvas):
@@ -79,7 +100,11 @@ class _SpeculativeRun:
         row_index_BL = jnp.broadcast_to(jnp.arange(self.L), (self.B, self.L))
         if self.rule.order == "left_to_right":
             return row_index_BL
-        u_BL = canvas.fields["order_BL"] if self.rule.order == "given" else jax.random.uniform(jax.random.key(self.rule.seed), (1, self.L))
+        u_BL = (
+            canvas.fields["order_BL"]
+            if self.rule.order == "given"
+            else jax.random.uniform(jax.random.key(self.rule.seed), (1, self.L))
+        )
         fixed_BL = jnp.where(canvas.frozen_BL, -1.0, u_BL)
         rank_BL = jnp.argsort(jnp.argsort(fixed_BL, 1), 1)
         return jnp.where(canvas.frozen_BL, -1, rank_BL)
@@ -88,9 +113,22 @@ class _SpeculativeRun:
         start = self.start
         memory, trace_arrays = self.memory, self.record.blank(self.B, self.L)
         if memory is not None:  # all anchors are read at once
-            memory = self._read(start.z_BL, memory, jnp.broadcast_to(jnp.arange(self.L), (self.B, self.L)), self.rank_BL)[1]
+            memory = self._read(
+                start.z_BL,
+                memory,
+                jnp.broadcast_to(jnp.arange(self.L), (self.B, self.L)),
+                self.rank_BL,
+            )[1]
         nothing_BL = jnp.zeros((self.B, self.L))
-        at = _At(jnp.int32(0), start.z_BL, self.begin_B, nothing_BL, self.begin_B >= self.end_B, memory, trace_arrays)
+        at = _At(
+            jnp.int32(0),
+            start.z_BL,
+            self.begin_B,
+            nothing_BL,
+            self.begin_B >= self.end_B,
+            memory,
+            trace_arrays,
+        )
         at = jax.lax.while_loop(lambda at: ~at.done_B.all(), self._round, at)
         nfe = at.round * (self.passes + 1) + (self.memory is not None)
         return replace(start, z_BL=at.z_BL), at.logprob_BL, nfe, at.trace_arrays
@@ -104,7 +142,9 @@ class _SpeculativeRun:
         z_BL = self._put(at.z_BL, row_index_BS, drafted_BS, valid_BS)
         prediction, memory = self._verify(z_BL, memory, row_index_BS, valid_BS)
         sharp = self.sampler.temperature, self.sampler.top_p, self.sampler.top_k
-        final_BS, count_B = _accepted(key_B, prediction.tempered(*sharp).probs(), q_BSV, drafted_BS, valid_BS)
+        final_BS, count_B = _accepted(
+            key_B, prediction.tempered(*sharp).probs(), q_BSV, drafted_BS, valid_BS
+        )
         kept_BS = valid_BS & (jnp.arange(self.S) < count_B[:, None])
         z_BL = self._put(at.z_BL, row_index_BS, final_BS, kept_BS)
         logprob_BL = self._put(at.logprob_BL, row_index_BS, prediction.log_prob(final_BS), kept_BS)
@@ -121,11 +161,17 @@ class _SpeculativeRun:
         def step(n, carry):
             z_BS, q_BSV, memory = carry
             z_BL = self._put(at.z_BL, row_index_BS, z_BS, valid_BS)
-            prediction, memory = self._window(z_BL, memory, at.settled_B, row_index_BS, valid_BS, last_B1)
+            prediction, memory = self._window(
+                z_BL, memory, at.settled_B, row_index_BS, valid_BS, last_B1
+            )
             law = prediction.tempered(*sharp)
             drawn_BS = law.draw(jax.vmap(lambda k: keys.key(k, "draft", n))(key_B))
             chunk_S = jnp.arange(self.S) // self.each == n
-            return jnp.where(chunk_S, drawn_BS, z_BS), jnp.where(chunk_S[:, None], law.probs(), q_BSV), memory
+            return (
+                jnp.where(chunk_S, drawn_BS, z_BS),
+                jnp.where(chunk_S[:, None], law.probs(), q_BSV),
+                memory,
+            )
 
         blank_BS = jnp.full(row_index_BS.shape, self.process.vocab.mask, jnp.int32)
         nothing_BSV = jnp.zeros((*row_index_BS.shape, self.process.vocab.size))
@@ -134,27 +180,44 @@ class _SpeculativeRun:
     def _window(self, z_BL, memory, settled_B, row_index_BS, valid_BS, last_B1):
         """The prediction at the window, all of it one block; the token before it is read once more, since it may have been drawn anew."""
         if memory is None:
-            block_BL = self._put(self.rank_BL, row_index_BS, jnp.broadcast_to(last_B1, row_index_BS.shape), valid_BS)
+            block_BL = self._put(
+                self.rank_BL, row_index_BS, jnp.broadcast_to(last_B1, row_index_BS.shape), valid_BS
+            )
             return self._whole(z_BL, dict(block_BL=block_BL)).at(row_index_BS), None
         before_B1 = jnp.take_along_axis(self.order_BL, jnp.maximum(settled_B - 1, 0)[:, None], 1)
         row_index_BR = jnp.concatenate([before_B1, row_index_BS], 1)
         known_BR = jnp.concatenate([(settled_B > 0)[:, None], valid_BS], 1)
-        block_BR = jnp.concatenate([jnp.take_along_axis(self.rank_BL, before_B1, 1), jnp.broadcast_to(last_B1, row_index_BS.shape)], 1)
+        block_BR = jnp.concatenate(
+            [
+                jnp.take_along_axis(self.rank_BL, before_B1, 1),
+                jnp.broadcast_to(last_B1, row_index_BS.shape),
+            ],
+            1,
+        )
         output, memory = self._read(z_BL, memory, row_index_BR, block_BR, known_BR)
-        return output.prediction.at(jnp.broadcast_to(1 + jnp.arange(self.S), row_index_BS.shape)), memory
+        return output.prediction.at(
+            jnp.broadcast_to(1 + jnp.arange(self.S), row_index_BS.shape)
+        ), memory
 
     def _verify(self, z_BL, memory, row_index_BS, valid_BS):
         """The prediction of each position of the window from all before it in the order."""
         if memory is None:
             hidden_BL = jnp.where(self.open_BL, self.process.vocab.mask, z_BL)
-            return self._whole(hidden_BL, dict(block_BL=self.rank_BL, clean_BL=z_BL)).at(row_index_BS), None
-        block_BS = jnp.where(valid_BS, jnp.take_along_axis(self.rank_BL, row_index_BS, 1), self.L)  # beyond the end nobody is heard
+            return self._whole(hidden_BL, dict(block_BL=self.rank_BL, clean_BL=z_BL)).at(
+                row_index_BS
+            ), None
+        block_BS = jnp.where(
+            valid_BS, jnp.take_along_axis(self.rank_BL, row_index_BS, 1), self.L
+        )  # beyond the end nobody is heard
         output, memory = self._read(z_BL, memory, row_index_BS, block_BS, valid_BS, clean=True)
         return output.prediction, memory
 
     def _whole(self, z_BL, fields):
         t_BL = jnp.where(z_BL == self.process.vocab.mask, 1.0, 0.0)
-        return self.denoise(replace(self.start, z_BL=z_BL, t_BL=t_BL, fields=self.start.fields | fields), mask=self.mask).prediction
+        return self.denoise(
+            replace(self.start, z_BL=z_BL, t_BL=t_BL, fields=self.start.fields | fields),
+            mask=self.mask,
+        ).prediction
 
     def _read(self, z_BL, memory, row_index_BR, block_BR, valid_BR=True, clean=False):
         """(Output, memory) of a pass over these places; `clean`: as [masks ; tokens], of which the tokens are remembered."""
@@ -163,35 +226,59 @@ class _SpeculativeRun:
         fields = part.fields | dict(block_BL=block_BR)
         if clean:
             blank_BR = jnp.full_like(part.z_BL, self.process.vocab.mask)
-            part, fields = replace(part, z_BL=blank_BR, t_BL=jnp.ones(blank_BR.shape)), fields | dict(clean_BL=part.z_BL)
-        slots = CacheSlots(jnp.where(valid_BR, row_index_BR, self.L), None, z_BL[:, 0], self.start.fields | dict(block_BL=self.rank_BL))
-        output = self.denoise(replace(part, fields=fields), mask=self.mask, cache=replace(memory, slots=slots))
+            part, fields = (
+                replace(part, z_BL=blank_BR, t_BL=jnp.ones(blank_BR.shape)),
+                fields | dict(clean_BL=part.z_BL),
+            )
+        slots = CacheSlots(
+            jnp.where(valid_BR, row_index_BR, self.L),
+            None,
+            z_BL[:, 0],
+            self.start.fields | dict(block_BL=self.rank_BL),
+        )
+        output = self.denoise(
+            replace(part, fields=fields), mask=self.mask, cache=replace(memory, slots=slots)
+        )
         return output, output.cache
 
     def _put(self, array_BL, row_index_BS, value_BS, where_BS):
         """The array with the values where they are wanted; places that stand more than once are those of positions beyond the end."""
         safe_BS = jnp.where(where_BS, row_index_BS, self.L)
-        return jax.vmap(lambda a, p, v: a.at[p].set(v, mode="drop"))(array_BL, safe_BS, value_BS.astype(array_BL.dtype))
+        return jax.vmap(lambda a, p, v: a.at[p].set(v, mode="drop"))(
+            array_BL, safe_BS, value_BS.astype(array_BL.dtype)
+        )
 
     def _ended(self, z_BL):
         """Rows with an end of text that no mask precedes."""
         if not self.stop:
             return jnp.zeros(self.B, bool)
         vocab, i_L = self.process.vocab, jnp.arange(self.L)
-        first = lambda hit_BL: jnp.where(hit_BL, i_L, self.L).min(1)  # noqa: E731
+
+        def first(hit_BL):
+            return jnp.where(hit_BL, i_L, self.L).min(1)
+
         ends_BL = vocab.ending(z_BL) & self.open_BL & (i_L > last(anchors(self.start))[:, None])
         return first(ends_BL) < first(z_BL == vocab.mask)
 
 
 def _accepted(key_B, p_BSV, q_BSV, drafted_BS, valid_BS):
     """(tokens, how many of them are settled): drafts up to the first that is refused, and another token in its place."""
-    accept_B, again_B = (jax.vmap(lambda k, n=name: keys.key(k, n))(key_B) for name in ("accept", "again"))
+    accept_B, again_B = (
+        jax.vmap(lambda k, n=name: keys.key(k, n))(key_B) for name in ("accept", "again")
+    )
     S = drafted_BS.shape[1]
-    prob_of_draft = lambda law_BSV: jnp.take_along_axis(law_BSV, drafted_BS[..., None], -1)[..., 0]  # noqa: E731
-    refused_BS = (keys.uniform_BL(accept_B, S) * prob_of_draft(q_BSV) >= prob_of_draft(p_BSV)) & valid_BS
+
+    def prob_of_draft(law_BSV):
+        return jnp.take_along_axis(law_BSV, drafted_BS[..., None], -1)[..., 0]
+
+    refused_BS = (
+        keys.uniform_BL(accept_B, S) * prob_of_draft(q_BSV) >= prob_of_draft(p_BSV)
+    ) & valid_BS
     first_B = jnp.where(refused_BS.any(1), refused_BS.argmax(1), S)
     rest_BSV = jnp.maximum(p_BSV - q_BSV, 0)
-    rest_BSV = jnp.where(rest_BSV.sum(-1, keepdims=True) > 0, rest_BSV, p_BSV)  # equal up to rounding
+    rest_BSV = jnp.where(
+        rest_BSV.sum(-1, keepdims=True) > 0, rest_BSV, p_BSV
+    )  # equal up to rounding
     other_BS = keys.categorical(again_B, jnp.log(rest_BSV))
     tokens_BS = jnp.where(jnp.arange(S) == first_B[:, None], other_BS, drafted_BS)
     return tokens_BS, jnp.minimum(first_B + 1, valid_BS.sum(1))

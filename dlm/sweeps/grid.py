@@ -18,13 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlm.core import config as spec
 from dlm.core import recipe
-from dlm.core.config import UserError
+from dlm.core.config import load_recipe, override, put, to_plain
+from dlm.core.errors import UserError
+from dlm.core.run import Run, build_run
 
 LOGS = "logs"  # in a sweep's folder, beside the runs' directories
 _LONGEST = 120  # bytes of a name, which becomes a directory's
-_TAKEN = (LOGS, "report.html", "results.csv", "config.json")  # what commands make or look for in a sweep's folder
+_TAKEN = (
+    LOGS,
+    "report.html",
+    "results.csv",
+    "config.json",
+)  # what commands make or look for in a sweep's folder
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def point(label: str, overrides: dict[str, Any]) -> list[Point]:
 
 def over(field: str, *values: Any) -> list[Point]:
     """A point for each value of one field."""
-    return [Point((f"{field.rpartition('.')[2]}={spec.plain(v)}",), {field: v}) for v in values]
+    return [Point((f"{field.rpartition('.')[2]}={to_plain(v)}",), {field: v}) for v in values]
 
 
 def product(*lists: Sequence[Point]) -> list[Point]:
@@ -59,7 +65,9 @@ def product(*lists: Sequence[Point]) -> list[Point]:
 def zip(*lists: Sequence[Point]) -> list[Point]:
     """The first points of all lists together, then the second ones."""
     if len({len(points) for points in lists}) > 1:
-        raise UserError(f"zip of lists of {', '.join(str(len(points)) for points in lists)} points: give all the same number")
+        raise UserError(
+            f"zip of lists of {', '.join(str(len(points)) for points in lists)} points: give all the same number"
+        )
     return [functools.reduce(_both, points) for points in builtins.zip(*lists, strict=True)]
 
 
@@ -84,7 +92,7 @@ class Sweep:
     """A recipe's points, each with its validated run and the flags that make dlm.train build it."""
 
     points: tuple[Point, ...]
-    runs: dict[str, spec.Run]
+    runs: dict[str, Run]
     flags: dict[str, tuple[str, ...]]
 
 
@@ -101,7 +109,7 @@ def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
 
     Raises UserError for a recipe without sweep(), for names that come twice and for the first run that cannot be built.
     """
-    base, points = spec.recipe(target), points_of(target)
+    base, points = load_recipe(target), points_of(target)
     if points is None:
         raise UserError(f"{target} has no sweep()")
     if not points or not all(isinstance(p, Point) for p in points):
@@ -109,7 +117,7 @@ def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
     _check_names(target, [p.name for p in points])
     common = tuple(f"--{dotted}={text}" for dotted, text in overrides)
     for dotted, text in overrides:
-        spec.override(base, dotted.removeprefix("config."), text)
+        override(base, dotted.removeprefix("config."), text)
     configs = {p.name: _built(base, p) for p in points}
     flags = {name: (f"--config={target}", *common, *words) for name, (_, words) in configs.items()}
     return Sweep(tuple(points), {name: run for name, (run, _) in configs.items()}, flags)
@@ -121,26 +129,38 @@ def _check_names(target: str, names: Sequence[str]) -> None:
     for name in names:
         folded = name.casefold()
         if not name[0].isalnum():
-            raise UserError(f"sweep() of {target}: the name {name!r} must begin with a letter or a digit: label it otherwise with point()")
+            raise UserError(
+                f"sweep() of {target}: the name {name!r} must begin with a letter or a digit: label it otherwise with point()"
+            )
         if folded in _TAKEN:
-            raise UserError(f"sweep() of {target}: {name!r} is what a sweep keeps beside its runs: label it otherwise with point()")
+            raise UserError(
+                f"sweep() of {target}: {name!r} is what a sweep keeps beside its runs: label it otherwise with point()"
+            )
         if folded in alike:
-            both = repr(name) if alike[folded] == name else f"{alike[folded]!r} or {name!r}, which some file systems take for the same"
-            raise UserError(f"sweep() of {target} makes 2 runs with the name {both}: label them apart with point()")
+            both = (
+                repr(name)
+                if alike[folded] == name
+                else f"{alike[folded]!r} or {name!r}, which some file systems take for the same"
+            )
+            raise UserError(
+                f"sweep() of {target} makes 2 runs with the name {both}: label them apart with point()"
+            )
         alike[folded] = name
 
 
-def _built(base: dict, p: Point) -> tuple[spec.Run, list[str]]:
+def _built(base: dict, p: Point) -> tuple[Run, list[str]]:
     config, applied, words = copy.deepcopy(base), copy.deepcopy(base), []
     for field, value in p.overrides.items():
-        text = value if isinstance(value, str) else repr(spec.plain(value))
-        spec.put(config, field, spec.plain(value))
-        spec.override(applied, field, text)
+        text = value if isinstance(value, str) else repr(to_plain(value))
+        put(config, field, to_plain(value))
+        override(applied, field, text)
         words.append(f"--config.{field}={text}")
     try:
-        run = spec.run(config)
-        if spec.run(applied) != run:
-            raise UserError(f"{' '.join(words)} means something else on a command line; give the whole section as a dictionary")
+        run = build_run(config)
+        if build_run(applied) != run:
+            raise UserError(
+                f"{' '.join(words)} means something else on a command line; give the whole section as a dictionary"
+            )
     except UserError as error:
         raise UserError(f"run {p.name!r}: {error}") from None
     return run, words

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.machine import interrupts
 from dlm.runs import directory
 
@@ -31,7 +31,9 @@ class Job:
 
     name: str
     workdir: Path
-    commands: tuple[tuple[tuple[str, ...], Callable[[], bool]], ...]  # (('dlm.train', '--config=…', …), done)
+    commands: tuple[
+        tuple[tuple[str, ...], Callable[[], bool]], ...
+    ]  # (('dlm.train', '--config=…', …), done)
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,14 @@ class Outcome:
 class Fleet:
     """`Fleet(jobs, parallel=2, logs=folder)(stop)` → an outcome for every job, in their order."""
 
-    def __init__(self, jobs: Sequence[Job], parallel: int, logs: Path, stream: TextIO | None = None):
+    def __init__(
+        self, jobs: Sequence[Job], parallel: int, logs: Path, stream: TextIO | None = None
+    ):
         self._jobs, self._parallel, self._logs = jobs, min(parallel, max(len(jobs), 1)), Path(logs)
-        self._todo, self._outcomes = collections.deque(jobs), {job.name: Outcome(job.name, "waiting") for job in jobs}
+        self._todo, self._outcomes = (
+            collections.deque(jobs),
+            {job.name: Outcome(job.name, "waiting") for job in jobs},
+        )
         self._processes: set[subprocess.Popen] = set()
         self._lock, self._stopping = threading.Lock(), False
         self._board = Board([job.name for job in jobs], stream or sys.stderr)
@@ -57,7 +64,10 @@ class Fleet:
     def __call__(self, stop: Callable[[], bool] = lambda: False) -> list[Outcome]:
         """Sends all of them out. Once `stop()` is true the running ones are asked to save and end, and no other begins."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        workers = [threading.Thread(target=self._work, args=(slot,), name=f"slot {slot}") for slot in range(self._parallel)]
+        workers = [
+            threading.Thread(target=self._work, args=(slot,), name=f"slot {slot}")
+            for slot in range(self._parallel)
+        ]
         for worker in workers:
             worker.start()
         while any(worker.is_alive() for worker in workers):
@@ -82,7 +92,9 @@ class Fleet:
             except Exception as unexpected:  # such as a log that cannot be written: this job's failure, not the fleet's
                 kind, error = "failed", f"{type(unexpected).__name__}: {unexpected}"
             seconds = round(time.perf_counter() - began, 1)
-            self._outcomes[job.name] = Outcome(job.name, kind, seconds, error, str(self._logs / f"{job.name}.log"))
+            self._outcomes[job.name] = Outcome(
+                job.name, kind, seconds, error, str(self._logs / f"{job.name}.log")
+            )
             self._board.tell(job.name, kind + (f": {error}" if error else ""), slot, last=True)
 
     def _ran(self, job: Job, slot: int) -> tuple[str, str]:
@@ -99,7 +111,9 @@ class Fleet:
             if code and self._stopping and code in (interrupts.EXIT, -signal.SIGTERM):
                 return "stopped", ""
             if code or not done():
-                return "failed", last.removeprefix("error: ") or f"it ended with code {code} and said nothing"
+                return "failed", last.removeprefix(
+                    "error: "
+                ) or f"it ended with code {code} and said nothing"
         return "finished", ""
 
     def _await(self, job: Job) -> None:
@@ -142,7 +156,9 @@ class Fleet:
                 with self._lock:
                     self._processes.remove(process)
 
-    def _watch_output(self, process: subprocess.Popen, job: Job, log: TextIO, slot: int) -> tuple[int, str]:
+    def _watch_output(
+        self, process: subprocess.Popen, job: Job, log: TextIO, slot: int
+    ) -> tuple[int, str]:
         """(exit code, the line that tells the error, else the last line)."""
         last = ""
         for line in process.stderr:
@@ -161,7 +177,11 @@ def _shares(parallel: int) -> list[tuple[dict[str, str], set[int]]]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     shares = []
     for slot in range(parallel):
-        env = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::parallel])} if len(gpus) >= parallel > 1 else {}
+        env = (
+            {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::parallel])}
+            if len(gpus) >= parallel > 1
+            else {}
+        )
         shares.append((env, set(cores[slot::parallel]) if len(cores) >= parallel > 1 else set()))
     return shares
 
@@ -171,7 +191,9 @@ class Board:
 
     def __init__(self, names: Sequence[str], stream: TextIO):
         self._stream, self._live, self._lock = stream, stream.isatty(), threading.Lock()
-        self._number = {name: f"[{i:>{len(str(len(names)))}}/{len(names)}]" for i, name in enumerate(names, 1)}
+        self._number = {
+            name: f"[{i:>{len(str(len(names)))}}/{len(names)}]" for i, name in enumerate(names, 1)
+        }
         self._width = max(map(len, names), default=0)
         self._slots: dict[int, str] = {}
         self._drawn = 0
@@ -190,7 +212,9 @@ class Board:
                 else:
                     self._slots[slot] = line
                 width = _columns()
-                self._stream.write("".join(f"{self._slots[s][: width - 1]}\n" for s in sorted(self._slots)))
+                self._stream.write(
+                    "".join(f"{self._slots[s][: width - 1]}\n" for s in sorted(self._slots))
+                )
                 self._drawn = len(self._slots)
             self._stream.flush()
 
@@ -213,8 +237,12 @@ def _columns() -> int:
 
 def slurm(jobs: Sequence[Job], parallel: int, python: str = "python") -> str:
     """An sbatch script: one array task for each job, requeued where it was preempted."""
-    lines = [" && ".join(f"{python} -m {shlex.join(words)}" for words, _ in job.commands) for job in jobs]
-    tasks = "\n".join(f"  {shlex.quote(line)}  # {job.name}" for line, job in zip(lines, jobs, strict=True))
+    lines = [
+        " && ".join(f"{python} -m {shlex.join(words)}" for words, _ in job.commands) for job in jobs
+    ]
+    tasks = "\n".join(
+        f"  {shlex.quote(line)}  # {job.name}" for line, job in zip(lines, jobs, strict=True)
+    )
     return _SLURM.format(last=len(jobs) - 1, parallel=parallel, tasks=tasks, exit=interrupts.EXIT)
 
 

@@ -5,7 +5,7 @@ The prompt is the beginning of a balanced string, the answer any ending that bal
 
 from dataclasses import dataclass
 
-from dlm.core.config import Seed
+from dlm.core.named import Seed
 from dlm.tasks import Problem, rng
 
 PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}

@@ -8,7 +8,7 @@ import operator
 from collections import Counter
 from dataclasses import dataclass
 
-from dlm.core.config import Seed
+from dlm.core.named import Seed
 from dlm.tasks import Problem, rng
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
@@ -23,7 +23,9 @@ class Countdown:
 
     def __post_init__(self):
         if self.numbers < 2 or self.largest < 1:
-            raise ValueError(f"numbers={self.numbers} must be at least 2 and largest={self.largest} at least 1")
+            raise ValueError(
+                f"numbers={self.numbers} must be at least 2 and largest={self.largest} at least 1"
+            )
 
     @property
     def longest(self) -> int:
@@ -35,7 +37,11 @@ class Countdown:
         value, text = numbers[0], str(numbers[0])
         for n in numbers[1:]:
             kind = draw.choice(list(OPERATORS))
-            text = f"({text}){SIGNS[kind]}{n}" if kind is ast.Mult and not text.isdigit() else f"{text}{SIGNS[kind]}{n}"
+            text = (
+                f"({text}){SIGNS[kind]}{n}"
+                if kind is ast.Mult and not text.isdigit()
+                else f"{text}{SIGNS[kind]}{n}"
+            )
             value = OPERATORS[kind](value, n)
         return Problem(f"{' '.join(map(str, sorted(numbers)))} {value}=", text)
 

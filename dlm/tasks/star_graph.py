@@ -8,7 +8,7 @@ them: the node of a step, whether asked for or given, stands at a fixed distance
 
 from dataclasses import dataclass
 
-from dlm.core.config import Seed
+from dlm.core.named import Seed
 from dlm.tasks import Problem, rng
 
 NAMES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -18,16 +18,24 @@ NAMES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class StarGraph:
     arms: int = 3
     length: int = 3  # edges of each arm
-    names: int = len(NAMES)  # letters that nodes are called by, anew in each problem; the fewer, the sooner an edge is looked up
+    names: int = len(
+        NAMES
+    )  # letters that nodes are called by, anew in each problem; the fewer, the sooner an edge is looked up
     seed: Seed = 0
 
     def __post_init__(self):
         if self.names > len(NAMES):
-            raise ValueError(f"names={self.names} must be at most {len(NAMES)}, the letters that there are")
+            raise ValueError(
+                f"names={self.names} must be at most {len(NAMES)}, the letters that there are"
+            )
         if self.length < 2:
-            raise ValueError(f"length={self.length} must be at least 2: a way of one edge has no node between its ends")
+            raise ValueError(
+                f"length={self.length} must be at least 2: a way of one edge has no node between its ends"
+            )
         if self.arms < 1 or self.arms * self.length + 1 > self.names:
-            raise ValueError(f"arms={self.arms} × length={self.length} must be from 1 to names - 1 = {self.names - 1} edges")
+            raise ValueError(
+                f"arms={self.arms} × length={self.length} must be from 1 to names - 1 = {self.names - 1} edges"
+            )
 
     @property
     def longest(self) -> int:
@@ -36,7 +44,9 @@ class StarGraph:
     def __getitem__(self, i: int) -> Problem:
         draw = rng(self, i)
         centre, *others = draw.sample(NAMES[: self.names], self.arms * self.length + 1)
-        arms = [[centre, *others[a * self.length : (a + 1) * self.length]] for a in range(self.arms)]
+        arms = [
+            [centre, *others[a * self.length : (a + 1) * self.length]] for a in range(self.arms)
+        ]
         edges = [f"{x}>{y}" for arm in arms for x, y in zip(arm, arm[1:], strict=False)]
         draw.shuffle(edges)
         way = draw.choice(arms)

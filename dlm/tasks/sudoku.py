@@ -9,7 +9,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from dlm.core.config import Seed
+from dlm.core.named import Seed
 from dlm.tasks import Problem, rng
 
 
@@ -21,7 +21,9 @@ class Sudoku:
 
     def __post_init__(self):
         if self.box not in (2, 3) or not 0 < self.holes <= 1:
-            raise ValueError(f"box={self.box} must be 2 or 3 and holes={self.holes} above 0 and at most 1")
+            raise ValueError(
+                f"box={self.box} must be 2 or 3 and holes={self.holes} above 0 and at most 1"
+            )
 
     @property
     def longest(self) -> int:
@@ -34,7 +36,9 @@ class Sudoku:
         return Problem("".join("." if n in taken else d for n, d in enumerate(grid)) + "=", grid)
 
     def template(self, problem: Problem) -> tuple[str | int, ...]:
-        runs = (("".join(run), hole) for hole, run in itertools.groupby(problem.prompt[:-1], ".".__eq__))
+        runs = (
+            ("".join(run), hole) for hole, run in itertools.groupby(problem.prompt[:-1], ".".__eq__)
+        )
         return tuple(len(run) if hole else run for run, hole in runs)
 
     def grade(self, problem: Problem, answer: str) -> bool:
@@ -42,16 +46,25 @@ class Sudoku:
         if len(grid) != s**4 or any(g not in (".", d) for g, d in zip(given, grid, strict=True)):
             return False
         rows = [grid[n : n + s * s] for n in range(0, s**4, s * s)]
-        boxes = ["".join(rows[r + k][c : c + s] for k in range(s)) for r in range(0, s * s, s) for c in range(0, s * s, s)]
+        boxes = [
+            "".join(rows[r + k][c : c + s] for k in range(s))
+            for r in range(0, s * s, s)
+            for c in range(0, s * s, s)
+        ]
         whole = sorted(map(str, range(1, s * s + 1)))
-        return all(sorted(part) == whole for part in [*rows, *map("".join, zip(*rows, strict=True)), *boxes])
+        return all(
+            sorted(part) == whole
+            for part in [*rows, *map("".join, zip(*rows, strict=True)), *boxes]
+        )
 
 
 def _grid(draw: random.Random, s: int) -> str:
     """A full grid, its cells in reading order."""
     side = s * s
     places = [divmod(cell, side) for cell in range(side * side)]
-    order = [[(str(d), 1 << d) for d in draw.sample(range(1, side + 1), side)] for _ in range(side)]  # that a row's cells try
+    order = [
+        [(str(d), 1 << d) for d in draw.sample(range(1, side + 1), side)] for _ in range(side)
+    ]  # that a row's cells try
     rows, columns, boxes, grid = [0] * side, [0] * side, [0] * side, [""] * (side * side)
 
     def fill(cell: int) -> bool:
@@ -62,7 +75,12 @@ def _grid(draw: random.Random, s: int) -> str:
         taken = rows[r] | columns[c] | boxes[b]
         for digit, bit in order[r]:
             if not taken & bit:
-                rows[r], columns[c], boxes[b], grid[cell] = rows[r] | bit, columns[c] | bit, boxes[b] | bit, digit
+                rows[r], columns[c], boxes[b], grid[cell] = (
+                    rows[r] | bit,
+                    columns[c] | bit,
+                    boxes[b] | bit,
+                    digit,
+                )
                 if fill(cell + 1):
                     return True
                 rows[r], columns[c], boxes[b] = rows[r] ^ bit, columns[c] ^ bit, boxes[b] ^ bit

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dlm.core.config import Vocab
+from dlm.core.vocab import Vocab
 from dlm.text import quoted
 
 SPECIALS = ("<|eos|>", "<|bos|>", "<|pad|>", "<|mask|>")  # in the order of their ids
 MASK_SIGN = "░"  # what `decode` and `piece` show for a mask
-_BROKEN = re.compile("([\udc80-\udcff])")  # how Python's 'surrogateescape' spells a byte that is no UTF-8
+_BROKEN = re.compile(
+    "([\udc80-\udcff])"
+)  # how Python's 'surrogateescape' spells a byte that is no UTF-8
 
 
 def closing(size: int) -> Vocab:
@@ -43,12 +45,20 @@ class Tokenizer(ABC):
     """Strings and bytes ↔ ids. `decode(encode(s)) == s`; a text that spells a special token is encoded as plain text. What measures a text
     takes its bytes: `bytes_of(encode_bytes(b)) == b` for any of them, while `decode` shows broken characters as '�', for people."""
 
-    adds_bos: bool | None = None  # whether a published model was used with bos in front of a text; None: it was trained here, or is to be
+    adds_bos: bool | None = (
+        None  # whether a published model was used with bos in front of a text; None: it was trained here, or is to be
+    )
 
     def __init__(self, vocab: Vocab, bytes_of_id: list[bytes]):
         """`bytes_of_id[i]` is what id i stands for; empty for specials and for ids that are never produced."""
         self.vocab = vocab
-        self.size, self.bos, self.eos, self.pad, self.mask = vocab.size, vocab.bos, vocab.eos, vocab.pad, vocab.mask
+        self.size, self.bos, self.eos, self.pad, self.mask = (
+            vocab.size,
+            vocab.bos,
+            vocab.eos,
+            vocab.pad,
+            vocab.mask,
+        )
         self.bytes_V = np.array([len(b) for b in bytes_of_id], np.int32)
         self._bytes, self._shown = bytes_of_id, list(bytes_of_id)
         self._shown[vocab.mask] = MASK_SIGN.encode()
@@ -72,7 +82,11 @@ class Tokenizer(ABC):
     @functools.cached_property
     def _id_of_byte(self) -> dict[int, int]:
         """The first id that stands for a single byte alone."""
-        return {content[0]: id for id, content in reversed(list(enumerate(self._bytes))) if len(content) == 1}
+        return {
+            content[0]: id
+            for id, content in reversed(list(enumerate(self._bytes)))
+            if len(content) == 1
+        }
 
     @abstractmethod
     def content(self) -> str:
@@ -89,7 +103,10 @@ class Tokenizer(ABC):
 
     def named(self, text: str) -> list[str]:
         """The names that a text spells, each once, in their order."""
-        return [name for _, name in sorted((text.find(name), name) for name in self.names if name in text)]
+        return [
+            name
+            for _, name in sorted((text.find(name), name) for name in self.names if name in text)
+        ]
 
     def spelled(self, text: str) -> list[tuple[int, int]]:
         """(begin, end) of what strangers wrote in a text and is a name: `encode_marked` takes it for text."""
@@ -98,7 +115,9 @@ class Tokenizer(ABC):
     @functools.cached_property
     def _name(self) -> re.Pattern:
         """Any name, of several that begin at one place the longest; nothing where there is none."""
-        return re.compile("|".join(map(re.escape, sorted(self.names, key=len, reverse=True))) or "(?!)")
+        return re.compile(
+            "|".join(map(re.escape, sorted(self.names, key=len, reverse=True))) or "(?!)"
+        )
 
     def encode_marked(self, text: str) -> np.ndarray:
         """int32 ids as published, for chats: a special token's name becomes its one id, unless a stranger had a hand in it (of a `Quoted`);
@@ -136,7 +155,9 @@ class Tokenizer(ABC):
 
     def told(self, text: str) -> np.ndarray:
         """int32 ids of what somebody says to the model, as published where it was, else as in training; the name of a special is text."""
-        return self.encode(text) if self.adds_bos is None else self.encode_marked(quoted.Quoted(text))
+        return (
+            self.encode(text) if self.adds_bos is None else self.encode_marked(quoted.Quoted(text))
+        )
 
     def opening(self, text: str | np.ndarray, shift: int) -> tuple[np.ndarray, int]:
         """(the ids of a row that begins with a text, given as such or as ids; the token that stands before the row).
@@ -158,7 +179,11 @@ class Tokenizer(ABC):
 
     def piece(self, id: int) -> str:
         r"""One id for display: its text, a part of a character as '\xe2', a special by its name, a mask as '░'."""
-        names = {self.pad: SPECIALS[2], self.bos: SPECIALS[1], self.eos: SPECIALS[0]}  # of one id that has several, eos is the name
+        names = {
+            self.pad: SPECIALS[2],
+            self.bos: SPECIALS[1],
+            self.eos: SPECIALS[0],
+        }  # of one id that has several, eos is the name
         shown = names.get(int(id)) or self._shown[int(id)].decode("utf-8", "backslashreplace")
         return shown or next((name for name, own in self._id_of_name.items() if own == id), "")
 

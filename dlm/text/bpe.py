@@ -23,12 +23,13 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from dlm import text
-from dlm.core.config import Place, UserError, Vocab
-from dlm.text import bpe_bytes
-from dlm.text import pretrained as published
+from dlm.core.errors import UserError
+from dlm.core.named import Place
+from dlm.core.vocab import Vocab
+from dlm.text import bpe_bytes, pretrained
 from dlm.text.pretrained import TokenizerFiles
 
-FILE = published.FILE  # in a run directory
+FILE = pretrained.FILE  # in a run directory
 
 # What a merge may not cross. A word takes one sign or space before it along ('.append', '_name', ' the'), punctuation takes the
 # line break and indentation after it (':\n        '), digits go by threes. On held-out source and prose at 1,024 ids this gives
@@ -44,7 +45,9 @@ PATTERN = "|".join(
     )
 )
 ASCII_PATTERN = re.compile(PATTERN.replace(r"\p{L}", "a-zA-Z").replace(r"\p{N}", "0-9"), re.ASCII)
-WHOLE = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)  # bytes, no split
+WHOLE = dict(
+    type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False
+)  # bytes, no split
 
 # Texts that tokenizers are known to lose something of, each after a line break so that all of them are tried at once.
 PROBE = "\n".join(
@@ -73,12 +76,17 @@ class Published:
     pad: int = -1
     mask: int = -1
     stops: tuple[int, ...] = ()  # what ends a text besides eos
-    says: Literal["text", "all"] = "text"  # text: bos, pad and mask are never generated; all: only the mask and what is appended are not
+    says: Literal["text", "all"] = (
+        "text"  # text: bos, pad and mask are never generated; all: only the mask and what is appended are not
+    )
 
     def __post_init__(self):
         for name in ("rows", "eos", "bos", "pad", "mask"):
             if getattr(self, name) < -(name != "rows"):
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative" + ("" if name == "rows" else ", or -1: by its name"))
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must not be negative"
+                    + ("" if name == "rows" else ", or -1: by its name")
+                )
         if min(self.stops, default=0) < 0:
             raise ValueError(f"stops={self.stops} must not be negative")
 
@@ -89,33 +97,45 @@ class BPE:
 
     size: int = 1024  # ids in all, with the bytes and the specials; not read where `path` is given
     sample: int = 2_000_000  # characters of the corpus to learn from, drawn over whole documents; about a second
-    path: Place | None = None  # of a published tokenizer: its folder, tokenizer.json, or vocab.json beside merges.txt
+    path: Place | None = (
+        None  # of a published tokenizer: its folder, tokenizer.json, or vocab.json beside merges.txt
+    )
     published: Published = field(default_factory=Published)  # read where `path` is given
 
     def __post_init__(self):
         if self.size < 260:
-            raise ValueError(f"size must be at least 260 (256 bytes and 4 specials), not {self.size}")
+            raise ValueError(
+                f"size must be at least 260 (256 bytes and 4 specials), not {self.size}"
+            )
         if self.sample < 1:
             raise ValueError(f"sample must be at least 1 character, not {self.sample}")
 
     @property
     def vocab(self) -> Vocab:
-        return text.closing(self.size) if self.path is None else self._ids(published.read(self.path), self.path)
+        return (
+            text.closing(self.size)
+            if self.path is None
+            else self._ids(pretrained.read(self.path), self.path)
+        )
 
     def _ids(self, tokenizer_files: TokenizerFiles, where: str | Path) -> Vocab:
-        return published.special_ids(tokenizer_files, Published() if self.path is None else self.published, str(where))
+        return pretrained.special_ids(
+            tokenizer_files, Published() if self.path is None else self.published, str(where)
+        )
 
     def fit(self, documents: Iterable[str]) -> text.Tokenizer:
         """Learns the merges: the same documents in the same order give the same merges."""
         if self.path is not None:
-            tokenizer_files = published.read(self.path)
+            tokenizer_files = pretrained.read(self.path)
             return BPETokenizer(tokenizer_files, self._ids(tokenizer_files, self.path), self.path)
-        return BPETokenizer(TokenizerFiles(_learn(_sample(documents, self.sample), self.size), {}), self.vocab)
+        return BPETokenizer(
+            TokenizerFiles(_learn(_sample(documents, self.sample), self.size), {}), self.vocab
+        )
 
     def restore(self, folder: Path) -> text.Tokenizer:
         """What `save` wrote into a run directory; the published files are not needed any more."""
         path = Path(folder) / FILE
-        tokenizer_files = published.read(path)
+        tokenizer_files = pretrained.read(path)
         vocab = self._ids(tokenizer_files, path)
         if self.path is None and vocab.mask != self.size - 1:
             raise UserError(f"{path} is not a tokenizer of {self.size} ids (config.text.size)")
@@ -126,13 +146,24 @@ class BPETokenizer(text.Tokenizer):
     """`encode` has the merges alone: normalisation, added tokens and templates of the file are not applied, so that the bytes of the ids
     are the bytes of the text. `encode_marked` has all but the template."""
 
-    def __init__(self, tokenizer_files: TokenizerFiles, vocab: Vocab, where: str | Path = "this tokenizer"):
-        self._tree, self._tokenizer_files, self._where = tokenizer_files.tree, tokenizer_files, where
+    def __init__(
+        self, tokenizer_files: TokenizerFiles, vocab: Vocab, where: str | Path = "this tokenizer"
+    ):
+        self._tree, self._tokenizer_files, self._where = (
+            tokenizer_files.tree,
+            tokenizer_files,
+            where,
+        )
         spelled = bpe_bytes.piece_bytes(tokenizer_files.tree)
         content = bpe_bytes.bytes_of_ids(tokenizer_files.tree, vocab, spelled)
         super().__init__(vocab, content)
-        self.adds_bos = None if vocab.excluded is None else published.puts_bos(tokenizer_files, vocab.bos)
-        self._bare, self._hazard = bpe_bytes.bare(tokenizer_files.tree, content, spelled), bpe_bytes.hazard(tokenizer_files.tree)
+        self.adds_bos = (
+            None if vocab.excluded is None else pretrained.puts_bos(tokenizer_files, vocab.bos)
+        )
+        self._bare, self._hazard = (
+            bpe_bytes.bare(tokenizer_files.tree, content, spelled),
+            bpe_bytes.hazard(tokenizer_files.tree),
+        )
         self._encoder = self._build(self._bare)
         self._own_split = _pattern(tokenizer_files.tree["pre_tokenizer"]) == PATTERN
         self._ids: dict[str, list[int]] = {}  # of pieces seen
@@ -143,7 +174,11 @@ class BPETokenizer(text.Tokenizer):
         texts = [t if t.isascii() else text.utf8(t).decode() for t in texts]
         fast = [i for i, t in enumerate(texts) if self._own_split and t.isascii()]
         slow = sorted(set(range(len(texts))) - set(fast))
-        ids = dict(zip(fast, self._encode_ascii([texts[i] for i in fast]), strict=True)) if fast else {}
+        ids = (
+            dict(zip(fast, self._encode_ascii([texts[i] for i in fast]), strict=True))
+            if fast
+            else {}
+        )
         ids |= dict(zip(slow, self._encode_any([texts[i] for i in slow]), strict=True))
         return [ids[i] for i in range(len(texts))]
 
@@ -152,7 +187,13 @@ class BPETokenizer(text.Tokenizer):
         parts = [self._hazard.split(t) if self._hazard else [t] for t in texts]
         flat = [part for row in parts for part in row]
         encodings = iter(self._encoder.encode_batch_fast(flat, add_special_tokens=False))
-        rows = [[self._sign if part == bpe_bytes.SPACE and self._hazard else e.ids for part, e in zip(row, encodings)] for row in parts]  # noqa: B905
+        rows = [
+            [
+                self._sign if part == bpe_bytes.SPACE and self._hazard else e.ids
+                for part, e in zip(row, encodings)  # noqa: B905
+            ]
+            for row in parts
+        ]
         ids = [np.fromiter(itertools.chain.from_iterable(row), np.int32) for row in rows]
         if any(self.bytes_V[i].sum() != len(t.encode()) for i, t in zip(ids, texts, strict=True)):
             self._refuse()
@@ -161,11 +202,15 @@ class BPETokenizer(text.Tokenizer):
     @functools.cached_property
     def _sign(self) -> list[int]:
         """The ids of the sign for spaces, where it stands for itself."""
-        return [self._tree["model"]["vocab"][bpe_bytes.byte_name(b)] for b in bpe_bytes.SPACE.encode()]
+        return [
+            self._tree["model"]["vocab"][bpe_bytes.byte_name(b)] for b in bpe_bytes.SPACE.encode()
+        ]
 
     def _refuse(self) -> None:
         split = self._tree["pre_tokenizer"] or self._tree["model"]
-        raise UserError(f"{self._where} loses bytes of texts (pre-tokenizer {split.get('type')}): {published.SUPPORTED}")
+        raise UserError(
+            f"{self._where} loses bytes of texts (pre-tokenizer {split.get('type')}): {pretrained.SUPPORTED}"
+        )
 
     def _build(self, tree: dict) -> tokenizers.Tokenizer:
         try:
@@ -193,11 +238,17 @@ class BPETokenizer(text.Tokenizer):
         ids: list[int] = []
         for begin, end, own in self._stretches(encoding, len(plain)):
             if any(begin <= a < end for a, _ in spelled):
-                own = (self._nameless if begin else self._nameless_first).encode(plain[begin:end], add_special_tokens=False).ids
+                own = (
+                    (self._nameless if begin else self._nameless_first)
+                    .encode(plain[begin:end], add_special_tokens=False)
+                    .ids
+                )
             ids += own
         return np.array(ids, np.int32)
 
-    def _stretches(self, encoding: tokenizers.Encoding, length: int) -> Iterator[tuple[int, int, list[int]]]:
+    def _stretches(
+        self, encoding: tokenizers.Encoding, length: int
+    ) -> Iterator[tuple[int, int, list[int]]]:
         """(begin, end, ids) of the names in a text and of what lies between them, which the library encodes each for itself."""
         begin, own = 0, []
         for id, (a, b) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -242,7 +293,7 @@ class BPETokenizer(text.Tokenizer):
 
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json`, which other libraries read too, and the names and the chat template that were published with it."""
-        published.save(Path(folder), self._tokenizer_files, self.vocab)
+        pretrained.save(Path(folder), self._tokenizer_files, self.vocab)
 
 
 # ------------------------------------------------------------------------------------------------------------------ learning
@@ -266,10 +317,15 @@ def _sample(documents: Iterable[str], characters: int) -> list[str]:
 def _learn(documents: list[str], size: int) -> dict:
     learner = tokenizers.Tokenizer(models.BPE())
     split = pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
-    learner.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     learner.decoder = tokenizers.decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=size - 4, initial_alphabet=alphabet, show_progress=False))
+    learner.train_from_iterator(
+        documents,
+        trainers.BpeTrainer(vocab_size=size - 4, initial_alphabet=alphabet, show_progress=False),
+    )
     return _closed(json.loads(learner.to_str()), size)
 
 
@@ -285,4 +341,8 @@ def _closed(tree: dict, size: int) -> dict:
     ids = {"<|eos|>": vocab.eos, "<|bos|>": vocab.bos, "<|pad|>": vocab.pad, "<|mask|>": vocab.mask}
     flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
     added = [dict(id=id, content=name, **flags) for name, id in ids.items()]
-    return {**tree, "added_tokens": added, "model": {**tree["model"], "vocab": tree["model"]["vocab"] | ids}}
+    return {
+        **tree,
+        "added_tokens": added,
+        "model": {**tree["model"], "vocab": tree["model"]["vocab"] | ids},
+    }

@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from dlm.core.config import Vocab
+from dlm.core.vocab import Vocab
 
 SPACE = "▁"
 
@@ -18,7 +18,11 @@ def _types(node: Any) -> set[str]:
     """The types of all steps of a normalizer or pre-tokenizer."""
     if isinstance(node, list):
         return set().union(*map(_types, node))
-    return {str(node.get("type"))}.union(*map(_types, node.values())) if isinstance(node, dict) else set()
+    return (
+        {str(node.get("type"))}.union(*map(_types, node.values()))
+        if isinstance(node, dict)
+        else set()
+    )
 
 
 def over_bytes(tree: dict) -> bool:
@@ -27,7 +31,9 @@ def over_bytes(tree: dict) -> bool:
 
 def spaced(tree: dict) -> bool:
     """Whether a space is written as '▁'."""
-    return "Metaspace" in _types(tree["pre_tokenizer"]) or SPACE in json.dumps(tree["normalizer"], ensure_ascii=False)
+    return "Metaspace" in _types(tree["pre_tokenizer"]) or SPACE in json.dumps(
+        tree["normalizer"], ensure_ascii=False
+    )
 
 
 def byte_name(byte: int) -> str:
@@ -49,13 +55,18 @@ def piece_bytes(tree: dict) -> dict[str, bytes]:
         return {p: _spelled(p) for p in pieces}
     single = {byte_name(b): bytes([b]) for b in range(256)}
     space = " " if spaced(tree) else SPACE
-    return {p: single[p] if p in single else p.replace(SPACE, space).encode("utf-8", "replace") for p in pieces}
+    return {
+        p: single[p] if p in single else p.replace(SPACE, space).encode("utf-8", "replace")
+        for p in pieces
+    }
 
 
 @functools.cache
 def _table() -> dict[int, str]:
     """From the alphabet's signs to Latin-1, whose signs are bytes; what is no sign of the alphabet to something that no byte is."""
-    return {c: "\uffff" for c in range(256)} | {ord(sign): chr(byte) for sign, byte in alphabet().items()}
+    return {c: "\uffff" for c in range(256)} | {
+        ord(sign): chr(byte) for sign, byte in alphabet().items()
+    }
 
 
 def _spelled(piece: str) -> bytes:
@@ -76,7 +87,11 @@ def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[by
         elif token["content"] not in pieces:
             spelled_bytes[token["id"]] = token["content"].encode("utf-8", "replace")
     unknown, plain = tree["model"].get("unk_token"), ordinary(tree)
-    blank = {vocab.eos, vocab.mask, *(id for id in (vocab.bos, vocab.pad, *vocab.stops) if id not in plain)}
+    blank = {
+        vocab.eos,
+        vocab.mask,
+        *(id for id in (vocab.bos, vocab.pad, *vocab.stops) if id not in plain),
+    }
     for id in blank | ({pieces[unknown]} if unknown in pieces else set()):
         spelled_bytes[id] = b""
     return spelled_bytes
@@ -86,14 +101,27 @@ def names(tree: dict) -> tuple[str, ...]:
     """Of special tokens, and of what was added to the pieces and says more than a sign, a byte, or a run of spaces and line breaks: those
     are added to many tokenizers, and are text."""
     plain = {byte_name(b) for b in range(256)}
-    says = lambda name: len(name) > 1 and name not in plain and name.replace(SPACE, " ").strip()  # noqa: E731
-    return tuple(dict.fromkeys(token["content"] for token in tree["added_tokens"] if token["special"] or says(token["content"])))
+
+    def says(name):
+        return len(name) > 1 and name not in plain and name.replace(SPACE, " ").strip()
+
+    return tuple(
+        dict.fromkeys(
+            token["content"]
+            for token in tree["added_tokens"]
+            if token["special"] or says(token["content"])
+        )
+    )
 
 
 def ordinary(tree: dict) -> set[int]:
     """The ids of which texts are made: single characters, bytes, and what merges make, unless they are added tokens."""
     pieces, added = tree["model"]["vocab"], {token["content"] for token in tree["added_tokens"]}
-    merged = {a + b for a, b in tree["model"]["merges"]} | {p for p in pieces if len(p) == 1} | {byte_name(b) for b in range(256)}
+    merged = (
+        {a + b for a, b in tree["model"]["merges"]}
+        | {p for p in pieces if len(p) == 1}
+        | {byte_name(b) for b in range(256)}
+    )
     return {pieces[p] for p in merged - added if p in pieces}
 
 
@@ -101,14 +129,30 @@ def bare(tree: dict, bytes_of_id: list[bytes], spelled: dict[str, bytes]) -> dic
     """The merges alone: without normalisation, added tokens, templates or a space put in front, and without any piece that would not
     stand for the bytes it is made of, so that the bytes of the ids are the bytes of the text; nor any with the name of an added token."""
     model, named = tree["model"], set(names(tree))
-    pieces = {piece: id for piece, id in model["vocab"].items() if bytes_of_id[id] == spelled[piece] != b"" and piece not in named}
-    exact = lambda a, b, c: a in pieces and b in pieces and c in pieces and spelled[a] + spelled[b] == spelled[c]  # noqa: E731
+    pieces = {
+        piece: id
+        for piece, id in model["vocab"].items()
+        if bytes_of_id[id] == spelled[piece] != b"" and piece not in named
+    }
+
+    def exact(a, b, c):
+        return a in pieces and b in pieces and c in pieces and spelled[a] + spelled[b] == spelled[c]
+
     merges = [merge for merge in model["merges"] if exact(*merge, merge[0] + merge[1])]
     model = {**model, "vocab": pieces, "merges": merges, "dropout": None, "unk_token": None}
-    written = spaced(tree) and not over_bytes(tree) and "Metaspace" not in _types(tree["pre_tokenizer"])
+    written = (
+        spaced(tree) and not over_bytes(tree) and "Metaspace" not in _types(tree["pre_tokenizer"])
+    )
     normalizer = dict(type="Replace", pattern=dict(String=" "), content=SPACE) if written else None
     split = without_prefix(tree["pre_tokenizer"])
-    return {**unbounded(tree), "added_tokens": [], "normalizer": normalizer, "pre_tokenizer": split, "decoder": None, "model": model}
+    return {
+        **unbounded(tree),
+        "added_tokens": [],
+        "normalizer": normalizer,
+        "pre_tokenizer": split,
+        "decoder": None,
+        "model": model,
+    }
 
 
 def nameless(tree: dict, bare: dict, begins: bool = True) -> dict:
@@ -132,7 +176,9 @@ def hazard(tree: dict) -> re.Pattern | None:
     """What a text may hold and a tokenizer over characters would take for something else: its sign for spaces, names of bytes."""
     if over_bytes(tree):
         return None
-    signs = ([SPACE] if spaced(tree) else []) + (["<(?=0x[0-9A-F]{2}>)"] if tree["model"].get("ignore_merges") else [])
+    signs = ([SPACE] if spaced(tree) else []) + (
+        ["<(?=0x[0-9A-F]{2}>)"] if tree["model"].get("ignore_merges") else []
+    )
     return re.compile(f"({'|'.join(signs)})") if signs else None
 
 
@@ -153,5 +199,7 @@ def without_prefix(node: Any) -> Any:
 
 def counted(tree: dict) -> dict:
     """With the added tokens in the vocabulary too: the library numbers those that are not in it itself, whatever the file says."""
-    pieces = tree["model"]["vocab"] | {token["content"]: token["id"] for token in tree["added_tokens"]}
+    pieces = tree["model"]["vocab"] | {
+        token["content"]: token["id"] for token in tree["added_tokens"]
+    }
     return {**tree, "model": {**tree["model"], "vocab": pieces}}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dlm import text
-from dlm.core.config import Vocab
+from dlm.core.vocab import Vocab
 
 
 @dataclass(frozen=True)

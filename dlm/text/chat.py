@@ -30,7 +30,7 @@ import numpy as np
 from jinja2.exceptions import TemplateError
 
 from dlm import text
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.text import pretrained
 from dlm.text.quoted import Marks, Quoted, harmless, unquoted
 from dlm.text.template_sandbox import Sandbox
@@ -49,7 +49,13 @@ PLAIN = """\
 class Chat:
     """A template with the names of the special tokens it speaks of."""
 
-    def __init__(self, template: str, names: dict[str, str] | None = None, today: datetime.date | None = None, where: str = "it"):
+    def __init__(
+        self,
+        template: str,
+        names: dict[str, str] | None = None,
+        today: datetime.date | None = None,
+        where: str = "it",
+    ):
         """`names`: bos_token, eos_token, …; `today` is what `strftime_now` tells, which is not defined without it."""
         self._source, self._names, self._where = template, names or {}, where
         globals_ = dict(strftime_now=today.strftime) if today else {}
@@ -65,7 +71,9 @@ class Chat:
         if template is None:
             where = f"{pretrained.TEMPLATE}, nor one (of several, one named 'default') in {pretrained.CONFIG}"
             raise UserError(f"{folder} has no chat template: there is no {where}")
-        return cls(template, pretrained.token_names(pretrained.settings(folder)), today, str(folder))
+        return cls(
+            template, pretrained.token_names(pretrained.settings(folder)), today, str(folder)
+        )
 
     @classmethod
     def default(cls, eos: str = text.SPECIALS[0]) -> "Chat":
@@ -73,17 +81,28 @@ class Chat:
         return cls(PLAIN, dict(eos_token=eos), where="the plain chat")
 
     def render(
-        self, messages: list[dict], generation=True, tools: list | None = None, names: Collection[str] = (), **further: Any
+        self,
+        messages: list[dict],
+        generation=True,
+        tools: list | None = None,
+        names: Collection[str] = (),
+        **further: Any,
     ) -> Quoted:
         """The chat as text; with `generation` it ends where the assistant is to speak. `further` are variables of the template's own. Where
         the data spell some of the `names`, it is known that they are a stranger's; where the template makes some of them out of data that
         spell none, UserError."""
-        if not isinstance(messages, list | tuple) or not messages or not all(isinstance(m, dict) and "role" in m for m in messages):
+        if (
+            not isinstance(messages, list | tuple)
+            or not messages
+            or not all(isinstance(m, dict) and "role" in m for m in messages)
+        ):
             raise UserError("a chat is a list of messages, each a dictionary with role and content")
         try:
             given = json.loads(json.dumps(dict(further, messages=list(messages), tools=tools)))
         except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"messages and tools are plain data (text, numbers, lists, dictionaries): {error}") from None
+            raise UserError(
+                f"messages and tools are plain data (text, numbers, lists, dictionaries): {error}"
+            ) from None
         marks = Marks(names, json.dumps(given, ensure_ascii=False), self._source)
         own = self._names | dict(documents=None), dict(add_generation_prompt=generation)
         rendered = self._rendered(own, marks, marks.put(given))
@@ -91,12 +110,23 @@ class Chat:
         return rendered
 
     def _rendered(self, own: tuple[dict, dict], marks: Marks, given: dict) -> Quoted:
-        return marks.taken(self._careful(lambda: self._sandbox.render(self._template, own[0] | given | own[1])))
+        return marks.taken(
+            self._careful(lambda: self._sandbox.render(self._template, own[0] | given | own[1]))
+        )
 
-    def _check(self, rendered: Quoted, own: tuple[dict, dict], marks: Marks, given: dict, names: Collection[str]) -> None:
+    def _check(
+        self,
+        rendered: Quoted,
+        own: tuple[dict, dict],
+        marks: Marks,
+        given: dict,
+        names: Collection[str],
+    ) -> None:
         """Refuses names that the template has not written itself: those it does not write where all that could be one is signed."""
         found = unquoted(rendered, names)
-        signed = marks.put(given, everywhere=True, but=harmless(self._sought, names)) if found else given
+        signed = (
+            marks.put(given, everywhere=True, but=harmless(self._sought, names)) if found else given
+        )
         if signed == given:
             return
         try:
@@ -106,20 +136,37 @@ class Chat:
         if found != again:
             told = ", ".join(name for name in sorted(found | again) if found[name] != again[name])
             remedy = "change the message, or use a template that writes texts as they are"
-            raise UserError(f"the chat template of {self._where} {does} special tokens ({told}) out of a message's text: {remedy}")
+            raise UserError(
+                f"the chat template of {self._where} {does} special tokens ({told}) out of a message's text: {remedy}"
+            )
 
-    def encode(self, tokenizer: text.Tokenizer, messages: list[dict], generation: bool = True, tools=None, **further: Any) -> np.ndarray:
+    def encode(
+        self,
+        tokenizer: text.Tokenizer,
+        messages: list[dict],
+        generation: bool = True,
+        tools=None,
+        **further: Any,
+    ) -> np.ndarray:
         """The chat as ids: what the template names is a special token, and nothing else is added."""
-        return tokenizer.encode_marked(self.render(messages, generation, tools, tokenizer.names, **further))
+        return tokenizer.encode_marked(
+            self.render(messages, generation, tools, tokenizer.names, **further)
+        )
 
     def _careful(self, work):
         try:
             return work()
-        except (Exception, RecursionError, MemoryError) as error:  # whatever a stranger's program may raise
+        except (
+            Exception,
+            RecursionError,
+            MemoryError,
+        ) as error:  # whatever a stranger's program may raise
             kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
             line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
             one_line = " ".join(str(error).split())[:300]
-            raise UserError(f"the chat template of {self._where} cannot be used{line}: {kind}{one_line}") from None
+            raise UserError(
+                f"the chat template of {self._where} cannot be used{line}: {kind}{one_line}"
+            ) from None
 
 
 def _refused(message: str):

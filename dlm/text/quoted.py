@@ -16,11 +16,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 
-_SIGNS = "\u200b", *map(chr, range(0x100000, 0x10FFFE))  # a space without width, which shows nothing if it is left; signs of no meaning
+_SIGNS = (
+    "\u200b",
+    *map(chr, range(0x100000, 0x10FFFE)),
+)  # a space without width, which shows nothing if it is left; signs of no meaning
 _MARK = re.compile(r"[^\w\s]")  # neither a letter, a digit, '_' nor white space
-_ESCAPES = frozenset("&%\\{}")  # what begins, in one notation or another, that which stands for another character
+_ESCAPES = frozenset(
+    "&%\\{}"
+)  # what begins, in one notation or another, that which stands for another character
 
 
 class Quoted(str):
@@ -31,7 +36,9 @@ class Quoted(str):
     def __new__(cls, text: str, quoted: Iterable[int] | None = None) -> "Quoted":
         """All of it is a stranger's unless `quoted` says what; of a Quoted, what was."""
         made = super().__new__(cls, text)
-        made.quoted = frozenset(getattr(text, "quoted", range(len(text))) if quoted is None else quoted)
+        made.quoted = frozenset(
+            getattr(text, "quoted", range(len(text))) if quoted is None else quoted
+        )
         return made
 
     def __getnewargs__(self):
@@ -39,7 +46,10 @@ class Quoted(str):
 
     def __add__(self, other: str) -> "Quoted":
         """What is added and is no Quoted is nobody's."""
-        return Quoted(str(self) + str(other), self.quoted | {len(self) + i for i in getattr(other, "quoted", ())})
+        return Quoted(
+            str(self) + str(other),
+            self.quoted | {len(self) + i for i in getattr(other, "quoted", ())},
+        )
 
     def __radd__(self, other: str) -> "Quoted":
         return Quoted(str(other) + str(self), (len(other) + i for i in self.quoted))
@@ -64,14 +74,22 @@ def spelled(text: str, names: Collection[str]) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for begin, end in sorted(places(text, names)) if quoted else ():
         if any(i in quoted for i in range(begin, end)):
-            begin, end = (found[-1][0], max(found.pop()[1], end)) if found and begin < found[-1][1] else (begin, end)
+            begin, end = (
+                (found[-1][0], max(found.pop()[1], end))
+                if found and begin < found[-1][1]
+                else (begin, end)
+            )
             found.append((begin, end))
     return found
 
 
 def unquoted(text: "Quoted", names: Collection[str]) -> Counter[str]:
     """How often the text has each name in which no stranger had a hand."""
-    return Counter(text[begin:end] for begin, end in places(text, names) if text.quoted.isdisjoint(range(begin, end)))
+    return Counter(
+        text[begin:end]
+        for begin, end in places(text, names)
+        if text.quoted.isdisjoint(range(begin, end))
+    )
 
 
 def harmless(sought: Iterable[str], names: Collection[str]) -> list[str]:
@@ -91,9 +109,18 @@ class Marks:
         self._names = names
         self._beginnings = {name[:k] for name in names for k in range(1, len(name))}
         self._longest = max(map(len, self._beginnings), default=0)
-        self.sign = next((sign for sign in _SIGNS if not any(sign in w or json.dumps(sign)[1:-1] in w for w in written)), None)
+        self.sign = next(
+            (
+                sign
+                for sign in _SIGNS
+                if not any(sign in w or json.dumps(sign)[1:-1] in w for w in written)
+            ),
+            None,
+        )
         if self.sign is None:
-            raise UserError("the messages of a chat hold every sign for private use: take out what is no text")
+            raise UserError(
+                "the messages of a chat hold every sign for private use: take out what is no text"
+            )
 
     def put(self, given: Any, everywhere: bool = False, but: Collection[str] = ()) -> Any:
         """Plain data, with the sign in all their names, and where a text ends in the beginning of one, which the next may finish;
@@ -108,7 +135,9 @@ class Marks:
 
     def _signed(self, value: Any, where: Callable[[str], set[int]]) -> Any:
         if isinstance(value, dict):
-            return {self._signed(key, where): self._signed(part, where) for key, part in value.items()}
+            return {
+                self._signed(key, where): self._signed(part, where) for key, part in value.items()
+            }
         if isinstance(value, list):
             return [self._signed(part, where) for part in value]
         if not isinstance(value, str):
@@ -119,7 +148,11 @@ class Marks:
     def _of_names(self, text: str) -> set[int]:
         begins = {begin for begin, _ in places(text, self._names)}
         ended = text.rstrip()
-        return begins | {len(ended) - k for k in range(1, min(self._longest, len(ended)) + 1) if ended[-k:] in self._beginnings}
+        return begins | {
+            len(ended) - k
+            for k in range(1, min(self._longest, len(ended)) + 1)
+            if ended[-k:] in self._beginnings
+        }
 
     def taken(self, text: str) -> Quoted:
         """The text without its signs, and what stood before them as a stranger's."""

@@ -19,11 +19,44 @@ from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-WORK, STEP, LARGEST = 10**8, 100, 10**6  # characters; of a step; of a template, and of what it puts out in one rendering the tenfold
+WORK, STEP, LARGEST = (
+    10**8,
+    100,
+    10**6,
+)  # characters; of a step; of a template, and of what it puts out in one rendering the tenfold
 _NODE = 64  # of work, for a value however small
-_SHALLOW = {"length", "count", "first", "last", "list", "map", "select", "reject", "selectattr", "rejectattr", "default", "d", "items"}
-_SHALLOW |= {"dictsort", "attr", "sort", "unique", "reverse", "batch", "slice", "groupby", "min", "max", "random", "spent"}
-_WIDE = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)|\{[^{}]*:[^{}]*(\d{4}|\{)")  # a field as wide as the template likes
+_SHALLOW = {
+    "length",
+    "count",
+    "first",
+    "last",
+    "list",
+    "map",
+    "select",
+    "reject",
+    "selectattr",
+    "rejectattr",
+    "default",
+    "d",
+    "items",
+}
+_SHALLOW |= {
+    "dictsort",
+    "attr",
+    "sort",
+    "unique",
+    "reverse",
+    "batch",
+    "slice",
+    "groupby",
+    "min",
+    "max",
+    "random",
+    "spent",
+}
+_WIDE = re.compile(
+    r"%[^a-zA-Z%]*(\d{4}|\*)|\{[^{}]*:[^{}]*(\d{4}|\{)"
+)  # a field as wide as the template likes
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -32,12 +65,29 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, **names: Callable):
-        options = dict(trim_blocks=True, lstrip_blocks=True, optimized=False)  # nothing is computed while it is compiled
-        super().__init__(**options, extensions=[ext.loopcontrols, _Generation], finalize=self._weighed)
+        options = dict(
+            trim_blocks=True, lstrip_blocks=True, optimized=False
+        )  # nothing is computed while it is compiled
+        super().__init__(
+            **options, extensions=[ext.loopcontrols, _Generation], finalize=self._weighed
+        )
         self._meter = threading.local()
-        self.filters = {name: self._metered(name, function) for name, function in self.filters.items() if name != "tojson"}
-        self.filters |= dict(tojson=self._metered("tojson", _tojson), spent=self._weighed, joined=self._joined, step=self._step)
-        self.globals = {k: v for k, v in self.globals.items() if k in ("range", "dict", "namespace", "joiner", "cycler")} | names
+        self.filters = {
+            name: self._metered(name, function)
+            for name, function in self.filters.items()
+            if name != "tojson"
+        }
+        self.filters |= dict(
+            tojson=self._metered("tojson", _tojson),
+            spent=self._weighed,
+            joined=self._joined,
+            step=self._step,
+        )
+        self.globals = {
+            k: v
+            for k, v in self.globals.items()
+            if k in ("range", "dict", "namespace", "joiner", "cycler")
+        } | names
 
     def read(self, source: str) -> Template:
         """The template, with all its loops counted."""
@@ -55,10 +105,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 asked += [node.expr, *(operand.expr for operand in node.ops)]
             elif isinstance(node, nodes.Getitem):
                 asked.append(node.arg)
-            elif isinstance(node.node, nodes.Getattr) and node.node.attr in ("startswith", "endswith", "get"):
+            elif isinstance(node.node, nodes.Getattr) and node.node.attr in (
+                "startswith",
+                "endswith",
+                "get",
+            ):
                 asked += node.args[:1]
-        asked = [part for node in asked for part in (node.items if isinstance(node, nodes.List | nodes.Tuple) else [node])]
-        return [node.value for node in asked if isinstance(node, nodes.Const) and isinstance(node.value, str)]
+        asked = [
+            part
+            for node in asked
+            for part in (node.items if isinstance(node, nodes.List | nodes.Tuple) else [node])
+        ]
+        return [
+            node.value
+            for node in asked
+            if isinstance(node, nodes.Const) and isinstance(node.value, str)
+        ]
 
     def render(self, template: Template, values: dict) -> str:
         self._meter.left, parts, size = WORK, [], 0
@@ -85,7 +147,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         total, stack = 0, list(values)
         while stack:
             value = stack.pop()
-            size = len(value) if isinstance(value, Sized) else value.bit_length() // 3 if isinstance(value, int) else 1
+            size = (
+                len(value)
+                if isinstance(value, Sized)
+                else value.bit_length() // 3
+                if isinstance(value, int)
+                else 1
+            )
             self._spend(size + _NODE)
             total += size + 1
             if not isinstance(value, str | bytes | range) and isinstance(value, Sized):
@@ -111,7 +179,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._spend(text.count(old) * len(new))
         elif name in ("format", "format_map", "%", "translate"):
             if _WIDE.search(str(value)):
-                raise SecurityError(f"it formats with a width that is not plain: {str(value)[:40]!r}")
+                raise SecurityError(
+                    f"it formats with a width that is not plain: {str(value)[:40]!r}"
+                )
             self._spend(len(str(value)) * self._weight(*args))
         size = len(value) if isinstance(value, Sized) else 1
         self._spend(STEP + (size + 8) * max([1, *numbers]))
@@ -148,8 +218,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str | bytes):
             self._charge_result("%", left, (right,))
         elif operator in ("*", "**") and isinstance(right, int):
-            sized = len(left) + 8 if isinstance(left, Sized) else left.bit_length() + 1 if isinstance(left, int) else 1
-            self._spend(sized * abs(right) if isinstance(left, Sized) or operator == "**" else sized + right.bit_length())
+            sized = (
+                len(left) + 8
+                if isinstance(left, Sized)
+                else left.bit_length() + 1
+                if isinstance(left, int)
+                else 1
+            )
+            self._spend(
+                sized * abs(right)
+                if isinstance(left, Sized) or operator == "**"
+                else sized + right.bit_length()
+            )
         elif operator == "*" and isinstance(right, Sized):
             self._spend((len(right) + 8) * abs(left) if isinstance(left, int) else 1)
         elif operator == "+":
@@ -174,7 +254,9 @@ def _tojson(value: Any, ensure_ascii=False, indent=None, separators=None, sort_k
     """JSON as it is: jinja2's own filter writes for web pages, with < as \\u003c."""
     if isinstance(indent, int) and indent > 32:
         raise SecurityError(f"it indents JSON by {indent}")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 class _Generation(ext.Extension):
@@ -184,7 +266,9 @@ class _Generation(ext.Extension):
 
     def parse(self, parser):
         line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+        return nodes.Scope(
+            parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+        )
 
 
 class _Counted(NodeTransformer):
@@ -223,7 +307,11 @@ class _Counted(NodeTransformer):
 
     def _step(self, node):
         written = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
-        return self._node(nodes.ExprStmt, node, self._filter(node, self._node(nodes.Const, node, STEP + written), "step"))
+        return self._node(
+            nodes.ExprStmt,
+            node,
+            self._filter(node, self._node(nodes.Const, node, STEP + written), "step"),
+        )
 
     def _filter(self, at, value, name: str):
         return self._node(nodes.Filter, at, value, name, [], [], None, None)

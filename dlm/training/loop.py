@@ -31,7 +31,9 @@ class Every:
     eval: int = 0
     save: int = 1000
     keep: int = 2  # newest checkpoints that stay
-    unsaved: Literal["stop", "go_on"] = "stop"  # what follows a checkpoint that could not be written
+    unsaved: Literal["stop", "go_on"] = (
+        "stop"  # what follows a checkpoint that could not be written
+    )
 
     def __post_init__(self):
         if min(self.log, self.keep) < 1 or min(self.eval, self.save) < 0:
@@ -85,7 +87,11 @@ def train(
             save(step, state)
         raise Preempted(step)
 
-    if load_pending and load_pending["evaluation"] and not _evaluated(partial(evaluate, state, start), start, phases, logs, meter):
+    if (
+        load_pending
+        and load_pending["evaluation"]
+        and not _evaluated(partial(evaluate, state, start), start, phases, logs, meter)
+    ):
         leave(start, True)
     with closing(_Reader(batches, steps - start)) as reader:
         for step in range(start + 1, steps + 1):
@@ -105,7 +111,10 @@ def train(
             if to_evaluate or to_save or stopping:
                 with phases("step"):
                     meter.close(step) if to_save else meter.settle()
-            if stopping or (to_evaluate and not _evaluated(partial(evaluate, state, step), step, phases, logs, meter)):
+            if stopping or (
+                to_evaluate
+                and not _evaluated(partial(evaluate, state, step), step, phases, logs, meter)
+            ):
                 leave(step, to_evaluate)
             if to_save:
                 with phases("save"):
@@ -115,7 +124,9 @@ def train(
     return state, phases
 
 
-def _evaluated(evaluate: Callable[[], dict], step: int, phases: Phases, logs: Logs, meter: Meter) -> bool:
+def _evaluated(
+    evaluate: Callable[[], dict], step: int, phases: Phases, logs: Logs, meter: Meter
+) -> bool:
     """False where the evaluation was cut short."""
     with phases("eval"):
         try:
@@ -131,7 +142,9 @@ class _Reader:
 
     def __init__(self, batches: Iterator, count: int):
         self._batches, self._wanted, self._ready = batches, queue.SimpleQueue(), queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._read, args=(count,), daemon=True, name="batches")
+        self._thread = threading.Thread(
+            target=self._read, args=(count,), daemon=True, name="batches"
+        )
         self._thread.start()
         self._wanted.put(True)
 

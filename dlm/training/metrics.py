@@ -15,7 +15,9 @@ class Diverged(Exception):
     """`skips` updates in a row, from `step` on, had to be left out."""
 
     def __init__(self, step: int, skips: int):
-        super().__init__(f"{skips} updates in a row had no usable loss or gradient, the first was update {step}")
+        super().__init__(
+            f"{skips} updates in a row had no usable loss or gradient, the first was update {step}"
+        )
         self.step = step
 
 
@@ -24,12 +26,17 @@ class Meter:
 
     def __init__(self, logs: Logs, every: int, flops_per_token: float, peak: float, skips: int):
         self._logs, self._every = logs, every
-        self._streak: list[int] = []  # the steps of the updates left out since the last one that was made
+        self._streak: list[
+            int
+        ] = []  # the steps of the updates left out since the last one that was made
         self._skips = skips
         self._flops, self._peak = flops_per_token, peak
         self._pending: tuple[int, dict] | None = None
         self.rows: list[dict] = []  # sums of the updates since the last row
-        self._untimed, self._begin = 0, time.perf_counter()  # rows from before the clock was started again
+        self._untimed, self._begin = (
+            0,
+            time.perf_counter(),
+        )  # rows from before the clock was started again
 
     def resume(self, rows: list[dict]) -> None:
         """Goes on with the row that an earlier process had under way."""
@@ -43,7 +50,11 @@ class Meter:
     def read_if_ready(self) -> None:
         """Before the next update: reads the one under way if it is done. Small programs of a CPU run while they are called, and the next
         one's time would be told as this one's. Several processes all leave a run that diverges after the same update, so they wait."""
-        if self._pending is not None and not hosts.several() and all(_done(x) for x in jax.tree.leaves(self._pending[1])):
+        if (
+            self._pending is not None
+            and not hosts.several()
+            and all(_done(x) for x in jax.tree.leaves(self._pending[1]))
+        ):
             self.settle()
 
     def settle(self) -> None:
@@ -77,7 +88,9 @@ class Meter:
         total = {k: sum(row.get(k, 0.0) for row in self.rows) for k in self.rows[-1]}
         speed = sum(row["weight_sum"] for row in self.rows[self._untimed :]) / (now - self._begin)
         left = {name: int(total.get(f"{name}_sum", 0)) for name in ("skipped", "empty")}
-        updates = [row for row in self.rows if not row.get("skipped_sum") and not row.get("empty_sum")]
+        updates = [
+            row for row in self.rows if not row.get("skipped_sum") and not row.get("empty_sum")
+        ]
         row = dict(
             step=step,
             **(_means(total, updates) if updates else {}),  # nothing where no update was made
@@ -100,9 +113,17 @@ def _means(total: dict, updates: list[dict]) -> dict:
     tokens = max(total["weight_sum"], 1.0)
     return dict(
         loss=total["loss_sum"] / tokens,
-        **({"bits_per_byte": total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0)} if "nats_sum" in total else {}),
+        **(
+            {"bits_per_byte": total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0)}
+            if "nats_sum" in total
+            else {}
+        ),
         grad_norm=updates[-1]["grad_norm"],
         **({"masked_share": total["masked_sum"] / tokens} if "masked_sum" in total else {}),
         **({"ahead_loss": total["ahead_sum"] / tokens} if "ahead_sum" in total else {}),
-        **{k: sum(row[k] for row in updates) / len(updates) for k in total if k.startswith("router_")},
+        **{
+            k: sum(row[k] for row in updates) / len(updates)
+            for k in total
+            if k.startswith("router_")
+        },
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from dlm.core import axes
-from dlm.core import config as spec
+from dlm.core.config import free
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class Skip:
     """When an update is left out: its loss or gradient is not finite, or (option) its gradient is too large."""
 
     norm: float = 0.0  # largest global gradient norm of an update that counts, as optax.skip_large_updates has it; 0: any finite one
-    limit: int = spec.free(10)  # updates left out in a row after which the run stops
+    limit: int = free(10)  # updates left out in a row after which the run stops
 
     def __post_init__(self):
         if self.norm < 0 or self.limit < 1:
-            raise ValueError(f"norm={self.norm} must not be negative and limit={self.limit} at least 1")
+            raise ValueError(
+                f"norm={self.norm} must not be negative and limit={self.limit} at least 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class Average:
 
     def after(self, updates: jax.Array) -> float | jax.Array:
         """d, once so many updates are in the average."""
-        return self.decay if self.warmup == "none" else jnp.minimum(self.decay, (1 + updates) / (10 + updates))
+        return (
+            self.decay
+            if self.warmup == "none"
+            else jnp.minimum(self.decay, (1 + updates) / (10 + updates))
+        )
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,9 @@ class Optim:
     kind: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3  # peak, of AdamW
     muon_lr: float = 0.02  # peak, of Muon's matrices
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"  # after the warm-up, down to 0 at the last update
+    schedule: Literal["constant", "linear", "cosine"] = (
+        "cosine"  # after the warm-up, down to 0 at the last update
+    )
     warmup: int = 100  # updates of linear warm-up
     b1: float = 0.9
     b2: float = 0.95
@@ -64,7 +72,9 @@ class Optim:
 
     def __post_init__(self):
         if min(self.lr, self.muon_lr) <= 0 or min(self.warmup, self.weight_decay, self.clip) < 0:
-            raise ValueError("lr and muon_lr must be positive; warmup, weight_decay and clip must not be negative")
+            raise ValueError(
+                "lr and muon_lr must be positive; warmup, weight_decay and clip must not be negative"
+            )
         if not all(0 <= b < 1 for b in (self.b1, self.b2)):
             raise ValueError(f"b1={self.b1} and b2={self.b2} must be in [0, 1)")
         if self.microbatches < 1:
@@ -80,7 +90,9 @@ def rate(o: Optim, steps: int):
         "linear": optax.linear_schedule(1.0, 0.0, rest),
         "cosine": optax.cosine_decay_schedule(1.0, rest),
     }[o.schedule]
-    return optax.join_schedules([optax.linear_schedule(1 / max(warmup, 1), 1.0, warmup), after], [warmup])
+    return optax.join_schedules(
+        [optax.linear_schedule(1 / max(warmup, 1), 1.0, warmup), after], [warmup]
+    )
 
 
 def transformation(o: Optim, steps: int) -> optax.GradientTransformation:
@@ -107,7 +119,9 @@ def transformation(o: Optim, steps: int) -> optax.GradientTransformation:
 
 
 def _decayed(params):
-    return jax.tree_util.tree_map_with_path(lambda path, _: axes.decayed(axes.name_of(path)), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: axes.decayed(axes.name_of(path)), params
+    )
 
 
 def _matrices(params):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dlm.core import files, keys
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.machine import hosts, mesh
 
 FILE = "incident.json"
@@ -34,7 +34,9 @@ def read(workdir: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {k: content[k] for k in ("step", "key", "batch")}
     except FileNotFoundError:
-        raise UserError(f"{workdir} has no {FILE}: no update of this run was left out until it stopped") from None
+        raise UserError(
+            f"{workdir} has no {FILE}: no update of this run was left out until it stopped"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
 
@@ -42,5 +44,10 @@ def read(workdir: Path) -> dict:
 def rows(batch) -> dict:
     """A batch as plain lists."""
     batch = mesh.fetch(batch)
-    named = dict(tokens_BL=batch.tokens_BL, weights_BL=batch.weights_BL, index_B=batch.index_B, **batch.fields)
+    named = dict(
+        tokens_BL=batch.tokens_BL,
+        weights_BL=batch.weights_BL,
+        index_B=batch.index_B,
+        **batch.fields,
+    )
     return {name: np.asarray(array).tolist() for name, array in named.items()}

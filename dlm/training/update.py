@@ -16,7 +16,9 @@ from dlm.core.contracts import Batch, State, UnbiasedLoss
 from dlm.training.optimizer import Optim
 
 
-def create(params, optim: Optim, optimizer: optax.GradientTransformation, memory=None) -> State:
+def create_state(
+    params, optim: Optim, optimizer: optax.GradientTransformation, memory=None
+) -> State:
     """The state before the first update."""
     ema = jax.tree.map(jnp.copy, params) if optim.ema.decay else None
     return State(jnp.int32(0), params, optimizer.init(params), ema, memory)
@@ -44,12 +46,20 @@ def make_update(
 
     def update(state: State, batch: Batch):
         key = keys.key(root_key, "noise", state.step)
-        batch = replace(batch, fields=batch.fields | _progress_fields(state, len(batch.index_B), steps))
+        batch = replace(
+            batch, fields=batch.fields | _progress_fields(state, len(batch.index_B), steps)
+        )
         grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
         empty = sums["weight_sum"] == 0
-        grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)  # of an empty batch they are not used
+        grads = jax.tree.map(
+            lambda g: g / sums["weight_sum"], grads
+        )  # of an empty batch they are not used
         norm = optax.tree.norm(grads)
-        sound = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm) & (norm <= (optim.skip.norm or jnp.inf))
+        sound = (
+            jnp.isfinite(sums["loss_sum"])
+            & jnp.isfinite(norm)
+            & (norm <= (optim.skip.norm or jnp.inf))
+        )
         good = sound & ~empty
         changes, moments = optimizer.update(grads, state.moments, state.params)
         params, router_metrics = optax.apply_updates(state.params, changes), {}
@@ -60,12 +70,19 @@ def make_update(
             decay = optim.ema.after(made)
             ema = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params)
         memory = None if state.memory is None else remember(state.memory, sums.pop("seen"))
-        after, before = (params, moments, ema, memory), (state.params, state.moments, state.ema, state.memory)
+        after, before = (
+            (params, moments, ema, memory),
+            (state.params, state.moments, state.ema, state.memory),
+        )
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
-        sums = {k: jnp.where(good, v, 0) for k, v in sums.items()}  # an update that is left out is not in the means
+        sums = {
+            k: jnp.where(good, v, 0) for k, v in sums.items()
+        }  # an update that is left out is not in the means
         sums |= router_metrics | dict(skipped_sum=1.0 * ~(sound | empty), empty_sum=1.0 * empty)
         sums |= dict(grad_norm=jnp.where(empty, 0.0, norm), lr=optim.lr * schedule(made))
-        return State(state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)), sums
+        return State(
+            state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
+        ), sums
 
     return update
 
@@ -78,7 +95,11 @@ def made_updates(moments) -> jax.Array:
 def _progress_fields(state: State, rows: int, steps: int) -> dict[str, jax.Array]:
     """What an objective may want to know of the run so far, as fields of every row."""
     progress = {"progress_B1": jnp.broadcast_to(state.step / steps, (rows, 1))}
-    return progress if state.memory is None else progress | {"cost_BT": jnp.broadcast_to(state.memory, (rows, len(state.memory)))}
+    return (
+        progress
+        if state.memory is None
+        else progress | {"cost_BT": jnp.broadcast_to(state.memory, (rows, len(state.memory)))}
+    )
 
 
 def _gradients(loss_of, params, batch: Batch, key, parts: int):

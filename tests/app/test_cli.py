@@ -8,9 +8,13 @@ import pytest
 from dlm.app import cli
 from dlm.app.cli import Flag
 from dlm.core import console
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 
-FLAGS = [Flag("workdir", "where", required=True), Flag("num", "how many", default=4, type=int), Flag("json", "print", type=bool)]
+FLAGS = [
+    Flag("workdir", "where", required=True),
+    Flag("num", "how many", default=4, type=int),
+    Flag("json", "print", type=bool),
+]
 
 
 def parse(*argv):
@@ -18,15 +22,31 @@ def parse(*argv):
 
 
 def test_flags_and_overrides_in_both_spellings():
-    args, overrides = parse("--config.a.b=c=d", "--workdir", "x", "--sampler.rule", "confident", "--num=2", "--config.optim.lr", "-1e-3")
+    args, overrides = parse(
+        "--config.a.b=c=d",
+        "--workdir",
+        "x",
+        "--sampler.rule",
+        "confident",
+        "--num=2",
+        "--config.optim.lr",
+        "-1e-3",
+    )
     assert (args.workdir, args.num, args.json) == ("x", 2, False)
-    assert overrides == [("config.a.b", "c=d"), ("sampler.rule", "confident"), ("config.optim.lr", "-1e-3")]
+    assert overrides == [
+        ("config.a.b", "c=d"),
+        ("sampler.rule", "confident"),
+        ("config.optim.lr", "-1e-3"),
+    ]
 
 
 @pytest.mark.parametrize(
     "argv, said",
     [
-        (["--workdr=x", "--workdir=x"], r"unknown argument --workdr \(did you mean '--workdir'\?\)"),
+        (
+            ["--workdr=x", "--workdir=x"],
+            r"unknown argument --workdr \(did you mean '--workdir'\?\)",
+        ),
         (["--workdir=x", "--num=two"], "invalid int value: 'two'"),
         (["--num=1"], "--workdir"),
         (["--workdir=x", "--config.a"], "--config.a needs a value"),
@@ -64,10 +84,22 @@ def test_exit_codes(capsys):
 @pytest.mark.parametrize(
     "error, code, said",
     [
-        (OSError(errno.EROFS, "Read-only file system", "/runs/x"), 2, "error: Read-only file system: /runs/x\n"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/runs/x"),
+            2,
+            "error: Read-only file system: /runs/x\n",
+        ),
         (FileNotFoundError(errno.ENOENT, "No such file", "a"), 2, "error: No such file: a\n"),
-        (OSError(errno.ENOSPC, "No space left"), 2, "error: No space left: the disk; make room and start again\n"),
-        (OSError(errno.EIO, "Input/output error", "/runs/x"), 1, "error: Input/output error: /runs/x\n"),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            2,
+            "error: No space left: the disk; make room and start again\n",
+        ),
+        (
+            OSError(errno.EIO, "Input/output error", "/runs/x"),
+            1,
+            "error: Input/output error: /runs/x\n",
+        ),
     ],
     ids=str,
 )

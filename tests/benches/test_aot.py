@@ -9,8 +9,8 @@ import pytest
 from dlm import bench
 from dlm.app import cli
 from dlm.benches import aot
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from tests import tiny
 from tests.benches.test_export import MOGE
 
@@ -26,7 +26,7 @@ def here(monkeypatch):
 
 
 def tiny_run(**changes):
-    return spec.run(tiny.recipe("nowhere.txt", nn__layers=1, data__length=16, **MOGE | changes))
+    return build_run(tiny.recipe("nowhere.txt", nn__layers=1, data__length=16, **MOGE | changes))
 
 
 @pytest.mark.slow
@@ -34,13 +34,26 @@ def test_memory_flops_and_collectives_are_told(here):
     run = tiny_run(mesh=dict(data=1, expert=4))
     found = aot.measured(run, "v5e:2x2", quick=True)
     memory = found["memory"]
-    assert found["mesh"] == dict(data=1, fsdp=1, tensor=1, expert=4) and found["capacity"] == 16e9 and found["fits"]
-    assert 4 * 3 * run.nn.parameters / 4 < memory["arguments"] < 4 * 3 * run.nn.parameters, "a part of the state, and of its experts"
-    assert memory["whole"] == memory["arguments"] + memory["results"] - memory["aliased"] + memory["temporaries"]
+    assert (
+        found["mesh"] == dict(data=1, fsdp=1, tensor=1, expert=4)
+        and found["capacity"] == 16e9
+        and found["fits"]
+    )
+    assert 4 * 3 * run.nn.parameters / 4 < memory["arguments"] < 4 * 3 * run.nn.parameters, (
+        "a part of the state, and of its experts"
+    )
+    assert (
+        memory["whole"]
+        == memory["arguments"] + memory["results"] - memory["aliased"] + memory["temporaries"]
+    )
     assert found["flops"] > 0 and found["model_flops"] == run.flops_per_token * 8 * 16 / 4
-    assert {"all-gather", "reduce-scatter"} <= set(found["sent"]["in_loops"] | found["sent"]["once"])
+    assert {"all-gather", "reduce-scatter"} <= set(
+        found["sent"]["in_loops"] | found["sent"]["once"]
+    )
     assert "GB (0%)" in aot.table(found) and "expert=4" in aot.table(found)
-    assert jax.config.jax_exec_time_optimization_effort == jax.config.jax_memory_fitting_effort == -1.0
+    assert (
+        jax.config.jax_exec_time_optimization_effort == jax.config.jax_memory_fitting_effort == -1.0
+    )
     with pytest.raises(UserError, match="config.mesh covers 1 of the 4 chips"):
         aot.measured(tiny_run(mesh=dict(data=1, expert=1)), "v5e:2x2", quick=True)
 
@@ -58,10 +71,14 @@ def test_what_does_not_fit_is_told(here, monkeypatch):
 
     from dlm.app.experiment import Experiment
 
-    monkeypatch.setattr(Experiment, "update", Lowered("RESOURCE_EXHAUSTED: Used 120G of 95G hbm.\nmore"))
+    monkeypatch.setattr(
+        Experiment, "update", Lowered("RESOURCE_EXHAUSTED: Used 120G of 95G hbm.\nmore")
+    )
     run = tiny_run(mesh=dict(data=1, expert=4))
     found = aot.measured(run, "v5e:2x2", quick=False)
-    assert not found["fits"] and "does not fit a chip: RESOURCE_EXHAUSTED: Used 120G of 95G hbm." in aot.table(found)
+    assert not found[
+        "fits"
+    ] and "does not fit a chip: RESOURCE_EXHAUSTED: Used 120G of 95G hbm." in aot.table(found)
     monkeypatch.setattr(Experiment, "update", Lowered("INTERNAL: a bug"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
         aot.measured(run, "v5e:2x2", quick=False)
@@ -82,7 +99,14 @@ def test_the_command_tells_mistakes_and_fails_where_it_does_not_fit(monkeypatch,
     shown = dict(topology="v5p:2x2", mesh={}, parameters=1, tokens=1, fits=False, cause="too much")
     monkeypatch.setattr(aot, "measured", lambda *given: asked.append(given) or shown)
     with pytest.raises(SystemExit, match="1"):
-        cli.main(bench.main, ["aot", recipe, "--topology=v5p:2x2", "--config.data.length=64", "--quick", "--json"])
+        cli.main(
+            bench.main,
+            ["aot", recipe, "--topology=v5p:2x2", "--config.data.length=64", "--quick", "--json"],
+        )
     run, topology, quick = asked[0]
     out, err = capsys.readouterr()
-    assert (run.data.length, topology, quick) == (64, "v5p:2x2", True) and json.loads(out) == shown and "too much" in err
+    assert (
+        (run.data.length, topology, quick) == (64, "v5p:2x2", True)
+        and json.loads(out) == shown
+        and "too much" in err
+    )

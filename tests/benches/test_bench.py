@@ -34,7 +34,11 @@ def test_a_mistake_is_one_line(argv, said, capsys):
 
 def test_help_lists_the_benches_and_nothing_imports_jax():
     code = "import sys; from dlm import bench; import dlm.benches.train, dlm.benches.startup; bench.main(['--help'])"
-    done = subprocess.run([sys.executable, "-c", code + "; sys.exit('jax' in sys.modules)"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code + "; sys.exit('jax' in sys.modules)"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "\n  startup " in done.stdout and "\n  train " in done.stdout
 
 
@@ -42,7 +46,10 @@ def test_help_lists_the_benches_and_nothing_imports_jax():
 def test_restoring_is_measured_on_a_state_of_that_size(capsys):
     bench.main(["restore", "--millions=1", "--repeats=1", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert 11e6 < found["bytes"] < 13e6 and found["ratio"]["median"] == found["verify"]["median"] / found["restore"]["median"]
+    assert (
+        11e6 < found["bytes"] < 13e6
+        and found["ratio"]["median"] == found["verify"]["median"] / found["restore"]["median"]
+    )
 
 
 def test_parts_take_turns_and_the_first_round_does_not_count():
@@ -56,5 +63,7 @@ def test_parts_take_turns_and_the_first_round_does_not_count():
 
 
 def test_a_ratio_is_taken_within_rounds():
-    assert benches.ratio([1.0, 20.0, 300.0], [1.0, 10.0, 100.0]) == dict(median=2.0, min=1.0, max=3.0)
+    assert benches.ratio([1.0, 20.0, 300.0], [1.0, 10.0, 100.0]) == dict(
+        median=2.0, min=1.0, max=3.0
+    )
     assert benches.formatted(dict(median=2.0, min=1.0, max=3.0), 100, 0, " %") == "200 % (100–300)"

@@ -7,14 +7,19 @@ import pytest
 from dlm import bench
 from dlm.app import cli
 from dlm.benches import export
-from dlm.core import config as spec
+from dlm.core.run import build_run
 from tests import tiny
 
-MOGE = dict(nn__experts=dict(number=16, active=8, width=8, router=dict(name="moge", groups=8)), mesh=dict(data=1, expert=8))
+MOGE = dict(
+    nn__experts=dict(number=16, active=8, width=8, router=dict(name="moge", groups=8)),
+    mesh=dict(data=1, expert=8),
+)
 
 
 def programs(**changes):
-    return export.exported(spec.run(tiny.recipe("nowhere.txt", nn__layers=1, data__length=16, **changes)), "npu")
+    return export.exported(
+        build_run(tiny.recipe("nowhere.txt", nn__layers=1, data__length=16, **changes)), "npu"
+    )
 
 
 def test_the_default_paths_hold_nothing_but_stablehlo(tmp_path):
@@ -23,14 +28,23 @@ def test_the_default_paths_hold_nothing_but_stablehlo(tmp_path):
         kinds = export.ops(program.mlir_module())
         assert program.platforms == ("npu",) and program.nr_devices == 8
         assert not export.outside(kinds) and set(kinds) <= export.ALLOWED, "not even an exception"
-        assert {"stablehlo.all_gather", "stablehlo.reduce_scatter", "stablehlo.while", "sdy.manual_computation"} <= set(kinds)
+        assert {
+            "stablehlo.all_gather",
+            "stablehlo.reduce_scatter",
+            "stablehlo.while",
+            "sdy.manual_computation",
+        } <= set(kinds)
         export.write(tmp_path, name, program)
         assert (tmp_path / f"{name}.mlir").read_text() == program.mlir_module()
         assert (tmp_path / f"{name}.stablehlo").read_bytes()[:4] == b"ML\xefR"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [tiny.AR, dict(objective="block"), dict(optim__kind="muon")], ids=["ar", "block", "muon"])
+@pytest.mark.parametrize(
+    "changes",
+    [tiny.AR, dict(objective="block"), dict(optim__kind="muon")],
+    ids=["ar", "block", "muon"],
+)
 def test_so_do_those_of_other_objectives_and_optimizers(changes):
     for program in programs(**changes).values():
         assert set(export.ops(program.mlir_module())) <= export.ALLOWED
@@ -41,13 +55,18 @@ def test_what_needs_a_host_or_a_library_is_seen():
     import jax.numpy as jnp
 
     def of(call):
-        return export.ops(jax.export.export(jax.jit(call), platforms=["npu"])(jnp.ones((4, 4))).mlir_module())
+        return export.ops(
+            jax.export.export(jax.jit(call), platforms=["npu"])(jnp.ones((4, 4))).mlir_module()
+        )
 
     largest = of(lambda x: jax.lax.top_k(x, 3))
     assert set(largest) - export.ALLOWED == set(export.EXCEPTIONS) and export.outside(largest) == []
     text = "module { func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> { %y = stablehlo.custom_call @xla_python_callback(%x)"
     text += " : (tensor<4xf32>) -> tensor<4xf32> %z = chlo.tan %y : tensor<4xf32> -> tensor<4xf32> return %z : tensor<4xf32> } }"
-    assert export.outside(export.ops(text)) == ["stablehlo.custom_call @xla_python_callback", "chlo.tan"]
+    assert export.outside(export.ops(text)) == [
+        "stablehlo.custom_call @xla_python_callback",
+        "chlo.tan",
+    ]
 
 
 def test_the_command_tells_and_fails_where_an_op_is_outside(monkeypatch, tmp_path, capsys):
@@ -60,13 +79,26 @@ def test_the_command_tells_and_fails_where_an_op_is_outside(monkeypatch, tmp_pat
             return f"module {{ {inside} return %y : tensor<4xf32> }} }}"
 
     asked = []
-    monkeypatch.setattr(export, "exported", lambda run, platform: asked.append((run, platform)) or dict(update=Program()))
-    flags = ["--config.data.length=64", "--platform=other", f"--out={tmp_path / 'deep' / 'er'}", "--json"]
+    monkeypatch.setattr(
+        export,
+        "exported",
+        lambda run, platform: asked.append((run, platform)) or dict(update=Program()),
+    )
+    flags = [
+        "--config.data.length=64",
+        "--platform=other",
+        f"--out={tmp_path / 'deep' / 'er'}",
+        "--json",
+    ]
     with pytest.raises(SystemExit, match="1"):
         cli.main(bench.main, ["export", *flags])
     out, err = capsys.readouterr()
     assert asked[0][0].data.length == 64 and asked[0][1] == "other"
-    assert json.loads(out)["programs"]["update"]["outside"] == ["chlo.tan"] and "OUTSIDE" in err and "outside of the list: chlo.tan" in err
+    assert (
+        json.loads(out)["programs"]["update"]["outside"] == ["chlo.tan"]
+        and "OUTSIDE" in err
+        and "outside of the list: chlo.tan" in err
+    )
     assert (tmp_path / "deep" / "er" / "update.stablehlo").read_bytes() == b"bytes"
     with pytest.raises(SystemExit, match="2"):
         cli.main(bench.main, ["export", "--platform=a,b"])

@@ -6,10 +6,20 @@ import jax
 import pytest
 
 from dlm.benches import moge
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.machine import hlo
 
-SMALL = argparse.Namespace(tokens=8, width=16, experts=8, active=4, ffn=16, devices=4, repeats=1, only="blocks,few,many", json=False)
+SMALL = argparse.Namespace(
+    tokens=8,
+    width=16,
+    experts=8,
+    active=4,
+    ffn=16,
+    devices=4,
+    repeats=1,
+    only="blocks,few,many",
+    json=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +46,16 @@ def test_times_are_told_beside_a_dense_layer_as_training_runs_it():
     jax.config.update("jax_cpu_enable_async_dispatch", True)
     found = moge.timed(SMALL)
     assert not jax.config.read("jax_cpu_enable_async_dispatch")
-    assert set(found["ratios"]) == {"blocks", "few", "many"} and found["many_over_few"]["median"] > 0
-    assert [line.split()[0] for line in found["lines"][1:]] == ["dense", "blocks", "few", "many", "E=32"]
+    assert (
+        set(found["ratios"]) == {"blocks", "few", "many"} and found["many_over_few"]["median"] > 0
+    )
+    assert [line.split()[0] for line in found["lines"][1:]] == [
+        "dense",
+        "blocks",
+        "few",
+        "many",
+        "E=32",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -64,4 +82,6 @@ def test_collectives_are_counted_by_what_a_device_sends():
     """
     found = hlo.collectives(text)
     assert found["all-gather"] == 0.75 * 8 * 16 * 4 + 0.5 * 4 * 8 * 4
-    assert found["reduce-scatter"] == 0.75 * 8 * 16 * 2 and found["all-reduce"] == 2 * 0.5 * (16 + 8)
+    assert found["reduce-scatter"] == 0.75 * 8 * 16 * 2 and found["all-reduce"] == 2 * 0.5 * (
+        16 + 8
+    )

@@ -13,11 +13,24 @@ from tests import tiny
 def test_ratios_of_updates_and_of_an_evaluation(corpus, tmp_path, capsys):
     recipe = tiny.recipe(corpus, nn__layers=1, every=dict(log=1))
     (tmp_path / "r.py").write_text(f"def get_config(arg=None):\n    return {recipe!r}\n")
-    bench.main(["objectives", f"--config={tmp_path / 'r.py'}", "--only=ar,block:8", "--repeats=1", "--json"])
+    bench.main(
+        [
+            "objectives",
+            f"--config={tmp_path / 'r.py'}",
+            "--only=ar,block:8",
+            "--repeats=1",
+            "--json",
+        ]
+    )
     out, err = capsys.readouterr()
     found = json.loads(out)
-    assert set(found["updates"]) == {"ar", "block:8"} and found["limits"] == dict(block=2.2, evaluation=0.8)
-    assert all(0 < r["min"] <= r["median"] <= r["max"] for r in (*found["updates"].values(), found["evaluation"], found["masked_seconds"]))
+    assert set(found["updates"]) == {"ar", "block:8"} and found["limits"] == dict(
+        block=2.2, evaluation=0.8
+    )
+    assert all(
+        0 < r["min"] <= r["median"] <= r["max"]
+        for r in (*found["updates"].values(), found["evaluation"], found["masked_seconds"])
+    )
     assert "block:8" in err and "at most 2.2" in err and "at least 0.8" in err
 
 

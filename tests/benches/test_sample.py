@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dlm import bench
-from dlm.app import experiment as assemble
+from dlm.app.experiment import reopen
 from dlm.benches import caches, sample
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.samplers.config import Cache
 
 pytestmark = pytest.mark.slow
@@ -18,18 +18,35 @@ pytestmark = pytest.mark.slow
 def test_every_arm_is_told_beside_the_usual_loop(trained, capsys):
     masked = f"--workdir={trained('masked')}"
     flags = ["--length=40", "--rows=2", "--steps=4", "--repeats=1", "--quality=4"]
-    others = [f"--ar={trained('ar')}", f"--block={trained('block')}", "--only=dual,refreshed,ar,speculative"]
+    others = [
+        f"--ar={trained('ar')}",
+        f"--block={trained('block')}",
+        "--only=dual,refreshed,ar,speculative",
+    ]
     capsys.readouterr()
     bench.main(["sample", masked, *flags, *others, "--json"])
     out, err = capsys.readouterr()
     found = json.loads(out)
-    assert set(found["arms"]) == {"dual", "refreshed", "ar", "speculative"} and set(found["quality"]) == {"plain", "dual", "refreshed"}
+    assert set(found["arms"]) == {"dual", "refreshed", "ar", "speculative"} and set(
+        found["quality"]
+    ) == {"plain", "dual", "refreshed"}
     assert found["plain"]["nfe"] == found["arms"]["dual"]["nfe"] == 8
-    assert sample._sampler(types.SimpleNamespace(steps=8), **sample.ARMS["refreshed"]).cache == Cache("dual", refresh=2)
-    assert found["arms"]["ar"]["nfe"] == 40 and 10 * 2 + 1 <= found["arms"]["speculative"]["nfe"] <= 81
+    assert sample._sampler(
+        types.SimpleNamespace(steps=8), **sample.ARMS["refreshed"]
+    ).cache == Cache("dual", refresh=2)
+    assert (
+        found["arms"]["ar"]["nfe"] == 40 and 10 * 2 + 1 <= found["arms"]["speculative"]["nfe"] <= 81
+    )
     assert all(arm["ratio"]["min"] > 0 and arm["loop"]["min"] > 0 for arm in found["arms"].values())
-    assert all(0 < q["entropy"] < np.log(260) and q["nll"] > 0 for q in found["quality"].values()) and "quality of dual" in err
-    for flag, words in (("--only=duel", "no arm 'duel'"), ("--quality=2", "needs a judge"), ("--rows=0", "at least 1")):
+    assert (
+        all(0 < q["entropy"] < np.log(260) and q["nll"] > 0 for q in found["quality"].values())
+        and "quality of dual" in err
+    )
+    for flag, words in (
+        ("--only=duel", "no arm 'duel'"),
+        ("--quality=2", "needs a judge"),
+        ("--rows=0", "at least 1"),
+    ):
         with pytest.raises(UserError, match=words):
             bench.main(["sample", masked, flag])
     with pytest.raises(UserError, match="no masked model"):
@@ -38,7 +55,7 @@ def test_every_arm_is_told_beside_the_usual_loop(trained, capsys):
 
 def test_the_usual_loop_reveals_the_same_where_it_is_judged(trained):
     """Where nothing is left to chance, whatever noise is drawn: the tokens, and the order in which they come."""
-    experiment, state = assemble.reopen(trained("masked"))
+    experiment, state = reopen(trained("masked"))
     args, found = types.SimpleNamespace(length=40, rows=2, steps=4), []
     for judged in (False, True):
         plain = sample.Plain(experiment, state.averaged, args, judged)
@@ -50,7 +67,16 @@ def test_the_usual_loop_reveals_the_same_where_it_is_judged(trained):
 
 
 def test_each_step_of_the_usual_loop_reveals_as_many_as_the_others():
-    assert sample._shares(32, 5) == [7, 7, 6, 6, 6] and sample._shares(3, 8) == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert sample._shares(32, 5) == [7, 7, 6, 6, 6] and sample._shares(3, 8) == [
+        1,
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 def test_caches_are_compared_with_none(trained, capsys, monkeypatch):
@@ -61,8 +87,12 @@ def test_caches_are_compared_with_none(trained, capsys, monkeypatch):
     bench.main(["caches", masked, *flags, "--refresh=0,1"])
     out, err = capsys.readouterr()
     rows = json.loads(out)["caches"]
-    assert [(r["kind"], r["refresh"]) for r in rows] == [(k, n) for k in caches.KINDS for n in (0, 1)]
-    assert all(r["agree"] == r["until"] == 1 for r in rows if r["refresh"] == 1) and all(0 <= r["until"] <= r["agree"] <= 1 for r in rows)
+    assert [(r["kind"], r["refresh"]) for r in rows] == [
+        (k, n) for k in caches.KINDS for n in (0, 1)
+    ]
+    assert all(r["agree"] == r["until"] == 1 for r in rows if r["refresh"] == 1) and all(
+        0 <= r["until"] <= r["agree"] <= 1 for r in rows
+    )
     assert "as without" in err and "temperature 0" in err
     monkeypatch.setattr(caches, "KINDS", ("dual",))
     bench.main(["caches", masked, *flags, "--refresh=0,1", "--temperature=1"])

@@ -9,7 +9,7 @@ import pytest
 from dlm import bench
 from dlm.app.experiment import Subject
 from dlm.benches import samplers
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
 from dlm.oracle import sampler_worlds
 from tests.laws import worlds as w
@@ -31,7 +31,11 @@ def test_rules_are_told_beside_the_floor_and_p_itself(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     rows = {(r["rule"], r["steps"]): r for r in found["rows"]}
     floor, drawn = rows["floor", 1], rows["ancestral", 1]
-    assert floor["tv"] > 0.05 and abs(drawn["tv"] - floor["tv"]) < 0.06 and rows["floor", 4]["tv"] < floor["tv"]
+    assert (
+        floor["tv"] > 0.05
+        and abs(drawn["tv"] - floor["tv"]) < 0.06
+        and rows["floor", 4]["tv"] < floor["tv"]
+    )
     assert rows["ordered", 4]["tv"] < rows["ordered", 1]["tv"]
     with (tmp_path / "samplers.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == len(found["rows"])
@@ -40,7 +44,12 @@ def test_rules_are_told_beside_the_floor_and_p_itself(tmp_path, capsys):
 
 def test_every_rule_joins_by_its_file_and_mistakes_are_named(tmp_path):
     names = samplers.everything()
-    assert names[0] == "ancestral" and {"threshold", "speculative", "ancestral+cap", "ancestral+prism"} <= set(names)
+    assert names[0] == "ancestral" and {
+        "threshold",
+        "speculative",
+        "ancestral+cap",
+        "ancestral+prism",
+    } <= set(names)
     for flags, words in (
         (["--worlds=tables"], "no world 'tables'"),
         (["--steps=0"], "must be positive"),
@@ -66,17 +75,27 @@ def test_the_error_of_a_network_is_a_function_of_what_it_sees_and_tokens_are_see
 
 
 def test_what_has_nothing_beside_it_is_not_drawn(tmp_path):
-    known, plain, mended = dict.fromkeys(samplers.KNOWN, []), dict(ancestral=[]), {"ancestral+cap": []}
+    known, plain, mended = (
+        dict.fromkeys(samplers.KNOWN, []),
+        dict(ancestral=[]),
+        {"ancestral+cap": []},
+    )
     assert samplers._kinds(known | plain) == dict(rules=known | plain)
     assert samplers._kinds(known | plain | mended) == dict(remasking=known | plain | mended)
     both = samplers._kinds(known | plain | mended | dict(ordered=[]))
-    assert both == dict(rules=known | plain | dict(ordered=[]), remasking=known | plain | mended) and samplers._kinds(known) == {}
+    assert (
+        both == dict(rules=known | plain | dict(ordered=[]), remasking=known | plain | mended)
+        and samplers._kinds(known) == {}
+    )
 
 
 def test_a_measure_that_no_rule_has_is_not_told():
     rows = [dict(part="run", rule=rule, steps=4, nfe=4, gen_ppl=9.0) for rule in ("a", "b")]
     told = list(samplers.tables([*rows, dict(part="run", rule="b", steps=8, nfe=8)], [4, 8]))
-    assert [line for line in told if line.startswith("run")] == ["run: perplexity of samples under the judge", "run: passes"]
+    assert [line for line in told if line.startswith("run")] == [
+        "run: perplexity of samples under the judge",
+        "run: passes",
+    ]
     assert [line.split() for line in told[2:4]] == [["a", "9.0"], ["b", "9.0"]] and told[4] == ""
 
 
@@ -85,16 +104,39 @@ def test_a_run_is_judged_with_variety_likelihood_and_costs(trained, tmp_path, ca
     drawn, draw, _ = [], Subject.draw, (trained("masked"), trained("ar"))
     monkeypatch.setattr(Subject, "draw", lambda self, num: drawn.append(num) or draw(self, num))
     capsys.readouterr()
-    words = ["samplers", "--worlds=", f"--workdir={trained('masked')}", "--steps=3", f"--out={tmp_path / 'out'}", "--json"]
-    bench.main([*words, "--samples=4", f"--judge={trained('ar')}", "--rules=ancestral,confident:confidence=top,ancestral+prism"])
+    words = [
+        "samplers",
+        "--worlds=",
+        f"--workdir={trained('masked')}",
+        "--steps=3",
+        f"--out={tmp_path / 'out'}",
+        "--json",
+    ]
+    bench.main(
+        [
+            *words,
+            "--samples=4",
+            f"--judge={trained('ar')}",
+            "--rules=ancestral,confident:confidence=top,ancestral+prism",
+        ]
+    )
     found = json.loads(capsys.readouterr().out)
     chance, sure = found["rows"]
-    assert [o["rule"] for o in found["left_out"]] == ["ancestral+prism"] and "nn.heads" in found["left_out"][0]["reason"]
+    assert [o["rule"] for o in found["left_out"]] == ["ancestral+prism"] and "nn.heads" in found[
+        "left_out"
+    ][0]["reason"]
     assert "exact_bits_per_byte" not in chance and 0 < sure["exact_bits_per_byte"] < 12
     for row in (chance, sure):
-        assert row["nfe"] <= 3 and row["tokens_per_s"] > 0 and row["flops_per_sample"] > 0 and row["gen_ppl"] > 1
+        assert (
+            row["nfe"] <= 3
+            and row["tokens_per_s"] > 0
+            and row["flops_per_sample"] > 0
+            and row["gen_ppl"] > 1
+        )
         assert {"entropy", "distinct_1", "distinct_2", "gen_bits_per_byte_se"} <= set(row)
-    assert drawn == [4, 4, 4, 4, 4], "once more where the first call compiled, but for the rule that is refused at once"
+    assert drawn == [4, 4, 4, 4, 4], (
+        "once more where the first call compiled, but for the rule that is refused at once"
+    )
     drawn.clear()
     bench.main([*words, "--samples=17", f"--judge={trained('ar')}", "--rules=ancestral"])
     assert drawn == [17] and json.loads(capsys.readouterr().out)["rows"][0]["tokens_per_s"] > 0

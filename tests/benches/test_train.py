@@ -10,7 +10,9 @@ import pytest
 from dlm import bench
 from dlm.app import cli
 from dlm.benches import startup, train
-from dlm.core import config as spec
+from dlm.core.config import load_recipe
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.machine import peak_flops
 from tests import tiny
 
@@ -18,7 +20,9 @@ from tests import tiny
 @pytest.fixture
 def recipe(corpus, tmp_path):
     path = tmp_path / "tiny.py"
-    path.write_text(f"def get_config(arg=None):\n    return {tiny.recipe(corpus)!r} | (dict(objective='ar') if arg else {{}})\n")
+    path.write_text(
+        f"def get_config(arg=None):\n    return {tiny.recipe(corpus)!r} | (dict(objective='ar') if arg else {{}})\n"
+    )
     return path
 
 
@@ -28,27 +32,39 @@ def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
     bench.main(["train", f"--config={recipe}", "--config.data.length=16", "--repeats=2", "--json"])
     out, err = capsys.readouterr()
     (model,) = json.loads(out)["models"]
-    run = spec.run(spec.recipe(str(recipe)) | dict(data=dict(tiny.recipe("x")["data"], length=16)))
+    run = build_run(load_recipe(str(recipe)) | dict(data=dict(tiny.recipe("x")["data"], length=16)))
     assert model["parameters"] == run.nn.parameters and (model["batch"], model["length"]) == (8, 16)
     step, loop, sampling = model["step"], model["loop"], model["sampling"]
     flops = run.nn.flops_per_token(16) * 8 * 16
     np.testing.assert_allclose(step["flops_per_s"]["min"], flops / step["seconds"]["max"])
     np.testing.assert_allclose(step["share"]["min"], step["flops_per_s"]["min"] / 1e12)
     np.testing.assert_allclose(step["tokens_per_s"]["max"], 8 * 16 / step["seconds"]["min"])
-    assert all(loop["phases_seconds"][k]["min"] > 0 for k in ("data", "step", "eval", "save")) and 0 < loop["data_share"]["median"] < 1
-    assert 0 < loop["ratio"]["min"] <= loop["ratio"]["median"] and sampling["rows"] == 4 and 2 <= sampling["steps"] <= 64
+    assert (
+        all(loop["phases_seconds"][k]["min"] > 0 for k in ("data", "step", "eval", "save"))
+        and 0 < loop["data_share"]["median"] < 1
+    )
+    assert (
+        0 < loop["ratio"]["min"] <= loop["ratio"]["median"]
+        and sampling["rows"] == 4
+        and 2 <= sampling["steps"] <= 64
+    )
     assert sampling["ratio"]["min"] > 0 and sampling["pass_seconds"]["min"] > 0
     assert "GFLOP/s" in err and "data wait" in err
 
 
 def test_ratios_pair_what_was_measured_in_the_same_round(recipe):
-    run = spec.run(spec.recipe(str(recipe)) | dict(nn=dict(layers=1, compute=dict(dtype="bfloat16"))))
+    run = build_run(
+        load_recipe(str(recipe)) | dict(nn=dict(layers=1, compute=dict(dtype="bfloat16")))
+    )
     trial = SimpleNamespace(flops=300.0, updates=2, steps=2, params=dict(a=np.zeros((3, 5))))
     raw = {
         "peak.float32": [300.0, 30.0],
         "peak.bfloat16": [600.0, 100.0],
         "bare": [[1.0, 3.0], [10.0, 30.0]],
-        "loop": [dict(data=1.0, step=4.0, eval=5.0, save=0.0, all=10.0), dict(data=0.0, step=40.0, eval=0.0, save=0.0, all=40.0)],
+        "loop": [
+            dict(data=1.0, step=4.0, eval=5.0, save=0.0, all=10.0),
+            dict(data=0.0, step=40.0, eval=0.0, save=0.0, all=40.0),
+        ],
         "sampling": [1.0, 4.0],
         "passes": [1.0, 2.0],
         "peer": [2.0, 5.0],
@@ -59,9 +75,13 @@ def test_ratios_pair_what_was_measured_in_the_same_round(recipe):
     assert found["step"]["share_of_float32"] == dict(median=1.0, min=1.0, max=1.0)
     assert found["step"]["tokens_per_s"]["max"] == 8 * 32
     assert found["loop"]["ratio"] == dict(median=1.125, min=1.0, max=1.25)
-    assert found["loop"]["data_share"]["max"] == 0.2 and found["loop"]["phases_share"]["eval"] == 0.1
+    assert (
+        found["loop"]["data_share"]["max"] == 0.2 and found["loop"]["phases_share"]["eval"] == 0.1
+    )
     assert found["sampling"]["ratio"]["max"] == 2.0
-    assert "sampling" not in train.report("x", run, trial, {k: v for k, v in raw.items() if k not in ("sampling", "passes")})
+    assert "sampling" not in train.report(
+        "x", run, trial, {k: v for k, v in raw.items() if k not in ("sampling", "passes")}
+    )
     twin = SimpleNamespace(name="twin", parameters=15, difference=0.0)
     assert train.peer_report(twin, raw)["ratio"] == dict(median=1.25, min=0.5, max=2.0)
 
@@ -78,10 +98,13 @@ def test_a_missing_peer_names_its_requirements(recipe, monkeypatch, capsys):
 def test_startup_is_measured_from_outside(recipe, capsys):
     bench.main(["startup", f"--config={recipe}", "--config.nn.layers=1", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found["cold"]["median"] > found["help"]["median"] > 0 and found["warm"]["median"] > found["print_config"]["median"]
+    assert (
+        found["cold"]["median"] > found["help"]["median"] > 0
+        and found["warm"]["median"] > found["print_config"]["median"]
+    )
 
 
 @pytest.mark.slow
 def test_startup_tells_why_a_run_failed(recipe):
-    with pytest.raises(spec.UserError, match="did not reach its first update.*nn.layerz"):
+    with pytest.raises(UserError, match="did not reach its first update.*nn.layerz"):
         startup.measure(str(recipe), [("config.nn.layerz", "1")], 1)

@@ -16,7 +16,7 @@ from dlm import evaluate, sample, train
 from dlm.app import cli
 from dlm.app.experiment import reopen
 from dlm.benches import replay
-from dlm.core import config as spec
+from dlm.core.run import build_run
 from dlm.runs import checkpoint, directory, logs
 from dlm.training import optimizer
 from tests import tiny
@@ -33,9 +33,15 @@ def runs(tmp_path_factory):
     corpus.write_text(text + "\n" + text[: text.index("\n\n")] + "\n")  # its first paragraph again
     for kind in KINDS:
         config = tiny.recipe(
-            corpus, text=dict(name="bpe", size=290), every=dict(log=1, save=2, eval=3), **(tiny.AR if kind == "ar" else {})
+            corpus,
+            text=dict(name="bpe", size=290),
+            every=dict(log=1, save=2, eval=3),
+            **(tiny.AR if kind == "ar" else {}),
         )
-        arguments = [f"--config={tiny.write_recipe(folder / f'{kind}.py', config)}", f"--workdir={folder / kind}"]
+        arguments = [
+            f"--config={tiny.write_recipe(folder / f'{kind}.py', config)}",
+            f"--workdir={folder / kind}",
+        ]
         arguments += ["--config.optim.ema=0.5", f"--config.data.source.unique={kind == 'ar'}"]
         with contextlib.redirect_stderr(io.StringIO()) as said:
             train.main(arguments)
@@ -52,7 +58,9 @@ def answer(capsys, command, *arguments):
 
 
 def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.mark.slow
@@ -60,12 +68,27 @@ def content(folder):
 def test_a_run_directory_holds_what_it_takes(runs, kind):
     workdir, _ = runs[1][kind]
     names = {p.name for p in workdir.iterdir()}
-    assert {"config.json", "metrics.jsonl", "commit.txt", "environment.json", "checkpoints", "tokenizer.json"} <= names
-    assert spec.run(json.loads((workdir / "config.json").read_text())).optim.ema == optimizer.Average(0.5)
-    assert json.loads((workdir / "environment.json").read_text())["dropped"] == (dict(duplicates=1) if kind == "ar" else {})
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "commit.txt",
+        "environment.json",
+        "checkpoints",
+        "tokenizer.json",
+    } <= names
+    assert build_run(
+        json.loads((workdir / "config.json").read_text())
+    ).optim.ema == optimizer.Average(0.5)
+    assert json.loads((workdir / "environment.json").read_text())["dropped"] == (
+        dict(duplicates=1) if kind == "ar" else {}
+    )
     rows = logs.rows(workdir / "metrics.jsonl")
-    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4] and all(r["loss"] > 0 for r in rows if "loss" in r)
-    assert [r["step"] for r in rows if "bound.bits_per_byte" in r] == [3] and set(rows[-1]["phases"]) == {"data", "step", "eval", "save"}
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4] and all(
+        r["loss"] > 0 for r in rows if "loss" in r
+    )
+    assert [r["step"] for r in rows if "bound.bits_per_byte" in r] == [3] and set(
+        rows[-1]["phases"]
+    ) == {"data", "step", "eval", "save"}
     assert ("masked_share" in rows[0]) == (kind == "masked")
 
 
@@ -77,12 +100,17 @@ def test_resuming_is_byte_identical(runs, kind, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(workdir, again)
     shutil.rmtree(again / "checkpoints" / "4")
-    (again / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in logs.rows(again / "metrics.jsonl") if r["step"] <= 3))
+    (again / "metrics.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in logs.rows(again / "metrics.jsonl") if r["step"] <= 3)
+    )
     train.main([arguments[0], f"--workdir={again}", *arguments[2:]])
     assert "going on after update 2" in capsys.readouterr().err
     tiny.identical(*(jax.device_get(reopen(w, whole=True)[1]) for w in (workdir, again)))
     exact = ("step", "loss", "grad_norm", "lr", "masked_share", "bound.bits_per_byte")
-    rows = [[{k: r[k] for k in exact if k in r} for r in logs.rows(w / "metrics.jsonl")] for w in (workdir, again)]
+    rows = [
+        [{k: r[k] for k in exact if k in r} for r in logs.rows(w / "metrics.jsonl")]
+        for w in (workdir, again)
+    ]
     assert rows[0] == rows[1]
 
 
@@ -97,11 +125,16 @@ def test_a_run_goes_on_on_other_devices_and_back(runs, tmp_path):
     train.main([arguments[0], f"--workdir={back}", *arguments[2:], "--config.mesh.data=2"])
     shutil.rmtree(back / "checkpoints" / "4")
     train.main([arguments[0], f"--workdir={back}", *arguments[2:]])
-    unbroken, *others = ([r for r in logs.rows(w / "metrics.jsonl") if "loss" in r] for w in (workdir, there, back))
+    unbroken, *others = (
+        [r for r in logs.rows(w / "metrics.jsonl") if "loss" in r] for w in (workdir, there, back)
+    )
     for rows in others:
         assert [r["step"] for r in rows] == [1, 2, 3, 4]
         for one, other in zip(unbroken, rows, strict=True):
-            assert other["loss"] == pytest.approx(one["loss"], rel=1e-5) and other["masked_share"] == one["masked_share"]
+            assert (
+                other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+                and other["masked_share"] == one["masked_share"]
+            )
     assert directory.run_of(there).mesh.data == 4
 
 
@@ -110,7 +143,15 @@ def test_two_processes_stop_together_and_one_goes_on(runs, tmp_path):
     """SIGTERM to one of them, around the first compilation; both save the same step. One device makes the rest, as if nothing had been."""
     workdir, arguments = runs[1]["masked"]
     again = tmp_path / "again"
-    both = tiny.processes(2, "dlm.train", arguments[0], f"--workdir={again}", *arguments[2:], "--config.mesh.data=2", "--config.steps=4")
+    both = tiny.processes(
+        2,
+        "dlm.train",
+        arguments[0],
+        f"--workdir={again}",
+        *arguments[2:],
+        "--config.mesh.data=2",
+        "--config.steps=4",
+    )
     said, second = "", None
     for line in both.stderr:
         said += line
@@ -121,32 +162,62 @@ def test_two_processes_stop_together_and_one_goes_on(runs, tmp_path):
             break
     said += both.communicate(timeout=120)[1]
     assert both.returncode == 75, said
-    stopped = {rank: re.search(rf"\[{rank}\] stopped after update (\d);", said)[1] for rank in (0, 1)}
-    assert stopped[0] == stopped[1] and checkpoint.steps(again) == [int(stopped[0])] and int(stopped[0]) < 4
+    stopped = {
+        rank: re.search(rf"\[{rank}\] stopped after update (\d);", said)[1] for rank in (0, 1)
+    }
+    assert (
+        stopped[0] == stopped[1]
+        and checkpoint.steps(again) == [int(stopped[0])]
+        and int(stopped[0]) < 4
+    )
     train.main([arguments[0], f"--workdir={again}", *arguments[2:]])
-    unbroken, broken = ([r for r in logs.rows(w / "metrics.jsonl") if "loss" in r] for w in (workdir, again))
+    unbroken, broken = (
+        [r for r in logs.rows(w / "metrics.jsonl") if "loss" in r] for w in (workdir, again)
+    )
     assert [r["step"] for r in broken] == [1, 2, 3, 4]
     for one, other in zip(unbroken, broken, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5) and other["masked_share"] == one["masked_share"]
+        assert (
+            other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+            and other["masked_share"] == one["masked_share"]
+        )
 
 
 @pytest.mark.slow
-def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_unless_accepted(runs, tmp_path, capsys):
+def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_unless_accepted(
+    runs, tmp_path, capsys
+):
     """Taken: bit for bit as if nothing had been. What is other stands in the config with the update after which it holds."""
     workdir, arguments = runs[1]["ar"]
     again, moved = tmp_path / "again", shutil.copy(runs[0], tmp_path / "moved.txt")
     shutil.copytree(workdir, again, ignore=shutil.ignore_patterns("4"))
-    words = [arguments[0], f"--workdir={again}", *arguments[2:], f"--config.data.source.paths={moved}", "--config.every.log=2"]
+    words = [
+        arguments[0],
+        f"--workdir={again}",
+        *arguments[2:],
+        f"--config.data.source.paths={moved}",
+        "--config.every.log=2",
+    ]
     train.main([*words, "--config.data.threads=0"])
     tiny.identical(*(jax.device_get(reopen(w, whole=True)[1]) for w in (workdir, again)))
-    changes = [(c["after"], c["change"].partition(":")[0]) for c in json.loads((again / "config.json").read_text())["changes"]]
-    assert changes == [(2, "data.source.paths"), (2, "data.threads"), (2, "every.log")] and " goes on after" in capsys.readouterr().err
+    changes = [
+        (c["after"], c["change"].partition(":")[0])
+        for c in json.loads((again / "config.json").read_text())["changes"]
+    ]
+    assert (
+        changes == [(2, "data.source.paths"), (2, "data.threads"), (2, "every.log")]
+        and " goes on after" in capsys.readouterr().err
+    )
     assert [r["step"] for r in logs.rows(again / "metrics.jsonl") if "loss" in r] == [1, 2, 4]
     shutil.rmtree(again / "checkpoints" / "4")
     before, _ = content(again), moved.write_text(moved.read_text().replace("cat", "cow", 1))
     assert "have changed since it began" in mistake(capsys, train, *words, "--config.mesh.data=2")
-    assert {k: v for k, v in content(again).items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
-    assert answer(capsys, train, *words, "--accept_data")["updates"] == 4 and "data changed" in (again / "config.json").read_text()
+    assert {k: v for k, v in content(again).items() if k != "lock"} == {
+        k: v for k, v in before.items() if k != "lock"
+    }
+    assert (
+        answer(capsys, train, *words, "--accept_data")["updates"] == 4
+        and "data changed" in (again / "config.json").read_text()
+    )
 
 
 @pytest.mark.slow
@@ -154,64 +225,144 @@ def test_a_finished_run_is_left_alone(runs, capsys):
     workdir, arguments = runs[1]["masked"]
     before = content(workdir)
     reply = answer(capsys, train, *arguments)
-    assert {k: v for k, v in content(workdir).items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
-    assert (reply["workdir"], reply["updates"], reply["step"]) == (str(workdir), 4, 4) and reply["parameters"] > 1000
+    assert {k: v for k, v in content(workdir).items() if k != "lock"} == {
+        k: v for k, v in before.items() if k != "lock"
+    }
+    assert (reply["workdir"], reply["updates"], reply["step"]) == (str(workdir), 4, 4) and reply[
+        "parameters"
+    ] > 1000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluate(runs, kind, capsys):
     workdir, _ = runs[1][kind]
-    one, two, other = (answer(capsys, evaluate, f"--workdir={workdir}", "--evals=bound,compression", f"--seed={s}") for s in (0, 0, 1))
-    scores = [{s["name"]: (s["value"], s["se"]) for s in reply["scores"]} for reply in (one, two, other)]
-    assert all(s["interval"] == pytest.approx(1.96 * s["se"]) for s in one["scores"]) and (one["seed"], other["seed"]) == (0, 1)
+    one, two, other = (
+        answer(capsys, evaluate, f"--workdir={workdir}", "--evals=bound,compression", f"--seed={s}")
+        for s in (0, 0, 1)
+    )
+    scores = [
+        {s["name"]: (s["value"], s["se"]) for s in reply["scores"]} for reply in (one, two, other)
+    ]
+    assert all(s["interval"] == pytest.approx(1.96 * s["se"]) for s in one["scores"]) and (
+        one["seed"],
+        other["seed"],
+    ) == (0, 1)
     evaluate.main([f"--workdir={workdir}", "--evals=bound"])
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "bound.bits_per_byte" in line]
-    assert (f"± {1.96 * scores[0]['bits_per_byte'][1]:.4f}" in line) == (kind == "masked") and ("±" in line) == (kind == "masked")
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if "bound.bits_per_byte" in line
+    ]
+    assert (f"± {1.96 * scores[0]['bits_per_byte'][1]:.4f}" in line) == (kind == "masked") and (
+        "±" in line
+    ) == (kind == "masked")
     assert scores[0] == scores[1] and (scores[0] == scores[2]) == (kind == "ar")
-    assert (scores[0]["bits_per_byte"][1] > 0) == (kind == "masked") and 1 < scores[0]["bits_per_byte"][0] < 20
-    assert {s["claims"] for s in one["scores"] if s["eval"] == "bound"} == {"exact" if kind == "ar" else "bound"}
-    assert (one["step"], one["seed"]) == (4, 0) and len((workdir / "evals.jsonl").read_text().splitlines()) >= 3 * len(one["scores"])
+    assert (scores[0]["bits_per_byte"][1] > 0) == (kind == "masked") and 1 < scores[0][
+        "bits_per_byte"
+    ][0] < 20
+    assert {s["claims"] for s in one["scores"] if s["eval"] == "bound"} == {
+        "exact" if kind == "ar" else "bound"
+    }
+    assert (one["step"], one["seed"]) == (4, 0) and len(
+        (workdir / "evals.jsonl").read_text().splitlines()
+    ) >= 3 * len(one["scores"])
     trained = [r for r in logs.rows(workdir / "metrics.jsonl") if "bound.bits_per_byte" in r][-1]
     at_two = answer(capsys, evaluate, f"--workdir={workdir}", "--step=2", "--evals.bound.samples=4")
-    assert at_two["step"] == 2 and at_two["scores"][0]["settings"]["samples"] == 4 and trained["step"] == 3
+    assert (
+        at_two["step"] == 2
+        and at_two["scores"][0]["settings"]["samples"] == 4
+        and trained["step"] == 3
+    )
 
 
 @pytest.mark.slow
 def test_evaluators_that_draw_give_the_same_for_the_same_seed(runs, capsys):
     (masked, _), (ar, _) = runs[1]["masked"], runs[1]["ar"]
-    flags = ["samples.num=4", "gen_ppl.num=4", "infill.num=4", "infill.length=12", "infill.hole=4", "tasks.num=4", "calibration.windows=9"]
-    words = [f"--workdir={masked}", "--evals=samples,gen_ppl,infill,tasks,calibration", "--sampler.steps=2", "--evals.tasks.task.depth=3"]
+    flags = [
+        "samples.num=4",
+        "gen_ppl.num=4",
+        "infill.num=4",
+        "infill.length=12",
+        "infill.hole=4",
+        "tasks.num=4",
+        "calibration.windows=9",
+    ]
+    words = [
+        f"--workdir={masked}",
+        "--evals=samples,gen_ppl,infill,tasks,calibration",
+        "--sampler.steps=2",
+        "--evals.tasks.task.depth=3",
+    ]
     words += [f"--evals.gen_ppl.judge={ar}", *(f"--evals.{flag}" for flag in flags)]
     one, two = (answer(capsys, evaluate, *words, "--seed=3")["scores"] for _ in range(2))
-    assert [(s["name"], s["value"], s["se"]) for s in one] == [(s["name"], s["value"], s["se"]) for s in two] and len(one) == 22
+    assert [(s["name"], s["value"], s["se"]) for s in one] == [
+        (s["name"], s["value"], s["se"]) for s in two
+    ] and len(one) == 22
     drawn = [s for s in one if s["eval"] != "calibration"]
-    assert all(s["nfe"] == 2 and s["sampler"]["steps"] == 2 and s["seconds"] > 0 and s["seed"] == 3 and s["se"] >= 0 for s in drawn)
-    assert {s["sampler"]["temperature"] for s in one if s["eval"] == "infill"} == {0.0}
-    assert all(("text" in s and s["text"] is not None) == (s["eval"] not in ("samples", "tasks")) for s in one)
-    assert all(s["differs"]["seed"] == 3 and ("sampler.steps" in s["differs"]) == (s["eval"] != "calibration") for s in one)
-    assert {s["judge"]["step"] for s in one if s["name"] == "gen_ppl"} == {4} and {s["eval"] for s in one if "task" in s} == {"tasks"}
-    shares = [s for s in one if "trials" in s]
-    assert all(s["interval"] > 0 for s in shares) and {s["name"] for s in shares if s["value"] in (0, 1)} and len(shares) == 4
-    other = answer(capsys, evaluate, f"--workdir={ar}", "--evals=infill", "--evals.infill.num=4", "--evals.infill.length=12")["scores"]
-    assert [s["name"] for s in other] == ["token_accuracy", "exact_match"] and "judge is missing" in mistake(
-        capsys, evaluate, f"--workdir={masked}", "--evals=gen_ppl"
+    assert all(
+        s["nfe"] == 2
+        and s["sampler"]["steps"] == 2
+        and s["seconds"] > 0
+        and s["seed"] == 3
+        and s["se"] >= 0
+        for s in drawn
     )
+    assert {s["sampler"]["temperature"] for s in one if s["eval"] == "infill"} == {0.0}
+    assert all(
+        ("text" in s and s["text"] is not None) == (s["eval"] not in ("samples", "tasks"))
+        for s in one
+    )
+    assert all(
+        s["differs"]["seed"] == 3
+        and ("sampler.steps" in s["differs"]) == (s["eval"] != "calibration")
+        for s in one
+    )
+    assert {s["judge"]["step"] for s in one if s["name"] == "gen_ppl"} == {4} and {
+        s["eval"] for s in one if "task" in s
+    } == {"tasks"}
+    shares = [s for s in one if "trials" in s]
+    assert (
+        all(s["interval"] > 0 for s in shares)
+        and {s["name"] for s in shares if s["value"] in (0, 1)}
+        and len(shares) == 4
+    )
+    other = answer(
+        capsys,
+        evaluate,
+        f"--workdir={ar}",
+        "--evals=infill",
+        "--evals.infill.num=4",
+        "--evals.infill.length=12",
+    )["scores"]
+    assert [s["name"] for s in other] == [
+        "token_accuracy",
+        "exact_match",
+    ] and "judge is missing" in mistake(capsys, evaluate, f"--workdir={masked}", "--evals=gen_ppl")
 
 
 @pytest.mark.slow
 def test_evaluate_another_text(runs, tmp_path, capsys):
     text = tmp_path / "other.txt"
     text.write_text("a text of its own\n" * 9)
-    found = answer(capsys, evaluate, f"--workdir={runs[1]['ar'][0]}", f"--data={text}", "--evals=compression")
-    assert {s["name"]: s["value"] for s in found["scores"]}["held_out_bytes"] == 162 and found["scores"][0]["data"] == str(text)
-    words = f"--workdir={runs[1]['ar'][0]}", f"--data={text}", "--evals=compression", "--data.unit=line"
+    found = answer(
+        capsys, evaluate, f"--workdir={runs[1]['ar'][0]}", f"--data={text}", "--evals=compression"
+    )
+    assert {s["name"]: s["value"] for s in found["scores"]}["held_out_bytes"] == 162 and found[
+        "scores"
+    ][0]["data"] == str(text)
+    words = (
+        f"--workdir={runs[1]['ar'][0]}",
+        f"--data={text}",
+        "--evals=compression",
+        "--data.unit=line",
+    )
     for unique, size in (("false", 153), ("true", 17)):
         evaluate.main([*words, "--json", f"--data.unique={unique}"])
         out, err = capsys.readouterr()
         assert {s["name"]: s["value"] for s in json.loads(out)["scores"]}["held_out_bytes"] == size
         assert ("other.txt: dropped 8 duplicates" in err) == (unique == "true")
-    assert "--data.unit says how another text is read: name it" in mistake(capsys, evaluate, words[0], words[-1])
+    assert "--data.unit says how another text is read: name it" in mistake(
+        capsys, evaluate, words[0], words[-1]
+    )
 
 
 @pytest.mark.slow
@@ -222,7 +373,13 @@ def test_sample_needs_the_run_directory_alone(runs, kind, tmp_path, capsys):
     shutil.copytree(workdir, moved)
     runs[0].rename(runs[0].with_suffix(".gone"))
     try:
-        arguments = [f"--workdir={moved}", "--prompt=the cat ", "--num=2", "--length=6", f"--trace={tmp_path / 'new' / 'page.html'}"]
+        arguments = [
+            f"--workdir={moved}",
+            "--prompt=the cat ",
+            "--num=2",
+            "--length=6",
+            f"--trace={tmp_path / 'new' / 'page.html'}",
+        ]
         one, two = answer(capsys, sample, *arguments), answer(capsys, sample, *arguments)
     finally:
         runs[0].with_suffix(".gone").rename(runs[0])
@@ -230,7 +387,11 @@ def test_sample_needs_the_run_directory_alone(runs, kind, tmp_path, capsys):
     assert texts[0] == texts[1] and all(t.startswith("the cat ") for t in texts[0])
     pieces = one["samples"][0]["pieces"]
     assert pieces[0] == ["the cat ", True] and [p[1] for p in pieces] == [True, False]
-    assert one["samples"][0]["nfe"] >= 1 and one["samples"][0]["kind"] == "prompt" and one["samples"][0]["logprob"] < 0
+    assert (
+        one["samples"][0]["nfe"] >= 1
+        and one["samples"][0]["kind"] == "prompt"
+        and one["samples"][0]["logprob"] < 0
+    )
     page = (tmp_path / "new" / "page.html").read_text()
     assert page.startswith("<!doctype html>") or "<html" in page.lower()
     assert len((moved / "samples.jsonl").read_text().splitlines()) == 4
@@ -240,11 +401,19 @@ def test_sample_needs_the_run_directory_alone(runs, kind, tmp_path, capsys):
 def test_infill(runs, capsys):
     workdir = runs[1]["masked"][0]
     reply = answer(
-        capsys, sample, f"--workdir={workdir}", "--infill=the ___ sat\\n___.", "--num=1", "--length=3", "--sampler.rule=confident"
+        capsys,
+        sample,
+        f"--workdir={workdir}",
+        "--infill=the ___ sat\\n___.",
+        "--num=1",
+        "--length=3",
+        "--sampler.rule=confident",
     )
     (only,) = reply["samples"]
     assert [p[1] for p in only["pieces"]] == [True, False, True, False, True]
-    assert [p[0] for p in only["pieces"] if p[1]] == ["the ", " sat\n", "."] and only["sampler"]["rule"]["name"] == "samplers.confident"
+    assert [p[0] for p in only["pieces"] if p[1]] == ["the ", " sat\n", "."] and only["sampler"][
+        "rule"
+    ]["name"] == "samplers.confident"
 
 
 # ------------------------------------------------------------------------------------------------------------------- errors
@@ -255,7 +424,9 @@ def mistake(capsys, command, *arguments):
     with pytest.raises(SystemExit) as exit:
         cli.main(command.main, [*map(str, arguments)])
     out, err = capsys.readouterr()
-    assert exit.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    assert (
+        exit.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+    ), err
     return err
 
 
@@ -295,7 +466,11 @@ TRAIN = {
 def test_training_mistakes_are_one_line_and_write_nothing(arguments, place, capsys):
     config, folder = place
     before = content(folder)
-    given = [config, f"--workdir={folder / 'new'}", *arguments.replace("FOLDER", str(folder)).split()]
+    given = [
+        config,
+        f"--workdir={folder / 'new'}",
+        *arguments.replace("FOLDER", str(folder)).split(),
+    ]
     said = mistake(capsys, train, *given)
     assert TRAIN[arguments].replace("FOLDER", str(folder)) in said
     assert content(folder) == before and not (folder / "new").exists()
@@ -304,27 +479,49 @@ def test_training_mistakes_are_one_line_and_write_nothing(arguments, place, caps
 def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
     config, folder = place
     before = content(folder)
-    reply = answer(capsys, train, config, f"--workdir={folder / 'new'}", "--dry_run", "--config.steps=1e3")
-    assert reply["parameters"] == spec.run(tiny.recipe("x")).nn.parameters
+    reply = answer(
+        capsys, train, config, f"--workdir={folder / 'new'}", "--dry_run", "--config.steps=1e3"
+    )
+    assert reply["parameters"] == build_run(tiny.recipe("x")).nn.parameters
     assert reply["updates"] == 1000 and reply["tokens_per_update"] == 8 * 32
     assert reply["state_bytes"] > 3 * 4 * reply["parameters"] and content(folder) == before
-    experts = ["--config.nn.experts={'number': 8, 'active': 2, 'width': 8, 'router': {'groups': 2}}", "--config.mesh.tensor=8"]
-    reply = answer(capsys, train, config, "--dry_run", *experts)  # on a mesh of more devices than there are
+    experts = [
+        "--config.nn.experts={'number': 8, 'active': 2, 'width': 8, 'router': {'groups': 2}}",
+        "--config.mesh.tensor=8",
+    ]
+    reply = answer(
+        capsys, train, config, "--dry_run", *experts
+    )  # on a mesh of more devices than there are
     assert reply["parameters"] - reply["active_parameters"] == 2 * 6 * 3 * 16 * 8
 
 
 @pytest.mark.slow
 def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
     """Update 1 leaps to parameters without a finite gradient: three are left out, the run stops, `bench replay` finds the first."""
-    config = tiny.recipe(corpus, steps=9, optim__lr=1e38, optim__skip=dict(limit=3), every=dict(log=1, save=1, keep=9))
-    arguments = [f"--config={tiny.write_recipe(tmp_path / 'r.py', config)}", f"--workdir={tmp_path / 'w'}"]
+    config = tiny.recipe(
+        corpus,
+        steps=9,
+        optim__lr=1e38,
+        optim__skip=dict(limit=3),
+        every=dict(log=1, save=1, keep=9),
+    )
+    arguments = [
+        f"--config={tiny.write_recipe(tmp_path / 'r.py', config)}",
+        f"--workdir={tmp_path / 'w'}",
+    ]
     said = mistake_after(capsys, train, *arguments)
-    assert "3 updates in a row had no usable loss or gradient, the first was update 2" in said and "bench replay" in said
+    assert (
+        "3 updates in a row had no usable loss or gradient, the first was update 2" in said
+        and "bench replay" in said
+    )
     rows = logs.rows(tmp_path / "w" / "metrics.jsonl")
     assert [("loss" in r, r.get("skipped", 0)) for r in rows] == [(True, 0), (False, 1), (False, 1)]
     found = answer(capsys, replay, f"--workdir={tmp_path / 'w'}")
     assert (
-        found["same"] and found["skipped"] and (found["step"], found["from_step"]) == (2, 1) and not np.isfinite(float(found["grad_norm"]))
+        found["same"]
+        and found["skipped"]
+        and (found["step"], found["from_step"]) == (2, 1)
+        and not np.isfinite(float(found["grad_norm"]))
     )
     (tmp_path / "w" / "incident.json").write_text("{}")
     assert "incident.json is damaged" in mistake(capsys, replay, f"--workdir={tmp_path / 'w'}")
@@ -350,7 +547,9 @@ def test_a_missing_workdir_is_asked_for(place, capsys):
 def test_another_runs_directory_is_refused(runs, capsys):
     workdir, arguments = runs[1]["masked"]
     before = content(workdir)
-    assert "belongs to a run with another config (optim.lr: 0.01 → 0.5)" in mistake(capsys, train, *arguments, "--config.optim.lr=0.5")
+    assert "belongs to a run with another config (optim.lr: 0.01 → 0.5)" in mistake(
+        capsys, train, *arguments, "--config.optim.lr=0.5"
+    )
     assert content(workdir) == before
 
 
@@ -360,17 +559,30 @@ def test_directories_that_are_no_run(command, place, runs, capsys):
     config, folder = place
     assert "is not a run directory" in mistake(capsys, command, f"--workdir={folder / 'foreign'}")
     assert "is not a run directory" in mistake(capsys, command, f"--workdir={folder / 'none'}")
-    shutil.copytree(runs[1]["masked"][0], folder / "young", ignore=shutil.ignore_patterns("checkpoints"))
-    assert "has no finished checkpoint yet" in mistake(capsys, command, f"--workdir={folder / 'young'}")
-    assert "no checkpoint of step 3" in mistake(capsys, command, f"--workdir={runs[1]['masked'][0]}", "--step=3")
-    assert not (folder / "none").exists() and sorted(p.name for p in (folder / "foreign").iterdir()) == ["thesis.tex"]
+    shutil.copytree(
+        runs[1]["masked"][0], folder / "young", ignore=shutil.ignore_patterns("checkpoints")
+    )
+    assert "has no finished checkpoint yet" in mistake(
+        capsys, command, f"--workdir={folder / 'young'}"
+    )
+    assert "no checkpoint of step 3" in mistake(
+        capsys, command, f"--workdir={runs[1]['masked'][0]}", "--step=3"
+    )
+    assert not (folder / "none").exists() and sorted(
+        p.name for p in (folder / "foreign").iterdir()
+    ) == ["thesis.tex"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command, kind, arguments, said",
     [
-        (sample, "masked", ["--sampler.rule=confidnt"], "no samplers 'samplers.confidnt' (did you mean 'confident'?)"),
+        (
+            sample,
+            "masked",
+            ["--sampler.rule=confidnt"],
+            "no samplers 'samplers.confidnt' (did you mean 'confident'?)",
+        ),
         (sample, "masked", ["--sampler.rule=config"], "samplers.config"),
         (sample, "masked", ["--sampler.stps=3"], "(did you mean 'steps'?)"),
         (sample, "masked", ["--prompt=a", "--infill=b___"], "exclude each other"),

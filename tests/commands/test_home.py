@@ -3,11 +3,13 @@
 import pytest
 
 from dlm import evaluate, report, sample, train
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 
 
 @pytest.mark.slow
-def test_nothing_needs_a_home_or_writes_to_a_folder_called_so(trained, tmp_path, monkeypatch, capsys):
+def test_nothing_needs_a_home_or_writes_to_a_folder_called_so(
+    trained, tmp_path, monkeypatch, capsys
+):
     recipe = trained("ar").with_suffix(".py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)

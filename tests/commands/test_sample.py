@@ -10,7 +10,7 @@ import pytest
 
 from dlm import sample
 from dlm.app import cli
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
 from dlm.samplers.generate import Generator, Request
 from dlm.text.bytes import Bytes, ByteTokenizer
@@ -19,13 +19,20 @@ LENGTH = 32
 
 
 def experiment(adds_bos=None, mask=None):
-    run, tokenizer = types.SimpleNamespace(data=types.SimpleNamespace(length=LENGTH)), Bytes().fit(())
+    run, tokenizer = (
+        types.SimpleNamespace(data=types.SimpleNamespace(length=LENGTH)),
+        Bytes().fit(()),
+    )
     tokenizer.adds_bos = adds_bos
-    return types.SimpleNamespace(tokenizer=tokenizer, run=run, objective=types.SimpleNamespace(mask=mask or Mask()))
+    return types.SimpleNamespace(
+        tokenizer=tokenizer, run=run, objective=types.SimpleNamespace(mask=mask or Mask())
+    )
 
 
 def asked(adds_bos=None, mask=None, **given):
-    args = dict(prompt="", chat=None, infill=None, length=None, cut=False, workdir="nowhere") | given
+    args = (
+        dict(prompt="", chat=None, infill=None, length=None, cut=False, workdir="nowhere") | given
+    )
     return sample.request(argparse.Namespace(**args), experiment(adds_bos, mask)).parts
 
 
@@ -41,11 +48,26 @@ LONG = "".join(map(chr, range(65, 65 + 40)))  # 40 bytes
         (dict(prompt="ab", length=31), "ab", 31, ["33 tokens, 1 more than in training", "--cut"]),
         (dict(length=40), "", 40, ["40 tokens, 8 more than in training"]),
         (dict(prompt=LONG), LONG, 1, ["41 tokens, 9 more", "the first 32", "--cut"]),
-        (dict(prompt=LONG, cut=True), LONG[-16:], 16, ["24 of the prompt's 40 tokens from its left; 16 are written"]),
+        (
+            dict(prompt=LONG, cut=True),
+            LONG[-16:],
+            16,
+            ["24 of the prompt's 40 tokens from its left; 16 are written"],
+        ),
         (dict(prompt=LONG, cut=True, length=4), LONG[-28:], 4, ["12 of the prompt"]),
-        (dict(prompt=LONG, cut=True, length=20), LONG[-16:], 16, ["24 of the prompt", "16 are written"]),
+        (
+            dict(prompt=LONG, cut=True, length=20),
+            LONG[-16:],
+            16,
+            ["24 of the prompt", "16 are written"],
+        ),
         (dict(prompt="ab", cut=True), "ab", LENGTH - 2, []),
-        (dict(prompt="ab<|eos|>", length=2), "ab<|eos|>", 2, ["<|eos|>: text here, not special tokens", "--chat=FILE"]),
+        (
+            dict(prompt="ab<|eos|>", length=2),
+            "ab<|eos|>",
+            2,
+            ["<|eos|>: text here, not special tokens", "--chat=FILE"],
+        ),
     ],
     ids=str,
 )
@@ -53,7 +75,11 @@ def test_what_does_not_fit_is_told_or_cut(given, prompt, tokens, told, capsys):
     *front, room = asked(**given)
     spelled = "".join(p if isinstance(p, str) else Bytes().fit(()).decode(p) for p in front)
     said = capsys.readouterr().err
-    assert (spelled, room) == (prompt, tokens) and all(words in said for words in told) and bool(said) == bool(told)
+    assert (
+        (spelled, room) == (prompt, tokens)
+        and all(words in said for words in told)
+        and bool(said) == bool(told)
+    )
     assert ("--cut" in said) == ("--cut" in told), "there must be a prompt that can be cut"
 
 
@@ -61,7 +87,9 @@ def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
     """Those of a published tokenizer may have a space in front."""
     monkeypatch.setattr(ByteTokenizer, "told", lambda self, text: self.encode(" " + text))
     front, room = asked(prompt="x" * 40, cut=True, length=4)
-    assert len(front) == 28 and room == 4 and "13 of the prompt's 41 tokens" in capsys.readouterr().err
+    assert (
+        len(front) == 28 and room == 4 and "13 of the prompt's 41 tokens" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("mask", [Mask(), Mask("causal", shift=1)], ids=["full", "causal"])
@@ -70,29 +98,52 @@ def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
 def test_what_is_cut_fits_with_what_stands_before_it(mask, adds_bos, length, capsys):
     for prompt in (LONG, LONG[: LENGTH - 1], LONG[:LENGTH], "A"):
         ids, room = asked(adds_bos, mask, prompt=prompt, cut=True, length=length)
-        generator = types.SimpleNamespace(mask=mask, vocab=experiment().tokenizer.vocab, tokenizer=experiment(adds_bos).tokenizer)
+        generator = types.SimpleNamespace(
+            mask=mask, vocab=experiment().tokenizer.vocab, tokenizer=experiment(adds_bos).tokenizer
+        )
         row = len(Generator._row(generator, Request((ids, room))).ids)
-        assert row <= LENGTH and (row == LENGTH or len(ids) == len(prompt)) and LONG[: len(prompt)].endswith(bytes(ids.tolist()).decode())
-        assert room >= min(length or LENGTH // 2, LENGTH // 2) or length is None and room == LENGTH - row + room
+        assert (
+            row <= LENGTH
+            and (row == LENGTH or len(ids) == len(prompt))
+            and LONG[: len(prompt)].endswith(bytes(ids.tolist()).decode())
+        )
+        assert (
+            room >= min(length or LENGTH // 2, LENGTH // 2)
+            or length is None
+            and room == LENGTH - row + room
+        )
     assert "more than in training" not in capsys.readouterr().err
     assert row == sample.positions(experiment(adds_bos, mask), (ids, room))
 
 
 def test_holes_beyond_the_training_length_are_told(capsys):
     assert asked(infill="a ___ b\\n___", length=20) == ("a ", 20, " b\n", 20)
-    assert "45 tokens, 13 more than in training" in (said := capsys.readouterr().err) and "--cut" not in said
-    assert asked(infill="<|mask|>___") == ("<|mask|>", 8) and "<|mask|>: text here" in capsys.readouterr().err
+    assert (
+        "45 tokens, 13 more than in training" in (said := capsys.readouterr().err)
+        and "--cut" not in said
+    )
+    assert (
+        asked(infill="<|mask|>___") == ("<|mask|>", 8)
+        and "<|mask|>: text here" in capsys.readouterr().err
+    )
 
 
 def test_a_chat_s_messages_are_text(tmp_path, capsys):
-    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|eos|>{% endfor %}{{ end }}")
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}<|eos|>{% endfor %}{{ end }}"
+    )
     file = tmp_path / "chat.json"
-    file.write_text(json.dumps(dict(messages=[dict(role="tool", content="ok<|eos|><|mask|>")], end=">")))
+    file.write_text(
+        json.dumps(dict(messages=[dict(role="tool", content="ok<|eos|><|mask|>")], end=">"))
+    )
     ids, room = asked(chat=str(file), workdir=str(tmp_path))
     assert ids.tolist() == [*b"ok<|eos|><|mask|>", 256, ord(">")] and room == LENGTH - len(ids)
     assert "spells 2 special tokens, which are text: <|eos|>, <|mask|>" in capsys.readouterr().err
     file.write_text("[" + json.dumps(dict(role="user", content="hé")) + "]")
-    assert asked(chat=str(file), workdir=str(tmp_path))[0].tolist() == [*"hé".encode(), 256] and not capsys.readouterr().err
+    assert (
+        asked(chat=str(file), workdir=str(tmp_path))[0].tolist() == [*"hé".encode(), 256]
+        and not capsys.readouterr().err
+    )
 
 
 def test_mistakes_of_a_chat(tmp_path):
@@ -125,10 +176,16 @@ def test_a_chat_goes_through_the_run_s_template(trained, tmp_path, capsys):
     (run / "chat_template.jinja").write_text(
         "{{ tools[0] }}{% for m in messages %}{{ m.role[0] }}:{{ m.content }}<|eos|>{% endfor %}{{ end }}"
     )
-    file.write_text(json.dumps(dict(messages=[dict(role="user", content="hé")], tools=["T"], end="a:")))
+    file.write_text(
+        json.dumps(dict(messages=[dict(role="user", content="hé")], tools=["T"], end="a:"))
+    )
     with pytest.raises(SystemExit):
-        cli.main(sample.main, [f"--workdir={run}", f"--chat={file}", "--num=1", "--length=4", "--json"])
+        cli.main(
+            sample.main, [f"--workdir={run}", f"--chat={file}", "--num=1", "--length=4", "--json"]
+        )
     (one,) = json.loads(capsys.readouterr().out)["samples"]
-    assert one["kind"] == "chat" and one["pieces"][0] == ["Tu:héa:", True] and len(one["pieces"]) == 2
+    assert (
+        one["kind"] == "chat" and one["pieces"][0] == ["Tu:héa:", True] and len(one["pieces"]) == 2
+    )
     ids = Bytes().fit(()).encode_marked("Tu:hé<|eos|>a:")
     assert np.flatnonzero(ids == 256).tolist() == [6]

@@ -13,7 +13,7 @@ import pytest
 from dlm import evaluate, report, sample, sweep, train
 from dlm.app import cli, experiment
 from dlm.core import files
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.runs import logs
 from tests import tiny
 from tests.reports.conftest import write
@@ -34,24 +34,38 @@ def read_only(monkeypatch):
 
     def forbid(folder):
         def below(path):
-            return isinstance(path, (str, os.PathLike)) and Path(path).absolute().is_relative_to(folder)
+            return isinstance(path, (str, os.PathLike)) and Path(path).absolute().is_relative_to(
+                folder
+            )
 
         def refuse(path):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
         def opened(path, mode="r", *rest, **options):
-            return refuse(path) if below(path) and set(mode) & set("wax+") else real(path, mode, *rest, **options)
+            return (
+                refuse(path)
+                if below(path) and set(mode) & set("wax+")
+                else real(path, mode, *rest, **options)
+            )
 
         monkeypatch.setattr(io, "open", opened)
         monkeypatch.setattr(builtins, "open", opened)
-        monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not (below(path) and mode & os.W_OK))
-        monkeypatch.setattr(os, "mkdir", lambda path, *rest: refuse(path) if below(path) else mkdir(path, *rest))
+        monkeypatch.setattr(
+            os,
+            "access",
+            lambda path, mode: access(path, mode) and not (below(path) and mode & os.W_OK),
+        )
+        monkeypatch.setattr(
+            os, "mkdir", lambda path, *rest: refuse(path) if below(path) else mkdir(path, *rest)
+        )
 
     return forbid
 
 
 def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def one_line(code, out, err):
@@ -82,7 +96,10 @@ def test_rows_that_could_not_be_kept_are_tried_again_and_told_at_the_end(tmp_pat
 
     monkeypatch.setattr(logs, "append", failing)
     with (
-        pytest.raises(UserError, match=r"No space left\), so that 2 row\(s\) told above are kept nowhere: other"),
+        pytest.raises(
+            UserError,
+            match=r"No space left\), so that 2 row\(s\) told above are kept nowhere: other",
+        ),
         logs.Added(path, "other") as kept,
     ):
         kept([dict(a=1)])
@@ -91,7 +108,9 @@ def test_rows_that_could_not_be_kept_are_tried_again_and_told_at_the_end(tmp_pat
         kept([dict(a=1)])
         full[0] = False
         kept([dict(a=2)])
-    assert [row["a"] for row in logs.rows(path)] == [1, 2] and all("time" in row for row in logs.rows(path))
+    assert [row["a"] for row in logs.rows(path)] == [1, 2] and all(
+        "time" in row for row in logs.rows(path)
+    )
     with pytest.raises(ZeroDivisionError), logs.Added(path, "other") as kept:
         full[0] = True
         kept([dict(a=3)])
@@ -105,53 +124,99 @@ def test_report_and_train_on_a_run_that_may_only_be_read(tmp_path, corpus, read_
     recipe.write_text(f"get_config = lambda: {tiny.recipe(corpus)!r}\n")
     before = content(run)
     read_only(run)
-    assert one_line(*(said := told(capsys, report, run))) and said[2].endswith(": name another folder by --out=DIR\n")
-    assert told(capsys, report, run, f"--out={tmp_path / 'out'}", "--json")[0] == 0 and (tmp_path / "out" / "report.html").exists()
+    assert one_line(*(said := told(capsys, report, run))) and said[2].endswith(
+        ": name another folder by --out=DIR\n"
+    )
+    assert (
+        told(capsys, report, run, f"--out={tmp_path / 'out'}", "--json")[0] == 0
+        and (tmp_path / "out" / "report.html").exists()
+    )
     assert one_line(*told(capsys, train, f"--config={recipe}", f"--workdir={run / 'below'}"))
     assert content(run) == before
 
 
 @pytest.mark.slow
-def test_evaluate_and_sample_on_a_run_that_may_only_be_read(trained, tmp_path, read_only, monkeypatch, capsys):
+def test_evaluate_and_sample_on_a_run_that_may_only_be_read(
+    trained, tmp_path, read_only, monkeypatch, capsys
+):
     run = tmp_path / "run"
     shutil.copytree(trained("masked"), run)
     before = content(run)
     read_only(run)
     asked = {evaluate: ("--evals=compression",), sample: ("--num=1", "--length=4", "--steps=1")}
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "reopen", lambda *_: pytest.fail("computed before it was tried whether anything can be written"))
+        patch.setattr(
+            experiment,
+            "reopen",
+            lambda *_: pytest.fail("computed before it was tried whether anything can be written"),
+        )
         for command, words in asked.items():
             assert one_line(*(said := told(capsys, command, f"--workdir={run}", *words)))
             assert said[2].endswith(": name another file by --out=FILE\n")
         trace = ("--out=" + str(tmp_path / "x"), f"--trace={run / 'page.html'}")
-        assert one_line(*(said := told(capsys, sample, f"--workdir={run}", *asked[sample], *trace))) and "--trace=FILE" in said[2]
+        assert (
+            one_line(*(said := told(capsys, sample, f"--workdir={run}", *asked[sample], *trace)))
+            and "--trace=FILE" in said[2]
+        )
     for command, words in asked.items():
-        code, out, err = told(capsys, command, f"--workdir={run}", *words, "--json", f"--out={tmp_path / 'rows.jsonl'}")
+        code, out, err = told(
+            capsys,
+            command,
+            f"--workdir={run}",
+            *words,
+            "--json",
+            f"--out={tmp_path / 'rows.jsonl'}",
+        )
         assert code == 0 and json.loads(out)["workdir"] == str(run), err
-    assert [("value" in row, "text" in row) for row in logs.rows(tmp_path / "rows.jsonl")][-1] == (False, True)
+    assert [("value" in row, "text" in row) for row in logs.rows(tmp_path / "rows.jsonl")][-1] == (
+        False,
+        True,
+    )
     assert content(run) == before
 
 
 @pytest.mark.slow
-def test_what_was_computed_is_shown_though_it_cannot_be_kept(trained, tmp_path, monkeypatch, capsys):
+def test_what_was_computed_is_shown_though_it_cannot_be_kept(
+    trained, tmp_path, monkeypatch, capsys
+):
     def failing(path, rows):
         raise OSError(errno.EDQUOT, "Disk quota exceeded", str(path))
 
     monkeypatch.setattr(logs, "append", failing)
     run = trained("masked")
     code, out, err = told(capsys, evaluate, f"--workdir={run}", "--evals=compression", "--json")
-    assert code == 2 and json.loads(out)["scores"] and "Disk quota exceeded" in err.splitlines()[-1] and "--out=FILE" in err
+    assert (
+        code == 2
+        and json.loads(out)["scores"]
+        and "Disk quota exceeded" in err.splitlines()[-1]
+        and "--out=FILE" in err
+    )
     code, out, err = told(capsys, evaluate, f"--workdir={run}", "--evals=compression")
-    assert code == 2 and "compression.gzip_bits_per_byte" in err and err.splitlines()[-1].startswith("error: ")
+    assert (
+        code == 2
+        and "compression.gzip_bits_per_byte" in err
+        and err.splitlines()[-1].startswith("error: ")
+    )
     code, out, err = told(
-        capsys, sample, f"--workdir={run}", "--num=1", "--length=4", "--steps=1", "--json", f"--trace={tmp_path / 'p.html'}"
+        capsys,
+        sample,
+        f"--workdir={run}",
+        "--num=1",
+        "--length=4",
+        "--steps=1",
+        "--json",
+        f"--trace={tmp_path / 'p.html'}",
     )
     assert code == 2 and json.loads(out)["samples"] and (tmp_path / "p.html").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error", [RuntimeError("ours"), UserError("the user's"), KeyboardInterrupt()], ids=repr)
-def test_what_an_evaluator_found_is_kept_when_the_next_one_fails(error, trained, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("ours"), UserError("the user's"), KeyboardInterrupt()], ids=repr
+)
+def test_what_an_evaluator_found_is_kept_when_the_next_one_fails(
+    error, trained, tmp_path, monkeypatch, capsys
+):
     from dlm.evals.bound import HeldOut
 
     def failing(*_):
@@ -160,8 +225,13 @@ def test_what_an_evaluator_found_is_kept_when_the_next_one_fails(error, trained,
     monkeypatch.setattr(HeldOut, "run", failing)
     out = tmp_path / "rows.jsonl"
     with pytest.raises((SystemExit, RuntimeError)):
-        cli.main(evaluate.main, [f"--workdir={trained('masked')}", "--evals=compression,bound", f"--out={out}"])
-    assert {row["eval"] for row in logs.rows(out)} == {"compression"} and "gzip_bits_per_byte" in capsys.readouterr().err
+        cli.main(
+            evaluate.main,
+            [f"--workdir={trained('masked')}", "--evals=compression,bound", f"--out={out}"],
+        )
+    assert {row["eval"] for row in logs.rows(out)} == {
+        "compression"
+    } and "gzip_bits_per_byte" in capsys.readouterr().err
 
 
 ASCII = {
@@ -176,13 +246,19 @@ ASCII = {
 @pytest.mark.parametrize("name", ASCII)
 def test_an_answer_reaches_an_ascii_stdout(name, tmp_path, corpus, monkeypatch):
     run = write(tmp_path / "r\u00fcn", "masked", 3.0, 0.01, "bound")
-    logs.append(run / "samples.jsonl", [dict(kind="sample", text="\u4e2d\u6587 \u00e9", sampler={}, seed=1, nfe=2)])
+    logs.append(
+        run / "samples.jsonl",
+        [dict(kind="sample", text="\u4e2d\u6587 \u00e9", sampler={}, seed=1, nfe=2)],
+    )
     recipe = tmp_path / "r\u00e9.py"
     sweeps = "def sweep():\n    from dlm.sweeps.grid import point\n    return point('\u00e9', {'seed': 1})\n"
     config = tiny.recipe(corpus, data__source__paths=("\u00e9.txt",))
     recipe.write_text(f"get_config = lambda arg=None: {config!r}\n{sweeps}", encoding="utf-8")
     command, words = ASCII[name]
-    given = [w.replace("RUN", str(run)).replace("RECIPE", str(recipe)).replace("=W", f"={tmp_path}/w") for w in words]
+    given = [
+        w.replace("RUN", str(run)).replace("RECIPE", str(recipe)).replace("=W", f"={tmp_path}/w")
+        for w in words
+    ]
     out = answer(command, given, monkeypatch)
     assert "\\" in out and (not out.startswith("{") or json.loads(out))
 
@@ -192,9 +268,15 @@ def test_an_answer_reaches_an_ascii_stdout(name, tmp_path, corpus, monkeypatch):
 def test_a_run_answers_to_an_ascii_stdout(command, trained, tmp_path, monkeypatch):
     run = tmp_path / "r\u00fcn"
     shutil.copytree(trained("masked"), run)
-    words = ["--evals=compression"] if command is evaluate else ["--num=1", "--length=4", "--steps=1", "--prompt=\u00e9"]
+    words = (
+        ["--evals=compression"]
+        if command is evaluate
+        else ["--num=1", "--length=4", "--steps=1", "--prompt=\u00e9"]
+    )
     found = json.loads(answer(command, [f"--workdir={run}", "--json", *words], monkeypatch))
-    assert found["workdir"] == str(run) and all("\u00e9" in s["text"] for s in found.get("samples", []))
+    assert found["workdir"] == str(run) and all(
+        "\u00e9" in s["text"] for s in found.get("samples", [])
+    )
 
 
 def answer(command, words, monkeypatch):

@@ -4,21 +4,36 @@ import json
 
 import pytest
 
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import (
+    build_member,
+    choices,
+    list_differences,
+    load_recipe,
+    override,
+    to_json,
+    to_plain,
+)
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from tests import tiny
 
 
 def run(**changes):
-    return spec.run(tiny.recipe("corpus.txt", **changes))
+    return build_run(tiny.recipe("corpus.txt", **changes))
 
 
 @pytest.mark.parametrize(
     "changes, said",
     [
-        (dict(optim__lrr=1.0), r"unknown field config.optim.lrr \(did you mean 'lr'\?\); Optim has kind, lr,"),
+        (
+            dict(optim__lrr=1.0),
+            r"unknown field config.optim.lrr \(did you mean 'lr'\?\); Optim has kind, lr,",
+        ),
         (dict(step=3), r"unknown field config.step \(did you mean 'steps'\?\)"),
-        (dict(objective__process__schedul="cosine"), r"config.objective.process.schedul \(did you mean 'schedule'\?\)"),
+        (
+            dict(objective__process__schedul="cosine"),
+            r"config.objective.process.schedul \(did you mean 'schedule'\?\)",
+        ),
         (dict(nn__attention__head=2), r"config.nn.attention.head \(did you mean 'heads'\?\)"),
         (dict(steps="many"), "config.steps must be of type int, not 'many'"),
         (dict(steps=1.5), "config.steps must be of type int, not 1.5"),
@@ -31,27 +46,48 @@ def run(**changes):
         (dict(steps=None), "config.steps must be of type int, not None"),
         (dict(steps=0), "config: steps must be at least 1, not 0"),
         (dict(optim__lr="fast"), "config.optim.lr must be of type float, not 'fast'"),
-        (dict(optim__kind="adam"), r"config.optim.kind must be adamw \| muon, not 'adam' \(did you mean 'adamw'\?\)"),
+        (
+            dict(optim__kind="adam"),
+            r"config.optim.kind must be adamw \| muon, not 'adam' \(did you mean 'adamw'\?\)",
+        ),
         (dict(optim=3), "config.optim is a section, not 3"),
         (dict(optim__ema="a"), "config.optim.ema is a section, not 'a'"),
         (dict(optim__ema=1), "config.optim.ema: decay=1.0 must be in"),
         (dict(nn__ffn=3), "config.nn.ffn is a section, not 3"),
         (dict(evals=3), "config.evals must be a dictionary of evals, not 3"),
         (dict(evals=dict(bound=3)), "config.evals.bound is a section, not 3"),
-        (dict(evals=dict(bond={})), r"config.evals.bond: no evals 'evals.bond' \(did you mean 'bound'\?\)"),
-        (dict(objective="maskd"), r"config.objective: no objectives 'objectives.maskd' \(did you mean 'masked'\?\)"),
+        (
+            dict(evals=dict(bond={})),
+            r"config.evals.bond: no evals 'evals.bond' \(did you mean 'bound'\?\)",
+        ),
+        (
+            dict(objective="maskd"),
+            r"config.objective: no objectives 'objectives.maskd' \(did you mean 'masked'\?\)",
+        ),
         (dict(objective="noise.mask"), "config.objective: no objectives 'noise.mask'"),
         (dict(objective="os.path"), "config.objective: no objectives 'os.path'"),
         (dict(objective="objectives.__init__"), "config.objective: no objectives"),
-        (dict(objective=None), "config.objective must name a member of objectives, such as 'adapted', not None"),
+        (
+            dict(objective=None),
+            "config.objective must name a member of objectives, such as 'adapted', not None",
+        ),
         (dict(text=None), "config.text must name a member of text, .* not None"),
         (dict(objective=dict(name=3)), "config.objective must name a member of objectives"),
         (dict(text=dict(size=300)), "unknown field config.text.size; Bytes has"),
-        (dict(nn__attention__heads=3, nn__attention__kv_heads=2), "config.nn.attention: heads=3 must be a multiple of kv_heads=2"),
+        (
+            dict(nn__attention__heads=3, nn__attention__kv_heads=2),
+            "config.nn.attention: heads=3 must be a multiple of kv_heads=2",
+        ),
         (dict(optim__lr=-1.0), "config.optim: lr and muon_lr must be positive"),
-        (dict(objective__process__schedule="lineal"), r"schedule must be linear .* not 'lineal' \(did you mean 'linear'\?\)"),
+        (
+            dict(objective__process__schedule="lineal"),
+            r"schedule must be linear .* not 'lineal' \(did you mean 'linear'\?\)",
+        ),
         (dict(data__source__paths=()), "config.data.source: paths must name at least one file"),
-        (dict(data__source__paths=(1,)), r"config.data.source.paths\[0\] must be of type str, not 1"),
+        (
+            dict(data__source__paths=(1,)),
+            r"config.data.source.paths\[0\] must be of type str, not 1",
+        ),
         (dict(sampler__steps=0), "config.sampler: steps=0"),
         (dict(every__log=0), "config.every: log and keep"),
         (dict(mesh__tensor=0), "config.mesh: mesh axes"),
@@ -66,50 +102,74 @@ def test_mistakes_are_one_line_and_name_the_field(changes, said):
 
 
 def test_a_number_of_thousands_of_digits_is_told():
-    with pytest.raises(UserError, match="config.optim.lr must be of type float, not a value of type tuple"):
+    with pytest.raises(
+        UserError, match="config.optim.lr must be of type float, not a value of type tuple"
+    ):
         run(optim__lr=[10**5000])
 
 
 def test_missing_fields_and_sections():
     with pytest.raises(UserError, match="config.steps is missing and has no default"):
-        spec.run(dict(seed=1))
+        build_run(dict(seed=1))
     with pytest.raises(UserError, match="config.data.source.paths is missing"):
         run(data__source="local")
-    assert spec.run(dict(steps=1)) == spec.run(dict(steps=1, optim=None, nn={}, data=None))
+    assert build_run(dict(steps=1)) == build_run(dict(steps=1, optim=None, nn={}, data=None))
     with pytest.raises(UserError, match="a recipe returns a ConfigDict"):
-        spec.run([])
+        build_run([])
 
 
 def test_kind_conversions():
-    made = run(steps=1e3, optim__lr=1, data__source__paths=["a", "b"], nn__time=None, nn__compute__remat=None)
+    made = run(
+        steps=1e3,
+        optim__lr=1,
+        data__source__paths=["a", "b"],
+        nn__time=None,
+        nn__compute__remat=None,
+    )
     assert made.steps == 1000 and type(made.steps) is int and type(made.optim.lr) is float
-    assert made.data.source.paths == ("a", "b") and run(data__source__paths="a").data.source.paths == ("a",)
+    assert made.data.source.paths == ("a", "b") and run(
+        data__source__paths="a"
+    ).data.source.paths == ("a",)
     assert made.nn.time == made.nn.compute.remat == "none"
-    assert made.data.source.held_out_paths is None and run(data__source__held_out_paths=["x"]).data.source.held_out_paths == ("x",)
+    assert made.data.source.held_out_paths is None and run(
+        data__source__held_out_paths=["x"]
+    ).data.source.held_out_paths == ("x",)
 
 
 def test_members_by_any_of_their_names():
     names = ["ar", "objectives.ar", dict(name="ar"), dict(name="objectives.ar")]
     assert len({run(objective=name).objective for name in names}) == 1
-    assert spec.build("mask", "noise", tiny.VOCAB) == spec.build(dict(name="noise.mask", schedule="linear"), "noise", tiny.VOCAB)
+    assert build_member("mask", "noise", tiny.VOCAB) == build_member(
+        dict(name="noise.mask", schedule="linear"), "noise", tiny.VOCAB
+    )
 
 
 def test_the_vocabulary_reaches_every_member():
     made = run(text=dict(name="bpe", size=300))
-    assert made.nn.vocab == made.objective.vocab == made.objective.process.vocab == made.text.vocab and made.nn.vocab.size == 300
+    assert (
+        made.nn.vocab == made.objective.vocab == made.objective.process.vocab == made.text.vocab
+        and made.nn.vocab.size == 300
+    )
 
 
-@pytest.mark.parametrize("changes", [{}, tiny.AR, dict(text=dict(name="bpe", size=300), evals=dict(bound={}, compression={}))], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, tiny.AR, dict(text=dict(name="bpe", size=300), evals=dict(bound={}, compression={}))],
+    ids=str,
+)
 def test_round_trip_through_json(changes):
     made = run(**changes)
-    text = spec.to_json(made)
-    assert spec.run(json.loads(text)) == made and spec.to_json(spec.run(json.loads(text))) == text
-    assert "vocab" not in text and spec.differences(json.loads(text), spec.plain(made)) == []
+    text = to_json(made)
+    assert build_run(json.loads(text)) == made and to_json(build_run(json.loads(text))) == text
+    assert "vocab" not in text and list_differences(json.loads(text), to_plain(made)) == []
 
 
 def test_differences():
-    a, b = spec.plain(run()), spec.plain(run(optim__lr=2e-2, data__source__paths=("x",)))
-    assert spec.differences(a, b) == ["data.source.paths: ['corpus.txt'] → ['x']", "optim.lr: 0.01 → 0.02"]
+    a, b = to_plain(run()), to_plain(run(optim__lr=2e-2, data__source__paths=("x",)))
+    assert list_differences(a, b) == [
+        "data.source.paths: ['corpus.txt'] → ['x']",
+        "optim.lr: 0.01 → 0.02",
+    ]
 
 
 def test_overrides():
@@ -123,26 +183,39 @@ def test_overrides():
         ("text", "bytes"),
         ("optim.lr", "3e-4"),
     ]:
-        spec.override(config, dotted, text)
-    made = spec.run(config)
-    assert (made.steps, made.objective.process.schedule, made.nn.time, made.optim.lr) == (1000, "cosine", "none", 3e-4)
+        override(config, dotted, text)
+    made = build_run(config)
+    assert (made.steps, made.objective.process.schedule, made.nn.time, made.optim.lr) == (
+        1000,
+        "cosine",
+        "none",
+        3e-4,
+    )
     assert made.data.source.paths == ("a", "b") and made.data.source.held_out_paths is None
-    spec.override(config, "objective.name", "None")
+    override(config, "objective.name", "None")
     assert config["objective"]["name"] is None
-    spec.override(config, "data.source.name", "1")
+    override(config, "data.source.name", "1")
     assert config["data"]["source"]["name"] == "1", "a text stays a text"
-    with pytest.raises(UserError, match="config.steps is not a section, so config.steps.x cannot be set"):
-        spec.override(config, "steps.x", "1")
+    with pytest.raises(
+        UserError, match="config.steps is not a section, so config.steps.x cannot be set"
+    ):
+        override(config, "steps.x", "1")
 
 
 def test_recipes(tmp_path):
-    with pytest.raises(UserError, match=r"no recipe configs/quikstart.py \(did you mean 'quickstart.py'\?\)"):
-        spec.recipe("configs/quikstart.py")
+    with pytest.raises(
+        UserError, match=r"no recipe configs/quikstart.py \(did you mean 'quickstart.py'\?\)"
+    ):
+        load_recipe("configs/quikstart.py")
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match="has no get_config"):
-        spec.recipe(str(tmp_path / "empty.py"))
+        load_recipe(str(tmp_path / "empty.py"))
     allowed = dict(size=("tiny", "small"), data=("embedded", "tfds:*"))
-    assert vars(spec.choices("data=tfds:x", **allowed)) == dict(size="tiny", data="tfds:x")
-    for arg, said in [("sise=tiny", "did you mean 'size'"), ("size=smal", "did you mean 'small'"), ("tiny", "recipe argument 'tiny'")]:
+    assert vars(choices("data=tfds:x", **allowed)) == dict(size="tiny", data="tfds:x")
+    for arg, said in [
+        ("sise=tiny", "did you mean 'size'"),
+        ("size=smal", "did you mean 'small'"),
+        ("tiny", "recipe argument 'tiny'"),
+    ]:
         with pytest.raises(UserError, match=said):
-            spec.choices(arg, **allowed)
+            choices(arg, **allowed)

@@ -13,7 +13,9 @@ PREDICTION = Logits(jnp.asarray(np.append(LOGITS_V, -np.inf))[None, None])
 
 def test_nucleus_is_the_smallest_set_that_reaches_the_mass():
     for top_p, kept in [(0.01, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.95, 4), (1.0, 4)]:
-        assert np.isfinite(keep_top_p(jnp.asarray(LOGITS_V), top_p)).tolist() == [True] * kept + [False] * (4 - kept)
+        assert np.isfinite(keep_top_p(jnp.asarray(LOGITS_V), top_p)).tolist() == [True] * kept + [
+            False
+        ] * (4 - kept)
 
 
 def test_confidences():
@@ -29,7 +31,9 @@ def test_draws_follow_the_tempered_and_cut_law():
         want_V = np.exp(LOGITS_V / temperature) / np.exp(LOGITS_V / temperature).sum()
         if top_p < 1:
             want_V = np.where(np.arange(4) < 2, want_V, 0) / want_V[:2].sum()
-        got_V = np.bincount(np.asarray(wide.draw(key_B, temperature, top_p))[0], minlength=5) / 20_000
+        got_V = (
+            np.bincount(np.asarray(wide.draw(key_B, temperature, top_p))[0], minlength=5) / 20_000
+        )
         np.testing.assert_allclose(got_V, np.append(want_V, 0), atol=0.02)
     assert (wide.draw(key_B, 0.0) == 0).all()
 
@@ -43,7 +47,13 @@ def test_a_low_temperature_sharpens_and_the_lowest_is_the_mode():
     for exponent in range(7, 46):
         assert high.draw(key_B, 10.0**-exponent) == 1
         assert high.tempered(10.0**-exponent).log_prob(jnp.array([[1]])) == 0
-    near = Logits(jnp.asarray([[[-1e-7, 0.0, -jnp.inf, -1e30]]]))  # below a millionth of a nat two are not told apart by chance
-    assert near.tempered(1e-7).log_prob(jnp.array([[1]])) == 0 > near.tempered(1e-6).log_prob(jnp.array([[1]]))
+    near = Logits(
+        jnp.asarray([[[-1e-7, 0.0, -jnp.inf, -1e30]]])
+    )  # below a millionth of a nat two are not told apart by chance
+    assert (
+        near.tempered(1e-7).log_prob(jnp.array([[1]]))
+        == 0
+        > near.tempered(1e-6).log_prob(jnp.array([[1]]))
+    )
     nothing = Logits(jnp.full((1, 1, 5), -jnp.inf))
     assert not np.isnan(nothing.tempered(0.5).logits_BLV).any()

@@ -13,8 +13,10 @@ import pytest
 import dlm
 from dlm import bench, convert, report
 from dlm.app import cli
-from dlm.core import config as spec
-from dlm.core.config import Place, Seed, UserError
+from dlm.core.config import _field, to_json
+from dlm.core.errors import UserError
+from dlm.core.named import Place, Seed
+from dlm.core.run import Run, build_run
 from dlm.runs import directory
 from tests import tiny
 from tests.test_fields import reachable
@@ -24,11 +26,44 @@ COMMANDS = sorted(p.stem for p in (ROOT / "dlm").glob("*.py") if p.stem != "__in
 MODULES = [f"dlm.{name}" for name in COMMANDS if name not in ("bench", "report")]
 MODULES += [f"dlm.benches.{name}" for name in bench.names()] + ["launch.preflight"]
 TEXTS = {  # flags that are words, not names of files
-    *("architecture", "blocks", "evals", "harness", "infill", "metric", "of", "only", "platform", "prompt", "refresh", "rules", "steps"),
-    *("dtype", "objective", "peer", "print", "topology", "worlds", "harness_limit", "harness_fewshot", "harness_samples", "ignore"),
+    *(
+        "architecture",
+        "blocks",
+        "evals",
+        "harness",
+        "infill",
+        "metric",
+        "of",
+        "only",
+        "platform",
+        "prompt",
+        "refresh",
+        "rules",
+        "steps",
+    ),
+    *(
+        "dtype",
+        "objective",
+        "peer",
+        "print",
+        "topology",
+        "worlds",
+        "harness_limit",
+        "harness_fewshot",
+        "harness_samples",
+        "ignore",
+    ),
 }
 WORDS = {  # fields that are words
-    *("Loader.mark", "Loader.prompt", "Local.field", "Tfds.dataset", "Tfds.field", "Tfds.train", "Tfds.held_out"),
+    *(
+        "Loader.mark",
+        "Loader.prompt",
+        "Local.field",
+        "Tfds.dataset",
+        "Tfds.field",
+        "Tfds.train",
+        "Tfds.held_out",
+    ),
     *("ModelConfig.heads", "Mesh.platform", "Harness.tasks"),
 }
 
@@ -39,10 +74,17 @@ def flags():
 
 def fields():
     """(class, field, its types) of every config field; of a tuple the types of its parts."""
-    for cls in reachable(spec.Run):
+    for cls in reachable(Run):
         hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
-            inner = [hints[f.name], *(a for h in (hints[f.name], *typing.get_args(hints[f.name])) for a in typing.get_args(h))]
+            inner = [
+                hints[f.name],
+                *(
+                    a
+                    for h in (hints[f.name], *typing.get_args(hints[f.name]))
+                    for a in typing.get_args(h)
+                ),
+            ]
             yield cls, f, {hint for hint in inner if isinstance(hint, type)}
 
 
@@ -64,26 +106,34 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("module, flag", [row for row in flags() if row[1].type is Place], ids=lambda x: getattr(x, "name", x))
+@pytest.mark.parametrize(
+    "module, flag",
+    [row for row in flags() if row[1].type is Place],
+    ids=lambda x: getattr(x, "name", x),
+)
 def test_a_flag_that_is_a_place(module, flag, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     given = [dataclasses.replace(flag, required=False)]
     assert getattr(cli.parse("", given, [f"--{flag.name}=~/x"])[0], flag.name) == "/somewhere/x"
     for text, said in WRONG.items():
         if text != flag.default:
-            with pytest.raises(UserError, match="is no UTF-8" if text == "\udcff" else f"^--{flag.name} .*{said}"):
+            with pytest.raises(
+                UserError, match="is no UTF-8" if text == "\udcff" else f"^--{flag.name} .*{said}"
+            ):
                 cli.parse("", given, [f"--{flag.name}={text}"])
 
 
-@pytest.mark.parametrize("cls, f", [row[:2] for row in fields() if Place in row[2]], ids=lambda x: getattr(x, "name", x))
+@pytest.mark.parametrize(
+    "cls, f", [row[:2] for row in fields() if Place in row[2]], ids=lambda x: getattr(x, "name", x)
+)
 def test_a_field_that_is_a_place(cls, f, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
-    made = spec._field("~/x", f, typing.get_type_hints(cls)[f.name], "f", None)
+    made = _field("~/x", f, typing.get_type_hints(cls)[f.name], "f", None)
     assert made == ("/somewhere/x",) if isinstance(made, tuple) else made == "/somewhere/x"
     for text, said in WRONG.items():
         if text != f.default:
             with pytest.raises(UserError, match=rf"^config.f(\[0\])? .*{said}"):
-                spec._field(text, f, typing.get_type_hints(cls)[f.name], "f", None)
+                _field(text, f, typing.get_type_hints(cls)[f.name], "f", None)
 
 
 @pytest.mark.parametrize("argv", [["~/x"], ["y", "--out=~/x"], ["y", "--into=~/x"]], ids=str)
@@ -116,12 +166,12 @@ def test_a_seed_of_more_than_32_bits_is_refused(seed, corpus, tmp_path):
             with pytest.raises(UserError, match=f"--seed must be in 0 … 4294967295, not {seed}"):
                 cli.parse("", [flag], [f"--seed={seed}"])
     with pytest.raises(UserError, match=f"config.seed must be in 0 … 4294967295, not {seed}"):
-        spec.run(tiny.recipe(corpus, seed=seed))
-    assert spec.run(tiny.recipe(corpus, seed=2**32 - 1)).seed == 2**32 - 1
+        build_run(tiny.recipe(corpus, seed=seed))
+    assert build_run(tiny.recipe(corpus, seed=2**32 - 1)).seed == 2**32 - 1
 
 
 def test_an_old_run_of_such_a_seed_is_read_as_the_seed_that_it_was(corpus, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(spec.to_json(tiny.recipe(corpus, seed=-1)))
+    (tmp_path / "config.json").write_text(to_json(tiny.recipe(corpus, seed=-1)))
     assert directory.run_of(tmp_path).seed == 2**32 - 1
     assert "seed=-1 gave the draws of 4294967295" in capsys.readouterr().err
 
@@ -135,5 +185,11 @@ for name in sys.argv[1:]:
     except SystemExit:
         pass"""
     names = [f"dlm.{name}" for name in COMMANDS] + [name for name in MODULES if "benches" in name]
-    reply = subprocess.run([sys.executable, "-OO", "-c", code, *names], cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    reply = subprocess.run(
+        [sys.executable, "-OO", "-c", code, *names],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
     assert reply.returncode == 0 and reply.stdout.count("--help") >= len(names) - 1, reply.stderr

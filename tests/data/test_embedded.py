@@ -4,7 +4,7 @@ import sysconfig
 
 import pytest
 
-from dlm.core import config as spec
+from dlm.core.errors import UserError
 from dlm.data.embedded import Embedded
 
 
@@ -13,10 +13,15 @@ def everything(source: Embedded) -> list[str]:
 
 
 def test_prose_and_source_of_this_python():
-    prose, source, both = (Embedded(parts=parts) for parts in (("prose",), ("source",), ("prose", "source")))
+    prose, source, both = (
+        Embedded(parts=parts) for parts in (("prose",), ("source",), ("prose", "source"))
+    )
     assert both.documents("train") == prose.documents("train") + source.documents("train")
     assert both.documents("held_out") == prose.documents("held_out") + source.documents("held_out")
-    assert 2e5 < sum(map(len, everything(prose))) < 2e6 and 5e6 < sum(map(len, everything(source))) < 5e7
+    assert (
+        2e5 < sum(map(len, everything(prose))) < 2e6
+        and 5e6 < sum(map(len, everything(source))) < 5e7
+    )
     assert any("The operators" in d and "**********" in d for d in everything(prose))
     assert any("def urlparse(" in d for d in everything(source))
     assert 0.002 < len(both.documents("held_out")) / len(everything(both)) < 0.05
@@ -44,5 +49,5 @@ def test_what_is_left_out(tmp_path, monkeypatch):
     source = Embedded(held_out=0.5, parts=("source",))
     assert sorted(everything(source)) == ["# a/c.py\r\n", "# a/d.py\r\n", "# b.py\r\n"]
     assert source.dropped == {"empty documents": 1, "duplicates": 1}
-    with pytest.raises(spec.UserError, match="no documents in one of the splits"):
+    with pytest.raises(UserError, match="no documents in one of the splits"):
         Embedded(held_out=1e-9, parts=("source",)).documents("train")

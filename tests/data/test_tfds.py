@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dlm.core import config as spec
+from dlm.core.errors import UserError
 from dlm.data import tfds
 from dlm.data.local import Local
 from dlm.data.tfds import Tfds
@@ -18,7 +18,9 @@ def made(tmp_path_factory):
     """A data set written by the command, with a `tensorflow` in the way that tells when it is imported."""
     folder = tmp_path_factory.mktemp("tfds")
     (folder / "fake/tensorflow").mkdir(parents=True)
-    (folder / "fake/tensorflow/__init__.py").write_text(f"open({str(folder / 'imported')!r}, 'w').close()\nraise ImportError\n")
+    (folder / "fake/tensorflow/__init__.py").write_text(
+        f"open({str(folder / 'imported')!r}, 'w').close()\nraise ImportError\n"
+    )
     (folder / "a.txt").write_text("".join(f"paragraph {i} — né\n\n" for i in range(100)))
     script = f"""
 import sys
@@ -28,7 +30,9 @@ assert code == 0
 print(len(tfds.Tfds('notes', data_dir={str(folder)!r}).documents('held_out')[0]))
 """
     environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(folder / "fake"), *sys.path]))
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", script], env=environment, check=True, capture_output=True, timeout=60
+    )
     return folder
 
 
@@ -40,7 +44,11 @@ def test_round_trip_without_tensorflow(made):
     assert not (made / "imported").exists() and "tensorflow" not in sys.modules
     half = Tfds("notes:1.0.0", train="train[:50%]", data_dir=str(made)).documents("train")
     assert len(half) == len(local.documents("train")) // 2
-    prints = {source.documents("train").fingerprint, source.documents("held_out").fingerprint, half.fingerprint}
+    prints = {
+        source.documents("train").fingerprint,
+        source.documents("held_out").fingerprint,
+        half.fingerprint,
+    }
     assert len(prints) == 3
 
 
@@ -51,7 +59,7 @@ def test_mistakes(made):
         (dict(dataset="notes", field="txt"), "no field 'txt': text .did you mean 'text'"),
         (dict(dataset="notes", train="trian"), "no split 'trian': train, test"),
     ]:
-        with pytest.raises(spec.UserError, match=message):
+        with pytest.raises(UserError, match=message):
             Tfds(**fields, data_dir=str(made)).documents("train")
 
 
@@ -59,9 +67,12 @@ def test_the_newest_version_is_read_and_configs_are_named(tmp_path):
     for path in ("a/1.9.0", "a/1.10.0", "b/en/1.0.0", "b/de/1.0.0"):
         (tmp_path / path).mkdir(parents=True)
         (tmp_path / path / "dataset_info.json").write_text("{}")
-    assert tfds._prepared("a", tmp_path).name == "1.10.0" and tfds._prepared("a:1.9.0", tmp_path).name == "1.9.0"
+    assert (
+        tfds._prepared("a", tmp_path).name == "1.10.0"
+        and tfds._prepared("a:1.9.0", tmp_path).name == "1.9.0"
+    )
     assert tfds._prepared("b/en", tmp_path) == tmp_path / "b/en/1.0.0"
-    with pytest.raises(spec.UserError, match="name one: b/de, b/en"):
+    with pytest.raises(UserError, match="name one: b/de, b/en"):
         tfds._prepared("b", tmp_path)
 
 
@@ -70,9 +81,11 @@ def test_a_data_set_that_only_tensorflow_could_read(made):
     other.mkdir(parents=True)
     for file in (made / "notes/1.0.0").glob("*.json"):
         (other / file.name).write_text(file.read_text())
-    info = json.loads((other / "dataset_info.json").read_text()) | dict(name="records", fileFormat="tfrecord")
+    info = json.loads((other / "dataset_info.json").read_text()) | dict(
+        name="records", fileFormat="tfrecord"
+    )
     (other / "dataset_info.json").write_text(json.dumps(info))
-    with pytest.raises(spec.UserError, match="stored as tfrecord"):
+    with pytest.raises(UserError, match="stored as tfrecord"):
         Tfds("records", data_dir=str(made)).documents("train")
 
 
@@ -89,6 +102,8 @@ def test_without_a_home_no_folder_is_called_so(monkeypatch):
     assert str(tfds._data_dir(None)) == "/of/mine/tensorflow_datasets"
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
-    with pytest.raises(spec.UserError, match="there is no such home: .* name another by data_dir or .TFDS_DATA_DIR"):
+    with pytest.raises(
+        UserError, match="there is no such home: .* name another by data_dir or .TFDS_DATA_DIR"
+    ):
         tfds._data_dir(None)
     assert str(tfds._data_dir("here")) == "here"

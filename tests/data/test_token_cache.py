@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.data import packing, token_cache
 from dlm.text.bpe import BPE
 from dlm.text.bytes import Bytes
@@ -18,7 +18,9 @@ def counted(monkeypatch):
     """The byte tokenizer, counting how often it encodes."""
     tokenizer, calls = Bytes().fit(()), []
     encode_all = tokenizer.encode_all
-    monkeypatch.setattr(tokenizer, "encode_all", lambda texts: calls.append(texts) or encode_all(texts))
+    monkeypatch.setattr(
+        tokenizer, "encode_all", lambda texts: calls.append(texts) or encode_all(texts)
+    )
     return tokenizer, calls
 
 
@@ -30,14 +32,22 @@ def test_tokens_are_computed_once(counted, tmp_path, monkeypatch):
     second = token_cache.tokenized(tokenizer, DOCUMENTS, tmp_path / "new")
     assert len(calls) == 2 and isinstance(second.flat, np.memmap)
     for made in (first, second):
-        pieces = [tokenizer.decode(made.flat[a:b]) for a, b in zip(made.offsets, made.offsets[1:], strict=False)]
+        pieces = [
+            tokenizer.decode(made.flat[a:b])
+            for a, b in zip(made.offsets, made.offsets[1:], strict=False)
+        ]
         assert pieces == DOCUMENTS and made.flat.dtype == np.uint16
     assert sorted(p.suffix for p in (tmp_path / "new").iterdir()) == [".npy", ".npy"]
 
 
 def test_the_key_covers_documents_borders_and_tokenizer(tmp_path):
     byte = Bytes().fit(())
-    cases = [(byte, ["ab", "c"]), (byte, ["a", "bc"]), (byte, ["c", "ab"]), (BPE(size=270).fit(["abab"]), ["ab", "c"])]
+    cases = [
+        (byte, ["ab", "c"]),
+        (byte, ["a", "bc"]),
+        (byte, ["c", "ab"]),
+        (BPE(size=270).fit(["abab"]), ["ab", "c"]),
+    ]
     assert len({token_cache.fingerprint(*case) for case in cases}) == len(cases)
 
 
@@ -48,7 +58,9 @@ def test_broken_files_and_folders_that_cannot_be_written(counted, tmp_path):
         file.write_bytes(file.read_bytes()[:100])
     again = token_cache.tokenized(tokenizer, DOCUMENTS, tmp_path)
     (tmp_path / "file").write_text("")
-    in_memory = token_cache.tokenized(tokenizer, DOCUMENTS, tmp_path / "file/below")  # a file is no folder
+    in_memory = token_cache.tokenized(
+        tokenizer, DOCUMENTS, tmp_path / "file/below"
+    )  # a file is no folder
     assert len(calls) == 3
     np.testing.assert_array_equal(again.flat, in_memory.flat)
     np.testing.assert_array_equal(again.offsets, in_memory.offsets)
@@ -70,13 +82,23 @@ def test_files_that_were_meddled_with_run_nothing_and_reach_no_model(counted, tm
     (flat,), (offsets,) = tmp_path.glob("*.tokens.npy"), tmp_path.glob("*.offsets.npy")
     for file in (flat, offsets):
         np.save(file, np.array([Trap(tmp_path / "sprung")], object), allow_pickle=True)
-        assert token_cache.tokenized(tokenizer, DOCUMENTS, tmp_path).offsets.tolist() == [0, 3, 4, 24]
+        assert token_cache.tokenized(tokenizer, DOCUMENTS, tmp_path).offsets.tolist() == [
+            0,
+            3,
+            4,
+            24,
+        ]
     np.save(offsets, np.array([0, 9, 4, 24]))  # a document that ends before it begins
     assert token_cache.tokenized(tokenizer, DOCUMENTS, tmp_path).offsets.tolist() == [0, 3, 4, 24]
     assert len(calls) == 4 and not (tmp_path / "sprung").exists()
     np.save(flat, np.full(24, 300, np.uint16))
-    windows = packing.Windows(token_cache.tokenized(tokenizer, DOCUMENTS, tmp_path), 8, tokenizer.eos, tokenizer.pad)
-    with pytest.raises(UserError, match=f"{flat.name} is damaged: it holds id 300, and the vocabulary {tokenizer.size} ids; delete it"):
+    windows = packing.Windows(
+        token_cache.tokenized(tokenizer, DOCUMENTS, tmp_path), 8, tokenizer.eos, tokenizer.pad
+    )
+    with pytest.raises(
+        UserError,
+        match=f"{flat.name} is damaged: it holds id 300, and the vocabulary {tokenizer.size} ids; delete it",
+    ):
         windows.rows(np.arange(2))
 
 

@@ -12,7 +12,12 @@ from dlm.text.bytes import Bytes
 class Asked:
     """`fill(n, hole)` is what stands in the hole of the n-th template asked for: ids, or a string."""
 
-    def __init__(self, documents=("the cat sat on a mat. ", "dogs ran up to red barns. ", "it rained. "), fill=None, mask="full"):
+    def __init__(
+        self,
+        documents=("the cat sat on a mat. ", "dogs ran up to red barns. ", "it rained. "),
+        fill=None,
+        mask="full",
+    ):
         self.tokenizer, self.held_out_documents = Bytes().fit(()), list(documents)
         self.objective, self.facts, self.asked = types.SimpleNamespace(mask=Mask(mask)), {}, []
         self.fill = fill or (lambda n, hole: np.arange(hole) % (5 + n))
@@ -21,7 +26,9 @@ class Asked:
         replies = []
         for template in templates:
             parts = [self.fill(len(replies), p) if isinstance(p, int) else p for p in template]
-            ids = np.concatenate([self.tokenizer.told(p) if isinstance(p, str) else p for p in parts]).astype(np.int32)
+            ids = np.concatenate(
+                [self.tokenizer.told(p) if isinstance(p, str) else p for p in parts]
+            ).astype(np.int32)
             ends = np.flatnonzero(ids == self.tokenizer.eos)
             text = self.tokenizer.decode(ids[: ends[0]] if len(ends) else ids)
             replies.append(Reply(text, ids, np.zeros(len(ids), bool), 0.0, 4, 0.0))

@@ -8,7 +8,8 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.core import config as spec
+from dlm.core.config import build_member
+from dlm.core.errors import UserError
 from dlm.evals import lm_eval
 from tests import tiny
 from tests.evals import test_calibration
@@ -19,12 +20,18 @@ def asked(name, defaults):
     """A probe: what an evaluator that draws asks of the model, and what it makes of the answers."""
 
     def probe(**changes):
-        subject = Asked(documents=["the cat sat on a mat and saw dogs run up", "while it rained on red barns and mats, dogs ran"] * 3)
-        subject.other = lambda workdir: (_ for _ in ()).throw(spec.UserError(workdir))
-        evaluator = spec.build(dict(name=f"evals.{name}", **defaults | changes), "evals")
+        subject = Asked(
+            documents=[
+                "the cat sat on a mat and saw dogs run up",
+                "while it rained on red barns and mats, dogs ran",
+            ]
+            * 3
+        )
+        subject.other = lambda workdir: (_ for _ in ()).throw(UserError(workdir))
+        evaluator = build_member(dict(name=f"evals.{name}", **defaults | changes), "evals")
         try:
             return scores(evaluator, subject), str(subject.asked)
-        except spec.UserError as error:  # the judge that is asked for
+        except UserError as error:  # the judge that is asked for
             return str(error), str(subject.asked)
 
     probe.__name__ = name
@@ -36,15 +43,21 @@ def judged(**changes):
     subject, judge = Asked(), types.SimpleNamespace(objective=types.SimpleNamespace(claims="exact"))
     subject.other = lambda workdir: judge
     try:
-        list(spec.build(dict(name="evals.gen_ppl", judge="a", **changes), "evals").run(subject, 0))
+        list(
+            build_member(dict(name="evals.gen_ppl", judge="a", **changes), "evals").run(subject, 0)
+        )
     except AttributeError:  # this judge cannot read
         return str(subject.asked)
 
 
 def calibration(**changes):
-    objective = spec.build("ar", "objectives", tiny.VOCAB)
-    logits_LV = jnp.where(jnp.arange(20) < 4, jnp.arange(20.0), -jnp.inf) * jnp.linspace(0.1, 1, 8)[:, None]
-    rows = test_calibration.measured(objective, np.arange(64).reshape(8, 8) % 5, logits_LV, **changes)
+    objective = build_member("ar", "objectives", tiny.VOCAB)
+    logits_LV = (
+        jnp.where(jnp.arange(20) < 4, jnp.arange(20.0), -jnp.inf) * jnp.linspace(0.1, 1, 8)[:, None]
+    )
+    rows = test_calibration.measured(
+        objective, np.arange(64).reshape(8, 8) % 5, logits_LV, **changes
+    )
     return str(rows)
 
 
@@ -65,18 +78,28 @@ def harness(**changes):
     loaded = dict(tasks=dict(a=task))
     local = types.SimpleNamespace(guarded=lambda: quiet, tasks=told("tasks", loaded))
     bridge = types.SimpleNamespace(HarnessLM=told("model"))
-    answers = types.SimpleNamespace(evaluate=lambda lm, tasks, **options: said.append(("evaluate", options)) or dict(results={}))
+    answers = types.SimpleNamespace(
+        evaluate=lambda lm, tasks, **options: said.append(("evaluate", options)) or dict(results={})
+    )
     fakes = {"lm_eval": types.ModuleType("lm_eval"), "lm_eval.evaluator": answers}
     here, render = "dlm.evals.harness", str
     with contextlib.ExitStack() as stack:
-        for name, fake in dict(_ready=lambda: None, Model=told("scores"), _template=lambda subject: render).items():
+        for name, fake in dict(
+            _ready=lambda: None, Model=told("scores"), _template=lambda subject: render
+        ).items():
             stack.enter_context(mock.patch(f"{here}.{name}", fake))
         stack.enter_context(
-            mock.patch.dict(sys.modules, fakes | {"dlm.evals.lm_eval.local_tasks": local, "dlm.evals.lm_eval.adapter": bridge})
+            mock.patch.dict(
+                sys.modules,
+                fakes
+                | {"dlm.evals.lm_eval.local_tasks": local, "dlm.evals.lm_eval.adapter": bridge},
+            )
         )
         for name, fake in dict(local=local, bridge=bridge).items():
             stack.enter_context(mock.patch.object(lm_eval, name, fake, create=True))
-        evaluator = spec.build(dict(name="evals.harness", **dict(tasks=("a",), dir="d") | changes), "evals")
+        evaluator = build_member(
+            dict(name="evals.harness", **dict(tasks=("a",), dir="d") | changes), "evals"
+        )
         list(evaluator.run(None, 0))
     return str(said)
 
@@ -103,7 +126,7 @@ def task(name):
     """A probe: the first problems of a task."""
 
     def probe(**changes):
-        member = spec.build(dict(name=f"tasks.{name}", **changes), "tasks")
+        member = build_member(dict(name=f"tasks.{name}", **changes), "tasks")
         return str([member[i] for i in range(6)])
 
     probe.__name__ = name
@@ -111,14 +134,18 @@ def task(name):
 
 
 def generated(**changes):
-    return str(spec.build(dict(name="problems", **dict(count=300) | changes), "data").documents("train")[:9])
+    return str(
+        build_member(dict(name="problems", **dict(count=300) | changes), "data").documents("train")[
+            :9
+        ]
+    )
 
 
 def _scored(corpus, name, **changes):
     """What an evaluator says of a real network on a few held-out windows."""
     from tests.evals.test_exact import says_e, subject
 
-    evaluator = spec.build(dict(name=f"evals.{name}", windows=4) | changes, "evals")
+    evaluator = build_member(dict(name=f"evals.{name}", windows=4) | changes, "evals")
     made = subject(corpus)
     return str(scores(evaluator, says_e(made) if name == "tokens" else made))
 

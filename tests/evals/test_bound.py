@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dlm.app.experiment import Experiment, Subject
-from dlm.core import config as spec
 from dlm.core.contracts import Bound
+from dlm.core.run import build_run
 from dlm.evals.bound import HeldOut
 from tests import tiny
 
@@ -23,10 +23,14 @@ def test_bits_per_byte_and_its_error():
 
     def bound(samples, pattern):
         asked.append((samples, pattern))
-        return lambda params, batch, key: Bound(batch.weights_BL * 2.0, jnp.full(len(batch.tokens_BL), 0.25))
+        return lambda params, batch, key: Bound(
+            batch.weights_BL * 2.0, jnp.full(len(batch.tokens_BL), 0.25)
+        )
 
     subject = types.SimpleNamespace(
-        experiment=types.SimpleNamespace(bound=bound, reported=lambda pattern: types.SimpleNamespace(claims=f"as {pattern}")),
+        experiment=types.SimpleNamespace(
+            bound=bound, reported=lambda pattern: types.SimpleNamespace(claims=f"as {pattern}")
+        ),
         tokenizer=types.SimpleNamespace(bytes_V=np.arange(20)),
         held_out=lambda limit: asked.append(limit) or iter(batches),
         params=None,
@@ -36,7 +40,9 @@ def test_bits_per_byte_and_its_error():
     (name, bits, se), (token_name, nats, token_se) = HeldOut(samples=6).run(subject, 0)
     size, tokens = 1 + 2 + 3 + 4 + 5 + 1 + 2 + 3, 8
     assert (name, token_name, asked) == ("bits_per_byte", "nats_per_token", [(6, "count"), None])
-    assert bits == pytest.approx(16 / math.log(2) / size) and se == pytest.approx(0.75**0.5 / math.log(2) / size)
+    assert bits == pytest.approx(16 / math.log(2) / size) and se == pytest.approx(
+        0.75**0.5 / math.log(2) / size
+    )
     assert nats == pytest.approx(16 / tokens) and token_se == pytest.approx(0.75**0.5 / tokens)
     assert subject.facts == dict(claims="as count"), "blocks of one are exact under a count alone"
     list(HeldOut(windows=3, pattern="own").run(subject, 0))
@@ -46,7 +52,7 @@ def test_bits_per_byte_and_its_error():
 @pytest.mark.slow
 def test_a_count_scatters_less_around_the_same_value(corpus):
     """On a model that has learned something; one that is told the time keeps its own way, since a count would tell it another."""
-    run = spec.run(tiny.recipe(corpus, steps=80, nn__layers=1))
+    run = build_run(tiny.recipe(corpus, steps=80, nn__layers=1))
     made = Experiment(run, run.text.fit(()))
     state, batches = made.new_state(), made.batches(0)
     for _ in range(run.steps):
@@ -54,8 +60,14 @@ def test_a_count_scatters_less_around_the_same_value(corpus):
     assert sums["loss_sum"] < 0.7 * np.log(256) * sums["weight_sum"]
     batch, found = next(Subject(made, state.params, run.data.source).held_out()), {}
     for pattern in ("count", "own"):
-        drawn = [jax.device_get(made.bound(8, pattern)(state.params, batch, key)) for key in jax.random.split(jax.random.key(0), 60)]
-        nats_S, stated = np.array([b.nats_BL.astype(np.float64).sum() for b in drawn]), np.mean([b.variance_B.sum() for b in drawn])
+        drawn = [
+            jax.device_get(made.bound(8, pattern)(state.params, batch, key))
+            for key in jax.random.split(jax.random.key(0), 60)
+        ]
+        nats_S, stated = (
+            np.array([b.nats_BL.astype(np.float64).sum() for b in drawn]),
+            np.mean([b.variance_B.sum() for b in drawn]),
+        )
         assert 0.5 < nats_S.var(ddof=1) / stated < 1.5, "the stated error is the spread"
         found[pattern] = nats_S.mean(), nats_S.var(ddof=1) / len(nats_S), stated
     (count, its, low), (own, theirs, high) = found["count"], found["own"]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
+from dlm.core.config import build_member
 from dlm.core.contracts import Logits, Output
 from dlm.evals import calibration
 from dlm.evals.calibration import Calibration
@@ -23,10 +23,16 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
 
     def denoise(params, canvas, *, mask, **_):
         assert isinstance(mask, Mask)
-        return Output(Logits(jnp.broadcast_to(jnp.asarray(logits_V), (*canvas.z_BL.shape, logits_V.shape[-1]))))
+        return Output(
+            Logits(
+                jnp.broadcast_to(jnp.asarray(logits_V), (*canvas.z_BL.shape, logits_V.shape[-1]))
+            )
+        )
 
     asked, run = [], types.SimpleNamespace(nn=types.SimpleNamespace(vocab=tiny.VOCAB))
-    experiment = types.SimpleNamespace(denoise=denoise, objective=objective, run=run, held=lambda params: objective)
+    experiment = types.SimpleNamespace(
+        denoise=denoise, objective=objective, run=run, held=lambda params: objective
+    )
     experiment.counted = lambda count: jax.jit(lambda *given: count(experiment, *given))
     subject = types.SimpleNamespace(
         experiment=experiment,
@@ -38,7 +44,7 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
     return scores(Calibration(**fields), subject), asked
 
 
-MASKED = Masked(process=spec.build("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB)
+MASKED = Masked(process=build_member("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB)
 
 
 @pytest.mark.slow
@@ -49,10 +55,15 @@ def test_a_known_gap(objective):
     logits_V[[3, 4]] = np.log([0.6, 0.4])
     always, asked = measured(objective, np.full((8, 16), 3), logits_V, windows=5)
     assert always["ece"][0] == pytest.approx(0.4, abs=1e-5) and asked == [5]
-    assert (always["accuracy"][0], always["confidence"][0]) == (1.0, pytest.approx(0.6, abs=1e-5)) and always["ece"][1] < 1e-6
+    assert (always["accuracy"][0], always["confidence"][0]) == (
+        1.0,
+        pytest.approx(0.6, abs=1e-5),
+    ) and always["ece"][1] < 1e-6
     quarter = np.where(np.arange(64 * 16).reshape(64, 16) % 4 == 0, 3, 5)
     seldom, _ = measured(objective, quarter, logits_V)
-    assert seldom["accuracy"][0] == pytest.approx(0.25, abs=0 if objective.process is None else 0.06)
+    assert seldom["accuracy"][0] == pytest.approx(
+        0.25, abs=0 if objective.process is None else 0.06
+    )
     assert seldom["ece"][0] == pytest.approx(0.6 - seldom["accuracy"][0], abs=1e-5)
 
 
@@ -60,6 +71,9 @@ def test_bins_tell_errors_apart_that_cancel():
     """One bin sees only the mean: as often right as sure. Two see that low confidence is too low and high too high."""
     rows_NS3 = np.array([[[10, 5, 2.0], [10, 5, 8.0]]])
 
-    assert calibration._error(rows_NS3) == pytest.approx(0.3) and calibration._error(rows_NS3.sum(1, keepdims=True)) == 0
+    assert (
+        calibration._error(rows_NS3) == pytest.approx(0.3)
+        and calibration._error(rows_NS3.sum(1, keepdims=True)) == 0
+    )
     with pytest.raises(ValueError, match="bins=0"):
         Calibration(bins=0)

@@ -7,7 +7,7 @@ from math import log2
 
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.evals.compression import Compression
 from dlm.text.bytes import Bytes
 
@@ -20,8 +20,13 @@ def scores(*documents):
 
 def test_known_texts():
     abcd = scores("abcd" * 4, "dcba" * 4)
-    assert abcd["order0_bits_per_byte"] == pytest.approx((32 * log2(34 / 8) + 2 * log2(34 / 2)) / 32) and abcd["held_out_bytes"] == 32
-    assert scores("aaab")["order0_bits_per_byte"] == pytest.approx((3 * log2(5 / 3) + 2 * log2(5)) / 4)
+    assert (
+        abcd["order0_bits_per_byte"] == pytest.approx((32 * log2(34 / 8) + 2 * log2(34 / 2)) / 32)
+        and abcd["held_out_bytes"] == 32
+    )
+    assert scores("aaab")["order0_bits_per_byte"] == pytest.approx(
+        (3 * log2(5 / 3) + 2 * log2(5)) / 4
+    )
     assert scores("é")["held_out_bytes"] == 2
 
 
@@ -30,8 +35,17 @@ def test_compressors_see_the_documents_in_order_and_pay_for_their_ends():
     halves, whole = scores(text[:1500], text[1500:]), scores(text)
     ended = text[:1500].encode() + b"\xff" + text[1500:].encode() + b"\xff"
     assert halves["gzip_bits_per_byte"] == 8 * len(gzip.compress(ended, 9, mtime=0)) / 3000
-    assert halves["xz_bits_per_byte"] == 8 * len(lzma.compress(ended, preset=9)) / 3000 > whole["xz_bits_per_byte"]
-    assert 0 < whole["xz_bits_per_byte"] < whole["order0_bits_per_byte"] < halves["order0_bits_per_byte"]
+    assert (
+        halves["xz_bits_per_byte"]
+        == 8 * len(lzma.compress(ended, preset=9)) / 3000
+        > whole["xz_bits_per_byte"]
+    )
+    assert (
+        0
+        < whole["xz_bits_per_byte"]
+        < whole["order0_bits_per_byte"]
+        < halves["order0_bits_per_byte"]
+    )
 
 
 def test_half_of_a_pair_of_surrogates_is_read_as_tokenizers_read_it():

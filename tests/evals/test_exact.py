@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from dlm.app.experiment import Experiment, Subject
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import build_member
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.evals.bound import HeldOut
 from dlm.evals.exact import Exact
 from dlm.evals.tokens import MaskedTokens
@@ -19,13 +20,15 @@ pytestmark = pytest.mark.slow
 
 
 def subject(corpus, objective="masked", **changes):
-    run = spec.run(tiny.recipe(corpus, nn__layers=1, data__mark="aeiou", objective=objective, **changes))
+    run = build_run(
+        tiny.recipe(corpus, nn__layers=1, data__mark="aeiou", objective=objective, **changes)
+    )
     experiment = Experiment(run, run.text.fit(()))
     return Subject(experiment, tiny.random_params(run.nn, scale=0.3), run.data.source)
 
 
 def exact(**fields):
-    return spec.build(dict(name="exact") | fields, "evals")
+    return build_member(dict(name="exact") | fields, "evals")
 
 
 def says_e(subject):
@@ -33,7 +36,9 @@ def says_e(subject):
     params = jax.tree.map(lambda p: 0 * p, subject.params)
     always_VD = np.full_like(params["embed_VD"], 1e-3)
     always_VD[ord("e")] = 1.0
-    return dataclasses.replace(subject, params={**params, "embed_VD": always_VD, "norm_D": np.ones_like(params["norm_D"])})
+    return dataclasses.replace(
+        subject, params={**params, "embed_VD": always_VD, "norm_D": np.ones_like(params["norm_D"])}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +52,12 @@ def test_the_gap_is_the_bound_less_the_exact_likelihood(masked):
     batch = next(iter(masked.held_out(8)))
     bound = masked.experiment.bound(2)(masked.params, batch, masked.key)
     size = (masked.tokenizer.bytes_V[batch.tokens_BL] * batch.weights_BL).sum()
-    assert bits[0] + gap[0] == pytest.approx(float(bound.nats_BL.sum()) / np.log(2) / float(size), rel=1e-5)
-    assert bits[1] == 0 and gap[1] == pytest.approx(float(bound.variance_B.sum()) ** 0.5 / np.log(2) / float(size), rel=1e-5)
+    assert bits[0] + gap[0] == pytest.approx(
+        float(bound.nats_BL.sum()) / np.log(2) / float(size), rel=1e-5
+    )
+    assert bits[1] == 0 and gap[1] == pytest.approx(
+        float(bound.variance_B.sum()) ** 0.5 / np.log(2) / float(size), rel=1e-5
+    )
     assert masked.facts["nfe"] == 4 and masked.facts["sampler"]["rule"]["order"] == "left_to_right"
 
 
@@ -68,15 +77,23 @@ def test_bytes_of_prompts_are_not_counted(corpus):
     bound = scores(HeldOut(samples=2), asked)
     nats = bound["nats_per_token"][0] * tokens
     assert bound["bits_per_byte"][0] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
-    assert scores(exact(windows=0, samples=2), asked)["exact_bits_per_byte"][0] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
+    assert scores(exact(windows=0, samples=2), asked)["exact_bits_per_byte"][0] == pytest.approx(
+        nats / np.log(2) / size, rel=1e-5
+    )
 
 
 def test_a_sampler_that_is_given_is_the_one_that_is_scored(masked):
     given = dataclasses.replace(
-        masked.experiment.run.sampler, rule=spec.build(dict(name="confident", confidence="top"), "samplers"), steps=3
+        masked.experiment.run.sampler,
+        rule=build_member(dict(name="confident", confidence="top"), "samplers"),
+        steps=3,
     )
-    scores(exact(windows=8, samples=2), asked := dataclasses.replace(masked, sampler=given, facts={}))
-    assert asked.facts["nfe"] == 3 and asked.facts["sampler"]["rule"]["name"] == "samplers.confident"
+    scores(
+        exact(windows=8, samples=2), asked := dataclasses.replace(masked, sampler=given, facts={})
+    )
+    assert (
+        asked.facts["nfe"] == 3 and asked.facts["sampler"]["rule"]["name"] == "samplers.confident"
+    )
     with pytest.raises(UserError, match="samplers.ancestral reveals positions at random"):
         scores(exact(windows=8), dataclasses.replace(masked, sampler=masked.experiment.run.sampler))
 
@@ -84,11 +101,18 @@ def test_a_sampler_that_is_given_is_the_one_that_is_scored(masked):
 def test_masked_tokens_are_scored_by_kind(corpus, masked):
     """Parameters that always answer 'e': right where an e was masked, so among the marked vowels alone."""
     found = scores(MaskedTokens(windows=8, rate=0.5), says_e(masked))
-    text = np.concatenate([np.asarray(b.tokens_BL)[np.asarray(b.weights_BL) > 0] for b in masked.held_out(8)])
+    text = np.concatenate(
+        [np.asarray(b.tokens_BL)[np.asarray(b.weights_BL) > 0] for b in masked.held_out(8)]
+    )
     vowels = np.isin(text, [*b"aeiou"])
     assert found["unmarked_token_accuracy"][0] == 0
-    assert found["marked_token_accuracy"][0] == pytest.approx((text[vowels] == ord("e")).mean(), abs=0.12)
-    assert found["token_accuracy"][0] == pytest.approx((text == ord("e")).mean(), abs=0.05) and found["token_accuracy"][1] > 0
+    assert found["marked_token_accuracy"][0] == pytest.approx(
+        (text[vowels] == ord("e")).mean(), abs=0.12
+    )
+    assert (
+        found["token_accuracy"][0] == pytest.approx((text == ord("e")).mean(), abs=0.05)
+        and found["token_accuracy"][1] > 0
+    )
     with pytest.raises(UserError, match="predicts none"):
         scores(MaskedTokens(), subject(corpus, "ar", sampler=dict(steps=1, block=1)))
 

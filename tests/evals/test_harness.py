@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core.config import UserError
 from dlm.core.contracts import Canvas
+from dlm.core.errors import UserError
 from dlm.evals.lm_eval import tokenized
 from dlm.evals.lm_eval.scoring import Model
 from dlm.evals.lm_eval.tokenized import Piece, Speller
@@ -42,7 +42,9 @@ def test_a_continuation_takes_the_spaces_before_it_and_is_cut_by_length():
     found, first = speller(shift=0).pair("ab  ", "cd")
     assert found.tolist() == ids("ab  cd") and first == 2
     merging = speller(shift=0)
-    merging.tokenizer.encode_marked = lambda text: ids(text.replace("bc", "X"))  # a token that reaches over the border
+    merging.tokenizer.encode_marked = lambda text: ids(
+        text.replace("bc", "X")
+    )  # a token that reaches over the border
     assert merging.pair("ab", "cd")[0][merging.pair("ab", "cd")[1] :].tolist() == ids("cd")
 
 
@@ -55,16 +57,25 @@ SENTENCES = [
 @pytest.mark.parametrize("kind", ["learned", "first", "always", "normalizer"])
 def test_what_is_scored_spells_the_continuation_and_nothing_else(kind, tmp_path):
     """For every cut of every sentence; the tokens of many reach over it."""
-    given = BPE(size=330) if kind == "learned" else BPE(path=write(tmp_path, PUBLISHED[kind]()), published=Published(says="all"))
+    given = (
+        BPE(size=330)
+        if kind == "learned"
+        else BPE(path=write(tmp_path, PUBLISHED[kind]()), published=Published(says="all"))
+    )
     made, merged = given.fit(SENTENCES * 4), 0
     for shift, text in ((shift, text) for shift in (0, 1) for text in SENTENCES):
         spelled = Speller(made, shift, 400)
-        for cut in range(kind != "learned", len(text)):  # what a published tokenizer puts in front of a text is its own
+        for cut in range(
+            kind != "learned", len(text)
+        ):  # what a published tokenizer puts in front of a text is its own
             context, continuation = text[:cut], text[cut:]
             whole, first = spelled.pair(context, continuation)
             (piece,), _ = spelled.pieces(whole, first, text)
             if stripped := context.rstrip():
-                assert made.bytes_of(piece.ids[piece.first :]) == text[len(stripped) :].encode(), (context, continuation)
+                assert made.bytes_of(piece.ids[piece.first :]) == text[len(stripped) :].encode(), (
+                    context,
+                    continuation,
+                )
                 assert whole[:first].tolist() == spelled.encoded(stripped).tolist()
                 merged += not np.array_equal(whole, spelled.encoded(text))
     assert merged > (20 if kind == "learned" else 0), "tokens reach over some cuts"
@@ -72,22 +83,35 @@ def test_what_is_scored_spells_the_continuation_and_nothing_else(kind, tmp_path)
 
 def test_a_choice_that_merges_is_scored_as_the_others_are():
     made = BPE(size=330).fit(["the answer is the answer"] * 9)
-    assert len(made.encode("the answer")) <= len(made.encode("the ans")), "what was left to score was nothing"
+    assert len(made.encode("the answer")) <= len(made.encode("the ans")), (
+        "what was left to score was nothing"
+    )
     for shift in (0, 1):
         spelled = Speller(made, shift, 40)
         for choice in ("wer", "wers", "x"):
             (piece,), _ = spelled.pieces(*spelled.pair("the ans", choice), choice)
-            assert made.decode(piece.ids[piece.first :]) == choice and made.decode(piece.ids[: piece.first]) == "the ans"
-        assert spelled.pieces(*spelled.pair("the ans", ""), "") == ([], 0), "an empty one alone costs nothing"
+            assert (
+                made.decode(piece.ids[piece.first :]) == choice
+                and made.decode(piece.ids[: piece.first]) == "the ans"
+            )
+        assert spelled.pieces(*spelled.pair("the ans", ""), "") == ([], 0), (
+            "an empty one alone costs nothing"
+        )
 
 
 def test_a_continuation_without_tokens_is_no_sum():
     silent = speller(shift=0)
-    silent.tokenizer.encode_marked = lambda text: ids(text.replace("\u200d", ""))  # as a normaliser that drops it
+    silent.tokenizer.encode_marked = lambda text: ids(
+        text.replace("\u200d", "")
+    )  # as a normaliser that drops it
     with pytest.raises(UserError, match=r"'\\u200d' has no tokens to score \(after 'ab'\)"):
         silent.pair("ab", "\u200d")
     bare = speller(1, adds_bos=False)
-    for context in ("", " ", "\n\n"):  # nothing is left of it, so that something must stand before what is scored
+    for context in (
+        "",
+        " ",
+        "\n\n",
+    ):  # nothing is left of it, so that something must stand before what is scored
         found, first = bare.pair(context, "b")
         assert found.tolist() == [257, *ids(context + "b")] and first == 1
 
@@ -100,7 +124,10 @@ def test_a_name_in_what_goes_on_is_one_token():
 
 def test_what_stands_in_front():
     bos, eos = 257, 256
-    assert speller(1).pair("a", "b")[0].tolist() == [bos, *ids("ab")]  # a run of ours has always read one first
+    assert speller(1).pair("a", "b")[0].tolist() == [
+        bos,
+        *ids("ab"),
+    ]  # a run of ours has always read one first
     assert speller(0).pair("a", "b")[0].tolist() == ids("ab") and speller(0).pair("", "b")[1] == 0
     assert speller(1, adds_bos=False).pair("a", "b")[0].tolist() == ids("ab")
     assert speller(0, adds_bos=True).pair("a", "b")[0].tolist() == [bos, *ids("ab")]
@@ -139,7 +166,10 @@ def test_a_long_context_is_cut_from_the_left_and_the_cut_is_told():
 def test_noise_is_keyed_by_the_text_and_nothing_else():
     a, b = (speller().pieces(*speller().pair("ab", c), c)[0][0].number for c in ("c", "d"))
     assert a != b and a == speller().pieces(*speller().pair("ab", "c"), "c")[0][0].number
-    assert len({tokenized.number(f"{n}") for n in range(500)}) == 500 and 0 <= tokenized.number("x") < 2**31
+    assert (
+        len({tokenized.number(f"{n}") for n in range(500)}) == 500
+        and 0 <= tokenized.number("x") < 2**31
+    )
 
 
 def test_few_lengths_hold_all_and_only_what_is_scored_is_noised():
@@ -148,12 +178,19 @@ def test_few_lengths_hold_all_and_only_what_is_scored_is_noised():
     pieces = [Piece(np.arange(n), n - 1, 9, n) for n in (3, 20, 5)]
     assert list(tokenized.batches(pieces, 2, 32)) == [(16, [0, 2]), (24, [1])]
     rows = tokenized.stacked(pieces[:1], 2, 16, 18, 1)
-    assert np.flatnonzero(rows["noisable_BL"]).tolist() == [2] == np.flatnonzero(rows["weights_BL"]).tolist()
+    assert (
+        np.flatnonzero(rows["noisable_BL"]).tolist()
+        == [2]
+        == np.flatnonzero(rows["weights_BL"]).tolist()
+    )
     assert rows["before_B"].tolist() == [9, 18] and rows["index_B"].tolist() == [3, 0]
 
 
 def test_a_text_ends_at_its_first_stop_string():
-    assert tokenized.stopped("one\ntwo. three", [". ", "\n", ""]) == "one" and tokenized.stopped("one", ["x"]) == "one"
+    assert (
+        tokenized.stopped("one\ntwo. three", [". ", "\n", ""]) == "one"
+        and tokenized.stopped("one", ["x"]) == "one"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- scores
@@ -170,24 +207,50 @@ def test_what_precedes_a_text_is_the_same_wherever_it_is_written_on(asked, kind,
     """Whether a published tokenizer puts a bos in front or not, for prompts of no, one and many tokens: `sample` and the harness."""
     one = subject(corpus, "adapted") if kind == "adapted" else asked[kind]
     model, tokenizer = Model(one, rows=3), one.tokenizer
-    one_by_one = {} if kind == "ar" else dict(rule=Ordered(), steps=8) if kind == "block" else dict(block=1, steps=1)
-    greedy, texts, written = replace(model.sampler, temperature=0.0, **one_by_one), ("", "a", "red barn"), {}
+    one_by_one = (
+        {}
+        if kind == "ar"
+        else dict(rule=Ordered(), steps=8)
+        if kind == "block"
+        else dict(block=1, steps=1)
+    )
+    greedy, texts, written = (
+        replace(model.sampler, temperature=0.0, **one_by_one),
+        ("", "a", "red barn"),
+        {},
+    )
     try:
         for tokenizer.adds_bos in (None, False, True):
-            told = model.write([model.speller.prompt(text, 6)[0] for text in texts], [6] * 3, greedy)
-            replies = one.experiment.generator(one.params, greedy)([Request.prompt(text, 6) for text in texts])
-            assert all(np.array_equal(r.ids[len(text) :], ids) for r, text, ids in zip(replies, texts, told, strict=True))
-            assert all(r.text.startswith(text) and r.frozen.sum() == len(text) for r, text in zip(replies, texts, strict=True))
+            told = model.write(
+                [model.speller.prompt(text, 6)[0] for text in texts], [6] * 3, greedy
+            )
+            replies = one.experiment.generator(one.params, greedy)(
+                [Request.prompt(text, 6) for text in texts]
+            )
+            assert all(
+                np.array_equal(r.ids[len(text) :], ids)
+                for r, text, ids in zip(replies, texts, told, strict=True)
+            )
+            assert all(
+                r.text.startswith(text) and r.frozen.sum() == len(text)
+                for r, text in zip(replies, texts, strict=True)
+            )
             written[tokenizer.adds_bos] = [ids.tolist() for ids in told]
     finally:
         tokenizer.adds_bos = None
     assert written[None] == written[kind == "ar"] != written[kind != "ar"]
-    assert kind != "ar" or written[True][0] == written[False][0], "something must stand before the first token"
+    assert kind != "ar" or written[True][0] == written[False][0], (
+        "something must stand before the first token"
+    )
 
 
 def pieces_of(one, *pairs, model=None):
     spelled = Model(one).speller
-    return [p for context, y in pairs for p in spelled.pieces(*spelled.pair(context, y), f"{context}|{y}")[0]]
+    return [
+        p
+        for context, y in pairs
+        for p in spelled.pieces(*spelled.pair(context, y), f"{context}|{y}")[0]
+    ]
 
 
 PAIRS = [("the cat", " sat"), ("", "red barns"), ("a mat", " ran"), ("x", "yes")]
@@ -199,7 +262,11 @@ def test_a_score_depends_on_neither_its_batch_nor_its_place(asked, kind):
     one, pieces = asked[kind], pieces_of(asked[kind], *PAIRS)
     model = Model(one, rows=3, samples=4)
     together = model.scores(pieces, greedy=False)
-    assert together == model.scores(pieces[::-1], greedy=False)[::-1] == [model.scores([p], greedy=False)[0] for p in pieces]
+    assert (
+        together
+        == model.scores(pieces[::-1], greedy=False)[::-1]
+        == [model.scores([p], greedy=False)[0] for p in pieces]
+    )
     assert all((s.variance > 0) == (kind == "masked") for s in together)
 
 
@@ -225,7 +292,9 @@ def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(aske
     hidden_1L = jnp.asarray([*ids("the cat"), one.tokenizer.mask, one.tokenizer.mask])[None]
     canvas = Canvas(hidden_1L, jnp.ones(hidden_1L.shape), hidden_1L != one.tokenizer.mask)
     a_1L = jnp.full(hidden_1L.shape, ord("a"))
-    first = one.experiment.denoise(one.params, canvas, mask=Mask("full")).prediction.log_prob(a_1L)[0, -2]
+    first = one.experiment.denoise(one.params, canvas, mask=Mask("full")).prediction.log_prob(a_1L)[
+        0, -2
+    ]
     assert sum(np.exp(-s.nats) for s in pairs) == pytest.approx(float(jnp.exp(first)), rel=1e-4)
 
 
@@ -233,7 +302,9 @@ def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(aske
 @pytest.mark.parametrize("kind", ["ar", "masked"])
 def test_greedy_is_what_the_model_would_write(asked, kind):
     one = says_e(asked[kind])
-    scores = Model(one, rows=2, samples=2).scores(pieces_of(one, ("the", "ee"), ("the", "ef"), ("", "eee")))
+    scores = Model(one, rows=2, samples=2).scores(
+        pieces_of(one, ("the", "ee"), ("the", "ef"), ("", "eee"))
+    )
     assert [s.greedy for s in scores] == [True, False, True]
 
 
@@ -247,4 +318,7 @@ def test_what_is_written_depends_on_neither_its_batch_nor_its_place(asked, kind)
     for prompt, tokens, written in zip(prompts, [6, 4, 6, 5], together, strict=True):
         assert model.write([prompt], [tokens], model.sampler)[0].tolist() == written.tolist()
     other = [p._replace(number=p.number + 1) for p in prompts]
-    assert any(a.tolist() != b.tolist() for a, b in zip(together, model.write(other, [6, 4, 6, 5], model.sampler), strict=True))
+    assert any(
+        a.tolist() != b.tolist()
+        for a, b in zip(together, model.write(other, [6, 4, 6, 5], model.sampler), strict=True)
+    )

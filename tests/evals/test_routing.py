@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.evals.routing import Routing, tables
 from dlm.nn import routing
 from dlm.nn.config import Experts
@@ -17,7 +17,12 @@ PICKS = {0: [(0, 1), (0, 2)], 3: [(0, 1)]}
 
 
 def sums():
-    told = dict(load_NZE=np.zeros((1, 4, 4)), tokens_NZ=np.zeros((1, 4)), entropy_NZ=np.zeros((1, 4)), dropped_NZ=np.zeros((1, 4)))
+    told = dict(
+        load_NZE=np.zeros((1, 4, 4)),
+        tokens_NZ=np.zeros((1, 4)),
+        entropy_NZ=np.zeros((1, 4)),
+        dropped_NZ=np.zeros((1, 4)),
+    )
     told["together_NZEE"] = np.zeros((1, 4, 4, 4))
     for z, tokens in PICKS.items():
         for pair in tokens:
@@ -36,16 +41,24 @@ def test_tables_of_all_tokens_and_of_those_in_a_bucket():
     whole, many = layer["all"], layer["masked 0.75 to 1"]
     assert whole["tokens"] == 3 and whole["load"] == [2.0, 1.333, 0.667, 0.0]
     assert whole["device_load"] == [1.667, 0.333] and whole["imbalance"] == 1.3333
-    assert whole["dropped"] == round(1 / 6, 5) and whole["entropy"] == 0.5 and many["dropped"] == 0.5
-    assert whole["together"][1][2] == 0.0 and whole["together"][0][1] == 1.0, "never together; as often as chance has it"
+    assert (
+        whole["dropped"] == round(1 / 6, 5) and whole["entropy"] == 0.5 and many["dropped"] == 0.5
+    )
+    assert whole["together"][1][2] == 0.0 and whole["together"][0][1] == 1.0, (
+        "never together; as often as chance has it"
+    )
     assert many["tokens"] == 1 and many["load"] == [2.0, 2.0, 0.0, 0.0]
 
 
 def test_figures_are_means_over_the_layers():
     told = {k: np.concatenate([v, np.ones_like(v)]) for k, v in sums().items()}
     found = {k: float(v) for k, v in routing.router_metrics(told, 2, 2).items()}
-    assert found["router_imbalance"] == pytest.approx((4 / 3 + 0) / 2) and found["router_busiest"] == pytest.approx((2 + 1) / 2)
-    assert found["router_dropped"] == pytest.approx((1 / 6 + 4 / 4 / 2) / 2) and found["router_entropy"] == pytest.approx((0.5 + 1) / 2)
+    assert found["router_imbalance"] == pytest.approx((4 / 3 + 0) / 2) and found[
+        "router_busiest"
+    ] == pytest.approx((2 + 1) / 2)
+    assert found["router_dropped"] == pytest.approx((1 / 6 + 4 / 4 / 2) / 2) and found[
+        "router_entropy"
+    ] == pytest.approx((0.5 + 1) / 2)
 
 
 def test_how_many_devices_loads_are_told_for():
@@ -54,7 +67,11 @@ def test_how_many_devices_loads_are_told_for():
 
 
 def test_what_cannot_be_told_is_refused():
-    dense = types.SimpleNamespace(experiment=types.SimpleNamespace(run=types.SimpleNamespace(nn=types.SimpleNamespace(experts=Experts()))))
+    dense = types.SimpleNamespace(
+        experiment=types.SimpleNamespace(
+            run=types.SimpleNamespace(nn=types.SimpleNamespace(experts=Experts()))
+        )
+    )
     with pytest.raises(UserError, match="this model has no experts"):
         list(Routing().run(dense, 0))
     dense.experiment.run.nn.experts = Experts(number=12, active=4, router=TopK())

@@ -49,13 +49,40 @@ _LLADA = dict(
 )
 _MOE = dict(num_experts=E, num_experts_per_tok=ACTIVE)
 CONFIGS = {
-    "llama": dict(_HF, architectures=["LlamaForCausalLM"], model_type="llama", tie_word_embeddings=True),
+    "llama": dict(
+        _HF, architectures=["LlamaForCausalLM"], model_type="llama", tie_word_embeddings=True
+    ),
     "llada": dict(_LLADA, architectures=["LLaDAModelLM"], model_type="llada"),
-    "llada_moe": dict(_HF, architectures=["LLaDAMoEModelLM"], model_type="llada", **_MOE, expert_intermediate_size=FE, mask_token_id=MASK)
-    | dict(dense_intermediate_size=F, moe_layer_freq=[0, 1], qk_layernorm=True, shared_expert_intermediate_size=None),
+    "llada_moe": dict(
+        _HF,
+        architectures=["LLaDAMoEModelLM"],
+        model_type="llada",
+        **_MOE,
+        expert_intermediate_size=FE,
+        mask_token_id=MASK,
+    )
+    | dict(
+        dense_intermediate_size=F,
+        moe_layer_freq=[0, 1],
+        qk_layernorm=True,
+        shared_expert_intermediate_size=None,
+    ),
     "dream": dict(_HF, architectures=["DreamModel"], model_type="Dream", mask_token_id=MASK),
-    "sdar": dict(_HF, architectures=["SDARForCausalLM"], model_type="sdar", mask_token_id=MASK, block_size=4, head_dim=K),
-    "pangu": dict(_HF, architectures=["PanguProMoEForCausalLM"], model_type="PanguProMoE", **_MOE, moe_intermediate_size=FE)
+    "sdar": dict(
+        _HF,
+        architectures=["SDARForCausalLM"],
+        model_type="sdar",
+        mask_token_id=MASK,
+        block_size=4,
+        head_dim=K,
+    ),
+    "pangu": dict(
+        _HF,
+        architectures=["PanguProMoEForCausalLM"],
+        model_type="PanguProMoE",
+        **_MOE,
+        moe_intermediate_size=FE,
+    )
     | dict(shared_expert_intermediate_size=2 * FE),
 }
 
@@ -66,7 +93,9 @@ def weights(kind: str, seed: int = 0) -> dict[str, np.ndarray]:
 
     def add(name, *shape):
         gain = "norm" in name or "ln_f" in name
-        found[name] = (gain + rng.normal(size=shape) * (0.3 if len(shape) > 1 else 0.2)).astype(np.float32)
+        found[name] = (gain + rng.normal(size=shape) * (0.3 if len(shape) > 1 else 0.2)).astype(
+            np.float32
+        )
 
     def ffn(before, width, names=("gate_proj", "up_proj", "down_proj")):
         add(f"{before}{names[0]}.weight", width, D)
@@ -99,7 +128,13 @@ def weights(kind: str, seed: int = 0) -> dict[str, np.ndarray]:
                 add(layer + "mlp.router_scale", 1, E)
                 ffn(layer + "mlp.shared_expert.", 2 * FE)
         else:
-            ffn(layer if llada else layer + "mlp.", F, ("ff_proj", "up_proj", "ff_out") if llada else ("gate_proj", "up_proj", "down_proj"))
+            ffn(
+                layer if llada else layer + "mlp.",
+                F,
+                ("ff_proj", "up_proj", "ff_out")
+                if llada
+                else ("gate_proj", "up_proj", "down_proj"),
+            )
     add(top + ("ln_f.weight" if llada else "norm.weight"), D)
     if kind != "llama":
         add("model.transformer.ff_out.weight" if llada else "lm_head.weight", V, D)
@@ -118,10 +153,13 @@ def tokenizer(folder) -> None:
 
 def lookup(kind: str, follows: dict[int, int]) -> dict[str, np.ndarray]:
     """Weights that answer each of these ids with the one that follows it: nothing attends, nothing is fed forward."""
-    found = {name: np.full_like(x, "norm" in name or "ln_f" in name) for name, x in weights(kind).items()}
+    found = {
+        name: np.full_like(x, "norm" in name or "ln_f" in name) for name, x in weights(kind).items()
+    }
     found |= {} if kind != "llama" else {"lm_head.weight": np.zeros((V, D), np.float32)}
     embed, head = (
-        next(n for n in found if n.endswith(end)) for end in (("wte.weight", "embed_tokens.weight"), ("ff_out.weight", "lm_head.weight"))
+        next(n for n in found if n.endswith(end))
+        for end in (("wte.weight", "embed_tokens.weight"), ("ff_out.weight", "lm_head.weight"))
     )
     direction = np.random.default_rng(0).normal(size=(V, D)).astype(np.float32)
     found[embed] = direction / np.linalg.norm(direction, axis=1, keepdims=True)
@@ -154,7 +192,10 @@ def turned(x_LK):
         for k in range(K // 2):
             angle = i * 1000.0 ** (-2 * k / K)
             a, b = row[k], row[k + K // 2]
-            out[i, k], out[i, k + K // 2] = a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)
+            out[i, k], out[i, k + K // 2] = (
+                a * np.cos(angle) - b * np.sin(angle),
+                b * np.cos(angle) + a * np.sin(angle),
+            )
     return out
 
 
@@ -177,14 +218,20 @@ def heard(w, before, x_LD, sees, out, normed):
         scores = np.where(sees, turned(q) @ turned(k).T / np.sqrt(K), -np.inf)
         p = np.exp(scores - scores.max(-1, keepdims=True))
         heads.append(p / p.sum(-1, keepdims=True) @ asked["v_proj"][:, j * K : (j + 1) * K])
-    return np.concatenate(heads, -1) @ w[f"{before}{out}.weight"].T + w.get(f"{before}{out}.bias", 0)
+    return np.concatenate(heads, -1) @ w[f"{before}{out}.weight"].T + w.get(
+        f"{before}{out}.bias", 0
+    )
 
 
 def routed(w, before, x, grouped):
     logits = w[before + "gate.weight"] @ x
     p = np.exp(logits - logits.max())
     p /= p.sum()
-    chosen = [g * 2 + int(p[g * 2 : g * 2 + 2].argmax()) for g in range(ACTIVE)] if grouped else np.argsort(-p)[:ACTIVE]
+    chosen = (
+        [g * 2 + int(p[g * 2 : g * 2 + 2].argmax()) for g in range(ACTIVE)]
+        if grouped
+        else np.argsort(-p)[:ACTIVE]
+    )
     scale = w[before + "router_scale"][0] if grouped else np.ones(E)
     y = sum(p[e] * scale[e] * swiglu(w, f"{before}experts.{e}.", x) for e in chosen)
     return y + swiglu(w, before + "shared_expert.", x) if grouped else y
@@ -192,22 +239,34 @@ def routed(w, before, x, grouped):
 
 def says(kind: str, w: dict, read_L) -> np.ndarray:
     """Logits at every position of what is read."""
-    w, llada, L = {name: x.astype(np.float64) for name, x in w.items()}, kind == "llada", len(read_L)
+    w, llada, L = (
+        {name: x.astype(np.float64) for name, x in w.items()},
+        kind == "llada",
+        len(read_L),
+    )
     top = "model.transformer." if llada else "model."
     embed = w[top + ("wte.weight" if llada else "embed_tokens.weight")]
     i, j = np.arange(L)[:, None], np.arange(L)[None]
-    sees = {"llama": j <= i, "pangu": j <= i, "sdar": j // 4 <= i // 4}.get(kind, np.ones((L, L), bool))
+    sees = {"llama": j <= i, "pangu": j <= i, "sdar": j // 4 <= i // 4}.get(
+        kind, np.ones((L, L), bool)
+    )
     h_LD = embed[read_L]
     for n in range(N):
         layer = f"{top}{'blocks' if llada else 'layers'}.{n}."
         x_LD = rms(h_LD, w[layer + ("attn_norm.weight" if llada else "input_layernorm.weight")])
         own = layer if llada else layer + "self_attn."
-        h_LD = h_LD + heard(w, own, x_LD, sees, "attn_out" if llada else "o_proj", kind in ("sdar", "llada_moe"))
-        x_LD = rms(h_LD, w[layer + ("ff_norm.weight" if llada else "post_attention_layernorm.weight")])
+        h_LD = h_LD + heard(
+            w, own, x_LD, sees, "attn_out" if llada else "o_proj", kind in ("sdar", "llada_moe")
+        )
+        x_LD = rms(
+            h_LD, w[layer + ("ff_norm.weight" if llada else "post_attention_layernorm.weight")]
+        )
         if layer + "mlp.gate.weight" in w:
             h_LD = h_LD + np.stack([routed(w, layer + "mlp.", x, kind == "pangu") for x in x_LD])
         elif llada:
-            h_LD = h_LD + np.stack([swiglu(w, layer, x, ("ff_proj", "up_proj", "ff_out")) for x in x_LD])
+            h_LD = h_LD + np.stack(
+                [swiglu(w, layer, x, ("ff_proj", "up_proj", "ff_out")) for x in x_LD]
+            )
         else:
             h_LD = h_LD + np.stack([swiglu(w, layer + "mlp.", x) for x in x_LD])
     h_LD = rms(h_LD, w[top + ("ln_f.weight" if llada else "norm.weight")])

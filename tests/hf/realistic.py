@@ -21,40 +21,106 @@ _HF = dict(
     vocab_size=152064,
 )
 _WINDOWS = dict(max_window_layers=28, sliding_window=None, use_sliding_window=False)
-_EXPERTS = dict(num_experts=16, num_experts_per_tok=4, output_router_logits=False, router_aux_loss_coef=0.001)
-_SLOW = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=1024, rope_type="llama3")
-_REMOTE = dict(AutoConfig="configuration_x.XConfig", AutoModelForCausalLM="modeling_x.XModel", AutoModel="modeling_x.XModel")
+_EXPERTS = dict(
+    num_experts=16, num_experts_per_tok=4, output_router_logits=False, router_aux_loss_coef=0.001
+)
+_SLOW = dict(
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=1024,
+    rope_type="llama3",
+)
+_REMOTE = dict(
+    AutoConfig="configuration_x.XConfig",
+    AutoModelForCausalLM="modeling_x.XModel",
+    AutoModel="modeling_x.XModel",
+)
 
 CONFIGS = {
     "Llama 2": _HF
     | dict(
-        architectures=["LlamaForCausalLM"], model_type="llama", _name_or_path="x/y", pretraining_tp=1, rope_scaling=None, max_length=4096
+        architectures=["LlamaForCausalLM"],
+        model_type="llama",
+        _name_or_path="x/y",
+        pretraining_tp=1,
+        rope_scaling=None,
+        max_length=4096,
     )
     | dict(pad_token_id=0, torch_dtype="float16"),
     "Llama 3": _HF
-    | dict(architectures=["LlamaForCausalLM"], model_type="llama", attention_bias=False, mlp_bias=False, pretraining_tp=1, head_dim=8)
+    | dict(
+        architectures=["LlamaForCausalLM"],
+        model_type="llama",
+        attention_bias=False,
+        mlp_bias=False,
+        pretraining_tp=1,
+        head_dim=8,
+    )
     | dict(rope_scaling=_SLOW, tie_word_embeddings=True),
     "small Llama": _HF
-    | dict(architectures=["LlamaForCausalLM"], model_type="llama", is_llama_config=True, rope_interleaved=False)
+    | dict(
+        architectures=["LlamaForCausalLM"],
+        model_type="llama",
+        is_llama_config=True,
+        rope_interleaved=False,
+    )
     | {"transformers.js_config": dict(kv_cache_dtype=dict(q4f16="float16"))},
-    "Llama, transformers 5": {key: value for key, value in _HF.items() if key not in ("rope_theta", "torch_dtype")}
-    | dict(architectures=["LlamaForCausalLM"], model_type="llama", dtype="bfloat16", transformers_version="5.2.0", attention_bias=False)
+    "Llama, transformers 5": {
+        key: value for key, value in _HF.items() if key not in ("rope_theta", "torch_dtype")
+    }
+    | dict(
+        architectures=["LlamaForCausalLM"],
+        model_type="llama",
+        dtype="bfloat16",
+        transformers_version="5.2.0",
+        attention_bias=False,
+    )
     | dict(rope_parameters=_SLOW | dict(rope_theta=500_000.0)),
-    "Qwen2": _HF | _WINDOWS | dict(architectures=["Qwen2ForCausalLM"], model_type="qwen2", sliding_window=131_072, use_mrope=False),
+    "Qwen2": _HF
+    | _WINDOWS
+    | dict(
+        architectures=["Qwen2ForCausalLM"],
+        model_type="qwen2",
+        sliding_window=131_072,
+        use_mrope=False,
+    ),
     "Qwen2, transformers 5": _HF
     | _WINDOWS
-    | dict(architectures=["Qwen2ForCausalLM"], model_type="qwen2", layer_types=["full_attention"] * 4)
+    | dict(
+        architectures=["Qwen2ForCausalLM"], model_type="qwen2", layer_types=["full_attention"] * 4
+    )
     | dict(rope_theta=None, rope_parameters=dict(rope_theta=1_000_000.0, rope_type="default")),
     "Qwen3": _HF
     | _WINDOWS
-    | dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", attention_bias=False, head_dim=16, rope_scaling=None),
+    | dict(
+        architectures=["Qwen3ForCausalLM"],
+        model_type="qwen3",
+        attention_bias=False,
+        head_dim=16,
+        rope_scaling=None,
+    ),
     "Qwen3-MoE": _HF
     | _WINDOWS
     | _EXPERTS
-    | dict(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", attention_bias=False, head_dim=16, rope_scaling=None)
-    | dict(decoder_sparse_step=1, mlp_only_layers=[], moe_intermediate_size=24, norm_topk_prob=True),
+    | dict(
+        architectures=["Qwen3MoeForCausalLM"],
+        model_type="qwen3_moe",
+        attention_bias=False,
+        head_dim=16,
+        rope_scaling=None,
+    )
+    | dict(
+        decoder_sparse_step=1, mlp_only_layers=[], moe_intermediate_size=24, norm_topk_prob=True
+    ),
     "Mixtral": _HF
-    | dict(architectures=["MixtralForCausalLM"], model_type="mixtral", num_experts_per_tok=2, num_local_experts=8, sliding_window=None)
+    | dict(
+        architectures=["MixtralForCausalLM"],
+        model_type="mixtral",
+        num_experts_per_tok=2,
+        num_local_experts=8,
+        sliding_window=None,
+    )
     | dict(output_router_logits=False, router_aux_loss_coef=0.02, router_jitter_noise=0.0),
     "LLaDA": dict(
         activation_type="silu",
@@ -107,24 +173,70 @@ CONFIGS = {
     "LLaDA-MoE": {key: value for key, value in _HF.items() if key != "intermediate_size"}
     | _EXPERTS
     | dict(
-        architectures=["LLaDAMoEModelLM"], auto_map=_REMOTE, model_type="llada", attention_bias=False, clip_qkv=None, pad_token_id=156_892
+        architectures=["LLaDAMoEModelLM"],
+        auto_map=_REMOTE,
+        model_type="llada",
+        attention_bias=False,
+        clip_qkv=None,
+        pad_token_id=156_892,
     )
-    | dict(dense_intermediate_size=96, expert_intermediate_size=24, shared_expert_intermediate_size=None, moe_layer_freq=[1] * 4)
-    | dict(moe_router_enable_expert_bias=False, moe_router_score_function="softmax", norm_topk_prob=None, partial_rotary_factor=1)
     | dict(
-        qk_layernorm=True, rope_scaling=None, routed_scaling_factor=1, router_num_group=None, router_topk_group=None, vocab_size=157_184
+        dense_intermediate_size=96,
+        expert_intermediate_size=24,
+        shared_expert_intermediate_size=None,
+        moe_layer_freq=[1] * 4,
+    )
+    | dict(
+        moe_router_enable_expert_bias=False,
+        moe_router_score_function="softmax",
+        norm_topk_prob=None,
+        partial_rotary_factor=1,
+    )
+    | dict(
+        qk_layernorm=True,
+        rope_scaling=None,
+        routed_scaling_factor=1,
+        router_num_group=None,
+        router_topk_group=None,
+        vocab_size=157_184,
     ),
     "Dream": _HF
     | _WINDOWS
-    | dict(architectures=["DreamModel"], auto_map=_REMOTE, model_type="Dream", mask_token_id=151_666, rope_scaling=None, use_mrope=False),
+    | dict(
+        architectures=["DreamModel"],
+        auto_map=_REMOTE,
+        model_type="Dream",
+        mask_token_id=151_666,
+        rope_scaling=None,
+        use_mrope=False,
+    ),
     "SDAR": _HF
     | _WINDOWS
-    | dict(architectures=["SDARForCausalLM"], auto_map=_REMOTE, model_type="sdar", attention_bias=False, block_size=4, head_dim=16)
-    | dict(debug=False, ep_size=1, fuse_cross_entropy=True, mask_token_id=151_669, micro_forward=False, rope_scaling=None)
+    | dict(
+        architectures=["SDARForCausalLM"],
+        auto_map=_REMOTE,
+        model_type="sdar",
+        attention_bias=False,
+        block_size=4,
+        head_dim=16,
+    )
+    | dict(
+        debug=False,
+        ep_size=1,
+        fuse_cross_entropy=True,
+        mask_token_id=151_669,
+        micro_forward=False,
+        rope_scaling=None,
+    )
     | dict(skip_checkpoint=False, use_deepep=False),
     "Pangu Pro MoE": {key: value for key, value in _HF.items() if key != "intermediate_size"}
     | _EXPERTS
-    | dict(architectures=["PanguProMoEForCausalLM"], auto_map=_REMOTE, model_type="PanguProMoE", moe_intermediate_size=24)
+    | dict(
+        architectures=["PanguProMoEForCausalLM"],
+        auto_map=_REMOTE,
+        model_type="PanguProMoE",
+        moe_intermediate_size=24,
+    )
     | dict(shared_expert_intermediate_size=96, vocab_size=153_600),
 }
 

@@ -12,9 +12,9 @@ import safetensors.numpy
 from tokenizers import pre_tokenizers
 
 from dlm import convert
-from dlm.app import experiment as assemble
-from dlm.core.config import UserError
+from dlm.app.experiment import reopen
 from dlm.core.contracts import Canvas
+from dlm.core.errors import UserError
 from dlm.samplers.generate import Request
 from tests.hf import published
 
@@ -41,7 +41,7 @@ def converted(tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_the_published_description(kind, converted):
     _, tensors, run = converted(kind)
-    experiment, state = assemble.reopen(run)
+    experiment, state = reopen(run)
     ids_BL = np.random.default_rng(1).integers(0, 256, (2, 10))
     mask = experiment.objective.mask
     if mask.kind == "causal":  # ours reads one token back, and the prefix first
@@ -52,20 +52,30 @@ def test_logits_are_those_of_the_published_description(kind, converted):
     want_BLV = np.stack([published.says(kind, tensors, row) for row in read_BL])
     if kind == "dream":  # a token is predicted from the one before it, the first from itself
         want_BLV = np.concatenate([want_BLV[:, :1], want_BLV[:, :-1]], 1)
-    canvas = Canvas(jnp.asarray(ids_BL, jnp.int32), jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool))
+    canvas = Canvas(
+        jnp.asarray(ids_BL, jnp.int32), jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool)
+    )
     got_BLV = np.asarray(experiment.denoise(state.params, canvas, mask=mask).prediction.logits_BLV)
     said = np.isfinite(got_BLV[0, 0])
-    assert list(np.flatnonzero(~said)) == [published.MASK if mask.kind != "causal" else published.EOS + 1]
+    assert list(np.flatnonzero(~said)) == [
+        published.MASK if mask.kind != "causal" else published.EOS + 1
+    ]
     np.testing.assert_allclose(got_BLV[..., said], want_BLV[..., said], atol=1e-4)
 
 
 @pytest.mark.slow
 def test_weights_land_sharded_on_the_mesh_of_the_config(converted, tmp_path):
     folder, _, run = converted("pangu")
-    convert.from_hf(folder, tmp_path / "run", [("config.mesh.data", "1"), ("config.mesh.fsdp", "2"), ("config.mesh.expert", "2")])
-    (one, plain), (many, spread) = (assemble.reopen(workdir) for workdir in (run, tmp_path / "run"))
+    convert.from_hf(
+        folder,
+        tmp_path / "run",
+        [("config.mesh.data", "1"), ("config.mesh.fsdp", "2"), ("config.mesh.expert", "2")],
+    )
+    (one, plain), (many, spread) = (reopen(workdir) for workdir in (run, tmp_path / "run"))
     layers = spread.params["layers"]
-    assert layers["attention"]["q_DHK"].sharding.spec[1] == "fsdp" and layers["experts"]["up_EDF"].sharding.spec[1:3] == ("expert", "fsdp")
+    assert layers["attention"]["q_DHK"].sharding.spec[1] == "fsdp" and layers["experts"][
+        "up_EDF"
+    ].sharding.spec[1:3] == ("expert", "fsdp")
     ids_BL = jnp.asarray(np.random.default_rng(2).integers(0, 256, (8, 6)), jnp.int32)
     canvas = Canvas(ids_BL, jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool))
     said = [
@@ -80,8 +90,14 @@ def test_weights_land_sharded_on_the_mesh_of_the_config(converted, tmp_path):
 def test_the_way_back_gives_the_same_bytes(kind, converted, tmp_path):
     folder, tensors, run = converted(kind)
     convert.to_hf(tmp_path / "back", run, None, None, None, 20_000)
-    index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())["weight_map"]
-    back = {name: x for file in set(index.values()) for name, x in safetensors.numpy.load_file(tmp_path / "back" / file).items()}
+    index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())[
+        "weight_map"
+    ]
+    back = {
+        name: x
+        for file in set(index.values())
+        for name, x in safetensors.numpy.load_file(tmp_path / "back" / file).items()
+    }
     assert back.keys() == tensors.keys() and len(set(index.values())) > 1
     for name, x in tensors.items():
         assert back[name].dtype == x.dtype and back[name].tobytes() == x.tobytes(), name
@@ -93,7 +109,7 @@ def test_the_way_back_gives_the_same_bytes(kind, converted, tmp_path):
 def test_a_layout_written_from_nothing_says_the_same_network(kind, converted, tmp_path):
     """Without the config.json that it came from, the one that is written describes the same run."""
     _, _, run = converted(kind)
-    made = assemble.reopen(run)[0].run
+    made = reopen(run)[0].run
     layout, config = convert._layout(made, {}, published.CONFIGS[kind]["architectures"][0])
     assert layout.architecture == published.CONFIGS[kind]["architectures"][0]
     assert config.get("block_size") == published.CONFIGS[kind].get("block_size")
@@ -103,8 +119,23 @@ def turns(folder, kind):
     """A lookup a → b → end of a turn → u → c → d → end of a text, published by three files that do not agree on what ends a text."""
     signs = {sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     a, b, u, c, d = (signs[sign] for sign in "abucd")
-    path = {a: b, b: TURN, TURN: u, u: c, c: d, d: published.EOS, published.EOS: a, published.MASK: TURN}
-    published.publish(folder, kind, published.lookup(kind, path), eos_token_id=[published.EOS, TURN], tie_word_embeddings=False)
+    path = {
+        a: b,
+        b: TURN,
+        TURN: u,
+        u: c,
+        c: d,
+        d: published.EOS,
+        published.EOS: a,
+        published.MASK: TURN,
+    }
+    published.publish(
+        folder,
+        kind,
+        published.lookup(kind, path),
+        eos_token_id=[published.EOS, TURN],
+        tie_word_embeddings=False,
+    )
     broken(folder, "tokenizer.json", lambda text: json.dumps(marked(json.loads(text))).encode())
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(eos_token="zz256")))
     (folder / "generation_config.json").write_text(json.dumps(dict(eos_token_id=[TURN + 1, TURN])))
@@ -112,26 +143,42 @@ def turns(folder, kind):
 
 def marked(tree):
     """The tree with its pieces 256, 257 and 258 as added tokens."""
-    added = [dict(tree["added_tokens"][0], id=id, content=f"zz{id}") for id in (TURN - 1, TURN, TURN + 1)]
+    added = [
+        dict(tree["added_tokens"][0], id=id, content=f"zz{id}") for id in (TURN - 1, TURN, TURN + 1)
+    ]
     return tree | dict(added_tokens=[*added, *tree["added_tokens"]])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind, prompt, passes", [("llama", "a", 2), ("sdar", "ab", 1)])
-def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(kind, prompt, passes, tmp_path, capsys):
+def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(
+    kind, prompt, passes, tmp_path, capsys
+):
     turns(tmp_path / "it", kind)
     convert.from_hf(tmp_path / "it", tmp_path / "run")
-    said = "config.json says 270 and 257; generation_config.json says 258 and 257; tokenizer says 256"
+    said = (
+        "config.json says 270 and 257; generation_config.json says 258 and 257; tokenizer says 256"
+    )
     assert f"a text ends at 270 and 257 and 258 and 256 ({said})" in capsys.readouterr().err
-    experiment, state = assemble.reopen(tmp_path / "run")
-    assert experiment.run.nn.vocab.ends == experiment.tokenizer.vocab.ends == (published.EOS, TURN, TURN + 1, TURN - 1)
+    experiment, state = reopen(tmp_path / "run")
+    assert (
+        experiment.run.nn.vocab.ends
+        == experiment.tokenizer.vocab.ends
+        == (published.EOS, TURN, TURN + 1, TURN - 1)
+    )
     generator = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))
     reply = generator([Request.prompt(prompt, 9)])[0]
-    assert (reply.text, reply.nfe) == ("ab", passes), "a published model reads its prompt at once, and stops at the end of a turn"
+    assert (reply.text, reply.nfe) == ("ab", passes), (
+        "a published model reads its prompt at once, and stops at the end of a turn"
+    )
     convert.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 10**9)
     for name in ("config.json", "generation_config.json"):
-        assert json.loads((tmp_path / "back" / name).read_text()) == json.loads((tmp_path / "it" / name).read_text())
-    assert convert._layout(experiment.run, {}, published.CONFIGS[kind]["architectures"][0])[1]["eos_token_id"] == [
+        assert json.loads((tmp_path / "back" / name).read_text()) == json.loads(
+            (tmp_path / "it" / name).read_text()
+        )
+    assert convert._layout(experiment.run, {}, published.CONFIGS[kind]["architectures"][0])[1][
+        "eos_token_id"
+    ] == [
         published.EOS,
         TURN,
         TURN + 1,
@@ -145,13 +192,21 @@ def broken(folder, file, change):
 
 
 def config(**changes):
-    return lambda text: json.dumps({k: v for k, v in (json.loads(text) | changes).items() if v != "-"}).encode()
+    return lambda text: json.dumps(
+        {k: v for k, v in (json.loads(text) | changes).items() if v != "-"}
+    ).encode()
 
 
 MISTAKES = {
     "cut": (lambda f: broken(f, "model.safetensors", lambda b: b[:-7]), "is cut short"),
-    "no shard": (lambda f: (f / "model.safetensors").write_bytes(b"\x10"), "cut short or no safetensors"),
-    "header": (lambda f: broken(f, "model.safetensors", lambda b: b[:9] + b"?" + b[10:]), "damaged header"),
+    "no shard": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\x10"),
+        "cut short or no safetensors",
+    ),
+    "header": (
+        lambda f: broken(f, "model.safetensors", lambda b: b[:9] + b"?" + b[10:]),
+        "damaged header",
+    ),
     "long": (lambda f: broken(f, "model.safetensors", lambda b: b + b"0"), "too long"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
     "json": (lambda f: broken(f, "config.json", lambda b: b[:-3]), "config.json is damaged"),
@@ -160,36 +215,82 @@ MISTAKES = {
         "unknown architecture 'GemmaForCausalLM'",
     ),
     "lacking": (lambda f: broken(f, "config.json", config(hidden_size="-")), "lacks hidden_size"),
-    "no number": (lambda f: broken(f, "config.json", config(hidden_size="big")), "hidden_size must be a whole number"),
-    "no heads": (lambda f: broken(f, "config.json", config(num_attention_heads=0)), "num_attention_heads must be a whole number from 1"),
-    "half a layer": (lambda f: broken(f, "config.json", config(num_hidden_layers=1.5)), "num_hidden_layers must be a whole number"),
-    "rope of words": (lambda f: broken(f, "config.json", config(rope_scaling="fast")), "rope_scaling must be an object"),
-    "positions": (lambda f: broken(f, "config.json", config(max_position_embeddings=64.5)), "max_position_embeddings must be a whole"),
+    "no number": (
+        lambda f: broken(f, "config.json", config(hidden_size="big")),
+        "hidden_size must be a whole number",
+    ),
+    "no heads": (
+        lambda f: broken(f, "config.json", config(num_attention_heads=0)),
+        "num_attention_heads must be a whole number from 1",
+    ),
+    "half a layer": (
+        lambda f: broken(f, "config.json", config(num_hidden_layers=1.5)),
+        "num_hidden_layers must be a whole number",
+    ),
+    "rope of words": (
+        lambda f: broken(f, "config.json", config(rope_scaling="fast")),
+        "rope_scaling must be an object",
+    ),
+    "positions": (
+        lambda f: broken(f, "config.json", config(max_position_embeddings=64.5)),
+        "max_position_embeddings must be a whole",
+    ),
     "deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "is damaged"),
     "list": (lambda f: (f / "config.json").write_text("[1]"), "holds no JSON object"),
     "end": (
         lambda f: broken(f, "config.json", config(eos_token_id=[published.EOS, 290])),
         "eos_token_id=290, and the tokenizer has no such",
     ),
-    "ends": (lambda f: broken(f, "config.json", config(eos_token_id=["</s>"])), "eos_token_id is an id or a list of ids, not"),
+    "ends": (
+        lambda f: broken(f, "config.json", config(eos_token_id=["</s>"])),
+        "eos_token_id is an id or a list of ids, not",
+    ),
     "last end": (
         lambda f: (f / "generation_config.json").write_text('{"eos_token_id": 299}'),
         "generation_config.json says eos_token_id=299, and the tokenizer has no such",
     ),
-    "mask ends": (lambda f: broken(f, "config.json", config(mask_token_id=published.EOS)), "the mask must have an id of its own"),
-    "act": (lambda f: broken(f, "config.json", config(hidden_act="gelu")), "hidden_act='gelu' is not supported"),
-    "rope": (lambda f: broken(f, "config.json", config(rope_scaling=dict(rope_type="yarn", factor=2.0))), "'yarn' is not supported"),
+    "mask ends": (
+        lambda f: broken(f, "config.json", config(mask_token_id=published.EOS)),
+        "the mask must have an id of its own",
+    ),
+    "act": (
+        lambda f: broken(f, "config.json", config(hidden_act="gelu")),
+        "hidden_act='gelu' is not supported",
+    ),
+    "rope": (
+        lambda f: broken(f, "config.json", config(rope_scaling=dict(rope_type="yarn", factor=2.0))),
+        "'yarn' is not supported",
+    ),
     "shape": (lambda f: broken(f, "config.json", config(intermediate_size=23)), "has the shape"),
-    "layers": (lambda f: broken(f, "config.json", config(num_hidden_layers=3)), "lacks 9 of 29 tensors"),
-    "far more": (lambda f: broken(f, "config.json", config(num_hidden_layers=2**24)), "asks for more layers or experts"),
-    "fewer": (lambda f: broken(f, "config.json", config(num_hidden_layers=1)), "holds 9 tensors that this layout does not know"),
-    "quantised": (lambda f: broken(f, "config.json", config(quantization_config=dict(bits=4))), "quantised"),
+    "layers": (
+        lambda f: broken(f, "config.json", config(num_hidden_layers=3)),
+        "lacks 9 of 29 tensors",
+    ),
+    "far more": (
+        lambda f: broken(f, "config.json", config(num_hidden_layers=2**24)),
+        "asks for more layers or experts",
+    ),
+    "fewer": (
+        lambda f: broken(f, "config.json", config(num_hidden_layers=1)),
+        "holds 9 tensors that this layout does not know",
+    ),
+    "quantised": (
+        lambda f: broken(f, "config.json", config(quantization_config=dict(bits=4))),
+        "quantised",
+    ),
     "tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
     "outside": (
-        lambda f: (f / "model.safetensors.index.json").write_text(json.dumps(dict(weight_map=dict(a="../a.safetensors")))),
+        lambda f: (f / "model.safetensors.index.json").write_text(
+            json.dumps(dict(weight_map=dict(a="../a.safetensors")))
+        ),
         "leaves the directory",
     ),
-    "lost": (lambda f: (f / "model.safetensors.index.json").write_text(json.dumps(dict(weight_map=dict(a="a.safetensors")))), "not there"),
+    "lost": (
+        lambda f: (f / "model.safetensors.index.json").write_text(
+            json.dumps(dict(weight_map=dict(a="a.safetensors")))
+        ),
+        "not there",
+    ),
     "map": (lambda f: (f / "model.safetensors.index.json").write_text("[]"), "no JSON object"),
 }
 

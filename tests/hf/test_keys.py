@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import to_plain
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.hf import keys, layouts, reading, writing
 from tests.hf.realistic import CONFIGS, READ_ELSEWHERE
 
@@ -26,14 +27,18 @@ def test_a_published_file_is_accepted_and_a_key_more_is_refused_by_its_name(name
     config = CONFIGS[name]
     network(config)
     layout = layouts.of(config, "it")
-    reads = {*layout.keys.values()} | ({"qk_layernorm"} if True in layout.demands.get("qk_layernorm", ()) else set())
+    reads = {*layout.keys.values()} | (
+        {"qk_layernorm"} if True in layout.demands.get("qk_layernorm", ()) else set()
+    )
     for key in READ_ELSEWHERE.keys() - reads:
         assert refused(config | {key: READ_ELSEWHERE[key]}, key)
     assert len(READ_ELSEWHERE.keys() - reads) >= 45
 
 
 def test_every_layout_is_among_them():
-    assert {layouts.of(config, "").architecture for config in CONFIGS.values()} == set(layouts.LAYOUTS)
+    assert {layouts.of(config, "").architecture for config in CONFIGS.values()} == set(
+        layouts.LAYOUTS
+    )
 
 
 NOT_SO = {
@@ -116,27 +121,65 @@ ROPES = [  # what is said → ours, or the key by which it is refused
     (dict(rope_theta=5e5), dict(base=5e5)),
     (dict(rope_scaling=dict(type="linear", factor=4)), dict(base=1e6, kind="linear", factor=4.0)),
     (dict(rope_scaling={}, rope_parameters=dict(rope_theta=7.0)), dict(base=7.0)),
-    (dict(rope_parameters=dict(rope_type="default", rope_theta=5e5), rope_theta=9.0), dict(base=5e5)),
+    (
+        dict(rope_parameters=dict(rope_type="default", rope_theta=5e5), rope_theta=9.0),
+        dict(base=5e5),
+    ),
     (dict(rope_scaling=dict(rope_type="default", rope_theta=5e5)), dict(base=5e5)),
-    (dict(rope_parameters=dict(rope_type="linear", factor=2.0)), dict(base=1e6, kind="linear", factor=2.0)),
-    (dict(rope_parameters=SLOW), dict(base=1e6, kind="llama3", factor=8.0, low=1.0, high=4.0, original=4096)),
+    (
+        dict(rope_parameters=dict(rope_type="linear", factor=2.0)),
+        dict(base=1e6, kind="linear", factor=2.0),
+    ),
+    (
+        dict(rope_parameters=SLOW),
+        dict(base=1e6, kind="llama3", factor=8.0, low=1.0, high=4.0, original=4096),
+    ),
     (
         dict(rope_scaling=SLOW | dict(original_max_position_embeddings=512)),
         dict(base=1e6, kind="llama3", factor=8.0, low=1.0, high=4.0, original=512),
     ),
     (dict(rope_parameters=dict(partial_rotary_factor=1.0, rope_theta=5e5)), dict(base=5e5)),
     (FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5e5))), dict(base=5e5)),
-    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_type="linear", factor=2))), dict(base=1e6, kind="linear", factor=2.0)),
-    (dict(rope_parameters=dict(full_attention=dict(rope_theta=5e5))), "rope_parameters.full_attention"),
-    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0), sliding_attention=dict(rope_theta=9.0))), "sliding_attention"),
-    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0, beta_fast=32))), "rope_parameters.full_attention.beta_fast"),
-    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0), rope_theta=9.0)), "rope_parameters.rope_theta"),
+    (
+        FULL | dict(rope_parameters=dict(full_attention=dict(rope_type="linear", factor=2))),
+        dict(base=1e6, kind="linear", factor=2.0),
+    ),
+    (
+        dict(rope_parameters=dict(full_attention=dict(rope_theta=5e5))),
+        "rope_parameters.full_attention",
+    ),
+    (
+        FULL
+        | dict(
+            rope_parameters=dict(
+                full_attention=dict(rope_theta=5.0), sliding_attention=dict(rope_theta=9.0)
+            )
+        ),
+        "sliding_attention",
+    ),
+    (
+        FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0, beta_fast=32))),
+        "rope_parameters.full_attention.beta_fast",
+    ),
+    (
+        FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0), rope_theta=9.0)),
+        "rope_parameters.rope_theta",
+    ),
     (FULL | dict(layer_types=["full_attention"] * 3), "layer_types"),
-    (dict(rope_parameters=dict(partial_rotary_factor=0.5, rope_theta=5e5)), "rope_parameters.partial_rotary_factor"),
-    (dict(rope_scaling=dict(type="linear", factor=4.0, attention_factor=1.3)), "rope_scaling.attention_factor"),
+    (
+        dict(rope_parameters=dict(partial_rotary_factor=0.5, rope_theta=5e5)),
+        "rope_parameters.partial_rotary_factor",
+    ),
+    (
+        dict(rope_scaling=dict(type="linear", factor=4.0, attention_factor=1.3)),
+        "rope_scaling.attention_factor",
+    ),
     (dict(rope_scaling=dict(type="default", factor=4.0)), "rope_scaling.factor"),
     (dict(rope_scaling=dict(type="linear", rope_type="llama3", factor=4.0)), "contradict"),
-    (dict(rope_scaling=dict(type="linear", factor=4.0), rope_parameters=dict(rope_theta=5.0)), "contradict"),
+    (
+        dict(rope_scaling=dict(type="linear", factor=4.0), rope_parameters=dict(rope_theta=5.0)),
+        "contradict",
+    ),
     (dict(rope_scaling=dict(type="linear")), "lacks factor"),
     (dict(rope_scaling=dict(type="linear", factor=True)), "factor"),
     (dict(rope_scaling=dict(type="dynamic", factor=2.0)), "'dynamic' is not supported"),
@@ -156,7 +199,10 @@ def test_a_rope_section_is_read_in_both_shapes(said, ours):
     if isinstance(ours, str):
         assert refused(config, ours)
     elif said == dict(rope_theta=None):
-        assert network({k: v for k, v in config.items() if k != "rope_theta"})["attention"]["rope"] == ours
+        assert (
+            network({k: v for k, v in config.items() if k != "rope_theta"})["attention"]["rope"]
+            == ours
+        )
     else:
         assert network(config)["attention"]["rope"] == ours
 
@@ -170,17 +216,44 @@ def test_types_of_layers_are_for_layouts_that_have_them():
 
 ABSENT = {  # what a layout's own code takes where a key is not there; where that is nothing that we know, it is asked for
     "Llama 3": dict(
-        head_dim=8, num_key_value_heads=8, rms_norm_eps=1e-6, rope_theta=10_000.0, tie_word_embeddings=False, attention_bias=False
+        head_dim=8,
+        num_key_value_heads=8,
+        rms_norm_eps=1e-6,
+        rope_theta=10_000.0,
+        tie_word_embeddings=False,
+        attention_bias=False,
     ),
-    "Qwen2": dict(num_key_value_heads=32, rms_norm_eps=1e-6, rope_theta=10_000.0, tie_word_embeddings=False),
+    "Qwen2": dict(
+        num_key_value_heads=32, rms_norm_eps=1e-6, rope_theta=10_000.0, tie_word_embeddings=False
+    ),
     "Qwen3": dict(num_key_value_heads=32, head_dim=128, rms_norm_eps=1e-6, rope_theta=10_000.0),
-    "Qwen3-MoE": dict(num_key_value_heads=4, head_dim=8, norm_topk_prob=False, decoder_sparse_step=1, mlp_only_layers=[]),
+    "Qwen3-MoE": dict(
+        num_key_value_heads=4,
+        head_dim=8,
+        norm_topk_prob=False,
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+    ),
     "Mixtral": dict(num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta=1e6),
-    "LLaDA": dict(n_kv_heads=8, rms_norm_eps=1e-5, rope_theta=10_000.0, weight_tying=True, include_qkv_bias=False),
-    "LLaDA-MoE": dict(num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta="lacks", moe_layer_freq=[1] * 4, qk_layernorm="qk_layernorm"),
+    "LLaDA": dict(
+        n_kv_heads=8,
+        rms_norm_eps=1e-5,
+        rope_theta=10_000.0,
+        weight_tying=True,
+        include_qkv_bias=False,
+    ),
+    "LLaDA-MoE": dict(
+        num_key_value_heads=8,
+        rms_norm_eps=1e-5,
+        rope_theta="lacks",
+        moe_layer_freq=[1] * 4,
+        qk_layernorm="qk_layernorm",
+    ),
     "Dream": dict(num_key_value_heads=32, rms_norm_eps=1e-6, rope_theta=10_000.0),
     "SDAR": dict(num_key_value_heads=32, head_dim=128, rms_norm_eps=1e-6, rope_theta=10_000.0),
-    "Pangu Pro MoE": dict(num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta="lacks", num_experts="lacks"),
+    "Pangu Pro MoE": dict(
+        num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta="lacks", num_experts="lacks"
+    ),
 }
 
 
@@ -216,7 +289,10 @@ def test_the_line_says_how_to_let_keys_through():
         network(CONFIGS["Llama 3"] | dict(softcap=3.0, other=[1]))
 
 
-NOTHING, SOMETHING = (None, False, 0, 0.0, 1.0, "", [], {}), (True, 1, 2, -1.0, "x", [0], {"a": None})
+NOTHING, SOMETHING = (
+    (None, False, 0, 0.0, 1.0, "", [], {}),
+    (True, 1, 2, -1.0, "x", [0], {"a": None}),
+)
 
 
 def test_what_says_nothing_passes_under_any_name():
@@ -252,7 +328,9 @@ def test_which_layers_have_experts(said, dense, every):
     else:
         found = network(config)["experts"]
         assert (found["dense"], found["every"]) == (dense, every)
-        freq = dict(moe_layer_freq=[int(n >= dense and (n - dense + 1) % every == 0) for n in range(4)])
+        freq = dict(
+            moe_layer_freq=[int(n >= dense and (n - dense + 1) % every == 0) for n in range(4)]
+        )
         assert every > 1 or network(CONFIGS["LLaDA-MoE"] | freq)["experts"]["dense"] == dense
 
 
@@ -262,10 +340,15 @@ def test_what_is_written_of_a_network_is_read_as_the_same(name):
     """With and without each thing that it may have: biases, plain weights of experts, dense layers, scaled rotations, tied embeddings."""
     config, layout = CONFIGS[name], layouts.of(CONFIGS[name], "it")
     k = layout.keys
-    linear, slow = (dict(rope_scaling=section, rope_parameters=None, rope_theta=9.0) for section in (dict(type="linear", factor=3.0), SLOW))
+    linear, slow = (
+        dict(rope_scaling=section, rope_parameters=None, rope_theta=9.0)
+        for section in (dict(type="linear", factor=3.0), SLOW)
+    )
     variants = [{}] + ([linear, slow] if "scaling" in k else [])
     variants += [{k["bias"]: True}] if "bias" in k else []
-    variants += [{k["renormalised"]: value} for value in (True, False)] if "renormalised" in k else []
+    variants += (
+        [{k["renormalised"]: value} for value in (True, False)] if "renormalised" in k else []
+    )
     variants += [{k["dense"]: [0]}] if "dense" in k else []
     variants += [{k["sparse"]: [0, 1, 1, 1]}] if "sparse" in k else []
     variants += [{k["every"]: 2}] if "every" in k else []
@@ -273,23 +356,39 @@ def test_what_is_written_of_a_network_is_read_as_the_same(name):
     for variant in [*variants, {k["tied"]: True}]:
         given = config | ({k["ffn"]: 96} if k["ffn"] not in config else {}) | variant
         nn = reading.network(layout, given, "it")
-        run = spec.run(dict(steps=1, text=dict(name="bytes"), nn=nn, objective=layout.objective | (dict(size=8) if "block" in k else {})))
+        run = build_run(
+            dict(
+                steps=1,
+                text=dict(name="bytes"),
+                nn=nn,
+                objective=layout.objective | (dict(size=8) if "block" in k else {}),
+            )
+        )
         written = writing.described(layout, run, {})
         assert reading.network(layout, written, "it") == nn, variant
         assert writing.misfit(layout, run, written, False, False) == ""
         assert written.get("block_size") == (8 if "block" in k else None)
         other = {k["width"]: 128} | ({} if "head_size" in k else {k["heads"]: 16, k["kv_heads"]: 2})
         assert "would make of it" in writing.misfit(layout, run, written | other, False, False)
-    untied = spec.run(spec.plain(run) | dict(nn=spec.plain(run.nn) | dict(embeddings="untied")))
-    assert writing.misfit(layout, untied, written, True, False) == "" != writing.misfit(layout, untied, written, False, False)
+    untied = build_run(to_plain(run) | dict(nn=to_plain(run.nn) | dict(embeddings="untied")))
+    assert (
+        writing.misfit(layout, untied, written, True, False)
+        == ""
+        != writing.misfit(layout, untied, written, False, False)
+    )
 
 
 @pytest.mark.parametrize(
-    "name, key, weights", [("Qwen3-MoE", "norm_topk_prob", ("plain", "renormalised")), ("Mixtral", "", ("renormalised",))]
+    "name, key, weights",
+    [
+        ("Qwen3-MoE", "norm_topk_prob", ("plain", "renormalised")),
+        ("Mixtral", "", ("renormalised",)),
+    ],
 )
 def test_weights_of_experts_are_those_of_the_layouts_code(name, key, weights):
     said = [
-        network(CONFIGS[name] | ({key: value} if key else {}))["experts"]["router"]["weights"] for value in (False, True)[: len(weights)]
+        network(CONFIGS[name] | ({key: value} if key else {}))["experts"]["router"]["weights"]
+        for value in (False, True)[: len(weights)]
     ]
     assert tuple(said) == weights
     assert network(CONFIGS["LLaDA-MoE"])["experts"]["router"]["weights"] == "plain"
@@ -297,16 +396,21 @@ def test_weights_of_experts_are_those_of_the_layouts_code(name, key, weights):
 
 def test_a_layout_is_for_its_objective_unless_another_is_asked_for():
     layout, nn = layouts.LAYOUTS["LlamaForCausalLM"], network(CONFIGS["Llama 3"])
-    run = spec.run(dict(steps=1, text=dict(name="bytes"), nn=nn, objective=dict(name="masked")))
+    run = build_run(dict(steps=1, text=dict(name="bytes"), nn=nn, objective=dict(name="masked")))
     config = writing.described(layout, run, {})
-    assert "is for objectives.ar, not objectives.masked" in writing.misfit(layout, run, config, False, False)
+    assert "is for objectives.ar, not objectives.masked" in writing.misfit(
+        layout, run, config, False, False
+    )
     assert writing.misfit(layout, run, config, False, True) == ""
 
 
 def test_a_row_that_was_appended_for_the_mask_is_written_where_the_mask_is_seen():
     layout = layouts.LAYOUTS["LlamaForCausalLM"]
     for kind, rows in dict(causal=300, full=301, block=301).items():
-        mask, text = SimpleNamespace(kind=kind), SimpleNamespace(path="x", published=SimpleNamespace(rows=300))
+        mask, text = (
+            SimpleNamespace(kind=kind),
+            SimpleNamespace(path="x", published=SimpleNamespace(rows=300)),
+        )
         run = SimpleNamespace(objective=SimpleNamespace(mask=mask), text=text)
         run.nn = SimpleNamespace(vocab=SimpleNamespace(size=301), attention=None, experts=None)
         assert writing.described(layout, run, dict(a=1)) == dict(a=1, vocab_size=rows)
@@ -321,6 +425,16 @@ def test_null_is_as_many_heads_as_there_are_and_no_default():
 
 def test_the_width_of_experts_is_written_where_a_layout_has_no_other():
     layout, nn = layouts.LAYOUTS["MixtralForCausalLM"], network(CONFIGS["Mixtral"])
-    run = spec.run(dict(steps=1, text=dict(name="bytes"), nn=nn | dict(ffn=dict(width=50)), objective=dict(name="ar")))
+    run = build_run(
+        dict(
+            steps=1,
+            text=dict(name="bytes"),
+            nn=nn | dict(ffn=dict(width=50)),
+            objective=dict(name="ar"),
+        )
+    )
     config = writing.described(layout, run, {})
-    assert config["intermediate_size"] == 96 and writing.misfit(layout, run, config, False, False) == ""
+    assert (
+        config["intermediate_size"] == 96
+        and writing.misfit(layout, run, config, False, False) == ""
+    )

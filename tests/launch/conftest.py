@@ -27,7 +27,9 @@ def clone(tmp_path):
     (root / "dlm" / "__init__.py").touch()
     for room in ("app", "core", "machine"):
         (root / "dlm" / room).symlink_to(ROOT / "dlm" / room)
-    (root / "dlm" / "show.py").write_text('"""Shows its arguments."""\nimport os, sys\nprint(os.getcwd(), sys.argv[1:])\n')
+    (root / "dlm" / "show.py").write_text(
+        '"""Shows its arguments."""\nimport os, sys\nprint(os.getcwd(), sys.argv[1:])\n'
+    )
     (root / "requirements.txt").write_text("one\n")
     fake = tmp_path / "fake"
     fake.write_text(FAKE)

@@ -5,4 +5,10 @@ import subprocess
 
 
 def bash(*command, **env):
-    return subprocess.run(["bash", *map(str, command)], env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["bash", *map(str, command)],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )

@@ -78,24 +78,40 @@ def test_a_slurm_job_saves_is_queued_again_and_goes_on(clone, tmp_path):
     (spool := tmp_path / "spool").mkdir()
     script = spool / "slurm_script"  # SLURM runs a copy
     script.write_bytes((root / "launch" / "slurm.sbatch").read_bytes())
-    env |= dict(STATE=str(tmp_path), SLURM_JOB_ID="71", SLURM_SUBMIT_DIR=str(root), SLURM_CPUS_PER_TASK="6", https_proxy="http://proxy:1")
+    env |= dict(
+        STATE=str(tmp_path),
+        SLURM_JOB_ID="71",
+        SLURM_SUBMIT_DIR=str(root),
+        SLURM_CPUS_PER_TASK="6",
+        https_proxy="http://proxy:1",
+    )
 
     def job(*words):
         reply = bash(script, *words, **env, PATH=f"{tools}:{os.environ['PATH']}")
         requeued, steps = (tmp_path / name for name in ("requeued", "steps"))
         last = steps.read_text().splitlines()[-1] if steps.exists() else None
-        return reply.returncode, requeued.read_text().split("\n")[:-1] if requeued.exists() else [], last
+        return (
+            reply.returncode,
+            requeued.read_text().split("\n")[:-1] if requeued.exists() else [],
+            last,
+        )
 
     assert job("train", "well") == (75, ["requeue 71"], "['at work\\n', 'at work\\n'] [75, 75] 6")
     assert job("train", "well") == (0, ["requeue 71"], "['finished\\n', 'finished\\n'] [0, 0] 6")
     assert job("train", "wrong") == (2, ["requeue 71"], "['', ''] [2, 2] 6")
-    assert job("train", "starting")[:2] == (143, ["requeue 71"] * 2), "killed while it imported: nothing is lost"
+    assert job("train", "starting")[:2] == (143, ["requeue 71"] * 2), (
+        "killed while it imported: nothing is lost"
+    )
     assert (root / ".venv").is_dir() and (tmp_path / "log").read_text().count("venv") == 1
 
 
 def test_slurm_is_told_what_the_script_relies_on(clone, tmp_path):
     lines = (ROOT / "launch" / "slurm.sbatch").read_text().splitlines()
-    asked = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in lines if line.startswith("#SBATCH"))
+    asked = dict(
+        line.removeprefix("#SBATCH --").partition("=")[::2]
+        for line in lines
+        if line.startswith("#SBATCH")
+    )
     assert "requeue" in asked and asked["open-mode"] == "append"
     assert f"$code == {interrupts.EXIT} " in "\n".join(lines)
     signal, seconds = asked["signal"].split("@")
@@ -103,7 +119,11 @@ def test_slurm_is_told_what_the_script_relies_on(clone, tmp_path):
     root, env = clone
     script = root / "launch" / "slurm.sbatch"
     dry = bash(script, "--dry_run", "train", "--x=a b", SLURM_SUBMIT_DIR=str(root), **env)
-    assert dry.returncode == 0 and "srun " in dry.stdout and r"bash launch/local.sh train --x=a\ b" in dry.stdout
+    assert (
+        dry.returncode == 0
+        and "srun " in dry.stdout
+        and r"bash launch/local.sh train --x=a\ b" in dry.stdout
+    )
     for words, where, line in (
         ([], root, "no command"),
         (["train"], tmp_path, "submit from the folder that holds launch/"),
@@ -121,32 +141,53 @@ def test_the_job_set_names_its_processes_as_they_will_be_called():
     job, network = workers["template"]["spec"], jobs["spec"]["network"]
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
-    assert job["completionMode"] == "Indexed" and job["parallelism"] == job["completions"] and workers["replicas"] == 1
+    assert (
+        job["completionMode"] == "Indexed"
+        and job["parallelism"] == job["completions"]
+        and workers["replicas"] == 1
+    )
     environment = {entry["name"]: entry.get("value") for entry in container["env"]}
-    index = next(entry for entry in container["env"] if entry["name"] == "JAX_PROCESS_ID")["valueFrom"]["fieldRef"]["fieldPath"]
+    index = next(entry for entry in container["env"] if entry["name"] == "JAX_PROCESS_ID")[
+        "valueFrom"
+    ]["fieldRef"]["fieldPath"]
     assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     assert environment["JAX_NUM_PROCESSES"] == str(job["completions"])
     first, port = environment["JAX_COORDINATOR_ADDRESS"].split(":")
     assert first == f"{jobs['metadata']['name']}-{workers['name']}-0-0.{network['subdomain']}"
-    assert network["enableDNSHostnames"] and network["publishNotReadyAddresses"], "the first process is looked for before it is ready"
+    assert network["enableDNSHostnames"] and network["publishNotReadyAddresses"], (
+        "the first process is looked for before it is ready"
+    )
     assert container["ports"] == [{"containerPort": int(port)}]
     assert hosts._described(environment | dict(JAX_PROCESS_ID="0")) == "JAX_COORDINATOR_ADDRESS"
-    assert container["command"][:2] == ["bash", "launch/local.sh"] and (ROOT / "dlm" / f"{container['command'][2]}.py").is_file()
+    assert (
+        container["command"][:2] == ["bash", "launch/local.sh"]
+        and (ROOT / "dlm" / f"{container['command'][2]}.py").is_file()
+    )
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in container["args"])
     assert (ROOT / flags["config"].split(":")[0]).is_file()
     claimed = {volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume}
     shared = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in claimed]
-    assert any(flags["workdir"].startswith(f"{path}/") for path in shared), "all processes, and the next ones, see the run directory"
+    assert any(flags["workdir"].startswith(f"{path}/") for path in shared), (
+        "all processes, and the next ones, see the run directory"
+    )
 
 
 def test_the_job_set_starts_again_what_may_go_on_and_nothing_else():
     jobs = yaml.safe_load((ROOT / "launch" / "k8s-jobset.yaml").read_text())["spec"]
     job = jobs["replicatedJobs"][0]["template"]["spec"]
     pod = job["template"]["spec"]
-    assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never" and jobs["failurePolicy"]["maxRestarts"] >= 10
+    assert (
+        job["backoffLimit"] == 0
+        and pod["restartPolicy"] == "Never"
+        and jobs["failurePolicy"]["maxRestarts"] >= 10
+    )
     assert pod["terminationGracePeriodSeconds"] >= 120
     (rule,), (final,) = job["podFailurePolicy"]["rules"], jobs["failurePolicy"]["rules"]
-    assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [2] and rule["onExitCodes"]["operator"] == "In"
+    assert (
+        rule["action"] == "FailJob"
+        and rule["onExitCodes"]["values"] == [2]
+        and rule["onExitCodes"]["operator"] == "In"
+    )
     assert rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
     assert final == dict(action="FailJobSet", onJobFailureReasons=["PodFailurePolicy"])
 
@@ -178,12 +219,27 @@ def test_every_worker_of_a_tpu_pod_knows_its_place(endpoints, clone, tmp_path):
     root, env = clone
     (root / "dlm" / "train.py").write_text(TOLD)
     tools = stand_in(tmp_path / "bin", gcloud=GCLOUD, curl=CURL)
-    env |= dict(STATE=str(tmp_path), ENDPOINTS=endpoints, SHOW="JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID")
-    call = [root / "launch" / "tpu.sh", "--name=pod", "--zone=here", "--project=ours", f"--directory={root}"]
+    env |= dict(
+        STATE=str(tmp_path),
+        ENDPOINTS=endpoints,
+        SHOW="JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID",
+    )
+    call = [
+        root / "launch" / "tpu.sh",
+        "--name=pod",
+        "--zone=here",
+        "--project=ours",
+        f"--directory={root}",
+    ]
     reply = bash(*call, "train", "--prompt=a 'b", **env, PATH=f"{tools}:{os.environ['PATH']}")
     line = """["--prompt=a 'b"] JAX_COORDINATOR_ADDRESS=10.0.0.5:8476 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID="""
-    assert [text for text in reply.stdout.splitlines() if "JAX" in text] == [f"{line}0", f"{line}1"], reply.stdout
-    assert (tmp_path / "called").read_text() == "compute tpus tpu-vm ssh pod --zone=here --project=ours --worker=all\n"
+    assert [text for text in reply.stdout.splitlines() if "JAX" in text] == [
+        f"{line}0",
+        f"{line}1",
+    ], reply.stdout
+    assert (
+        tmp_path / "called"
+    ).read_text() == "compute tpus tpu-vm ssh pod --zone=here --project=ours --worker=all\n"
 
 
 def test_a_tpu_pod_is_called_with_one_command(clone, tmp_path):
@@ -191,7 +247,16 @@ def test_a_tpu_pod_is_called_with_one_command(clone, tmp_path):
     script = root / "launch" / "tpu.sh"
     reply = bash(script, "--name=pod", "--zone=here", "--dry_run", "train", "--x=a b", **env)
     *words, command = shlex.split(reply.stdout)
-    assert words == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=here", "--worker=all"]
+    assert words == [
+        "gcloud",
+        "compute",
+        "tpus",
+        "tpu-vm",
+        "ssh",
+        "pod",
+        "--zone=here",
+        "--worker=all",
+    ]
     assert command == r"--command=cd dlm && bash launch/tpu.sh --worker train --x=a\ b"
     tools = stand_in(tmp_path / "bin", curl="#!/bin/bash\nexit 22\n")
     for name in ("bash", "dirname"):  # and no gcloud, should this machine have one
@@ -204,7 +269,9 @@ def test_a_tpu_pod_is_called_with_one_command(clone, tmp_path):
         (["--worker", "train"], "no agent-worker-number from the metadata server"),
     ):
         reply = bash(script, *flags, **env, PATH=str(tools))
-        assert reply.returncode == 2 and line in reply.stderr and reply.stderr.count("\n") == 1, reply.stderr
+        assert reply.returncode == 2 and line in reply.stderr and reply.stderr.count("\n") == 1, (
+            reply.stderr
+        )
 
 
 @pytest.fixture
@@ -215,8 +282,15 @@ def ascend(clone, tmp_path):
     (toolkit := tmp_path / "Ascend" / "ascend-toolkit").mkdir(parents=True)
     (toolkit / "set_env.sh").write_text("export FROM_CANN=yes$NOT_SET\n")
     names = "FROM_CANN HCCL_CONNECT_TIMEOUT HCCL_EXEC_TIMEOUT HCCL_DETERMINISTIC HCCL_SOCKET_IFNAME ASCEND_RT_VISIBLE_DEVICES"
-    tools = stand_in(tmp_path / "bin", ip="#!/bin/bash\necho default via 10.0.0.1 dev eth7 proto dhcp\n")
-    more = dict(SHOW=names, ASCEND_HOME=str(tmp_path / "Ascend"), ASCEND_RT_VISIBLE_DEVICES="2,3", PATH=f"{tools}:{os.environ['PATH']}")
+    tools = stand_in(
+        tmp_path / "bin", ip="#!/bin/bash\necho default via 10.0.0.1 dev eth7 proto dhcp\n"
+    )
+    more = dict(
+        SHOW=names,
+        ASCEND_HOME=str(tmp_path / "Ascend"),
+        ASCEND_RT_VISIBLE_DEVICES="2,3",
+        PATH=f"{tools}:{os.environ['PATH']}",
+    )
     return root / "launch" / "npu.sh", env | more
 
 
@@ -224,21 +298,36 @@ def test_ascend_gets_its_environment(ascend):
     script, env = ascend
     common = "FROM_CANN=yes HCCL_CONNECT_TIMEOUT=600 HCCL_EXEC_TIMEOUT=1800 HCCL_DETERMINISTIC=true HCCL_SOCKET_IFNAME=eth7"
     reply = bash(script, "train", "--x=1", **env)
-    assert reply.stdout == f"['--x=1', '--config.mesh.platform=npu'] {common} ASCEND_RT_VISIBLE_DEVICES=2,3\n", reply.stderr
+    assert (
+        reply.stdout
+        == f"['--x=1', '--config.mesh.platform=npu'] {common} ASCEND_RT_VISIBLE_DEVICES=2,3\n"
+    ), reply.stderr
     assert reply.returncode == 0
-    two = bash(script, "--processes=2", "train", HCCL_IF_IP="10.0.0.9", HCCL_EXEC_TIMEOUT="5", **env)
+    two = bash(
+        script, "--processes=2", "train", HCCL_IF_IP="10.0.0.9", HCCL_EXEC_TIMEOUT="5", **env
+    )
     common = common.replace("=1800", "=5").replace("=eth7", "=None")
     assert two.stdout == f"['--config.mesh.platform=npu'] {common} ASCEND_RT_VISIBLE_DEVICES=2\n"
-    assert f"[1] ['--config.mesh.platform=npu'] {common} ASCEND_RT_VISIBLE_DEVICES=3\n" in two.stderr
-    assert "--config" not in bash(script, "--dry_run", "show", **env).stdout, "a run directory says what it ran on"
-    assert bash(script, "--dry_run", "preflight", **env).stdout.endswith("launch.preflight --platform=npu\n")
+    assert (
+        f"[1] ['--config.mesh.platform=npu'] {common} ASCEND_RT_VISIBLE_DEVICES=3\n" in two.stderr
+    )
+    assert "--config" not in bash(script, "--dry_run", "show", **env).stdout, (
+        "a run directory says what it ran on"
+    )
+    assert bash(script, "--dry_run", "preflight", **env).stdout.endswith(
+        "launch.preflight --platform=npu\n"
+    )
 
 
 def test_what_ascend_lacks_is_one_line(ascend, tmp_path):
     script, env = ascend
     (broken := tmp_path / "ranks.json").write_text("{")
     cases = [
-        (dict(ASCEND_HOME=str(tmp_path / "nowhere")), ["train"], "ascend-toolkit/set_env.sh: install CANN, or set ASCEND_HOME"),
+        (
+            dict(ASCEND_HOME=str(tmp_path / "nowhere")),
+            ["train"],
+            "ascend-toolkit/set_env.sh: install CANN, or set ASCEND_HOME",
+        ),
         (dict(ASCEND_RT_VISIBLE_DEVICES=""), ["train"], "no NPU: there is no /dev/davinci0"),
         (dict(RANK_TABLE_FILE=str(broken)), ["train"], "ranks.json is not JSON"),
         ({}, ["--x", "train"], "unknown argument --x before the command"),
@@ -246,19 +335,41 @@ def test_what_ascend_lacks_is_one_line(ascend, tmp_path):
     ]
     for changed, words, line in cases:
         reply = bash(script, *words, **env | changed)
-        assert reply.returncode == 2 and line in reply.stderr and reply.stderr.count("\n") == 1, reply.stderr
-    dry = bash(script, "--dry_run", "--processes=2", "train", **env | dict(ASCEND_HOME=str(tmp_path / "no where")))
+        assert reply.returncode == 2 and line in reply.stderr and reply.stderr.count("\n") == 1, (
+            reply.stderr
+        )
+    dry = bash(
+        script,
+        "--dry_run",
+        "--processes=2",
+        "train",
+        **env | dict(ASCEND_HOME=str(tmp_path / "no where")),
+    )
     lines = dry.stdout.splitlines()
-    assert dry.returncode == 0 and lines[0].startswith("source ") and r"no\ where/ascend-toolkit/set_env.sh" in lines[0]
-    assert r"export ASCEND_RT_VISIBLE_DEVICES=2\,3" in lines and "export HCCL_SOCKET_IFNAME=eth7" in lines
-    assert len(lines) == 8 and all(line.endswith("python -P -m dlm.train --config.mesh.platform=npu") for line in lines[-2:])
+    assert (
+        dry.returncode == 0
+        and lines[0].startswith("source ")
+        and r"no\ where/ascend-toolkit/set_env.sh" in lines[0]
+    )
+    assert (
+        r"export ASCEND_RT_VISIBLE_DEVICES=2\,3" in lines
+        and "export HCCL_SOCKET_IFNAME=eth7" in lines
+    )
+    assert len(lines) == 8 and all(
+        line.endswith("python -P -m dlm.train --config.mesh.platform=npu") for line in lines[-2:]
+    )
 
 
 def test_a_rank_table_is_read_with_care(tmp_path, capsys):
     def device(rank, **changes):
-        return dict(device_id=str(rank % 2), device_ip=f"192.168.1.{rank + 1}", rank_id=str(rank)) | changes
+        return (
+            dict(device_id=str(rank % 2), device_ip=f"192.168.1.{rank + 1}", rank_id=str(rank))
+            | changes
+        )
 
-    servers = [dict(server_id=f"10.0.0.{s}", device=[device(2 * s), device(2 * s + 1)]) for s in range(2)]
+    servers = [
+        dict(server_id=f"10.0.0.{s}", device=[device(2 * s), device(2 * s + 1)]) for s in range(2)
+    ]
     good = dict(status="completed", version="1.0", server_count="2", server_list=servers)
     assert rank_table.mistake(good) == "" == rank_table.mistake(good | dict(server_count=2))
     other = [servers[0], dict(server_id="x", device=[device(2), device(2)])]
@@ -268,10 +379,14 @@ def test_a_rank_table_is_read_with_care(tmp_path, capsys):
         "has status 'initializing'": good | dict(status="initializing"),
         "has server_count 3, but 2": good | dict(server_count="3"),
         "not a list of objects": good | dict(server_list=["x"]),
-        "no device, in server_list[1]": good | dict(server_list=[servers[0], dict(server_id="x", device=[])]),
-        "no server_id, or": good | dict(server_list=[servers[0], dict(device=servers[1]["device"])]),
+        "no device, in server_list[1]": good
+        | dict(server_list=[servers[0], dict(server_id="x", device=[])]),
+        "no server_id, or": good
+        | dict(server_list=[servers[0], dict(device=servers[1]["device"])]),
         "lacks device_ip in server_list[0].device[1]": good
-        | dict(server_list=[dict(servers[0], device=[device(0), device(1, device_ip="")]), servers[1]]),
+        | dict(
+            server_list=[dict(servers[0], device=[device(0), device(1, device_ip="")]), servers[1]]
+        ),
         "has rank_id 0, 1, 2, 2: each number from 0 to 3": good | dict(server_list=other),
     }
     for line, table in wrong.items():

@@ -11,7 +11,11 @@ import pytest
 from tests.launch.shell import bash
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "slurm.sbatch", ROOT / ".ci" / "run"]
+SCRIPTS = [
+    *sorted((ROOT / "launch").glob("*.sh")),
+    ROOT / "launch" / "slurm.sbatch",
+    ROOT / ".ci" / "run",
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
@@ -19,7 +23,9 @@ def test_scripts_parse_and_are_linted(script):
     assert bash("-n", script).returncode == 0
     tool = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert tool, "shellcheck comes with requirements-dev.txt"
-    reply = subprocess.run([tool, "-x", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    reply = subprocess.run(
+        [tool, "-x", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert reply.returncode == 0, reply.stdout
 
 
@@ -37,24 +43,36 @@ def test_installs_once_and_again_when_the_requirements_change(clone, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given, heard", [({}, "glibc.malloc.hugetlb=1"), (dict(GLIBC_TUNABLES=""), ""), (dict(GLIBC_TUNABLES="a=b"), "a=b")]
+    "given, heard",
+    [
+        ({}, "glibc.malloc.hugetlb=1"),
+        (dict(GLIBC_TUNABLES=""), ""),
+        (dict(GLIBC_TUNABLES="a=b"), "a=b"),
+    ],
 )
 def test_commands_ask_for_huge_pages_unless_told_otherwise(clone, monkeypatch, given, heard):
     root, env = clone
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    (root / "dlm" / "show.py").write_text('"""Shows its memory."""\nimport os\nprint(os.environ.get("GLIBC_TUNABLES"))\n')
+    (root / "dlm" / "show.py").write_text(
+        '"""Shows its memory."""\nimport os\nprint(os.environ.get("GLIBC_TUNABLES"))\n'
+    )
     assert bash(root / "launch" / "local.sh", "show", **env, **given).stdout == heard + "\n"
 
 
 def test_an_unknown_command_is_one_line(clone):
     root, env = clone
     reply = bash(root / "launch" / "local.sh", "shwo", **env)
-    assert reply.returncode == 2 and reply.stderr == "error: no command shwo; there are: show preflight\n"
+    assert (
+        reply.returncode == 2
+        and reply.stderr == "error: no command shwo; there are: show preflight\n"
+    )
     assert not (root / ".venv").exists()
     for name in ("__init__", "../dlm/show", ".", "--x=1", ""):
         assert bash(root / "launch" / "local.sh", name, **env).returncode == 2
     listed = bash(root / "launch" / "local.sh", **env).stdout
-    assert "show       Shows its arguments." in listed and "preflight  Checks the machines" in listed
+    assert (
+        "show       Shows its arguments." in listed and "preflight  Checks the machines" in listed
+    )
 
 
 def test_a_python_without_venv_is_one_line(clone, tmp_path):
@@ -63,7 +81,11 @@ def test_a_python_without_venv_is_one_line(clone, tmp_path):
     lame.write_text('#!/bin/bash\n[[ "$2" != *ensurepip* ]]\n')
     lame.chmod(0o755)
     reply = bash(root / "launch" / "local.sh", "show", **{**env, "PYTHON": str(lame)})
-    assert reply.returncode == 2 and reply.stderr.count("\n") == 1 and "apt install python3-venv" in reply.stderr
+    assert (
+        reply.returncode == 2
+        and reply.stderr.count("\n") == 1
+        and "apt install python3-venv" in reply.stderr
+    )
 
 
 STUB = """import os, pathlib, sys
@@ -86,11 +108,16 @@ def test_quickstart_does_what_is_not_done_and_stops_at_a_failure(clone, tmp_path
     def quickstart(**more):
         reply = bash(root / "launch" / "quickstart.sh", tmp_path / "my runs", **env, **more)
         return reply.returncode, [
-            line.split()[0] for line in reply.stdout.splitlines() if line.split()[0] in ("train", "evaluate", "sample", "report")
+            line.split()[0]
+            for line in reply.stdout.splitlines()
+            if line.split()[0] in ("train", "evaluate", "sample", "report")
         ]
 
     assert quickstart(FAILS="evaluate") == (3, ["train", "train", "evaluate"])
-    assert quickstart() == (0, ["train", "train", "evaluate", "evaluate", "sample", "sample", "sample", "report"])
+    assert quickstart() == (
+        0,
+        ["train", "train", "evaluate", "evaluate", "sample", "sample", "sample", "report"],
+    )
     assert quickstart() == (0, ["train", "train", "report"])
     (tmp_path / "my runs" / "replay.html").unlink()
     assert quickstart() == (0, ["train", "train", "sample", "report"])
@@ -102,7 +129,9 @@ def run_pytest(folder, **files):
     folder.mkdir()
     for name, body in files.items():
         (folder / f"{name}.py").write_text(f"import pytest\n{body}\n")
-    (folder / "listed.py").write_text("from tests.skips import ALLOWED\nALLOWED['test_it.py::test_listed'] = 'known'\n")
+    (folder / "listed.py").write_text(
+        "from tests.skips import ALLOWED\nALLOWED['test_it.py::test_listed'] = 'known'\n"
+    )
     command = [
         sys.executable,
         "-m",
@@ -130,6 +159,11 @@ def test_a_skip_fails_the_run_unless_listed(tmp_path):
     code, out = run_pytest(tmp_path / "fine", test_it=fine)
     assert code == 0 and "1 passed, 1 skipped, 1 xfailed" in out and "WITHOUT LEAVE" not in out, out
     module = "pytest.skip('no torch', allow_module_level=True)"
-    code, out = run_pytest(tmp_path / "foul", test_it=fine + "\ndef test_c(): pytest.skip('no gpu')", test_other=module)
+    code, out = run_pytest(
+        tmp_path / "foul", test_it=fine + "\ndef test_c(): pytest.skip('no gpu')", test_other=module
+    )
     assert code == 1, out
-    assert "LEAVE test_it.py::test_c: Skipped: no gpu" in out and "LEAVE test_other.py: Skipped: no torch" in out, out
+    assert (
+        "LEAVE test_it.py::test_c: Skipped: no gpu" in out
+        and "LEAVE test_other.py: Skipped: no torch" in out
+    ), out

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlm.app import cli
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.machine import hosts
 from launch import preflight
 from tests.launch.shell import bash
@@ -28,15 +28,26 @@ def test_each_check_finds_what_it_is_there_for():
     assert told(preflight.versions, {}, {}) is None
     other = told(preflight.versions, {}, dict(versions=dict(python="3.11.7", jax="0.9.0")))
     assert "processes 1 and 0 have jax 0.9.0 and 0.10.2; install the same" in other
-    assert told(preflight.devices, {}, dict(host="b"), expected=8) is None and told(preflight.devices, {}, {}, expected=0) is None
-    assert "8 × npu Ascend on 2 host(s), by process: 4 4; --devices=16" in told(preflight.devices, {}, dict(host="b"), expected=16)
-    assert "by process: 4 3; every process must see as many" in told(preflight.devices, {}, dict(devices=3), expected=0)
+    assert (
+        told(preflight.devices, {}, dict(host="b"), expected=8) is None
+        and told(preflight.devices, {}, {}, expected=0) is None
+    )
+    assert "8 × npu Ascend on 2 host(s), by process: 4 4; --devices=16" in told(
+        preflight.devices, {}, dict(host="b"), expected=16
+    )
+    assert "by process: 4 3; every process must see as many" in told(
+        preflight.devices, {}, dict(devices=3), expected=0
+    )
     assert "cpu cpu, npu Ascend on" in told(preflight.devices, {}, dict(kind="cpu cpu"), expected=0)
     assert told(preflight.all_reduce, dict(sum=36), dict(sum=36), count=8) is None
-    assert "35 in process 1, not 36; a device or a link" in told(preflight.all_reduce, dict(sum=36), dict(sum=35), count=8)
+    assert "35 in process 1, not 36; a device or a link" in told(
+        preflight.all_reduce, dict(sum=36), dict(sum=35), count=8
+    )
     there = dict(folder="runs", free=7.5, shared=True)
     assert told(preflight.disk, there, there, needed=7.0) is None
-    assert "7.5 GiB free in runs, shared by all processes; make room" in told(preflight.disk, there, there, needed=8)
+    assert "7.5 GiB free in runs, shared by all processes; make room" in told(
+        preflight.disk, there, there, needed=8
+    )
     assert "7.5 GiB free in runs; make room" in told(preflight.disk, there, needed=8)
     hidden = told(preflight.disk, there, dict(there, shared=False, free=9e9), needed=0)
     assert "not seen by process 1; --workdir must lie" in hidden
@@ -53,22 +64,39 @@ def run(capsys, *flags):
 
 
 def test_one_process_passes_for_real(tmp_path, capsys):
-    code, out, err = run(capsys, f"--workdir={tmp_path / 'not' / 'yet'}", "--devices=4", "--free=0", "--json")
+    code, out, err = run(
+        capsys, f"--workdir={tmp_path / 'not' / 'yet'}", "--devices=4", "--free=0", "--json"
+    )
     assert code == 0 and [line[:16].split() for line in err.splitlines()] == [
         ["ok", name] for name in ("versions", "devices", "all-reduce", "disk", "clocks")
     ]
     reply = json.loads(out)
     assert reply["ok"] and all(check["ok"] for check in reply["checks"])
     found = {check["name"]: check["found"] for check in reply["checks"]}
-    assert "4 × cpu cpu on 1 host(s), by process: 4" in found["devices"] and "1 + … + 4 is 10" in found["all-reduce"]
-    assert all(f" {name} " in f" {found['versions']}" for name in ("python", *preflight.PACKAGES)) and f"in {tmp_path}" in found["disk"]
+    assert (
+        "4 × cpu cpu on 1 host(s), by process: 4" in found["devices"]
+        and "1 + … + 4 is 10" in found["all-reduce"]
+    )
+    assert (
+        all(f" {name} " in f" {found['versions']}" for name in ("python", *preflight.PACKAGES))
+        and f"in {tmp_path}" in found["disk"]
+    )
     assert not list(tmp_path.iterdir())
 
 
 MISTAKES = {  # flag → the last line, the check that is bad among those shown
-    "--devices=99": ("error: devices: 4 × cpu cpu on 1 host(s), by process: 4; --devices=99 were expected", "devices"),
-    "--free=1e9": ("; make room, or choose another --workdir: --free=1e+09 GiB are asked for", "disk"),
-    "--skew=-1": ("error: clocks: 0.00 s apart at most (processes 0 and 0); more than --skew=-1 s", "clocks"),
+    "--devices=99": (
+        "error: devices: 4 × cpu cpu on 1 host(s), by process: 4; --devices=99 were expected",
+        "devices",
+    ),
+    "--free=1e9": (
+        "; make room, or choose another --workdir: --free=1e+09 GiB are asked for",
+        "disk",
+    ),
+    "--skew=-1": (
+        "error: clocks: 0.00 s apart at most (processes 0 and 0); more than --skew=-1 s",
+        "clocks",
+    ),
     "--workdir=/proc/none": ("error: disk: /proc cannot be written (", None),
 }
 
@@ -77,9 +105,15 @@ MISTAKES = {  # flag → the last line, the check that is bad among those shown
 def test_what_is_wrong_is_named_in_the_last_line(flag, tmp_path, capsys):
     code, out, err = run(capsys, f"--workdir={tmp_path}", "--json", flag)
     line, bad = MISTAKES[flag]
-    assert code == 2 and line in err.splitlines()[-1] and ("all-reduce" in err) == (bad in ("disk", "clocks"))
+    assert (
+        code == 2
+        and line in err.splitlines()[-1]
+        and ("all-reduce" in err) == (bad in ("disk", "clocks"))
+    )
     if bad:
-        assert not json.loads(out)["ok"] and [c["name"] for c in json.loads(out)["checks"] if not c["ok"]] == [bad]
+        assert not json.loads(out)["ok"] and [
+            c["name"] for c in json.loads(out)["checks"] if not c["ok"]
+        ] == [bad]
 
 
 def test_a_broken_sum_is_seen(monkeypatch, tmp_path, capsys):
@@ -93,7 +127,10 @@ def test_a_backend_that_does_not_start_is_one_line(monkeypatch):
         raise RuntimeError("Unable to initialize backend 'npu': no library\nmore")
 
     monkeypatch.setattr(hosts, "join", join)
-    with pytest.raises(UserError, match="^devices: Unable to initialize backend 'npu': no library; look at the driver"):
+    with pytest.raises(
+        UserError,
+        match="^devices: Unable to initialize backend 'npu': no library; look at the driver",
+    ):
         preflight.joined("")
 
 
@@ -109,18 +146,37 @@ def test_a_check_that_hangs_is_named(monkeypatch, capsys):
 
     monkeypatch.setattr(preflight, "look", look)
     _, _, err = run(capsys, "--timeout=0.05")
-    assert codes == [2] and "error: all-reduce: no answer within --timeout=0.05 s; can the processes" in err
+    assert (
+        codes == [2]
+        and "error: all-reduce: no answer within --timeout=0.05 s; can the processes" in err
+    )
 
 
 @pytest.mark.slow
 def test_two_processes_pass_for_real_and_a_missing_platform_does_not(clone, tmp_path):
     root, env = clone
     reply = bash(
-        root / "launch" / "local.sh", "--processes=2", "preflight", f"--workdir={tmp_path}", "--free=0", "--devices=2", "--json", **env
+        root / "launch" / "local.sh",
+        "--processes=2",
+        "preflight",
+        f"--workdir={tmp_path}",
+        "--free=0",
+        "--devices=2",
+        "--json",
+        **env,
     )
     assert reply.returncode == 0, reply.stderr
     found = {check["name"]: check["found"] for check in json.loads(reply.stdout)["checks"]}
-    assert "by process: 1 1" in found["devices"] and "1 + … + 2 is 3" in found["all-reduce"] and "shared by all" in found["disk"]
+    assert (
+        "by process: 1 1" in found["devices"]
+        and "1 + … + 2 is 3" in found["all-reduce"]
+        and "shared by all" in found["disk"]
+    )
     command = [sys.executable, "-m", "launch.preflight", "--platform=npu"]
     alone = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert alone.returncode == 2 and alone.stderr.startswith("error: devices: ") and "npu" in alone.stderr and alone.stderr.count("\n") == 1
+    assert (
+        alone.returncode == 2
+        and alone.stderr.startswith("error: devices: ")
+        and "npu" in alone.stderr
+        and alone.stderr.count("\n") == 1
+    )

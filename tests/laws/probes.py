@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dlm.core import config as spec
+from dlm.core.config import build_member
 from dlm.noise.mask import MaskNoise
 from tests import tiny
 from tests.samplers import test_loop as sampler_tests
@@ -13,32 +13,45 @@ from tests.samplers import test_loop as sampler_tests
 
 def objective(**changes):
     """The loss of a denoiser that looks at its neighbours."""
-    made = spec.build(dict(name="masked") | changes, "objectives", tiny.VOCAB)
+    made = build_member(dict(name="masked") | changes, "objectives", tiny.VOCAB)
     batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
-    return tiny.program(lambda key: made.loss(sampler_tests.neighbours, batch, key).nats_sum, jax.random.key(0))
+    return tiny.program(
+        lambda key: made.loss(sampler_tests.neighbours, batch, key).nats_sum, jax.random.key(0)
+    )
 
 
 def blocks(**changes):
     """The loss of block diffusion half-way through a run."""
-    made = spec.build(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
+    made = build_member(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
     batch = tiny.batch(tiny.tokens(8, 6))
     batch = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((8, 1), 0.1)))
-    return tiny.program(lambda key: made.loss(tiny.denoiser(tiny.model_config()), batch, key).nats_sum, jax.random.key(0))
+    return tiny.program(
+        lambda key: made.loss(tiny.denoiser(tiny.model_config()), batch, key).nats_sum,
+        jax.random.key(0),
+    )
 
 
 def kin(name):
     """A probe: the loss of another kind of diffusion."""
 
     def probe(**changes):
-        made = spec.build(dict(name=name.lower()) | changes, "objectives", tiny.VOCAB)
+        made = build_member(dict(name=name.lower()) | changes, "objectives", tiny.VOCAB)
         batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
-        fields = dict(marked_BL=batch.tokens_BL % 2, cost_BT=jnp.arange(32.0)[None] + jnp.ones((4, 1)))
+        fields = dict(
+            marked_BL=batch.tokens_BL % 2, cost_BT=jnp.arange(32.0)[None] + jnp.ones((4, 1))
+        )
         batch = dataclasses.replace(batch, fields=fields)
         if name == "Adapted":  # it asks a network otherwise, a share of the updates being done
             batch = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((4, 1), 0.1)))
             params, config = tiny.shapes(tiny.model_config()), tiny.model_config()
-            return tiny.program(lambda p, key: made.loss(tiny.denoiser(config, p), batch, key).nats_sum, params, jax.random.key(0))
-        return tiny.program(lambda key: made.loss(sampler_tests.neighbours, batch, key).nats_sum, jax.random.key(0))
+            return tiny.program(
+                lambda p, key: made.loss(tiny.denoiser(config, p), batch, key).nats_sum,
+                params,
+                jax.random.key(0),
+            )
+        return tiny.program(
+            lambda key: made.loss(sampler_tests.neighbours, batch, key).nats_sum, jax.random.key(0)
+        )
 
     probe.__name__ = name
     return probe
@@ -46,33 +59,71 @@ def kin(name):
 
 COSINE = dict(name="mask", schedule="cosine")
 KIN = {
-    "Adapted": dict(times="iid", process=COSINE, pattern="count", coupling="complementary", weights="flat", steps=2, shift=0, anneal=0.5),
+    "Adapted": dict(
+        times="iid",
+        process=COSINE,
+        pattern="count",
+        coupling="complementary",
+        weights="flat",
+        steps=2,
+        shift=0,
+        anneal=0.5,
+    ),
     "Hybrid": dict(times="iid", process=dict(name="uniform"), weights="dynamic"),
     "Learned": dict(times="iid"),
     "Partition": dict(times="iid"),
     "Priority": dict(times="iid", coupling="complementary", strength=3.0, marks="permuted"),
-    "Span": dict(times="iid", process=COSINE, coupling="complementary", weights="flat", steps=2, length=2),
-    "Prism": dict(times="iid", process=COSINE, pattern="count", coupling="complementary", weights="flat", steps=2)
+    "Span": dict(
+        times="iid", process=COSINE, coupling="complementary", weights="flat", steps=2, length=2
+    ),
+    "Prism": dict(
+        times="iid",
+        process=COSINE,
+        pattern="count",
+        coupling="complementary",
+        weights="flat",
+        steps=2,
+    )
     | dict(tokens=1, judge=3.0, temperature=0.0),
-    "ProSeCo": dict(times="iid", process=COSINE, pattern="count", coupling="complementary", weights="flat", steps=2)
+    "ProSeCo": dict(
+        times="iid",
+        process=COSINE,
+        pattern="count",
+        coupling="complementary",
+        weights="flat",
+        steps=2,
+    )
     | dict(correction=1.0, temperature=0.0),
 }
 
 
 def noise(**changes):
-    return MaskNoise(**dict(schedule="polynomial") | changes, vocab=tiny.VOCAB).mask_prob(jnp.array([0.2, 0.7]))
+    return MaskNoise(**dict(schedule="polynomial") | changes, vocab=tiny.VOCAB).mask_prob(
+        jnp.array([0.2, 0.7])
+    )
 
 
 def uniform(**changes):
-    return spec.build(dict(name="uniform", schedule="polynomial") | changes, "noise", tiny.VOCAB).alpha(jnp.array([0.2, 0.7]))
+    return build_member(
+        dict(name="uniform", schedule="polynomial") | changes, "noise", tiny.VOCAB
+    ).alpha(jnp.array([0.2, 0.7]))
 
 
 def hybrid(**changes):
-    return spec.build(dict(name="hybrid") | changes, "noise", tiny.VOCAB).noise_probs(jnp.array([0.2, 0.7]))
+    return build_member(dict(name="hybrid") | changes, "noise", tiny.VOCAB).noise_probs(
+        jnp.array([0.2, 0.7])
+    )
 
 
 def dropped(**changes):
     """The loss of an autoregressive model with a layer that predicts from further back."""
-    made, config = spec.build(dict(name="ar", **changes), "objectives", tiny.VOCAB), tiny.model_config(ahead=1)
+    made, config = (
+        build_member(dict(name="ar", **changes), "objectives", tiny.VOCAB),
+        tiny.model_config(ahead=1),
+    )
     batch, params = tiny.batch(tiny.tokens(2, 6)), tiny.shapes(config)
-    return tiny.program(lambda p, key: made.loss(tiny.denoiser(config, p), batch, key).nats_sum, params, jax.random.key(0))
+    return tiny.program(
+        lambda p, key: made.loss(tiny.denoiser(config, p), batch, key).nats_sum,
+        params,
+        jax.random.key(0),
+    )

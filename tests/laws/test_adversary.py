@@ -9,8 +9,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 import pytest
 
-from dlm.core import config as spec
-from dlm.core.config import Vocab
+from dlm.core.config import build_member
+from dlm.core.vocab import Vocab
 from dlm.nn.masks import Mask
 from dlm.objectives.masked import Masked
 from dlm.oracle.adversary import spent
@@ -24,8 +24,10 @@ NODES = {"geometric": 48}  # of a schedule so steep that 12 points in time miss 
 def test_no_network_spends_more_than_one(member):
     absorbing = member.get("process") is None or w.objective(member).process.absorbing
     vocab = w.VOCAB if absorbing else SMALL
-    objective = spec.build(member, "objectives", vocab)
-    value = spent(objective, vocab, w.L, nodes=NODES.get(getattr(objective.process, "schedule", ""), 12))
+    objective = build_member(member, "objectives", vocab)
+    value = spent(
+        objective, vocab, w.L, nodes=NODES.get(getattr(objective.process, "schedule", ""), 12)
+    )
     assert 0.98 <= value <= 1 + (1e-4 if objective.claims == "exact" else 2e-3)
 
 

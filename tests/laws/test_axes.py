@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core.config import UserError
 from dlm.core.contracts import Logits, Output
+from dlm.core.errors import UserError
 from dlm.oracle.enumeration import exact_bound
 from tests.laws import worlds as w
 
@@ -22,8 +22,17 @@ def combinations(stem):
     cls = type(w.objective(dict(name=stem)))
     hints = typing.get_type_hints(cls)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-    choices = {name: typing.get_args(h) for name, h in fields.items() if typing.get_origin(h) is typing.Literal}
-    noises = [dict(name="mask"), dict(name="mask", schedule="cosine"), dict(name="uniform"), dict(name="hybrid")]
+    choices = {
+        name: typing.get_args(h)
+        for name, h in fields.items()
+        if typing.get_origin(h) is typing.Literal
+    }
+    noises = [
+        dict(name="mask"),
+        dict(name="mask", schedule="cosine"),
+        dict(name="uniform"),
+        dict(name="hybrid"),
+    ]
     choices |= {"process": noises} if "process" in fields else {}
     for values in itertools.product(*choices.values()):
         yield dict(name=stem) | dict(zip(choices, values, strict=True))
@@ -37,7 +46,11 @@ def test_each_combination_is_built_or_refused_by_name(stem):
             objective = w.objective(config)
         except UserError as error:
             refused += 1
-            named = [k for k, v in config.items() if k != "name" and (f"{k}=" in str(error) or f"{k}.name=" in str(error))]
+            named = [
+                k
+                for k, v in config.items()
+                if k != "name" and (f"{k}=" in str(error) or f"{k}.name=" in str(error))
+            ]
             assert named, f"{error} does not name what is wrong with {config}"
         else:
             built += 1
@@ -61,8 +74,14 @@ ESTIMATES = [  # any two choices meet in one of the first four
 
 STEP = 0.05
 FINITE = np.isfinite(w.TABLES[3])
-DIRECTION = np.where(FINITE, np.random.default_rng(5).normal(size=FINITE.shape), 0.0).astype(np.float32)
-NEAR = w.table_denoise(np.stack([np.where(FINITE, w.TABLES[3] + s * DIRECTION, -np.inf) for s in (0, STEP, -STEP)]).astype(np.float32))
+DIRECTION = np.where(FINITE, np.random.default_rng(5).normal(size=FINITE.shape), 0.0).astype(
+    np.float32
+)
+NEAR = w.table_denoise(
+    np.stack(
+        [np.where(FINITE, w.TABLES[3] + s * DIRECTION, -np.inf) for s in (0, STEP, -STEP)]
+    ).astype(np.float32)
+)
 
 
 @pytest.mark.slow
@@ -71,8 +90,16 @@ def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(c
     """Along a random direction of the network's logits, by differences of the enumerated bound. Also with times drawn where costs were
     large: importance is given a lopsided memory."""
     objective, x_XL = w.objective(config), w.X_XL[1::2]
-    n, fields = len(x_XL), {"table_BL": np.repeat(np.arange(3, dtype=np.int32), len(x_XL))[:, None] + np.zeros((1, w.L), np.int32)}
-    want, above, below = exact_bound(objective, NEAR, np.tile(x_XL, (3, 1)), w.VOCAB, fields).reshape(3, n).sum(1)
+    n, fields = (
+        len(x_XL),
+        {
+            "table_BL": np.repeat(np.arange(3, dtype=np.int32), len(x_XL))[:, None]
+            + np.zeros((1, w.L), np.int32)
+        },
+    )
+    want, above, below = (
+        exact_bound(objective, NEAR, np.tile(x_XL, (3, 1)), w.VOCAB, fields).reshape(3, n).sum(1)
+    )
     memory = {"cost_BT": np.tile(np.linspace(3, 0.1, 32) ** 4, (n, 1)).astype(np.float32)}
     batch = w.batch_of(x_XL, memory)
 
@@ -80,8 +107,14 @@ def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(c
         table_ZLV = jnp.where(FINITE, jnp.where(FINITE, w.TABLES[3], 0.0) + s * DIRECTION, -jnp.inf)
         return objective.loss(w.table_denoise(table_ZLV[None]), batch, key).nats_sum
 
-    both = jax.jit(lambda keys: jax.lax.map(lambda key: jax.jvp(lambda s: loss(s, key), (0.0,), (1.0,)), keys))
-    for found_S, wanted in zip(both(jax.random.split(jax.random.key(1), SEEDS)), (want, (above - below) / (2 * STEP)), strict=True):
+    both = jax.jit(
+        lambda keys: jax.lax.map(lambda key: jax.jvp(lambda s: loss(s, key), (0.0,), (1.0,)), keys)
+    )
+    for found_S, wanted in zip(
+        both(jax.random.split(jax.random.key(1), SEEDS)),
+        (want, (above - below) / (2 * STEP)),
+        strict=True,
+    ):
         found_S = np.asarray(found_S, np.float64)
         assert abs(found_S.mean() - wanted) < 4 * found_S.std(ddof=1) / SEEDS**0.5
 
@@ -89,10 +122,16 @@ def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(c
 def test_a_complement_of_a_count_masks_the_rest_and_never_nothing():
     objective = w.objective(dict(name="masked", pattern="count", coupling="complementary"))
     batch = w.batch_of(np.tile(w.X_XL, (4, 1)))
-    (one_BL, *_), (other_BL, *_) = jax.jit(lambda key: objective.views(batch, key))(jax.random.key(0))
+    (one_BL, *_), (other_BL, *_) = jax.jit(lambda key: objective.views(batch, key))(
+        jax.random.key(0)
+    )
     one_BL, other_BL = np.asarray(one_BL) == w.VOCAB.mask, np.asarray(other_BL) == w.VOCAB.mask
     whole_B = one_BL.all(1)
-    assert (other_BL[whole_B]).all() and ((one_BL ^ other_BL)[~whole_B]).all() and 0.2 < whole_B.mean() < 0.5
+    assert (
+        (other_BL[whole_B]).all()
+        and ((one_BL ^ other_BL)[~whole_B]).all()
+        and 0.2 < whole_B.mean() < 0.5
+    )
     assert (np.bincount(one_BL.sum(1), minlength=4) > 0)[1:].all() and one_BL.any(1).all()
 
 
@@ -102,7 +141,12 @@ def recorded(objective, batch, table=0):
 
     def denoise(canvas, *, mask):
         seen.append(canvas)
-        return w.tables(dataclasses.replace(canvas, fields=canvas.fields | w.for_table(table, len(batch.tokens_BL))), mask=mask)
+        return w.tables(
+            dataclasses.replace(
+                canvas, fields=canvas.fields | w.for_table(table, len(batch.tokens_BL))
+            ),
+            mask=mask,
+        )
 
     objective.loss(denoise, batch, jax.random.key(0))
     return seen
@@ -110,10 +154,14 @@ def recorded(objective, batch, table=0):
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_the_cost_of_a_step_is_told_as_it_is(stem):
-    for config in [dict(name=stem)] + [c for c in combinations(stem) if c.get("coupling") == "complementary"][:1]:
+    for config in [dict(name=stem)] + [
+        c for c in combinations(stem) if c.get("coupling") == "complementary"
+    ][:1]:
         objective, batch = w.objective(config), w.batch_of(w.X_XL, dict(marked_BL=w.X_XL % 2))
         seen = jax.eval_shape(lambda objective=objective, batch=batch: recorded(objective, batch))
-        assert objective.token_passes == sum(2 if "clean_BL" in canvas.fields else 1 for canvas in seen)
+        assert objective.token_passes == sum(
+            2 if "clean_BL" in canvas.fields else 1 for canvas in seen
+        )
 
 
 @pytest.mark.slow
@@ -125,9 +173,13 @@ def test_a_network_is_told_the_share_that_is_masked():
         dict(name="proseco", pattern="count"),
         dict(name="block", size=3, pattern="count"),
     ):
-        canvas = jax.jit(lambda batch, objective=w.objective(config): recorded(objective, batch)[0])(batch)
+        canvas = jax.jit(
+            lambda batch, objective=w.objective(config): recorded(objective, batch)[0]
+        )(batch)
         share_BL = np.asarray(canvas.z_BL == w.VOCAB.mask).sum(1, keepdims=True) / 2
-        np.testing.assert_allclose(np.asarray(canvas.t_BL), np.broadcast_to(share_BL, canvas.t_BL.shape), atol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(canvas.t_BL), np.broadcast_to(share_BL, canvas.t_BL.shape), atol=1e-6
+        )
         assert {0.5, 1.0} == set(share_BL.ravel())
 
 
@@ -138,24 +190,44 @@ def test_weights_that_look_at_kept_neighbours():
     z_BL[0, 4] = w.VOCAB.mask
     batch = w.batch_of(x_BL, dict(segments_BL=np.array([[1, 1, 1, 1, 1, 2]])))
     batch = dataclasses.replace(batch, weights_BL=batch.weights_BL.at[0, 1].set(0.0))
-    half = lambda canvas, *, mask: Output(Logits(jnp.zeros((1, 6, w.VOCAB.size))))  # noqa: E731
+
+    def half(canvas, *, mask):
+        return Output(Logits(jnp.zeros((1, 6, w.VOCAB.size))))
+
     objective = w.objective(dict(name="masked", weights="context"))
-    nats_BL = jax.jit(lambda z_BL, t_BL: objective.training_nats(half, batch, z_BL, t_BL, None))(z_BL, jnp.full((1, 6), 0.5))
-    near = lambda *distances: sum(0.5 * 0.3 * 0.7 ** (d - 1) for d in distances)  # noqa: E731
+    nats_BL = jax.jit(lambda z_BL, t_BL: objective.training_nats(half, batch, z_BL, t_BL, None))(
+        z_BL, jnp.full((1, 6), 0.5)
+    )
+
+    def near(*distances):
+        return sum(0.5 * 0.3 * 0.7 ** (d - 1) for d in distances)
+
     want = np.array([0, 0, near(2, 1), 0, near(4, 1), 0]) * np.log(w.VOCAB.size)
     np.testing.assert_allclose(nats_BL[0], want, rtol=1e-5)
 
 
 def test_dynamic_weights_of_hybrid_noise():
     """2 on masks, 1 on noise, B/n √((1 − α)/α) on what is kept, each times KL + r − log r − 1."""
-    objective = w.objective(dict(name="hybrid", weights="dynamic", process=dict(name="hybrid", uniform=0.5)))
+    objective = w.objective(
+        dict(name="hybrid", weights="dynamic", process=dict(name="hybrid", uniform=0.5))
+    )
     noise, t, n = objective.process, jnp.full((1, 3), 0.3), w.V
     x_BL, z_BL = np.array([[0, 1, 2]]), np.array([[w.VOCAB.mask, 2, 2]])
     told_V = np.where(np.arange(w.VOCAB.size) < n, [0.5, 0.3, 0.2] + [0.0] * (w.VOCAB.size - n), 0)
-    told = lambda canvas, *, mask: Output(Logits(jnp.log(jnp.asarray(told_V))[None, None] + jnp.zeros((1, 3, 1))))  # noqa: E731
-    found_L = np.asarray(jax.jit(lambda z_BL, t: objective.training_nats(told, w.batch_of(x_BL), z_BL, t, None))(z_BL, t))[0]
+
+    def told(canvas, *, mask):
+        return Output(Logits(jnp.log(jnp.asarray(told_V))[None, None] + jnp.zeros((1, 3, 1))))
+
+    found_L = np.asarray(
+        jax.jit(lambda z_BL, t: objective.training_nats(told, w.batch_of(x_BL), z_BL, t, None))(
+            z_BL, t
+        )
+    )[0]
     alpha, uniform = float(noise.alpha(0.3)), float(noise.noise_probs(0.3)[1])
-    laws = lambda p_V: alpha * np.asarray(p_V, np.float64)[:n] + uniform / n  # noqa: E731
+
+    def laws(p_V):
+        return alpha * np.asarray(p_V, np.float64)[:n] + uniform / n
+
     for i, weight in enumerate((2.0, 1.0, min(noise.ratio / n * ((1 - alpha) / alpha) ** 0.5, 1))):
         q_V, p_V = laws(np.eye(w.VOCAB.size)[int(x_BL[0, i])]), laws(told_V)
         kl = (q_V * np.log(q_V / p_V)).sum()  # the masks' shares are equal

@@ -20,7 +20,9 @@ from tests.laws import worlds as w
 
 every_objective = w.first_of_each("member", w.OBJECTIVES)
 every_absorbing = w.first_of_each("process", w.ABSORBING)
-by_what_is_seen = w.first_of_each("member", list({(c["name"], w.objective(c).mask): c for c in w.OBJECTIVES}.values()))
+by_what_is_seen = w.first_of_each(
+    "member", list({(c["name"], w.objective(c).mask): c for c in w.OBJECTIVES}.values())
+)
 by_estimate = w.first_of_each("member", [c for c in w.TRAINED.values() if c in w.OBJECTIVES])
 K = len(w.TABLES)
 NODES = 48  # with 32 the geometric schedules miss
@@ -42,9 +44,19 @@ def _bounds(objective):
     """bound_KX of every sequence under the oracle of every world and under two random tables."""
     if objective.process is not None and not objective.process.absorbing:
         denoise = _oracles(objective.process)
-        return np.stack([exact_bound(objective, denoise, w.X_XL, w.VOCAB, w.for_table(k, len(w.X_XL)), nodes=NODES) for k in range(K)])
+        return np.stack(
+            [
+                exact_bound(
+                    objective, denoise, w.X_XL, w.VOCAB, w.for_table(k, len(w.X_XL)), nodes=NODES
+                )
+                for k in range(K)
+            ]
+        )
     x_BL = np.tile(w.X_XL, (K, 1))
-    fields = {"table_BL": np.repeat(np.arange(K, dtype=np.int32), len(w.X_XL))[:, None] + np.zeros((1, w.L), np.int32)}
+    fields = {
+        "table_BL": np.repeat(np.arange(K, dtype=np.int32), len(w.X_XL))[:, None]
+        + np.zeros((1, w.L), np.int32)
+    }
     return exact_bound(objective, w.tables, x_BL, w.VOCAB, fields, nodes=NODES).reshape(K, -1)
 
 
@@ -57,7 +69,10 @@ def _exact(objective):
 def test_every_member_says_what_it_claims(member):
     """What is no estimate of what is reported is of another type, so that nothing can take it for a likelihood."""
     objective, batch = w.objective(member), w.batch_of(w.X_XL, {"marked_BL": np.ones_like(w.X_XL)})
-    assert objective.claims in ("exact", "bound") and objective.loss_claims in (objective.claims, "heuristic")
+    assert objective.claims in ("exact", "bound") and objective.loss_claims in (
+        objective.claims,
+        "heuristic",
+    )
     loss = jax.eval_shape(lambda: objective.loss(w.tables, batch, jax.random.key(0)))
     assert isinstance(loss, UnbiasedLoss) == (objective.loss_claims == objective.claims)
 
@@ -77,13 +92,17 @@ def test_no_denoiser_spends_more_than_one(member):
     if _exact(objective):
         np.testing.assert_allclose(spent_K, 1, atol=1e-5)
     else:
-        assert (spent_K[3:] < 0.99).all(), "random denoisers leave slack, else this test sees nothing"
+        assert (spent_K[3:] < 0.99).all(), (
+            "random denoisers leave slack, else this test sees nothing"
+        )
 
 
 @every_absorbing
 def test_schedules_do_not_change_the_bound(process):
     first = w.objective(dict(name="masked", process=w.ABSORBING[0]))
-    np.testing.assert_allclose(_bounds(w.objective(dict(name="masked", process=process))), _bounds(first), rtol=1e-5)
+    np.testing.assert_allclose(
+        _bounds(w.objective(dict(name="masked", process=process))), _bounds(first), rtol=1e-5
+    )
 
 
 @every_objective
@@ -106,7 +125,9 @@ class DividedByMasked(Masked):
     """The mean over masked positions in the place of their weighted sum: the usual mistake."""
 
     def bound_nats(self, denoise, batch, z_BL, t_B):
-        return super().bound_nats(denoise, batch, z_BL, t_B) / jnp.maximum((z_BL == self.vocab.mask).sum(-1, keepdims=True), 1)
+        return super().bound_nats(denoise, batch, z_BL, t_B) / jnp.maximum(
+            (z_BL == self.vocab.mask).sum(-1, keepdims=True), 1
+        )
 
 
 @dataclass(frozen=True)
@@ -128,11 +149,19 @@ def test_a_wrong_weight_is_seen(wrong):
 def test_a_random_transformer_spends_at_most_one(member):
     """A network conditioned on time, so the bound is no longer the same for every schedule; it is still a bound."""
     attention = config.Attention(heads=2, kv_heads=1, head_size=4)
-    model = transformer.Transformer(config.ModelConfig(1, 8, attention, config.FFN(width=8), time="adaln", vocab=w.VOCAB))
+    model = transformer.Transformer(
+        config.ModelConfig(1, 8, attention, config.FFN(width=8), time="adaln", vocab=w.VOCAB)
+    )
     shapes = jax.eval_shape(lambda: transformer.initialise(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda p: jnp.asarray(0.7 * rng.normal(size=p.shape), jnp.float32), shapes)
-    spent = np.exp(-exact_bound(w.objective(member), transformer.denoiser(model, params), w.X_XL, w.VOCAB, nodes=24)).sum()
+    params = jax.tree.map(
+        lambda p: jnp.asarray(0.7 * rng.normal(size=p.shape), jnp.float32), shapes
+    )
+    spent = np.exp(
+        -exact_bound(
+            w.objective(member), transformer.denoiser(model, params), w.X_XL, w.VOCAB, nodes=24
+        )
+    ).sum()
     assert 1e-3 < spent <= 1 + 1e-5
 
 
@@ -143,7 +172,9 @@ def test_given_positions_condition_the_bound():
     p_X = w.law(w.WORLDS[0])
     first_V = p_X.reshape(w.V, -1).sum(-1)
     names = ("ar", "masked", "block", "hybrid")
-    for member in (next(m for m in w.OBJECTIVES if m["name"] == f"objectives.{name}") for name in names):
+    for member in (
+        next(m for m in w.OBJECTIVES if m["name"] == f"objectives.{name}") for name in names
+    ):
         objective = w.objective(member)
         denoise = w.oracle(0, objective.process)
         bound_X = exact_bound(objective, denoise, w.X_XL, w.VOCAB, noisable_BL=given_XL, nodes=24)
@@ -155,9 +186,15 @@ def test_given_positions_condition_the_bound():
 def test_a_count_has_the_same_bound_whatever_is_given_in_a_row(name):
     """Rows with prompts of other lengths, none among them, have other numbers of positions to choose from."""
     given_XL = np.arange(w.L) >= (np.arange(len(w.X_XL)) % (w.L + 1))[:, None]
-    own = w.objective(dict(name=name, process=dict(name="mask", schedule="cosine")) | (dict(size=2) if name == "block" else {}))
+    own = w.objective(
+        dict(name=name, process=dict(name="mask", schedule="cosine"))
+        | (dict(size=2) if name == "block" else {})
+    )
     table = w.for_table(3, len(w.X_XL))
-    own_X, count_X = (exact_bound(o, w.tables, w.X_XL, w.VOCAB, table, noisable_BL=given_XL) for o in (own, own.counted()))
+    own_X, count_X = (
+        exact_bound(o, w.tables, w.X_XL, w.VOCAB, table, noisable_BL=given_XL)
+        for o in (own, own.counted())
+    )
     np.testing.assert_allclose(count_X, own_X, rtol=1e-5)
 
 
@@ -171,7 +208,10 @@ def test_steps_cost_one_over_their_number(process):
 
     A random denoiser has no such order, and its gap may have either sign; it still spends at most one and vanishes as 1/T.
     """
-    bound = lambda steps: _bounds(w.objective(dict(name="masked", process=process, steps=steps)))  # noqa: E731
+
+    def bound(steps):
+        return _bounds(w.objective(dict(name="masked", process=process, steps=steps)))
+
     p_X = w.law(w.WORLDS[0])
     gap_TK = np.stack([(bound(steps) - bound(0))[[0, 3]] @ p_X for steps in (8, 64, 128)])
     assert (gap_TK[:, 0] > 0).all() and (np.diff(gap_TK[:, 0]) < 0).all()
@@ -191,9 +231,18 @@ def test_the_reported_bound_and_the_loss(member):
     objective = w.objective(member)
     want_X = _bounds(objective)[3]
     batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)) | {"marked_BL": w.X_XL % 2})
-    both = lambda key: (objective.bound(w.tables, batch, key, 8), objective.loss(w.tables, batch, key))  # noqa: E731
+
+    def both(key):
+        return (
+            objective.bound(w.tables, batch, key, 8),
+            objective.loss(w.tables, batch, key),
+        )
+
     bound, loss = jax.jit(jax.vmap(both))(jax.random.split(jax.random.key(0), SEEDS))
-    nats_SX, variance_SX = np.asarray(bound.nats_BL, np.float64).sum(-1), np.asarray(bound.variance_B, np.float64)
+    nats_SX, variance_SX = (
+        np.asarray(bound.nats_BL, np.float64).sum(-1),
+        np.asarray(bound.variance_B, np.float64),
+    )
     loss_S = np.asarray(loss.nats_sum, np.float64)
     assert (np.asarray(loss.weight_sum) == w.X_XL.size).all()
     if objective.claims == "exact":
@@ -218,9 +267,13 @@ def test_gradients_are_finite_at_every_time(member):
 
     def total(scale, t):
         finite_KZLV = jnp.where(jnp.isfinite(w.TABLES), w.TABLES, 0.0)
-        denoise = w.table_denoise(jnp.where(jnp.arange(w.VOCAB.size) < w.V, finite_KZLV[3:] * scale, -jnp.inf))
+        denoise = w.table_denoise(
+            jnp.where(jnp.arange(w.VOCAB.size) < w.V, finite_KZLV[3:] * scale, -jnp.inf)
+        )
         z_BL = batch.tokens_BL if objective.process is None else gone_BL
         return objective.bound_nats(denoise, batch, z_BL, jnp.full(z_BL.shape, t)).sum()
 
-    grads = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(jnp.ones((len(w.Z_ZL), w.L, w.VOCAB.size)), jnp.array([1e-6, 0.5, 1.0]))
+    grads = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(
+        jnp.ones((len(w.Z_ZL), w.L, w.VOCAB.size)), jnp.array([1e-6, 0.5, 1.0])
+    )
     assert np.isfinite(grads).all() and np.abs(grads).max() > 0

@@ -9,15 +9,17 @@ import pytest
 from scipy.stats import poisson
 
 from dlm.core import keys
-from dlm.core.config import Vocab
 from dlm.core.contracts import Canvas, Logits, Output
+from dlm.core.vocab import Vocab
 from dlm.samplers import loop
 from dlm.samplers.ancestral import Ancestral
 from dlm.samplers.config import Sampler
 from dlm.samplers.rule import StepView
 from tests.laws import worlds as w
 
-FAST = {"xla_backend_optimization_level": 3}  # the suite compiles for quick compilation; here running is what costs
+FAST = {
+    "xla_backend_optimization_level": 3
+}  # the suite compiles for quick compilation; here running is what costs
 rng = np.random.default_rng(0)
 LAWS = dict(
     two=np.log([0.999, 0.001]),
@@ -31,16 +33,25 @@ LAWS = dict(
 def _counts(logits_V, draws, rows):
     """How often each id came up."""
     draw = jax.jit(
-        lambda key_B, logits: keys.categorical(key_B, jnp.broadcast_to(logits, (rows, 256, len(logits_V)))), compiler_options=FAST
+        lambda key_B, logits: keys.categorical(
+            key_B, jnp.broadcast_to(logits, (rows, 256, len(logits_V)))
+        ),
+        compiler_options=FAST,
     )
     total_V = np.zeros(len(logits_V), np.int64)
     for i in range(draws // (rows * 256)):
         key_B = keys.per_sample(keys.root(i), jnp.arange(rows))
-        total_V += np.bincount(np.asarray(draw(key_B, jnp.asarray(logits_V, jnp.float32))).ravel(), minlength=len(logits_V))
+        total_V += np.bincount(
+            np.asarray(draw(key_B, jnp.asarray(logits_V, jnp.float32))).ravel(),
+            minlength=len(logits_V),
+        )
     return total_V
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n not in ("two", "far_apart") else n for n in LAWS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n not in ("two", "far_apart") else n for n in LAWS],
+)
 def test_a_million_draws(name):
     logits_V = LAWS[name]
     p_V = np.exp(logits_V - logits_V.max())
@@ -58,7 +69,9 @@ BIG = Vocab(SIZE + 3, bos=SIZE + 1, eos=0, pad=SIZE + 2, mask=SIZE)
 def _faithful(step, p_V, passes):
     """Does the first of 512 steps from an all-mask canvas reveal as many tokens as it should, with the mean −log p it should have?"""
     key_P1 = [keys.per_sample(keys.root(0), jnp.array([i])) for i in range(passes)]
-    z = np.concatenate([np.asarray(step(key_1, jnp.asarray(np.log(p_V), jnp.float32)))[0] for key_1 in key_P1])
+    z = np.concatenate(
+        [np.asarray(step(key_1, jnp.asarray(np.log(p_V), jnp.float32)))[0] for key_1 in key_P1]
+    )
     nats = -np.log(p_V[z[z != SIZE]])
     if min(poisson.cdf(len(nats), passes), poisson.sf(len(nats) - 1, passes)) < 1e-3:
         return False
@@ -69,9 +82,11 @@ def _faithful(step, p_V, passes):
 
 @partial(jax.jit, compiler_options=FAST)
 def _ancestral(key_B, logits_V):
-    noise = w.spec.build(dict(name="mask", schedule="linear"), "noise", BIG)
+    noise = w.build_member(dict(name="mask", schedule="linear"), "noise", BIG)
     z_BL = jnp.full((1, LENGTH), SIZE, jnp.int32)
-    logits_BLV = jnp.broadcast_to(jnp.pad(logits_V, (0, 3), constant_values=-jnp.inf), (1, LENGTH, SIZE + 3))
+    logits_BLV = jnp.broadcast_to(
+        jnp.pad(logits_V, (0, 3), constant_values=-jnp.inf), (1, LENGTH, SIZE + 3)
+    )
     canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))
     t_B = jnp.ones(1)
     view = StepView(noise, z_BL == SIZE, t_B, t_B - 1 / STEPS, jnp.zeros(z_BL.shape))
@@ -115,18 +130,43 @@ PLAIN = Sampler(Ancestral())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule, noise", [("ancestral", "mask"), ("ancestral", "uniform"), ("first_hitting", "mask")])
+@pytest.mark.parametrize(
+    "rule, noise", [("ancestral", "mask"), ("ancestral", "uniform"), ("first_hitting", "mask")]
+)
 def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     """The same law of 200 ids at two positions, half of a step: what is revealed has that law, so the two took numbers of their own."""
-    n, process, made = 3000, w.spec.build(noise, "noise", WIDE), w.spec.build(rule, "samplers", WIDE)
+    n, process, made = (
+        3000,
+        w.build_member(noise, "noise", WIDE),
+        w.build_member(rule, "samplers", WIDE),
+    )
     p_V = np.random.default_rng(0).dirichlet(np.full(200, 0.5))
-    logits_BLV = jnp.broadcast_to(jnp.asarray(np.log(np.append(p_V, [0, 0, 0]) + 1e-30), jnp.float32), (n, 2, 203))
+    logits_BLV = jnp.broadcast_to(
+        jnp.asarray(np.log(np.append(p_V, [0, 0, 0]) + 1e-30), jnp.float32), (n, 2, 203)
+    )
     start = 200 if process.absorbing else 7
     seen = Canvas(jnp.full((n, 2), start), jnp.ones((n, 2)), jnp.zeros((n, 2), bool))
-    moment = StepView(process, ~seen.frozen_BL, jnp.full(n, 0.9), jnp.full(n, 0.5), jnp.zeros((n, 2)))
-    step = jax.jit(lambda key_B: made.step(key_B, Output(loop._Tempered(Logits(logits_BLV), PLAIN)), seen, moment, made.init(seen))[0].z_BL)
+    moment = StepView(
+        process, ~seen.frozen_BL, jnp.full(n, 0.9), jnp.full(n, 0.5), jnp.zeros((n, 2))
+    )
+    step = jax.jit(
+        lambda key_B: (
+            made.step(
+                key_B,
+                Output(loop._Tempered(Logits(logits_BLV), PLAIN)),
+                seen,
+                moment,
+                made.init(seen),
+            )[0].z_BL
+        )
+    )
     z_BL = np.asarray(step(keys.per_sample(keys.root(0), jnp.arange(n))))
-    want_V = np.asarray(process.reverse(Logits(logits_BLV[:1]), seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1]))[0, 0]
+    want_V = np.asarray(
+        process.reverse(Logits(logits_BLV[:1]), seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1])
+    )[0, 0]
     for z_B in z_BL.T:
         moved_V = np.bincount(z_B[z_B != start], minlength=203)
-        assert n / 10 < moved_V.sum() < n * 0.9 and w.chi_square(moved_V, np.where(np.arange(203) == start, 0, want_V)) > 1e-4
+        assert (
+            n / 10 < moved_V.sum() < n * 0.9
+            and w.chi_square(moved_V, np.where(np.arange(203) == start, 0, want_V)) > 1e-4
+        )

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import build_member
+from dlm.core.errors import UserError
 from dlm.evals.exact import deterministic, replayed
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import exact_bound, total_variation
@@ -17,7 +17,7 @@ from tests.laws.test_samplers import _checked
 
 pytestmark = pytest.mark.slow
 NOISE = w.process(dict(name="mask"))
-RULES = [r for r in w.RULES if spec.build(r, "samplers", w.VOCAB).order_randomness is None]
+RULES = [r for r in w.RULES if build_member(r, "samplers", w.VOCAB).order_randomness is None]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=w.title)
 
 
@@ -28,7 +28,7 @@ def _replay(sampler, mask):
 
 def law(rule, table, mask=Mask(), fields=None, **settings):
     """(p_X of every sequence under the sampler, passes)."""
-    replay = _replay(Sampler(rule=spec.build(rule, "samplers", w.VOCAB), **settings), mask)
+    replay = _replay(Sampler(rule=build_member(rule, "samplers", w.VOCAB), **settings), mask)
     nats_BL, passes = replay(w.batch_of(w.X_XL, w.for_table(table, len(w.X_XL)) | (fields or {})))
     return np.exp(-np.asarray(nats_BL, np.float64).sum(1)), int(passes)
 
@@ -36,7 +36,9 @@ def law(rule, table, mask=Mask(), fields=None, **settings):
 def _it_is_a_law(rule, **settings):
     for table in (0, 3):
         p_X, passes = law(rule, table, **settings)
-        assert abs(p_X.sum() - 1) < 1e-5 and passes <= settings["steps"] * (1 + (settings.get("block", 3) < 3))
+        assert abs(p_X.sum() - 1) < 1e-5 and passes <= settings["steps"] * (
+            1 + (settings.get("block", 3) < 3)
+        )
         near = np.abs(p_X - w.law(w.WORLDS[0])).max() < 1e-6
         assert near == (table == 0 and settings != dict(steps=2))
 
@@ -57,9 +59,13 @@ def test_it_is_the_law_of_what_is_drawn(rule):
     drawn_X = w.counts(_checked(rule, steps=2))
     p_X, _ = law(rule, 1, steps=2)
     assert w.chi_square(drawn_X, p_X) > 1e-4
-    far = total_variation(p_X, w.law(w.WORLDS[1])) > 0.02  # a pair of positions may be all but independent
+    far = (
+        total_variation(p_X, w.law(w.WORLDS[1])) > 0.02
+    )  # a pair of positions may be all but independent
     assert far or rule.get("order") == "shuffled"
-    assert not far or w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4, "two steps are seen to differ from p, else this test sees nothing"
+    assert not far or w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4, (
+        "two steps are seen to differ from p, else this test sees nothing"
+    )
 
 
 def test_the_sampler_s_temperature_is_scored_and_does_not_move_the_order():
@@ -85,26 +91,41 @@ def test_a_given_order_is_followed():
 
 def test_the_mean_over_orders_lies_on_the_bound():
     """For a network that knows what it sees and nothing else, the bound is the mean of the exact costs of all orders."""
-    orders, rule = w.objective(dict(name="any_order")).support(w.VOCAB, w.L), dict(name="ordered", order="given")
+    orders, rule = (
+        w.objective(dict(name="any_order")).support(w.VOCAB, w.L),
+        dict(name="ordered", order="given"),
+    )
     costs = [-np.log(law(rule, 3, fields=_order(order), steps=3)[0]) for order in orders]
-    bound_X = exact_bound(w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL)))
+    bound_X = exact_bound(
+        w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))
+    )
     np.testing.assert_allclose(np.mean(costs, 0), bound_X, rtol=1e-5)
-    likelihoods = exact_bound(w.objective(dict(name="any_order")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL)))
+    likelihoods = exact_bound(
+        w.objective(dict(name="any_order")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))
+    )
     np.testing.assert_allclose(likelihoods, bound_X, rtol=1e-5)
 
 
 def test_a_block_model_is_replayed_block_by_block():
     """Blocks of one are read from left to right, whatever the rule says inside a block."""
     objective = w.objective(dict(name="block", size=1, pattern="count"))
-    p_X, passes = law(dict(name="confident", confidence="top"), 3, mask=objective.mask, block=1, steps=1)
+    p_X, passes = law(
+        dict(name="confident", confidence="top"), 3, mask=objective.mask, block=1, steps=1
+    )
     bound_X = exact_bound(objective, w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL)))
     np.testing.assert_allclose(-np.log(p_X), bound_X, rtol=1e-5)
     assert passes == w.L
 
 
-@pytest.mark.parametrize("rule, why", [("ancestral", "at random"), ("confident", "by the tokens that it draws")])
+@pytest.mark.parametrize(
+    "rule, why", [("ancestral", "at random"), ("confident", "by the tokens that it draws")]
+)
 def test_picks_that_hang_on_chance_are_refused_by_name(rule, why):
     with pytest.raises(UserError, match=f"samplers.{rule} .*{why}"):
-        deterministic(Sampler(rule=spec.build(rule, "samplers")), w.objective(dict(name="masked")))
+        deterministic(
+            Sampler(rule=build_member(rule, "samplers")), w.objective(dict(name="masked"))
+        )
     with pytest.raises(UserError, match="leaves none"):
-        deterministic(Sampler(rule=spec.build("ordered", "samplers")), w.objective(dict(name="hybrid")))
+        deterministic(
+            Sampler(rule=build_member("ordered", "samplers")), w.objective(dict(name="hybrid"))
+        )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import all_sequences, ancestral_law
 from dlm.oracle.factorization_gap import ancestral_bigrams
@@ -23,13 +23,18 @@ def bigrams(law_X, world):
 
 @pytest.mark.parametrize("schedule", ["linear", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_bigrams_are_those_of_the_enumerated_law(schedule):
-    world, process = Markov.random(3, 4, seed=1, spread=2.0), w.process(dict(name="mask", schedule=schedule))
+    world, process = (
+        Markov.random(3, 4, seed=1, spread=2.0),
+        w.process(dict(name="mask", schedule=schedule)),
+    )
     process = type(process)(schedule=schedule, vocab=world.vocab)
     found = ancestral_bigrams(world, process, STEPS)
     for steps, found_VV in zip(STEPS, found, strict=True):
         law_X = ancestral_law(world.denoise, process, Mask(), steps, world.vocab, world.length)
         np.testing.assert_allclose(found_VV, bigrams(law_X, world), atol=2e-6)
-    assert np.abs(found[0] - world.bigrams()).max() > 0.01, "one step is seen to differ, else this test sees nothing"
+    assert np.abs(found[0] - world.bigrams()).max() > 0.01, (
+        "one step is seen to differ, else this test sees nothing"
+    )
 
 
 def test_many_steps_lead_to_the_chain_itself():
@@ -38,8 +43,15 @@ def test_many_steps_lead_to_the_chain_itself():
     few, many = ancestral_bigrams(world, process, (4, 400))
     impossible_VV = world.bigrams() < 1e-5
     np.testing.assert_allclose([few.sum(), many.sum(), world.bigrams().sum()], 1, atol=1e-6)
-    assert impossible_VV.sum() == 15 and few[impossible_VV].sum() > 0.05 > 0.01 > many[impossible_VV].sum()
-    hard = Markov(world.length, world.start_S, np.where(impossible_VV, -np.inf, world.step_SS).astype(np.float32))
+    assert (
+        impossible_VV.sum() == 15
+        and few[impossible_VV].sum() > 0.05 > 0.01 > many[impossible_VV].sum()
+    )
+    hard = Markov(
+        world.length,
+        world.start_S,
+        np.where(impossible_VV, -np.inf, world.step_SS).astype(np.float32),
+    )
     with pytest.raises(UserError, match="give a chain without"):
         ancestral_bigrams(hard, process, (4,))
     with pytest.raises(UserError, match="ways=5"):

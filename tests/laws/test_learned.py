@@ -18,16 +18,26 @@ def test_a_bound_for_any_schedules_and_exact_with_their_posterior():
     for k, world in enumerate(w.WORLDS):
         bound_X = exact_bound(HELD, world.under(HELD.process, own=True), w.X_XL, w.VOCAB)
         np.testing.assert_allclose(bound_X, -np.log(w.law(world)), atol=1e-5)
-        blind_X = exact_bound(HELD, w.table_denoise(w.TABLES[k : k + 1]), w.X_XL, w.VOCAB)  # does not know what a mask tells
+        blind_X = exact_bound(
+            HELD, w.table_denoise(w.TABLES[k : k + 1]), w.X_XL, w.VOCAB
+        )  # does not know what a mask tells
         assert np.exp(-blind_X).sum() < 1 - 1e-3
     for table in (3, 4):
-        assert np.exp(-exact_bound(HELD, w.tables, w.X_XL, w.VOCAB, w.for_table(table, len(w.X_XL)))).sum() < 0.99
+        assert (
+            np.exp(
+                -exact_bound(HELD, w.tables, w.X_XL, w.VOCAB, w.for_table(table, len(w.X_XL)))
+            ).sum()
+            < 0.99
+        )
 
 
 def test_its_sampler_draws_from_p_as_steps_grow():
     """Tokens of large w come first, and the law still tends to p: what is left falls by half as steps double."""
     world, process = w.WORLDS[1], HELD.process
-    law = lambda steps: ancestral_law(world.under(process, own=True), process, Mask(), steps, w.VOCAB, w.L)  # noqa: E731
+
+    def law(steps):
+        return ancestral_law(world.under(process, own=True), process, Mask(), steps, w.VOCAB, w.L)
+
     near, nearer = (total_variation(law(steps), w.law(world)) for steps in (16, 32))
     assert 1.6 < near / nearer < 2.4 and nearer < 0.05 and abs(law(16).sum() - 1) < 1e-5
 
@@ -36,7 +46,9 @@ def test_equal_schedules_are_masked_diffusion():
     even = w.objective(dict(name="learned")).holding({"power_V": jnp.full(w.VOCAB.size, 0.4)})
     fields = w.for_table(3, len(w.X_XL))
     masked_X = exact_bound(w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, fields)
-    np.testing.assert_allclose(exact_bound(even, w.tables, w.X_XL, w.VOCAB, fields), masked_X, rtol=1e-5)
+    np.testing.assert_allclose(
+        exact_bound(even, w.tables, w.X_XL, w.VOCAB, fields), masked_X, rtol=1e-5
+    )
 
 
 SMALL = w.X_XL[::5]
@@ -46,7 +58,10 @@ def enumerated(own, table, nodes=48, scored=True):
     """The bound of SMALL as a differentiable function of the schedules and of a table of logits."""
     u, weight = np.polynomial.legendre.leggauss(nodes)
     u = (u + 1) / 2
-    t_T, weight_T = u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3), weight / 2 * 140 * u**3 * (1 - u) ** 3
+    t_T, weight_T = (
+        u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3),
+        weight / 2 * 140 * u**3 * (1 - u) ** 3,
+    )
     held = w.objective(dict(name="learned")).holding(own)
     x_RL, z_RL = np.repeat(SMALL, len(w.Z_ZL), 0), np.tile(w.Z_ZL, (len(SMALL), 1))
     fits_R = ((z_RL == x_RL) | (z_RL == w.VOCAB.mask)).all(1)
@@ -68,19 +83,36 @@ def test_the_gradient_estimator_is_that_of_the_bound():
     batch = w.batch_of(SMALL)
 
     def loss(own, table, key):
-        return w.objective(dict(name="learned", times="iid")).holding(own).loss(w.table_denoise(table), batch, key).nats_sum
+        return (
+            w.objective(dict(name="learned", times="iid"))
+            .holding(own)
+            .loss(w.table_denoise(table), batch, key)
+            .nats_sum
+        )
 
     want = jax.jit(jax.grad(enumerated, (0, 1)))(POWERS, finite)
     blind = jax.jit(jax.grad(lambda own: enumerated(own, finite, scored=False)))(POWERS)
     keys = jax.random.split(jax.random.key(0), 6000)
-    found = jax.jit(lambda keys: jax.lax.map(lambda key: jax.grad(loss, (0, 1))(POWERS, finite, key), keys, batch_size=100))(keys)
+    found = jax.jit(
+        lambda keys: jax.lax.map(
+            lambda key: jax.grad(loss, (0, 1))(POWERS, finite, key), keys, batch_size=100
+        )
+    )(keys)
     assert _distance(found[0]["power_V"], want[0]["power_V"])[: w.V].max() < 4
     assert _distance(found[0]["power_V"], blind["power_V"])[: w.V].max() > 8
     directions = np.random.default_rng(0).normal(size=(4, want[1].size))
-    assert _distance(np.asarray(found[1]).reshape(len(keys), -1) @ directions.T, directions @ np.ravel(want[1])).max() < 4
+    assert (
+        _distance(
+            np.asarray(found[1]).reshape(len(keys), -1) @ directions.T,
+            directions @ np.ravel(want[1]),
+        ).max()
+        < 4
+    )
 
 
 def _distance(found_S, want):
     """|mean − want| in standard errors."""
     found_S = np.asarray(found_S, np.float64)
-    return np.abs(found_S.mean(0) - np.asarray(want)) / np.maximum(found_S.std(0, ddof=1) / len(found_S) ** 0.5, 1e-9)
+    return np.abs(found_S.mean(0) - np.asarray(want)) / np.maximum(
+        found_S.std(0, ddof=1) / len(found_S) ** 0.5, 1e-9
+    )

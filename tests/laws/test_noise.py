@@ -23,7 +23,9 @@ def test_all_that_is_not_kept_is_a_mask_or_noise_and_speeds_are_derivatives(proc
     log_q = jax.jit(lambda x_BL: noise.log_q(w.Z_ZL, jnp.ones((1, 1)), x_BL))
     prior = log_q(0 * w.Z_ZL)
     assert a_T[0] == 1 and a_T[-1] == 0 and sum(noise_probs)[0] == 0 and sum(noise_probs)[-1] == 1
-    assert (np.diff(a_T) <= 0).all() and (np.diff(a_T[:128]) < 0).all()  # float32 has nothing left below α = 6e-8
+    assert (np.diff(a_T) <= 0).all() and (
+        np.diff(a_T[:128]) < 0
+    ).all()  # float32 has nothing left below α = 6e-8
     for x in range(w.V):  # the prior does not know x
         np.testing.assert_array_equal(prior, log_q(np.full_like(w.Z_ZL, x)))
 
@@ -31,18 +33,27 @@ def test_all_that_is_not_kept_is_a_mask_or_noise_and_speeds_are_derivatives(proc
     def both(t_T):
         (mask, uniform), slopes = jax.jvp(noise.noise_probs, (t_T,), (jnp.ones_like(t_T),))
         a, slope = jax.jvp(noise.alpha, (t_T,), (jnp.ones_like(t_T),))
-        return noise.noise_rates(t_T), (a * slopes[0] - slope * mask, a * slopes[1] - slope * uniform)
+        return noise.noise_rates(t_T), (
+            a * slopes[0] - slope * mask,
+            a * slopes[1] - slope * uniform,
+        )
 
     for t, rtol in ((t_T[1:-1], 2e-5), (jnp.float32([1e-6]), 1e-4)):
         for found, wanted in zip(*both(t), strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=rtol, atol=5e-6)  # JAX's derivative of expm1 cancels near −1
+            np.testing.assert_allclose(
+                found, wanted, rtol=rtol, atol=5e-6
+            )  # JAX's derivative of expm1 cancels near −1
 
 
 @pytest.mark.parametrize("process", w.ABSORBING, ids=w.title)
 def test_rates_are_accurate_next_to_the_clean_end(process):
     noise, small = w.process(process), jnp.float32(1e-6)
-    gone, slope, rate = jax.jit(lambda t: (*jax.value_and_grad(noise.mask_prob)(t), noise.rate(t)))(small)
-    np.testing.assert_allclose(rate * 1e-6, np.float64(1e-6) * np.float64(slope) / np.float64(gone), rtol=1e-4)
+    gone, slope, rate = jax.jit(lambda t: (*jax.value_and_grad(noise.mask_prob)(t), noise.rate(t)))(
+        small
+    )
+    np.testing.assert_allclose(
+        rate * 1e-6, np.float64(1e-6) * np.float64(slope) / np.float64(gone), rtol=1e-4
+    )
 
 
 @every_process
@@ -52,9 +63,17 @@ def test_corruption_follows_log_q(process):
     x_BL = np.broadcast_to(np.array([[2, 0, 1]], np.int32), (n, 3))
     noisable_BL = np.broadcast_to(np.array([[True, False, True]]), (n, 3))
     t_B1 = np.full((n, 1), 0.4, np.float32)
-    z_BL = np.asarray(jax.jit(noise.corrupt)(keys.per_sample(keys.root(0), jnp.arange(n)), x_BL, t_B1, noisable_BL))
-    every_ZL = np.concatenate([w.Z_ZL[:, :1], 0 * w.Z_ZL[:, :1], w.Z_ZL[:, 2:]], 1)[w.Z_ZL[:, 1] == 0]
-    log_q_ZL = np.asarray(jax.jit(noise.log_q)(every_ZL, t_B1[: len(every_ZL)], x_BL[: len(every_ZL)]), np.float64)[:, [0, 2]]
+    z_BL = np.asarray(
+        jax.jit(noise.corrupt)(
+            keys.per_sample(keys.root(0), jnp.arange(n)), x_BL, t_B1, noisable_BL
+        )
+    )
+    every_ZL = np.concatenate([w.Z_ZL[:, :1], 0 * w.Z_ZL[:, :1], w.Z_ZL[:, 2:]], 1)[
+        w.Z_ZL[:, 1] == 0
+    ]
+    log_q_ZL = np.asarray(
+        jax.jit(noise.log_q)(every_ZL, t_B1[: len(every_ZL)], x_BL[: len(every_ZL)]), np.float64
+    )[:, [0, 2]]
     drawn_Z = np.array([(z_BL == z_L).all(-1).sum() for z_L in every_ZL])
     assert drawn_Z.sum() == n
     assert w.chi_square(drawn_Z, np.exp(log_q_ZL.sum(-1))) > 1e-4
@@ -64,8 +83,13 @@ def _prefix_denoise(canvas, *, mask, cache=None, carry=None):
     """Any network that reads leftwards, so that what follows a sequence cannot matter to it."""
     table_VV = np.random.default_rng(0).normal(size=(w.VOCAB.size, w.VOCAB.size)).astype(np.float32)
     view_BLL = views(mask, canvas, w.VOCAB.mask)
-    logits_BLV = (jnp.asarray(table_VV)[view_BLL] * np.tri(view_BLL.shape[1], k=-1)[:, :, None]).sum(2) + canvas.t_BL[..., None]
-    return Output(Logits(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf)), heads=dict(quality=logits_BLV[..., 0]))
+    logits_BLV = (
+        jnp.asarray(table_VV)[view_BLL] * np.tri(view_BLL.shape[1], k=-1)[:, :, None]
+    ).sum(2) + canvas.t_BL[..., None]
+    return Output(
+        Logits(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf)),
+        heads=dict(quality=logits_BLV[..., 0]),
+    )
 
 
 def _batch():
@@ -81,7 +105,10 @@ def _padded(batch):
         jnp.pad(batch.weights_BL, more),
         jnp.pad(batch.noisable_BL, more),
         batch.index_B,
-        {"segments_BL": jnp.pad(jnp.ones((B, L), jnp.int32), more), "marked_BL": jnp.pad(batch.fields["marked_BL"], more)},
+        {
+            "segments_BL": jnp.pad(jnp.ones((B, L), jnp.int32), more),
+            "marked_BL": jnp.pad(batch.fields["marked_BL"], more),
+        },
         total=B,
     )
 
@@ -90,23 +117,44 @@ def _padded(batch):
 def test_loss_does_not_depend_on_how_a_batch_is_cut_or_padded(member):
     """Microbatches, hosts, the order of rows and padding leave the sums alone; another step or another sample number changes the noise."""
     objective, batch = w.objective(member), _batch()
-    loss = jax.jit(lambda batch, step: objective.loss(_prefix_denoise, batch, keys.key(keys.root(0), "noise", step)))
-    add = lambda *losses: jax.tree.map(lambda *sums: sum(sums), *losses)  # noqa: E731
-    total = lambda batch, *parts, step=3: add(*(loss(w.rows(batch, np.array(p)), step) for p in parts))  # noqa: E731
+    loss = jax.jit(
+        lambda batch, step: objective.loss(
+            _prefix_denoise, batch, keys.key(keys.root(0), "noise", step)
+        )
+    )
+
+    def add(*losses):
+        return jax.tree.map(lambda *sums: sum(sums), *losses)
+
+    def total(batch, *parts, step=3):
+        return add(*(loss(w.rows(batch, np.array(p)), step) for p in parts))
+
     whole, long = total(batch, range(B)), _padded(batch)
     halves = ([range(4), range(4, B)], [range(0, B, 2), range(1, B, 2)])
-    for found in (total(batch, [5, 2, 7, 0, 1, 3, 6, 4]), *(total(long, *parts) for parts in halves)):
+    for found in (
+        total(batch, [5, 2, 7, 0, 1, 3, 6, 4]),
+        *(total(long, *parts) for parts in halves),
+    ):
         np.testing.assert_allclose(found.nats_sum, whole.nats_sum, rtol=1e-6)
-        assert found.weight_sum == whole.weight_sum and jax.tree.all(jax.tree.map(np.array_equal, found.metrics, whole.metrics))
-    assert (objective.claims == "exact") == (total(batch, range(B), step=4).nats_sum == whole.nats_sum)
+        assert found.weight_sum == whole.weight_sum and jax.tree.all(
+            jax.tree.map(np.array_equal, found.metrics, whole.metrics)
+        )
+    assert (objective.claims == "exact") == (
+        total(batch, range(B), step=4).nats_sum == whole.nats_sum
+    )
 
 
 @pytest.mark.parametrize("process", list({p["name"]: p for p in w.PROCESSES}.values()), ids=w.title)
 def test_masks_belong_to_the_sample_not_to_its_place(process):
     noise, x_BL = w.process(process), np.tile(np.arange(w.V, dtype=np.int32), (6, 2))
     t_B1, all_BL = jnp.full((6, 1), 0.5), jnp.ones(x_BL.shape, bool)
-    corrupt = jax.jit(lambda index_B: noise.corrupt(keys.per_sample(keys.root(0), index_B), x_BL, t_B1, all_BL))
-    draw = lambda index_B: np.asarray(corrupt(np.array(index_B)))  # noqa: E731
+    corrupt = jax.jit(
+        lambda index_B: noise.corrupt(keys.per_sample(keys.root(0), index_B), x_BL, t_B1, all_BL)
+    )
+
+    def draw(index_B):
+        return np.asarray(corrupt(np.array(index_B)))
+
     first_BL = draw([0, 1, 2, 3, 4, 5])
     assert (draw([5, 4, 3, 2, 1, 0])[::-1] == first_BL).all()
     assert (draw([10, 11, 12, 13, 14, 15]) != first_BL).any()

@@ -35,7 +35,11 @@ CAUGHT = dict(
     early=set(),
     late={"test_the_reported_bound_and_the_loss"},
     silent={"test_every_member_says_what_it_claims"},
-    cheap={"test_oracle_reaches_log_p", "test_no_denoiser_spends_more_than_one", "test_a_fixed_count_does_not_change_the_bound"},
+    cheap={
+        "test_oracle_reaches_log_p",
+        "test_no_denoiser_spends_more_than_one",
+        "test_a_fixed_count_does_not_change_the_bound",
+    },
 )
 pytestmark = pytest.mark.slow
 
@@ -51,13 +55,30 @@ def house(tmp_path_factory):
 
 
 def run(house, *command):
-    environment = os.environ | dict(PYTHONPATH=str(house), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.1")
-    return subprocess.run([sys.executable, "-m", *command], cwd=house, env=environment, capture_output=True, text=True, timeout=300)
+    environment = os.environ | dict(
+        PYTHONPATH=str(house), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.1"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=house,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_the_wrong_ones_are_caught_by_name_and_the_example_passes(house):
     wanted = f"cosine and ({' or '.join(PLANTED)})"
-    options = ["-rpf", "--tb=short", "-p", "no:cacheprovider", "--import-mode=importlib", "-k", wanted]
+    options = [
+        "-rpf",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        "--import-mode=importlib",
+        "-k",
+        wanted,
+    ]
     told = run(house, "pytest", *options, "tests/laws/test_bounds.py").stdout
     found = {name: dict(PASSED=set(), FAILED=set()) for name in PLANTED}
     for verdict, law, name in re.findall(r"^(PASSED|FAILED) \S+::(\w+)\[(\w+)-", told, re.M):
@@ -67,6 +88,10 @@ def test_the_wrong_ones_are_caught_by_name_and_the_example_passes(house):
 
 
 def test_the_example_trains(house):
-    line = next(line for line in README.splitlines() if line.startswith("launch/local.sh train") and "objectives.early" in line)
+    line = next(
+        line
+        for line in README.splitlines()
+        if line.startswith("launch/local.sh train") and "objectives.early" in line
+    )
     dry = run(house, "dlm.train", *shlex.split(line)[2:], "--dry_run", "--config.objective.power=3")
     assert dry.returncode == 0, dry.stderr

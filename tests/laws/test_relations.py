@@ -45,10 +45,26 @@ def test_another_way_to_the_masked_bound(config):
 def reported(made=None, **config):
     """All that the laws of a bound look at: programs line by line, and their constants."""
     made, batch = made or w.objective(config), w.batch_of(w.X_XL, RANDOM)
-    of_z = lambda z_BL, t_BL: (made.bound_nats(w.tables, batch, z_BL, t_BL), made.log_q(batch, z_BL, t_BL))  # noqa: E731
-    both = lambda key, *at: (made.bound(w.tables, batch, key, 4), of_z(*at))  # noqa: E731
-    lines, constants = tiny.program(both, jax.random.key(0), jnp.asarray(w.X_XL), jnp.ones(w.X_XL.shape))
-    return (made.claims, made.mask, made.time_cells(w.L), made.support(w.VOCAB, w.L), lines), constants
+
+    def of_z(z_BL, t_BL):
+        return (
+            made.bound_nats(w.tables, batch, z_BL, t_BL),
+            made.log_q(batch, z_BL, t_BL),
+        )
+
+    def both(key, *at):
+        return (made.bound(w.tables, batch, key, 4), of_z(*at))
+
+    lines, constants = tiny.program(
+        both, jax.random.key(0), jnp.asarray(w.X_XL), jnp.ones(w.X_XL.shape)
+    )
+    return (
+        made.claims,
+        made.mask,
+        made.time_cells(w.L),
+        made.support(w.VOCAB, w.L),
+        lines,
+    ), constants
 
 
 @pytest.mark.parametrize("stem", w.INHERIT)
@@ -57,20 +73,31 @@ def test_what_only_trains_otherwise_reports_masked_diffusion_s_bound(stem):
     fields = {f.name for f in dataclasses.fields(w.objective(dict(name=stem)))}
     for changes in ({}, dict(pattern="count"), dict(process=dict(name="mask", schedule="cosine"))):
         if changes.keys() <= fields:
-            (said, constants), (want, wanted) = reported(name=stem, **changes), reported(name="masked", **changes)
+            (said, constants), (want, wanted) = (
+                reported(name=stem, **changes),
+                reported(name="masked", **changes),
+            )
             assert said == want and (said == reported(name="masked")[0]) == (not changes)
             tiny.identical(constants, wanted)
-    (said, constants), (want, wanted) = (reported(w.objective(dict(name=name)).counted()) for name in (stem, "masked"))
+    (said, constants), (want, wanted) = (
+        reported(w.objective(dict(name=name)).counted()) for name in (stem, "masked")
+    )
     assert said == want
     tiny.identical(constants, wanted)
 
 
 @pytest.mark.parametrize("pattern", ["bernoulli", "count"])
 def test_blocks_of_one_have_the_likelihood_of_left_to_right(pattern):
-    np.testing.assert_allclose(bound(name="block", size=1, pattern=pattern), bound(name="ar"), rtol=1e-5)
+    np.testing.assert_allclose(
+        bound(name="block", size=1, pattern=pattern), bound(name="ar"), rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize("process", [dict(name="mask"), dict(name="uniform"), dict(name="hybrid", uniform=0.4)], ids=w.title)
+@pytest.mark.parametrize(
+    "process",
+    [dict(name="mask"), dict(name="uniform"), dict(name="hybrid", uniform=0.4)],
+    ids=w.title,
+)
 @pytest.mark.parametrize("t", [0.1, 0.6, 0.95])
 def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
     """Σ_{v ≠ z} b − a + a log(a/b), a and b the rates of z → v under the true x and under x̂, in float64 from the masses by differences."""
@@ -80,7 +107,11 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
     x_LV[:, : w.V] = rng.dirichlet(np.ones(w.V), w.L)
     output = Output(Logits(np.log(np.maximum(x_LV, 1e-300))[None].astype(np.float32)))
     objective, batch = w.objective(dict(name="hybrid", process=process)), w.batch_of(w.X_XL[5:6])
-    bound_nats = jax.jit(lambda z_1L: objective.bound_nats(lambda canvas, mask: output, batch, z_1L, jnp.full((1, w.L), t)))
+    bound_nats = jax.jit(
+        lambda z_1L: objective.bound_nats(
+            lambda canvas, mask: output, batch, z_1L, jnp.full((1, w.L), t)
+        )
+    )
 
     def noise_probs(t):
         t_1 = jnp.float32(t)
@@ -90,17 +121,27 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
         return 1 - mask - uniform, beta_V
 
     with jax.enable_x64(True):
-        (a, beta_V), (a2, after_V), (a1, before_V) = noise_probs(t), noise_probs(t + 1e-3), noise_probs(t - 1e-3)
+        (a, beta_V), (a2, after_V), (a1, before_V) = (
+            noise_probs(t),
+            noise_probs(t + 1e-3),
+            noise_probs(t - 1e-3),
+        )
     leaves_V = (after_V - before_V) / 2e-3 - (a2 - a1) / 2e-3 / a * beta_V
     for z_L in w.Z_ZL[:: 7 if process["name"] != "uniform" else 5]:
         q_LV, p_LV = a * np.eye(6)[w.X_XL[5]] + beta_V, a * x_LV + beta_V
         i_L = np.arange(w.L)
         if (q_LV[i_L, z_L] == 0).any():
             continue
-        rate_LV, model_LV = (leaves_V[z_L][:, None] * m / m[i_L, z_L][:, None] for m in (q_LV, p_LV))
+        rate_LV, model_LV = (
+            leaves_V[z_L][:, None] * m / m[i_L, z_L][:, None] for m in (q_LV, p_LV)
+        )
         other_LV = np.arange(6) != z_L[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            each_LV = model_LV - rate_LV + np.where(rate_LV > 0, rate_LV * np.log(rate_LV / model_LV), 0.0)
+            each_LV = (
+                model_LV
+                - rate_LV
+                + np.where(rate_LV > 0, rate_LV * np.log(rate_LV / model_LV), 0.0)
+            )
         want_L = np.where(other_LV, each_LV, 0.0).sum(1)
         np.testing.assert_allclose(bound_nats(z_L[None])[0], want_L, rtol=5e-3, atol=1e-4)
 
@@ -115,7 +156,9 @@ class JointSubTokens(Masked):
     def bound_nats(self, denoise, batch, z_BL, t_BL):
         joint_B = -jnp.log(_mass(batch.tokens_BL) / _mass(z_BL))
         first_BL = jnp.arange(w.L) == jnp.argmax(z_BL == w.VOCAB.mask, 1)[:, None]
-        return jnp.where(first_BL & (z_BL == w.VOCAB.mask), self.weight(t_BL) * joint_B[:, None], 0.0)
+        return jnp.where(
+            first_BL & (z_BL == w.VOCAB.mask), self.weight(t_BL) * joint_B[:, None], 0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +168,9 @@ class PosteriorForLeaveOneOut:
     world: int
 
     def __call__(self, canvas: Canvas, **options):
-        return w.WORLDS[self.world].under(w.process(dict(name="uniform")), own=True)(canvas, **options)
+        return w.WORLDS[self.world].under(w.process(dict(name="uniform")), own=True)(
+            canvas, **options
+        )
 
 
 def _mass(z_BL):

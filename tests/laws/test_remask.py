@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
 from dlm.core import keys
+from dlm.core.config import build_member
 from dlm.core.contracts import Canvas
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import total_variation
@@ -19,13 +19,15 @@ from dlm.samplers.remask.cap import Cap
 from dlm.samplers.remask.loop import Loop
 from tests.laws import worlds as w
 
-REMASKS = [r for r in w.choices("samplers/remask", "rate") if "prism" not in r["name"]]  # that one needs a network that judges
+REMASKS = [
+    r for r in w.choices("samplers/remask", "rate") if "prism" not in r["name"]
+]  # that one needs a network that judges
 NOISE = w.process(dict(name="mask"))
 N, T = 8000, 12
 
 
 def built(config):
-    return spec.build(config, "samplers.remask")
+    return build_member(config, "samplers.remask")
 
 
 @cache
@@ -34,14 +36,23 @@ def drawn(remask, steps=T, table=1):
 
     by default under the oracle of the second world.
     """
-    sampler = loop.Sampler(rule=spec.build("ancestral", "samplers"), remask=remask, steps=steps)
+    sampler = loop.Sampler(rule=build_member("ancestral", "samplers"), remask=remask, steps=steps)
     z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
-    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)})
-    run = lambda canvas, key_B: loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True)  # noqa: E731
-    done = jax.jit(run, compiler_options={"xla_backend_optimization_level": 1})(canvas, keys.per_sample(keys.root(0), jnp.arange(N)))
+    canvas = Canvas(
+        z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)}
+    )
+
+    def run(canvas, key_B):
+        return loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True)
+
+    done = jax.jit(run, compiler_options={"xla_backend_optimization_level": 1})(
+        canvas, keys.per_sample(keys.root(0), jnp.arange(N))
+    )
     z_TBL, _, _, count = done.trace
     stands_TBL = np.concatenate([canvas.z_BL[None], z_TBL[: int(count)]]) != w.VOCAB.mask
-    remasked_T = (stands_TBL[:-1] & ~stands_TBL[1:]).sum((1, 2)) / np.maximum(stands_TBL[:-1].sum((1, 2)), 1)
+    remasked_T = (stands_TBL[:-1] & ~stands_TBL[1:]).sum((1, 2)) / np.maximum(
+        stands_TBL[:-1].sum((1, 2)), 1
+    )
     return np.asarray(done.canvas.z_BL), stands_TBL[1:].mean((1, 2)), remasked_T
 
 
@@ -57,15 +68,23 @@ def excess(shares_T):
 @pytest.mark.slow
 @pytest.mark.parametrize("config", REMASKS, ids=w.title)
 def test_the_share_of_masks_is_that_of_the_plain_process_or_is_said_to_differ(config):
-    strong = dict(eta=0.5) if "eta" in {f.name for f in dataclasses.fields(built(config))} else dict(below=0.35)
+    strong = (
+        dict(eta=0.5)
+        if "eta" in {f.name for f in dataclasses.fields(built(config))}
+        else dict(below=0.35)
+    )
     remask = built(config | strong)
-    x_BL, shares_T, _ = drawn(remask, table=3 if "below" in strong else 1)  # an oracle never doubts what stands
+    x_BL, shares_T, _ = drawn(
+        remask, table=3 if "below" in strong else 1
+    )  # an oracle never doubts what stands
     assert (x_BL < w.V).all(), "no mask is left"
     off = excess(shares_T)
     assert off < 4.5 if remask.marginals == "kept" else off > 6
     if remask.marginals == "kept":
         plain_X, p_X = w.counts(drawn(None)[0]) / N, w.law(w.WORLDS[1])
-        assert total_variation(w.counts(x_BL) / N, p_X) < total_variation(plain_X, p_X) + 0.01, "with an oracle it does no harm"
+        assert total_variation(w.counts(x_BL) / N, p_X) < total_variation(plain_X, p_X) + 0.01, (
+            "with an oracle it does no harm"
+        )
 
 
 @pytest.mark.slow
@@ -92,12 +111,16 @@ def sigma(config, t, s):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [r for r in REMASKS if sigma(r, 0.5, 0.4) is not None], ids=w.title)
+@pytest.mark.parametrize(
+    "config", [r for r in REMASKS if sigma(r, 0.5, 0.4) is not None], ids=w.title
+)
 def test_as_many_tokens_come_back_in_each_step_as_the_rule_says(config):
     _, shares_T, remasked_T = drawn(built(config | dict(eta=0.5)))
     want_T = [sigma(config, k / T, (k - 1) / T) for k in range(T, 0, -1)]
     stood_T = N * w.L * np.append(0, shares_T)[:-1]
-    np.testing.assert_array_less(np.abs(remasked_T - want_T), 4 / np.sqrt(np.maximum(4 * stood_T, 1)) + 1e-6)
+    np.testing.assert_array_less(
+        np.abs(remasked_T - want_T), 4 / np.sqrt(np.maximum(4 * stood_T, 1)) + 1e-6
+    )
     assert (remasked_T[1:][np.array(want_T)[1:] == 0] == 0).all() and max(want_T) > 0.1
 
 
@@ -132,10 +155,17 @@ def test_a_wrong_rate_is_seen(wrong):
 def test_rules_that_count_reveal_as_many_more_as_come_back():
     """Of 3 positions 1, 2, 3 stand after 3 steps, with every token coming back that may."""
     for rule in ("ordered", dict(name="confident", confidence="top")):
-        sampler = loop.Sampler(rule=spec.build(rule, "samplers"), remask=Cap(1.0), steps=3)
+        sampler = loop.Sampler(rule=build_member(rule, "samplers"), remask=Cap(1.0), steps=3)
         z_BL = jnp.full((64, w.L), w.VOCAB.mask, jnp.int32)
-        canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.ones(z_BL.shape, jnp.int32)})
-        run = lambda canvas, key_B: loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True).trace[0]  # noqa: B023, E731
+        canvas = Canvas(
+            z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.ones(z_BL.shape, jnp.int32)}
+        )
+
+        def run(canvas, key_B):
+            return loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True).trace[  # noqa: B023
+                0
+            ]
+
         z_TBL = np.asarray(jax.jit(run)(canvas, keys.per_sample(keys.root(0), jnp.arange(64))))
         assert ((z_TBL != w.VOCAB.mask).sum(-1) == np.array([1, 2, 3])[:, None]).all()
         remasked_TBL = (z_TBL[:-1] != w.VOCAB.mask) & (z_TBL[1:] == w.VOCAB.mask)

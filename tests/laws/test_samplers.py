@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
 from dlm.core import keys
+from dlm.core.config import build_member
 from dlm.core.contracts import Canvas
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import ancestral_law, total_variation
@@ -35,11 +35,18 @@ def _oracle(noise):
 
 
 def _draw(rule, z_BL, frozen_BL, *, noise=PLAIN, mask=Mask(), **settings):
-    sampler = loop.Sampler(rule=spec.build(rule, "samplers", w.VOCAB), **settings)
+    sampler = loop.Sampler(rule=build_member(rule, "samplers", w.VOCAB), **settings)
     fields = {"table_BL": jnp.ones(z_BL.shape, jnp.int32)}
     canvas = Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields)
-    drawn = lambda canvas, key_B: loop.generate(_oracle(w.process(noise)), sampler, w.process(noise), mask, canvas, key_B).canvas.z_BL  # noqa: E731
-    run = jax.jit(drawn, compiler_options={"xla_backend_optimization_level": int(sampler.steps > 9)})  # of many steps running costs, too
+
+    def drawn(canvas, key_B):
+        return loop.generate(
+            _oracle(w.process(noise)), sampler, w.process(noise), mask, canvas, key_B
+        ).canvas.z_BL
+
+    run = jax.jit(
+        drawn, compiler_options={"xla_backend_optimization_level": int(sampler.steps > 9)}
+    )  # of many steps running costs, too
     return np.asarray(run(canvas, keys.per_sample(keys.root(0), jnp.arange(len(z_BL)))))
 
 
@@ -67,15 +74,22 @@ def test_ancestral_law_tends_to_p(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("process, steps", [(PLAIN, 1), (dict(name="mask", schedule="cosine"), 3), (dict(name="uniform"), 3), (HALF, 3)])
+@pytest.mark.parametrize(
+    "process, steps",
+    [(PLAIN, 1), (dict(name="mask", schedule="cosine"), 3), (dict(name="uniform"), 3), (HALF, 3)],
+)
 def test_draws_follow_the_ancestral_law(process, steps):
     drawn_X = w.counts(_checked("ancestral", noise=process, steps=steps))
     assert w.chi_square(drawn_X, _law(w.process(process), steps)) > 1e-4
-    assert w.chi_square(drawn_X, P_X) < 1e-4, "few steps are seen to differ from p, else this test sees nothing"
+    assert w.chi_square(drawn_X, P_X) < 1e-4, (
+        "few steps are seen to differ from p, else this test sees nothing"
+    )
 
 
 def test_one_step_draws_the_factorised_law():
-    first_LV = np.asarray(jnp.exp(jax.nn.log_softmax(w.TABLES[1][-1])))[:, : w.V]  # the last state of the canvas is all masks
+    first_LV = np.asarray(jnp.exp(jax.nn.log_softmax(w.TABLES[1][-1])))[
+        :, : w.V
+    ]  # the last state of the canvas is all masks
     assert (w.Z_ZL[-1] == w.VOCAB.mask).all()
     product_X = np.prod(first_LV[np.arange(w.L), w.X_XL], -1)
     np.testing.assert_allclose(_law(w.process(dict(name="mask")), 1), product_X, atol=1e-6)
@@ -95,7 +109,11 @@ def test_a_causal_denoiser_draws_from_p():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", [r for r in w.EACH_RULE if spec.build(r, "samplers", w.VOCAB).order_randomness], ids=w.title)
+@pytest.mark.parametrize(
+    "rule",
+    [r for r in w.EACH_RULE if build_member(r, "samplers", w.VOCAB).order_randomness],
+    ids=w.title,
+)
 def test_anchors_stay_and_no_mask_is_left(rule):
     """In two steps for three positions. The rules that leave nothing to chance: tests/laws/test_exact.py."""
     _checked(rule, blank=0, steps=2)
@@ -105,11 +123,13 @@ def test_anchors_stay_and_no_mask_is_left(rule):
 @every_rule
 def test_every_rule_keeps_to_its_claim(rule):
     """A rule that claims a law reaches p with one position a step, or with many steps; one that claims none says so."""
-    claims = spec.build(rule, "samplers", w.VOCAB).claims
+    claims = build_member(rule, "samplers", w.VOCAB).claims
     assert claims.startswith(("law → p", "no law"))
     if claims.startswith("law"):
         n = 4000
         steps = 64 if claims.endswith("1/steps") else w.L
         drawn_X = w.counts(_draw(rule, MASKS[:n], MASKS[:n] < 0, steps=steps))
-        noise = np.sqrt(2 / np.pi * P_X / n).sum() / 2  # expected distance of n draws from their own law
+        noise = (
+            np.sqrt(2 / np.pi * P_X / n).sum() / 2
+        )  # expected distance of n draws from their own law
         assert total_variation(drawn_X / n, P_X) < 1.6 * noise

@@ -13,9 +13,13 @@ from tests.laws import worlds as w
 pytestmark = pytest.mark.slow
 X_BL = np.array([[0, 1, 2, 0, 1, 2], [2, 2, 1, 0, 0, 1]], np.int32)
 MASKED_BL = np.array([[0, 0, 1, 0, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
-ASKED_BL = np.array([[0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 0]], bool)  # what stands before is a prompt, the last one padding
+ASKED_BL = np.array(
+    [[0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 0]], bool
+)  # what stands before is a prompt, the last one padding
 Z_BL = np.where(MASKED_BL, w.VOCAB.mask, X_BL).astype(np.int32)
-WEIGHTS_BL = ASKED_BL * np.array([[1, 1, 0.5, 1, 2, 1], [1, 1, 1, 3, 1, 1]], np.float32)  # so that no two positions count alike
+WEIGHTS_BL = ASKED_BL * np.array(
+    [[1, 1, 0.5, 1, 2, 1], [1, 1, 1, 3, 1, 1]], np.float32
+)  # so that no two positions count alike
 BATCH = Batch(X_BL, WEIGHTS_BL, ASKED_BL, np.arange(2), dict(marked_BL=X_BL % 2), total=2)
 T = 0.4
 RNG = np.random.default_rng(0)
@@ -26,7 +30,9 @@ def told(canvas, *, mask):
     """A network that looks at a token and its time, and in a clean stream at the token alone."""
 
     def says(ids_BL, t_BL):
-        logits_BLV = jnp.asarray(SEEN_ZV, jnp.float32)[ids_BL] + t_BL[..., None] * jnp.asarray(TIME_V, jnp.float32)
+        logits_BLV = jnp.asarray(SEEN_ZV, jnp.float32)[ids_BL] + t_BL[..., None] * jnp.asarray(
+            TIME_V, jnp.float32
+        )
         return Logits(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf))
 
     clean_BL = canvas.fields.get("clean_BL", canvas.z_BL)
@@ -36,7 +42,9 @@ def told(canvas, *, mask):
 
 def log_p(ids_BL, t):
     """The same in float64, log_p_BLV."""
-    logits_BLV = (SEEN_ZV[ids_BL] + np.broadcast_to(t, ids_BL.shape)[..., None] * TIME_V)[..., : w.V]
+    logits_BLV = (SEEN_ZV[ids_BL] + np.broadcast_to(t, ids_BL.shape)[..., None] * TIME_V)[
+        ..., : w.V
+    ]
     return logits_BLV - np.log(np.exp(logits_BLV).sum(-1, keepdims=True))
 
 
@@ -47,7 +55,12 @@ def nats(ids_BL, t, x_BL=X_BL):
 def training_nats(config, batch=BATCH, z_BL=Z_BL):
     """What the view z costs in training at the time T."""
     objective = w.objective(config)
-    view = lambda z_BL: objective.training_nats(told, batch, z_BL, jnp.full(z_BL.shape, T), jax.random.key(0))  # noqa: E731
+
+    def view(z_BL):
+        return objective.training_nats(
+            told, batch, z_BL, jnp.full(z_BL.shape, T), jax.random.key(0)
+        )
+
     return np.asarray(jax.jit(view)(z_BL))
 
 
@@ -55,8 +68,12 @@ MASKED_NATS_BL = np.where(MASKED_BL, WEIGHTS_BL * nats(Z_BL, T), 0.0)
 
 
 def test_flat_weights_are_the_nats_of_what_is_masked():
-    np.testing.assert_allclose(training_nats(dict(name="masked", weights="flat")), MASKED_NATS_BL, rtol=1e-5)
-    np.testing.assert_allclose(training_nats(dict(name="priority")), MASKED_NATS_BL, rtol=1e-5)  # its rates are in the density
+    np.testing.assert_allclose(
+        training_nats(dict(name="masked", weights="flat")), MASKED_NATS_BL, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        training_nats(dict(name="priority")), MASKED_NATS_BL, rtol=1e-5
+    )  # its rates are in the density
 
 
 def test_proseco_reads_its_own_guesses_as_if_nothing_were_noised():
@@ -64,16 +81,24 @@ def test_proseco_reads_its_own_guesses_as_if_nothing_were_noised():
     filled_BL = np.where(MASKED_BL, log_p(Z_BL, T).argmax(-1), Z_BL)
     want_BL = MASKED_NATS_BL / T + 0.7 * WEIGHTS_BL * nats(filled_BL, 0.0)
     assert (filled_BL != X_BL).any()
-    np.testing.assert_allclose(training_nats(dict(name="proseco", temperature=0.0, correction=0.7)), want_BL, rtol=1e-5)
+    np.testing.assert_allclose(
+        training_nats(dict(name="proseco", temperature=0.0, correction=0.7)), want_BL, rtol=1e-5
+    )
 
 
 def test_the_auxiliary_loss_of_a_block_has_the_weight_of_the_token_that_it_predicts():
     """Where a prompt has weight 0 counting begins with the answer's first token, predicted from the prompt's last one."""
-    fields = dict(positions_BL=np.array([[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 2]]), segments_BL=np.array([[1] * 6, [1, 1, 1, 2, 2, 2]]))
+    fields = dict(
+        positions_BL=np.array([[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 2]]),
+        segments_BL=np.array([[1] * 6, [1, 1, 1, 2, 2, 2]]),
+    )
     follows_BL = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 1, 0]])
     next_BL = follows_BL * np.roll(WEIGHTS_BL, -1, 1) * nats(X_BL, 0.0, np.roll(X_BL, -1, 1))
     assert next_BL[0, 1] > 0 == WEIGHTS_BL[0, 1]
-    found_BL = training_nats(dict(name="block", size=2, context="causal", auxiliary=0.3), dataclasses.replace(BATCH, fields=fields))
+    found_BL = training_nats(
+        dict(name="block", size=2, context="causal", auxiliary=0.3),
+        dataclasses.replace(BATCH, fields=fields),
+    )
     np.testing.assert_allclose(found_BL, MASKED_NATS_BL / T + 0.3 * next_BL, rtol=1e-5, atol=1e-6)
 
 
@@ -81,7 +106,9 @@ def test_each_group_of_a_partition_is_told_the_share_that_is_asked_for():
     """t of the group of rate t, 1 − t of the other; each counts by half and is divided by its own rate."""
     asked_BL = np.full_like(X_BL, w.VOCAB.mask)
     want_BL = np.where(MASKED_BL, nats(asked_BL, T) / T, nats(asked_BL, 1 - T) / (1 - T)) / 2
-    np.testing.assert_allclose(training_nats(dict(name="partition")), WEIGHTS_BL * want_BL, rtol=1e-5)
+    np.testing.assert_allclose(
+        training_nats(dict(name="partition")), WEIGHTS_BL * want_BL, rtol=1e-5
+    )
 
 
 def test_dropout_predicts_every_token_behind_an_input_that_is_partly_masked():
@@ -94,7 +121,11 @@ def test_dropout_predicts_every_token_behind_an_input_that_is_partly_masked():
     loss = w.objective(dict(name="ar", dropout=0.5)).loss(heard, BATCH, jax.random.key(1))
     z_BL, t_BL = np.asarray(seen[0].z_BL), np.asarray(seen[0].t_BL)
     dropped_BL = z_BL == w.VOCAB.mask
-    assert (z_BL[~dropped_BL] == X_BL[~dropped_BL]).all() and 0 < dropped_BL.sum() < ASKED_BL.sum() and not dropped_BL[~ASKED_BL].any()
+    assert (
+        (z_BL[~dropped_BL] == X_BL[~dropped_BL]).all()
+        and 0 < dropped_BL.sum() < ASKED_BL.sum()
+        and not dropped_BL[~ASKED_BL].any()
+    )
     assert float(loss.nats_sum) == pytest.approx((WEIGHTS_BL * nats(z_BL, t_BL)).sum(), rel=1e-5)
     assert float(loss.weight_sum) == WEIGHTS_BL.sum()
 
@@ -106,8 +137,14 @@ def test_both_views_of_priority_give_every_position_the_same_weight():
     objective = w.objective(dict(name="priority", coupling="complementary", strength=k))
     x_TL = np.tile([[0, 1]], (len(u), 1)).astype(np.int32)
     batch = w.batch_of(x_TL, dict(marked_BL=x_TL))
-    object.__setattr__(objective, "draw_times", lambda batch, key: (jnp.broadcast_to(t_T1, x_TL.shape), jnp.ones(x_TL.shape)))
-    first, inverse = (np.asarray(density_TL) for _, _, density_TL in objective.views(batch, jax.random.key(0)))
+    object.__setattr__(
+        objective,
+        "draw_times",
+        lambda batch, key: (jnp.broadcast_to(t_T1, x_TL.shape), jnp.ones(x_TL.shape)),
+    )
+    first, inverse = (
+        np.asarray(density_TL) for _, _, density_TL in objective.views(batch, jax.random.key(0))
+    )
     gone_TL = np.where(x_TL == 1, 1 - (1 - t_T1) ** k, t_T1**k)
     for density_TL, share_TL in ((first, gone_TL), (inverse, 1 - gone_TL)):
         np.testing.assert_allclose(weight_T / 2 @ (share_TL / density_TL), 1.0, atol=1e-3)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import all_sequences, total_variation
 from dlm.oracle.hmm import Hmm
@@ -13,7 +13,11 @@ from dlm.oracle.tabular import Tabular
 from dlm.oracle.world import views
 from tests.laws.worlds import canvas, chi_square
 
-SOME = [Tabular.random(3, 3, seed=5), Markov.random(3, 4, seed=6), Hmm.random(2, 3, 4, seed=7, spread=2.0)]
+SOME = [
+    Tabular.random(3, 3, seed=5),
+    Markov.random(3, 4, seed=6),
+    Hmm.random(2, 3, 4, seed=7, spread=2.0),
+]
 worlds = pytest.mark.parametrize("world", SOME, ids=lambda w: type(w).__name__)
 
 
@@ -22,7 +26,9 @@ def chain_rule(world):
     X_XL = all_sequences(world.size, world.length)
     if isinstance(world, Tabular):
         return np.exp(world.log_p_X.astype(np.float64))
-    start_S, step_SS, emit_SV = (np.exp(a.astype(np.float64)) for a in (world.start_S, world.step_SS, world.emit_SV))
+    start_S, step_SS, emit_SV = (
+        np.exp(a.astype(np.float64)) for a in (world.start_S, world.step_SS, world.emit_SV)
+    )
     p_X = []
     for x_L in X_XL:
         f_S = start_S * emit_SV[:, x_L[0]]
@@ -46,20 +52,32 @@ def test_log_prob_and_entropy(world):
 def test_draws(world):
     p_X = chain_rule(world)
     place_L = world.size ** np.arange(world.length - 1, -1, -1)
-    draw = jax.jit(world.sample, static_argnums=1, compiler_options={"xla_backend_optimization_level": 1})  # running is what costs here
-    drawn_X = np.bincount((np.asarray(draw(jax.random.key(0), 50_000)) * place_L).sum(1), minlength=len(p_X))
+    draw = jax.jit(
+        world.sample, static_argnums=1, compiler_options={"xla_backend_optimization_level": 1}
+    )  # running is what costs here
+    drawn_X = np.bincount(
+        (np.asarray(draw(jax.random.key(0), 50_000)) * place_L).sum(1), minlength=len(p_X)
+    )
     assert chi_square(drawn_X, p_X) > 1e-4
 
 
 @worlds
-@pytest.mark.parametrize("mask", [Mask(), Mask("causal", shift=1), Mask("block", size=2)], ids=["full", "causal", "block"])
+@pytest.mark.parametrize(
+    "mask",
+    [Mask(), Mask("causal", shift=1), Mask("block", size=2)],
+    ids=["full", "causal", "block"],
+)
 def test_posterior_is_the_enumerated_one(world, mask):
     X_XL, p_X = all_sequences(world.size, world.length), chain_rule(world)
     Z_ZL = all_sequences(world.size + 1, world.length)
-    got_ZLV = np.asarray(jax.jit(lambda c: world.denoise(c, mask=mask).prediction.probs())(canvas(Z_ZL)))
+    got_ZLV = np.asarray(
+        jax.jit(lambda c: world.denoise(c, mask=mask).prediction.probs())(canvas(Z_ZL))
+    )
     view_ZLL = np.asarray(views(mask, canvas(Z_ZL), world.vocab.mask))
     for i in range(world.length):
-        fits_ZX = ((view_ZLL[:, i, None] == X_XL) | (view_ZLL[:, i, None] == world.vocab.mask)).all(-1)
+        fits_ZX = ((view_ZLL[:, i, None] == X_XL) | (view_ZLL[:, i, None] == world.vocab.mask)).all(
+            -1
+        )
         want_ZV = (fits_ZX * p_X) @ np.eye(world.size)[X_XL[:, i]]
         want_ZV /= want_ZV.sum(-1, keepdims=True)
         np.testing.assert_allclose(got_ZLV[:, i, : world.size], want_ZV, atol=2e-6)
@@ -69,17 +87,41 @@ def test_posterior_is_the_enumerated_one(world, mask):
 def sees(mask, **fields):
     """[L, L] of the positions 0 … 3 as text: a letter of z, its capital from the clean stream, a dot for nothing."""
     z_1L, clean_1L = np.array([[0, 1, 2, 3]]), np.array([[10, 11, 12, 13]])
-    view_LL = np.asarray(views(mask, canvas(z_1L, **({"clean_BL": clean_1L} if fields.pop("two", True) else {}), **fields), 20))[0]
-    return ["".join("." if v == 20 else "abcd"[v % 10].upper() if v > 9 else "abcd"[v] for v in row) for row in view_LL]
+    view_LL = np.asarray(
+        views(
+            mask,
+            canvas(z_1L, **({"clean_BL": clean_1L} if fields.pop("two", True) else {}), **fields),
+            20,
+        )
+    )[0]
+    return [
+        "".join("." if v == 20 else "abcd"[v % 10].upper() if v > 9 else "abcd"[v] for v in row)
+        for row in view_LL
+    ]
 
 
 def test_who_sees_what():
     assert sees(Mask("causal", shift=1), two=False) == ["....", "a...", "ab..", "abc."]
     assert sees(Mask("block", size=2), two=False) == ["ab..", "ab..", "abcd", "abcd"]
     assert sees(Mask("block", size=2)) == ["ab..", "ab..", "ABcd", "ABcd"]
-    assert sees(Mask("block", size=2), positions_BL=np.array([[0, 0, 1, 2]])) == ["a...", "Abc.", "Abc.", "ABCd"]
-    assert sees(Mask("block", size=1), block_BL=np.array([[2, 0, 3, 1]])) == ["aB.D", ".b..", "ABcD", ".B.d"]
-    assert sees(Mask("partition"), block_BL=np.array([[0, 1, 1, 0]])) == [".BC.", "A..D", "A..D", ".BC."]
+    assert sees(Mask("block", size=2), positions_BL=np.array([[0, 0, 1, 2]])) == [
+        "a...",
+        "Abc.",
+        "Abc.",
+        "ABCd",
+    ]
+    assert sees(Mask("block", size=1), block_BL=np.array([[2, 0, 3, 1]])) == [
+        "aB.D",
+        ".b..",
+        "ABcD",
+        ".B.d",
+    ]
+    assert sees(Mask("partition"), block_BL=np.array([[0, 1, 1, 0]])) == [
+        ".BC.",
+        "A..D",
+        "A..D",
+        ".BC.",
+    ]
 
 
 def test_impossible_evidence_gives_a_uniform_answer_not_nan():
@@ -87,7 +129,9 @@ def test_impossible_evidence_gives_a_uniform_answer_not_nan():
     with np.errstate(divide="ignore"):
         world = Markov(3, np.log(np.full(3, 1 / 3)), np.log(never))
     z_1L = np.array([[0, 2, world.vocab.mask]])
-    probs_LV = np.asarray(jax.jit(lambda c: world.denoise(c, mask=Mask()).prediction.probs())(canvas(z_1L)))[0]
+    probs_LV = np.asarray(
+        jax.jit(lambda c: world.denoise(c, mask=Mask()).prediction.probs())(canvas(z_1L))
+    )[0]
     np.testing.assert_allclose(probs_LV[2, :3], 1 / 3, atol=1e-6)
     assert abs(world.entropy() - np.log(3) - 2 * np.log(2)) < 1e-6
 
@@ -101,4 +145,6 @@ def test_what_cannot_be_enumerated_is_said():
 
 
 def test_total_variation():
-    assert total_variation([1, 0], [0, 1]) == 1 and total_variation([0.5, 0.5], [0.75, 0.25]) == 0.25
+    assert (
+        total_variation([1, 0], [0, 1]) == 1 and total_variation([0.5, 0.5], [0.75, 0.25]) == 0.25
+    )

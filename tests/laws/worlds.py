@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import dlm
-from dlm.core import config as spec
+from dlm.core.config import build_member, exposed
 from dlm.core.contracts import Batch, Canvas, Logits, Output
+from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import all_sequences, alphabet
 from dlm.oracle.hmm import Hmm
@@ -21,7 +22,11 @@ from dlm.oracle.tabular import Tabular
 from dlm.oracle.world import views
 
 V, L = 3, 3
-WORLDS = [Tabular.random(V, L, seed=0), Markov.random(V, L, seed=1), Hmm.random(2, V, L, seed=2, spread=2.0)]
+WORLDS = [
+    Tabular.random(V, L, seed=0),
+    Markov.random(V, L, seed=1),
+    Hmm.random(2, V, L, seed=2, spread=2.0),
+]
 VOCAB = WORLDS[0].vocab
 X_XL = all_sequences(V, L)
 Z_ZL = alphabet(VOCAB)[all_sequences(V + 1, L)]
@@ -36,12 +41,16 @@ def canvas(z_BL, **fields):
 
 def law(world):
     """p_X, in float64."""
-    p_X = np.exp(np.asarray(jax.jit(world.log_prob)(all_sequences(world.size, world.length)), np.float64))
+    p_X = np.exp(
+        np.asarray(jax.jit(world.log_prob)(all_sequences(world.size, world.length)), np.float64)
+    )
     return p_X / p_X.sum()
 
 
 def oracle_table(world):
-    return np.asarray(jax.jit(lambda c: world.denoise(c, mask=Mask()).prediction.logits_BLV)(canvas(Z_ZL)))
+    return np.asarray(
+        jax.jit(lambda c: world.denoise(c, mask=Mask()).prediction.logits_BLV)(canvas(Z_ZL))
+    )
 
 
 def random_table(seed):
@@ -58,7 +67,10 @@ def table_denoise(tables_KZLV):
         state_BL = (views(mask, canvas, VOCAB.mask) * (V + 1) ** np.arange(L - 1, -1, -1)).sum(-1)
         table_BL = canvas.fields.get("table_BL", jnp.zeros_like(state_BL))
         judged_BL = 0.1 * state_BL - 1  # as a judge would say something of every token
-        return Output(Logits(jnp.asarray(tables_KZLV)[table_BL, state_BL, np.arange(L)]), heads=dict(quality=judged_BL))
+        return Output(
+            Logits(jnp.asarray(tables_KZLV)[table_BL, state_BL, np.arange(L)]),
+            heads=dict(quality=judged_BL),
+        )
 
     return denoise
 
@@ -87,7 +99,9 @@ def rows(batch, which):
 
 
 def listed(family):
-    return sorted(p.stem for p in (Path(dlm.__file__).parent / family).glob("*.py") if p.stem != "__init__")
+    return sorted(
+        p.stem for p in (Path(dlm.__file__).parent / family).glob("*.py") if p.stem != "__init__"
+    )
 
 
 def choices(family, wanted):
@@ -95,17 +109,29 @@ def choices(family, wanted):
     found = []
     for stem in listed(family):
         module = __import__(f"dlm.{family.replace('/', '.')}.{stem}", fromlist=["_"])
-        for cls in spec.exposed(module.__name__):
+        for cls in exposed(module.__name__):
             if hasattr(cls, wanted):
                 hints = typing.get_type_hints(cls)
-                literal = {f.name: hints[f.name] for f in dataclasses.fields(cls) if typing.get_origin(hints[f.name]) is typing.Literal}
+                literal = {
+                    f.name: hints[f.name]
+                    for f in dataclasses.fields(cls)
+                    if typing.get_origin(hints[f.name]) is typing.Literal
+                }
                 for values in itertools.product(*map(typing.get_args, literal.values())):
-                    found.append(dict(name=f"{family.replace('/', '.')}.{stem}", **dict(zip(literal, values, strict=True))))
+                    found.append(
+                        dict(
+                            name=f"{family.replace('/', '.')}.{stem}",
+                            **dict(zip(literal, values, strict=True)),
+                        )
+                    )
     return found
 
 
 def title(config):
-    return "-".join(title(v) if isinstance(v, dict) else str(v).removeprefix("objectives.") for v in config.values())
+    return "-".join(
+        title(v) if isinstance(v, dict) else str(v).removeprefix("objectives.")
+        for v in config.values()
+    )
 
 
 HALF = dict(name="noise.hybrid", uniform=0.5)
@@ -115,13 +141,27 @@ PROCESSES = [
     HALF,
 ]
 LINEAR = [dict(name="noise.mask", schedule="linear"), dict(name="noise.mask", schedule="cosine")]
-ABSORBING = [p for p in PROCESSES if spec.build(p, "noise", VOCAB).absorbing]
-RULES = [r for r in choices("samplers", "step") if r.get("order") != "given"]  # that one is asked for in tests/laws/test_exact.py
+ABSORBING = [p for p in PROCESSES if build_member(p, "noise", VOCAB).absorbing]
+RULES = [
+    r for r in choices("samplers", "step") if r.get("order") != "given"
+]  # that one is asked for in tests/laws/test_exact.py
 EACH_RULE = list({r["name"]: r for r in reversed(RULES)}.values())  # with its first choices
-INHERIT = ("prism", "priority", "proseco", "span")  # report masked diffusion's bound, as tests/laws/test_relations.py proves
-SIZES = {"block": [dict(size=1), dict(size=2, context="causal"), dict(size=2)]}  # of 3: tests/laws/test_relations.py
+INHERIT = (
+    "prism",
+    "priority",
+    "proseco",
+    "span",
+)  # report masked diffusion's bound, as tests/laws/test_relations.py proves
+SIZES = {
+    "block": [dict(size=1), dict(size=2, context="causal"), dict(size=2)]
+}  # of 3: tests/laws/test_relations.py
 ONCE = SIZES["block"][:2]  # blocks of 2 tell what schedules and counts do to blocks
-MIXED = [*LINEAR, *({"name": "noise.uniform", "schedule": s} for s in ("linear", "geometric")), dict(name="noise.hybrid"), HALF]
+MIXED = [
+    *LINEAR,
+    *({"name": "noise.uniform", "schedule": s} for s in ("linear", "geometric")),
+    dict(name="noise.hybrid"),
+    HALF,
+]
 TRIED = {"masked": PROCESSES, "hybrid": MIXED}  # the others under a linear and a curved schedule
 
 
@@ -129,15 +169,17 @@ def objectives():
     """A config for every member of dlm/objectives with a bound of its own, with processes, patterns of masks and sizes that it takes."""
     for stem in listed("objectives"):
         name = f"objectives.{stem}"
-        has = {f.name for f in dataclasses.fields(spec.build(name, "objectives", VOCAB))}
+        has = {f.name for f in dataclasses.fields(build_member(name, "objectives", VOCAB))}
         processes = [dict(process=p) for p in TRIED.get(stem, LINEAR)] if "process" in has else [{}]
         patterns = [{}, dict(pattern="count")] if "pattern" in has else [{}]
         for size, pattern, process in itertools.product(SIZES.get(stem, [{}]), patterns, processes):
             if stem in INHERIT or (size in ONCE and (pattern or process != processes[0])):
                 continue
             try:
-                spec.build(member := dict(name=name) | process | pattern | size, "objectives", VOCAB)
-            except spec.UserError:  # refused by name: tests/laws/test_axes.py
+                build_member(
+                    member := dict(name=name) | process | pattern | size, "objectives", VOCAB
+                )
+            except UserError:  # refused by name: tests/laws/test_axes.py
                 continue
             yield member
 
@@ -150,27 +192,39 @@ PLAINEST = ("ar", "masked", "mask", "ancestral")
 
 def first_of_each(argument, configs):
     """Every config, where each costs seconds of compilation: the fast half takes the first of the plainest members."""
-    first = {c["name"]: c for c in reversed(configs) if c["name"].split(".")[1] in PLAINEST}.values()
+    first = {
+        c["name"]: c for c in reversed(configs) if c["name"].split(".")[1] in PLAINEST
+    }.values()
     marks = [() if any(c is f for f in first) else pytest.mark.slow for c in configs]
-    return pytest.mark.parametrize(argument, [pytest.param(c, id=title(c), marks=m) for c, m in zip(configs, marks, strict=True)])
+    return pytest.mark.parametrize(
+        argument,
+        [pytest.param(c, id=title(c), marks=m) for c, m in zip(configs, marks, strict=True)],
+    )
 
 
 # one for each way to train, where schedules and sizes do not matter
-TRAINED = {(c["name"], c.get("pattern")): c for c in [*OBJECTIVES, *(dict(name=f"objectives.{stem}") for stem in INHERIT)]}
+TRAINED = {
+    (c["name"], c.get("pattern")): c
+    for c in [*OBJECTIVES, *(dict(name=f"objectives.{stem}") for stem in INHERIT)]
+}
 one_of_each = first_of_each("member", list(TRAINED.values()))
 
 
 def objective(config, **more):
-    return spec.build(config | more, "objectives", VOCAB)
+    return build_member(config | more, "objectives", VOCAB)
 
 
 def process(config):
-    return spec.build(config, "noise", VOCAB)
+    return build_member(config, "noise", VOCAB)
 
 
 def oracle(k, process):
     """The denoiser with which the bound of this process reaches −log p of WORLDS[k]."""
-    return WORLDS[k].under(process) if process is not None and not process.absorbing else table_denoise(TABLES[k : k + 1])
+    return (
+        WORLDS[k].under(process)
+        if process is not None and not process.absorbing
+        else table_denoise(TABLES[k : k + 1])
+    )
 
 
 def chi_square(counts_X, p_X):

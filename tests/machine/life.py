@@ -29,7 +29,10 @@ def live(corpus: str, workdir: str, *overrides: str) -> dict:
     from dlm.runs import logs
 
     recipe = Path(workdir).with_suffix(".py")
-    recipe.write_text(f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {tiny.recipe(corpus, **MOGE)!r}\n', encoding="utf-8")
+    recipe.write_text(
+        f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {tiny.recipe(corpus, **MOGE)!r}\n',
+        encoding="utf-8",
+    )
     command = [f"--config={recipe}", f"--workdir={workdir}", *overrides]
     train.main(command)
     losses = [row["loss"] for row in logs.rows(Path(workdir) / logs.METRICS) if "loss" in row]
@@ -44,7 +47,11 @@ def live(corpus: str, workdir: str, *overrides: str) -> dict:
     import jax
     from jax._src import xla_bridge
 
-    ran = [name for name, backend in xla_bridge.backends().items() if backend is jax.devices()[0].client]
+    ran = [
+        name
+        for name, backend in xla_bridge.backends().items()
+        if backend is jax.devices()[0].client
+    ]
     return dict(
         platform=ran[0],
         client=jax.devices()[0].client.platform_version,

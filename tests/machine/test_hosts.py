@@ -6,11 +6,17 @@ import time
 
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.machine import hosts
 
 STATED = dict(JAX_COORDINATOR_ADDRESS="a:1", JAX_NUM_PROCESSES="2", JAX_PROCESS_ID="0")
-SLURM = dict(SLURM_JOB_ID="7", SLURM_STEP_NODELIST="n[1-2]", SLURM_NTASKS="2", SLURM_PROCID="0", SLURM_LOCALID="0")
+SLURM = dict(
+    SLURM_JOB_ID="7",
+    SLURM_STEP_NODELIST="n[1-2]",
+    SLURM_NTASKS="2",
+    SLURM_PROCID="0",
+    SLURM_LOCALID="0",
+)
 
 
 class Service:
@@ -42,12 +48,22 @@ def service(monkeypatch):
 
 
 def test_who_is_one_of_several():
-    assert hosts._described({}) is None and hosts._described(dict(STATED, JAX_NUM_PROCESSES="1")) is None
+    assert (
+        hosts._described({}) is None
+        and hosts._described(dict(STATED, JAX_NUM_PROCESSES="1")) is None
+    )
     assert hosts._described(STATED) == "JAX_COORDINATOR_ADDRESS"
-    assert hosts._described(SLURM) == "SLURM_NTASKS" and hosts._described(dict(SLURM, SLURM_NTASKS="1")) is None
-    assert hosts._described({k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"}) is None, "salloc's shell is no task"
+    assert (
+        hosts._described(SLURM) == "SLURM_NTASKS"
+        and hosts._described(dict(SLURM, SLURM_NTASKS="1")) is None
+    )
+    assert hosts._described({k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"}) is None, (
+        "salloc's shell is no task"
+    )
     assert hosts._described(dict(OMPI_COMM_WORLD_SIZE="4")) == "OMPI_COMM_WORLD_SIZE"
-    assert hosts._described(dict(TPU_WORKER_HOSTNAMES="a,b")) and not hosts._described(dict(TPU_WORKER_HOSTNAMES="a"))
+    assert hosts._described(dict(TPU_WORKER_HOSTNAMES="a,b")) and not hosts._described(
+        dict(TPU_WORKER_HOSTNAMES="a")
+    )
     for wrong in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
         with pytest.raises(UserError, match=f"so {wrong} must be"):
             hosts._described({k: v for k, v in STATED.items() if k != wrong})
@@ -88,8 +104,15 @@ def test_a_process_on_its_own_gathers_what_it_has():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_all_stop_at_the_same_call_whoever_is_asked_and_however_far_they_are(seed, service, monkeypatch):
-    rng, count, asked, agreements = random.Random(seed), 3, [threading.Event() for _ in range(3)], []
+def test_all_stop_at_the_same_call_whoever_is_asked_and_however_far_they_are(
+    seed, service, monkeypatch
+):
+    rng, count, asked, agreements = (
+        random.Random(seed),
+        3,
+        [threading.Event() for _ in range(3)],
+        [],
+    )
     monkeypatch.setattr(hosts, "_LOOK", 2e-3)
     for i in range(count):
         monkeypatch.setattr(hosts, "_place", lambda i=i: (i, count))

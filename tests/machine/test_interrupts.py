@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.machine import interrupts
 from dlm.runs import checkpoint, directory
 from tests import tiny
@@ -23,19 +23,38 @@ def test_a_signal_saves_and_exits_with_the_documented_code(corpus, tmp_path):
     config = tiny.recipe(corpus, steps=100_000, nn__layers=1, every=dict(log=10, save=0))
     (tmp_path / "recipe.py").write_text(f"def get_config(arg=None):\n    return {config!r}\n")
     workdir = tmp_path / "run"
-    command = [sys.executable, "-m", "dlm.train", f"--config={tmp_path / 'recipe.py'}", f"--workdir={workdir}"]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | dict(PYTHONPATH=str(ROOT)), stderr=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "dlm.train",
+        f"--config={tmp_path / 'recipe.py'}",
+        f"--workdir={workdir}",
+    ]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | dict(PYTHONPATH=str(ROOT)),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         for line in process.stderr:
             if "parameters," in line:
-                with pytest.raises(UserError, match=f"is in use by process {process.pid}"), directory.locked(workdir):
+                with (
+                    pytest.raises(UserError, match=f"is in use by process {process.pid}"),
+                    directory.locked(workdir),
+                ):
                     pass
                 process.send_signal(signal.SIGTERM)
                 break
         said = process.stderr.read()
     assert process.returncode == interrupts.EXIT == 75, said
-    step = int(re.search(r"stopped after update (\d+); the same command goes on from there", said)[1])
+    step = int(
+        re.search(r"stopped after update (\d+); the same command goes on from there", said)[1]
+    )
     assert step <= 1
-    assert checkpoint.steps(workdir) == [step][: step > 0] and checkpoint.intact(workdir, print) == (step or None)
+    assert checkpoint.steps(workdir) == [step][: step > 0] and checkpoint.intact(
+        workdir, print
+    ) == (step or None)
     with directory.locked(workdir):  # its holder is gone
         pass
 
@@ -49,7 +68,9 @@ def test_the_second_signal_leaves_at_once():
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    time.sleep(30)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
     assert done.returncode == 75 and "once more stops at once" in done.stderr
 
 

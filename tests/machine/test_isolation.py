@@ -17,7 +17,9 @@ def run(request, tmp_path_factory):
         return isolation.run
     source = Path(isolation.__file__).read_text(encoding="utf-8")
     path = tmp_path_factory.mktemp("jail") / "alone.py"
-    changed = source.replace("apart, reason, child = _unshare(kernel),", "apart, reason, child = 0,")
+    changed = source.replace(
+        "apart, reason, child = _unshare(kernel),", "apart, reason, child = 0,"
+    )
     assert changed != source
     path.write_text(changed, encoding="utf-8")
     made = importlib.util.module_from_spec(importlib.util.spec_from_file_location("alone", path))
@@ -42,14 +44,27 @@ def run(request, tmp_path_factory):
     ],
 )
 def test_what_a_program_does_is_told(run, code, reason, said):
-    ran = run(code, seconds=20.0 if reason != "out of time" else 0.3, memory=2**28, output=500, file=10**6, processes=8)
+    ran = run(
+        code,
+        seconds=20.0 if reason != "out of time" else 0.3,
+        memory=2**28,
+        output=500,
+        file=10**6,
+        processes=8,
+    )
     assert ran.ok == (reason == "") and ran.stdout == said
-    assert ran.reason == reason if reason is not None else ran.reason in ("exit code 1", "too much memory")
+    assert (
+        ran.reason == reason
+        if reason is not None
+        else ran.reason in ("exit code 1", "too much memory")
+    )
 
 
 def test_it_sees_no_environment_no_files_and_no_network(run, monkeypatch):
     monkeypatch.setenv("SECRET", "token")
-    told = run("import os, sys; print(sorted(set(os.environ) - {'LC_CTYPE'}), os.listdir(), sys.path[0] == os.getcwd(), os.getcwd())")
+    told = run(
+        "import os, sys; print(sorted(set(os.environ) - {'LC_CTYPE'}), os.listdir(), sys.path[0] == os.getcwd(), os.getcwd())"
+    )
     listed, _, folder = told.stdout.strip().rpartition(" ")
     assert listed == "[] ['program.py'] False" and not Path(folder).exists()
     ran = run("import socket; socket.create_connection(('192.0.2.1', 9), 0.2)")
@@ -80,6 +95,8 @@ print(os.read(read, 4).decode())
 
 
 def test_the_caller_s_streams_and_text_survive_anything(run):
-    ran = run("import sys; sys.stdout.buffer.write(b'\\xff\\n'); print('é', '\\ud800'.isascii(), file=sys.stderr)")
+    ran = run(
+        "import sys; sys.stdout.buffer.write(b'\\xff\\n'); print('é', '\\ud800'.isascii(), file=sys.stderr)"
+    )
     assert (ran.ok, ran.stdout, ran.stderr) == (True, "\ufffd\n", "é False\n")
     assert run("def").reason == "exit code 1" and run("x = '\ud800'").ok

@@ -7,25 +7,33 @@ import numpy as np
 import pytest
 
 from dlm.app.experiment import Experiment, Subject
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.evals.bound import HeldOut
 from dlm.runs import checkpoint
 from tests import tiny
 
 pytestmark = pytest.mark.slow
-EXPERTS = dict(number=8, active=4, width=8, shared=1, router=dict(name="moge", groups=4, bias=0.01, z=0.01, balance=dict(weight=0.1)))
+EXPERTS = dict(
+    number=8,
+    active=4,
+    width=8,
+    shared=1,
+    router=dict(name="moge", groups=4, bias=0.01, z=0.01, balance=dict(weight=0.1)),
+)
 OBJECTIVES = dict(
     masked=dict(objective="masked", sampler=dict(steps=2), optim__microbatches=2),
     ar=dict(objective="ar", sampler=dict(steps=1, block=1)),
-    block=dict(objective=dict(name="block", size=8), sampler=dict(steps=2), nn__norm=dict(kind="sandwich")),
+    block=dict(
+        objective=dict(name="block", size=8), sampler=dict(steps=2), nn__norm=dict(kind="sandwich")
+    ),
 )
 MADE = {}
 
 
 def experiment(corpus, name, **changes):
     shared = dict(nn__experts=copy.deepcopy(EXPERTS), optim__lr=1e-3, optim__ema=0.5)
-    run = spec.run(tiny.recipe(corpus, **shared | OBJECTIVES[name] | changes))
+    run = build_run(tiny.recipe(corpus, **shared | OBJECTIVES[name] | changes))
     return Experiment(run, run.text.fit(()))
 
 
@@ -40,12 +48,24 @@ def lived(corpus, name, mesh):
         subject = Subject(made, state.averaged, made.run.data.source)
         (_, bits, _), _ = HeldOut(samples=2, windows=8).run(subject, 2)
         replies = subject.generate([("ab", 6), (5,), ("abc", 5), (8,)], temperature=0.0)
-        MADE[key] = made, jax.device_get((state, sums)), bits, [r.ids.tolist() for r in replies], state
+        MADE[key] = (
+            made,
+            jax.device_get((state, sums)),
+            bits,
+            [r.ids.tolist() for r in replies],
+            state,
+        )
     return MADE[key]
 
 
 @pytest.mark.parametrize(
-    "name, mesh", [("masked", dict(data=1, expert=4)), ("ar", dict(data=2, expert=2)), ("block", dict(data=1, tensor=2, fsdp=2))], ids=str
+    "name, mesh",
+    [
+        ("masked", dict(data=1, expert=4)),
+        ("ar", dict(data=2, expert=2)),
+        ("block", dict(data=1, tensor=2, fsdp=2)),
+    ],
+    ids=str,
 )
 def test_a_mesh_changes_nothing(name, mesh, corpus):
     _, (state, sums), bits, ids, _ = lived(corpus, name, dict(data=1))
@@ -59,8 +79,12 @@ def test_a_mesh_changes_nothing(name, mesh, corpus):
 def test_experts_lie_by_groups_with_their_moments_and_averages(corpus):
     made, *_, state = lived(corpus, "masked", dict(data=1, expert=4))
     for tree in (state.params, state.ema, state.moments):
-        found = [x for path, x in jax.tree_util.tree_leaves_with_path(tree) if "up_EDF" in str(path)]
-        assert found and all({s.data.shape[1] for s in up_NEDF.addressable_shards} == {2} for up_NEDF in found)
+        found = [
+            x for path, x in jax.tree_util.tree_leaves_with_path(tree) if "up_EDF" in str(path)
+        ]
+        assert found and all(
+            {s.data.shape[1] for s in up_NEDF.addressable_shards} == {2} for up_NEDF in found
+        )
     memory = jax.eval_shape(lambda: made.memory(4, 8))
     lies = jax.jit(lambda: made.memory(4, 8))().k_NBMJK.sharding.shard_shape(memory.k_NBMJK.shape)
     assert lies == (2, 1, 8, 1, 8)
@@ -84,7 +108,10 @@ def test_the_bias_is_moved_by_the_load_alone(corpus):
     """Each entry by ± its rate in every update, wherever the optimizer goes."""
     _, (state, _), *_ = lived(corpus, "masked", dict(data=1))
     bias = np.asarray(state.params["layers"]["experts"]["bias_GX"])
-    assert set(np.round(np.abs(bias), 6).ravel()) <= {0.0, np.float32(0.01), np.float32(0.02)} and bias.any()
+    assert (
+        set(np.round(np.abs(bias), 6).ravel()) <= {0.0, np.float32(0.01), np.float32(0.02)}
+        and bias.any()
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,13 +119,35 @@ def test_the_bias_is_moved_by_the_load_alone(corpus):
     [
         (dict(mesh=dict(expert=3)), "mesh.expert=3 must divide nn.experts.router.groups=4"),
         (dict(mesh=dict(tensor=3)), "mesh.tensor=3 must divide nn.experts.width=8"),
-        (dict(nn__experts__router=dict(name="topk"), mesh=dict(expert=3)), "mesh.expert=3 must divide nn.experts.number=8"),
-        (dict(nn__experts__router=dict(name="choice"), objective="ar", sampler=dict(steps=1, block=1)), "look ahead"),
-        (dict(nn__experts__router=dict(name="moge", groups=3)), "router.groups=3 must divide experts.number=8"),
+        (
+            dict(nn__experts__router=dict(name="topk"), mesh=dict(expert=3)),
+            "mesh.expert=3 must divide nn.experts.number=8",
+        ),
+        (
+            dict(
+                nn__experts__router=dict(name="choice"),
+                objective="ar",
+                sampler=dict(steps=1, block=1),
+            ),
+            "look ahead",
+        ),
+        (
+            dict(nn__experts__router=dict(name="moge", groups=3)),
+            "router.groups=3 must divide experts.number=8",
+        ),
         (dict(nn__experts__active=2), "router.groups=4 must divide experts.active=2"),
-        (dict(nn__experts__router=dict(name="limited", groups=4, kept=1)), "router.kept=1 groups of 2 hold fewer than experts.active=4"),
-        (dict(nn__experts__every=3), "layers=2 must be experts.dense=0 and a multiple of experts.every=3 more"),
-        (dict(nn__experts__router=dict(name="choice", bias=0.1)), "unknown field config.nn.experts.router.bias"),
+        (
+            dict(nn__experts__router=dict(name="limited", groups=4, kept=1)),
+            "router.kept=1 groups of 2 hold fewer than experts.active=4",
+        ),
+        (
+            dict(nn__experts__every=3),
+            "layers=2 must be experts.dense=0 and a multiple of experts.every=3 more",
+        ),
+        (
+            dict(nn__experts__router=dict(name="choice", bias=0.1)),
+            "unknown field config.nn.experts.router.bias",
+        ),
     ],
     ids=str,
 )

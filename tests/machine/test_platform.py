@@ -12,8 +12,9 @@ import jax
 import pytest
 from jax._src import xla_bridge
 
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import to_json
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.machine import mesh, platform
 from dlm.runs import directory
 from tests import tiny
@@ -61,9 +62,13 @@ def test_a_library_that_is_none(library, tmp_path, initial_costs):
         path = tmp_path / f"{name}.so"
         if content is not None:
             path.write_bytes(content)
-        assert said in mistake("npu", str(path)) and f"config.mesh.plugin: {path}" in mistake("npu", str(path))
+        assert said in mistake("npu", str(path)) and f"config.mesh.plugin: {path}" in mistake(
+            "npu", str(path)
+        )
         initial_costs.setenv(platform.VARIABLE, f"npu:{path}")
-        assert said in mistake() and f"{platform.VARIABLE}: {path}" in mistake(), "JAX alone would not always say so"
+        assert said in mistake() and f"{platform.VARIABLE}: {path}" in mistake(), (
+            "JAX alone would not always say so"
+        )
         initial_costs.delenv(platform.VARIABLE)
     assert "is a directory" in mistake("npu", str(tmp_path))
     for cause, said in {
@@ -84,8 +89,12 @@ def _raises(error):
 def test_the_variable_is_read_as_jax_would(tmp_path, initial_costs):
     for wrong in ("npu", "npu:", ":x.so", "npu:a:b", "a:x,b"):
         initial_costs.setenv(platform.VARIABLE, wrong)
-        assert "is not NAME:PATH" in mistake() and platform.VARIABLE in mistake("cpu"), "JAX leaves it out and goes on"
-    assert platform._named("a:x.so,b:y.so") == dict(a="x.so", b="y.so") and platform._named("") == {}
+        assert "is not NAME:PATH" in mistake() and platform.VARIABLE in mistake("cpu"), (
+            "JAX leaves it out and goes on"
+        )
+    assert (
+        platform._named("a:x.so,b:y.so") == dict(a="x.so", b="y.so") and platform._named("") == {}
+    )
     for content in ("{}", "[]", "no json"):
         (tmp_path / "p.json").write_text(content)
         initial_costs.setenv(platform.VARIABLE, f"npu:{tmp_path / 'p.json'}")
@@ -98,7 +107,11 @@ def test_the_variable_is_read_as_jax_would(tmp_path, initial_costs):
 
 def test_nothing_brings_the_platform(initial_costs):
     said = mistake("npu")
-    assert "config.mesh.platform=npu: no plugin brings it" in said and "--config.mesh.plugin=" in said and platform.VARIABLE in said
+    assert (
+        "config.mesh.platform=npu: no plugin brings it" in said
+        and "--config.mesh.plugin=" in said
+        and platform.VARIABLE in said
+    )
     assert "did you mean 'tpu'" in mistake("tpv")
     jax.config.update("jax_platforms", "npu,cpu")
     assert mistake().startswith("JAX_PLATFORMS=npu: no plugin brings it")
@@ -107,7 +120,10 @@ def test_nothing_brings_the_platform(initial_costs):
     assert jax.config.jax_platforms == "cpu"
 
 
-@pytest.mark.parametrize("content", ["raise ImportError('libx is gone')", "def initialize():\n    raise RuntimeError('no driver')"])
+@pytest.mark.parametrize(
+    "content",
+    ["raise ImportError('libx is gone')", "def initialize():\n    raise RuntimeError('no driver')"],
+)
 def test_a_package_that_cannot_start_is_not_passed_over(content, initial_costs, tmp_path, caplog):
     """JAX logs it and computes on the CPU."""
     (tmp_path / "jax_plugins" / "broken").mkdir(parents=True)
@@ -117,14 +133,20 @@ def test_a_package_that_cannot_start_is_not_passed_over(content, initial_costs, 
     initial_costs.setitem(sys.modules, "jax_plugins", space)
     initial_costs.setattr(xla_bridge, "jax_plugins", space)
     said = mistake("npu")
-    assert "jax_plugins is broken" in said and content.partition("('")[2][:9] in said and "repair or uninstall" in said
+    assert (
+        "jax_plugins is broken" in said
+        and content.partition("('")[2][:9] in said
+        and "repair or uninstall" in said
+    )
     initial_costs.setattr(xla_bridge, "_plugins_registered", False)
     jax.config.update("jax_platforms", None)
     assert "or choose without it, by --config.mesh.platform=cpu" in mistake()
     initial_costs.setattr(xla_bridge, "_plugins_registered", False)
     assert not caplog.records
     assert platform.devices("cpu") == jax.devices() and jax.config.jax_platforms == "cpu"
-    assert "Jax plugin configuration error" in caplog.text, "nobody asked for it, but it is still told"
+    assert "Jax plugin configuration error" in caplog.text, (
+        "nobody asked for it, but it is still told"
+    )
     initial_costs.delitem(sys.modules, "jax_plugins.broken", raising=False)
 
 
@@ -132,7 +154,11 @@ def test_what_jax_complains_of_is_told_with_a_remedy(initial_costs, library):
     initial_costs.setattr(platform, "_sound", lambda path, given: None)
     jax.config.update("jax_platforms", None)
     brought = []
-    initial_costs.setattr(xla_bridge, "register_plugin", lambda name, library_path: brought.append((name, library_path)))
+    initial_costs.setattr(
+        xla_bridge,
+        "register_plugin",
+        lambda name, library_path: brought.append((name, library_path)),
+    )
     assert "cpu is there already" in mistake("cpu", "x.so") and not brought
     assert "no plugin brings it" in mistake("npu", "x.so") and brought == [("npu", "x.so")]
     for cause, said in {  # as jax 0.10.2 puts it
@@ -142,36 +168,61 @@ def test_what_jax_complains_of_is_told_with_a_remedy(initial_costs, library):
         "INTERNAL: the driver sleeps": "look at its driver",
     }.items():
         hint = " (set JAX_PLATFORMS='' to automatically choose an available backend)"
-        initial_costs.setattr(jax, "devices", _raises(RuntimeError(f"Unable to initialize backend 'npu': {cause}{hint}\nmore")))
+        initial_costs.setattr(
+            jax,
+            "devices",
+            _raises(RuntimeError(f"Unable to initialize backend 'npu': {cause}{hint}\nmore")),
+        )
         told = mistake("tpu")
-        assert told.startswith("config.mesh.platform=tpu does not start") and cause in told and said in told and hint not in told
+        assert (
+            told.startswith("config.mesh.platform=tpu does not start")
+            and cause in told
+            and said in told
+            and hint not in told
+        )
         assert mistake().startswith("the platform that JAX chooses does not start")
 
 
 def test_it_is_what_was_asked_for_that_runs(initial_costs):
     """JAX leaves out a platform without visible devices even where it is the first named."""
     jax.config.update("jax_platforms", None)
-    assert "config.mesh.platform=tpu is not what runs, cpu is; its devices must be visible" in mistake("tpu")
+    assert (
+        "config.mesh.platform=tpu is not what runs, cpu is; its devices must be visible"
+        in mistake("tpu")
+    )
     initial_costs.setattr(xla_bridge, "_alias_to_platforms", dict(gpu=["cuda", "cpu"]))
     assert platform.devices("gpu") == jax.devices() and jax.config.jax_platforms == "cpu"
 
 
 def test_a_process_keeps_its_platform():
-    assert platform.devices() == platform.devices("cpu") == mesh.devices(mesh.Mesh(platform="cpu")) == jax.devices()
+    assert (
+        platform.devices()
+        == platform.devices("cpu")
+        == mesh.devices(mesh.Mesh(platform="cpu"))
+        == jax.devices()
+    )
     assert "is not what runs, cpu is; a process keeps the backend" in mistake("npu")
-    assert "does not fit 4 cpu device(s)" in str(pytest.raises(UserError, mesh.make, mesh.Mesh(data=5, platform="cpu")).value)
+    assert "does not fit 4 cpu device(s)" in str(
+        pytest.raises(UserError, mesh.make, mesh.Mesh(data=5, platform="cpu")).value
+    )
 
 
 def test_a_mesh_names_its_platform(corpus, tmp_path):
-    for wrong, said in (dict(plugin="x.so"), "say under which name"), (dict(platform="npu,cpu"), "must be one name"):
+    for wrong, said in (
+        (dict(plugin="x.so"), "say under which name"),
+        (dict(platform="npu,cpu"), "must be one name"),
+    ):
         with pytest.raises(ValueError, match=said):
             mesh.Mesh(**wrong)
-    run = spec.run(tiny.recipe(corpus, mesh=dict(data=1, platform="npu", plugin="x.so")))
+    run = build_run(tiny.recipe(corpus, mesh=dict(data=1, platform="npu", plugin="x.so")))
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / directory.CONFIG).write_text(spec.to_json(run))
+    (tmp_path / directory.CONFIG).write_text(to_json(run))
     from dlm.app import experiment
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=f"change mesh.platform in {tmp_path}/config.json"):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(UserError, match=f"change mesh.platform in {tmp_path}/config.json"),
+    ):
         patch.setattr(experiment.checkpoint, "intact", lambda *_: 1)
         experiment.reopen(tmp_path)
     shape = mesh.abstract_mesh(mesh.Mesh(fsdp=8, expert=64)).shape
@@ -189,7 +240,10 @@ def test_a_mesh_splits_the_axes_of_a_torus():
 
     placed = mesh.placed((1, 8, 8, 2), [Chip(n) for n in range(128)])
     assert placed.shape == (1, 8, 8, 2) and len({chip.coords for chip in placed.flat}) == 128
-    assert {sum(abs(a - b) for a, b in zip(*(c.coords for c in pair), strict=True)) for pair in placed.reshape(-1, 2)} == {1}
+    assert {
+        sum(abs(a - b) for a, b in zip(*(c.coords for c in pair), strict=True))
+        for pair in placed.reshape(-1, 2)
+    } == {1}
 
 
 @pytest.mark.slow
@@ -198,7 +252,12 @@ def test_a_life_through_a_plugin_is_that_on_the_cpu(corpus, tmp_path):
     import xla_plugins.xla_cpu_pjrt as real
 
     plugin = Path(real.__file__).parent / "xla_cpu_pjrt.so"
-    words = [corpus, tmp_path / "npu", "--config.mesh.platform=npu", f"--config.mesh.plugin={plugin}"]
+    words = [
+        corpus,
+        tmp_path / "npu",
+        "--config.mesh.platform=npu",
+        f"--config.mesh.plugin={plugin}",
+    ]
     free = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", platform.VARIABLE)}
     done = subprocess.run(
         [sys.executable, "-m", "tests.machine.life", *map(str, words)],
@@ -209,9 +268,17 @@ def test_a_life_through_a_plugin_is_that_on_the_cpu(corpus, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     through = json.loads(done.stdout)
-    assert through["platform"] == "npu" and through["client"].startswith("PJRT C API") and through["devices"] == 4
+    assert (
+        through["platform"] == "npu"
+        and through["client"].startswith("PJRT C API")
+        and through["devices"] == 4
+    )
     here = life.live(str(corpus), str(tmp_path / "cpu"), "--config.mesh.platform=cpu")
-    assert here["platform"] == "cpu" and len(here["losses"]) == 4 and here["losses"][:2] == here["losses"][2:]
+    assert (
+        here["platform"] == "cpu"
+        and len(here["losses"]) == 4
+        and here["losses"][:2] == here["losses"][2:]
+    )
     for part in ("losses", "scores"):
         assert through[part] == pytest.approx(here[part], rel=0, abs=1e-5)
     assert through["text"] == here["text"]

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.core import config as spec
+from dlm.core.config import build_member
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.evals.routing import Routing
 from dlm.machine import mesh
 from dlm.nn import experts
@@ -27,15 +29,21 @@ _MADE: dict = {}
 def network(**changes):
     """The masked loss of a batch."""
     config = tiny.model_config(**changes)
-    objective = spec.build("masked", "objectives", tiny.VOCAB)
+    objective = build_member("masked", "objectives", tiny.VOCAB)
     params, batch = tiny.shapes(config), tiny.batch(tiny.tokens(2, 6))
-    return tiny.program(lambda p, key: objective.loss(tiny.denoiser(config, p), batch, key).nats_sum, params, jax.random.key(0))
+    return tiny.program(
+        lambda p, key: objective.loss(tiny.denoiser(config, p), batch, key).nats_sum,
+        params,
+        jax.random.key(0),
+    )
 
 
 def judged_by(**changes):
     """What the network says beside its prediction."""
     denoise = tiny.denoiser(tiny.model_config(**changes))
-    return jax.eval_shape(lambda: denoise(tiny.canvas(tiny.tokens(2, 6)), mask=Mask("causal", shift=1)).heads)
+    return jax.eval_shape(
+        lambda: denoise(tiny.canvas(tiny.tokens(2, 6)), mask=Mask("causal", shift=1)).heads
+    )
 
 
 def attention(**changes):
@@ -92,7 +100,9 @@ def several(**changes):
     """The shapes of a network's parameters, and the layer's answers."""
     given = dataclasses.replace(SOME, **changes)
     shapes = tiny.shapes(tiny.model_config(layers=3, experts=given))
-    return jax.tree.map(lambda p: np.array(p.shape), shapes), routed(MoGE(groups=2), active=given.active)
+    return jax.tree.map(lambda p: np.array(p.shape), shapes), routed(
+        MoGE(groups=2), active=given.active
+    )
 
 
 def computed(**changes):
@@ -107,7 +117,13 @@ def routing(corpus, **changes):
     from dlm.app.experiment import Experiment, Subject
 
     if not _MADE:
-        run = spec.run(tiny.recipe(corpus, nn__layers=1, nn__experts=dict(number=4, active=2, width=6, router=dict(name="moge", groups=2))))
+        run = build_run(
+            tiny.recipe(
+                corpus,
+                nn__layers=1,
+                nn__experts=dict(number=4, active=2, width=6, router=dict(name="moge", groups=2)),
+            )
+        )
         made = Experiment(run, run.text.fit(()))
         _MADE["subject"] = Subject(made, made.new_state().params, run.data.source)
     return [(name, value) for name, value, _ in Routing(**changes).run(_MADE["subject"], 0)]
@@ -117,22 +133,38 @@ def began(corpus, **changes):
     """What a run begins with."""
     from dlm.app.experiment import Experiment
 
-    run = spec.run(tiny.recipe(corpus, nn__layers=1, **changes))
+    run = build_run(tiny.recipe(corpus, nn__layers=1, **changes))
     try:
         return jax.tree.map(np.asarray, Experiment(run, run.text.fit(())).new_state().params)
-    except spec.UserError as error:
+    except UserError as error:
         return str(error)
 
 
 _OTHER = dict(score="sigmoid", weights="renormalised", scale="none", z=0.1, bias=0.1)
 ROWS = {
-    **{f"Experts.{k}": (several, v, {}) for k, v in dict(number=8, active=4, width=12, shared=1, dense=1, every=3).items()},
+    **{
+        f"Experts.{k}": (several, v, {})
+        for k, v in dict(number=8, active=4, width=12, shared=1, dense=1, every=3).items()
+    },
     "Experts.router": (several, TopK(bias=0.1), {}),
     **{f"Experts.{k}": (computed, v, {}) for k, v in dict(backend="loop", block=2).items()},
-    **{f"{c}.{k}": (router_of(c.lower()), v, {}) for c in ("MoGE", "TopK", "Limited") for k, v in _OTHER.items()},
-    **{f"Choice.{k}": (router_of("choice"), v, {}) for k, v in dict(score="sigmoid", scale="none", z=0.1, slope=0.9).items()},
-    **{f"{c}.balance": (router_of(c.lower()), Balance(weight=0.5), {}) for c in ("MoGE", "TopK", "Limited")},
-    **{f"Balance.{k}": (balanced, v, {}) for k, v in dict(weight=0.1, pool="device", within="group").items()},
+    **{
+        f"{c}.{k}": (router_of(c.lower()), v, {})
+        for c in ("MoGE", "TopK", "Limited")
+        for k, v in _OTHER.items()
+    },
+    **{
+        f"Choice.{k}": (router_of("choice"), v, {})
+        for k, v in dict(score="sigmoid", scale="none", z=0.1, slope=0.9).items()
+    },
+    **{
+        f"{c}.balance": (router_of(c.lower()), Balance(weight=0.5), {})
+        for c in ("MoGE", "TopK", "Limited")
+    },
+    **{
+        f"Balance.{k}": (balanced, v, {})
+        for k, v in dict(weight=0.1, pool="device", within="group").items()
+    },
     "MoGE.groups": (router_of("moge"), 1, {}),
     "TopK.capacity": (router_of("topk"), 0.5, {}),
     "Limited.capacity": (router_of("limited"), 0.5, {}),
@@ -142,18 +174,38 @@ ROWS = {
 }
 NETWORK = {
     "Run.start": (began, "nowhere", {}),
-    **{f"Attention.{k}": (attention, v, {}) for k, v in dict(heads=2, kv_heads=4, head_size=8, qk_norm="none", bias="qkv").items()},
+    **{
+        f"Attention.{k}": (attention, v, {})
+        for k, v in dict(heads=2, kv_heads=4, head_size=8, qk_norm="none", bias="qkv").items()
+    },
     "Attention.rope": (attention, Rope(100.0), {}),
-    **{f"Rope.{k}": (turning, v, {}) for k, v in dict(base=50.0, kind="linear", factor=3.0, low=0.1, high=9.0, original=64).items()},
+    **{
+        f"Rope.{k}": (turning, v, {})
+        for k, v in dict(
+            base=50.0, kind="linear", factor=3.0, low=0.1, high=9.0, original=64
+        ).items()
+    },
     "Attention.latent": (attention, Latent(kv_rank=4, nope=4, rope=2, value=4), {}),
-    **{f"Latent.{k}": (latent, v, {}) for k, v in dict(kv_rank=5, q_rank=0, nope=5, rope=4, value=4).items()},
+    **{
+        f"Latent.{k}": (latent, v, {})
+        for k, v in dict(kv_rank=5, q_rank=0, nope=5, rope=4, value=4).items()
+    },
     **{f"FFN.{k}": (ffn, v, {}) for k, v in dict(kind="relu2", width=16).items()},
     "Compute.dtype": (network, "bfloat16", {}),
-    **{f"ModelConfig.{k}": (network, v, {}) for k, v in dict(layers=3, width=16, embeddings="tied", time="adaln").items()},
-    **{f"ModelConfig.{k}": (judged_by, v, {}) for k, v in dict(heads=("quality",), ahead=1).items()},
+    **{
+        f"ModelConfig.{k}": (network, v, {})
+        for k, v in dict(layers=3, width=16, embeddings="tied", time="adaln").items()
+    },
+    **{
+        f"ModelConfig.{k}": (judged_by, v, {}) for k, v in dict(heads=("quality",), ahead=1).items()
+    },
     "ModelConfig.attention": (network, dataclasses.replace(tiny.ATTENTION, head_size=8), {}),
     "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
-    "ModelConfig.compute": (network, dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"), {}),
+    "ModelConfig.compute": (
+        network,
+        dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"),
+        {},
+    ),
     "ModelConfig.norm": (network, Norm("sandwich"), {}),
     **{f"Norm.{k}": (normed, v, {}) for k, v in dict(kind="sandwich", epsilon=1e-5).items()},
     "ModelConfig.experts": (network, SOME, {}),

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
+from dlm.core.config import build_member
+from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
 from dlm.objectives.adapted import Adapted
 from dlm.samplers import generate
@@ -19,7 +20,9 @@ X_BL = tiny.tokens(2, 8)
 
 
 def logits(mask, **fields):
-    return np.asarray(tiny.denoiser(CONFIG)(tiny.canvas(X_BL, **fields), mask=mask).prediction.logits_BLV)
+    return np.asarray(
+        tiny.denoiser(CONFIG)(tiny.canvas(X_BL, **fields), mask=mask).prediction.logits_BLV
+    )
 
 
 def test_a_prediction_is_what_the_network_says_one_position_before():
@@ -40,7 +43,9 @@ def test_reach_opens_the_attention_from_causal_to_full():
 
     def noticed(reach):
         says = (
-            tiny.denoiser(config)(tiny.canvas(z, reach_B1=[[reach]] * 2), mask=Mask("full")).prediction.logits_BLV
+            tiny.denoiser(config)(
+                tiny.canvas(z, reach_B1=[[reach]] * 2), mask=Mask("full")
+            ).prediction.logits_BLV
             for z in (X_BL, changed_BL)
         )
         a, b = (np.where(np.isfinite(x), x, 0) for x in says)
@@ -49,22 +54,35 @@ def test_reach_opens_the_attention_from_causal_to_full():
     assert [noticed(reach) for reach in (0, 2, 8)] == [[5, 6, 7], [3, 4, 5, 6, 7], list(range(8))]
 
 
-@pytest.mark.parametrize(("anneal", "progress", "want"), [(0.5, 0.0, 0), (0.5, 0.2, 3), (0.5, 0.5, 8), (0.5, 1.0, 16), (0.0, 0.0, None)])
+@pytest.mark.parametrize(
+    ("anneal", "progress", "want"),
+    [(0.5, 0.0, 0), (0.5, 0.2, 3), (0.5, 0.5, 8), (0.5, 1.0, 16), (0.0, 0.0, None)],
+)
 def test_the_reach_grows_with_the_updates(anneal, progress, want):
     batch = tiny.batch(X_BL)
     told = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((2, 1), progress)))
-    objective = Adapted(anneal=anneal, vocab=tiny.VOCAB, process=spec.build("mask", "noise", tiny.VOCAB))
+    objective = Adapted(
+        anneal=anneal, vocab=tiny.VOCAB, process=build_member("mask", "noise", tiny.VOCAB)
+    )
     reach_B1 = objective.reaching(told).fields.get("reach_B1")
     assert (reach_B1 is None) if want is None else (reach_B1 == want).all()
-    assert "reach_B1" not in objective.reaching(batch).fields, "where no updates are counted everything is seen"
+    assert "reach_B1" not in objective.reaching(batch).fields, (
+        "where no updates are counted everything is seen"
+    )
     key = jax.random.key(0)
     denoise = tiny.denoiser(CONFIG)
     losses = [float(objective.loss(denoise, b, key).nats_sum) for b in (batch, told)]
     assert (losses[0] == losses[1]) == (want is None or want >= 8)
-    assert float(objective.bound(denoise, told, key, 2).nats_BL.sum()) == float(objective.bound(denoise, batch, key, 2).nats_BL.sum())
+    assert float(objective.bound(denoise, told, key, 2).nats_BL.sum()) == float(
+        objective.bound(denoise, batch, key, 2).nats_BL.sum()
+    )
 
 
 def test_what_reads_a_part_of_the_canvas_is_refused():
-    process = spec.build("mask", "noise", tiny.VOCAB)
-    with pytest.raises(spec.UserError, match="from the one before it"):
-        generate.resolve(Sampler(spec.build("ancestral", "samplers"), block=4, cache=Cache("dual")), process, Mask("full", shift=1))
+    process = build_member("mask", "noise", tiny.VOCAB)
+    with pytest.raises(UserError, match="from the one before it"):
+        generate.resolve(
+            Sampler(build_member("ancestral", "samplers"), block=4, cache=Cache("dual")),
+            process,
+            Mask("full", shift=1),
+        )

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
-from dlm.core.config import UserError
 from dlm.core.contracts import UnbiasedLoss
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.nn import cache, masks, norms, rope, routing, transformer
 from dlm.nn.config import Experts, Norm
 from dlm.nn.routers.topk import TopK
@@ -29,9 +29,16 @@ def forward(config):
     """The output's hidden states, and the logits of the main prediction and of every head."""
 
     def run(params, z_BL, segments_BL):
-        output = tiny.denoiser(config, params)(tiny.canvas(z_BL, segments_BL=segments_BL), mask=MASK)
-        logits = {name: head.logits_BLV[..., : tiny.VOCAB.eos + 1] for name, head in (output.heads or {}).items()}
-        return logits | dict(main=output.prediction.logits_BLV[..., : tiny.VOCAB.eos + 1], hidden=output.hidden_BLD)
+        output = tiny.denoiser(config, params)(
+            tiny.canvas(z_BL, segments_BL=segments_BL), mask=MASK
+        )
+        logits = {
+            name: head.logits_BLV[..., : tiny.VOCAB.eos + 1]
+            for name, head in (output.heads or {}).items()
+        }
+        return logits | dict(
+            main=output.prediction.logits_BLV[..., : tiny.VOCAB.eos + 1], hidden=output.hidden_BLD
+        )
 
     return jax.jit(run)
 
@@ -52,26 +59,51 @@ def test_every_layer_sees_the_tokens_before_its_own_in_their_segment():
 
 def test_layer_k_hears_the_last_k_tokens_through_their_embeddings_alone():
     """With the half of M that takes embeddings at zero, layer k says the same of token i whatever tokens i−1, …, i−k are."""
-    deaf = {**PARAMS, "ahead": {**PARAMS["ahead"], "read_DD": jnp.zeros_like(PARAMS["ahead"]["read_DD"])}}
+    deaf = {
+        **PARAMS,
+        "ahead": {**PARAMS["ahead"], "read_DD": jnp.zeros_like(PARAMS["ahead"]["read_DD"])},
+    }
     plain, i = forward(CONFIG)(deaf, X_BL, np.ones((1, L))), 4
     for back in (1, 2, 3):
         other = forward(CONFIG)(deaf, np.where(np.arange(L) == i - back, 9, X_BL), np.ones((1, L)))
-        moved = [bool(np.abs(other[name] - plain[name])[0, i].max() > 1e-4) for name in ("main", "ahead", "ahead2")]
+        moved = [
+            bool(np.abs(other[name] - plain[name])[0, i].max() > 1e-4)
+            for name in ("main", "ahead", "ahead2")
+        ]
         assert moved == [True, back > 1, back > 2]
 
 
 def test_it_is_the_equation():
     """h' = M [rms h_{i−1} ; rms embed x_{i−1}], then a block, the shared norm and the shared head."""
     config = tiny.model_config(layers=1, ahead=1)
-    params, side = tiny.random_params(config), masks.Side(jnp.arange(L)[None], None, jnp.asarray(SEGMENTS))
+    params, side = (
+        tiny.random_params(config),
+        masks.Side(jnp.arange(L)[None], None, jnp.asarray(SEGMENTS)),
+    )
     angles = rope.angles(jnp.arange(L)[None], config.attention.rotary, config.attention.rope)
-    shared = (*angles, masks.dense(MASK, side, side), None, None, (jnp.ones((1, L), bool), jnp.zeros(1), 1.0))
-    block = jax.jit(lambda p, h_BLD: transformer.Block(config).apply({"params": p}, h_BLD, None, shared)[0])
+    shared = (
+        *angles,
+        masks.dense(MASK, side, side),
+        None,
+        None,
+        (jnp.ones((1, L), bool), jnp.zeros(1), 1.0),
+    )
+    block = jax.jit(
+        lambda p, h_BLD: transformer.Block(config).apply({"params": p}, h_BLD, None, shared)[0]
+    )
     first, further = (jax.tree.map(lambda x: x[0], params[name]) for name in ("layers", "ahead"))
     read_BLD = params["embed_VD"][jnp.asarray([[tiny.VOCAB.bos, 0, 1, 2, tiny.VOCAB.bos, 4]])]
     h_BLD = block(first, read_BLD)
-    before_BLD = jnp.stack([0 * h_BLD[:, 0], h_BLD[:, 0], h_BLD[:, 1], h_BLD[:, 2], 0 * h_BLD[:, 0], h_BLD[:, 4]], 1)
-    both = jnp.concatenate([norms.rms(before_BLD, further["before_norm_D"]), norms.rms(read_BLD, further["read_norm_D"])], -1)
+    before_BLD = jnp.stack(
+        [0 * h_BLD[:, 0], h_BLD[:, 0], h_BLD[:, 1], h_BLD[:, 2], 0 * h_BLD[:, 0], h_BLD[:, 4]], 1
+    )
+    both = jnp.concatenate(
+        [
+            norms.rms(before_BLD, further["before_norm_D"]),
+            norms.rms(read_BLD, further["read_norm_D"]),
+        ],
+        -1,
+    )
     joined_BLD = both @ jnp.concatenate([further["before_DD"], further["read_DD"]])
     want = norms.rms(block(further["block"], joined_BLD), params["norm_D"]) @ params["unembed_VD"].T
     tiny.close(forward(config)(params, X_BL, SEGMENTS)["ahead"], want[..., : tiny.VOCAB.eos + 1])
@@ -82,7 +114,10 @@ def test_it_is_the_equation():
 
 def losses(**given):
     """(objective, its loss and the gradient) on a packed batch with padding."""
-    objective, batch = AR(vocab=tiny.VOCAB, **given), tiny.batch(tiny.tokens(2, L), segments_BL=PACKED)
+    objective, batch = (
+        AR(vocab=tiny.VOCAB, **given),
+        tiny.batch(tiny.tokens(2, L), segments_BL=PACKED),
+    )
 
     def loss_of(params):
         loss = objective.loss(tiny.denoiser(CONFIG, params), batch, jax.random.key(0))
@@ -102,28 +137,49 @@ def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
     _, plain, plain_grads = losses()
     x_BL = tiny.tokens(2, L)
     heads = forward(CONFIG)(PARAMS, x_BL, PACKED)
-    counted = dict(ahead=[(0, 2), (0, 3), *((1, i) for i in range(2, 6))], ahead2=[(0, 3), *((1, i) for i in range(3, 6))])
+    counted = dict(
+        ahead=[(0, 2), (0, 3), *((1, i) for i in range(2, 6))],
+        ahead2=[(0, 3), *((1, i) for i in range(3, 6))],
+    )
     log_p = {name: np.asarray(jax.nn.log_softmax(heads[name], -1)) for name in counted}
-    want = -sum(log_p[name][b, i, x_BL[b, i]] for name, places in counted.items() for b, i in places) / 2
+    want = (
+        -sum(log_p[name][b, i, x_BL[b, i]] for name, places in counted.items() for b, i in places)
+        / 2
+    )
     assert float(loss.metrics["ahead_sum"]) == pytest.approx(want, rel=1e-5)
     assert float(loss.nats_sum - plain.nats_sum) == pytest.approx(0.4 * want, rel=1e-4)
-    assert float(loss.metrics["nats_sum"]) == pytest.approx(float(plain.nats_sum), rel=1e-6), "what is told in bits per byte"
+    assert float(loss.metrics["nats_sum"]) == pytest.approx(float(plain.nats_sum), rel=1e-6), (
+        "what is told in bits per byte"
+    )
     assert (
         isinstance(plain, UnbiasedLoss)
         and not isinstance(loss, UnbiasedLoss)
         and (objective.loss_claims, objective.claims) == ("heuristic", "exact")
     )
     batch = tiny.batch(x_BL, segments_BL=PACKED)
-    bound = jax.jit(lambda p: objective.bound(tiny.denoiser(CONFIG, p), batch, jax.random.key(0), 2).nats_BL.sum())(PARAMS)
+    bound = jax.jit(
+        lambda p: objective.bound(
+            tiny.denoiser(CONFIG, p), batch, jax.random.key(0), 2
+        ).nats_BL.sum()
+    )(PARAMS)
     assert float(bound) == pytest.approx(float(plain.nats_sum), rel=1e-6)
-    assert all(np.abs(g).max() > 1e-6 for g in jax.tree.leaves(grads["ahead"])), "all of its parameters are trained"
+    assert all(np.abs(g).max() > 1e-6 for g in jax.tree.leaves(grads["ahead"])), (
+        "all of its parameters are trained"
+    )
     assert all(not np.any(g) for g in jax.tree.leaves(plain_grads["ahead"]))
-    assert np.abs(grads["layers"]["attention"]["q_DHK"] - plain_grads["layers"]["attention"]["q_DHK"]).max() > 1e-4, "and those below"
+    assert (
+        np.abs(
+            grads["layers"]["attention"]["q_DHK"] - plain_grads["layers"]["attention"]["q_DHK"]
+        ).max()
+        > 1e-4
+    ), "and those below"
 
 
 def test_with_masked_inputs_no_likelihood_is_told():
     objective, batch = AR(vocab=tiny.VOCAB, ahead=0.4, dropout=0.5), tiny.batch(tiny.tokens(2, L))
-    loss = jax.eval_shape(lambda p: objective.loss(tiny.denoiser(CONFIG, p), batch, jax.random.key(0)), PARAMS)
+    loss = jax.eval_shape(
+        lambda p: objective.loss(tiny.denoiser(CONFIG, p), batch, jax.random.key(0)), PARAMS
+    )
     assert set(loss.metrics) == {"ahead_sum"}
 
 
@@ -133,24 +189,41 @@ def test_where_nobody_asks_they_are_not_computed():
         transformer.memory(transformer.Transformer(CONFIG), 1, L),
         cache.CacheSlots(jnp.arange(L)[None], 0, jnp.full(1, tiny.VOCAB.bos)),
     )
-    for options in (dict(mask=MASK, cache=dataclasses.replace(memory, slots=slots)), dict(mask=masks.Mask())):
-        assert jax.eval_shape(lambda options=options: tiny.denoiser(CONFIG, PARAMS)(tiny.canvas(X_BL), **options)).heads is None
+    for options in (
+        dict(mask=MASK, cache=dataclasses.replace(memory, slots=slots)),
+        dict(mask=masks.Mask()),
+    ):
+        assert (
+            jax.eval_shape(
+                lambda options=options: tiny.denoiser(CONFIG, PARAMS)(tiny.canvas(X_BL), **options)
+            ).heads
+            is None
+        )
 
 
 @pytest.mark.parametrize(
     "changes, said",
     [
         (dict(nn__ahead=1, objective="masked"), "nn.ahead=1 is trained by objectives.ar alone"),
-        (dict(tiny.AR, nn__ahead=1), r"nn.ahead=1 needs objective.ahead, its weight in the loss \(0.3\)"),
-        (dict(tiny.AR, objective=dict(name="ar", ahead=0.3)), "objective.ahead=0.3 needs layers .*: set nn.ahead=1"),
-        (dict(tiny.AR, objective=dict(name="ar", ahead=-1.0)), "config.objective: ahead=-1.0 must not be negative"),
+        (
+            dict(tiny.AR, nn__ahead=1),
+            r"nn.ahead=1 needs objective.ahead, its weight in the loss \(0.3\)",
+        ),
+        (
+            dict(tiny.AR, objective=dict(name="ar", ahead=0.3)),
+            "objective.ahead=0.3 needs layers .*: set nn.ahead=1",
+        ),
+        (
+            dict(tiny.AR, objective=dict(name="ar", ahead=-1.0)),
+            "config.objective: ahead=-1.0 must not be negative",
+        ),
         (dict(nn__ahead=-1), "ahead=-1 not negative"),
     ],
     ids=str,
 )
 def test_what_does_not_go_together_is_refused(changes, said):
     with pytest.raises(UserError, match=said) as error:
-        spec.run(tiny.recipe("corpus.txt", **changes))
+        build_run(tiny.recipe("corpus.txt", **changes))
     assert "\n" not in str(error.value)
 
 
@@ -159,7 +232,9 @@ def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balance
     experts = Experts(number=4, active=2, width=6, dense=1, router=TopK(bias=0.5))
     config = tiny.model_config(layers=3, ahead=1, experts=experts)
     params = tiny.random_params(config)
-    aux = jax.jit(lambda p: tiny.denoiser(config, p)(tiny.canvas(tiny.tokens(2, L)), mask=MASK).aux)(params)
+    aux = jax.jit(
+        lambda p: tiny.denoiser(config, p)(tiny.canvas(tiny.tokens(2, L)), mask=MASK).aux
+    )(params)
     assert aux["load_NZE"].shape == (3, 4, 4) and "experts" in params["ahead"]["block"]
     moved = routing.updated_biases(params, aux, 0.5)
     for name, rows in (("layers", slice(0, 2)), ("ahead", slice(2, 3))):
@@ -167,7 +242,11 @@ def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balance
         old = params[name] if name == "layers" else params[name]["block"]
         load_NE = np.asarray(aux["load_NZE"].sum(1))[rows]
         push = 0.5 * np.sign(load_NE.mean(1, keepdims=True) - load_NE)
-        tiny.close(block["experts"]["bias_GX"] - old["experts"]["bias_GX"], push.reshape(old["experts"]["bias_GX"].shape), 1e-6)
+        tiny.close(
+            block["experts"]["bias_GX"] - old["experts"]["bias_GX"],
+            push.reshape(old["experts"]["bias_GX"].shape),
+            1e-6,
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ norms on both sides
@@ -177,15 +256,26 @@ def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balance
 def test_a_sandwich_starts_by_its_depth_and_hears_no_loudness():
     """The outer gains start at 0.283/√N and 0.432/√N, N the layers of the stack; however large a sub-layer's answer, it adds the same."""
     config = tiny.model_config(layers=4, norm=Norm("sandwich"), ahead=1)
-    fresh = jax.jit(lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0)))()
+    fresh = jax.jit(
+        lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0))
+    )()
     for block, n in ((fresh["layers"], 4), (fresh["ahead"]["block"], 1)):
         for name, size in (("attend", 0.283), ("ffn", 0.432)):
-            np.testing.assert_allclose(block[f"{name}_out_norm_D"], np.full((n, 8), size / 4**0.5), rtol=1e-6)
+            np.testing.assert_allclose(
+                block[f"{name}_out_norm_D"], np.full((n, 8), size / 4**0.5), rtol=1e-6
+            )
             assert (block[f"{name}_norm_D"] == 1).all()
-    louder = jax.tree_util.tree_map_with_path(lambda path, p: p * 50 if path[-1].key in ("o_HKD", "down_FD") else p, PARAMS)
+    louder = jax.tree_util.tree_map_with_path(
+        lambda path, p: p * 50 if path[-1].key in ("o_HKD", "down_FD") else p, PARAMS
+    )
     quiet, loud = (forward(CONFIG)(params, X_BL, np.ones((1, L))) for params in (PARAMS, louder))
     tiny.close(quiet, loud, 1e-4)
     # what stands beside the sub-layers is as it was: the sum is h + g · rms(answer), so with gains at zero nothing is added
-    silent = jax.tree_util.tree_map_with_path(lambda path, p: 0 * p if path[-1].key.endswith("_out_norm_D") else p, PARAMS)
+    silent = jax.tree_util.tree_map_with_path(
+        lambda path, p: 0 * p if path[-1].key.endswith("_out_norm_D") else p, PARAMS
+    )
     read_BLD = PARAMS["embed_VD"][jnp.asarray([[tiny.VOCAB.bos, *range(L - 1)]])]
-    tiny.close(forward(CONFIG)(silent, X_BL, np.ones((1, L)))["hidden"], norms.rms(read_BLD, PARAMS["norm_D"]))
+    tiny.close(
+        forward(CONFIG)(silent, X_BL, np.ones((1, L)))["hidden"],
+        norms.rms(read_BLD, PARAMS["norm_D"]),
+    )

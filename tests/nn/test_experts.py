@@ -36,16 +36,25 @@ DROPLESS = [name for name, (_, _, router) in ROUTERS.items() if router.competing
 
 def layer(name, kind="swiglu", mesh=None, **changes):
     number, active, router = ROUTERS[name]
-    return experts.Experts(Experts(number=number, active=active, width=F, router=router, **changes), kind, D, 2, mesh)
+    return experts.Experts(
+        Experts(number=number, active=active, width=F, router=router, **changes), kind, D, 2, mesh
+    )
 
 
 def given(name, seed=0, **changes):
     """(parameters, x, valid, ratio), nothing at zero; the last two positions of a row are padding."""
     rng, made = np.random.default_rng(seed), layer(name, **changes)
     x_BLD = jnp.asarray(rng.normal(size=(B, L, D)), jnp.float32)
-    valid_BL, ratio_B = jnp.arange(L)[None] < jnp.array([6, 4, 6, 5])[:, None], jnp.array([0.1, 0.4, 0.6, 0.9])
-    shapes = jax.eval_shape(lambda: made.init(jax.random.key(0), x_BLD, valid_BL, ratio_B))["params"]
-    params = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape), jnp.float32), shapes)
+    valid_BL, ratio_B = (
+        jnp.arange(L)[None] < jnp.array([6, 4, 6, 5])[:, None],
+        jnp.array([0.1, 0.4, 0.6, 0.9]),
+    )
+    shapes = jax.eval_shape(lambda: made.init(jax.random.key(0), x_BLD, valid_BL, ratio_B))[
+        "params"
+    ]
+    params = jax.tree.map(
+        lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape), jnp.float32), shapes
+    )
     return params, x_BLD, valid_BL, ratio_B
 
 
@@ -54,8 +63,13 @@ def picks(name, params, x_BLD):
     number, active, router = ROUTERS[name]
     X, found = number // router.groups, []
     bias_E = params["bias_GX"].reshape(-1) if "bias_GX" in params else np.zeros(number)
-    for select_E in np.asarray(router.scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1)) + bias_E):
-        best = lambda ids, k, of=select_E: sorted(ids, key=lambda e: -of[e])[:k]  # noqa: B023, E731
+    for select_E in np.asarray(
+        router.scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1)) + bias_E
+    ):
+
+        def best(ids, k, of=select_E):
+            return sorted(ids, key=lambda e: -of[e])[:k]  # noqa: B023
+
         groups, ids = [range(g * X, g * X + X) for g in range(router.groups)], range(number)
         if isinstance(router, MoGE):
             found.append([e for ids in groups for e in best(ids, active // router.groups)])
@@ -75,9 +89,13 @@ def plain(name, params, x_BLD, valid_BL, picked_TK, kind="swiglu"):
     if router.weights == "renormalised":
         scores_TE /= scores_TE.sum(1, keepdims=True)
     scale_E = params["scale_GX"].reshape(-1) if "scale_GX" in params else jnp.ones(number)
-    inner = [jnp.einsum("TD,EDF->TEF", x_TD, params[n]) for n in ("up_EDF", "gate_EDF") if n in params]
+    inner = [
+        jnp.einsum("TD,EDF->TEF", x_TD, params[n]) for n in ("up_EDF", "gate_EDF") if n in params
+    ]
     y_TED = jnp.einsum("TEF,EFD->TED", ffn.act(kind, *inner), params["down_EFD"])
-    return (jnp.einsum("TE,TED->TD", scores_TE * scale_E, y_TED) * valid_BL.reshape(-1, 1)).reshape(x_BLD.shape)
+    return (jnp.einsum("TE,TED->TD", scores_TE * scale_E, y_TED) * valid_BL.reshape(-1, 1)).reshape(
+        x_BLD.shape
+    )
 
 
 @functools.cache
@@ -104,7 +122,10 @@ def test_it_is_a_loop_over_tokens_and_experts(name):
     params, x_BLD, valid_BL, ratio_B = given(name)
     (_, (y_BLD, _)), grads = value_and_gradients(layer(name), params, x_BLD, valid_BL, ratio_B)
     picked = np.array(picks(name, params, x_BLD))
-    loss = lambda p, x: (jnp.sum(jnp.sin(y := plain(name, p, x, valid_BL, picked))), y)  # noqa: E731
+
+    def loss(p, x):
+        return (jnp.sum(jnp.sin(y := plain(name, p, x, valid_BL, picked))), y)
+
     theirs, wanted = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x_BLD)[::-1]
     tiny.close(y_BLD, theirs, 1e-6)
     if not router.z and not router.balance.weight:  # else the gradient holds theirs too
@@ -137,7 +158,15 @@ def test_many_experts_in_the_order_of_their_loads_are_the_loop_over_them():
     assert (first_E[fair.argmax()], first_E[fair.argmin()]) == (232, 192)
     crowded = [0, 2000, 3, 300, *[90] * 18]
     with jax.enable_x64(True):
-        is_the_loop("swiglu", "blocks", 0, jnp.float64, 1e-12, R=4400, loads=(fair, fair[::-1], crowded, [*[0] * 21, 4400]))
+        is_the_loop(
+            "swiglu",
+            "blocks",
+            0,
+            jnp.float64,
+            1e-12,
+            R=4400,
+            loads=(fair, fair[::-1], crowded, [*[0] * 21, 4400]),
+        )
 
 
 FEW = ([5, 0, 9, 1, 9], [0, 0, 24, 0, 0], [3, 3, 3, 3, 3], [0, 0, 0, 0, 0], [24, 0, 0, 0, 0])
@@ -148,7 +177,11 @@ def is_the_loop(kind, backend, block, dtype, tolerance, R=24, loads=FEW):
     rng, E = np.random.default_rng(0), len(loads[0])
     x_RD = jnp.asarray(rng.normal(size=(R, D)), dtype)
     names = {"up_EDF": (E, D, F), "gate_EDF": (E, D, F), "down_EFD": (E, F, D)}
-    weights = {n: jnp.asarray(0.3 * rng.normal(size=s), dtype) for n, s in names.items() if kind == "swiglu" or n != "gate_EDF"}
+    weights = {
+        n: jnp.asarray(0.3 * rng.normal(size=s), dtype)
+        for n, s in names.items()
+        if kind == "swiglu" or n != "gate_EDF"
+    }
 
     def run(sizes_E, x_RD, weights, **how):
         y_RD = grouped.apply(x_RD, sizes_E, weights, kind=kind, **how)
@@ -159,7 +192,9 @@ def is_the_loop(kind, backend, block, dtype, tolerance, R=24, loads=FEW):
 
     fast, slow = all_of(backend=backend, block=block), all_of(backend="loop")
     for sizes in loads:
-        tiny.close(fast(jnp.array(sizes), x_RD, weights), slow(jnp.array(sizes), x_RD, weights), tolerance)
+        tiny.close(
+            fast(jnp.array(sizes), x_RD, weights), slow(jnp.array(sizes), x_RD, weights), tolerance
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- meshes
@@ -170,7 +205,10 @@ def mesh(data=1, **sizes):
 
 
 MESHES = dict(
-    expert=dict(expert=4), both=dict(expert=2, tensor=2), rows=dict(data=2, expert=2), tensor=dict(fsdp=2, tensor=2)
+    expert=dict(expert=4),
+    both=dict(expert=2, tensor=2),
+    rows=dict(data=2, expert=2),
+    tensor=dict(fsdp=2, tensor=2),
 )  # one router on all of them, the others where their rows go another way
 
 
@@ -200,7 +238,9 @@ def test_a_mesh_changes_nothing(name, sizes):
 @pytest.mark.slow
 def test_eight_devices_change_nothing():
     """In a process of its own: the others have four."""
-    done = subprocess.run([sys.executable, "-m", "tests.nn.eight"], cwd=tiny.ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.nn.eight"], cwd=tiny.ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stdout.count("moge") == 2, done.stderr
 
 
@@ -211,7 +251,9 @@ def test_few_rows_on_many_devices(name):
     params, *inputs = given(name)
     inputs = [a[:3] for a in inputs]
     one = value_and_gradients(layer(name), params, *inputs)
-    tiny.close(value_and_gradients(layer(name, mesh=mesh(expert=2, data=2)), params, *inputs), one, 2e-6)
+    tiny.close(
+        value_and_gradients(layer(name, mesh=mesh(expert=2, data=2)), params, *inputs), one, 2e-6
+    )
 
 
 @pytest.mark.slow
@@ -219,9 +261,13 @@ def test_few_rows_on_many_devices(name):
 def test_a_capacity_is_that_of_a_device(sizes):
     """Each device's rows as if they were alone."""
     params, x_BLD, valid_BL, ratio_B = given("capacity")
-    y_BLD, routed = compiled(layer("capacity", mesh=mesh(**sizes)))(params, x_BLD, valid_BL, ratio_B)
+    y_BLD, routed = compiled(layer("capacity", mesh=mesh(**sizes)))(
+        params, x_BLD, valid_BL, ratio_B
+    )
     alone = compiled(layer("capacity"))
-    parts = [alone(params, x_BLD[b : b + 1], valid_BL[b : b + 1], ratio_B[b : b + 1]) for b in range(B)]
+    parts = [
+        alone(params, x_BLD[b : b + 1], valid_BL[b : b + 1], ratio_B[b : b + 1]) for b in range(B)
+    ]
     tiny.close(y_BLD, jnp.concatenate([y for y, _ in parts]), 1e-6)
     tiny.close(routed, jax.tree.map(lambda *x: sum(x), *(r for _, r in parts)), 1e-6)
     assert routed["dropped_Z"].sum() > 0
@@ -245,7 +291,9 @@ def test_every_group_of_moge_has_the_same_load(adversary):
     _, routed = compiled(layer("moge"))(params, x_BLD, valid_BL, ratio_B)
     load_M = routed["load_ZE"].sum(0).reshape(4, 4).sum(1)
     assert load_M.tolist() == [2.0 * valid_BL.sum()] * 4
-    router_metrics = routing.router_metrics({k.replace("_", "_N", 1): v[None] for k, v in routed.items()}, 8, 4)
+    router_metrics = routing.router_metrics(
+        {k.replace("_", "_N", 1): v[None] for k, v in routed.items()}, 8, 4
+    )
     assert router_metrics["router_imbalance"] == 0 and router_metrics["router_dropped"] == 0
 
 
@@ -255,11 +303,18 @@ def test_experts_of_a_group_may_change_their_names():
     rng = np.random.default_rng(1)
     order_E = np.concatenate([4 * g + rng.permutation(4) for g in range(4)])
     other = {
-        k: (v.reshape(*v.shape[:-2], 16)[..., order_E].reshape(v.shape) if k.endswith("GX") else v[order_E]) for k, v in params.items()
+        k: (
+            v.reshape(*v.shape[:-2], 16)[..., order_E].reshape(v.shape)
+            if k.endswith("GX")
+            else v[order_E]
+        )
+        for k, v in params.items()
     }
     order_B = np.array([2, 0, 3, 1])
     y_BLD, _ = compiled(layer("moge"))(params, x_BLD, valid_BL, ratio_B)
-    there_BLD, _ = compiled(layer("moge"))(other, x_BLD[order_B], valid_BL[order_B], ratio_B[order_B])
+    there_BLD, _ = compiled(layer("moge"))(
+        other, x_BLD[order_B], valid_BL[order_B], ratio_B[order_B]
+    )
     tiny.close(there_BLD, y_BLD[order_B], 1e-6)
 
 
@@ -270,7 +325,9 @@ def test_whether_a_row_depends_on_its_batch_is_as_its_router_states(name):
     params, x_BLD, valid_BL, ratio_B = given(name)
     x_BLD = x_BLD[:1] + 0.01 * x_BLD
     whole, _ = compiled(layer(name))(params, x_BLD, valid_BL, ratio_B)
-    alone, _ = compiled(layer(name))(params, x_BLD, valid_BL & (jnp.arange(B) == 3)[:, None], ratio_B)
+    alone, _ = compiled(layer(name))(
+        params, x_BLD, valid_BL & (jnp.arange(B) == 3)[:, None], ratio_B
+    )
     same = float(jnp.abs(whole[3] - alone[3]).max()) < 1e-5
     assert same == (ROUTERS[name][2].competing != "batch")
 
@@ -280,7 +337,9 @@ def test_padding_takes_no_room(name):
     """Whatever stands in padding, no real token's answer changes, and padding's answer is 0."""
     params, x_BLD, valid_BL, ratio_B = given(name)
     y_BLD, routed = compiled(layer(name))(params, x_BLD, valid_BL, ratio_B)
-    again, told = compiled(layer(name))(params, jnp.where(valid_BL[..., None], x_BLD, 9.0), valid_BL, ratio_B)
+    again, told = compiled(layer(name))(
+        params, jnp.where(valid_BL[..., None], x_BLD, 9.0), valid_BL, ratio_B
+    )
     tiny.identical((y_BLD, routed), (again, told))
     assert not jnp.any(jnp.where(valid_BL[..., None], 0, y_BLD))
     assert routed["tokens_Z"].tolist() == [6, 4, 6, 5]
@@ -292,8 +351,14 @@ def test_experts_take_their_best_tokens_and_less_where_more_is_masked():
     _, routed = compiled(layer("choice"))(params, x_BLD, valid_BL, ratio_B)
     n_B = np.array([6, 4, 6, 5])
     room_B = np.ceil(n_B * 3 / 16 * (1 + 0.5 * (1 - 2 * np.asarray(ratio_B))) - 1e-4)
-    assert routed["load_ZE"].tolist() == (np.ones((1, 16)) * room_B[:, None]).tolist() and room_B.tolist() == [2, 1, 2, 1]
-    scores_BLE = Choice().scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1)).reshape(B, L, 16)
+    assert routed["load_ZE"].tolist() == (
+        np.ones((1, 16)) * room_B[:, None]
+    ).tolist() and room_B.tolist() == [2, 1, 2, 1]
+    scores_BLE = (
+        Choice()
+        .scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1))
+        .reshape(B, L, 16)
+    )
     places_BEC, taken_BEC = Choice(slope=0.5).choose(scores_BLE, valid_BL, ratio_B, 3)
     for b, e in itertools.product(range(B), range(16)):
         best = np.argsort(-np.asarray(scores_BLE[b, : n_B[b], e]))[: int(room_B[b])]
@@ -304,7 +369,9 @@ def test_what_a_capacity_drops_comes_last():
     """All want expert 0: it takes the first C tokens, and drops are counted."""
     params, x_BLD, *_ = given("capacity")
     valid_BL, ratio_B = jnp.ones((B, L), bool), jnp.zeros(B)
-    params["router_DGX"] = jnp.zeros_like(params["router_DGX"]).at[..., :3].set(jnp.array([3.0, 2.0, 1.0]))
+    params["router_DGX"] = (
+        jnp.zeros_like(params["router_DGX"]).at[..., :3].set(jnp.array([3.0, 2.0, 1.0]))
+    )
     y_BLD, routed = compiled(layer("capacity"))(params, jnp.abs(x_BLD), valid_BL, ratio_B)
     C = 5  # ⌈3 · 24 / 16⌉
     assert routed["dropped_Z"].sum() == 3 * (B * L - C) and routed["load_ZE"].sum() == 3 * B * L

@@ -18,7 +18,9 @@ SIZES = Latent(kv_rank=5, q_rank=6, nope=4, rope=2, value=3)
 
 
 def attention(**changes):
-    return Attention(heads=changes.pop("heads", 4), rope=Rope(100.0), latent=Latent(**vars(SIZES) | changes))
+    return Attention(
+        heads=changes.pop("heads", 4), rope=Rope(100.0), latent=Latent(**vars(SIZES) | changes)
+    )
 
 
 def normed(x, gain):
@@ -30,7 +32,9 @@ def turned(x, i, base=100.0):
     half = len(x) // 2
     angle = i * base ** (-2 * np.arange(half) / len(x))
     a, b = x[:half], x[half:]
-    return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)])
+    return np.concatenate(
+        [a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)]
+    )
 
 
 def by_heads(p, x_BLD, t, norm):
@@ -58,7 +62,10 @@ def by_heads(p, x_BLD, t, norm):
 def test_it_is_its_heads_one_by_one(rank, norm):
     rng, given = np.random.default_rng(0), attention(q_rank=rank)
     given = Attention(**vars(given) | dict(qk_norm=norm))
-    layer, x_BLD = latent.LatentAttention(given, D, 2), rng.normal(size=(B, L, D)).astype(np.float32)
+    layer, x_BLD = (
+        latent.LatentAttention(given, D, 2),
+        rng.normal(size=(B, L, D)).astype(np.float32),
+    )
     angles = rope.angles(jnp.arange(L)[None], given.rotary, given.rope)
     inputs = x_BLD, *angles, jnp.tri(L, dtype=bool)[None]
     shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
@@ -80,14 +87,20 @@ def given(length, memory):
 
 
 def test_both_orders_are_the_same_sums():
-    arrays, allowed = given(3, 7), jnp.asarray(np.random.default_rng(1).random((B, 3, 7)) < 0.6).at[..., 0].set(True)
+    arrays, allowed = (
+        given(3, 7),
+        jnp.asarray(np.random.default_rng(1).random((B, 3, 7)) < 0.6).at[..., 0].set(True),
+    )
     tiny.close(latent.absorbed(*arrays, allowed), latent.wide(*arrays, allowed))
 
 
 @pytest.mark.parametrize(
-    "length, memory, order", [(1, 64, "absorbed"), (64, 64, "wide"), (3, 3, "wide"), (8, 64, "absorbed"), (40, 64, "wide")]
+    "length, memory, order",
+    [(1, 64, "absorbed"), (64, 64, "wide"), (3, 3, "wide"), (8, 64, "absorbed"), (40, 64, "wide")],
 )
-def test_few_questions_to_a_long_memory_go_into_the_latent_space(length, memory, order, monkeypatch):
+def test_few_questions_to_a_long_memory_go_into_the_latent_space(
+    length, memory, order, monkeypatch
+):
     """The order taken multiplies less: counted from the products of all matrices, the softmax aside."""
     flops = {}
     for name in ("absorbed", "wide"):
@@ -95,7 +108,8 @@ def test_few_questions_to_a_long_memory_go_into_the_latent_space(length, memory,
         jaxpr = jax.make_jaxpr(lambda *a, name=name: getattr(latent, name)(*a, None))(*shapes)
         dots = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
         flops[name] = sum(
-            np.prod(e.outvars[0].aval.shape) * np.prod([e.invars[0].aval.shape[i] for i in e.params["dimension_numbers"][0][0]])
+            np.prod(e.outvars[0].aval.shape)
+            * np.prod([e.invars[0].aval.shape[i] for i in e.params["dimension_numbers"][0][0]])
             for e in dots
         )
     assert min(flops, key=flops.get) == order
@@ -107,15 +121,29 @@ def test_few_questions_to_a_long_memory_go_into_the_latent_space(length, memory,
 def test_a_memory_holds_the_latent_and_one_rotary_key():
     model = transformer.Transformer(tiny.model_config(attention=attention()))
     kv = transformer.memory(model, B, 7)
-    assert kv.k_NBMJK.shape == (2, B, 7, 1, SIZES.rope) and kv.v_NBMJK.shape == (2, B, 7, 1, SIZES.kv_rank)
+    assert kv.k_NBMJK.shape == (2, B, 7, 1, SIZES.rope) and kv.v_NBMJK.shape == (
+        2,
+        B,
+        7,
+        1,
+        SIZES.kv_rank,
+    )
 
 
 @pytest.mark.slow
 def test_a_mesh_changes_nothing():
     """Loss and gradients, a layer ahead included; heads lie over `tensor`, widths and low ranks over `fsdp`."""
     config = tiny.model_config(layers=1, attention=attention(), norm=Norm("sandwich"), ahead=1)
-    params, batch, objective = tiny.random_params(config), tiny.batch(tiny.tokens(4, L)), AR(ahead=0.3, vocab=tiny.VOCAB)
-    both = jax.jit(jax.value_and_grad(lambda p, b: objective.loss(tiny.denoiser(config, p), b, jax.random.key(0)).nats_sum))
+    params, batch, objective = (
+        tiny.random_params(config),
+        tiny.batch(tiny.tokens(4, L)),
+        AR(ahead=0.3, vocab=tiny.VOCAB),
+    )
+    both = jax.jit(
+        jax.value_and_grad(
+            lambda p, b: objective.loss(tiny.denoiser(config, p), b, jax.random.key(0)).nats_sum
+        )
+    )
     devices = mesh.make(mesh.Mesh(data=1, fsdp=2, tensor=2))
     spread = jax.device_put(params, mesh.state_shardings(devices, params))
     rows = jax.device_put(batch, NamedSharding(devices, PartitionSpec(axes.BATCH)))

@@ -26,10 +26,20 @@ def test_the_room_of_an_expert_is_that_of_the_formula():
         (0.0, 8, [3, 3, 3, 3, 3, 2, 2]),
         (0.5, 16, [6, 6, 6, 6, 3, 4, 4]),
     ):
-        _, taken_BEC = Choice(slope=slope).choose(select_BLE, jnp.arange(6) < n_B[:, None], jnp.asarray(ratio_B), K)
-        assert (taken_BEC.sum(-1) == np.array(room)[:, None]).all(), (slope, K, taken_BEC[:, 0].sum(-1))
-    _, taken_BEC = Choice(slope=1.0).choose(jnp.zeros((1, 10, 16)), jnp.ones((1, 10), bool), jnp.array([0.9]), 8)
-    assert (taken_BEC.sum(-1) == 1).all(), "10 · 8/16 · 0.2, which rounding makes a little more than 1"
+        _, taken_BEC = Choice(slope=slope).choose(
+            select_BLE, jnp.arange(6) < n_B[:, None], jnp.asarray(ratio_B), K
+        )
+        assert (taken_BEC.sum(-1) == np.array(room)[:, None]).all(), (
+            slope,
+            K,
+            taken_BEC[:, 0].sum(-1),
+        )
+    _, taken_BEC = Choice(slope=1.0).choose(
+        jnp.zeros((1, 10, 16)), jnp.ones((1, 10), bool), jnp.array([0.9]), 8
+    )
+    assert (taken_BEC.sum(-1) == 1).all(), (
+        "10 · 8/16 · 0.2, which rounding makes a little more than 1"
+    )
 
 
 @pytest.mark.slow
@@ -38,14 +48,19 @@ def test_a_token_is_the_weighed_sum_of_the_experts_that_take_it(name):
     """Those that choose it among their row's, or that have room for it still: one by one, with every expert's answer to every token."""
     params, x_BLD, valid_BL, ratio_B = given(name)
     number, active, router = ROUTERS[name]
-    x_BLD, params["router_DGX"] = x_BLD.at[..., 0].set(2.0), params["router_DGX"].at[0, 0, -1].set(3.0)  # the last is wanted by all
+    x_BLD, params["router_DGX"] = (
+        x_BLD.at[..., 0].set(2.0),
+        params["router_DGX"].at[0, 0, -1].set(3.0),
+    )  # the last is wanted by all
     (_, (y_BLD, _)), grads = value_and_gradients(layer(name), params, x_BLD, valid_BL, ratio_B)
     x_TD, valid_T = np.asarray(x_BLD).reshape(-1, D), np.asarray(valid_BL).reshape(-1)
     scores_TE = np.asarray(router.scores(x_TD @ np.asarray(params["router_DGX"]).reshape(D, -1)))
     taken_TE = np.zeros((B * L, number), bool)
     if name == "choice":
         n_B = np.asarray(valid_BL).sum(1)
-        room_B = np.ceil(n_B * active / number * (1 + router.slope * (1 - 2 * np.asarray(ratio_B))) - 1e-4).astype(int)
+        room_B = np.ceil(
+            n_B * active / number * (1 + router.slope * (1 - 2 * np.asarray(ratio_B))) - 1e-4
+        ).astype(int)
         for b in range(B):
             best_NE = np.argsort(-scores_TE[b * L : b * L + n_B[b]], 0)[: room_B[b]]
             taken_TE[b * L + best_NE, np.arange(number)] = True
@@ -59,7 +74,9 @@ def test_a_token_is_the_weighed_sum_of_the_experts_that_take_it(name):
 
     def plain(params, x_BLD):
         x_TD = x_BLD.reshape(-1, D)
-        weight_TE = router.scores(x_TD @ params["router_DGX"].reshape(D, -1)) * params["scale_GX"].reshape(-1)
+        weight_TE = router.scores(x_TD @ params["router_DGX"].reshape(D, -1)) * params[
+            "scale_GX"
+        ].reshape(-1)
         inner = [jnp.einsum("TD,EDF->TEF", x_TD, params[n]) for n in ("up_EDF", "gate_EDF")]
         answers_TED = jnp.einsum("TEF,EFD->TED", ffn.act("swiglu", *inner), params["down_EFD"])
         y_TD = jnp.einsum("TE,TED->TD", jnp.where(taken_TE, weight_TE, 0.0), answers_TED)
@@ -71,15 +88,28 @@ def test_a_token_is_the_weighed_sum_of_the_experts_that_take_it(name):
 
 def penalty(router, number=16, active=4, params=None, seed=0, sizes=None, scale=1.0):
     """The gradient's extra part: that of the router's losses alone, over the number of tokens."""
-    made = experts.Experts(Experts(number=number, active=active, width=F, router=router), "swiglu", D, 2, mesh(**sizes) if sizes else None)
+    made = experts.Experts(
+        Experts(number=number, active=active, width=F, router=router),
+        "swiglu",
+        D,
+        2,
+        mesh(**sizes) if sizes else None,
+    )
     rng = np.random.default_rng(seed)
-    x_BLD, valid_BL, ratio_B = jnp.asarray(rng.normal(size=(B, L, D)), jnp.float32), jnp.ones((B, L), bool), jnp.zeros(B)
+    x_BLD, valid_BL, ratio_B = (
+        jnp.asarray(rng.normal(size=(B, L, D)), jnp.float32),
+        jnp.ones((B, L), bool),
+        jnp.zeros(B),
+    )
     params = params or jax.tree.map(
         lambda p: jnp.asarray(scale * rng.normal(size=p.shape), jnp.float32),
         jax.eval_shape(made.init, jax.random.key(0), x_BLD, valid_BL, ratio_B),
     )
     return (
-        jax.jit(jax.grad(lambda p: 0 * made.apply(p, x_BLD, valid_BL, ratio_B)[0].sum()))(params)["params"]["router_DGX"] / (B * L),
+        jax.jit(jax.grad(lambda p: 0 * made.apply(p, x_BLD, valid_BL, ratio_B)[0].sum()))(params)[
+            "params"
+        ]["router_DGX"]
+        / (B * L),
         params,
         x_BLD,
     )
@@ -102,7 +132,9 @@ def test_the_balance_loss_has_the_gradient_of_its_formula(within):
     tiny.close(grad, jax.grad(formula)(params["params"]["router_DGX"]), 1e-6)
     even = jnp.full((16, 16), 1 / 16.0)
     layer_ = experts._Layer(Experts(number=16, active=4, width=F, router=router), "swiglu", None)
-    charge = layer_._penalty(jnp.zeros((16, 16)), even, jnp.full((16, 16), 0.25), jnp.ones(16, bool))
+    charge = layer_._penalty(
+        jnp.zeros((16, 16)), even, jnp.full((16, 16), 0.25), jnp.ones(16, bool)
+    )
     np.testing.assert_allclose(charge / 16, 0.3, rtol=1e-6)
 
 
@@ -129,8 +161,13 @@ def test_padding_counts_in_no_router_loss():
     router = MoGE(groups=4, balance=Balance(weight=0.3), z=0.2)
     made = experts.Experts(Experts(number=16, active=4, width=F, router=router), "swiglu", D, 2)
     _, params, x_BLD = penalty(router)
-    charge = jax.jit(jax.grad(lambda p, x, valid: 0 * made.apply(p, x, valid, jnp.zeros(len(x)))[0].sum()))
-    alone, padded = charge(params, x_BLD[:2], jnp.ones((2, L), bool)), charge(params, x_BLD, jnp.arange(B)[:, None] < jnp.full((B, L), 2))
+    charge = jax.jit(
+        jax.grad(lambda p, x, valid: 0 * made.apply(p, x, valid, jnp.zeros(len(x)))[0].sum())
+    )
+    alone, padded = (
+        charge(params, x_BLD[:2], jnp.ones((2, L), bool)),
+        charge(params, x_BLD, jnp.arange(B)[:, None] < jnp.full((B, L), 2)),
+    )
     assert jnp.abs(alone["params"]["router_DGX"]).max() > 1e-2
     tiny.close(padded, alone, 1e-6)
 
@@ -146,5 +183,9 @@ def test_the_z_loss_has_the_gradient_of_its_formula():
 
 def test_the_bias_moves_against_the_load_and_changes_no_weight():
     routed = dict(load_NZE=jnp.array([[[1.0, 5, 3, 3], [0, 0, 0, 0]]]))
-    moved = routing.updated_biases({"layers": {"bias_GX": jnp.zeros((1, 2, 2)), "other_D": jnp.ones(3)}}, routed, 0.5)
-    assert moved["layers"]["bias_GX"].tolist() == [[[0.5, -0.5], [0, 0]]] and moved["layers"]["other_D"].tolist() == [1, 1, 1]
+    moved = routing.updated_biases(
+        {"layers": {"bias_GX": jnp.zeros((1, 2, 2)), "other_D": jnp.ones(3)}}, routed, 0.5
+    )
+    assert moved["layers"]["bias_GX"].tolist() == [[[0.5, -0.5], [0, 0]]] and moved["layers"][
+        "other_D"
+    ].tolist() == [1, 1, 1]

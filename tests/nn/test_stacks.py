@@ -16,7 +16,15 @@ from dlm.objectives.ar import AR
 from tests import tiny
 
 L = 6
-EXPERTS = Experts(number=4, active=2, width=6, shared=1, dense=1, every=2, router=MoGE(groups=2, balance=Balance(weight=0.1)))
+EXPERTS = Experts(
+    number=4,
+    active=2,
+    width=6,
+    shared=1,
+    dense=1,
+    every=2,
+    router=MoGE(groups=2, balance=Balance(weight=0.1)),
+)
 CONFIG = tiny.model_config(layers=5, experts=EXPERTS, norm=Norm("sandwich"))
 PARAMS = tiny.random_params(CONFIG, scale=0.3)
 SHIFTED = Mask("causal", shift=1)
@@ -34,11 +42,15 @@ def test_the_layers_run_one_after_the_other():
     @jax.jit
     def by_hand(h_BLD):
         for (stack, name, sparse), i in order:
-            own = jax.tree.map(lambda p, i=i: p[i], PARAMS[stack] if name is None else PARAMS[stack][name])
+            own = jax.tree.map(
+                lambda p, i=i: p[i], PARAMS[stack] if name is None else PARAMS[stack][name]
+            )
             h_BLD, _ = transformer.Block(CONFIG, sparse).apply({"params": own}, h_BLD, None, shared)
         return h_BLD
 
-    ours_BLD = jax.jit(lambda: tiny.denoiser(CONFIG, PARAMS)(tiny.canvas(z_BL), mask=Mask()).hidden_BLD)()
+    ours_BLD = jax.jit(
+        lambda: tiny.denoiser(CONFIG, PARAMS)(tiny.canvas(z_BL), mask=Mask()).hidden_BLD
+    )()
     tiny.close(ours_BLD, norms.rms(by_hand(h_BLD), PARAMS["norm_D"]))
 
 
@@ -46,11 +58,18 @@ def test_the_layers_run_one_after_the_other():
 def test_cached_decoding_is_the_full_forward():
     x_BL, model = tiny.tokens(2, L), transformer.Transformer(CONFIG)
     forward = jax.jit(lambda c, kv=None: tiny.denoiser(CONFIG, PARAMS)(c, mask=SHIFTED, cache=kv))
-    full_BLV, kv, parts = forward(tiny.canvas(x_BL)).prediction.logits_BLV, transformer.memory(model, 2, L), []
+    full_BLV, kv, parts = (
+        forward(tiny.canvas(x_BL)).prediction.logits_BLV,
+        transformer.memory(model, 2, L),
+        [],
+    )
     for i in range(0, L, 2):
         before_B = jnp.full(2, tiny.VOCAB.bos) if i == 0 else jnp.asarray(x_BL[:, i - 1])
         output = forward(
-            tiny.canvas(x_BL[:, i : i + 2]), dataclasses.replace(kv, slots=cache.CacheSlots(jnp.arange(i, i + 2)[None], i, before_B))
+            tiny.canvas(x_BL[:, i : i + 2]),
+            dataclasses.replace(
+                kv, slots=cache.CacheSlots(jnp.arange(i, i + 2)[None], i, before_B)
+            ),
         )
         kv = output.cache
         parts.append(output.prediction.logits_BLV)
@@ -64,7 +83,11 @@ def test_remat_and_unrolled_layers_compute_the_same():
 
     def compiled(**compute):
         config = dataclasses.replace(CONFIG, compute=dataclasses.replace(CONFIG.compute, **compute))
-        return jax.jit(jax.value_and_grad(lambda p: AR(vocab=tiny.VOCAB).loss(tiny.denoiser(config, p), batch, None).nats_sum))
+        return jax.jit(
+            jax.value_and_grad(
+                lambda p: AR(vocab=tiny.VOCAB).loss(tiny.denoiser(config, p), batch, None).nats_sum
+            )
+        )
 
     plain, other = compiled(), compiled(remat="block", unroll=2)
     tiny.close(other(PARAMS), plain(PARAMS))
@@ -77,7 +100,9 @@ def test_what_was_routed_is_told_for_each_layer_with_experts_and_counts_no_paddi
     z_BL[0, :3] = tiny.VOCAB.mask
     canvas = tiny.canvas(z_BL, segments_BL=np.array([[1] * 6, [1] * 4 + [0] * 2]))
     told = jax.jit(lambda: tiny.denoiser(CONFIG, PARAMS)(canvas, mask=Mask()).aux)()
-    assert told["tokens_NZ"].tolist() == [[4, 0, 6, 0]] * 2 and told["load_NZE"].sum((1, 2)).tolist() == [20, 20]
+    assert told["tokens_NZ"].tolist() == [[4, 0, 6, 0]] * 2 and told["load_NZE"].sum(
+        (1, 2)
+    ).tolist() == [20, 20]
     both = tiny.canvas(z_BL, clean_BL=tiny.tokens(2, L))
     told = jax.jit(lambda: tiny.denoiser(CONFIG, PARAMS)(both, mask=Mask("block", size=2)).aux)()
     assert told["tokens_NZ"].sum() == 2 * 24  # two streams

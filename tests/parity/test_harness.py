@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from dlm import evaluate
 from dlm.app.experiment import Experiment, Subject
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.evals.lm_eval import local_tasks, tokenized
 from dlm.evals.lm_eval.adapter import HarnessLM
 from dlm.evals.lm_eval.scoring import Model
@@ -36,15 +36,24 @@ EOS, BOS, SIZE = 256, 257, 260  # ids as in text.bytes; HF's vocabulary is as la
 def hf_tokenizer(bos: bool):
     """A tokenizer of bytes, with the ids of ours."""
     signs = pre_tokenizers.ByteLevel.alphabet()
-    of_byte = {ord(s) if ord(s) < 256 else None: s for s in signs}  # the bytes that stand for themselves
+    of_byte = {
+        ord(s) if ord(s) < 256 else None: s for s in signs
+    }  # the bytes that stand for themselves
     rest = sorted(s for s in signs if ord(s) >= 256)
     missing = [b for b in range(256) if b not in of_byte]
-    vocab = {s: b for b, s in of_byte.items() if b is not None} | dict(zip(rest, missing, strict=True))
+    vocab = {s: b for b, s in of_byte.items() if b is not None} | dict(
+        zip(rest, missing, strict=True)
+    )
     made = Tokenizer(models.BPE(vocab=vocab | {"<eos>": EOS, "<bos>": BOS}, merges=[]))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), decoders.ByteLevel()
+    made.pre_tokenizer, made.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        decoders.ByteLevel(),
+    )
     special = dict(eos_token="<eos>", pad_token="<eos>") | (dict(bos_token="<bos>") if bos else {})
     if bos:
-        made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
+        made.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", BOS)]
+        )
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
 
 
@@ -59,8 +68,12 @@ def hf_model():
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn_like(p) * 0.4 + (1.0 if p.ndim == 1 else 0.0))
-    never = torch.tensor([BOS, 258, 259])  # what our networks never generate has no part in the normaliser
-    model.lm_head.register_forward_hook(lambda module, given, logits: logits.index_fill(-1, never, -1e30))
+    never = torch.tensor(
+        [BOS, 258, 259]
+    )  # what our networks never generate has no part in the normaliser
+    model.lm_head.register_forward_hook(
+        lambda module, given, logits: logits.index_fill(-1, never, -1e30)
+    )
     return model
 
 
@@ -87,9 +100,13 @@ def ours(corpus_file, params=None, **changes):
         layers=LAYERS, width=WIDTH, embeddings="untied", attention=dict(heads=HEADS, kv_heads=KV, head_size=HEAD, qk_norm="none"),
         ffn=dict(width=FFN, kind="swiglu"),
     )  # fmt: skip
-    run = spec.run(tiny.recipe(corpus_file, nn=nn, data__length=LENGTH, **changes))
+    run = build_run(tiny.recipe(corpus_file, nn=nn, data__length=LENGTH, **changes))
     experiment = Experiment(run, run.text.fit(()))
-    return Subject(experiment, tiny.random_params(run.nn, scale=0.3) if params is None else params, run.data.source)
+    return Subject(
+        experiment,
+        tiny.random_params(run.nn, scale=0.3) if params is None else params,
+        run.data.source,
+    )
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["no-bos", "bos"])
@@ -105,12 +122,21 @@ def pair(request, corpus_file):
         tokenizer.bos = -1
     subject.experiment.tokenizer = tokenizer
     mine = HarnessLM(Model(Subject(subject.experiment, params, None)), judged=frozenset({"t"}))
-    theirs = HFLM(pretrained=model, tokenizer=hf_tokenizer(request.param), batch_size=3, max_length=LENGTH, device="cpu")
+    theirs = HFLM(
+        pretrained=model,
+        tokenizer=hf_tokenizer(request.param),
+        batch_size=3,
+        max_length=LENGTH,
+        device="cpu",
+    )
     return mine, theirs
 
 
 def asked(kind, *arguments):
-    return [Instance(request_type=kind, doc={}, arguments=a, idx=0, metadata=("t", 0, 1)) for a in arguments]
+    return [
+        Instance(request_type=kind, doc={}, arguments=a, idx=0, metadata=("t", 0, 1))
+        for a in arguments
+    ]
 
 
 def test_loglikelihoods_are_those_of_lm_eval(pair):
@@ -123,28 +149,49 @@ def test_loglikelihoods_are_those_of_lm_eval(pair):
     a, b = mine.loglikelihood(requests), theirs.loglikelihood(requests)
     np.testing.assert_allclose([x[0] for x in a], [x[0] for x in b], rtol=2e-5)
     assert [x[1] for x in a] == [x[1] for x in b]
-    best = theirs.generate_until(asked("generate_until", ("the cat", dict(until=["\x00"], max_gen_toks=3, do_sample=False))))[0]
+    best = theirs.generate_until(
+        asked("generate_until", ("the cat", dict(until=["\x00"], max_gen_toks=3, do_sample=False)))
+    )[0]
     if best.isascii() and best:
         assert mine.loglikelihood(asked("loglikelihood", ("the cat", best)))[0][1]
 
 
-JOINED = (("abs", "w"), ("the others", "w"), ("s", "w"), ("x s", "wxyz"), ("s  ", "w"))  # 's' and 'w' beside each other are one token
+JOINED = (
+    ("abs", "w"),
+    ("the others", "w"),
+    ("s", "w"),
+    ("x s", "wxyz"),
+    ("s  ", "w"),
+)  # 's' and 'w' beside each other are one token
 
 
 def test_a_token_over_the_border_is_scored_as_two_where_lm_eval_fails(pair, monkeypatch):
     """It asserts that something is left to score, and where a part is left it scores that part alone."""
     mine, theirs = pair
-    joined = lambda text: [*text.encode().replace(b"sw", b"\x07")]  # noqa: E731
+
+    def joined(text):
+        return [*text.encode().replace(b"sw", b"\x07")]
+
     front = [BOS] if pair[0].model.subject.tokenizer.adds_bos else []
-    monkeypatch.setattr(mine.model.subject.tokenizer, "encode_marked", lambda text: np.array(joined(text), np.int32))
+    monkeypatch.setattr(
+        mine.model.subject.tokenizer, "encode_marked", lambda text: np.array(joined(text), np.int32)
+    )
     monkeypatch.setattr(theirs, "tok_encode", lambda text, *_, **__: front + joined(text))
     for context, continuation in JOINED[:3]:
         with pytest.raises(AssertionError):
             theirs.loglikelihood(asked("loglikelihood", (context, continuation)))
-    apart = [((c, y), front + [*c.rstrip().encode()], [*(c[len(c.rstrip()) :] + y).encode()]) for c, y in JOINED]
-    a, b = mine.loglikelihood(asked("loglikelihood", *JOINED)), theirs._loglikelihood_tokens(apart, disable_tqdm=True)
+    apart = [
+        ((c, y), front + [*c.rstrip().encode()], [*(c[len(c.rstrip()) :] + y).encode()])
+        for c, y in JOINED
+    ]
+    a, b = (
+        mine.loglikelihood(asked("loglikelihood", *JOINED)),
+        theirs._loglikelihood_tokens(apart, disable_tqdm=True),
+    )
     np.testing.assert_allclose([x[0] for x in a], [x[0] for x in b], rtol=2e-5)
-    assert [x[1] for x in a] == [x[1] for x in b] and max(x[0] for x in a) < -1e-3, "none of them is certain"
+    assert [x[1] for x in a] == [x[1] for x in b] and max(x[0] for x in a) < -1e-3, (
+        "none of them is certain"
+    )
 
 
 def test_rolling_is_that_of_lm_eval(pair, monkeypatch):
@@ -152,23 +199,39 @@ def test_rolling_is_that_of_lm_eval(pair, monkeypatch):
     # With a bos that the tokenizer puts in front, lm_eval scores that bos too, behind its prefix, which is the same bos.
     plain = theirs.tokenizer.encode
     monkeypatch.setattr(theirs, "tok_encode", lambda text: plain(text, add_special_tokens=False))
-    requests = asked("loglikelihood_rolling", ("short",), ("a text of more than two windows " * 3,), ("x" * (LENGTH + 1),))
-    np.testing.assert_allclose(mine.loglikelihood_rolling(requests), theirs.loglikelihood_rolling(requests), rtol=2e-5)
+    requests = asked(
+        "loglikelihood_rolling",
+        ("short",),
+        ("a text of more than two windows " * 3,),
+        ("x" * (LENGTH + 1),),
+    )
+    np.testing.assert_allclose(
+        mine.loglikelihood_rolling(requests), theirs.loglikelihood_rolling(requests), rtol=2e-5
+    )
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 17, 30])
 def test_windows_are_those_of_lm_eval(count):
     tokens = list(range(100, 100 + count))
-    theirs = [utils.make_disjoint_window(w) for w in utils.get_rolling_token_windows(tokens, 99, 8, 1)]
+    theirs = [
+        utils.make_disjoint_window(w) for w in utils.get_rolling_token_windows(tokens, 99, 8, 1)
+    ]
     ids = [99, *tokens]
-    mine = [(ids[begin:target], ids[target:end]) for begin, target, end in tokenized.windows(len(ids), 1, 8, 1)]
+    mine = [
+        (ids[begin:target], ids[target:end])
+        for begin, target, end in tokenized.windows(len(ids), 1, 8, 1)
+    ]
     assert mine == theirs
 
 
 def test_a_text_that_was_written_ends_at_any_of_its_ends(pair, monkeypatch):
     tokenizer = pair[0].model.subject.tokenizer
     monkeypatch.setattr(tokenizer, "vocab", replace(tokenizer.vocab, stops=(4,)))
-    assert pair[0]._text(np.array([*b"ab", 4, *b"c", EOS]), []) == "ab" == pair[0]._text(np.array([*b"ab", EOS, 4]), [])
+    assert (
+        pair[0]._text(np.array([*b"ab", 4, *b"c", EOS]), [])
+        == "ab"
+        == pair[0]._text(np.array([*b"ab", EOS, 4]), [])
+    )
 
 
 def test_generation_is_that_of_lm_eval(pair):
@@ -214,7 +277,9 @@ def folder(tmp_path):
 
 
 def scores(run, folder, capsys, *flags, tasks="pick"):
-    evaluate.main([f"--workdir={run}", f"--harness={tasks}", f"--harness_dir={folder}", "--json", *flags])
+    evaluate.main(
+        [f"--workdir={run}", f"--harness={tasks}", f"--harness_dir={folder}", "--json", *flags]
+    )
     return {f"{r['eval']}.{r['name']}": r for r in json.loads(capsys.readouterr().out)["scores"]}
 
 
@@ -226,19 +291,56 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
     )
     rolling = rolling[: rolling.index("metric_list")] + "metric_list: [{metric: bits_per_byte}]\n"
     where = folder(pick=CHOICE, text=rolling)
-    found = scores(trained("masked"), where, capsys, "--harness_samples=2", "--harness_limit=2", tasks="pick,text")
+    found = scores(
+        trained("masked"),
+        where,
+        capsys,
+        "--harness_samples=2",
+        "--harness_limit=2",
+        tasks="pick,text",
+    )
     pick = found["harness.pick.acc,none"]
-    assert (pick["claims"], pick["documents"], pick["requests"], pick["settings"]["samples"]) == ("bound", 2, 4, 2)
-    assert pick["text"] is None and pick["trials"] == 2 and pick["interval"] > 0.3 and pick["task"]["rows"] == 2
-    assert list(pick["differs"]) == ["evals.harness.limit", "evals.harness.samples"], "where a task lies is not what is asked"
+    assert (pick["claims"], pick["documents"], pick["requests"], pick["settings"]["samples"]) == (
+        "bound",
+        2,
+        4,
+        2,
+    )
+    assert (
+        pick["text"] is None
+        and pick["trials"] == 2
+        and pick["interval"] > 0.3
+        and pick["task"]["rows"] == 2
+    )
+    assert list(pick["differs"]) == ["evals.harness.limit", "evals.harness.samples"], (
+        "where a task lies is not what is asked"
+    )
     assert pick["loglikelihood_mc_se"] > 0 and pick["mc_se"] >= 0 and pick["sampler"]["steps"] == 4
     assert found["harness.text.bits_per_byte,none"]["mc_se"] > 0
-    again = scores(trained("masked"), where, capsys, "--harness_samples=2", "--harness_limit=2", tasks="text,pick")
-    assert all(again[name]["value"] == r["value"] and again[name]["mc_se"] == r["mc_se"] for name, r in found.items())
+    again = scores(
+        trained("masked"),
+        where,
+        capsys,
+        "--harness_samples=2",
+        "--harness_limit=2",
+        tasks="text,pick",
+    )
+    assert all(
+        again[name]["value"] == r["value"] and again[name]["mc_se"] == r["mc_se"]
+        for name, r in found.items()
+    )
     assert (trained("masked") / "evals.jsonl").read_text().count("harness") >= 6
-    exact = scores(trained("masked"), where, capsys, "--evals.harness.likelihood=exact", tasks="text")["harness.text.bits_per_byte,none"]
-    assert "trials" not in exact and exact["se"] is None and exact["interval"] is None, "lm_eval knows no error of it"
-    assert exact["claims"] == "exact" and "mc_se" not in exact and exact["sampler"]["rule"]["order"] == "left_to_right"
+    exact = scores(
+        trained("masked"), where, capsys, "--evals.harness.likelihood=exact", tasks="text"
+    )["harness.text.bits_per_byte,none"]
+    assert "trials" not in exact and exact["se"] is None and exact["interval"] is None, (
+        "lm_eval knows no error of it"
+    )
+    assert (
+        exact["claims"] == "exact"
+        and "mc_se" not in exact
+        and exact["sampler"]["rule"]["order"] == "left_to_right"
+    )
     assert exact["value"] != found["harness.text.bits_per_byte,none"]["value"]
 
 
@@ -257,8 +359,14 @@ def test_an_edited_copy_of_a_task_is_another_one(trained, tmp_path, capsys):
         (tmp_path / str(n)).mkdir()
         (tmp_path / str(n) / "pick.yaml").write_text(CHOICE.replace(*edit.get("yaml", ("", ""))))
         (tmp_path / str(n) / "rows.jsonl").write_text("\n".join(edit.get("rows", rows)))
-        told.append(scores(trained("ar"), tmp_path / str(n), capsys)["harness.pick.acc,none"]["task"])
-    assert told[0] == told[1] and len({task["sha256"] for task in told}) == 4 and {task["rows"] for task in told} == {3}
+        told.append(
+            scores(trained("ar"), tmp_path / str(n), capsys)["harness.pick.acc,none"]["task"]
+        )
+    assert (
+        told[0] == told[1]
+        and len({task["sha256"] for task in told}) == 4
+        and {task["rows"] for task in told} == {3}
+    )
 
 
 WRITTEN = (
@@ -278,21 +386,31 @@ def test_code_runs_in_the_jail_if_it_may(trained, folder, capsys, monkeypatch):
         scores(trained("ar"), where, capsys)
     ran = []
     monkeypatch.setattr(
-        "dlm.machine.isolation.run", lambda program: ran.append(program) or isolation.RunResult(len(ran) == 1, "", "", "", True)
+        "dlm.machine.isolation.run",
+        lambda program: ran.append(program) or isolation.RunResult(len(ran) == 1, "", "", "", True),
     )
     found = scores(trained("ar"), where, capsys, "--harness_code")["harness.pick.pass@1,none"]
-    assert found["value"] == pytest.approx(1 / 3) and found["claims"] == "samples" and found["nfe"] > 0
-    assert all(p.startswith("def f():") and p.endswith("assert f() == 1\n\ncheck(f)\n") for p in ran)
+    assert (
+        found["value"] == pytest.approx(1 / 3) and found["claims"] == "samples" and found["nfe"] > 0
+    )
+    assert all(
+        p.startswith("def f():") and p.endswith("assert f() == 1\n\ncheck(f)\n") for p in ran
+    )
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
     rows = [dict(q=f"one{sign}two") for sign in "\x85\u2028\u2029\ufeff"]
-    (tmp_path / "rows.jsonl").write_bytes(end.join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
+    (tmp_path / "rows.jsonl").write_bytes(
+        end.join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    )
     assert local_tasks._read(tmp_path / "rows.jsonl") == rows
     (tmp_path / "rows.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode("utf-8-sig")))
     assert local_tasks._read(tmp_path / "rows.json.gz") == rows
-    for name, given, told in [("a.jsonl", "[" * 100_000, "line 1: broken JSON"), ("b.json", "[1]", "entry 1: not a JSON object")]:
+    for name, given, told in [
+        ("a.jsonl", "[" * 100_000, "line 1: broken JSON"),
+        ("b.json", "[1]", "entry 1: not a JSON object"),
+    ]:
         (tmp_path / name).write_text(given)
         with pytest.raises(UserError, match=f"{name}, {told}"):
             local_tasks._read(tmp_path / name)
@@ -306,7 +424,10 @@ def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
         (("doc_to_target: 0", "doc_to_target: ["), "is no YAML of a task"),
         (("task: pick", "include: none.yaml\ntask: pick"), "includes a file that is not there"),
         (('"{{q}}"', "!function evil.text"), "!function evil.text"),
-        (('"{{q}}"', "\"{{''.__class__.__mro__[1].__subclasses__()}}\""), "cannot be built: .*unsafe"),
+        (
+            ('"{{q}}"', "\"{{''.__class__.__mro__[1].__subclasses__()}}\""),
+            "cannot be built: .*unsafe",
+        ),
         (("dataset_path: json", "dataset_path: gsm8k"), "would be fetched"),
         (("metric: acc,", "metric: code_eval,"), "none of lm_eval's own"),
         (("test_split: test", "test_splitt: test"), "cannot be built: .*test_splitt"),
@@ -325,25 +446,47 @@ def test_what_is_installed_wrong_is_told_as_such(trained, folder, capsys, monkey
         raise TypeError("Can't pickle <function>:\n it is not found")
 
     monkeypatch.setattr("datasets.arrow_dataset.InMemoryTable.from_pydict", broken)
-    version, owners = importlib.metadata.version("datasets"), importlib.metadata.packages_distributions() | dict(dlm=["pytest"])
-    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: owners)  # as if this were installed too
+    version, owners = (
+        importlib.metadata.version("datasets"),
+        importlib.metadata.packages_distributions() | dict(dlm=["pytest"]),
+    )
+    monkeypatch.setattr(
+        "importlib.metadata.packages_distributions", lambda: owners
+    )  # as if this were installed too
     told = f"no task can be built with what is installed: datasets {version}, called by lm_eval .* says .Can't pickle <function>: it"
     with pytest.raises(UserError, match=told) as error:
         scores(trained("masked"), folder(pick=CHOICE), capsys)
-    assert "\n" not in str(error.value) and "pick in" not in str(error.value) and "pytest" not in str(error.value)
+    assert (
+        "\n" not in str(error.value)
+        and "pick in" not in str(error.value)
+        and "pytest" not in str(error.value)
+    )
 
 
 def test_a_chat_s_contents_are_text_in_a_harness(trained, folder, capsys, monkeypatch, tmp_path):
     """The run's own template through lm_eval: its eos is one id, the documents' are text, and so are answers."""
     run, read = tmp_path / "run", []
     shutil.copytree(trained("ar"), run)
-    (run / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|eos|>{% endfor %}")
+    (run / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}<|eos|>{% endfor %}"
+    )
     plain = Bytes().fit(()).__class__.encode_marked
-    monkeypatch.setattr("dlm.text.bytes.ByteTokenizer.encode_marked", lambda self, text: read.append(plain(self, text)) or read[-1])
-    where = folder(pick=CHOICE.replace('"{{q}}"', '"{{q}} <|eos|>"').replace("[a, b]", "[a, '<|eos|>']"))
-    found = scores(run, where, capsys, "--evals.harness.chat=template", "--harness_limit=1")["harness.pick.acc,none"]
+    monkeypatch.setattr(
+        "dlm.text.bytes.ByteTokenizer.encode_marked",
+        lambda self, text: read.append(plain(self, text)) or read[-1],
+    )
+    where = folder(
+        pick=CHOICE.replace('"{{q}}"', '"{{q}} <|eos|>"').replace("[a, b]", "[a, '<|eos|>']")
+    )
+    found = scores(run, where, capsys, "--evals.harness.chat=template", "--harness_limit=1")[
+        "harness.pick.acc,none"
+    ]
     whole = {bytes(ids[ids < 256].tolist()): int((ids == 256).sum()) for ids in read}
-    assert whole == {b"the cat 0 <|eos|>": 1, b"the cat 0 <|eos|>sat on a mat": 1, b"the cat 0 <|eos|><|eos|>": 1}
+    assert whole == {
+        b"the cat 0 <|eos|>": 1,
+        b"the cat 0 <|eos|>sat on a mat": 1,
+        b"the cat 0 <|eos|><|eos|>": 1,
+    }
     assert found["special_names"] == 3
 
 
@@ -352,7 +495,9 @@ def test_chat_templates_are_plugged_in(trained, folder, capsys, monkeypatch):
 
     def render(messages, generation=True):
         asked_of.append(messages)
-        return "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>" * generation
+        return (
+            "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>" * generation
+        )
 
     monkeypatch.setattr("dlm.evals.harness._template", lambda subject: render)
     scores(trained("ar"), folder(pick=CHOICE), capsys, "--evals.harness.chat=template")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.evals.lm_eval.adapter import HarnessLM
 from dlm.evals.lm_eval.scoring import Model, Score
 from tests import tiny
@@ -20,18 +20,46 @@ def subject(tmp_path_factory):
 @pytest.mark.parametrize(
     "options, changed",
     [
-        (dict(num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, early_stopping=False, length_penalty=0.5, min_p=0), {}),
-        (dict(num_return_sequences=1, use_cache=True, top_p=None, top_k=None, temperature=None, do_sample=None, until=None), {}),
+        (
+            dict(
+                num_beams=1,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+                early_stopping=False,
+                length_penalty=0.5,
+                min_p=0,
+            ),
+            {},
+        ),
+        (
+            dict(
+                num_return_sequences=1,
+                use_cache=True,
+                top_p=None,
+                top_k=None,
+                temperature=None,
+                do_sample=None,
+                until=None,
+            ),
+            {},
+        ),
         (dict(do_sample=True, top_k=0, top_p=1.0, temperature=None), dict(temperature=1.0)),
         (dict(do_sample=True, top_k=-1), dict(temperature=1.0)),
-        (dict(temperature=0.5, top_k=3, top_p=0.9, typical_p=1), dict(temperature=0.5, top_k=3, top_p=0.9)),
+        (
+            dict(temperature=0.5, top_k=3, top_p=0.9, typical_p=1),
+            dict(temperature=0.5, top_k=3, top_p=0.9),
+        ),
         (dict(do_sample=False, temperature=0.5, top_k=3), {}),
     ],
     ids=str,
 )
 def test_options_that_change_nothing_are_accepted(subject, options, changed):
     model = Model(subject)
-    assert HarnessLM(model)._asked(options) == (dataclasses.replace(model.sampler, **dict(temperature=0.0) | changed), 256, [])
+    assert HarnessLM(model)._asked(options) == (
+        dataclasses.replace(model.sampler, **dict(temperature=0.0) | changed),
+        256,
+        [],
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,12 +82,35 @@ def test_other_options_are_refused_by_name(subject, options, told):
 def test_names_of_special_tokens_and_broken_answers_are_told(subject, monkeypatch):
     lm, read = HarnessLM(Model(subject)), []
     words = ("né".encode()[:2], "né".encode(), "né".encode())
-    monkeypatch.setattr(lm.model, "scores", lambda pieces, greedy: read.extend(pieces) or [Score(1.0, 0.0, True)] * len(pieces))
-    monkeypatch.setattr(lm.model, "write", lambda prompts, *_: read.extend(prompts) or [np.array([*word, 256]) for word in words])
-    likely, rolled = asked("loglikelihood", ("a<|eos|> <|m", "ask|>")), asked("loglikelihood_rolling", ("<|bos|>",))
+    monkeypatch.setattr(
+        lm.model,
+        "scores",
+        lambda pieces, greedy: read.extend(pieces) or [Score(1.0, 0.0, True)] * len(pieces),
+    )
+    monkeypatch.setattr(
+        lm.model,
+        "write",
+        lambda prompts, *_: read.extend(prompts) or [np.array([*word, 256]) for word in words],
+    )
+    likely, rolled = (
+        asked("loglikelihood", ("a<|eos|> <|m", "ask|>")),
+        asked("loglikelihood_rolling", ("<|bos|>",)),
+    )
     lm.loglikelihood(likely), lm.loglikelihood_rolling(rolled)
     written = asked("generate_until", ("<|eos|>", {}), ("<|eos|>", {}), ("ok?", {}))
     assert lm.generate_until(written) == ["n\ufffd", "né", "né"]
     told = [lm.score_info[str(r.args)] for r in (*likely, *rolled, *written)]
-    assert [t.names for t in told] == [2, 1, 1, 1, 0] and [t.broken for t in told] == [False, False, True, True, False]
-    assert [bytes(piece.ids.tolist()) for piece in read] == [b"a<|eos|> <|mask|>", b"<|bos|>", b"<|eos|>", b"<|eos|>", b"ok?"]
+    assert [t.names for t in told] == [2, 1, 1, 1, 0] and [t.broken for t in told] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert [bytes(piece.ids.tolist()) for piece in read] == [
+        b"a<|eos|> <|mask|>",
+        b"<|bos|>",
+        b"<|eos|>",
+        b"<|eos|>",
+        b"ok?",
+    ]

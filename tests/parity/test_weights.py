@@ -14,9 +14,9 @@ from lm_eval.api.instance import Instance
 from safetensors.torch import load_file
 
 from dlm import convert
-from dlm.app import experiment as assemble
-from dlm.core.config import UserError
+from dlm.app.experiment import Subject, reopen
 from dlm.core.contracts import Canvas
+from dlm.core.errors import UserError
 from dlm.evals import samples
 from dlm.evals.lm_eval.adapter import HarnessLM
 from dlm.evals.lm_eval.scoring import Model
@@ -38,17 +38,32 @@ BASE = dict(
     eos_token_id=published.EOS,
     pad_token_id=None,
 )
-SLOW = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+SLOW = dict(
+    rope_type="llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)
 EXPERTS = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=20, head_dim=16)
 MADE = {
     "llama2": ("Llama", dict(rms_norm_eps=1e-5)),
     "llama3": ("Llama", dict(rope_theta=500_000.0, rope_scaling=SLOW, tie_word_embeddings=True)),
-    "own head": ("Llama", dict(rope_theta=500_000.0, rope_scaling=SLOW, tie_word_embeddings=True)),  # which says what its tensors do not
-    "linear": ("Llama", dict(rope_scaling=dict(rope_type="linear", factor=4.0), attention_bias=True)),
+    "own head": (
+        "Llama",
+        dict(rope_theta=500_000.0, rope_scaling=SLOW, tie_word_embeddings=True),
+    ),  # which says what its tensors do not
+    "linear": (
+        "Llama",
+        dict(rope_scaling=dict(rope_type="linear", factor=4.0), attention_bias=True),
+    ),
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", dict(head_dim=16)),
     "qwen3moe": ("Qwen3Moe", dict(EXPERTS, norm_topk_prob=True, mlp_only_layers=[0])),
-    "qwen3moe-plain": ("Qwen3Moe", dict(EXPERTS, norm_topk_prob=False, num_hidden_layers=4, decoder_sparse_step=2)),
+    "qwen3moe-plain": (
+        "Qwen3Moe",
+        dict(EXPERTS, norm_topk_prob=False, num_hidden_layers=4, decoder_sparse_step=2),
+    ),
     "mixtral": ("Mixtral", dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=None)),
 }
 
@@ -68,7 +83,11 @@ def make(name):
 
 
 def tensors(folder):
-    return {name: x for file in sorted(folder.glob("*.safetensors")) for name, x in load_file(file).items()}
+    return {
+        name: x
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, x in load_file(file).items()
+    }
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -78,20 +97,32 @@ def test_the_same_logits_and_the_same_bytes_back(name, tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(there, dtype=torch.float32).eval()
     published.tokenizer(there)
     convert.from_hf(there, tmp_path / "run")
-    experiment, state = assemble.reopen(tmp_path / "run")
+    experiment, state = reopen(tmp_path / "run")
     ids_BL = np.random.default_rng(0).integers(0, 256, (2, 24))
     read_BL = np.concatenate([np.full((2, 1), experiment.run.nn.vocab.bos), ids_BL[:, :-1]], 1)
     with torch.no_grad():
         want_BLV = model(torch.tensor(read_BL)).logits.numpy()
-    canvas = Canvas(jnp.asarray(ids_BL, jnp.int32), jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool))
-    got_BLV = np.asarray(experiment.denoise(state.params, canvas, mask=experiment.objective.mask).prediction.logits_BLV)
+    canvas = Canvas(
+        jnp.asarray(ids_BL, jnp.int32), jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool)
+    )
+    got_BLV = np.asarray(
+        experiment.denoise(
+            state.params, canvas, mask=experiment.objective.mask
+        ).prediction.logits_BLV
+    )
     said = np.isfinite(got_BLV[0, 0])
-    assert (~said).sum() == 1 and not said[experiment.run.nn.vocab.mask], "all but the mask, which had a spare row"
+    assert (~said).sum() == 1 and not said[experiment.run.nn.vocab.mask], (
+        "all but the mask, which had a spare row"
+    )
     np.testing.assert_allclose(got_BLV[..., said], want_BLV[..., said], atol=1e-4)
     convert.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 60_000)
     old, new = tensors(there), tensors(tmp_path / "back")
-    assert old.keys() == new.keys() and all(torch.equal(old[k], new[k]) and old[k].dtype == new[k].dtype for k in old)
-    assert json.loads((there / "config.json").read_text()) == json.loads((tmp_path / "back" / "config.json").read_text())
+    assert old.keys() == new.keys() and all(
+        torch.equal(old[k], new[k]) and old[k].dtype == new[k].dtype for k in old
+    )
+    assert json.loads((there / "config.json").read_text()) == json.loads(
+        (tmp_path / "back" / "config.json").read_text()
+    )
 
 
 def test_what_goes_back_is_read_by_transformers(tmp_path):
@@ -102,10 +133,17 @@ def test_what_goes_back_is_read_by_transformers(tmp_path):
     convert.from_hf(tmp_path / "there", tmp_path / "run")
     convert.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 10**9)
     assert {x.dtype for x in tensors(tmp_path / "back").values()} == {torch.bfloat16}
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back", dtype=torch.bfloat16)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "back", dtype=torch.bfloat16
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "back").decode(list(range(20)))
-    assert json.loads((tmp_path / "back" / "tokenizer.json").read_text()) == json.loads((tmp_path / "there" / "tokenizer.json").read_text())
+    assert json.loads((tmp_path / "back" / "tokenizer.json").read_text()) == json.loads(
+        (tmp_path / "there" / "tokenizer.json").read_text()
+    )
 
 
 # ------------------------------------------------------------------------------------- key by key: refused by name, or the same logits
@@ -157,7 +195,10 @@ READ = [  # of one key more than one value, or several keys at a time
     dict(rope_parameters=dict(rope_type="default", rope_theta=900.0, partial_rotary_factor=0.5)),
     dict(rope_parameters=dict(rope_theta=900.0)),
     dict(rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=900.0))),
-    dict(rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=900.0)), layer_types=FULL),
+    dict(
+        rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=900.0)),
+        layer_types=FULL,
+    ),
     dict(rope_scaling={}, rope_parameters=None),
     dict(rope_scaling=dict(type="yarn", factor=2.0)),
     dict(rope_scaling=dict(type="default", factor=2.0)),
@@ -202,13 +243,17 @@ FIXED = (
 @functools.cache
 def drawn(name, shape):
     """The same numbers for the same name."""
-    return torch.tensor(np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape) * 0.3 + ("norm" in name))
+    return torch.tensor(
+        np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape) * 0.3 + ("norm" in name)
+    )
 
 
 def said(family, config):
     """The reference's logits of 9 tokens; None where it cannot be made so."""
     try:
-        model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config").from_dict(json.loads(config))).eval()
+        model = getattr(transformers, f"{family}ForCausalLM")(
+            getattr(transformers, f"{family}Config").from_dict(json.loads(config))
+        ).eval()
         with torch.no_grad():
             for name, x in model.named_parameters():
                 x.copy_(drawn(name, x.shape))
@@ -220,18 +265,33 @@ def said(family, config):
 def canonical(family, nn, config):
     """What was read of a config.json, and nothing else of it."""
     a = nn["attention"]
-    slow = {theirs: a["rope"][ours] for ours, theirs in rope._OURS.get(a["rope"].get("kind"), {}).items()}
+    slow = {
+        theirs: a["rope"][ours]
+        for ours, theirs in rope._OURS.get(a["rope"].get("kind"), {}).items()
+    }
     found = {key: config[key] for key in FIXED if key in config}
     found |= dict(
-        num_attention_heads=a["heads"], num_key_value_heads=a["kv_heads"], head_dim=a["head_size"], rms_norm_eps=nn["norm"]["epsilon"]
+        num_attention_heads=a["heads"],
+        num_key_value_heads=a["kv_heads"],
+        head_dim=a["head_size"],
+        rms_norm_eps=nn["norm"]["epsilon"],
     )
-    found |= dict(rope_parameters=slow | dict(rope_theta=a["rope"]["base"], rope_type=a["rope"].get("kind", "default")))
+    found |= dict(
+        rope_parameters=slow
+        | dict(rope_theta=a["rope"]["base"], rope_type=a["rope"].get("kind", "default"))
+    )
     found |= dict(tie_word_embeddings=nn["embeddings"] == "tied", use_cache=False)
     if family not in ("Qwen2", "Mixtral"):
         found |= dict(attention_bias=a["bias"] == "all")
     if e := nn.get("experts"):
-        number = dict(num_local_experts=e["number"]) if family == "Mixtral" else dict(num_experts=e["number"])
-        found |= number | dict(num_experts_per_tok=e["active"], norm_topk_prob=e["router"]["weights"] == "renormalised")
+        number = (
+            dict(num_local_experts=e["number"])
+            if family == "Mixtral"
+            else dict(num_experts=e["number"])
+        )
+        found |= number | dict(
+            num_experts_per_tok=e["active"], norm_topk_prob=e["router"]["weights"] == "renormalised"
+        )
         found |= dict(mlp_only_layers=list(range(e["dense"])), decoder_sparse_step=e["every"])
     elif family == "Qwen3Moe":
         found |= dict(num_experts=0)
@@ -244,14 +304,21 @@ def test_each_key_is_refused_by_its_name_or_has_the_references_logits(family):
     torch.set_num_threads(1)  # matrices as small as these are slower with more
     logits = functools.cache(functools.partial(said, family))
     base = BASE | FAMILIES[family] | dict(architectures=[f"{family}ForCausalLM"], rope_theta=1000.0)
-    changes = [dict([item]) for table in (READ_ELSEWHERE, HARMLESS) for item in table.items()] + READ
-    cases = [base | change for change in changes] + [{k: v for k, v in base.items() if k != less} for less in base]
+    changes = [
+        dict([item]) for table in (READ_ELSEWHERE, HARMLESS) for item in table.items()
+    ] + READ
+    cases = [base | change for change in changes] + [
+        {k: v for k, v in base.items() if k != less} for less in base
+    ]
     layout, read, failed, same = layouts.of(base, "it"), 0, 0, logits(json.dumps(base))
     for config, change in zip(cases, [*changes, *base], strict=True):
         try:
             nn = reading.network(layout, config, "it")
         except UserError as error:
-            assert any(key in str(error) for key in change) or change in str(error), (change, str(error))
+            assert any(key in str(error) for key in change) or change in str(error), (
+                change,
+                str(error),
+            )
             continue
         want = logits(json.dumps(config))
         if want is None:
@@ -260,7 +327,9 @@ def test_each_key_is_refused_by_its_name_or_has_the_references_logits(family):
         got = logits(json.dumps(canonical(family, nn, config)))
         np.testing.assert_allclose(got, want, atol=1e-5, err_msg=str(change))
         read += not np.array_equal(want, same)
-    assert read >= 15 and len(cases) > 120 and failed <= 3, "the reference is asked, and knows almost all of these files"
+    assert read >= 15 and len(cases) > 120 and failed <= 3, (
+        "the reference is asked, and knows almost all of these files"
+    )
 
 
 def with_bos(folder):
@@ -268,10 +337,17 @@ def with_bos(folder):
     tree = json.loads((folder / "tokenizer.json").read_text())
     tree["added_tokens"].insert(0, tree["added_tokens"][0] | dict(id=BOS, content="zz256"))
     bos = dict(id="zz256", ids=[BOS], tokens=["zz256"])
-    single = [dict(SpecialToken=dict(id="zz256", type_id=0)), dict(Sequence=dict(id="A", type_id=0))]
-    tree["post_processor"] = dict(type="TemplateProcessing", single=single, pair=single, special_tokens=dict(zz256=bos))
+    single = [
+        dict(SpecialToken=dict(id="zz256", type_id=0)),
+        dict(Sequence=dict(id="A", type_id=0)),
+    ]
+    tree["post_processor"] = dict(
+        type="TemplateProcessing", single=single, pair=single, special_tokens=dict(zz256=bos)
+    )
     (folder / "tokenizer.json").write_text(json.dumps(tree))
-    (folder / "tokenizer_config.json").write_text(json.dumps(dict(bos_token="zz256", tokenizer_class="PreTrainedTokenizerFast")))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(dict(bos_token="zz256", tokenizer_class="PreTrainedTokenizerFast"))
+    )
 
 
 @pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
@@ -286,23 +362,41 @@ def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, t
     if bos:
         with_bos(there)
     convert.from_hf(there, tmp_path / "run", [("config.mesh.data", "1")])
-    experiment, state = assemble.reopen(tmp_path / "run")
-    subject = assemble.Subject(experiment, state.params, None)
+    experiment, state = reopen(tmp_path / "run")
+    subject = Subject(experiment, state.params, None)
     lm = HarnessLM(Model(subject, rows=3))
     library = transformers.PreTrainedTokenizerFast(tokenizer_file=str(there / "tokenizer.json"))
     prompts, spelled = ("", "h", "hello there"), {}
     for prompt in prompts:
         given = library(prompt)["input_ids"] or [BOS if bos else published.EOS]
         assert (given[0] == BOS) == bos
-        options = dict(max_new_tokens=7, do_sample=False, pad_token_id=0, suppress_tokens=[experiment.tokenizer.mask])
+        options = dict(
+            max_new_tokens=7,
+            do_sample=False,
+            pad_token_id=0,
+            suppress_tokens=[experiment.tokenizer.mask],
+        )
         with torch.no_grad():
             wanted = model.generate(torch.tensor([given]), **options)[0, len(given) :].tolist()
-        spelled[prompt] = wanted[: wanted.index(e)] if (e := next((i for i in wanted if i in (published.EOS, 257)), None)) else wanted
-    replies = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))([Request.prompt(p, 7) for p in prompts])
+        spelled[prompt] = (
+            wanted[: wanted.index(e)]
+            if (e := next((i for i in wanted if i in (published.EOS, 257)), None))
+            else wanted
+        )
+    replies = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))(
+        [Request.prompt(p, 7) for p in prompts]
+    )
     ids = {p: r.ids[len(p) :] for p, r in zip(prompts, replies, strict=True)}
     ended = {p: samples.before(experiment.tokenizer.vocab, x).tolist() for p, x in ids.items()}
     assert ended == spelled
     asked = [
-        Instance(request_type="generate_until", doc={}, arguments=(p, dict(max_gen_toks=7)), idx=0, metadata=("t", 0, 1)) for p in prompts
+        Instance(
+            request_type="generate_until",
+            doc={},
+            arguments=(p, dict(max_gen_toks=7)),
+            idx=0,
+            metadata=("t", 0, 1),
+        )
+        for p in prompts
     ]
     assert lm.generate_until(asked) == [experiment.tokenizer.decode(spelled[p]) for p in prompts]

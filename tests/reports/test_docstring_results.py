@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import to_json, to_plain
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.reports import docstring_results, groups, record
 from tests import tiny
 from tests.reports.conftest import lines, score
@@ -38,14 +39,18 @@ def made(tmp_path, corpus):
     for seed in (0, 1):
         folder = tmp_path / f"seed={seed}"
         folder.mkdir()
-        run = spec.run(dict(config, seed=seed, mesh=dict(data=seed + 1)))
-        config_file = spec.plain(run)
+        run = build_run(dict(config, seed=seed, mesh=dict(data=seed + 1)))
+        config_file = to_plain(run)
         del config_file["optim"]["skip"]  # as a run has it that is older than a field
-        (folder / "config.json").write_text(spec.to_json(config_file))
+        (folder / "config.json").write_text(to_json(config_file))
         (folder / "commit.txt").write_text("abcdef0123\n")
         (folder / "metrics.jsonl").write_text(lines([dict(step=4, loss=1.0)]))
-        (folder / "environment.json").write_text('{"devices": ["cpu cpu"], "cores": 2, "processor": "Z80", "python": "3.11"}')
-        (folder / "evals.jsonl").write_text(lines([score("bits_per_byte", 2.0 + seed, se=0.1, step=4)]))
+        (folder / "environment.json").write_text(
+            '{"devices": ["cpu cpu"], "cores": 2, "processor": "Z80", "python": "3.11"}'
+        )
+        (folder / "evals.jsonl").write_text(
+            lines([score("bits_per_byte", 2.0 + seed, se=0.1, step=4)])
+        )
     return path, groups.grouped(record.read([tmp_path]))
 
 
@@ -55,7 +60,10 @@ def test_results_stand_between_their_markers_with_what_made_them(made, tmp_path)
         assert docstring_results.write(str(path), found) == path
     text = path.read_text()
     made_by = f"config {docstring_results.digest(str(path))}, commit abcdef0, 2 × Z80, Python 3.11, seeds 0 1"
-    assert text.count(f"    === results of {path}, {made_by} ===\n    model") == 1 and f"{path}:n=1, none yet" in text
+    assert (
+        text.count(f"    === results of {path}, {made_by} ===\n    model") == 1
+        and f"{path}:n=1, none yet" in text
+    )
     assert (
         "    masked   bound   2.500 ± 6.356" in text
         and "\n    ± is half of the 95 % interval" in text
@@ -65,8 +73,13 @@ def test_results_stand_between_their_markers_with_what_made_them(made, tmp_path)
     assert "    note: masked" not in text and docstring_results.stale(path) == []
     (tmp_path / "seed=0" / "commit.txt").write_text("fedcba+changes\n")
     docstring_results.write(str(path), groups.grouped(record.read([tmp_path])))
-    assert ", commit fedcba+changes and abcdef0, " in path.read_text(), "code with changes is not that of its commit"
-    assert "\n    note: the runs are of 2 versions of the code (abcdef0123, fedcba+changes)\n    === end" in path.read_text()
+    assert ", commit fedcba+changes and abcdef0, " in path.read_text(), (
+        "code with changes is not that of its commit"
+    )
+    assert (
+        "\n    note: the runs are of 2 versions of the code (abcdef0123, fedcba+changes)\n    === end"
+        in path.read_text()
+    )
     path.write_text(text.replace("'lr': 0.01", "'lr': 0.02"))
     assert docstring_results.stale(path) == [str(path)]
 
@@ -81,6 +94,8 @@ def test_runs_of_another_recipe_and_recipes_without_a_place_are_refused(made, tm
     assert "none yet" in path.read_text()
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/**/*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].glob("configs/**/*.py")), ids=lambda p: p.name
+)
 def test_no_shipped_result_is_stale(path):
     assert docstring_results.stale(path) == []

@@ -27,7 +27,10 @@ def add(run, *rows):
 
 def test_equal_runs_are_told_nothing_and_unfair_comparisons_are_named(runs):
     assert warnings(groups(runs)) == []
-    add(runs[1], score("bits_per_byte", 1.0, claims="exact", text=dict(TEXT, sha256="f" * 64, bytes=4577)))
+    add(
+        runs[1],
+        score("bits_per_byte", 1.0, claims="exact", text=dict(TEXT, sha256="f" * 64, bytes=4577)),
+    )
     with (runs[1] / "metrics.jsonl").open("a") as f:
         f.write(json.dumps(dict(step=60, loss=1.0)) + "\n")
     (runs[0] / "commit.txt").write_text("def456\n")
@@ -36,8 +39,13 @@ def test_equal_runs_are_told_nothing_and_unfair_comparisons_are_named(runs):
         "held-out split of the run's data, 4,577 bytes, ffffffff: ar",
         "held-out split of the run's data, 4,934 bytes, a1b2c3d4: masked, ar",
     )
-    assert text == f"scored on different text ({one} | {other}): these scores do not compare", "its gzip was measured on the old text"
-    assert "ar was scored at step 40, but trained to step 60" in step and "2 versions of the code (abc123, def456)" in commits
+    assert text == f"scored on different text ({one} | {other}): these scores do not compare", (
+        "its gzip was measured on the old text"
+    )
+    assert (
+        "ar was scored at step 40, but trained to step 60" in step
+        and "2 versions of the code (abc123, def456)" in commits
+    )
     (runs[0] / "evals.jsonl").unlink()
     assert any(line.startswith("masked has no held-out score") for line in warnings(groups(runs)))
 
@@ -45,21 +53,50 @@ def test_equal_runs_are_told_nothing_and_unfair_comparisons_are_named(runs):
 def test_bars_of_different_text_stand_in_no_figure_without_the_line(runs):
     infill = dict(eval="infill", claims="samples", over="documents", settings={})
     for run, digest in zip(runs, "ef", strict=True):
-        add(run, score("token_accuracy", 0.5, se=0.1, text=dict(TEXT, sha256=digest * 64), **infill))
+        add(
+            run, score("token_accuracy", 0.5, se=0.1, text=dict(TEXT, sha256=digest * 64), **infill)
+        )
     found = groups(runs)
     figures = list(filter(None, summary._plots(found, table.rows(found))))
     titles = {f.partition("<h2>")[2].partition("</h2>")[0]: "class=warning" in f for f in figures}
-    assert titles["Infilled tokens that are the original ones"] and not titles["Held-out bits per byte"] and not titles["Training"]
+    assert (
+        titles["Infilled tokens that are the original ones"]
+        and not titles["Held-out bits per byte"]
+        and not titles["Training"]
+    )
 
 
 def test_judges_tasks_and_settings_that_differ_are_named(runs):
     for run, n in zip(runs, (1, 2), strict=True):
         judge = dict(dir="there", step=n, config="c" * 64)
-        add(run, score("gen_ppl", 3.0, eval="gen_ppl", judge=judge, settings=dict(judge=f"{n}/there", num=n)))
-        add(run, score("sudoku_accuracy", 0.5, eval="tasks", text=None, task=dict(sha256=str(n) * 64, rows=9), settings={}))
+        add(
+            run,
+            score(
+                "gen_ppl",
+                3.0,
+                eval="gen_ppl",
+                judge=judge,
+                settings=dict(judge=f"{n}/there", num=n),
+            ),
+        )
+        add(
+            run,
+            score(
+                "sudoku_accuracy",
+                0.5,
+                eval="tasks",
+                text=None,
+                task=dict(sha256=str(n) * 64, rows=9),
+                settings={},
+            ),
+        )
     judges, tasks, num = warnings(groups(runs))
-    assert judges.startswith("gen_ppl: judged by different models (there at step 1, config cccccccc: masked | there at step 2")
-    assert tasks.startswith("sudoku_accuracy: asked different tasks (9 rows, 11111111: masked | 9 rows, 22222222: ar)")
+    assert judges.startswith(
+        "gen_ppl: judged by different models (there at step 1, config cccccccc: masked | there at step 2"
+    )
+    assert tasks.startswith(
+        "sudoku_accuracy: asked different tasks (9 rows, 11111111: masked | 9 rows, 22222222: ar)"
+    )
     assert num == "evals.gen_ppl.num is not the same: 1 (masked) | 2 (ar)"
 
 
@@ -68,13 +105,18 @@ def test_an_older_steps_score_does_not_replace_a_newer_ones_and_part_of_the_text
     assert groups(runs)[0].score("bits_per_byte")[0] == 3.014 and warnings(groups(runs)) == []
     add(runs[0], score("bits_per_byte", 3.0, settings=dict(windows=9)))
     (said,) = warnings(groups(runs))
-    assert said == "bits per byte are of all, 9 windows of the held-out text, gzip, xz and order-0 of all of it"
+    assert (
+        said
+        == "bits per byte are of all, 9 windows of the held-out text, gzip, xz and order-0 of all of it"
+    )
 
 
 def test_rows_of_an_earlier_version_are_shown_as_before_and_what_they_do_not_say_is_said(runs):
     for run, size in zip(runs, (1000, 1001), strict=True):
         config = json.loads((run / "config.json").read_text())
-        (run / "config.json").write_text(json.dumps(dict(config, data={"source": {"name": "data.local"}})))
+        (run / "config.json").write_text(
+            json.dumps(dict(config, data={"source": {"name": "data.local"}}))
+        )
         rows = [dict(json.loads(line)) for line in (run / "evals.jsonl").read_text().splitlines()]
         for row in rows:
             for new in ("text", "differs", "commit", "over"):
@@ -83,10 +125,16 @@ def test_rows_of_an_earlier_version_are_shown_as_before_and_what_they_do_not_say
         (run / "evals.jsonl").write_text(lines(rows))
     masked, ar = groups(runs)
     split, (text, unknown) = "held-out split of local", warnings([masked, ar])
-    assert masked.score("bits_per_byte") == (3.014, pytest.approx(0.01176)) and table.rows([masked])[0].data == split
+    assert (
+        masked.score("bits_per_byte") == (3.014, pytest.approx(0.01176))
+        and table.rows([masked])[0].data == split
+    )
     told = f"{split}, 1,000 bytes: masked | {split}, 1,001 bytes: ar"
     assert text == f"scored on different text ({told}): these scores do not compare"
-    assert unknown.startswith(f"an earlier version scored {runs[0]}, {runs[1]}, and did not record: ") and "text" in unknown
+    assert (
+        unknown.startswith(f"an earlier version scored {runs[0]}, {runs[1]}, and did not record: ")
+        and "text" in unknown
+    )
 
 
 def test_data_that_were_accepted_are_named(runs):
@@ -101,12 +149,20 @@ CONFIG = {"objective": "objectives.masked", "steps": 40, "data": {"batch": 8, "l
 
 
 def made(seed, updates=40, commit="abc", config=None, **changes):
-    measured = dict(judge=dict(dir="j", step=1, config="c"), task=dict(sha256="t"), se=0.01, seed=seed, value=3.0 + seed / 100)
+    measured = dict(
+        judge=dict(dir="j", step=1, config="c"),
+        task=dict(sha256="t"),
+        se=0.01,
+        seed=seed,
+        value=3.0 + seed / 100,
+    )
     row = score("bits_per_byte", **measured | changes)
     for name in [name for name, value in row.items() if value is ...]:
         del row[name]
     metrics = [dict(step=updates, loss=1.0)]
-    return Record(Path(f"run{seed}"), CONFIG | {"seed": seed} | (config or {}), metrics, [row], [], {}, commit)
+    return Record(
+        Path(f"run{seed}"), CONFIG | {"seed": seed} | (config or {}), metrics, [row], [], {}, commit
+    )
 
 
 TEXTS = st.text("abcdef", min_size=64, max_size=64).map(lambda digest: dict(TEXT, sha256=digest))
@@ -116,13 +172,17 @@ DIFFERENT = dict(
     config=st.fixed_dictionaries(dict(nn=st.fixed_dictionaries(dict(width=st.integers())))),
     step=st.integers(0, 39) | st.just(...),
     text=TEXTS | st.just(...) | st.none(),
-    settings=st.dictionaries(st.sampled_from(["samples", "windows", "pattern"]), st.integers(0, 3)) | st.just(...),
+    settings=st.dictionaries(st.sampled_from(["samples", "windows", "pattern"]), st.integers(0, 3))
+    | st.just(...),
     sampler=st.dictionaries(st.sampled_from(["steps", "block"]), st.integers(1, 9), min_size=1),
     claims=st.sampled_from(["exact", "heuristic", ...]),
-    judge=st.fixed_dictionaries(dict(dir=st.just("j"), step=st.integers(2, 9), config=st.just("c"))) | st.just(...),
+    judge=st.fixed_dictionaries(dict(dir=st.just("j"), step=st.integers(2, 9), config=st.just("c")))
+    | st.just(...),
     task=st.fixed_dictionaries(dict(sha256=st.text("abc", min_size=2))) | st.just(...),
 )
-PAIRS = st.sampled_from(sorted(DIFFERENT)).flatmap(lambda name: DIFFERENT[name].map(lambda value: {name: value}))
+PAIRS = st.sampled_from(sorted(DIFFERENT)).flatmap(
+    lambda name: DIFFERENT[name].map(lambda value: {name: value})
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -136,7 +196,9 @@ def test_what_differs_in_one_thing_is_in_no_mean_without_a_line_that_says_so(cha
         named = len(found) > 1 and len({g.label for g in found}) > 1
         assert named or any("run2 is not in the mean" in line for line in warnings(found)), change
     else:
-        assert ... in change.values() and any("run2" in line and "did not record" in line for line in warnings(found)), change
+        assert ... in change.values() and any(
+            "run2" in line and "did not record" in line for line in warnings(found)
+        ), change
 
 
 def test_equal_runs_are_one_mean_in_any_order():
@@ -148,7 +210,11 @@ def test_equal_runs_are_one_mean_in_any_order():
 def test_a_seed_that_is_not_finite_makes_the_mean_not_finite_in_words():
     (one,) = grouped([made(0), made(1), made(2, value=None, finite=False)])
     mean, half = one.score("bits_per_byte")
-    assert math.isnan(mean) and math.isnan(half) and any("not finite (run2)" in line for line in warnings([one]))
+    assert (
+        math.isnan(mean)
+        and math.isnan(half)
+        and any("not finite (run2)" in line for line in warnings([one]))
+    )
 
 
 def test_a_score_that_one_seed_lacks_is_named():
@@ -157,11 +223,15 @@ def test_a_score_that_one_seed_lacks_is_named():
     assert "masked: run1 is not in the mean of ece, missing" in warnings(grouped(records))
     assert table.rows(grouped(records))[0].seeds == 2
     records[0].evals.append(score("gzip_bits_per_byte", 2.0, eval="compression", settings={}))
-    assert len(warnings(grouped([made(0), made(1)]))) == 0 and not any("gzip" in line for line in warnings(grouped(records)))
+    assert len(warnings(grouped([made(0), made(1)]))) == 0 and not any(
+        "gzip" in line for line in warnings(grouped(records))
+    )
     records[1].evals.clear()
     records = [Record(**vars(r) | dict(evals=r.evals)) for r in (made(0), made(1))]
     records[1].evals.clear()
-    assert [line.partition(":")[0] for line in warnings(grouped(records))] == ["masked has no held-out score"]
+    assert [line.partition(":")[0] for line in warnings(grouped(records))] == [
+        "masked has no held-out score"
+    ]
     assert table.rows(grouped(records))[0].seeds == 1, "of the two runs, one is in the mean"
 
 
@@ -181,4 +251,6 @@ def test_other_scores_say_the_step_that_they_are_of():
     same = [made(0), made(1)]
     for record_ in same:
         record_.evals.append(score("bits_per_byte", 1.0, differs=dict(seed=9), seed=9, se=0.01))
-    assert "masked, seed=9: bits_per_byte 1.000 ± 0.020 (2 seeds)" in table.others_as_text(table.others(grouped(same)))
+    assert "masked, seed=9: bits_per_byte 1.000 ± 0.020 (2 seeds)" in table.others_as_text(
+        table.others(grouped(same))
+    )

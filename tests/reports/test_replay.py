@@ -10,10 +10,23 @@ import pytest
 
 from dlm.reports.replay import Trace, page
 
-NASTY = {1: "def", 2: "</script><b>&amp;", 3: "\n    ", 4: "<!--", 5: "{{data}}", 6: "\x1b[2J\u2028"}
+NASTY = {
+    1: "def",
+    2: "</script><b>&amp;",
+    3: "\n    ",
+    4: "<!--",
+    5: "{{data}}",
+    6: "\x1b[2J\u2028",
+}
 TRACE = Trace(
     name="</option>'\"",
-    states=[[1, 0, 0, 0], [1, 2, 0, 0], [1, 2, 3, 6], [1, 2, 0, 6], [1, 4, 5, 6]],  # position 2 is taken back, 1 is changed
+    states=[
+        [1, 0, 0, 0],
+        [1, 2, 0, 0],
+        [1, 2, 3, 6],
+        [1, 2, 0, 6],
+        [1, 4, 5, 6],
+    ],  # position 2 is taken back, 1 is changed
     confidence=np.array([[0, 0.25, 0, 0], [0, 0, 1, 0.5], [0, 0, 0, 0], [0, 0.75, 0.125, 0]]),
     frozen=[True, False, False, False],
     times=np.linspace(1, 0, 5),
@@ -57,30 +70,50 @@ def test_the_data_come_back_as_they_were():
             assert sure == TRACE.confidence[step][i]
         states.append(list(state))
     assert states == TRACE.states
-    assert (first["name"], first["frozen"], first["times"], first["caption"]) == (TRACE.name, [0], list(TRACE.times), TRACE.caption)
+    assert (first["name"], first["frozen"], first["times"], first["caption"]) == (
+        TRACE.name,
+        [0],
+        list(TRACE.times),
+        TRACE.caption,
+    )
     assert first["pieces"] == {**{str(k): v for k, v in NASTY.items()}, "6": "␛[2J\u2028"}
 
 
 def test_text_stays_text():
     text = page([TRACE], 'a <title> & "b"')
     elements = Elements(text)
-    assert [tag for tag, _ in elements.tags] == [tag for tag, _ in Elements(page([replace(TRACE, pieces={1: "x"})], "t")).tags]
+    assert [tag for tag, _ in elements.tags] == [
+        tag for tag, _ in Elements(page([replace(TRACE, pieces={1: "x"})], "t")).tags
+    ]
     assert elements.pre == "def<!--{{data}}␛[2J\u2028"  # what a reader without JavaScript sees
     assert "a &lt;title&gt; &amp;" in text
 
 
 def test_the_page_is_one_file():
     text = page([TRACE], "t")
-    assert not [v for _, attrs in Elements(text).tags for k, v in attrs.items() if k in ("src", "href", "srcset", "action")]
-    assert set(re.findall(r"https?://[^\s\"]+", text)) == {"http://www.w3.org/2000/svg"}  # a namespace, never fetched
+    assert not [
+        v
+        for _, attrs in Elements(text).tags
+        for k, v in attrs.items()
+        if k in ("src", "href", "srcset", "action")
+    ]
+    assert set(re.findall(r"https?://[^\s\"]+", text)) == {
+        "http://www.w3.org/2000/svg"
+    }  # a namespace, never fetched
     assert not re.search(r"@import|url\(|fetch\(|XMLHttp|import\(", text)
 
 
 def test_every_control_has_a_name():
     elements = Elements(page([TRACE], "t")).tags
     labelled = {attrs["for"] for tag, attrs in elements if tag == "label" and "for" in attrs}
-    controls = [a for tag, a in elements if tag in ("button", "select") or (tag == "input" and a["type"] == "range")]
-    assert len(controls) == 8 and all("aria-label" in a or a["id"] in labelled or a["id"] == "play" for a in controls)
+    controls = [
+        a
+        for tag, a in elements
+        if tag in ("button", "select") or (tag == "input" and a["type"] == "range")
+    ]
+    assert len(controls) == 8 and all(
+        "aria-label" in a or a["id"] in labelled or a["id"] == "play" for a in controls
+    )
 
 
 def test_only_changes_are_stored():
@@ -88,7 +121,15 @@ def test_only_changes_are_stored():
     T, L = 64, 256
     when = rng.integers(1, T + 1, L)
     states = np.where(when[None] <= np.arange(T + 1)[:, None], rng.integers(1, 1000, L), 0)
-    trace = Trace("s", states, np.full((T, L), 0.123456), np.zeros(L, bool), np.linspace(1, 0, T + 1), {i: "piece" for i in range(1000)}, 0)
+    trace = Trace(
+        "s",
+        states,
+        np.full((T, L), 0.123456),
+        np.zeros(L, bool),
+        np.linspace(1, 0, T + 1),
+        {i: "piece" for i in range(1000)},
+        0,
+    )
     assert len(page([trace], "t")) - len(page([TRACE], "t")) < 14_000
 
 

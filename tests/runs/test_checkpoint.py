@@ -11,8 +11,8 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from dlm.core.config import UserError
 from dlm.core.contracts import State
+from dlm.core.errors import UserError
 from dlm.runs import checkpoint, checksums
 
 
@@ -22,7 +22,10 @@ def saved(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("saved")
     store = checkpoint.Store(workdir)
     for step in (1, 2):
-        store.save(step, State(jnp.int32(step), {"x_D": jnp.arange(5.0) + step}, {"x_D": jnp.ones(2)}, None))
+        store.save(
+            step,
+            State(jnp.int32(step), {"x_D": jnp.arange(5.0) + step}, {"x_D": jnp.ones(2)}, None),
+        )
     store.close()
     return workdir
 
@@ -50,7 +53,12 @@ def link(path):
 
 
 DAMAGES = dict(
-    flip=flip, cut=cut, missing=os.remove, empty=lambda p: p.write_bytes(b""), foreign=lambda p: p.with_name("x").touch(), link=link
+    flip=flip,
+    cut=cut,
+    missing=os.remove,
+    empty=lambda p: p.write_bytes(b""),
+    foreign=lambda p: p.with_name("x").touch(),
+    link=link,
 )
 
 
@@ -86,11 +94,16 @@ def test_what_is_not_sealed_is_no_checkpoint_and_makes_room(workdir):
     (workdir / "checkpoints" / "2" / checksums.FILE).unlink()
     assert checkpoint.steps(workdir) == [1] and checkpoint.intact(workdir, print) == 1
     checkpoint.set_aside(workdir, after=1)
-    assert sorted(p.name for p in (workdir / "checkpoints").iterdir() if p.is_dir()) == ["1", "2.damaged"]
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir() if p.is_dir()) == [
+        "1",
+        "2.damaged",
+    ]
 
 
 @pytest.mark.parametrize("unsaved", ["stop", "go_on"])
-def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoint_stays(unsaved, workdir, monkeypatch):
+def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoint_stays(
+    unsaved, workdir, monkeypatch
+):
     def full(folder):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
@@ -103,14 +116,17 @@ def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoin
         store._sealing.join()
         if unsaved == "stop":
             with pytest.raises(
-                UserError, match="checkpoint of step 3 could not be written: .*No space left.*last good one is 2; make room"
+                UserError,
+                match="checkpoint of step 3 could not be written: .*No space left.*last good one is 2; make room",
             ):
                 store.check()
         else:
             store.check()
             assert len(said) == 1 and "No space left" in said[0]
     assert checkpoint.intact(workdir, print) == 2 and not (workdir / "checkpoints" / "3").exists()
-    (workdir / "checkpoints" / "1.going").mkdir(exist_ok=True)  # half deleted when the process was killed
+    (workdir / "checkpoints" / "1.going").mkdir(
+        exist_ok=True
+    )  # half deleted when the process was killed
     store.save(4, now)
     store.close()
     assert checkpoint.steps(workdir) == [4] and checkpoint.intact(workdir, print) == 4
@@ -125,7 +141,11 @@ def test_an_old_checkpoint_that_cannot_be_deleted_takes_no_new_one_with_it(workd
     store = checkpoint.Store(workdir, keep=1, say=(said := []).append)
     store.save(3, State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None))
     store.close()
-    assert checkpoint.intact(workdir, print) == 3 and len(said) == 1 and "cannot be deleted now" in said[0]
+    assert (
+        checkpoint.intact(workdir, print) == 3
+        and len(said) == 1
+        and "cannot be deleted now" in said[0]
+    )
 
 
 def test_of_several_processes_none_goes_on_alone(tmp_path, monkeypatch):
@@ -134,10 +154,16 @@ def test_of_several_processes_none_goes_on_alone(tmp_path, monkeypatch):
         checkpoint.Store(tmp_path, unsaved="go_on")
 
 
-def test_a_disk_without_room_for_one_more_is_noticed_before_half_of_it_is_written(workdir, monkeypatch):
+def test_a_disk_without_room_for_one_more_is_noticed_before_half_of_it_is_written(
+    workdir, monkeypatch
+):
     folder = workdir / "checkpoints"
     taken = sum(p.stat().st_size for p in (folder / "2").rglob("*"))
-    assert taken < checksums.room(folder / "2") < taken + 2 * 4096 * len(list((folder / "2").rglob("*")))
+    assert (
+        taken
+        < checksums.room(folder / "2")
+        < taken + 2 * 4096 * len(list((folder / "2").rglob("*")))
+    )
     usage, before = shutil.disk_usage(workdir), sorted(folder.rglob("*"))
     for free, told in [(checksums.room(folder / "2") - 1, 1), (usage.free, 0)]:
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
@@ -164,7 +190,9 @@ def test_a_large_file_is_summed_in_pieces(tmp_path, monkeypatch):
     (tmp_path / "big").write_bytes(content)
     checksums.write(tmp_path)
     sums = [hashlib.sha256(content[i : i + 1000]).hexdigest() for i in (0, 1000, 2000)]
-    assert json.loads((tmp_path / checksums.FILE).read_text().split("\n", 1)[1]) == {"big": [2500, *sums]}
+    assert json.loads((tmp_path / checksums.FILE).read_text().split("\n", 1)[1]) == {
+        "big": [2500, *sums]
+    }
     for at in (0, 1234, 2499):
         (tmp_path / "big").write_bytes(content[:at] + b"\xff" + content[at + 1 :])
         assert "big was changed" in checksums.damage(tmp_path)
@@ -177,9 +205,13 @@ def test_nothing_outside_the_directory_is_read(workdir, tmp_path):
     newest = workdir / "checkpoints" / "2"
     newest.rename(tmp_path / "elsewhere")
     newest.symlink_to(tmp_path / "elsewhere")
-    assert checksums.damage(newest) == f"{newest} is a link" and checkpoint.intact(workdir, print) == 1
+    assert (
+        checksums.damage(newest) == f"{newest} is a link" and checkpoint.intact(workdir, print) == 1
+    )
     (tmp_path / "box").mkdir()
     (tmp_path / "secret").write_text("x")
     body = json.dumps({"../secret": [1, hashlib.sha256(b"x").hexdigest()]})
-    (tmp_path / "box" / checksums.FILE).write_text(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
+    (tmp_path / "box" / checksums.FILE).write_text(
+        f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
+    )
     assert "secret is missing" in checksums.damage(tmp_path / "box")

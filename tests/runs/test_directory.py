@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.runs import directory
 from tests import tiny
 
 
 @pytest.fixture
 def run():
-    return spec.run(tiny.recipe("corpus.txt"))
+    return build_run(tiny.recipe("corpus.txt"))
 
 
 def test_a_directory_belongs_to_one_config(tmp_path, run):
@@ -20,13 +20,23 @@ def test_a_directory_belongs_to_one_config(tmp_path, run):
     assert not directory.belongs(workdir, run)
     with directory.locked(workdir):
         directory.create(workdir, run, run.text.fit(()))
-    assert directory.belongs(workdir, run) and directory.belongs(workdir, spec.run(directory.read_config(workdir)))
-    other = spec.run(tiny.recipe("corpus.txt", optim__lr=0.5))
+    assert directory.belongs(workdir, run) and directory.belongs(
+        workdir, build_run(directory.read_config(workdir))
+    )
+    other = build_run(tiny.recipe("corpus.txt", optim__lr=0.5))
     with pytest.raises(UserError, match=r"another config \(optim.lr: 0.01 → 0.5\): choose another"):
         directory.belongs(workdir, other)
-    assert sorted(p.name for p in workdir.iterdir()) == ["commit.txt", "config.json", "environment.json", "lock"]
+    assert sorted(p.name for p in workdir.iterdir()) == [
+        "commit.txt",
+        "config.json",
+        "environment.json",
+        "lock",
+    ]
     environment = json.loads((workdir / "environment.json").read_text())
-    assert environment["parameters"] == run.nn.parameters and {"python", "jax", "cores", "devices"} <= environment.keys()
+    assert (
+        environment["parameters"] == run.nn.parameters
+        and {"python", "jax", "cores", "devices"} <= environment.keys()
+    )
     assert (workdir / "commit.txt").read_text().strip()
 
 
@@ -42,7 +52,8 @@ def test_a_directory_of_other_code(tmp_path, run):
     path.write_text(json.dumps(dict(config, objective=dict(config["objective"], gone=1))))
     for read in (lambda: directory.run_of(tmp_path), lambda: directory.belongs(tmp_path, run)):
         with pytest.raises(
-            UserError, match=f"another version of dlm .commit {directory.commit()[:12]}.*unknown field config.objective.gone"
+            UserError,
+            match=f"another version of dlm .commit {directory.commit()[:12]}.*unknown field config.objective.gone",
         ):
             read()
 

@@ -7,18 +7,41 @@ import typing
 
 import pytest
 
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import exposed, standing
+from dlm.core.errors import UserError
+from dlm.core.run import Run, build_run
 from dlm.runs import directory
 from tests import tiny
 from tests.nn.probes import routing
-from tests.test_fields import ROWS, evaluators, held_out, kept, members, reachable, stopping, told, unsaved
+from tests.test_fields import (
+    ROWS,
+    evaluators,
+    held_out,
+    kept,
+    members,
+    reachable,
+    stopping,
+    told,
+    unsaved,
+)
 
-OUTSIDE = {routing, evaluators, held_out, kept, stopping, told, unsaved}  # probes of tests/test_fields.py that look at no update
-ELSEWHERE = ("tests.samplers.probes", "tests.evals.probes", "tests.evals")  # and the modules that have such probes alone
+OUTSIDE = {
+    routing,
+    evaluators,
+    held_out,
+    kept,
+    stopping,
+    told,
+    unsaved,
+}  # probes of tests/test_fields.py that look at no update
+ELSEWHERE = (
+    "tests.samplers.probes",
+    "tests.evals.probes",
+    "tests.evals",
+)  # and the modules that have such probes alone
 
 
-def standings(cls=spec.Run, above="depends"):
+def standings(cls=Run, above="depends"):
     """{'Skip.limit': {'free'}}: what the fields are to an update, by every way that leads to them."""
     found: dict[str, set[str]] = {}
     hints = typing.get_type_hints(cls)
@@ -28,7 +51,7 @@ def standings(cls=spec.Run, above="depends"):
         own = f.metadata.get("update", above) if above == "depends" else above
         below = []
         if "module" in f.metadata:
-            below = spec.exposed(importlib.import_module(f"dlm.{f.metadata['module']}").__name__)
+            below = exposed(importlib.import_module(f"dlm.{f.metadata['module']}").__name__)
         elif f.metadata.get("family") or f.metadata.get("families"):
             below = members(f.metadata.get("family") or f.metadata["families"])
         elif dataclasses.is_dataclass(hints[f.name]):
@@ -44,7 +67,9 @@ def standings(cls=spec.Run, above="depends"):
 def looks_at_an_update(name):
     probe = ROWS[name][0] if name in ROWS else None
     if probe is None:
-        return not name.startswith("Mesh.") and name != "Loader.threads"  # the rest of EXECUTION changes the program of an update
+        return (
+            not name.startswith("Mesh.") and name != "Loader.threads"
+        )  # the rest of EXECUTION changes the program of an update
     data = probe.__qualname__.startswith(("task.", "generated"))  # what data.problems trains on
     return data or (probe not in OUTSIDE and not probe.__module__.startswith(ELSEWHERE))
 
@@ -69,13 +94,24 @@ OTHER = {  # another value of every field that says it of itself
     "Loader.threads": ("data.threads", dict(data__threads=0)),
     "Skip.limit": ("optim.skip.limit", dict(optim__skip__limit=3)),
     "Local.paths": ("data.source.paths", dict(data__source__paths=("moved.txt",))),
-    "Local.held_out_paths": ("data.source.held_out_paths", dict(data__source__held_out_paths=("moved.txt",))),
-    "Tfds.data_dir": ("data.source.data_dir", dict(data__source=dict(name="tfds", dataset="x", data_dir="moved"))),
+    "Local.held_out_paths": (
+        "data.source.held_out_paths",
+        dict(data__source__held_out_paths=("moved.txt",)),
+    ),
+    "Tfds.data_dir": (
+        "data.source.data_dir",
+        dict(data__source=dict(name="tfds", dataset="x", data_dir="moved")),
+    ),
 }
 
 
 def flagged():
-    return {f"{cls.__name__}.{f.name}" for cls in reachable(spec.Run) for f in dataclasses.fields(cls) if "update" in f.metadata}
+    return {
+        f"{cls.__name__}.{f.name}"
+        for cls in reachable(Run)
+        for f in dataclasses.fields(cls)
+        if "update" in f.metadata
+    }
 
 
 def test_every_such_field_is_tried():
@@ -87,12 +123,15 @@ def test_every_such_field_is_tried():
 def test_a_run_goes_on_with_another_value_and_keeps_from_when_on(name, tmp_path, corpus, capsys):
     dotted, changes = OTHER[name]
     first = dict(data__source=dict(name="tfds", dataset="x")) if name == "Tfds.data_dir" else {}
-    run, other = (spec.run(tiny.recipe(corpus, **given)) for given in (first, first | changes))
+    run, other = (build_run(tiny.recipe(corpus, **given)) for given in (first, first | changes))
     with directory.locked(tmp_path / "w"):
         directory.create(tmp_path / "w", run, run.text.fit(()))
     assert directory.belongs(tmp_path / "w", other)
-    if spec.standing(other, dotted) == "place":
-        with pytest.raises(UserError, match=f"config.{dotted}: .* has no (data|held_out).sha256 that tells whether the data are the same"):
+    if standing(other, dotted) == "place":
+        with pytest.raises(
+            UserError,
+            match=f"config.{dotted}: .* has no (data|held_out).sha256 that tells whether the data are the same",
+        ):
             directory.check_places(tmp_path / "w", other, accept=False)
         directory.check_places(tmp_path / "w", other, accept=True)
         directory.check_data(tmp_path / "w", "a" * 32, "b" * 32, accept=False)
@@ -100,13 +139,22 @@ def test_a_run_goes_on_with_another_value_and_keeps_from_when_on(name, tmp_path,
     for step in (7, 9):
         directory.go_on(tmp_path / "w", other, step)
     (change,) = json.loads((tmp_path / "w" / "config.json").read_text())["changes"]
-    assert change["after"] == 7 and change["change"].startswith(f"{dotted}") and " → " in change["change"]
-    assert capsys.readouterr().err == f"{tmp_path / 'w'} goes on after update 7 with {change['change']}\n"
+    assert (
+        change["after"] == 7
+        and change["change"].startswith(f"{dotted}")
+        and " → " in change["change"]
+    )
+    assert (
+        capsys.readouterr().err
+        == f"{tmp_path / 'w'} goes on after update 7 with {change['change']}\n"
+    )
     assert directory.run_of(tmp_path / "w") == other and directory.belongs(tmp_path / "w", run)
 
 
-def test_data_that_were_accepted_are_told_and_kept_with_the_update_after_which_they_are_read(tmp_path, corpus, capsys):
-    run, workdir = spec.run(tiny.recipe(corpus)), tmp_path / "w"
+def test_data_that_were_accepted_are_told_and_kept_with_the_update_after_which_they_are_read(
+    tmp_path, corpus, capsys
+):
+    run, workdir = build_run(tiny.recipe(corpus)), tmp_path / "w"
     with directory.locked(workdir):
         directory.create(workdir, run, run.text.fit(()))
     line = "the training data changed: aaaaaaaa bbbbbbbb → cccccccc bbbbbbbb"
@@ -114,17 +162,25 @@ def test_data_that_were_accepted_are_told_and_kept_with_the_update_after_which_t
         accepted = directory.check_data(workdir, training, "b" * 32, accept=True)
         directory.go_on(workdir, run, 7, accepted)
         assert accepted == said
-    assert json.loads((workdir / "config.json").read_text())["changes"] == [dict(after=7, change=line)]
-    assert capsys.readouterr().err.count(" goes on after update 7 with the training data changed") == 1
+    assert json.loads((workdir / "config.json").read_text())["changes"] == [
+        dict(after=7, change=line)
+    ]
+    assert (
+        capsys.readouterr().err.count(" goes on after update 7 with the training data changed") == 1
+    )
     assert directory.run_of(workdir) == run and directory.belongs(workdir, run)
 
 
 def test_data_that_are_not_what_they_were_leave_the_config_alone(tmp_path, corpus):
     """What is refused changes nothing; moved data of the same content are taken."""
-    run = spec.run(tiny.recipe(corpus))
+    run = build_run(tiny.recipe(corpus))
     with directory.locked(tmp_path / "w"):
         directory.create(tmp_path / "w", run, run.text.fit(()))
     with pytest.raises(UserError, match="belongs to a run with another config"):
-        directory.belongs(tmp_path / "w", spec.run(tiny.recipe(corpus, data__source=dict(name="embedded"))))
+        directory.belongs(
+            tmp_path / "w", build_run(tiny.recipe(corpus, data__source=dict(name="embedded")))
+        )
     with pytest.raises(UserError, match="belongs to a run with another config"):
-        directory.belongs(tmp_path / "w", spec.run(tiny.recipe(corpus, every__log=3, optim__skip__norm=3.0)))
+        directory.belongs(
+            tmp_path / "w", build_run(tiny.recipe(corpus, every__log=3, optim__skip__norm=3.0))
+        )

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlm.app import cli
-from dlm.core import config as spec
 from dlm.core import files
-from dlm.core.config import UserError
+from dlm.core.config import to_json
+from dlm.core.errors import UserError
 from dlm.runs import logs
 
 ROW = dict(loss=2.0, bits_per_byte=3.5, tokens_per_s=1500.0, share_of_peak=0.25)
@@ -34,7 +34,10 @@ def test_resuming_drops_what_will_come_again(tmp_path):
 
 
 def test_what_a_stopped_run_owes_is_kept_for_its_step_alone(tmp_path):
-    log, load_pending = logs.Logs(tmp_path, 0, 9, io.StringIO()), dict(rows=[dict(loss=1.5)], evaluation=True)
+    log, load_pending = (
+        logs.Logs(tmp_path, 0, 9, io.StringIO()),
+        dict(rows=[dict(loss=1.5)], evaluation=True),
+    )
     assert log.load_pending(3) is None
     log.save_pending(3, load_pending)
     assert log.load_pending(3) == load_pending and log.load_pending(2) is None
@@ -62,7 +65,10 @@ def test_an_evaluation_made_up_for_by_a_process_that_was_killed_then_is_not_kept
         log = logs.Logs(tmp_path, 3, 9, io.StringIO())
         log.write({"step": 3, "bound.bits_per_byte": 2.0})
         log.close()
-    assert logs.rows(tmp_path / logs.METRICS) == [dict(step=3, loss=1.0, lr=0.1), {"step": 3, "bound.bits_per_byte": 2.0}]
+    assert logs.rows(tmp_path / logs.METRICS) == [
+        dict(step=3, loss=1.0, lr=0.1),
+        {"step": 3, "bound.bits_per_byte": 2.0},
+    ]
 
 
 def test_rows_with_any_text_in_them_and_behind_a_line_cut_short_are_found(tmp_path):
@@ -91,7 +97,10 @@ def test_the_live_line(tmp_path):
     log.progress(dict(step=100, empty=2, tokens_per_s=0.0, share_of_peak=0.0))
     log.progress(dict(step=100, empty=2, skipped=3, tokens_per_s=0.0, share_of_peak=0.0))
     *lines, skipped, empty, both = stream.getvalue().splitlines()
-    assert "step 100/100  2 empty batches  0.0k" in empty and "3 updates left out, 2 empty batches  0.0k" in both
+    assert (
+        "step 100/100  2 empty batches  0.0k" in empty
+        and "3 updates left out, 2 empty batches  0.0k" in both
+    )
     assert "step 100/100  20 updates left out  0.0k tok/s" in skipped and len(lines) == 2, (
         "a log file gets a line every ten seconds, and the last one"
     )
@@ -109,18 +118,29 @@ def strictly(text):
 
 
 def test_what_is_not_finite_is_null_and_said_beside_it(tmp_path, capsys):
-    diverged = dict(step=1, loss=float("nan"), phases=dict(data=1.0), bins=[1.0, float("-inf")], name="é\ud800")
-    as_read = dict(step=1, loss=None, phases=dict(data=1.0), bins=[1.0, None], name="é\ud800", finite=False)
+    diverged = dict(
+        step=1, loss=float("nan"), phases=dict(data=1.0), bins=[1.0, float("-inf")], name="é\ud800"
+    )
+    as_read = dict(
+        step=1, loss=None, phases=dict(data=1.0), bins=[1.0, None], name="é\ud800", finite=False
+    )
     cli.emit(diverged)
     log = logs.Logs(tmp_path, 0, 9, io.StringIO())
     log.write(diverged)
     log.close()
     logs.append(tmp_path / "evals.jsonl", [diverged])
-    files.write(tmp_path / "config.json", spec.to_json(diverged))
-    texts = [capsys.readouterr().out, *(path.read_text() for path in sorted(tmp_path.glob("*.json*")))]
+    files.write(tmp_path / "config.json", to_json(diverged))
+    texts = [
+        capsys.readouterr().out,
+        *(path.read_text() for path in sorted(tmp_path.glob("*.json*"))),
+    ]
     assert [strictly(text) for text in texts] == [as_read] * 4 and texts[0].isascii()
-    (tmp_path / "evals.jsonl").write_text('{"step": 1, "loss": NaN, "a": {"b": -Infinity, "c": 1e999}}\n')
-    assert logs.rows(tmp_path / "evals.jsonl") == [dict(step=1, loss=None, a=dict(b=None, c=None, finite=False), finite=False)]
+    (tmp_path / "evals.jsonl").write_text(
+        '{"step": 1, "loss": NaN, "a": {"b": -Infinity, "c": 1e999}}\n'
+    )
+    assert logs.rows(tmp_path / "evals.jsonl") == [
+        dict(step=1, loss=None, a=dict(b=None, c=None, finite=False), finite=False)
+    ]
 
 
 KEYS = (
@@ -132,7 +152,13 @@ KEYS = (
     "reports/scores.py",
     "reports/summary.py",
 )
-KEYS += ("machine/hosts.py", "machine/isolation.py", "core/config.py", "text/bpe_bytes.py", "text/quoted.py")
+KEYS += (
+    "machine/hosts.py",
+    "machine/isolation.py",
+    "core/config.py",
+    "text/bpe_bytes.py",
+    "text/quoted.py",
+)
 THEIRS = (
     "convert.py",
     "hf/shards.py",
@@ -147,7 +173,11 @@ THEIRS = (
 def test_records_are_written_by_the_strict_writer_alone():
     """Elsewhere json.dumps makes keys and messages between our own processes, or files of the shape that others gave them."""
     folder = Path(logs.__file__).parents[1]
-    calls = {str(path.relative_to(folder)) for path in folder.rglob("*.py") if "json.dump" in path.read_text()}
+    calls = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if "json.dump" in path.read_text()
+    }
     calls = {name for name in calls if not name.startswith("benches/")}
     assert calls <= {"core/files.py", *KEYS, *THEIRS}
 
@@ -158,17 +188,34 @@ RIGHT = dict(
     samples=(logs.SAMPLE, dict(kind="sample", text="abc", pieces=[["abc", False]])),
 )
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just(10**400),
-    lambda below: st.lists(below, max_size=2) | st.dictionaries(st.sampled_from(["step", "name", "value"]), below, max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.just(10**400),
+    lambda below: (
+        st.lists(below, max_size=2)
+        | st.dictionaries(st.sampled_from(["step", "name", "value"]), below, max_size=2)
+    ),
     max_leaves=4,
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(
     kind=st.sampled_from(sorted(RIGHT)),
     changes=st.dictionaries(
-        st.sampled_from(["step", "name", "value", "se", "kind", "text", "pieces", "loss"]), ANYTHING, min_size=1, max_size=2
+        st.sampled_from(["step", "name", "value", "se", "kind", "text", "pieces", "loss"]),
+        ANYTHING,
+        min_size=1,
+        max_size=2,
     ),
     cut=st.integers(0, 60),
 )
@@ -178,11 +225,23 @@ def test_a_damaged_row_is_of_its_kind_or_left_out_and_said(tmp_path, kind, chang
     path, said = tmp_path / "rows.jsonl", []
     path.write_text(f"{good}\n{damaged[:cut]}\n{damaged}\nnull\n{'[' * 5000}\n{good}\n{good[:9]}")
     found = logs.rows(path, test, said.append)
-    assert found[0] == found[-1] == right and len(found) in (2, 3) and all(map(test, found)) and len(said) == 1
-    assert re.fullmatch(rf"{path}: \d line\(s\) left out that are no rows of this file, the first is line \d", said[0])
+    assert (
+        found[0] == found[-1] == right
+        and len(found) in (2, 3)
+        and all(map(test, found))
+        and len(said) == 1
+    )
+    assert re.fullmatch(
+        rf"{path}: \d line\(s\) left out that are no rows of this file, the first is line \d",
+        said[0],
+    )
     for row in found:
         if kind == "evals":
-            assert float(row["value"]) == row["value"] if row.get("finite") is not False else row["value"] is None or float(row["value"])
+            assert (
+                float(row["value"]) == row["value"]
+                if row.get("finite") is not False
+                else row["value"] is None or float(row["value"])
+            )
 
 
 @pytest.mark.parametrize(
@@ -203,4 +262,8 @@ def test_a_damaged_row_is_of_its_kind_or_left_out_and_said(tmp_path, kind, chang
     ids=str,
 )
 def test_no_score(row):
-    assert not logs.SCORE(row) and logs.SCORE(dict(name="a", value=None, finite=False)) and logs.SCORE(dict(name="a", value=1))
+    assert (
+        not logs.SCORE(row)
+        and logs.SCORE(dict(name="a", value=None, finite=False))
+        and logs.SCORE(dict(name="a", value=1))
+    )

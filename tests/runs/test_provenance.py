@@ -12,7 +12,9 @@ from dlm.runs import provenance
 
 def git(folder, *words):
     who = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
-    return subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -38,14 +40,20 @@ def repository(folder, ignored):
     return git(folder, "rev-parse", "HEAD")
 
 
-def test_an_installed_copy_is_known_by_its_sources_whatever_repository_is_around_it(place, tmp_path, monkeypatch):
+def test_an_installed_copy_is_known_by_its_sources_whatever_repository_is_around_it(
+    place, tmp_path, monkeypatch
+):
     alone, inside, below = place("alone"), place("theirs/.venv/lib"), place("other")
     strange = [repository(tmp_path / "theirs", ".venv\n"), repository(tmp_path / "other", "dlm\n")]
     found = {provenance.commit.__wrapped__(copy) for copy in (alone, inside, below)}
     (name,) = found  # equal code has equal names
-    assert re.fullmatch(r"src-[0-9a-f]{16} of dlm \S+", name) and not any(one in name for one in strange)
+    assert re.fullmatch(r"src-[0-9a-f]{16} of dlm \S+", name) and not any(
+        one in name for one in strange
+    )
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
-    assert provenance.commit.__wrapped__(alone) == name, "what a hook of git sets is no repository of ours"
+    assert provenance.commit.__wrapped__(alone) == name, (
+        "what a hook of git sets is no repository of ours"
+    )
     (alone / "run" / "a.py").write_text("x = 2\n")
     assert provenance.commit.__wrapped__(alone) != name
     assert provenance.commit.__wrapped__(place("whole")) == name
@@ -57,9 +65,13 @@ def test_a_checkout_has_its_commit_and_says_when_it_was_changed(place, tmp_path,
     assert provenance.commit.__wrapped__(ours) == made
     (ours / "run" / "a.pyc").write_text("")
     (ours.parent / "notes.txt").write_text("")
-    assert provenance.commit.__wrapped__(ours) == made, "neither what git ignores nor what lies beside the package is its code"
+    assert provenance.commit.__wrapped__(ours) == made, (
+        "neither what git ignores nor what lies beside the package is its code"
+    )
     (ours / "run" / "b.py").write_text("x = 1\n")
-    assert provenance.commit.__wrapped__(ours) == f"{made}+changes", "a part that is found by listing its folder"
+    assert provenance.commit.__wrapped__(ours) == f"{made}+changes", (
+        "a part that is found by listing its folder"
+    )
     (ours / "run" / "b.py").unlink()
     (ours / "run" / "a.py").write_text("x = 2\n")
     assert provenance.commit.__wrapped__(ours) == f"{made}+changes"

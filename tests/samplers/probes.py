@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from dlm.core import config as spec
+from dlm.core.config import build_member
 from dlm.samplers import loop
 from dlm.samplers.config import Cache, Sampler
 from tests import tiny
@@ -14,10 +14,12 @@ from tests.samplers import test_speculative as speculating
 
 def sample(**changes):
     """What is drawn after a prompt, with the number of passes."""
-    built = dict(rule=spec.build(changes.pop("rule", "ancestral"), "samplers"), steps=4)
+    built = dict(rule=build_member(changes.pop("rule", "ancestral"), "samplers"), steps=4)
     if "remask" in changes:
-        built["remask"] = spec.build(changes.pop("remask"), "samplers.remask")
-    run = partial(loop.generate, loops.neighbours, Sampler(**built | changes), loops.PROCESS, loops.Mask())
+        built["remask"] = build_member(changes.pop("remask"), "samplers.remask")
+    run = partial(
+        loop.generate, loops.neighbours, Sampler(**built | changes), loops.PROCESS, loops.Mask()
+    )
 
     def drawn(canvas, key_B):
         done = run(canvas, key_B)
@@ -49,20 +51,25 @@ def remask(name, **given):
 def speculative(**changes):
     """What is drawn and verified, in an order."""
     mask = loops.Mask("block", size=1, order="any")
-    one = Sampler(spec.build(dict(name="speculative") | changes, "samplers"), block=4, steps=2)
-    return tiny.program(speculating.drawing(one, mask, cached=False), reading.canvas(), reading.KEY_B)
+    one = Sampler(build_member(dict(name="speculative") | changes, "samplers"), block=4, steps=2)
+    return tiny.program(
+        speculating.drawing(one, mask, cached=False), reading.canvas(), reading.KEY_B
+    )
 
 
 def second(**changes):
     """What a second pass leaves."""
-    then = replace(Sampler(spec.build("ancestral", "samplers"), steps=3, reopen=0.3), **changes)
+    then = replace(Sampler(build_member("ancestral", "samplers"), steps=3, reopen=0.3), **changes)
     return sample(then=then)
 
 
 def cached(**changes):
     """What is drawn with a cache."""
     kept = replace(Cache("dual", 0), **changes)
-    one = replace(reading.sampler(steps=4, rule=dict(name="confident", confidence="top"), temperature=0.0), cache=kept)
+    one = replace(
+        reading.sampler(steps=4, rule=dict(name="confident", confidence="top"), temperature=0.0),
+        cache=kept,
+    )
     return tiny.program(reading.drawing(one), reading.canvas(), reading.KEY_B)
 
 
@@ -71,30 +78,66 @@ def cached_as(cache=Cache("dual")):
 
 
 ROWS = {
-    **{f"Sampler.{k}": (sample, v, {}) for k, v in dict(rule="confident", steps=2, block=3, temperature=0.2, top_p=0.3, top_k=2).items()},
+    **{
+        f"Sampler.{k}": (sample, v, {})
+        for k, v in dict(
+            rule="confident", steps=2, block=3, temperature=0.2, top_p=0.3, top_k=2
+        ).items()
+    },
     "Sampler.remask": (sample, dict(name="cap", eta=0.5), {}),
     "Sampler.edge": (sample, "sliding", dict(block=3, rule="threshold")),
     "Sampler.guidance": (sample, 2.0, {}),
     "Sampler.cache": (cached_as, Cache("prefix"), {}),
-    "Sampler.then": (sample, Sampler(spec.build("ancestral", "samplers"), steps=3, reopen=0.5), {}),
+    "Sampler.then": (
+        sample,
+        Sampler(build_member("ancestral", "samplers"), steps=3, reopen=0.5),
+        {},
+    ),
     "Sampler.reopen": (second, 0.9, {}),
     "Cache.kind": (cached, "prefix", {}),
     "Cache.refresh": (cached, 1, {}),
     "Confident.confidence": (rule("confident", steps=10), "entropy", {}),
-    **{f"Ordered.{k}": (rule("ordered", steps=3), v, dict(order="shuffled")) for k, v in dict(order="right_to_left", seed=1).items()},
-    **{f"Threshold.{k}": (rule("threshold", steps=9), v, dict(above=0.6)) for k, v in dict(above=0.2, confidence="margin").items()},
+    **{
+        f"Ordered.{k}": (rule("ordered", steps=3), v, dict(order="shuffled"))
+        for k, v in dict(order="right_to_left", seed=1).items()
+    },
+    **{
+        f"Threshold.{k}": (rule("threshold", steps=9), v, dict(above=0.6))
+        for k, v in dict(above=0.2, confidence="margin").items()
+    },
     "Factor.factor": (rule("factor", steps=9), 3.0, {}),
-    **{f"EntropyBounded.{k}": (rule("entropy_bounded", steps=9), v, {}) for k, v in dict(budget=3.0, confidence="margin").items()},
-    **{f"MaskGIT.{k}": (rule("maskgit"), v, dict(schedule="polynomial")) for k, v in dict(schedule="linear", power=4.0, shake=0.0).items()},
-    **{f"Speculative.{k}": (speculative, v, dict(order="shuffled")) for k, v in dict(order="left_to_right", seed=1).items()},
+    **{
+        f"EntropyBounded.{k}": (rule("entropy_bounded", steps=9), v, {})
+        for k, v in dict(budget=3.0, confidence="margin").items()
+    },
+    **{
+        f"MaskGIT.{k}": (rule("maskgit"), v, dict(schedule="polynomial"))
+        for k, v in dict(schedule="linear", power=4.0, shake=0.0).items()
+    },
+    **{
+        f"Speculative.{k}": (speculative, v, dict(order="shuffled"))
+        for k, v in dict(order="left_to_right", seed=1).items()
+    },
     "Planned.trust": (rule("planned"), 0.0, {}),
-    **{f"Editing.{k}": (rule("editing", steps=9), v, dict(edit=0.3)) for k, v in dict(above=0.2, edit=1.0).items()},
+    **{
+        f"Editing.{k}": (rule("editing", steps=9), v, dict(edit=0.3))
+        for k, v in dict(above=0.2, edit=1.0).items()
+    },
     "Correcting.tokens": (rule("correcting"), 3, {}),
     "Cap.eta": (remask("cap"), 0.9, {}),
     "Rescale.eta": (remask("rescale"), 0.9, {}),
     "ConfidenceWeighted.eta": (remask("conf"), 0.1, {}),
-    **{f"Loop.{k}": (remask("loop", alpha=0.5), v, {}) for k, v in dict(eta=0.9, begin=0.8, end=0.4, alpha=0.8).items()},
-    **{f"Switch.{k}": (remask("switch", eta=0.6), v, {}) for k, v in dict(eta=0.1, begin=0.2, strategy="rescale").items()},
+    **{
+        f"Loop.{k}": (remask("loop", alpha=0.5), v, {})
+        for k, v in dict(eta=0.9, begin=0.8, end=0.4, alpha=0.8).items()
+    },
+    **{
+        f"Switch.{k}": (remask("switch", eta=0.6), v, {})
+        for k, v in dict(eta=0.1, begin=0.2, strategy="rescale").items()
+    },
     "LowConfidence.below": (remask("doubted"), 0.6, {}),
-    **{f"QualityHead.{k}": (remask("prism", share=0.6), v, {}) for k, v in dict(share=0.2, below=0.1).items()},
+    **{
+        f"QualityHead.{k}": (remask("prism", share=0.6), v, {})
+        for k, v in dict(share=0.2, below=0.1).items()
+    },
 }

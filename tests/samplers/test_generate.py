@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
 from dlm.core import keys
-from dlm.core.config import UserError
+from dlm.core.config import build_member
+from dlm.core.errors import UserError
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
 from dlm.samplers.config import Sampler
@@ -20,7 +20,7 @@ from tests import tiny
 TOKENIZER = Bytes().fit(())
 CONFIG = tiny.model_config(vocab=TOKENIZER.vocab)
 PARAMS = tiny.random_params(CONFIG, scale=0.4)
-PROCESS = spec.build("mask", "noise", TOKENIZER.vocab)
+PROCESS = build_member("mask", "noise", TOKENIZER.vocab)
 MODEL = transformer.Transformer(CONFIG)
 SHIFTED = Mask("causal", shift=1)
 
@@ -29,10 +29,22 @@ def denoise(params, canvas, **kwargs):
     return transformer.denoiser(MODEL, params)(canvas, **kwargs)
 
 
-def generator(mask=None, denoise=denoise, params=PARAMS, trace=False, seed=0, rule="ancestral", **settings):
-    sampler = Sampler(spec.build(rule, "samplers"), **settings)
+def generator(
+    mask=None, denoise=denoise, params=PARAMS, trace=False, seed=0, rule="ancestral", **settings
+):
+    sampler = Sampler(build_member(rule, "samplers"), **settings)
     memory = partial(transformer.memory, MODEL)
-    return Generator(denoise, memory, params, TOKENIZER, sampler, lambda p: PROCESS, mask or Mask(), seed=seed, trace=trace)
+    return Generator(
+        denoise,
+        memory,
+        params,
+        TOKENIZER,
+        sampler,
+        lambda p: PROCESS,
+        mask or Mask(),
+        seed=seed,
+        trace=trace,
+    )
 
 
 MASKED = generator(steps=4, trace=True)
@@ -46,7 +58,9 @@ def test_neither_its_batch_nor_padding_changes_a_row(make):
     alone = make([request])[0]
     among = make([request, Request.prompt("", 11), Request.prompt("abc", 1)])
     tiny.identical(among[0].ids, alone.ids)
-    assert among[0].logprob == pytest.approx(alone.logprob, abs=1e-4) and among[0].text == alone.text
+    assert (
+        among[0].logprob == pytest.approx(alone.logprob, abs=1e-4) and among[0].text == alone.text
+    )
     assert [len(r.ids) for r in among] == [8, 11, 4] and among[0].text.startswith("ab")
 
 
@@ -55,8 +69,15 @@ def test_neither_its_batch_nor_padding_changes_a_row(make):
 def test_the_trace_ends_in_the_reply(make):
     reply = make([Request.prompt("ab", 6)])[0]
     states_TL, n = reply.trace["states"], reply.nfe
-    assert states_TL.shape == (n + 1, 8) and reply.trace["confidence"].shape == (n, 8) and len(reply.trace["times"]) == n + 1
-    assert states_TL[0].tolist() == [*b"ab", *[TOKENIZER.mask] * 6] and (states_TL[-1] == reply.ids).all()
+    assert (
+        states_TL.shape == (n + 1, 8)
+        and reply.trace["confidence"].shape == (n, 8)
+        and len(reply.trace["times"]) == n + 1
+    )
+    assert (
+        states_TL[0].tolist() == [*b"ab", *[TOKENIZER.mask] * 6]
+        and (states_TL[-1] == reply.ids).all()
+    )
     assert reply.trace["times"][0] == 1 and (np.diff(reply.trace["times"]) < 0).all()
     last = reply.trace["confidence"][-1]
     assert (last[:2] == 0).all() and ((last[2:] > 0) & (last[2:] <= 1)).all()
@@ -65,7 +86,12 @@ def test_the_trace_ends_in_the_reply(make):
 
 def test_infilling_keeps_every_anchor():
     reply = MASKED([Request.infill("a___b___", 3)])[0]
-    assert reply.ids[[0, 4]].tolist() == [*b"ab"] and reply.frozen.tolist() == [True, *[False] * 3, True, *[False] * 3]
+    assert reply.ids[[0, 4]].tolist() == [*b"ab"] and reply.frozen.tolist() == [
+        True,
+        *[False] * 3,
+        True,
+        *[False] * 3,
+    ]
     assert reply.nfe == 4 and not np.isin(reply.ids, TOKENIZER.vocab.never).any()
     assert Request.infill("___", 2) == Request.prompt("", 2) == Request((2,))
 
@@ -77,9 +103,16 @@ def test_text_ends_at_the_first_generated_eos():
         from dlm.core.contracts import Logits, Output
 
         id_L = jnp.where(jnp.arange(canvas.z_BL.shape[1]) == 3, TOKENIZER.eos, ord("x"))
-        return Output(Logits(jnp.where(jnp.arange(TOKENIZER.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros((*canvas.z_BL.shape, 1))))
+        return Output(
+            Logits(
+                jnp.where(jnp.arange(TOKENIZER.size) == id_L[:, None], 0.0, -1e9)
+                + jnp.zeros((*canvas.z_BL.shape, 1))
+            )
+        )
 
-    prompted, filled = generator(denoise=eos_at_three, params={}, steps=2)([Request.prompt("ab", 4), Request((2, "a", 2, "b"))])
+    prompted, filled = generator(denoise=eos_at_three, params={}, steps=2)(
+        [Request.prompt("ab", 4), Request((2, "a", 2, "b"))]
+    )
     assert prompted.text == "abx" and prompted.ids.tolist() == [*b"abx", TOKENIZER.eos, *b"xx"]
     assert filled.text == "xxaxb", "an eos between anchors does not hide the anchors after it"
 
@@ -93,27 +126,47 @@ def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(
     from dlm.core.contracts import Logits, Output
 
     vocab = replace(TOKENIZER.vocab, bos=TOKENIZER.eos, pad=TOKENIZER.eos)
-    process = spec.build("mask", "noise", vocab)
+    process = build_member("mask", "noise", vocab)
 
     def eos_at_four(params, canvas, cache=None, **kwargs):
-        row_index_L = cache.slots.row_index_BL[0] if cache is not None else jnp.arange(canvas.z_BL.shape[1])
+        row_index_L = (
+            cache.slots.row_index_BL[0] if cache is not None else jnp.arange(canvas.z_BL.shape[1])
+        )
         id_L = jnp.where(row_index_L == 4, vocab.eos, ord("x"))
-        logits_BLV = jnp.where(jnp.arange(vocab.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros((*canvas.z_BL.shape, 1))
+        logits_BLV = jnp.where(jnp.arange(vocab.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros(
+            (*canvas.z_BL.shape, 1)
+        )
         return Output(Logits(logits_BLV), cache=cache and replace(cache, slots=None))
 
     steps = dict(steps=1, block=1) if kind == SHIFTED else dict(steps=2)
-    sampler, memory = Sampler(spec.build("ancestral", "samplers"), **steps), partial(transformer.memory, MODEL)
-    made = Generator(eos_at_four, memory, {}, ByteTokenizer(vocab), sampler, lambda p: process, kind)
+    sampler, memory = (
+        Sampler(build_member("ancestral", "samplers"), **steps),
+        partial(transformer.memory, MODEL),
+    )
+    made = Generator(
+        eos_at_four, memory, {}, ByteTokenizer(vocab), sampler, lambda p: process, kind
+    )
     turn = np.array([ord("a"), vocab.eos])
     rows = [(turn, 4), (turn, 7), *([] if kind == SHIFTED else [(5, turn[1:])])]
     for reply, length in zip(made([Request(parts) for parts in rows]), (6, 9, 6), strict=False):
-        assert len(reply.ids) == length and reply.ids[4] == vocab.eos and (reply.ids[[2, 3]] == ord("x")).all(), reply
+        assert (
+            len(reply.ids) == length
+            and reply.ids[4] == vocab.eos
+            and (reply.ids[[2, 3]] == ord("x")).all()
+        ), reply
         assert reply.text == ("axx" if reply.frozen[0] else "xxxx")
 
 
 TURN = 4  # ends a turn, and so a text
 TURNS = replace(TOKENIZER.vocab, stops=(TURN,))
-PATH = {ord("a"): ord("b"), ord("b"): TURN, TURN: ord("u"), ord("u"): ord("c"), ord("c"): TOKENIZER.eos, TOKENIZER.mask: TURN}
+PATH = {
+    ord("a"): ord("b"),
+    ord("b"): TURN,
+    TURN: ord("u"),
+    ord("u"): ord("c"),
+    ord("c"): TOKENIZER.eos,
+    TOKENIZER.mask: TURN,
+}
 
 
 def lookup(params, canvas, *, mask, cache=None):
@@ -125,7 +178,9 @@ def lookup(params, canvas, *, mask, cache=None):
     read_BL = canvas.z_BL
     if mask.shift:
         before_B = read_BL[:, 0] if mask.kind != "causal" else cache.slots.before_B
-        read_BL = jnp.concatenate([jnp.broadcast_to(before_B, read_BL.shape[:1])[:, None], read_BL[:, :-1]], 1)
+        read_BL = jnp.concatenate(
+            [jnp.broadcast_to(before_B, read_BL.shape[:1])[:, None], read_BL[:, :-1]], 1
+        )
     next_V = jnp.array([PATH.get(i, ord("x")) for i in range(TURNS.size)])
     logits_BLV = jnp.where(jnp.arange(TURNS.size) == next_V[read_BL][..., None], 0.0, -1e9)
     return Output(Logits(logits_BLV), cache=cache and replace(cache, slots=None))
@@ -143,9 +198,22 @@ def lookup(params, canvas, *, mask, cache=None):
     ],
     ids=["ar", "block", "speculative", "masked", "adapted"],
 )
-def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(kind, rule, settings, prompts, passes):
-    sampler, memory = Sampler(spec.build(rule, "samplers"), temperature=0.0, **settings), partial(transformer.memory, MODEL)
-    made = Generator(lookup, memory, {}, ByteTokenizer(TURNS), sampler, lambda p: spec.build("mask", "noise", TURNS), kind)
+def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(
+    kind, rule, settings, prompts, passes
+):
+    sampler, memory = (
+        Sampler(build_member(rule, "samplers"), temperature=0.0, **settings),
+        partial(transformer.memory, MODEL),
+    )
+    made = Generator(
+        lookup,
+        memory,
+        {},
+        ByteTokenizer(TURNS),
+        sampler,
+        lambda p: build_member("mask", "noise", TURNS),
+        kind,
+    )
     replies = made([Request.prompt(prompt, 8) for prompt in prompts])
     assert [r.text for r in replies] == ["ab", *prompts[1:]] and replies[0].nfe == passes
 
@@ -153,7 +221,13 @@ def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(kind
 def test_the_first_anchor_is_told_as_the_tokenizer_has_it_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(TOKENIZER, "told", lambda text: TOKENIZER.encode(" " + text))
     row = MASKED._row(Request(("ab", 1, "c")))
-    assert row.ids.tolist() == [*b" ab", TOKENIZER.mask, *b"c"] and row.frozen.tolist() == [True, True, True, False, True]
+    assert row.ids.tolist() == [*b" ab", TOKENIZER.mask, *b"c"] and row.frozen.tolist() == [
+        True,
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.slow
@@ -164,11 +238,26 @@ def test_a_reply_and_its_trace_are_as_long_as_what_was_asked(make, adds, monkeyp
     replies = make([Request.prompt("ab", 6), Request((np.array([*b"abc"]), 5))])
     for reply, text in zip(replies, ("ab", "abc"), strict=True):
         states_TL = reply.trace["states"]
-        assert states_TL.shape[1] == reply.trace["confidence"].shape[1] == len(reply.ids) == len(reply.frozen) == 8
-        assert (states_TL[:, : len(text)] == [*text.encode()]).all() and reply.ids[: len(text)].tolist() == [*text.encode()]
-        assert reply.frozen.tolist() == [i < len(text) for i in range(8)] and (states_TL[-1] == reply.ids).all()
-        assert (reply.trace["confidence"][-1] > 0).tolist() == (~reply.frozen).tolist() and reply.text.startswith(text)
-        assert np.log(reply.trace["confidence"][-1][len(text) :]).sum() == pytest.approx(reply.logprob, abs=1e-4)
+        assert (
+            states_TL.shape[1]
+            == reply.trace["confidence"].shape[1]
+            == len(reply.ids)
+            == len(reply.frozen)
+            == 8
+        )
+        assert (states_TL[:, : len(text)] == [*text.encode()]).all() and reply.ids[
+            : len(text)
+        ].tolist() == [*text.encode()]
+        assert (
+            reply.frozen.tolist() == [i < len(text) for i in range(8)]
+            and (states_TL[-1] == reply.ids).all()
+        )
+        assert (reply.trace["confidence"][-1] > 0).tolist() == (
+            ~reply.frozen
+        ).tolist() and reply.text.startswith(text)
+        assert np.log(reply.trace["confidence"][-1][len(text) :]).sum() == pytest.approx(
+            reply.logprob, abs=1e-4
+        )
 
 
 @pytest.mark.slow
@@ -179,11 +268,16 @@ def test_the_lowest_temperatures_write_the_mode():
 
     def program(temperature, rule):
         run = generator(steps=2, rule=rule, temperature=temperature).run
-        return tiny.program(lambda canvas, key_B: run(PARAMS, canvas, key_B, prefill=0).canvas.z_BL, blank, key_B)[0]
+        return tiny.program(
+            lambda canvas, key_B: run(PARAMS, canvas, key_B, prefill=0).canvas.z_BL, blank, key_B
+        )[0]
 
     for rule in ("ancestral", "confident"):
         mode = program(0.0, rule)
-        assert all(program(10.0**-n, rule) == mode for n in (8, 10, 40)) and program(1e-6, rule) != mode
+        assert (
+            all(program(10.0**-n, rule) == mode for n in (8, 10, 40))
+            and program(1e-6, rule) != mode
+        )
     requests = [Request.prompt("", 6), Request.prompt("ab", 9)]
     mode, coldest = (generator(steps=2, temperature=t)(requests) for t in (0.0, 1e-6))
     for one, other in zip(coldest, mode, strict=True):
@@ -218,6 +312,12 @@ def test_what_is_refused(monkeypatch):
     monkeypatch.setattr(TOKENIZER, "adds_bos", False)
     with pytest.raises(UserError, match="nothing to generate"):
         AR([Request(("a",))])
-    for settings in (dict(steps=0), dict(block=-1), dict(temperature=-1.0), dict(top_p=0.0), dict(top_p=1.1)):
+    for settings in (
+        dict(steps=0),
+        dict(block=-1),
+        dict(temperature=-1.0),
+        dict(top_p=0.0),
+        dict(top_p=1.1),
+    ):
         with pytest.raises(ValueError, match="must"):
-            Sampler(spec.build("ancestral", "samplers"), **settings)
+            Sampler(build_member("ancestral", "samplers"), **settings)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
 from dlm.core import keys
+from dlm.core.config import build_member
 from dlm.core.contracts import Canvas, Logits, Output
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
@@ -19,9 +19,11 @@ from tests import tiny
 
 B, L = 4, 10
 MASK, EOS = tiny.VOCAB.mask, tiny.VOCAB.eos
-PROCESS = spec.build("mask", "noise", tiny.VOCAB)
+PROCESS = build_member("mask", "noise", tiny.VOCAB)
 rng = np.random.default_rng(0)
-LEFT_VV, RIGHT_VV, PLACE_LV = (1.5 * rng.normal(size=(n, tiny.VOCAB.size)) for n in (tiny.VOCAB.size, tiny.VOCAB.size, L))
+LEFT_VV, RIGHT_VV, PLACE_LV = (
+    1.5 * rng.normal(size=(n, tiny.VOCAB.size)) for n in (tiny.VOCAB.size, tiny.VOCAB.size, L)
+)
 KEY_B = keys.per_sample(jax.random.key(3), jnp.arange(B))
 
 
@@ -31,7 +33,10 @@ def neighbours(canvas, *, mask, cache=None, carry=None):
     logits_BLV = jnp.asarray(LEFT_VV)[z_BL[:, :-2]] + jnp.asarray(RIGHT_VV)[z_BL[:, 2:]] + PLACE_LV
     judged_BL = logits_BLV[..., 0].astype(jnp.float32)
     return Output(
-        Logits(jnp.where(jnp.arange(tiny.VOCAB.size) <= EOS, logits_BLV, -jnp.inf).astype(jnp.float32)), heads=dict(quality=judged_BL)
+        Logits(
+            jnp.where(jnp.arange(tiny.VOCAB.size) <= EOS, logits_BLV, -jnp.inf).astype(jnp.float32)
+        ),
+        heads=dict(quality=judged_BL),
     )
 
 
@@ -45,9 +50,11 @@ def template(anchors):
 
 def sample(anchors=None, **settings):
     """(Sampled, z after each pass with the start in front)."""
-    rule = spec.build(settings.pop("rule", "ancestral"), "samplers")
+    rule = build_member(settings.pop("rule", "ancestral"), "samplers")
     start = template(anchors or {})
-    run = partial(loop.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, Mask(), trace=True)
+    run = partial(
+        loop.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, Mask(), trace=True
+    )
     sampled = jax.jit(run)(start, KEY_B)
     n = int(sampled.nfe)
     return sampled, np.concatenate([start.z_BL[None], sampled.trace[0][:n]])
@@ -63,7 +70,9 @@ def test_anchors_stay_blocks_follow_each_other_and_nothing_is_left(rule):
     assert (z_TBL[1:][settled] == z_TBL[:-1][settled]).all(), "a token that was written stays"
     changed_TL = (z_TBL[1:] != z_TBL[:-1]).any(1)
     blocks = [set(np.flatnonzero(row) // 4) for row in changed_TL if row.any()]
-    assert all(len(b) == 1 for b in blocks) and [min(b) for b in blocks] == sorted(min(b) for b in blocks)
+    assert all(len(b) == 1 for b in blocks) and [min(b) for b in blocks] == sorted(
+        min(b) for b in blocks
+    )
     assert 3 <= int(sampled.nfe) <= 9
 
 
@@ -93,7 +102,9 @@ def test_mode_by_temperature_and_by_nucleus():
     tiny.identical(sample(steps=4, top_p=1e-6)[0].canvas.z_BL, mode.canvas.z_BL)
     hot = sample(steps=4, temperature=3.0)[0]
     assert (hot.canvas.z_BL != mode.canvas.z_BL).mean() > 0.3
-    assert float(mode.logprob_BL.sum()) > float(hot.logprob_BL.sum()) and (mode.logprob_BL < 0).all()
+    assert (
+        float(mode.logprob_BL.sum()) > float(hot.logprob_BL.sum()) and (mode.logprob_BL < 0).all()
+    )
 
 
 @pytest.mark.slow
@@ -107,7 +118,9 @@ def test_temperature_does_not_change_the_order(confidence):
         "entropy": np.sum(p_LV * np.log(np.maximum(p_LV, 1e-30)), -1),
     }.get(confidence, ordered_LV[:, 0])
     for temperature in [0.0] if confidence == "drawn" else [0.0, 4.0]:
-        z_TBL = sample(rule=dict(name="confident", confidence=confidence), steps=2, temperature=temperature)[1]
+        z_TBL = sample(
+            rule=dict(name="confident", confidence=confidence), steps=2, temperature=temperature
+        )[1]
         assert (np.sort(np.argsort(-sure_L)[: L // 2]) == np.flatnonzero(z_TBL[1, 0] != MASK)).all()
 
 
@@ -115,22 +128,28 @@ def test_temperature_does_not_change_the_order(confidence):
 def test_the_surest_of_what_was_drawn_goes_first():
     """Under a high temperature the confidence is still that of the drawn token at temperature 1."""
     sampled, z_TBL = sample(rule="confident", steps=L, temperature=3.0)
-    log_BLV = np.asarray(jax.nn.log_softmax(neighbours(template({}), mask=None).prediction.logits_BLV, -1))
+    log_BLV = np.asarray(
+        jax.nn.log_softmax(neighbours(template({}), mask=None).prediction.logits_BLV, -1)
+    )
     first_B = (z_TBL[1] != MASK).argmax(1)
     want_B = log_BLV[np.arange(B), first_B, z_TBL[1][np.arange(B), first_B]]
-    np.testing.assert_allclose(np.asarray(sampled.logprob_BL)[np.arange(B), first_B], want_B, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(sampled.logprob_BL)[np.arange(B), first_B], want_B, atol=1e-5
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------------- cache
 
 TIMED = tiny.model_config(time="adaln")
 PARAMS = tiny.random_params(TIMED, scale=0.4)
-AR_SAMPLER = Sampler(spec.build("ancestral", "samplers"), steps=1, block=1)
+AR_SAMPLER = Sampler(build_member("ancestral", "samplers"), steps=1, block=1)
 
 
 @partial(jax.jit, static_argnames=("cached", "prefill", "temperature"))
 def decode(canvas, key_B, cached, prefill=0, temperature=1.0):
-    memory = transformer.memory(transformer.Transformer(TIMED), *canvas.z_BL.shape) if cached else None
+    memory = (
+        transformer.memory(transformer.Transformer(TIMED), *canvas.z_BL.shape) if cached else None
+    )
     options = dict(memory=memory, prefill=prefill, stop=True, trace=True)
     return loop.generate(
         tiny.denoiser(TIMED, PARAMS),
@@ -156,7 +175,9 @@ def test_the_cache_changes_nothing(prompted):
     ends_BL = (np.asarray(plain.canvas.z_BL) == EOS) & free_BL
     until_BL = (np.cumsum(ends_BL, 1) - ends_BL) == 0  # up to and with a row's first eos
     assert until_BL[:, 3:].mean() > 0.5
-    tiny.identical(np.where(until_BL, cached.canvas.z_BL, 0), np.where(until_BL, plain.canvas.z_BL, 0))
+    tiny.identical(
+        np.where(until_BL, cached.canvas.z_BL, 0), np.where(until_BL, plain.canvas.z_BL, 0)
+    )
     tiny.close(np.where(until_BL, cached.logprob_BL, 0), np.where(until_BL, plain.logprob_BL, 0))
     tiny.identical(prefilled.canvas.z_BL, cached.canvas.z_BL)
     tiny.close(prefilled.logprob_BL, cached.logprob_BL)
@@ -171,7 +192,10 @@ def test_decoding_has_the_likelihood_that_training_measures(prompted):
     sampled = decode(prompted, KEY_B, True)
     canvas = sampled.canvas
     nats_BL = AR(vocab=tiny.VOCAB).bound_nats(
-        tiny.denoiser(TIMED, PARAMS), tiny.batch(canvas.z_BL), canvas.z_BL, jnp.zeros(canvas.z_BL.shape)
+        tiny.denoiser(TIMED, PARAMS),
+        tiny.batch(canvas.z_BL),
+        canvas.z_BL,
+        jnp.zeros(canvas.z_BL.shape),
     )
     drawn_BL = np.asarray(sampled.logprob_BL) != 0
     assert drawn_BL.sum() > L
@@ -190,9 +214,14 @@ def test_a_row_that_has_ended_is_the_same_in_any_company():
     assert ended_BL.any() and not ended_BL.any(1).all()
     row = int(ended_BL.any(1).argmax())
     alone = jax.tree.map(np.asarray, decode(canvas, jnp.stack([key_B[row]] * B), True))
-    tiny.identical((alone.canvas.z_BL[0], alone.logprob_BL[0]), (together.canvas.z_BL[row], together.logprob_BL[row]))
+    tiny.identical(
+        (alone.canvas.z_BL[0], alone.logprob_BL[0]),
+        (together.canvas.z_BL[row], together.logprob_BL[row]),
+    )
     after = 2 + int(ended_BL[row].argmax())
-    assert (together.canvas.z_BL[row, after:] == tiny.VOCAB.pad).all() and (together.logprob_BL[row, after:] == 0).all()
+    assert (together.canvas.z_BL[row, after:] == tiny.VOCAB.pad).all() and (
+        together.logprob_BL[row, after:] == 0
+    ).all()
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
 from dlm.core import keys
+from dlm.core.config import build_member
 from dlm.core.contracts import Canvas
 from dlm.nn import transformer
 from dlm.nn.config import Attention, Latent
@@ -23,8 +23,10 @@ pytestmark = pytest.mark.slow
 B, L = 3, 40
 TIMED = tiny.model_config(time="adaln")
 PARAMS = tiny.random_params(TIMED, scale=0.4)
-LATENT = tiny.model_config(attention=Attention(heads=4, latent=Latent(kv_rank=6, nope=4, rope=2, value=3)))
-PROCESS = spec.build("mask", "noise", tiny.VOCAB)
+LATENT = tiny.model_config(
+    attention=Attention(heads=4, latent=Latent(kv_rank=6, nope=4, rope=2, value=3))
+)
+PROCESS = build_member("mask", "noise", tiny.VOCAB)
 KEY_B = keys.per_sample(jax.random.key(3), jnp.arange(B))
 SEGMENTS_BL = np.arange(L) < np.array([[L], [L - 3], [L]])
 
@@ -36,14 +38,19 @@ def canvas(prompts=(5, 2, 9)):
     for b, n in enumerate(prompts):
         z_BL[b, :n], frozen_BL[b, :n] = tiny.tokens(1, n, seed=b)[0] % 16, True
     return Canvas(
-        jnp.asarray(z_BL, jnp.int32), jnp.ones((B, L)), jnp.asarray(frozen_BL), dict(segments_BL=jnp.asarray(SEGMENTS_BL, jnp.int32))
+        jnp.asarray(z_BL, jnp.int32),
+        jnp.ones((B, L)),
+        jnp.asarray(frozen_BL),
+        dict(segments_BL=jnp.asarray(SEGMENTS_BL, jnp.int32)),
     )
 
 
 def drawing(sampler, mask=Mask(), prefill=0, config=TIMED, widths=None):
     """The function that draws; `widths` is filled with how many positions each pass of the program reads."""
     widths = [] if widths is None else widths
-    denoise = tiny.denoiser(config, PARAMS if config == TIMED else tiny.random_params(config, scale=0.4))
+    denoise = tiny.denoiser(
+        config, PARAMS if config == TIMED else tiny.random_params(config, scale=0.4)
+    )
 
     def counted(seen, *, mask, cache=None):
         widths.append(seen.z_BL.shape[1])
@@ -51,8 +58,22 @@ def drawing(sampler, mask=Mask(), prefill=0, config=TIMED, widths=None):
 
     def generate(start, key_B):
         rows = 2 * B if sampler.guidance else B
-        memory = transformer.memory(transformer.Transformer(config), rows, L) if sampler.cache.kind != "none" else None
-        return loop.generate(counted, sampler, PROCESS, mask, start, key_B, memory=memory, prefill=prefill, trace=True)
+        memory = (
+            transformer.memory(transformer.Transformer(config), rows, L)
+            if sampler.cache.kind != "none"
+            else None
+        )
+        return loop.generate(
+            counted,
+            sampler,
+            PROCESS,
+            mask,
+            start,
+            key_B,
+            memory=memory,
+            prefill=prefill,
+            trace=True,
+        )
 
     return generate
 
@@ -73,7 +94,7 @@ def run(sampler, mask=Mask(), prefill=0, prompts=(5, 2, 9), config=TIMED):
 
 def sampler(kind="none", refresh=0, rule="ancestral", **settings):
     given = dict(steps=3, block=8) | settings
-    return Sampler(rule=spec.build(rule, "samplers"), cache=Cache(kind, refresh), **given)
+    return Sampler(rule=build_member(rule, "samplers"), cache=Cache(kind, refresh), **given)
 
 
 def same(one, other):
@@ -88,7 +109,11 @@ def test_with_every_pass_whole_nothing_changes(kind, settings):
     plain, _ = run(sampler(**settings))
     cached, widths = run(sampler(kind, 1, **settings))
     same(cached, plain)
-    assert set(widths) == {L} and cached.nfe == plain.nfe and (plain.canvas.z_BL != tiny.VOCAB.mask).all()
+    assert (
+        set(widths) == {L}
+        and cached.nfe == plain.nfe
+        and (plain.canvas.z_BL != tiny.VOCAB.mask).all()
+    )
 
 
 @pytest.mark.parametrize("size", [1, 12])
@@ -98,14 +123,18 @@ def test_the_exact_cache_of_a_block_model_changes_nothing(size):
     plain, _ = run(sampler(**settings), mask)
     cached, widths = run(sampler("exact", **settings), mask)
     same(cached, plain)
-    assert set(widths) == {min(2 * size, L), size}, "a block is read with the one before it, then alone"
+    assert set(widths) == {min(2 * size, L), size}, (
+        "a block is read with the one before it, then alone"
+    )
     prompts = (30, 26, 33)
     far, _ = run(sampler(**settings), mask, prompts=prompts)
     prefilled, _ = run(sampler("exact", **settings), mask, prefill=24, prompts=prompts)
     same(prefilled, far)
 
 
-@pytest.mark.parametrize("kind, mask", [("dual", Mask()), ("delayed", Mask()), ("exact", Mask("block", size=8))])
+@pytest.mark.parametrize(
+    "kind, mask", [("dual", Mask()), ("delayed", Mask()), ("exact", Mask("block", size=8))]
+)
 def test_a_cache_of_latents_is_a_cache(kind, mask):
     """Whole passes, or exact ones, change nothing; parts that are old leave no mask."""
     plain, _ = run(sampler(), mask, config=LATENT)

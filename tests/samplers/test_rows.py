@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
 from dlm.core import keys
+from dlm.core.config import build_member
 from dlm.core.contracts import Canvas, Logits, Output
 from dlm.evals.exact import replayed
 from dlm.nn import cache as kv_cache
@@ -21,17 +21,19 @@ from dlm.samplers.rule import StepView
 from tests import tiny
 from tests.laws.worlds import EACH_RULE
 
-PROCESS = spec.build("mask", "noise", tiny.VOCAB)
+PROCESS = build_member("mask", "noise", tiny.VOCAB)
 MASK = tiny.VOCAB.mask
 
 
 def built(rule="ancestral", remask=None, kind="auto", **settings):
-    remask = remask and spec.build(remask, "samplers.remask")
-    return Sampler(spec.build(rule, "samplers"), remask, cache=Cache(kind), **settings)
+    remask = remask and build_member(remask, "samplers.remask")
+    return Sampler(build_member(rule, "samplers"), remask, cache=Cache(kind), **settings)
 
 
 rng = np.random.default_rng(0)
-PLACE_LV, TOKEN_VV, TIME_V = (jnp.asarray(2 * rng.normal(size=size), jnp.float32) for size in ((64, 16), (20, 16), (16,)))
+PLACE_LV, TOKEN_VV, TIME_V = (
+    jnp.asarray(2 * rng.normal(size=size), jnp.float32) for size in ((64, 16), (20, 16), (16,))
+)
 
 
 def told(canvas, *, mask, cache=None, carry=None):
@@ -40,16 +42,30 @@ def told(canvas, *, mask, cache=None, carry=None):
     What it leaves in a cache depends on what was there before, so it is seen if a position is read more often.
     """
     said_BLV, slots = TOKEN_VV[canvas.z_BL], cache and cache.slots
-    fields, row_index_BL = (canvas.fields, jnp.arange(canvas.z_BL.shape[1])[None]) if cache is None else (slots.fields, slots.row_index_BL)
+    fields, row_index_BL = (
+        (canvas.fields, jnp.arange(canvas.z_BL.shape[1])[None])
+        if cache is None
+        else (slots.fields, slots.row_index_BL)
+    )
     length = canvas.z_BL.shape[1] if cache is None else cache.k_NBMJK.shape[2]
     real_BM = fields.get("segments_BL", jnp.ones((len(canvas.z_BL), length)))
-    mean = lambda known_BMV: jnp.einsum("bmv,bm->bv", known_BMV, real_BM / real_BM.sum(1, keepdims=True))[:, None]  # noqa: E731
+
+    def mean(known_BMV):
+        return jnp.einsum("bmv,bm->bv", known_BMV, real_BM / real_BM.sum(1, keepdims=True))[:, None]
+
     if cache is not None:
-        memory_BMJK = kv_cache.write(cache.k_NBMJK[0], (said_BLV + mean(cache.k_NBMJK[0, :, :, 0]))[:, :, None], slots)
-        said_BLV, cache = memory_BMJK[:, :, 0], replace(cache, k_NBMJK=memory_BMJK[None], slots=None)
+        memory_BMJK = kv_cache.write(
+            cache.k_NBMJK[0], (said_BLV + mean(cache.k_NBMJK[0, :, :, 0]))[:, :, None], slots
+        )
+        said_BLV, cache = (
+            memory_BMJK[:, :, 0],
+            replace(cache, k_NBMJK=memory_BMJK[None], slots=None),
+        )
     mean_B1V = mean(said_BLV)
     logits_BLV = PLACE_LV[row_index_BL % 64] + mean_B1V + canvas.t_BL[..., None] * TIME_V
-    return Output(Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 4)), constant_values=-jnp.inf)), cache=cache)
+    return Output(
+        Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 4)), constant_values=-jnp.inf)), cache=cache
+    )
 
 
 def canvas(lengths, L, prompts):
@@ -59,21 +75,34 @@ def canvas(lengths, L, prompts):
     for b, n in enumerate(prompts):
         z_BL[b, :n] = tiny.tokens(1, n, seed=n)[0]
     fields = dict(segments_BL=jnp.asarray(i_L < lengths, jnp.int32)) if lengths.min() < L else {}
-    return Canvas(jnp.asarray(z_BL, jnp.int32), jnp.ones(z_BL.shape), jnp.asarray(z_BL != MASK), fields)
+    return Canvas(
+        jnp.asarray(z_BL, jnp.int32), jnp.ones(z_BL.shape), jnp.asarray(z_BL != MASK), fields
+    )
 
 
 def draw(sampler, mask, start, index):
     rows, L = start.z_BL.shape
-    memory = None if reading.kind(sampler, mask) == "none" else kv_cache.empty(1, rows, L, ((1, 16), (1, 1)), jnp.float32)
+    memory = (
+        None
+        if reading.kind(sampler, mask) == "none"
+        else kv_cache.empty(1, rows, L, ((1, 16), (1, 1)), jnp.float32)
+    )
     memory = None if hasattr(sampler.rule, "drive") else memory
     run = jax.jit(partial(loop.generate, told, sampler, PROCESS, mask, memory=memory, stop=True))
-    return jax.tree.map(np.asarray, run(start, keys.per_sample(jax.random.key(5), jnp.asarray(index))))
+    return jax.tree.map(
+        np.asarray, run(start, keys.per_sample(jax.random.key(5), jnp.asarray(index)))
+    )
 
 
 BLOCKS = Mask("block", size=8)
 CASES = dict(
     remasked=(built(block=8, steps=4, remask=dict(name="rescale", eta=0.6)), Mask()),
-    second=(built("confident", block=4, steps=2, then=built("correcting", block=8, steps=2, reopen=0.5)), Mask()),
+    second=(
+        built(
+            "confident", block=4, steps=2, then=built("correcting", block=8, steps=2, reopen=0.5)
+        ),
+        Mask(),
+    ),
     sliding=(built("confident", block=16, steps=5, edge="sliding"), Mask()),
     exact=(built(block=8, steps=3), BLOCKS),
     dual=(built("maskgit", block=8, steps=3, kind="dual"), Mask()),
@@ -96,14 +125,19 @@ def test_a_row_is_the_same_alone_beside_longer_rows_and_beside_shorter_ones(case
 
 # --------------------------------------------------------------------------------------------------------------------- ties
 
-STEPPING = [r for r in EACH_RULE if hasattr(spec.build(r, "samplers", tiny.VOCAB), "step")]
+STEPPING = [r for r in EACH_RULE if hasattr(build_member(r, "samplers", tiny.VOCAB), "step")]
 FLAT_V = np.log(np.random.default_rng(1).dirichlet(np.ones(16)))
 
 
 def rounded(B, R):
     """The same said at every place but for a few roundings, others in each row."""
     noise_BRV = 5e-7 * np.random.default_rng(2).normal(size=(B, R, 16))
-    return Logits(jnp.asarray(np.pad(FLAT_V + noise_BRV, ((0, 0), (0, 0), (0, 4)), constant_values=-np.inf), jnp.float32))
+    return Logits(
+        jnp.asarray(
+            np.pad(FLAT_V + noise_BRV, ((0, 0), (0, 0), (0, 4)), constant_values=-np.inf),
+            jnp.float32,
+        )
+    )
 
 
 def test_rounding_orders_no_positions():
@@ -114,15 +148,30 @@ def test_rounding_orders_no_positions():
     apart_L = jnp.asarray([0.3, -jnp.inf, 0.3001, 0.3 + 2e-6, -jnp.inf, 0.3 - 5e-6])
     assert rounds.ranks(apart_L[None])[0].tolist() == [1, 4, 0, 2, 5, 3]
     assert rounds.ranks(apart_L[None], tie=0.0)[0].tolist() == [2, 4, 0, 1, 5, 3]
-    assert rounds.ranks(jnp.asarray([[-30.0002, -30.0, -29.99]]))[0].tolist() == [1, 2, 0], "relative to their size"
-    close_L = jnp.asarray(np.random.default_rng(0).permutation(1024) * 1e-6, jnp.float32)  # each within a tie of the next
+    assert rounds.ranks(jnp.asarray([[-30.0002, -30.0, -29.99]]))[0].tolist() == [1, 2, 0], (
+        "relative to their size"
+    )
+    close_L = jnp.asarray(
+        np.random.default_rng(0).permutation(1024) * 1e-6, jnp.float32
+    )  # each within a tie of the next
     falls_L = jnp.diff(close_L[jnp.argsort(rounds.ranks(close_L[None])[0])])
     assert float(falls_L.max()) < 1.1e-4, "a chain does not end the order"
     order_L = jnp.array([2, 0, 1]) + 10**6  # no score of a network: followed to the last digit
-    seen = Canvas(jnp.full((1, 3), MASK), jnp.ones((1, 3)), jnp.zeros((1, 3), bool), dict(order_BL=order_L[None]))
+    seen = Canvas(
+        jnp.full((1, 3), MASK),
+        jnp.ones((1, 3)),
+        jnp.zeros((1, 3), bool),
+        dict(order_BL=order_L[None]),
+    )
     view = StepView(PROCESS, seen.z_BL == MASK, jnp.ones(1), jnp.full(1, 0.5), jnp.zeros((1, 3)))
-    assert spec.build(dict(name="ordered", order="given"), "samplers").positions(None, seen, view).tolist() == [[False, True, True]]
-    assert rounds.reaches(jnp.asarray([0.89998, 0.899995, 0.9]), 0.9).tolist() == [False, True, True]
+    assert build_member(dict(name="ordered", order="given"), "samplers").positions(
+        None, seen, view
+    ).tolist() == [[False, True, True]]
+    assert rounds.reaches(jnp.asarray([0.89998, 0.899995, 0.9]), 0.9).tolist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.slow
@@ -130,13 +179,25 @@ def test_rounding_orders_no_positions():
 def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
     """The rows differ in their rounding alone, a blank canvas and one that is half full; bars lie where all scores are."""
     B, R = 4, 10
-    rule, key_B = spec.build(given, "samplers", tiny.VOCAB), keys.per_sample(jax.random.key(3), jnp.zeros(B, jnp.int32))
+    rule, key_B = (
+        build_member(given, "samplers", tiny.VOCAB),
+        keys.per_sample(jax.random.key(3), jnp.zeros(B, jnp.int32)),
+    )
     bars = {name: float(np.exp(FLAT_V).max()) for name in ("above", "edit") if hasattr(rule, name)}
-    rule, output = replace(rule, **bars), Output(rounded(B, R), heads=dict(quality=jnp.zeros((B, R))))
+    rule, output = (
+        replace(rule, **bars),
+        Output(rounded(B, R), heads=dict(quality=jnp.zeros((B, R)))),
+    )
     for stands_R in (np.zeros(R, bool), np.arange(R) % 2 > 0):
-        seen = Canvas(jnp.broadcast_to(jnp.where(stands_R, 3, MASK), (B, R)), jnp.ones((B, R)), jnp.zeros((B, R), bool))
+        seen = Canvas(
+            jnp.broadcast_to(jnp.where(stands_R, 3, MASK), (B, R)),
+            jnp.ones((B, R)),
+            jnp.zeros((B, R), bool),
+        )
         row_index_BR, t_B = jnp.broadcast_to(jnp.arange(R), (B, R)), jnp.ones(B)
-        view = StepView(PROCESS, row_index_BR >= 0, t_B, t_B * 0.6, jnp.zeros((B, R)), row_index_BL=row_index_BR)
+        view = StepView(
+            PROCESS, row_index_BR >= 0, t_B, t_B * 0.6, jnp.zeros((B, R)), row_index_BL=row_index_BR
+        )
         new, _ = rule.step(key_B, output, seen, view, rule.init(seen))
         assert (new.z_BL == new.z_BL[0]).all()
 
@@ -145,17 +206,28 @@ def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
 def test_texts_without_a_prompt_depend_neither_on_their_batch_nor_on_a_cache():
     """The first step of each block is a tie, since this network has rotary positions alone; so is that of a likelihood."""
     config, rule = tiny.model_config(), dict(name="confident", confidence="margin")
-    denoise, model = tiny.denoiser(config, tiny.random_params(config, scale=0.4)), transformer.Transformer(config)
+    denoise, model = (
+        tiny.denoiser(config, tiny.random_params(config, scale=0.4)),
+        transformer.Transformer(config),
+    )
 
     def drawn(rows, cached):
         z_BL = jnp.full((rows, 16), MASK, jnp.int32)
         memory = transformer.memory(model, rows, 16) if cached else None
-        run = partial(loop.generate, denoise, built(rule, block=8, steps=4), PROCESS, BLOCKS, memory=memory)
-        return jax.jit(run)(Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0), keys.per_sample(keys.root(0), jnp.arange(rows)))
+        run = partial(
+            loop.generate, denoise, built(rule, block=8, steps=4), PROCESS, BLOCKS, memory=memory
+        )
+        return jax.jit(run)(
+            Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0),
+            keys.per_sample(keys.root(0), jnp.arange(rows)),
+        )
 
     def nats_BL(rows):
         sampler = built(dict(name="threshold", above=0.6), steps=8)
-        run = lambda batch: replayed(denoise, sampler, PROCESS, Mask(), batch, keys.root(0))[0]  # noqa: E731
+
+        def run(batch):
+            return replayed(denoise, sampler, PROCESS, Mask(), batch, keys.root(0))[0]
+
         return jax.jit(run)(tiny.batch(tiny.tokens(32, 16)[:rows]))
 
     many, few = drawn(32, cached=False), drawn(7, cached=True)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
 from dlm.core import keys
-from dlm.core.config import UserError
+from dlm.core.config import build_member, to_plain
 from dlm.core.contracts import Canvas, Logits, Output, keep_top_k
+from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
 from dlm.samplers import generate, loop
 from dlm.samplers.ancestral import Ancestral
@@ -25,18 +25,27 @@ from tests.samplers.test_loop import EOS, KEY_B, MASK, PROCESS, B, L, neighbours
 rng = np.random.default_rng(7)
 V = 5
 P_BLV = rng.dirichlet(np.full(V, 0.15), size=(B, L)).astype(np.float32)
-TOLD = Output(Logits(jnp.log(jnp.asarray(np.pad(np.maximum(P_BLV, 1e-9), ((0, 0), (0, 0), (0, 15)))))))
+TOLD = Output(
+    Logits(jnp.log(jnp.asarray(np.pad(np.maximum(P_BLV, 1e-9), ((0, 0), (0, 0), (0, 15))))))
+)
 MASKED_BL = rng.random((B, L)) < 0.8
 CANVAS = Canvas(jnp.where(MASKED_BL, MASK, 1), jnp.ones((B, L)), jnp.zeros((B, L), bool))
 
 
 def view(t=1.0, s=0.99, **changes):
-    given = dict(active_BL=jnp.ones((B, L), bool), t_B=jnp.full(B, t), s_B=jnp.full(B, s), logprob_BL=jnp.zeros((B, L)))
-    return StepView(PROCESS, **given | dict(row_index_BL=jnp.broadcast_to(jnp.arange(L), (B, L))) | changes)
+    given = dict(
+        active_BL=jnp.ones((B, L), bool),
+        t_B=jnp.full(B, t),
+        s_B=jnp.full(B, s),
+        logprob_BL=jnp.zeros((B, L)),
+    )
+    return StepView(
+        PROCESS, **given | dict(row_index_BL=jnp.broadcast_to(jnp.arange(L), (B, L))) | changes
+    )
 
 
 def revealed(rule, moment=None):
-    new, _ = spec.build(rule, "samplers").step(KEY_B, TOLD, CANVAS, moment or view(), ())
+    new, _ = build_member(rule, "samplers").step(KEY_B, TOLD, CANVAS, moment or view(), ())
     return (np.asarray(new.z_BL) != MASK) & MASKED_BL
 
 
@@ -54,7 +63,10 @@ def meddled(rule) -> tuple[bool, bool]:
     outside = stands = False
     active_BL = np.random.default_rng(1).random((B, L)) < 0.5
     sure = Output(TOLD.prediction, heads=dict(quality=jnp.zeros((B, L))))
-    for moment in (view(1.0, 0.5, active_BL=jnp.asarray(active_BL)), view(0.5, 0.0, active_BL=jnp.asarray(active_BL))):
+    for moment in (
+        view(1.0, 0.5, active_BL=jnp.asarray(active_BL)),
+        view(0.5, 0.0, active_BL=jnp.asarray(active_BL)),
+    ):
         new, _ = rule.step(KEY_B, sure, CANVAS, moment, rule.init(CANVAS))
         changed_BL = np.asarray(new.z_BL != CANVAS.z_BL)
         outside |= (changed_BL & ~active_BL).any()
@@ -62,12 +74,12 @@ def meddled(rule) -> tuple[bool, bool]:
     return bool(outside), bool(stands)
 
 
-STEPPING = [r for r in EACH_RULE if hasattr(spec.build(r, "samplers", tiny.VOCAB), "step")]
+STEPPING = [r for r in EACH_RULE if hasattr(build_member(r, "samplers", tiny.VOCAB), "step")]
 
 
 @pytest.mark.parametrize("given", STEPPING, ids=lambda r: r["name"])
 def test_a_step_changes_nothing_but_what_is_active_and_what_stands_only_if_the_rule_says_so(given):
-    rule = spec.build(given, "samplers", tiny.VOCAB)
+    rule = build_member(given, "samplers", tiny.VOCAB)
     outside, stands = meddled(rule)
     assert not outside and (rule.edits_tokens or not stands)
 
@@ -98,7 +110,12 @@ def test_factor_takes_as_many_as_their_confidence_pays_for():
         k_B = []
         for b in range(B):
             sure = sorted(P_BLV[b, MASKED_BL[b]].max(-1), reverse=True)
-            k_B.append(max([n for n in range(1, len(sure) + 1) if (n + 1) * (1 - sure[n - 1]) < factor], default=1))
+            k_B.append(
+                max(
+                    [n for n in range(1, len(sure) + 1) if (n + 1) * (1 - sure[n - 1]) < factor],
+                    default=1,
+                )
+            )
         assert (revealed(dict(name="factor", factor=factor)) == surest(k_B)).all()
 
 
@@ -108,7 +125,11 @@ def test_an_entropy_budget_is_spent_and_not_overdrawn():
         got_BL = revealed(dict(name="entropy_bounded", budget=budget))
         for b in range(B):
             cost = np.sort(entropy_BL[b, MASKED_BL[b]])
-            k = max(k for k in range(1, len(cost) + 1) if cost[:k].sum() - cost[:k].max() <= budget + 1e-6)
+            k = max(
+                k
+                for k in range(1, len(cost) + 1)
+                if cost[:k].sum() - cost[:k].max() <= budget + 1e-6
+            )
             assert (np.sort(entropy_BL[b, got_BL[b]]) == cost[:k]).all()
     assert (revealed(dict(name="entropy_bounded", budget=100.0)) == MASKED_BL).all()
 
@@ -116,20 +137,33 @@ def test_an_entropy_budget_is_spent_and_not_overdrawn():
 def test_maskgit_begins_slowly():
     for s in (0.75, 0.5, 0.25):
         t = s + 0.25
-        left = lambda t: np.sin(np.pi / 2 * t)  # noqa: E731
+
+        def left(t):
+            return np.sin(np.pi / 2 * t)
+
         want_B = np.ceil(MASKED_BL.sum(1) * (1 - left(s) / left(t)) - 1e-3)
         assert (revealed("maskgit", view(t, s)).sum(1) == want_B).all()
-    calm, shaken = (revealed(dict(name="maskgit", shake=shake), view(1.0, 0.6)) for shake in (0.0, 1e5))
+    calm, shaken = (
+        revealed(dict(name="maskgit", shake=shake), view(1.0, 0.6)) for shake in (0.0, 1e5)
+    )
     assert (calm != shaken).any() and (calm.sum(1) == shaken.sum(1)).all()
 
 
 def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
     log_BL = np.log(np.maximum(np.where(MASKED_BL, P_BLV.max(-1), P_BLV[:, :, 1]), 1e-9))
-    told = Output(Logits(jnp.asarray(np.where(np.arange(20) < V, TOLD.prediction.logits_BLV, -np.inf))))
-    cold = Output(loop._Tempered(told.prediction, Sampler(spec.build("planned", "samplers"), temperature=0.0)))
+    told = Output(
+        Logits(jnp.asarray(np.where(np.arange(20) < V, TOLD.prediction.logits_BLV, -np.inf)))
+    )
+    cold = Output(
+        loop._Tempered(
+            told.prediction, Sampler(build_member("planned", "samplers"), temperature=0.0)
+        )
+    )
     for trust in (1.0, 0.0):
         score_BL = np.where(MASKED_BL, log_BL, trust * log_BL)
-        new, _ = spec.build(dict(name="planned", trust=trust), "samplers").step(KEY_B, cold, CANVAS, view(1.0, 0.4), ())
+        new, _ = build_member(dict(name="planned", trust=trust), "samplers").step(
+            KEY_B, cold, CANVAS, view(1.0, 0.4), ()
+        )
         kept_BL = np.asarray(new.z_BL) != MASK
         assert (kept_BL.sum(1) == L - int(0.4 * L)).all()
         for b in range(B):
@@ -138,10 +172,16 @@ def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
 
 def test_editing_replaces_what_it_is_sure_is_wrong():
     best_BL, sure_BL = P_BLV.argmax(-1), P_BLV.max(-1)
-    new, _ = spec.build(dict(name="editing", above=1.0, edit=0.7), "samplers").step(KEY_B, TOLD, CANVAS, view(), ())
+    new, _ = build_member(dict(name="editing", above=1.0, edit=0.7), "samplers").step(
+        KEY_B, TOLD, CANVAS, view(), ()
+    )
     edit_BL = ~MASKED_BL & (best_BL != 1) & (sure_BL >= 0.7)
     z_BL = np.asarray(new.z_BL)
-    assert edit_BL.any() and (z_BL[edit_BL] == best_BL[edit_BL]).all() and (z_BL[~MASKED_BL & ~edit_BL] == 1).all()
+    assert (
+        edit_BL.any()
+        and (z_BL[edit_BL] == best_BL[edit_BL]).all()
+        and (z_BL[~MASKED_BL & ~edit_BL] == 1).all()
+    )
     assert ((z_BL != MASK) & MASKED_BL).sum() == B
 
 
@@ -149,11 +189,18 @@ def test_the_order_of_maskgit_is_shaken_by_s():
     """The first of three positions is i with a chance ∝ p_i^(1/(shake · s)), the law of the largest of shaken logarithms."""
     rows, s, p_L = 20_000, 0.7, np.array([0.2, 0.5, 0.9])
     p_LV = np.concatenate([p_L[:, None], np.repeat((1 - p_L[:, None]) / 19, 19, 1)], 1)
-    told = loop._Tempered(Logits(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), Sampler(Ancestral(), temperature=0.0))
+    told = loop._Tempered(
+        Logits(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))),
+        Sampler(Ancestral(), temperature=0.0),
+    )
     seen = Canvas(jnp.full((rows, 3), MASK), jnp.ones((rows, 3)), jnp.zeros((rows, 3), bool))
-    moment = StepView(PROCESS, ~seen.frozen_BL, jnp.ones(rows), jnp.full(rows, s), jnp.zeros((rows, 3)))
-    rule = spec.build(dict(name="maskgit", schedule="linear", shake=2.0), "samplers")
-    new, _ = rule.step(keys.per_sample(keys.root(0), jnp.arange(rows)), Output(told), seen, moment, ())
+    moment = StepView(
+        PROCESS, ~seen.frozen_BL, jnp.ones(rows), jnp.full(rows, s), jnp.zeros((rows, 3))
+    )
+    rule = build_member(dict(name="maskgit", schedule="linear", shake=2.0), "samplers")
+    new, _ = rule.step(
+        keys.per_sample(keys.root(0), jnp.arange(rows)), Output(told), seen, moment, ()
+    )
     first_BL = np.asarray(new.z_BL) != MASK
     assert (first_BL.sum(1) == 1).all()
     assert chi_square(first_BL.sum(0), p_L ** (1 / (2.0 * s))) > 1e-4
@@ -165,26 +212,36 @@ def test_which_tokens_come_back():
     told = Output(TOLD.prediction, heads=dict(quality=jnp.asarray(np.log(P_BLV[..., 1]) + 1)))
 
     def rate(alpha_t=0.4, alpha_s=0.7, **rule):
-        given = spec.build(rule, "samplers.remask").rate(told, CANVAS, view(logprob_BL=jnp.asarray(log_BL)), alpha_t, alpha_s)
+        given = build_member(rule, "samplers.remask").rate(
+            told, CANVAS, view(logprob_BL=jnp.asarray(log_BL)), alpha_t, alpha_s
+        )
         return np.asarray(given)
 
     weight_BL = np.where(MASKED_BL, 0, np.exp(-np.exp(log_BL)))  # the least certain most of all
     share_BL = weight_BL / weight_BL.sum(1, keepdims=True)
     np.testing.assert_allclose(rate(name="conf", eta=0.5), 0.5 * (0.3 / 0.4) * share_BL, rtol=1e-5)
-    switched = [rate(name="switch", eta=0.5, begin=begin) for begin in (1.0, 0.999)]  # the step is that from t = 1 to s = 0.99
-    assert (switched[0] == 0.5).all() and not switched[1].any(), "it begins with the step that begins at its time, and not with the next"
+    switched = [
+        rate(name="switch", eta=0.5, begin=begin) for begin in (1.0, 0.999)
+    ]  # the step is that from t = 1 to s = 0.99
+    assert (switched[0] == 0.5).all() and not switched[1].any(), (
+        "it begins with the step that begins at its time, and not with the next"
+    )
     want_BL = ~MASKED_BL & (P_BLV[:, :, 1] < 0.2)
     assert want_BL.any() and (rate(name="doubted", below=0.2) == want_BL).all()
     quality_BL = np.where(MASKED_BL, 2, 1 / (1 + np.exp(-np.log(P_BLV[..., 1]) - 1)))
     for share, below in ((0.3, 1.0), (1.0, 0.25)):
-        worst_BL = np.argsort(np.argsort(quality_BL, 1), 1) < np.ceil(share * (~MASKED_BL).sum(1, keepdims=True) - 1e-3)
+        worst_BL = np.argsort(np.argsort(quality_BL, 1), 1) < np.ceil(
+            share * (~MASKED_BL).sum(1, keepdims=True) - 1e-3
+        )
         want_BL = ~MASKED_BL & worst_BL & (quality_BL < below)
         assert want_BL.any() and (rate(name="prism", share=share, below=below) == want_BL).all()
 
 
 def test_correcting_puts_the_surest_that_differs():
     for tokens in (1, 2):
-        new, _ = spec.build(dict(name="correcting", tokens=tokens), "samplers").step(KEY_B, TOLD, CANVAS, view(), ())
+        new, _ = build_member(dict(name="correcting", tokens=tokens), "samplers").step(
+            KEY_B, TOLD, CANVAS, view(), ()
+        )
         assert ((np.asarray(new.z_BL) != np.asarray(CANVAS.z_BL)).sum(1) > 0).all()
         assert ((np.asarray(new.z_BL) != np.asarray(CANVAS.z_BL)).sum(1) <= tokens).all()
 
@@ -193,7 +250,7 @@ def test_correcting_puts_the_surest_that_differs():
 def test_first_hits_are_told_as_times():
     """With one position a step the k-th hit is a product of as many u^(1/n): its mean is that of an order statistic."""
     seen, rows = [], 2000
-    sampler = Sampler(spec.build("first_hitting", "samplers"), steps=4)
+    sampler = Sampler(build_member("first_hitting", "samplers"), steps=4)
 
     def denoise(canvas, *, mask):
         jax.debug.callback(lambda t_BL: seen.append(np.asarray(t_BL)[:, 0]), canvas.t_BL)
@@ -201,13 +258,26 @@ def test_first_hits_are_told_as_times():
 
     z_BL = jnp.full((rows, 4), MASK, jnp.int32)
     canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0)
-    jax.block_until_ready(loop.generate(denoise, sampler, PROCESS, Mask(), canvas, keys.per_sample(keys.root(0), jnp.arange(rows))))
+    jax.block_until_ready(
+        loop.generate(
+            denoise,
+            sampler,
+            PROCESS,
+            Mask(),
+            canvas,
+            keys.per_sample(keys.root(0), jnp.arange(rows)),
+        )
+    )
     jax.effects_barrier()
     means = [t.mean() for t in seen]
     np.testing.assert_allclose(means, [1, 4 / 5, 3 / 5, 2 / 5], atol=0.02)
     assert all((after <= before).all() for before, after in zip(seen[:-1], seen[1:], strict=True))
-    for noise in (dict(name="mask", schedule="cosine"), dict(name="mask", schedule="polynomial"), dict(name="mask", schedule="geometric")):
-        process, t_T = spec.build(noise, "noise", tiny.VOCAB), jnp.linspace(0.01, 0.9, 9)
+    for noise in (
+        dict(name="mask", schedule="cosine"),
+        dict(name="mask", schedule="polynomial"),
+        dict(name="mask", schedule="geometric"),
+    ):
+        process, t_T = build_member(noise, "noise", tiny.VOCAB), jnp.linspace(0.01, 0.9, 9)
         np.testing.assert_allclose(process.time_of(process.mask_prob(t_T)), t_T, rtol=1e-3)
 
 
@@ -215,42 +285,73 @@ def test_first_hits_are_told_as_times():
 
 
 def run(anchors=None, **settings):
-    rule = spec.build(settings.pop("rule", "threshold"), "samplers")
+    rule = build_member(settings.pop("rule", "threshold"), "samplers")
     start = template(anchors or {})
-    sampled = jax.jit(partial(loop.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, Mask(), trace=True))(start, KEY_B)
+    sampled = jax.jit(
+        partial(
+            loop.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, Mask(), trace=True
+        )
+    )(start, KEY_B)
     return sampled, np.concatenate([start.z_BL[None], sampled.trace[0][: int(sampled.trace[3])]])
 
 
 @pytest.mark.slow
 def test_a_sliding_window_begins_at_the_first_mask():
     """Hard edges wait for the last position of a block; a window goes on as soon as its first is decided."""
-    sampled, z_TBL = run({0: 3, 6: 1}, edge="sliding", block=3, steps=3, rule=dict(name="threshold", above=0.5))
+    sampled, z_TBL = run(
+        {0: 3, 6: 1}, edge="sliding", block=3, steps=3, rule=dict(name="threshold", above=0.5)
+    )
     assert not (z_TBL[-1] == MASK).any() and int(sampled.nfe) <= 8
     for before, after in zip(z_TBL[:-1], z_TBL[1:], strict=True):
         for b in range(B):
             if not (before[b] == MASK).any():
                 continue
-            changed, first = np.flatnonzero(before[b] != after[b]), int((before[b] == MASK).argmax())
-            assert len(changed) and min(first, L - 3) <= changed.min() and changed.max() < min(first, L - 3) + 3
-    for wrong in (dict(rule="ancestral", block=3), dict(block=0), dict(block=3, remask=spec.build("cap", "samplers.remask"))):
+            changed, first = (
+                np.flatnonzero(before[b] != after[b]),
+                int((before[b] == MASK).argmax()),
+            )
+            assert (
+                len(changed)
+                and min(first, L - 3) <= changed.min()
+                and changed.max() < min(first, L - 3) + 3
+            )
+    for wrong in (
+        dict(rule="ancestral", block=3),
+        dict(block=0),
+        dict(block=3, remask=build_member("cap", "samplers.remask")),
+    ):
         with pytest.raises(ValueError, match="edge='sliding' needs"):
-            Sampler(**dict(rule=spec.build(wrong.pop("rule", "threshold"), "samplers"), edge="sliding") | wrong)
+            Sampler(
+                **dict(
+                    rule=build_member(wrong.pop("rule", "threshold"), "samplers"), edge="sliding"
+                )
+                | wrong
+            )
 
 
 @pytest.mark.slow
 def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
     draft = dict(rule="ancestral", block=2, steps=1)
     first, _ = run({3: 7}, **draft)
-    again = Sampler(spec.build("ancestral", "samplers"), steps=4, reopen=0.5)
+    again = Sampler(build_member("ancestral", "samplers"), steps=4, reopen=0.5)
     both, z_TBL = run({3: 7}, **draft, then=again)
     drafted_BL, passes = np.asarray(first.canvas.z_BL), int(first.trace[3])
     tiny.identical(z_TBL[passes], drafted_BL)
-    changed_BL = z_TBL[passes + 1] != drafted_BL  # what was opened again is seen before it is filled
+    changed_BL = (
+        z_TBL[passes + 1] != drafted_BL
+    )  # what was opened again is seen before it is filled
     assert (changed_BL.sum(1) == 5).all() and (z_TBL[passes + 1][changed_BL] == MASK).all()
     log_BL = np.where(np.asarray(template({3: 7}).frozen_BL), np.inf, np.asarray(first.logprob_BL))
     worst_BL = np.argsort(np.argsort(log_BL, 1), 1) < 5  # of nine that were written
-    assert changed_BL.any() and (worst_BL | ~changed_BL).all() and (np.asarray(both.canvas.z_BL) != MASK).all()
-    assert int(both.nfe) == int(both.trace[3]) - 1 <= passes + 4 and (np.diff(both.trace[2][: int(both.trace[3])]) < 1e-6).all()
+    assert (
+        changed_BL.any()
+        and (worst_BL | ~changed_BL).all()
+        and (np.asarray(both.canvas.z_BL) != MASK).all()
+    )
+    assert (
+        int(both.nfe) == int(both.trace[3]) - 1 <= passes + 4
+        and (np.diff(both.trace[2][: int(both.trace[3])]) < 1e-6).all()
+    )
 
 
 def test_what_is_opened_again_is_written_and_the_least_certain():
@@ -258,8 +359,12 @@ def test_what_is_opened_again_is_written_and_the_least_certain():
     frozen_BL = ~MASKED_BL & (np.arange(L) % 3 == 0)
     log_BL = np.where(MASKED_BL | frozen_BL, 0, np.log(rng.uniform(0.05, 1, (B, L))))
     for share in (0.4, 1.0):
-        one = loop._Pass(neighbours, Sampler(Ancestral(), reopen=share), PROCESS, Mask(), KEY_B, False, 1)
-        canvas, found_BL = one._reopened(replace(CANVAS, frozen_BL=jnp.asarray(frozen_BL)), jnp.asarray(log_BL, jnp.float32))
+        one = loop._Pass(
+            neighbours, Sampler(Ancestral(), reopen=share), PROCESS, Mask(), KEY_B, False, 1
+        )
+        canvas, found_BL = one._reopened(
+            replace(CANVAS, frozen_BL=jnp.asarray(frozen_BL)), jnp.asarray(log_BL, jnp.float32)
+        )
         again_BL = np.zeros((B, L), bool)
         for b in range(B):
             written = [i for i in np.argsort(log_BL[b]) if not (MASKED_BL | frozen_BL)[b, i]]
@@ -271,24 +376,35 @@ def test_what_is_opened_again_is_written_and_the_least_certain():
 @pytest.mark.slow
 def test_top_k_keeps_the_likeliest():
     kept_BLV = np.isfinite(keep_top_k(TOLD.prediction.logits_BLV, 2))
-    assert (kept_BLV.sum(-1) == 2).all() and (kept_BLV.argmax(-1) <= np.asarray(TOLD.prediction.best())).all()
+    assert (kept_BLV.sum(-1) == 2).all() and (
+        kept_BLV.argmax(-1) <= np.asarray(TOLD.prediction.best())
+    ).all()
     mode = run(steps=4, rule="ancestral", top_k=1)[0].canvas.z_BL
     tiny.identical(mode, run(steps=4, rule="ancestral", temperature=0.0)[0].canvas.z_BL)
 
 
 @pytest.mark.slow
 def test_guidance_weighs_the_prompt():
-    start, vocab = template({3: 7, 8: EOS}), replace(tiny.VOCAB, pad=EOS)  # an anchor is no padding, though it has its id
+    start, vocab = (
+        template({3: 7, 8: EOS}),
+        replace(tiny.VOCAB, pad=EOS),
+    )  # an anchor is no padding, though it has its id
     told, blank = (neighbours(c, mask=None).prediction for c in (start, template({})))
     for w in (-1.0, 0.5):
         output = guided(neighbours, w, vocab)(start, mask=None)
         found = output.prediction
         tiny.close(output.heads["quality"], neighbours(start, mask=None).heads["quality"])
-        want_BLV = (1 + w) * jax.nn.log_softmax(told.logits_BLV, -1) - w * jax.nn.log_softmax(blank.logits_BLV, -1)
+        want_BLV = (1 + w) * jax.nn.log_softmax(told.logits_BLV, -1) - w * jax.nn.log_softmax(
+            blank.logits_BLV, -1
+        )
         finite = np.isfinite(np.asarray(told.logits_BLV))
-        np.testing.assert_allclose(np.asarray(found.logits_BLV)[finite], np.asarray(want_BLV)[finite], atol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(found.logits_BLV)[finite], np.asarray(want_BLV)[finite], atol=1e-5
+        )
         assert not np.isfinite(np.asarray(found.logits_BLV)[~finite]).any()
-    assert int(run({3: 7}, guidance=0.5, steps=2, rule="ancestral")[0].nfe) == 4, "a guided pass is two"
+    assert int(run({3: 7}, guidance=0.5, steps=2, rule="ancestral")[0].nfe) == 4, (
+        "a guided pass is two"
+    )
 
 
 @pytest.mark.slow
@@ -297,27 +413,37 @@ def test_a_row_is_done_when_its_text_has_ended():
 
     def eos_at_two(canvas, *, mask):
         id_L = jnp.where(jnp.arange(L) == 2, EOS, 5)
-        return Output(Logits(jnp.where(jnp.arange(20) == id_L[:, None], 0.0, -30.0) + jnp.zeros((B, L, 1))))
+        return Output(
+            Logits(jnp.where(jnp.arange(20) == id_L[:, None], 0.0, -30.0) + jnp.zeros((B, L, 1)))
+        )
 
     for settings, passes in ((dict(block=5, steps=5), 5), (dict(block=0, steps=10), 10)):
-        sampler = Sampler(spec.build("ordered", "samplers"), **settings)
+        sampler = Sampler(build_member("ordered", "samplers"), **settings)
         done = loop.generate(eos_at_two, sampler, PROCESS, Mask(), template({}), KEY_B, stop=True)
-        assert int(done.nfe) == 3 < passes and (done.canvas.z_BL[:, 3:] == tiny.VOCAB.pad).all() and (done.logprob_BL[:, 3:] == 0).all()
+        assert (
+            int(done.nfe) == 3 < passes
+            and (done.canvas.z_BL[:, 3:] == tiny.VOCAB.pad).all()
+            and (done.logprob_BL[:, 3:] == 0).all()
+        )
         assert (done.canvas.z_BL[:, 2] == EOS).all()
-        anchored = loop.generate(eos_at_two, sampler, PROCESS, Mask(), template({7: 5}), KEY_B, stop=True)
+        anchored = loop.generate(
+            eos_at_two, sampler, PROCESS, Mask(), template({7: 5}), KEY_B, stop=True
+        )
         assert (anchored.canvas.z_BL != tiny.VOCAB.pad).all(), "an end between anchors ends nothing"
 
 
 def test_what_does_not_go_together_is_refused_by_name():
     causal, blocks = Mask("causal", shift=1), Mask("block", size=4)
-    hybrid = spec.build("hybrid", "noise", tiny.VOCAB)
-    cap = spec.build("cap", "samplers.remask")
+    hybrid = build_member("hybrid", "noise", tiny.VOCAB)
+    cap = build_member("cap", "samplers.remask")
 
     def refused(words, process=PROCESS, mask=Mask(), rule="ancestral", **settings):
         with pytest.raises(UserError, match=words):
-            generate.resolve(Sampler(spec.build(rule, "samplers"), **settings), process, mask)
+            generate.resolve(Sampler(build_member(rule, "samplers"), **settings), process, mask)
 
-    cache = lambda **c: dict(cache=Cache(**c))  # noqa: E731
+    def cache(**c):
+        return dict(cache=Cache(**c))
+
     refused("planned fills masks", hybrid, rule="planned")
     refused("remask=samplers.remask.cap needs masks", hybrid, remask=cap)
     refused("one schedule for all", w_learned(), rule="first_hitting")
@@ -330,17 +456,23 @@ def test_what_does_not_go_together_is_refused_by_name():
     with pytest.raises(ValueError, match="refresh=2 is for"):
         cache(kind="none", refresh=2)
     with pytest.raises(ValueError, match="'delayed' reads masks alone"):
-        Sampler(spec.build("ancestral", "samplers"), remask=cap, **cache(kind="delayed"))
+        Sampler(build_member("ancestral", "samplers"), remask=cap, **cache(kind="delayed"))
 
 
 def w_learned():
-    return spec.build("learned", "objectives", tiny.VOCAB).process
+    return build_member("learned", "objectives", tiny.VOCAB).process
 
 
 def test_settings_are_told_where_they_are_not_as_usual():
-    then = Sampler(spec.build("correcting", "samplers"), steps=9)
-    one = Sampler(spec.build("threshold", "samplers"), spec.build("cap", "samplers.remask"), cache=Cache("dual", 4), top_p=0.9, then=then)
-    assert described(spec.plain(one)) == {
+    then = Sampler(build_member("correcting", "samplers"), steps=9)
+    one = Sampler(
+        build_member("threshold", "samplers"),
+        build_member("cap", "samplers.remask"),
+        cache=Cache("dual", 4),
+        top_p=0.9,
+        then=then,
+    )
+    assert described(to_plain(one)) == {
         "rule": "threshold (above 0.9, confidence top)",
         "remask": "cap (eta 0.02)",
         "steps": "64",

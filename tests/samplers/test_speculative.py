@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core import config as spec
 from dlm.core import keys
-from dlm.core.config import UserError
+from dlm.core.config import build_member
 from dlm.core.contracts import Canvas
+from dlm.core.errors import UserError
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
 from dlm.samplers import generate, loop, speculative
@@ -24,13 +24,22 @@ pytestmark = pytest.mark.slow
 
 def speculating(order="left_to_right", **settings):
     given = dict(block=5, steps=2) | settings
-    return Sampler(spec.build(dict(name="speculative", order=order), "samplers"), **given)
+    return Sampler(build_member(dict(name="speculative", order=order), "samplers"), **given)
 
 
 def drawing(sampler, mask, cached):
     def go(start, key_B):
         memory = transformer.memory(transformer.Transformer(TIMED), B, L) if cached else None
-        return loop.generate(tiny.denoiser(TIMED, PARAMS), sampler, PROCESS, mask, start, key_B, memory=memory, trace=True)
+        return loop.generate(
+            tiny.denoiser(TIMED, PARAMS),
+            sampler,
+            PROCESS,
+            mask,
+            start,
+            key_B,
+            memory=memory,
+            trace=True,
+        )
 
     return go
 
@@ -41,7 +50,13 @@ def run(sampler, mask=Mask("block", size=4), cached=True, prompts=(5, 2, 9)):
 
 
 def one_by_one(context="block", temperature=0.0):
-    ancestral = Sampler(spec.build("ancestral", "samplers"), steps=1, block=1, temperature=temperature, cache=Cache("none"))
+    ancestral = Sampler(
+        build_member("ancestral", "samplers"),
+        steps=1,
+        block=1,
+        temperature=temperature,
+        cache=Cache("none"),
+    )
     return run(ancestral, Mask("block", size=1, context=context), cached=False)
 
 
@@ -58,7 +73,9 @@ def one_by_one(context="block", temperature=0.0):
 )
 def test_at_temperature_0_it_is_the_text_of_one_position_after_the_other(context, cached, settings):
     plain = one_by_one(context)
-    quick = run(speculating(temperature=0.0, **settings), Mask("block", size=4, context=context), cached)
+    quick = run(
+        speculating(temperature=0.0, **settings), Mask("block", size=4, context=context), cached
+    )
     tiny.identical(quick.canvas.z_BL, plain.canvas.z_BL)
     np.testing.assert_allclose(quick.logprob_BL, plain.logprob_BL, atol=1e-4)
     assert (quick.canvas.z_BL[~SEGMENTS_BL] == tiny.VOCAB.pad).all()
@@ -69,7 +86,11 @@ def test_the_cache_changes_no_draw_and_each_round_settles_a_token_at_least():
     tiny.identical(plain.canvas.z_BL, cached.canvas.z_BL)
     np.testing.assert_allclose(plain.logprob_BL, cached.logprob_BL, atol=1e-4)
     rounds = int(cached.trace[3])
-    assert int(cached.nfe) == 3 * rounds + 1 and int(plain.nfe) == 3 * rounds and L - 2 > rounds >= (L - 2) / 5
+    assert (
+        int(cached.nfe) == 3 * rounds + 1
+        and int(plain.nfe) == 3 * rounds
+        and L - 2 > rounds >= (L - 2) / 5
+    )
     left_RB = (cached.trace[0][:rounds] == tiny.VOCAB.mask).sum(-1)
     assert ((np.diff(left_RB, axis=0) < 0) | (left_RB[1:] == 0)).all()
 
@@ -79,8 +100,17 @@ N = 20_000
 
 def drawn(table, sampler, mask, **fields):
     z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
-    start = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)} | fields)
-    go = jax.jit(lambda start, key_B: loop.generate(w.tables, sampler, w.process(dict(name="mask")), mask, start, key_B))
+    start = Canvas(
+        z_BL,
+        jnp.ones(z_BL.shape),
+        z_BL < 0,
+        {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)} | fields,
+    )
+    go = jax.jit(
+        lambda start, key_B: loop.generate(
+            w.tables, sampler, w.process(dict(name="mask")), mask, start, key_B
+        )
+    )
     done = go(start, keys.per_sample(keys.root(0), jnp.arange(N)))
     return w.counts(done.canvas.z_BL), int(done.nfe)
 
@@ -96,9 +126,16 @@ def test_its_law_is_that_of_the_verifier_whatever_the_draft(order):
     """Random tables, whose drafts and verdicts have nothing to do with each other; in an order its law is that of the order."""
     from tests.laws.test_exact import law
 
-    fields = {"order_BL": jnp.broadcast_to(jnp.array([2, 0, 1]), (N, w.L))} if order == "given" else {}
-    drawn_X, _ = drawn(3, speculating(order, block=3, steps=1), Mask("block", size=1, order="any"), **fields)
-    orders = [law(dict(name="ordered", order=o), 3, steps=3)[0] for o in ("left_to_right", "right_to_left")]
+    fields = (
+        {"order_BL": jnp.broadcast_to(jnp.array([2, 0, 1]), (N, w.L))} if order == "given" else {}
+    )
+    drawn_X, _ = drawn(
+        3, speculating(order, block=3, steps=1), Mask("block", size=1, order="any"), **fields
+    )
+    orders = [
+        law(dict(name="ordered", order=o), 3, steps=3)[0]
+        for o in ("left_to_right", "right_to_left")
+    ]
     fits = [w.chi_square(drawn_X, p_X) > 1e-4 for p_X in orders]
     assert fits[0] == (order == "left_to_right") and not fits[1]
     if order == "given":
@@ -130,7 +167,10 @@ def test_what_is_settled_has_the_verifier_s_law_over_200_tokens():
         return speculative._accepted(key_N, p_NSV, q_NSV, drafted_NS, drafted_NS >= 0)
 
     token_NS, count_N = settled(keys.per_sample(keys.root(0), jnp.arange(n)))
-    assert w.chi_square(np.bincount(np.asarray(token_NS)[:, 0], minlength=200), p_V) > 1e-4 and (count_N == 1).all()
+    assert (
+        w.chi_square(np.bincount(np.asarray(token_NS)[:, 0], minlength=200), p_V) > 1e-4
+        and (count_N == 1).all()
+    )
 
 
 def test_a_draft_that_is_always_kept_is_seen():
@@ -152,5 +192,12 @@ def test_what_cannot_be_verified_is_refused_by_name():
     refused("needs a model of which blocks of one can verify", Mask())
     refused("trained on any order", Mask("block", size=4), order="shuffled")
     refused("is the length of a draft", Mask("block", size=4), block=2, steps=3)
-    refused("goes with neither", Mask("block", size=4), then=Sampler(spec.build("ancestral", "samplers")))
-    assert generate.resolve(speculating("shuffled"), PROCESS, Mask("block", size=1, order="any")).block == 5
+    refused(
+        "goes with neither",
+        Mask("block", size=4),
+        then=Sampler(build_member("ancestral", "samplers")),
+    )
+    assert (
+        generate.resolve(speculating("shuffled"), PROCESS, Mask("block", size=1, order="any")).block
+        == 5
+    )

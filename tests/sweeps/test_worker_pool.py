@@ -55,10 +55,19 @@ def test_outcomes_and_logs(sent):
         "a command that ends well and leaves nothing has failed"
     )
     log = (sent.folder / "logs" / "1-fails.log").read_text()
-    assert log == f"$ python -m act fails {sent.folder / '1-fails'}\nstep 1 of fails\nerror: no such thing\n"
+    assert (
+        log
+        == f"$ python -m act fails {sent.folder / '1-fails'}\nstep 1 of fails\nerror: no such thing\n"
+    )
     said = stream.getvalue().splitlines()
-    assert any(line.startswith("[2/4] 1-fails") and line.endswith("failed: no such thing") for line in said)
-    assert [line.split("  ")[-1] for line in said if line.startswith("[3/4]")] == ["act", "step 1 of writes", "finished"]
+    assert any(
+        line.startswith("[2/4] 1-fails") and line.endswith("failed: no such thing") for line in said
+    )
+    assert [line.split("  ")[-1] for line in said if line.startswith("[3/4]")] == [
+        "act",
+        "step 1 of writes",
+        "finished",
+    ]
     again, _ = sent("writes", "fails", "writes", "claims")
     assert [o.kind for o in again] == ["skipped", "failed", "skipped", "failed"]
 
@@ -67,7 +76,11 @@ def test_outcomes_and_logs(sent):
 def test_a_wish_to_stop_reaches_all_and_begins_no_more(sent):
     began = time.monotonic()
     outcomes, _ = sent("waits", "waits", "writes", stop=lambda: time.monotonic() - began > 1)
-    assert [o.kind for o in outcomes] == ["stopped", "stopped", "waiting"] and time.monotonic() - began < 20
+    assert [o.kind for o in outcomes] == [
+        "stopped",
+        "stopped",
+        "waiting",
+    ] and time.monotonic() - began < 20
 
 
 def test_slots_share_cores_and_accelerators(sent, monkeypatch):
@@ -87,7 +100,10 @@ def test_a_directory_that_is_still_being_left_is_waited_for(sent, tmp_path):
         job = Job("a", tmp_path / "busy", ())
     code = "import sys, time; from pathlib import Path; from dlm.runs import directory\n"
     code += "with directory.locked(Path(sys.argv[1])):\n    print(flush=True); time.sleep(1.5)"
-    words, env = [sys.executable, "-c", code, str(tmp_path / "busy")], dict(os.environ, PYTHONPATH=str(tiny.ROOT))
+    words, env = (
+        [sys.executable, "-c", code, str(tmp_path / "busy")],
+        dict(os.environ, PYTHONPATH=str(tiny.ROOT)),
+    )
     with subprocess.Popen(words, stdout=subprocess.PIPE, env=env) as other:
         other.stdout.readline()
         began = time.monotonic()
@@ -97,7 +113,9 @@ def test_a_directory_that_is_still_being_left_is_waited_for(sent, tmp_path):
 
 def test_the_slurm_script_runs_its_task_and_requeues_a_preempted_one(tmp_path):
     job = Job("it's", tmp_path, ((("act", "x y", "$HOME"), bool), (("act", "second"), bool)))
-    script = worker_pool.slurm([Job("a", tmp_path, ((("no",), bool),)), job], 3, python="echo python")
+    script = worker_pool.slurm(
+        [Job("a", tmp_path, ((("no",), bool),)), job], 3, python="echo python"
+    )
     (tmp_path / "s.sh").write_text(script)
     assert "#SBATCH --array=0-1%3" in script and "#SBATCH --requeue" in script
 
@@ -105,8 +123,15 @@ def test_the_slurm_script_runs_its_task_and_requeues_a_preempted_one(tmp_path):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / "scontrol").write_text('#!/bin/sh\necho "scontrol $@"\n')
         (tmp_path / "bin" / "scontrol").chmod(0o755)
-        env = dict(os.environ, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", SLURM_ARRAY_TASK_ID="1", SLURM_ARRAY_JOB_ID="77")
-        return subprocess.run(["bash", str(tmp_path / "s.sh")], capture_output=True, text=True, env=env, timeout=20)
+        env = dict(
+            os.environ,
+            PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            SLURM_ARRAY_TASK_ID="1",
+            SLURM_ARRAY_JOB_ID="77",
+        )
+        return subprocess.run(
+            ["bash", str(tmp_path / "s.sh")], capture_output=True, text=True, env=env, timeout=20
+        )
 
     done = ran()
     assert done.returncode == 0 and done.stdout == "python -m act x y $HOME\npython -m act second\n"
@@ -122,11 +147,23 @@ def test_slurms_warning_reaches_the_run_whatever_its_place(commands, tmp_path):
     (tmp_path / "scontrol").write_text('#!/bin/sh\necho "scontrol $@"\n')
     (tmp_path / "scontrol").chmod(0o755)
     words = (("act", "waits", "x"), bool)
-    (tmp_path / "s.sh").write_text(worker_pool.slurm([Job("a", tmp_path, (words,) * commands)], 1, python=sys.executable))
-    env = dict(
-        os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}", PYTHONPATH=str(tmp_path), SLURM_ARRAY_TASK_ID="0", SLURM_ARRAY_JOB_ID="7"
+    (tmp_path / "s.sh").write_text(
+        worker_pool.slurm([Job("a", tmp_path, (words,) * commands)], 1, python=sys.executable)
     )
-    with subprocess.Popen(["bash", str(tmp_path / "s.sh")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as script:
+    env = dict(
+        os.environ,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        PYTHONPATH=str(tmp_path),
+        SLURM_ARRAY_TASK_ID="0",
+        SLURM_ARRAY_JOB_ID="7",
+    )
+    with subprocess.Popen(
+        ["bash", str(tmp_path / "s.sh")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    ) as script:
         assert script.stderr.readline().startswith("step 1")
         time.sleep(0.3)
         script.terminate()
@@ -136,7 +173,9 @@ def test_slurms_warning_reaches_the_run_whatever_its_place(commands, tmp_path):
 
 def test_a_log_that_cannot_be_written_leaves_no_run_behind(sent, monkeypatch):
     """The run is ended, and only its own job has failed."""
-    monkeypatch.setattr(Fleet, "_watch_output", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        Fleet, "_watch_output", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     outcomes, _ = sent("waits", parallel=1)
     assert [(o.kind, o.error) for o in outcomes] == [("failed", "OSError: disk full")]
 

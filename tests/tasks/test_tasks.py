@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 import dlm
-from dlm.core import config as spec
+from dlm.core.config import exposed
 from dlm.tasks import Problem, brackets, countdown, star_graph, sudoku
 
-NAMES = sorted(p.stem for p in (Path(dlm.__file__).parent / "tasks").glob("*.py") if p.stem != "__init__")
+NAMES = sorted(
+    p.stem for p in (Path(dlm.__file__).parent / "tasks").glob("*.py") if p.stem != "__init__"
+)
 
 
 def member(name, **fields):
-    (cls,) = spec.exposed(importlib.import_module(f"dlm.tasks.{name}").__name__)
+    (cls,) = exposed(importlib.import_module(f"dlm.tasks.{name}").__name__)
     return cls(**fields)
 
 
@@ -26,8 +28,16 @@ def test_every_task_keeps_to_its_card(name):
     assert problems != [member(name, seed=1)[i] for i in range(50)]
     rng, borrowed = random.Random(0), 0
     for p, other in zip(problems, [*problems[1:], problems[0]], strict=True):
-        assert task.grade(p, p.answer) and len(p.answer) <= task.longest and "\n" not in p.prompt + p.answer
-        assert not task.grade(p, "") and not task.grade(p, p.answer[:-1]) and not task.grade(p, p.answer + p.answer[-1])
+        assert (
+            task.grade(p, p.answer)
+            and len(p.answer) <= task.longest
+            and "\n" not in p.prompt + p.answer
+        )
+        assert (
+            not task.grade(p, "")
+            and not task.grade(p, p.answer[:-1])
+            and not task.grade(p, p.answer + p.answer[-1])
+        )
         letters = list(p.answer)
         letters[rng.randrange(len(letters))] = "?"
         assert not task.grade(p, "".join(letters))
@@ -39,14 +49,35 @@ def test_graders_check_the_answer_and_not_its_likeness():
     ends = Problem("([=", "])")
     assert brackets.Brackets().grade(ends, "()])") and not brackets.Brackets().grade(ends, ")]")
     sums = Problem("2 3 4 14=", "(3+4)*2")
-    for answer, right in [("2*(4+3)", True), ("2*3+2*4", False), ("14", False), ("2*(4+3)*1", False), ("__import__('os')", False)]:
+    for answer, right in [
+        ("2*(4+3)", True),
+        ("2*3+2*4", False),
+        ("14", False),
+        ("2*(4+3)*1", False),
+        ("__import__('os')", False),
+    ]:
         assert countdown.Countdown().grade(sums, answer) is right
-    assert not countdown.Countdown().grade(sums, "9**9**9") and not countdown.Countdown().grade(sums, "(" * 5000)
+    assert not countdown.Countdown().grade(sums, "9**9**9") and not countdown.Countdown().grade(
+        sums, "(" * 5000
+    )
     star = Problem("a>b,b>c,c>d,a>e,e>f,f>g g-a=", "ef")
-    for answer, right in [("ef", True), ("bc", False), ("bf", False), ("fe", False), ("f", False), ("efg", False), ("e>f", False)]:
+    for answer, right in [
+        ("ef", True),
+        ("bc", False),
+        ("bf", False),
+        ("fe", False),
+        ("f", False),
+        ("efg", False),
+        ("e>f", False),
+    ]:
         assert star_graph.StarGraph(arms=2, length=3).grade(star, answer) is right
     grid = Problem("1...............=", "1234341221434321")
-    for answer, right in [("1234341221434321", True), ("1234341243212143", True), ("2134341221434321", False), ("1234341243211243", False)]:
+    for answer, right in [
+        ("1234341221434321", True),
+        ("1234341243212143", True),
+        ("2134341221434321", False),
+        ("1234341243211243", False),
+    ]:
         assert sudoku.Sudoku().grade(grid, answer) is right
 
 
@@ -59,7 +90,9 @@ def test_nodes_of_a_star_are_called_by_the_first_names():
 def test_grids_keep_their_givens(box):
     task = sudoku.Sudoku(box=box, holes=0.3)
     for i in range(20):
-        assert task.grade(task[i], task[i].answer) and task[i].prompt.count(".") == round(0.3 * box**4)
+        assert task.grade(task[i], task[i].answer) and task[i].prompt.count(".") == round(
+            0.3 * box**4
+        )
 
 
 @pytest.mark.parametrize("box", [2, 3])

@@ -7,7 +7,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 
-from dlm.core import config as spec
+from dlm.core.config import build_member
 
 CORPUS = ["the cat sat on the mat, 12345 times; né 中文 🎉\n\tdef f(x):\n        return x\n"] * 5
 NASTY = [
@@ -32,7 +32,9 @@ FLAGS = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
 
 
 def _trained(tokenizer, size, **options) -> dict:
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=size, show_progress=False, **options))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=size, show_progress=False, **options)
+    )
     return json.loads(tokenizer.to_str())
 
 
@@ -40,9 +42,13 @@ def characters(prefix: str, **model) -> dict:
     """As SentencePiece makes them: 'normalizer' writes '▁' by a normalizer, 'first' and 'always' by Metaspace."""
     made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     if prefix == "normalizer":
-        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        made.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
     else:
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix, split=prefix == "always")
+        made.pre_tokenizer = pre_tokenizers.Metaspace(
+            prepend_scheme=prefix, split=prefix == "always"
+        )
     tree = _trained(made, 380, special_tokens=[*SPECIALS, *(f"<0x{b:02X}>" for b in range(256))])
     tree["added_tokens"] = [token for token in tree["added_tokens"] if token["content"] in SPECIALS]
     return _with_tool(tree) | dict(model=tree["model"] | model)
@@ -52,26 +58,47 @@ def over_bytes(**changes) -> dict:
     """As those of Llama 3 and Qwen: a regex, bytes, NFC."""
     made = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
     split = pre_tokenizers.Split(Regex(r"\p{N}{1,3}| ?\p{L}+|\s+|[^\s\p{L}\p{N}]+"), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     made.normalizer = normalizers.NFC()
     tree = _trained(made, 300, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     n = len(tree["model"]["vocab"])
-    tree["added_tokens"] = [dict(id=n + i, content=name, special=True, **FLAGS) for i, name in enumerate(SPECIALS)]
-    first = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", n + 1)])
+    tree["added_tokens"] = [
+        dict(id=n + i, content=name, special=True, **FLAGS) for i, name in enumerate(SPECIALS)
+    ]
+    first = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", n + 1)]
+    )
     bare = tokenizers.Tokenizer(models.BPE())
     bare.post_processor = first
-    return _with_tool(tree) | dict(post_processor=json.loads(bare.to_str())["post_processor"]) | changes
+    return (
+        _with_tool(tree)
+        | dict(post_processor=json.loads(bare.to_str())["post_processor"])
+        | changes
+    )
 
 
 def _with_tool(tree: dict) -> dict:
     """With an added token that is not special and that the model's vocabulary has not."""
-    end = 1 + max([*tree["model"]["vocab"].values(), *(token["id"] for token in tree["added_tokens"])])
-    return tree | dict(added_tokens=[*tree["added_tokens"], dict(id=end, content="<|tool|>", special=False, **FLAGS)])
+    end = 1 + max(
+        [*tree["model"]["vocab"].values(), *(token["id"] for token in tree["added_tokens"])]
+    )
+    return tree | dict(
+        added_tokens=[
+            *tree["added_tokens"],
+            dict(id=end, content="<|tool|>", special=False, **FLAGS),
+        ]
+    )
 
 
 KINDS = dict(
     bytes=over_bytes,
-    gpt2=lambda: over_bytes(pre_tokenizer=dict(type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True)),
+    gpt2=lambda: over_bytes(
+        pre_tokenizer=dict(
+            type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True
+        )
+    ),
     normalizer=lambda: characters("normalizer"),
     first=lambda: characters("first"),
     always=lambda: characters("always", ignore_merges=True),
@@ -89,12 +116,17 @@ def write(folder: Path, tree: dict, **config) -> str:
 
 def known(tmp_path, **changes):
     """The ids of a published tokenizer, as its model knows them."""
-    config = dict(name="bpe", path=write(tmp_path, over_bytes()), published=changes.get("published", changes))
-    return dataclasses.astuple(spec.build(config, "text").vocab)
+    config = dict(
+        name="bpe", path=write(tmp_path, over_bytes()), published=changes.get("published", changes)
+    )
+    return dataclasses.astuple(build_member(config, "text").vocab)
 
 
 ROWS = {  # what tests/test_fields.py asks of every field; the tokenizer has the ids 0 … 303, <s> and </s> are 301 and 302
     "BPE.published": (known, dict(rows=400), {}),
-    **{f"Published.{k}": (known, v, {}) for k, v in dict(rows=400, eos=300, bos=300, pad=300, says="all", stops=(300,)).items()},
+    **{
+        f"Published.{k}": (known, v, {})
+        for k, v in dict(rows=400, eos=300, bos=300, pad=300, says="all", stops=(300,)).items()
+    },
     "Published.mask": (known, 350, dict(rows=400)),
 }

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.text.bpe import BPE
 from dlm.text.bytes import Bytes
 from dlm.text.chat import Chat
@@ -29,16 +29,33 @@ def test_a_template_is_rendered_as_it_was_published():
     chat = Chat(TEMPLATE, dict(bos_token="<s>", eos_token="</s>"))
     assert chat.render([dict(role="system", content="x"), *MESSAGES], generation=False) == RENDERED
     tools = [dict(type="function", function=dict(name="<é&'>"))]
-    assert chat.render(MESSAGES, tools=tools) == RENDERED + json.dumps(tools, ensure_ascii=False) + "[assistant]"
-    assert Chat("{{ bos_token }}{{ thinking }}{{ documents is none }}").render(MESSAGES, thinking="no") == "noTrue"
+    assert (
+        chat.render(MESSAGES, tools=tools)
+        == RENDERED + json.dumps(tools, ensure_ascii=False) + "[assistant]"
+    )
+    assert (
+        Chat("{{ bos_token }}{{ thinking }}{{ documents is none }}").render(MESSAGES, thinking="no")
+        == "noTrue"
+    )
     assert MESSAGES[0] == dict(role="user", content=" Hi <é> ")
 
 
 @pytest.mark.parametrize("form", ["text", "list", "file"])
 def test_the_template_of_a_folder_and_of_a_run_s_copy(tmp_path, form):
     given = dict(text=dict(chat_template=TEMPLATE), file=dict(chat_template="{{ 1 }}"))
-    given["list"] = dict(chat_template=[dict(name="tool_use", template="{{ 2 }}"), dict(name="default", template=TEMPLATE)])
-    path = write(tmp_path / "published", over_bytes(), bos_token=dict(content="<s>", lstrip=False), eos_token="</s>", **given[form])
+    given["list"] = dict(
+        chat_template=[
+            dict(name="tool_use", template="{{ 2 }}"),
+            dict(name="default", template=TEMPLATE),
+        ]
+    )
+    path = write(
+        tmp_path / "published",
+        over_bytes(),
+        bos_token=dict(content="<s>", lstrip=False),
+        eos_token="</s>",
+        **given[form],
+    )
     if form == "file":
         (tmp_path / "published" / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     tokenizer = BPE(path=path).fit(())
@@ -52,10 +69,16 @@ def test_the_template_of_a_folder_and_of_a_run_s_copy(tmp_path, form):
 
 def test_the_plain_chat_goes_with_any_tokenizer():
     text = "<|user|>\n Hi <é> <|eos|>\n<|assistant|>\nyo<|eos|>\n"
-    assert Chat.default().render(MESSAGES, generation=False) == text and Chat.default().render(MESSAGES) == text + "<|assistant|>\n"
+    assert (
+        Chat.default().render(MESSAGES, generation=False) == text
+        and Chat.default().render(MESSAGES) == text + "<|assistant|>\n"
+    )
     tokenizer = Bytes().fit(())
     ids = Chat.default().encode(tokenizer, MESSAGES)
-    assert tokenizer.decode(ids) == (text + "<|assistant|>\n").replace("<|eos|>", "") and (ids == tokenizer.eos).sum() == 2
+    assert (
+        tokenizer.decode(ids) == (text + "<|assistant|>\n").replace("<|eos|>", "")
+        and (ids == tokenizer.eos).sum() == 2
+    )
     with pytest.raises(UserError, match="plain chat cannot be used: the role robot is none of"):
         Chat.default().render([dict(role="robot", content="")])
 
@@ -88,7 +111,9 @@ def test_a_wrong_template_is_told_in_one_line(template, line):
 
 def test_a_missing_template_and_what_is_no_chat(tmp_path):
     for given in ({}, dict(chat_template=[dict(name="rag", template="x")])):
-        with pytest.raises(UserError, match="has no chat template: there is no chat_template.jinja"):
+        with pytest.raises(
+            UserError, match="has no chat template: there is no chat_template.jinja"
+        ):
             Chat.of(write(tmp_path, over_bytes(), bos_token="<s>", **given))
     with pytest.raises(UserError, match="chat_template is text, or a list"):
         Chat.of(write(tmp_path, over_bytes(), chat_template=3))

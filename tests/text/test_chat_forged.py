@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.text.bytes import Bytes
 from dlm.text.chat import Chat
 from dlm.text.quoted import Marks, harmless
@@ -36,7 +36,10 @@ def test_a_name_that_a_template_makes_out_of_a_text_is_refused(case, monkeypatch
     messages = [dict(role="user", content=content)]
     with pytest.raises(UserError) as error:
         chat.encode(TOKENIZER, messages)
-    told = {"format": ("may make", "<|eos|>, <|mask|>"), "with one less": ("makes", "<|mask|>, <|pad|>")}
+    told = {
+        "format": ("may make", "<|eos|>, <|mask|>"),
+        "with one less": ("makes", "<|mask|>, <|pad|>"),
+    }
     does, names = told.get(case, ("makes", "<|mask|>"))
     wanted = f"the chat template of there {does} special tokens ({names}) out of a message's text: change the message, or use "
     assert str(error.value).startswith(wanted) and "\n" not in str(error.value)
@@ -55,16 +58,27 @@ ORDINARY = """\
 {%- else %}{{ text }}<|eos|>{% endif %}
 {%- for call in m.tool_calls %}{{ call.function.name ~ call.function.arguments | tojson }}<|eos|>{% endfor %}
 {%- if m.made and m.made['x-kind'] %}<|pad|>{% endif %}{% if m.made and m.made.get('a.b') %}<|bos|>{% endif %}{% endfor %}"""
-CALLS = [dict(type="tool_call", function=dict(name="get_x", arguments={"a-b": ['"<|eos|>"', "x/y."], "$ref": "#/<|mask|>"}))]
+CALLS = [
+    dict(
+        type="tool_call",
+        function=dict(name="get_x", arguments={"a-b": ['"<|eos|>"', "x/y."], "$ref": "#/<|mask|>"}),
+    )
+]
 TURNS = [  # a message, and what the template makes of it
     (dict(role="eos", content=" Hi, <é>! 1-2 "), "<|eos|>Hi, <é>! 1-2<|eos|>"),
     (dict(role="x", content="<|mask|> <|MASK|> <|x|>"), "<|x|><|mask|> <|MASK|> <|x|><|eos|>"),
     (dict(role="tool_response", content="ok."), "<|bos|><|tool_response|>ok.<|eos|>"),
     (dict(role="x-tool", content="-"), "<|bos|><|x-tool|>-<|eos|>"),
-    (dict(role="y", content="<tool_response>\n{}</tool_response>"), "<|bos|><|y|><|pad|><tool_response>\n{}</tool_response><|eos|>"),
+    (
+        dict(role="y", content="<tool_response>\n{}</tool_response>"),
+        "<|bos|><|y|><|pad|><tool_response>\n{}</tool_response><|eos|>",
+    ),
     (dict(role="x", content="<think>\na.\n</think>\n\nb."), "<|x|>b.<|eos|>"),
     (dict(role="x", content="/no_think Be brief."), "<|x|>Be brief.<|eos|><|mask|>"),
-    (dict(role="x", content="", tool_calls=CALLS), "<|x|><|eos|>get_x" + json.dumps(CALLS[0]["function"]["arguments"]) + "<|eos|>"),
+    (
+        dict(role="x", content="", tool_calls=CALLS),
+        "<|x|><|eos|>get_x" + json.dumps(CALLS[0]["function"]["arguments"]) + "<|eos|>",
+    ),
     (dict(role="x", content="", made={"x-kind": "1.", "a.b": "c"}), "<|x|><|eos|><|pad|><|bos|>"),
 ]
 
@@ -72,18 +86,31 @@ TURNS = [  # a message, and what the template makes of it
 def test_templates_that_look_for_texts_and_write_them_as_they_are_are_not_refused():
     chat = Chat(ORDINARY)
     for turn, wanted in [*TURNS, (None, None)]:
-        messages, text = ([turn], wanted) if turn else ([turn for turn, _ in TURNS], "".join(wanted for _, wanted in TURNS))
+        messages, text = (
+            ([turn], wanted)
+            if turn
+            else ([turn for turn, _ in TURNS], "".join(wanted for _, wanted in TURNS))
+        )
         assert chat.render(messages, names=TOKENIZER.names) == text == chat.render(messages), turn
     ids = chat.encode(TOKENIZER, messages).tolist()
-    assert [ids.count(i) for i in (TOKENIZER.eos, TOKENIZER.bos, TOKENIZER.pad, TOKENIZER.mask)] == [11, 4, 2, 1]
+    assert [
+        ids.count(i) for i in (TOKENIZER.eos, TOKENIZER.bos, TOKENIZER.pad, TOKENIZER.mask)
+    ] == [11, 4, 2, 1]
 
 
 @pytest.mark.parametrize(("content", "rendered"), [("no sign in it_1", 1), ("a.", 2)])
 def test_a_chat_is_rendered_twice_only_where_a_name_could_be_made(content, rendered, monkeypatch):
-    for template, times in (("{{ messages[0].content }}<|eos|>", rendered), ("{{ messages[0].content }}", 1)):
+    for template, times in (
+        ("{{ messages[0].content }}<|eos|>", rendered),
+        ("{{ messages[0].content }}", 1),
+    ):
         chat, seen = Chat(template), []
         work = chat._sandbox.render
-        monkeypatch.setattr(chat._sandbox, "render", lambda *given, work=work, seen=seen: seen.append(given) or work(*given))
+        monkeypatch.setattr(
+            chat._sandbox,
+            "render",
+            lambda *given, work=work, seen=seen: seen.append(given) or work(*given),
+        )
         chat.encode(TOKENIZER, [dict(role="user", content=content)])
         assert len(seen) == times
 
@@ -95,7 +122,13 @@ def test_a_name_of_letters_alone_is_text_as_before_and_refuses_nothing():
 
 
 def test_signs_go_behind_all_marks_but_those_in_texts_of_which_no_name_can_be_made():
-    assert harmless(["/x", "&lt;", "<a", ">", "\\", "|"], ["<a>", "ing", "</a>"]) == ["/x", "<a", "|"]
+    assert harmless(["/x", "&lt;", "<a", ">", "\\", "|"], ["<a>", "ing", "</a>"]) == [
+        "/x",
+        "<a",
+        "|",
+    ]
     marks = Marks(["<a>"])
     put = marks.put({"k_1 é": ["x-y-z: x-!", "<a>", 2]}, everywhere=True, but=["x-", "x-y-z", ""])
-    assert put == {"k_1 é": [f"x-y-z:{marks.sign} x-!{marks.sign}", f"<{marks.sign}a>{marks.sign}", 2]}
+    assert put == {
+        "k_1 é": [f"x-y-z:{marks.sign} x-!{marks.sign}", f"<{marks.sign}a>{marks.sign}", 2]
+    }

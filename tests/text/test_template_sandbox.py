@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.text.chat import Chat
 
 MESSAGES = [dict(role="user", content="Hi")]
@@ -53,7 +53,16 @@ TOO_MUCH = [
     "{{ range(100000)|join('a' * 100000) }}",
     "{{ ('a' * 100000).join(['b'] * 100000) }}",
 ]
-SLOW = [doubled(TOWER, then, "['a']") for then in ("{{ n.x }}", "{{ n.x|tojson }}", "{{ n.x|upper }}", "{{ n.x == n.y }}", "{{ n.x ~ 1 }}")]
+SLOW = [
+    doubled(TOWER, then, "['a']")
+    for then in (
+        "{{ n.x }}",
+        "{{ n.x|tojson }}",
+        "{{ n.x|upper }}",
+        "{{ n.x == n.y }}",
+        "{{ n.x ~ 1 }}",
+    )
+]
 
 
 @pytest.mark.parametrize("template", ESCAPES)
@@ -62,7 +71,9 @@ def test_the_interpreter_is_out_of_reach(template):
         Chat(template).render(MESSAGES)
 
 
-@pytest.mark.parametrize("template", [*TOO_MUCH, *(pytest.param(t, marks=pytest.mark.slow) for t in SLOW)])
+@pytest.mark.parametrize(
+    "template", [*TOO_MUCH, *(pytest.param(t, marks=pytest.mark.slow) for t in SLOW)]
+)
 def test_too_much_is_refused_before_it_is_done(template):
     began = time.monotonic()
     with pytest.raises(UserError, match=WORK):
@@ -72,7 +83,12 @@ def test_too_much_is_refused_before_it_is_done(template):
 
 def test_nothing_large_is_made():
     tracemalloc.start()
-    for template in (TOO_MUCH[0], doubled("{% set n.x = n.x ~ n.x %}"), "{{ '{:>1000000000}'.format(1) }}", "{{ '%*d' % (10**9, 1) }}"):
+    for template in (
+        TOO_MUCH[0],
+        doubled("{% set n.x = n.x ~ n.x %}"),
+        "{{ '{:>1000000000}'.format(1) }}",
+        "{{ '%*d' % (10**9, 1) }}",
+    ):
         with pytest.raises(UserError, match=f"{WORK}|a width that is not plain"):
             Chat(template).render(MESSAGES)
     peak = tracemalloc.get_traced_memory()[1]
@@ -84,7 +100,9 @@ def test_long_ranges_and_long_outputs_are_refused():
     with pytest.raises(UserError, match="Range too big"):
         Chat("{{ range(100001)|list }}").render(MESSAGES)
     with pytest.raises(UserError, match="makes more than 10000000 characters"):
-        Chat("{% for i in range(11) %}{{ messages[0].content }}{% endfor %}").render([dict(role="user", content="a" * 10**6)])
+        Chat("{% for i in range(11) %}{{ messages[0].content }}{% endfor %}").render(
+            [dict(role="user", content="a" * 10**6)]
+        )
 
 
 def test_a_long_chat_is_far_below_the_bounds():

@@ -6,16 +6,27 @@ import numpy as np
 import pytest
 
 from dlm import text
-from dlm.core import config as spec
+from dlm.core.vocab import Vocab
 from dlm.data.embedded import Embedded
 from dlm.text.bpe import BPE, Published
 from dlm.text.bytes import Bytes
 from dlm.text.quoted import Quoted
 from tests.text.probes import KINDS, write
 
-CORPUS = ["def f(x_1):\n    return x_1 + 42  # né\r\n" * 3, "the cat sat on the mat; the cat sat.\n" * 5]
+CORPUS = [
+    "def f(x_1):\n    return x_1 + 42  # né\r\n" * 3,
+    "the cat sat on the mat; the cat sat.\n" * 5,
+]
 CONFIGS = [Bytes(), BPE(size=300), BPE(size=5000)]  # the last leaves ids unused
-ODD = ["", "a\r\nb\r", "\0\x1b\x85\x1c\u2028", "🎉é\u0301 \u200d", "  \n\n\t x  ", "<|eos|><|mask|> <|pad|>", "x_1._y  =12345"]
+ODD = [
+    "",
+    "a\r\nb\r",
+    "\0\x1b\x85\x1c\u2028",
+    "🎉é\u0301 \u200d",
+    "  \n\n\t x  ",
+    "<|eos|><|mask|> <|pad|>",
+    "x_1._y  =12345",
+]
 
 
 @pytest.fixture(params=CONFIGS, ids=str)
@@ -25,7 +36,11 @@ def tokenizer(request):
 
 def unicode(seed: int, n: int) -> list[str]:
     r = random.Random(seed)
-    signs = [*range(128), *[r.randrange(0x80, 0xD800) for _ in range(200)], *[r.randrange(0xE000, 0x110000) for _ in range(100)]]
+    signs = [
+        *range(128),
+        *[r.randrange(0x80, 0xD800) for _ in range(200)],
+        *[r.randrange(0xE000, 0x110000) for _ in range(100)],
+    ]
     return ["".join(chr(r.choice(signs)) for _ in range(r.randrange(80))) for _ in range(n)]
 
 
@@ -41,7 +56,14 @@ def broken(seed: int) -> list[bytes]:
     """Bytes of which many are no UTF-8: random ones, cut characters, surrogates, overlong forms, text with a stray byte."""
     r = random.Random(seed)
     cut = [sign.encode()[a:b] for sign in ("é", "中", "🎉") for a in range(3) for b in range(a, 5)]
-    known = [b"", bytes(range(256)), b"\xed\xa0\x80", b"\xc0\xafa", b"\xf8\x88\x80\x80\x80", "a é".encode() + b"\xe2\x96 the <|eos|>\xff"]
+    known = [
+        b"",
+        bytes(range(256)),
+        b"\xed\xa0\x80",
+        b"\xc0\xafa",
+        b"\xf8\x88\x80\x80\x80",
+        "a é".encode() + b"\xe2\x96 the <|eos|>\xff",
+    ]
     return [*known, *cut, *[r.randbytes(r.randrange(60)) for _ in range(100)]]
 
 
@@ -49,11 +71,19 @@ def carries_bytes(tokenizer):
     """Any bytes come back exactly, and cost what the ids say."""
     for content in broken(5):
         ids = tokenizer.encode_bytes(content)
-        assert tokenizer.bytes_of(ids) == content and tokenizer.bytes_V[ids].sum() == len(content) and ids.dtype == np.int32
+        assert (
+            tokenizer.bytes_of(ids) == content
+            and tokenizer.bytes_V[ids].sum() == len(content)
+            and ids.dtype == np.int32
+        )
         assert tokenizer.decode(ids) == content.decode("utf-8", "replace")
     for string in ODD:
-        np.testing.assert_array_equal(tokenizer.encode_bytes(string.encode()), tokenizer.encode(string))
-    assert tokenizer.bytes_of([tokenizer.mask, *tokenizer.encode("é")[:1], tokenizer.eos]) == tokenizer.bytes_of(tokenizer.encode("é")[:1])
+        np.testing.assert_array_equal(
+            tokenizer.encode_bytes(string.encode()), tokenizer.encode(string)
+        )
+    assert tokenizer.bytes_of(
+        [tokenizer.mask, *tokenizer.encode("é")[:1], tokenizer.eos]
+    ) == tokenizer.bytes_of(tokenizer.encode("é")[:1])
 
 
 def test_any_bytes_are_carried(tokenizer):
@@ -65,7 +95,13 @@ def test_vocabulary_is_known_before_fitting(tokenizer, request):
     assert (
         tokenizer.vocab
         == vocab
-        == spec.Vocab(size=tokenizer.size, eos=vocab.size - 4, bos=vocab.size - 3, pad=vocab.size - 2, mask=vocab.size - 1)
+        == Vocab(
+            size=tokenizer.size,
+            eos=vocab.size - 4,
+            bos=vocab.size - 3,
+            pad=vocab.size - 2,
+            mask=vocab.size - 1,
+        )
     )
     assert len(tokenizer.bytes_V) == vocab.size and not tokenizer.bytes_V[vocab.eos :].any()
 
@@ -78,10 +114,23 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, request, tmp_path):
 
 
 def test_specials_in_decoding(tokenizer):
-    ids = [tokenizer.bos, *tokenizer.encode("né"), tokenizer.mask, *tokenizer.encode("!"), tokenizer.eos, tokenizer.pad]
+    ids = [
+        tokenizer.bos,
+        *tokenizer.encode("né"),
+        tokenizer.mask,
+        *tokenizer.encode("!"),
+        tokenizer.eos,
+        tokenizer.pad,
+    ]
     assert tokenizer.decode(ids) == f"né{text.MASK_SIGN}!"
-    assert [tokenizer.piece(i) for i in (tokenizer.eos, tokenizer.mask)] == ["<|eos|>", text.MASK_SIGN]
-    assert tokenizer.decode(Bytes().fit(()).encode("é")[:1] if tokenizer.size == 260 else []) in ("�", "")
+    assert [tokenizer.piece(i) for i in (tokenizer.eos, tokenizer.mask)] == [
+        "<|eos|>",
+        text.MASK_SIGN,
+    ]
+    assert tokenizer.decode(Bytes().fit(()).encode("é")[:1] if tokenizer.size == 260 else []) in (
+        "�",
+        "",
+    )
 
 
 def test_lone_surrogates_become_question_marks(tokenizer):
@@ -114,11 +163,25 @@ def test_what_precedes_a_text():
 
 def test_a_text_is_told_as_published_and_goes_on_without_what_is_put_in_front(tmp_path):
     tokenizer = BPE(path=write(tmp_path, KINDS["first"]()), published=Published(says="all")).fit(())
-    assert tokenizer.told("a").tolist() == tokenizer.encode_marked("a").tolist() != tokenizer.encode("a").tolist()
-    assert tokenizer.encode_further("a</s>a").tolist() == [*tokenizer.encode("a"), tokenizer.eos, *tokenizer.encode("a")]
-    assert tokenizer.told("a</s>").tolist() == tokenizer.encode_marked(Quoted("a</s>")).tolist(), "the name of a special is text"
-    assert tokenizer.encode_further(Quoted("a</s>a")).tolist() == tokenizer.encode("a</s>a").tolist(), "so is a stranger's"
+    assert (
+        tokenizer.told("a").tolist()
+        == tokenizer.encode_marked("a").tolist()
+        != tokenizer.encode("a").tolist()
+    )
+    assert tokenizer.encode_further("a</s>a").tolist() == [
+        *tokenizer.encode("a"),
+        tokenizer.eos,
+        *tokenizer.encode("a"),
+    ]
+    assert tokenizer.told("a</s>").tolist() == tokenizer.encode_marked(Quoted("a</s>")).tolist(), (
+        "the name of a special is text"
+    )
+    assert (
+        tokenizer.encode_further(Quoted("a</s>a")).tolist() == tokenizer.encode("a</s>a").tolist()
+    ), "so is a stranger's"
     tokenizer.adds_bos = None
     assert tokenizer.told("a").tolist() == tokenizer.encode("a").tolist(), "as in training"
-    nameless = BPE(path=write(tmp_path / "nameless", KINDS["first"]() | dict(added_tokens=[]))).fit(())
+    nameless = BPE(path=write(tmp_path / "nameless", KINDS["first"]() | dict(added_tokens=[]))).fit(
+        ()
+    )
     assert nameless.encode_further("a</s>").tolist() == nameless.encode("a</s>").tolist()

@@ -35,7 +35,17 @@ class Told:
 
 
 def train(
-    told, start, steps, stop=lambda: False, skipped=0.0, empty=lambda batch: False, skips=0, batches=None, evaluate=None, made=dict, **every
+    told,
+    start,
+    steps,
+    stop=lambda: False,
+    skipped=0.0,
+    empty=lambda batch: False,
+    skips=0,
+    batches=None,
+    evaluate=None,
+    made=dict,
+    **every,
 ):
     def update(state, batch):
         told.calls.append(("update", batch))
@@ -87,12 +97,20 @@ def test_rows_come_one_update_behind_and_the_last_at_once():
         ("row", 5),
         ("save", 5),
     ]
-    assert [r["loss"] for r in told.rows] == [3.0, 7.0, 10.0]  # (10 + 20) / 10, (30 + 40) / 10, 50 / 5
+    assert [r["loss"] for r in told.rows] == [
+        3.0,
+        7.0,
+        10.0,
+    ]  # (10 + 20) / 10, (30 + 40) / 10, 50 / 5
     row = told.rows[0]
     assert (
-        row["bits_per_byte"] == pytest.approx(30 / 8 / np.log(2)) and row["masked_share"] == 0.4 and (row["lr"], row["grad_norm"]) == (2, 2)
+        row["bits_per_byte"] == pytest.approx(30 / 8 / np.log(2))
+        and row["masked_share"] == 0.4
+        and (row["lr"], row["grad_norm"]) == (2, 2)
     )
-    assert row["ahead_loss"] == pytest.approx(6 / 10) and row["router_busiest"] == 1.5, "a figure is the mean over the updates"
+    assert row["ahead_loss"] == pytest.approx(6 / 10) and row["router_busiest"] == 1.5, (
+        "a figure is the mean over the updates"
+    )
     assert row["share_of_peak"] == pytest.approx(row["tokens_per_s"] / 2)
 
 
@@ -110,29 +128,63 @@ def test_the_speed_is_that_of_the_updates_since_the_clock_was_started(monkeypatc
             now[0] += seconds
         metering.push(step, sums)
     metering.settle()
-    assert [(r["step"], r["loss"], r["tokens_per_s"], r["share_of_peak"]) for r in told.rows] == [(4, 6 / 5, 5 / 2, 5 / 4)]
+    assert [(r["step"], r["loss"], r["tokens_per_s"], r["share_of_peak"]) for r in told.rows] == [
+        (4, 6 / 5, 5 / 2, 5 / 4)
+    ]
 
 
 def test_a_row_holds_the_time_of_its_own_updates_where_they_run_while_they_are_called():
-    told, done = Told(), lambda **sums: {k: jax.block_until_ready(jnp.asarray(v)) for k, v in sums.items()}
+    told, done = (
+        Told(),
+        lambda **sums: {k: jax.block_until_ready(jnp.asarray(v)) for k, v in sums.items()},
+    )
     train(told, 0, 3, made=done, log=1, save=0)
-    assert told.calls == [("update", 1), ("row", 1), ("update", 2), ("row", 2), ("update", 3), ("row", 3), ("save", 3)]
+    assert told.calls == [
+        ("update", 1),
+        ("row", 1),
+        ("update", 2),
+        ("row", 2),
+        ("update", 3),
+        ("row", 3),
+        ("save", 3),
+    ]
 
 
 def test_an_empty_batch_is_counted_and_is_neither_an_update_nor_a_divergence():
     told = Told()
     train(told, 0, 7, log=2, save=0, skips=2, empty=lambda batch: batch != 3)
-    assert [(r["step"], r.get("empty"), r.get("skipped"), r.get("loss"), r.get("grad_norm")) for r in told.rows] == [
+    assert [
+        (r["step"], r.get("empty"), r.get("skipped"), r.get("loss"), r.get("grad_norm"))
+        for r in told.rows
+    ] == [
         (2, 2, None, None, None),
         (4, 1, None, 6.0, 3.0),  # of update 3 alone
         (6, 2, None, None, None),
         (7, 1, None, None, None),
     ]
-    assert (told.rows[1]["lr"], told.rows[1]["router_busiest"], told.rows[1]["tokens_per_s"] > 0) == (4, 3, True)
+    assert (
+        told.rows[1]["lr"],
+        told.rows[1]["router_busiest"],
+        told.rows[1]["tokens_per_s"] > 0,
+    ) == (4, 3, True)
     diverged = Told()
-    with pytest.raises(Diverged) as error:  # the empty ones neither end a row of failures nor belong to it
-        train(diverged, 0, 9, log=1, save=0, skipped=1.0, skips=3, empty=lambda batch: batch in (1, 3, 5))
-    assert error.value.step == 2 and [r["skipped"] for r in diverged.rows if "skipped" in r] == [1, 1]
+    with pytest.raises(
+        Diverged
+    ) as error:  # the empty ones neither end a row of failures nor belong to it
+        train(
+            diverged,
+            0,
+            9,
+            log=1,
+            save=0,
+            skipped=1.0,
+            skips=3,
+            empty=lambda batch: batch in (1, 3, 5),
+        )
+    assert error.value.step == 2 and [r["skipped"] for r in diverged.rows if "skipped" in r] == [
+        1,
+        1,
+    ]
 
 
 def test_evaluations_and_saves_see_the_state_of_their_step():
@@ -146,10 +198,20 @@ def test_evaluations_and_saves_see_the_state_of_their_step():
 def test_no_update_is_left_out_of_a_row_and_a_resumed_run_writes_the_same_rows():
     told, resumed = Told(), Told()
     train(told, 0, 9, log=4, eval=2, save=5)
-    assert [(r["step"], r["loss"]) for r in told.rows if "loss" in r] == [(4, 5.0), (5, 10.0), (8, 14.0), (9, 18.0)]
+    assert [(r["step"], r["loss"]) for r in told.rows if "loss" in r] == [
+        (4, 5.0),
+        (5, 10.0),
+        (8, 14.0),
+        (9, 18.0),
+    ]
     train(resumed, 5, 9, log=4, eval=2, save=5)
     untimed = [
-        [{k: r[k] for k in r if k not in ("tokens_per_s", "share_of_peak")} for r in t.rows if r["step"] > 5] for t in (told, resumed)
+        [
+            {k: r[k] for k in r if k not in ("tokens_per_s", "share_of_peak")}
+            for r in t.rows
+            if r["step"] > 5
+        ]
+        for t in (told, resumed)
     ]
     assert untimed[0] == untimed[1]
 
@@ -159,12 +221,19 @@ def test_a_run_stopped_after_any_update_and_started_again_writes_the_same_rows(a
     whole, first, second, every = Told(), Told(), Told(), dict(log=4, eval=3, save=5)
     train(whole, 0, 12, **every)
     with pytest.raises(Preempted) as stopped:
-        train(first, 0, 12, stop=lambda: len([c for c in first.calls if c[0] == "update"]) >= at, **every)
+        train(
+            first,
+            0,
+            12,
+            stop=lambda: len([c for c in first.calls if c[0] == "update"]) >= at,
+            **every,
+        )
     assert stopped.value.step == at and (at == 0 or ("save", at) in first.calls)
     second.debt = first.debt
     train(second, at, 12, **every)
     untimed = [
-        [{k: r[k] for k in r if k not in ("tokens_per_s", "share_of_peak")} for r in t] for t in (whole.rows, first.rows + second.rows)
+        [{k: r[k] for k in r if k not in ("tokens_per_s", "share_of_peak")} for r in t]
+        for t in (whole.rows, first.rows + second.rows)
     ]
     assert untimed[0] == untimed[1]
 
@@ -189,10 +258,18 @@ def test_an_evaluation_that_is_cut_short_is_owed_and_made_up_for():
 
     with pytest.raises(Preempted) as stopped:
         train(told, 0, 6, evaluate=cut, log=4, eval=2, save=5)
-    assert stopped.value.step == 2 and told.debt["evaluation"] and len(told.debt["rows"]) == 2 and ("save", 2) in told.calls
+    assert (
+        stopped.value.step == 2
+        and told.debt["evaluation"]
+        and len(told.debt["rows"]) == 2
+        and ("save", 2) in told.calls
+    )
     again.debt = told.debt
     train(again, 2, 6, log=4, eval=2, save=5)
-    assert [(r["step"], r.get("score"), r.get("loss")) for r in again.rows][:2] == [(2, 2, None), (4, None, 5.0)]
+    assert [(r["step"], r.get("score"), r.get("loss")) for r in again.rows][:2] == [
+        (2, 2, None),
+        (4, None, 5.0),
+    ]
 
 
 def test_mistakes():

@@ -12,8 +12,9 @@ import pytest
 import dlm
 import dlm.nn.masks
 from dlm.app.experiment import Experiment, Subject
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import build_member
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.evals.bound import HeldOut
 from dlm.evals.exact import replayed
 from dlm.objectives.block import _next
@@ -24,13 +25,22 @@ from dlm.samplers.generate import Request
 from tests import tiny
 
 pytestmark = pytest.mark.slow
-KIN = ("priority", "proseco", "span")  # their bound and their samples are masked's, by one program (tests/laws/test_relations.py)
-STEMS = sorted(p.stem for p in (Path(dlm.__file__).parent / "objectives").glob("*.py") if p.stem != "__init__")
+KIN = (
+    "priority",
+    "proseco",
+    "span",
+)  # their bound and their samples are masked's, by one program (tests/laws/test_relations.py)
+STEMS = sorted(
+    p.stem for p in (Path(dlm.__file__).parent / "objectives").glob("*.py") if p.stem != "__init__"
+)
 LATENT = dict(heads=2, latent=dict(kv_rank=6, nope=4, rope=2, value=4))  # `nn.latent`
 GIVEN = dict(
     ar=dict(sampler=dict(steps=1, block=1), nn__attention=LATENT),
     any_order=dict(sampler=dict(steps=1)),
-    block=dict(objective=dict(name="block", size=8, context="causal", auxiliary=0.5, grow=0.5), sampler=dict(steps=2)),
+    block=dict(
+        objective=dict(name="block", size=8, context="causal", auxiliary=0.5, grow=0.5),
+        sampler=dict(steps=2),
+    ),
     hybrid=dict(objective=dict(name="hybrid", times="importance")),
     learned=dict(nn__time="adaln"),
     prism=dict(nn__heads=("quality",), sampler=dict(steps=2, remask="prism")),
@@ -39,8 +49,12 @@ GIVEN = dict(
 
 
 def experiment(corpus, stem, **changes):
-    made = dict(nn__layers=1, data__mark="aeiou", sampler=dict(steps=2), objective=stem) | GIVEN.get(stem, {}) | changes
-    run = spec.run(tiny.recipe(corpus, **made))
+    made = (
+        dict(nn__layers=1, data__mark="aeiou", sampler=dict(steps=2), objective=stem)
+        | GIVEN.get(stem, {})
+        | changes
+    )
+    run = build_run(tiny.recipe(corpus, **made))
     return Experiment(run, run.text.fit(()))
 
 
@@ -55,7 +69,9 @@ def updated(made, count=2):
 def test_it_trains_is_scored_draws_and_is_restored(stem, corpus, tmp_path):
     made = experiment(corpus, stem)
     state, sums = updated(made)
-    assert ("nats_sum" in sums) == (made.objective.loss_claims == made.objective.claims) and not sums["skipped_sum"]
+    assert ("nats_sum" in sums) == (
+        made.objective.loss_claims == made.objective.claims
+    ) and not sums["skipped_sum"]
     if stem not in KIN:
         scored_and_drawn(made, state)
     store = checkpoint.Store(tmp_path)
@@ -72,11 +88,16 @@ def scored_and_drawn(made, state):
     assert 2 < bits < 14
     replies = subject.generate([("ab", 6), (5,)])
     vocab = made.run.nn.vocab
-    assert all(r.ids[r.frozen].tolist() == [*b"ab"][: r.frozen.sum()] and vocab.mask not in r.ids for r in replies)
+    assert all(
+        r.ids[r.frozen].tolist() == [*b"ab"][: r.frozen.sum()] and vocab.mask not in r.ids
+        for r in replies
+    )
 
 
 def test_importance_learns_where_costs_are_large_whatever_the_microbatches(corpus):
-    whole, parts = (updated(experiment(corpus, "masked", optim__microbatches=n), 3)[0].memory for n in (1, 2))
+    whole, parts = (
+        updated(experiment(corpus, "masked", optim__microbatches=n), 3)[0].memory for n in (1, 2)
+    )
     tiny.close(whole, parts, 1e-3)
     assert (whole > 0).sum() > 8 and whole.shape == (32,)
 
@@ -90,14 +111,28 @@ def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
     denoise = functools.partial(made.denoise, params)
     t_BL = jnp.full(batch.tokens_BL.shape, 0.6)
     z_BL = objective.corrupt_batch(batch, key, t_BL)
-    found_BL = objective.training_nats(denoise, batch, z_BL, t_BL, key) - objective.bound_nats(denoise, batch, z_BL, t_BL)
-    judged_BL, y_BL = objective.fill_some(denoise(objective.canvas(batch, z_BL, t_BL), mask=objective.mask).prediction, batch, z_BL, key)
+    found_BL = objective.training_nats(denoise, batch, z_BL, t_BL, key) - objective.bound_nats(
+        denoise, batch, z_BL, t_BL
+    )
+    judged_BL, y_BL = objective.fill_some(
+        denoise(objective.canvas(batch, z_BL, t_BL), mask=objective.mask).prediction,
+        batch,
+        z_BL,
+        key,
+    )
     masked_BL = (z_BL == made.run.nn.vocab.mask) & (batch.weights_BL > 0)
-    assert (judged_BL.sum(1) == jnp.minimum(masked_BL.sum(1), 3)).all() and (masked_BL | ~judged_BL).all()
+    assert (judged_BL.sum(1) == jnp.minimum(masked_BL.sum(1), 3)).all() and (
+        masked_BL | ~judged_BL
+    ).all()
     assert ((y_BL != z_BL) == judged_BL).all()
-    logit_BL = np.asarray(denoise(objective.canvas(batch, y_BL, t_BL), mask=objective.mask).heads["quality"], np.float64)
+    logit_BL = np.asarray(
+        denoise(objective.canvas(batch, y_BL, t_BL), mask=objective.mask).heads["quality"],
+        np.float64,
+    )
     wrong_BL = np.where(y_BL == batch.tokens_BL, -logit_BL, logit_BL)
-    np.testing.assert_allclose(found_BL, np.where(judged_BL, np.logaddexp(0, wrong_BL), 0.0), atol=1e-4)
+    np.testing.assert_allclose(
+        found_BL, np.where(judged_BL, np.logaddexp(0, wrong_BL), 0.0), atol=1e-4
+    )
     assert np.abs(logit_BL).max() > 0.01
     with pytest.raises(UserError, match="set config.nn.heads"):
         updated(experiment(corpus, "prism", nn__heads=()))
@@ -107,34 +142,57 @@ def test_schedules_of_tokens_move_and_shape_the_noise(corpus):
     made = experiment(corpus, "learned")
     state, _ = updated(made)
     power_V = np.asarray(state.params["objective"]["power_V"])
-    assert (np.abs(power_V[: made.run.nn.vocab.eos]) > 0).any() and made.held(state.params).process.power_V is not None
-    far = {**state.params, "objective": {"power_V": jnp.where(jnp.arange(len(power_V)) == ord("e"), -4.0, 2.0)}}
+    assert (np.abs(power_V[: made.run.nn.vocab.eos]) > 0).any() and made.held(
+        state.params
+    ).process.power_V is not None
+    far = {
+        **state.params,
+        "objective": {"power_V": jnp.where(jnp.arange(len(power_V)) == ord("e"), -4.0, 2.0)},
+    }
     batch = next(made.batches(0))
-    z_BL = np.asarray(made.held(far).corrupt_batch(batch, jax.random.key(0), jnp.full(batch.tokens_BL.shape, 0.5)))
+    z_BL = np.asarray(
+        made.held(far).corrupt_batch(batch, jax.random.key(0), jnp.full(batch.tokens_BL.shape, 0.5))
+    )
     x_BL = np.asarray(batch.tokens_BL)
     masked_BL = (z_BL == made.run.nn.vocab.mask) & np.asarray(batch.noisable_BL)
-    assert masked_BL[x_BL == ord("e")].mean() > 0.6 and masked_BL[(x_BL != ord("e")) & np.asarray(batch.noisable_BL)].mean() < 0.1
+    assert (
+        masked_BL[x_BL == ord("e")].mean() > 0.6
+        and masked_BL[(x_BL != ord("e")) & np.asarray(batch.noisable_BL)].mean() < 0.1
+    )
 
 
 @pytest.mark.parametrize("stem", ["any_order", "block", "ar", "partition"])
-def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_it_decides(stem, corpus):
+def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_it_decides(
+    stem, corpus
+):
     """From left to right, one position at a time: what training charges is what the replayed sampler pays."""
     given = dict(objective=dict(name="block", size=1, pattern="count")) if stem == "block" else {}
     made = experiment(corpus, stem, nn__time="adaln", **given)
     params, batch = tiny.random_params(made.run.nn, scale=0.3), tiny.batch(tiny.tokens(2, 6))
-    denoise, order_BL = functools.partial(made.denoise, params), jnp.broadcast_to(jnp.arange(6), (2, 6))
-    z_BL = dict(any_order=order_BL, block=jnp.full((2, 6), made.run.nn.vocab.mask), ar=batch.tokens_BL).get(stem)
+    denoise, order_BL = (
+        functools.partial(made.denoise, params),
+        jnp.broadcast_to(jnp.arange(6), (2, 6)),
+    )
+    z_BL = dict(
+        any_order=order_BL, block=jnp.full((2, 6), made.run.nn.vocab.mask), ar=batch.tokens_BL
+    ).get(stem)
     training_nats_BL = (
-        both_groups(made, denoise, batch) if stem == "partition" else made.objective.bound_nats(denoise, batch, z_BL, jnp.zeros((2, 6)))
+        both_groups(made, denoise, batch)
+        if stem == "partition"
+        else made.objective.bound_nats(denoise, batch, z_BL, jnp.zeros((2, 6)))
     )
     if stem == "ar":
         told = made.objective.bound(denoise, batch, jax.random.key(0), 2).nats_BL
     else:
         steps = 6 if stem == "partition" else 4
         sampler = generate.resolve(
-            Sampler(rule=spec.build("ordered", "samplers"), steps=steps), made.objective.process, made.objective.mask
+            Sampler(rule=build_member("ordered", "samplers"), steps=steps),
+            made.objective.process,
+            made.objective.mask,
         )
-        told, passes = replayed(denoise, sampler, made.objective.process, made.objective.mask, batch, jax.random.key(0))
+        told, passes = replayed(
+            denoise, sampler, made.objective.process, made.objective.mask, batch, jax.random.key(0)
+        )
         assert passes == 6, "blocks of one waste no pass"
     tiny.close(training_nats_BL, told, 1e-4)
 
@@ -146,7 +204,11 @@ def both_groups(made, denoise, batch):
         known_L, ways = place_L < i, []
         for asked_L, t in ((~known_L, 1 - i / 6), (known_L, i / 6)):
             z_BL = jnp.where(asked_L, made.run.nn.vocab.mask, batch.tokens_BL)
-            ways.append(made.objective.bound_nats(denoise, batch, z_BL, jnp.full((2, 6), t))[:, i] * 2 * (1 - i / 6))
+            ways.append(
+                made.objective.bound_nats(denoise, batch, z_BL, jnp.full((2, 6), t))[:, i]
+                * 2
+                * (1 - i / 6)
+            )
         tiny.close(*ways, 1e-4)
         nats_BL.append(ways[0])
     return jnp.stack(nats_BL, 1)
@@ -156,35 +218,43 @@ def test_what_a_model_cannot_see_it_is_not_asked(corpus):
     for stem in ("any_order", "block"):
         subject = Subject(experiment(corpus, stem), None, None)
         with pytest.raises(UserError, match="does not see the text after the hole"):
-            subject.experiment.generator(tiny.random_params(subject.experiment.run.nn), subject.experiment.run.sampler)(
-                [Request(("ab", 4, "cd"))]
-            )
+            subject.experiment.generator(
+                tiny.random_params(subject.experiment.run.nn), subject.experiment.run.sampler
+            )([Request(("ab", 4, "cd"))])
 
 
 @pytest.mark.parametrize(
     "config, why",
     [
         (dict(name="masked", process=dict(name="mask", power=0.2)), "power=0.2 must be from 0.5"),
-        (dict(name="hybrid", process=dict(name="uniform", power=float("nan"))), "process.power must be of type float, not nan"),
+        (
+            dict(name="hybrid", process=dict(name="uniform", power=float("nan"))),
+            "process.power must be of type float, not nan",
+        ),
         (dict(name="learned", times="importance"), "times='importance'"),
         (dict(name="priority", times="importance"), "times='importance'"),
         (dict(name="block", clip=(0.3, 0.8), steps=4), "clip="),
         (dict(name="block", clip=(0.3, 0.8), coupling="complementary"), "clip="),
         (dict(name="block", auxiliary=0.5), "context='causal'"),
         (dict(name="priority", strength=float("inf")), "strength must be of type float, not inf"),
-        (dict(name="proseco", correction=float("nan")), "correction must be of type float, not nan"),
+        (
+            dict(name="proseco", correction=float("nan")),
+            "correction must be of type float, not nan",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused_by_name(config, why):
     with pytest.raises(UserError, match=why):
-        spec.build(config, "objectives", tiny.VOCAB)
+        build_member(config, "objectives", tiny.VOCAB)
 
 
 # ------------------------------------------------------------------------------------------------------------------- blocks
 
 
 def test_blocks_grow_and_their_times_are_clipped():
-    made = spec.build(dict(name="block", size=8, grow=0.5, clip=(0.3, 0.8), times="iid"), "objectives", tiny.VOCAB)
+    made = build_member(
+        dict(name="block", size=8, grow=0.5, clip=(0.3, 0.8), times="iid"), "objectives", tiny.VOCAB
+    )
     batch = tiny.batch(tiny.tokens(4, 16))
     sizes = []
     for progress in (0.0, 0.13, 0.26, 0.4, 0.5, 1.0):
@@ -193,20 +263,28 @@ def test_blocks_grow_and_their_times_are_clipped():
         group_BL = np.asarray(made.groups(now))
         sizes.append(int(np.unique(group_BL[0], return_counts=True)[1][0]))
         assert (t_BL >= 0.3).all() and (t_BL <= 0.8).all()
-        assert len({(g, t) for g, t in zip(group_BL[0], t_BL[0], strict=True)}) == 16 // sizes[-1], "one time for each block"
-    assert sizes == [1, 2, 4, 8, 8, 8] and int(np.asarray(made.groups(batch))[0, 8]) == 8, "what is reported has blocks of their size"
+        assert (
+            len({(g, t) for g, t in zip(group_BL[0], t_BL[0], strict=True)}) == 16 // sizes[-1]
+        ), "one time for each block"
+    assert sizes == [1, 2, 4, 8, 8, 8] and int(np.asarray(made.groups(batch))[0, 8]) == 8, (
+        "what is reported has blocks of their size"
+    )
 
 
 def test_the_auxiliary_loss_is_that_of_the_next_token():
     config, x_BL = tiny.model_config(), tiny.tokens(2, 6)
-    batch = tiny.batch(x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2, positions_BL=[[0, 1, 2, 0, 1, 0]] * 2)
+    batch = tiny.batch(
+        x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2, positions_BL=[[0, 1, 2, 0, 1, 0]] * 2
+    )
     made = [
-        spec.build(dict(name="block", size=2, context="causal", auxiliary=a), "objectives", tiny.VOCAB).loss(
-            tiny.denoiser(config), batch, jax.random.key(0)
-        )
+        build_member(
+            dict(name="block", size=2, context="causal", auxiliary=a), "objectives", tiny.VOCAB
+        ).loss(tiny.denoiser(config), batch, jax.random.key(0))
         for a in (0.0, 0.5)
     ]
-    logits_BLV = tiny.denoiser(config)(tiny.canvas(x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2), mask=dlm.nn.masks.Mask("causal")).prediction
+    logits_BLV = tiny.denoiser(config)(
+        tiny.canvas(x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2), mask=dlm.nn.masks.Mask("causal")
+    ).prediction
     log_p_BLV = np.asarray(jax.nn.log_softmax(logits_BLV.logits_BLV, -1))
     want = -sum(log_p_BLV[b, i, x_BL[b, i + 1]] for b in range(2) for i in (0, 1, 3))
     assert float(made[1].nats_sum - made[0].nats_sum) == pytest.approx(0.5 * want, rel=1e-3)
@@ -218,11 +296,13 @@ def test_the_auxiliary_loss_is_that_of_the_next_token():
 
 def rates(config, t=0.5, rows=4000):
     """(share of marked positions that are masked, share of the others, in each view), at one time."""
-    made = spec.build(config, "objectives", tiny.VOCAB)
+    made = build_member(config, "objectives", tiny.VOCAB)
     marked_L = np.array([1, 0, 0, 1, 0, 0, 0, 0])
     batch = tiny.batch(np.tile(tiny.tokens(1, 8), (rows, 1)))
     batch = dataclasses.replace(batch, fields={"marked_BL": jnp.tile(marked_L, (rows, 1))})
-    object.__setattr__(made, "draw_times", lambda batch, key: (jnp.full((rows, 8), t), jnp.ones((rows, 8))))
+    object.__setattr__(
+        made, "draw_times", lambda batch, key: (jnp.full((rows, 8), t), jnp.ones((rows, 8)))
+    )
     views = made.views(batch, jax.random.key(0))
     shares = [np.asarray(z_BL == tiny.VOCAB.mask) for z_BL, *_ in views]
     return [(z[:, marked_L > 0].mean(), z[:, marked_L == 0].mean()) for z in shares], shares
@@ -231,11 +311,14 @@ def rates(config, t=0.5, rows=4000):
 def test_marked_tokens_come_first_and_their_inverse_last():
     (first, inverse), (one_BL, other_BL) = rates(dict(name="priority", coupling="complementary"))
     assert first == (pytest.approx(0.75, abs=0.02), pytest.approx(0.25, abs=0.02))
-    assert inverse == (pytest.approx(0.25, abs=0.02), pytest.approx(0.75, abs=0.02)) and (one_BL ^ other_BL).all()
+    assert (
+        inverse == (pytest.approx(0.25, abs=0.02), pytest.approx(0.75, abs=0.02))
+        and (one_BL ^ other_BL).all()
+    )
     (permuted, _), _ = rates(dict(name="priority", coupling="complementary", marks="permuted"))
     mean = (2 * 0.75 + 6 * 0.25) / 8
     assert permuted == (pytest.approx(mean, abs=0.02), pytest.approx(mean, abs=0.02))
-    plain = spec.build(dict(name="priority", strength=1.0), "objectives", tiny.VOCAB)
+    plain = build_member(dict(name="priority", strength=1.0), "objectives", tiny.VOCAB)
     t_BL = jnp.array([[0.2, 0.7]])
     tiny.close(plain._rate(t_BL, jnp.array([[True, False]])), 1 / t_BL, 1e-4)
     with pytest.raises(UserError, match="config.data.mark"):

@@ -13,12 +13,17 @@ from dlm.training import optimizer as optim
 from dlm.training.optimizer import Optim
 from tests import tiny
 
-CONFIG = tiny.model_config(layers=3, experts=Experts(number=4, active=2, width=6, dense=1, router=MoGE(groups=2)))
+CONFIG = tiny.model_config(
+    layers=3, experts=Experts(number=4, active=2, width=6, dense=1, router=MoGE(groups=2))
+)
 PARAMS = tiny.random_params(CONFIG)
 
 
 def named(tree):
-    return {axes.name_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        axes.name_of(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def change(o, grads, steps=10):
@@ -33,7 +38,9 @@ def test_schedules_at_their_ends(kind):
     assert [float(rate(s)) for s in (0, 10)] == pytest.approx([0.1, 1.0])
     assert (np.diff([rate(s) for s in range(11)]) > 0).all()
     end, middle = {"constant": (1, 1), "linear": (0, 0.5), "cosine": (0, 0.5)}[kind]
-    assert float(rate(100)) == pytest.approx(end, abs=1e-6) and float(rate(55)) == pytest.approx(middle, abs=1e-6)
+    assert float(rate(100)) == pytest.approx(end, abs=1e-6) and float(rate(55)) == pytest.approx(
+        middle, abs=1e-6
+    )
     short = optim.rate(Optim(schedule=kind, warmup=10), 4)  # the warm-up is at most half of a run
     assert float(short(2)) == 1 and float(optim.rate(Optim(schedule=kind), 1)(0)) == 1
     assert float(optim.rate(Optim(schedule=kind, warmup=0), 4)(0)) == 1
@@ -44,17 +51,35 @@ def test_only_matrices_are_decayed(kind):
     o = Optim(kind=kind, lr=0.1, muon_lr=0.1, weight_decay=0.5, warmup=0, schedule="constant")
     changes, before = change(o, jax.tree.map(jnp.zeros_like, PARAMS)), named(PARAMS)
     for name, moved in changes.items():
-        np.testing.assert_allclose(moved, -0.05 * before[name] if axes.decayed(name) else 0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            moved, -0.05 * before[name] if axes.decayed(name) else 0, atol=1e-6, err_msg=name
+        )
     assert any(map(axes.decayed, changes)) and not all(map(axes.decayed, changes))
 
 
 @pytest.mark.slow
 def test_muon_moves_every_matrix_of_every_layer_and_expert_by_an_orthogonal_one():
     """Singular values near one, times the rate and √max(1, outputs/inputs); the rest moves as AdamW with Nesterov momentum moves it."""
-    o = Optim(kind="muon", lr=1e-3, muon_lr=0.02, weight_decay=0.0, warmup=0, schedule="constant", clip=0.0)
+    o = Optim(
+        kind="muon",
+        lr=1e-3,
+        muon_lr=0.02,
+        weight_decay=0.0,
+        warmup=0,
+        schedule="constant",
+        clip=0.0,
+    )
     grads = tiny.random_params(CONFIG, seed=5)
     changes = change(o, grads)
-    assert [n for n in changes if axes.decayed(n)] == ["k_DJK", "o_HKD", "q_DHK", "v_DJK", "down_FD", "gate_DF", "up_DF"] + [
+    assert [n for n in changes if axes.decayed(n)] == [
+        "k_DJK",
+        "o_HKD",
+        "q_DHK",
+        "v_DJK",
+        "down_FD",
+        "gate_DF",
+        "up_DF",
+    ] + [
         "down_EFD",
         "gate_EDF",
         "up_EDF",

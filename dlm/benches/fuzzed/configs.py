@@ -7,11 +7,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import load_recipe, to_plain
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 
 KINDS = ("remove", "retype", "rename", "negate", "swap")
-ODD = (None, True, -1, 0, 1.5, float("nan"), "", "nothing", (), (1, 2), [], {}, {"name": "nothing"}, {"a": {"b": 1}}, b"x", 10**30)
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    float("nan"),
+    "",
+    "nothing",
+    (),
+    (1, 2),
+    [],
+    {},
+    {"name": "nothing"},
+    {"a": {"b": 1}},
+    b"x",
+    10**30,
+)
 LONGEST = 60.0  # seconds that one case may take
 UPDATES = 10  # how many of the configs that build make a real update as well
 ROOT = Path(__file__).parents[3]
@@ -33,9 +51,15 @@ def cases(seed: int, count: int, folder: Path) -> Iterator[tuple[str, str]]:
 
 def recipes() -> dict[str, dict]:
     """Every shipped recipe, the small ones; sizes differ in numbers only. Those with a mesh of many devices are left out."""
-    shipped = {str(p): spec.plain(spec.recipe(str(p))) for p in sorted((ROOT / "configs").glob("*.py"))}
-    mesh = {name: spec.run(config).mesh for name, config in shipped.items()}
-    return {name: config for name, config in shipped.items() if max(mesh[name].fsdp, mesh[name].tensor, mesh[name].expert) == 1}
+    shipped = {
+        str(p): to_plain(load_recipe(str(p))) for p in sorted((ROOT / "configs").glob("*.py"))
+    }
+    mesh = {name: build_run(config).mesh for name, config in shipped.items()}
+    return {
+        name: config
+        for name, config in shipped.items()
+        if max(mesh[name].fsdp, mesh[name].tensor, mesh[name].expert) == 1
+    }
 
 
 def mutated(config: dict, rng: random.Random) -> tuple[dict, str]:
@@ -55,7 +79,13 @@ def mutated(config: dict, rng: random.Random) -> tuple[dict, str]:
             parent[key[:-1] if rng.random() < 0.5 else key + "s"] = parent.pop(key)
         elif kind == "negate":
             value = parent[key]
-            parent[key] = (not value) if isinstance(value, bool) else -value if isinstance(value, (int, float)) else None
+            parent[key] = (
+                (not value)
+                if isinstance(value, bool)
+                else -value
+                if isinstance(value, (int, float))
+                else None
+            )
         else:
             other, name, at = rng.choice(places)
             if not (dotted.startswith(at) or at.startswith(dotted)):
@@ -79,16 +109,22 @@ def judged(config: dict, real: bool = False) -> str:
 
     began = time.perf_counter()
     try:
-        run = spec.run(config)
+        run = build_run(config)
         state = Experiment(run, tokenizer=None).abstract_state()
         assert sum(x.size for x in jax.tree.leaves(state.params)) > 0
         outcome = ACCEPTED
         if real:
             experiment = Experiment(run, run.text.fit(run.data.source.documents("train")))
-            jax.block_until_ready(experiment.update(experiment.new_state(), next(experiment.batches(0))))
+            jax.block_until_ready(
+                experiment.update(experiment.new_state(), next(experiment.batches(0)))
+            )
     except UserError as error:
         words = str(error)
-        outcome = REFUSED if "\n" not in words and "config" in words else f"refused without a field or in several lines: {words!r}"
+        outcome = (
+            REFUSED
+            if "\n" not in words and "config" in words
+            else f"refused without a field or in several lines: {words!r}"
+        )
     except Exception as error:
         outcome = f"traceback: {type(error).__name__}: {str(error)[:300]}"
     seconds = time.perf_counter() - began

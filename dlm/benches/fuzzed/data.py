@@ -13,17 +13,61 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.data import content
 from dlm.data.local import Local
 
-WORDS = ("a", "the cat", "é", "\U0001f600", "{", "[", '"', "text", "\\u0041", "\ufeff", "\0", "\x1b[31m", "1e999", "")
+WORDS = (
+    "a",
+    "the cat",
+    "é",
+    "\U0001f600",
+    "{",
+    "[",
+    '"',
+    "text",
+    "\\u0041",
+    "\ufeff",
+    "\0",
+    "\x1b[31m",
+    "1e999",
+    "",
+)
 SIGNS = ("\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", " ", "\t", "\u3000")
 ENDS = ("\n", "\r\n", "\r")
-NAMES = ("a.txt", "b.md", "c", "d.jsonl", "e.JSONL", "f.ndjson", "g.json", "h.Json", "i.csv", "j.TSV", "k.parquet", "l [1].txt", "m é?.txt")
+NAMES = (
+    "a.txt",
+    "b.md",
+    "c",
+    "d.jsonl",
+    "e.JSONL",
+    "f.ndjson",
+    "g.json",
+    "h.Json",
+    "i.csv",
+    "j.TSV",
+    "k.parquet",
+    "l [1].txt",
+    "m é?.txt",
+)
 UNITS, FORMS = ("auto", "file", "paragraph", "line"), ("auto", "text", "json")
 ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1")
-VALUES = ("text", "", 1, None, float("nan"), float("inf"), 10**400, [], {}, {"text": "deep"}, True, "\ud800", "x\udfffy", "\u2028")
+VALUES = (
+    "text",
+    "",
+    1,
+    None,
+    float("nan"),
+    float("inf"),
+    10**400,
+    [],
+    {},
+    {"text": "deep"},
+    True,
+    "\ud800",
+    "x\udfffy",
+    "\u2028",
+)
 
 
 class Case(NamedTuple):
@@ -51,10 +95,16 @@ def cases(seed: int, count: int, folder: Path) -> Iterator[tuple[str, str]]:
 
 def made(rng: random.Random) -> Case:
     """One file: content, encoding, packing and damage, one drawn after the other."""
-    kind = rng.choice(("text", "text", "lines", "lines", "array", "pretty", "deep", "blank", "copies"))
+    kind = rng.choice(
+        ("text", "text", "lines", "lines", "array", "pretty", "deep", "blank", "copies")
+    )
     text, name = written(kind, rng), rng.choice(NAMES)
-    fields = dict(unit=rng.choice(UNITS), form=rng.choices(FORMS, (4, 1, 1))[0], unique=rng.random() < 0.2)
-    done = [f"{kind} as {name}, unit={fields['unit']}, form={fields['form']}, unique={fields['unique']}"]
+    fields = dict(
+        unit=rng.choice(UNITS), form=rng.choices(FORMS, (4, 1, 1))[0], unique=rng.random() < 0.2
+    )
+    done = [
+        f"{kind} as {name}, unit={fields['unit']}, form={fields['form']}, unique={fields['unique']}"
+    ]
     encoding = rng.choice(ENCODINGS) if rng.random() < 0.2 else "utf-8"
     raw = text.encode(encoding, "replace")
     done += [encoding] if encoding != "utf-8" else []
@@ -65,7 +115,13 @@ def made(rng: random.Random) -> Case:
     if rng.random() < 0.3:
         raw, how = damaged(raw, rng)
         done.append(how)
-    whole = plain and len(done) == 1 and kind == "copies" and name in ("a.txt", "b.md", "c", "l [1].txt") and fields["form"] != "json"
+    whole = (
+        plain
+        and len(done) == 1
+        and kind == "copies"
+        and name in ("a.txt", "b.md", "c", "l [1].txt")
+        and fields["form"] != "json"
+    )
     return Case("; ".join(done), raw, name, fields, whole)
 
 
@@ -73,9 +129,14 @@ def written(kind: str, rng: random.Random) -> str:
     """Text of a kind, with line ends of one or of all kinds."""
     ends = [rng.choice(ENDS)] if rng.random() < 0.7 else ENDS
     if kind == "text":
-        return "".join(rng.choice(WORDS) + rng.choice((*SIGNS, *ends)) for _ in range(rng.randint(0, 40)))
+        return "".join(
+            rng.choice(WORDS) + rng.choice((*SIGNS, *ends)) for _ in range(rng.randint(0, 40))
+        )
     if kind == "copies":
-        return "".join(rng.choice(("one", "two", "three")) + rng.choice(ends) * rng.choice((1, 1, 2)) for _ in range(rng.randint(1, 9)))
+        return "".join(
+            rng.choice(("one", "two", "three")) + rng.choice(ends) * rng.choice((1, 1, 2))
+            for _ in range(rng.randint(1, 9))
+        )
     if kind == "blank":
         return "".join(rng.choice((*ends, " ", "\ufeff")) for _ in range(rng.randint(0, 5)))
     if kind == "deep":
@@ -93,7 +154,9 @@ def written(kind: str, rng: random.Random) -> str:
 
 def row(rng: random.Random) -> dict:
     """An object, most often with text under 'text'."""
-    text = "".join(rng.choice((*WORDS, *SIGNS, *ENDS, *["\ud83d"] * 5)) for _ in range(rng.randint(0, 4)))
+    text = "".join(
+        rng.choice((*WORDS, *SIGNS, *ENDS, *["\ud83d"] * 5)) for _ in range(rng.randint(0, 4))
+    )
     made = {"id": rng.choice(VALUES), "text": text} if rng.random() < 0.9 else {"txet": text}
     if rng.random() < 0.1:
         made["text"] = rng.choice(VALUES)
@@ -108,7 +171,10 @@ def spelled(row: dict, rng: random.Random) -> str:
 
 def packed(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
     """Packed with gzip: once, twice, or as several members."""
-    at, how = rng.randint(0, len(raw)), rng.choice(("gzip", "gzip", "gzip twice", "two members of gzip"))
+    at, how = (
+        rng.randint(0, len(raw)),
+        rng.choice(("gzip", "gzip", "gzip twice", "two members of gzip")),
+    )
     once = gzip.compress(raw, mtime=0)
     results = {
         "gzip twice": gzip.compress(once, mtime=0),
@@ -119,12 +185,19 @@ def packed(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
 
 def damaged(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
     """Cut short, one bit turned, a byte order mark or rubbish put in, or twice in a row."""
-    at, how = rng.randrange(len(raw) + 1), rng.choice(("cut", "a bit turned", "a mark inside", "rubbish inside", "joined with itself"))
+    at, how = (
+        rng.randrange(len(raw) + 1),
+        rng.choice(
+            ("cut", "a bit turned", "a mark inside", "rubbish inside", "joined with itself")
+        ),
+    )
     if how == "cut":
         return raw[:at], f"cut at {at}"
     if how == "a bit turned" and raw:
         at = min(at, len(raw) - 1)
-        return raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :], f"a bit turned in byte {at}"
+        return raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[
+            at + 1 :
+        ], f"a bit turned in byte {at}"
     if how == "joined with itself":
         return raw + raw, how
     put = b"\xef\xbb\xbf" if how == "a mark inside" else rng.randbytes(rng.randint(1, 9))
@@ -143,7 +216,11 @@ def judged(path: Path, case: Case) -> str:
             outcomes[how] = reader()
         except UserError as error:
             one_line = "\n" not in str(error) and str(path) in str(error)
-            outcomes[how] = REFUSED if one_line else f"refused {how} without its name or in several lines: {error}"
+            outcomes[how] = (
+                REFUSED
+                if one_line
+                else f"refused {how} without its name or in several lines: {error}"
+            )
         except Exception as error:
             outcomes[how] = f"read {how}: {type(error).__name__}: {str(error)[:200]}"
     faults = [outcome for outcome in outcomes.values() if outcome not in (ACCEPTED, REFUSED)]
@@ -157,12 +234,18 @@ def corpus(path: Path, case: Case) -> str:
     source = Local((str(path),), held_out=1.0, **case.fields)
     documents, dropped = source.documents("held_out"), source.dropped
     if case.fields["unique"]:
-        every = Local((str(path),), held_out=1.0, **case.fields | dict(unique=False)).documents("held_out")
-        if list(dict.fromkeys(every)) != documents or len(every) - len(documents) != dropped.get("duplicates", 0):
+        every = Local((str(path),), held_out=1.0, **case.fields | dict(unique=False)).documents(
+            "held_out"
+        )
+        if list(dict.fromkeys(every)) != documents or len(every) - len(documents) != dropped.get(
+            "duplicates", 0
+        ):
             return "unique documents are not those of the file, or the duplicates are not counted"
         documents = every
     text, form, unit = unpacked(case.raw), case.fields["form"], case.fields["unit"]
-    if form == "json" or (form == "auto" and re.search(r"\.(jsonl|ndjson|json)(\.gz)?$", path.name, re.IGNORECASE)):
+    if form == "json" or (
+        form == "auto" and re.search(r"\.(jsonl|ndjson|json)(\.gz)?$", path.name, re.IGNORECASE)
+    ):
         given = objects(text)
         if given is None:
             return "accepted as JSON, which it is not"
@@ -170,7 +253,11 @@ def corpus(path: Path, case: Case) -> str:
         halves = sum("\ud800" <= sign <= "\udfff" for entry in texts for sign in entry)
         said = dropped.get("halves of characters, now '?'", 0), dropped.get("empty documents", 0)
         texts = [re.sub("[\ud800-\udfff]", "?", entry) for entry in texts]
-        return ACCEPTED if documents == list(filter(None, texts)) and said == (halves, texts.count("")) else "fields are lost or changed"
+        return (
+            ACCEPTED
+            if documents == list(filter(None, texts)) and said == (halves, texts.count(""))
+            else "fields are lost or changed"
+        )
     if form == unit == "auto" and (objects(text) or len(lines_of_objects(text)) >= 5):
         return "objects are documents with all their braces"
     if unit in ("auto", "file"):
@@ -237,7 +324,11 @@ def between(documents: list[str], text: str, dropped: dict[str, int], unit: str)
         at = begin + len(document)
     if text[at:].strip():
         return "text is lost at the end"
-    blank = [line for line in re.sub("\r\n?", "\n", text).removesuffix("\n").split("\n") if not line.strip()]
+    blank = [
+        line
+        for line in re.sub("\r\n?", "\n", text).removesuffix("\n").split("\n")
+        if not line.strip()
+    ]
     if unit == "line" and len(blank) != dropped.get("empty lines", 0):
         return f"{len(blank)} blank lines, of which {dropped.get('empty lines', 0)} are counted"
     return ACCEPTED

@@ -15,9 +15,9 @@ import numpy as np
 
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
 from dlm.benches.fuzzed.configs import LONGEST, ODD, mutated
-from dlm.core import config as spec
 from dlm.core import files
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.hf import keys, recipe, shards, weights
 from dlm.hf.layouts import LAYOUTS, Layout
 from dlm.text import bpe_bytes, pretrained
@@ -45,7 +45,16 @@ TINY = dict(  # ours → what every layout that has the key says
     sparse=[1, 1],
     block=4,
 )
-STRANGE = ("softcap", "use_alibi", "rope_parameters", "rope_scaling", "layer_types", "head_dim", "tie_word_embeddings", *keys.NEUTRAL)
+STRANGE = (
+    "softcap",
+    "use_alibi",
+    "rope_parameters",
+    "rope_scaling",
+    "layer_types",
+    "head_dim",
+    "tie_word_embeddings",
+    *keys.NEUTRAL,
+)
 SAME = ("dense", "sparse")  # lists of layers that may say the same in several ways
 
 
@@ -63,25 +72,52 @@ def cases(seed: int, count: int, folder: Path) -> Iterator[tuple[str, str]]:
             config = json.loads(text)
         else:
             config, done = made[name], damage(case, rng)
-        yield f"{name} {done}", judged(case, Path(folder) / "run", LAYOUTS[name], made[name], config)
+        yield (
+            f"{name} {done}",
+            judged(case, Path(folder) / "run", LAYOUTS[name], made[name], config),
+        )
         shutil.rmtree(case)
 
 
 def publish(folder: Path, layout: Layout) -> dict:
     """Writes a tiny model of random numbers in a layout; returns its config.json."""
     folder.mkdir(parents=True)
-    tree = dict(version="1.0", pre_tokenizer=dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True))
-    tree |= dict(decoder=dict(type="ByteLevel"), model=dict(type="BPE", vocab=bpe_bytes.alphabet(), merges=[]))
-    tree |= dict(added_tokens=[dict(id=END, content="<|endoftext|>", special=True), dict(id=MASK, content="<|mask|>", special=True)])
+    tree = dict(
+        version="1.0",
+        pre_tokenizer=dict(
+            type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True
+        ),
+    )
+    tree |= dict(
+        decoder=dict(type="ByteLevel"),
+        model=dict(type="BPE", vocab=bpe_bytes.alphabet(), merges=[]),
+    )
+    tree |= dict(
+        added_tokens=[
+            dict(id=END, content="<|endoftext|>", special=True),
+            dict(id=MASK, content="<|mask|>", special=True),
+        ]
+    )
     files.write(folder / pretrained.FILE, json.dumps(tree))
-    config = dict(architectures=[layout.architecture], model_type=layout.kind, eos_token_id=END, mask_token_id=MASK)
-    config |= {layout.keys[name].split("|")[0]: value for name, value in TINY.items() if name in layout.keys}
+    config = dict(
+        architectures=[layout.architecture],
+        model_type=layout.kind,
+        eos_token_id=END,
+        mask_token_id=MASK,
+    )
+    config |= {
+        layout.keys[name].split("|")[0]: value
+        for name, value in TINY.items()
+        if name in layout.keys
+    }
     config |= {key: allowed[0] for key, allowed in layout.demands.items() if allowed[0] is not None}
     files.write(folder / recipe.CONFIG, json.dumps(config))
-    nn = spec.run(read(folder, layout, config), least=0).nn
+    nn = build_run(read(folder, layout, config), least=0).nn
     leaves, rng = weights.leaves(layout, nn), np.random.default_rng(0)
     planned = {
-        name: (np.dtype(np.float32), (ROWS, *leaf.part[1:]) if "V" in leaf.letters else leaf.part) for leaf in leaves for name in leaf.parts
+        name: (np.dtype(np.float32), (ROWS, *leaf.part[1:]) if "V" in leaf.letters else leaf.part)
+        for leaf in leaves
+        for name in leaf.parts
     }
     with shards.Writer(folder, planned, 20_000) as out:
         for name, (_, shape) in planned.items():
@@ -91,7 +127,9 @@ def publish(folder: Path, layout: Layout) -> dict:
 
 def read(folder: Path, layout: Layout, config: dict) -> dict:
     """The recipe of what a folder says."""
-    return recipe.recipe(folder, config, layout, "float32", recipe.ends(folder, config, END, {*range(END + 2)}))
+    return recipe.recipe(
+        folder, config, layout, "float32", recipe.ends(folder, config, END, {*range(END + 2)})
+    )
 
 
 def another(config: dict, rng: random.Random) -> tuple[dict, str]:
@@ -100,7 +138,11 @@ def another(config: dict, rng: random.Random) -> tuple[dict, str]:
         return mutated(config, rng)
     key, value = (
         rng.choice(STRANGE),
-        copy.deepcopy(rng.choice((*ODD, 1, 1.0, 2.5, "linear", dict(rope_theta=5.0), dict(type="linear", factor=2)))),
+        copy.deepcopy(
+            rng.choice(
+                (*ODD, 1, 1.0, 2.5, "linear", dict(rope_theta=5.0), dict(type="linear", factor=2))
+            )
+        ),
     )
     return config | {key: value}, f"add config.{key}={value!r}"
 
@@ -115,7 +157,11 @@ def damage(folder: Path, rng: random.Random) -> str:
     if kind == "cut":
         path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
     elif kind in ("unlist", "mislist"):
-        changed = told | {name: rng.choice(sorted({*told.values()} - {told[name]} | {"x"}))} if kind == "mislist" else dict(told)
+        changed = (
+            told | {name: rng.choice(sorted({*told.values()} - {told[name]} | {"x"}))}
+            if kind == "mislist"
+            else dict(told)
+        )
         changed if kind == "mislist" else changed.pop(name)
         files.write(index, json.dumps(dict(weight_map=changed)))
     elif kind == "index":
@@ -144,11 +190,17 @@ def judged(folder: Path, target: Path, layout: Layout, before: dict, after: dict
     began, stamps = time.perf_counter(), _stamps(folder)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            importlib.import_module("dlm.convert").from_hf(folder, target)  # a command, which rooms do not build on
+            importlib.import_module("dlm.convert").from_hf(
+                folder, target
+            )  # a command, which rooms do not build on
         outcome = passed_over(folder, layout, before, after) or ACCEPTED
     except UserError as error:
-        outcome = REFUSED if "\n" not in str(error) else f"refused in several lines: {str(error)[:300]!r}"
-        if left := [path.name for path in target.parent.iterdir() if path.name.startswith(target.name)]:
+        outcome = (
+            REFUSED if "\n" not in str(error) else f"refused in several lines: {str(error)[:300]!r}"
+        )
+        if left := [
+            path.name for path in target.parent.iterdir() if path.name.startswith(target.name)
+        ]:
             outcome = f"refused, and left {left} behind: {str(error)[:300]!r}"
     except Exception as error:
         outcome = f"traceback: {type(error).__name__}: {str(error)[:300]}"
@@ -168,9 +220,21 @@ def passed_over(folder: Path, layout: Layout, before: dict, after: dict) -> str:
     """What an accepted config.json says otherwise than before without another recipe, and may not; '' where there is nothing."""
     if read(folder, layout, before) != read(folder, layout, after):
         return ""
-    allowed = {layout.keys[name] for name in SAME if name in layout.keys} | keys.HARMLESS | layout.harmless
-    changed = {key: value for key, value in after.items() if key not in allowed and value is not None and value != before.get(key)}
+    allowed = (
+        {layout.keys[name] for name in SAME if name in layout.keys}
+        | keys.HARMLESS
+        | layout.harmless
+    )
+    changed = {
+        key: value
+        for key, value in after.items()
+        if key not in allowed and value is not None and value != before.get(key)
+    }
     for key, value in changed.items():
-        if value not in layout.demands[key] if key in layout.demands else not keys.neutral(key, value):
+        if (
+            value not in layout.demands[key]
+            if key in layout.demands
+            else not keys.neutral(key, value)
+        ):
             return f"passed over {key}={value!r}"
     return ""

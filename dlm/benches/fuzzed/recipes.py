@@ -7,12 +7,41 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
-from dlm.core import config as spec
-from dlm.core.config import UserError
+from dlm.core.config import load_recipe, to_json
+from dlm.core.errors import UserError
+from dlm.core.run import build_run
 from dlm.sweeps import grid
 
-ODD = ("None", "True", "-1", "0", "1e999", "float('nan')", "''", "'~'", "()", "[1, 'a']", "{}", "{1: 2}", "b'x'", "10**400", "object()")
-ODD += ("set()", "lambda: 3", "...", "'\\ud800'", "print", "open", "1j", "range(3)", "Path('x')", "['a'] * 9999", "deep")
+ODD = (
+    "None",
+    "True",
+    "-1",
+    "0",
+    "1e999",
+    "float('nan')",
+    "''",
+    "'~'",
+    "()",
+    "[1, 'a']",
+    "{}",
+    "{1: 2}",
+    "b'x'",
+    "10**400",
+    "object()",
+)
+ODD += (
+    "set()",
+    "lambda: 3",
+    "...",
+    "'\\ud800'",
+    "print",
+    "open",
+    "1j",
+    "range(3)",
+    "Path('x')",
+    "['a'] * 9999",
+    "deep",
+)
 HEAD = """from pathlib import Path
 deep = []
 for _ in range(5000):
@@ -27,7 +56,13 @@ RAISED = (
     "Exception('two\\nlines')",
     "Odd()",
 )
-RAISED += ("StopIteration", "OSError(28, 'full')", "UnicodeDecodeError('utf-8', b'x', 0, 1, 'why')", "AssertionError", "GeneratorExit()")
+RAISED += (
+    "StopIteration",
+    "OSError(28, 'full')",
+    "UnicodeDecodeError('utf-8', b'x', 0, 1, 'why')",
+    "AssertionError",
+    "GeneratorExit()",
+)
 BEFORE = "class Odd(Exception):\n    def __str__(self):\n        return 1 / 0\n"
 IMPORTS = (
     "import not_there",
@@ -95,8 +130,14 @@ def mutated(rng: random.Random) -> tuple[bytes, str]:
 
 def judged(target: str) -> str:
     """What comes of the recipe as a run, then of its sweep."""
-    outcomes = [_read(lambda: spec.to_json(spec.run(spec.recipe(target)))), _read(lambda: grid.load(target))]
-    return next((o for o in outcomes if o not in (ACCEPTED, REFUSED)), REFUSED if REFUSED in outcomes else ACCEPTED)
+    outcomes = [
+        _read(lambda: to_json(build_run(load_recipe(target)))),
+        _read(lambda: grid.load(target)),
+    ]
+    return next(
+        (o for o in outcomes if o not in (ACCEPTED, REFUSED)),
+        REFUSED if REFUSED in outcomes else ACCEPTED,
+    )
 
 
 def _read(read: Callable) -> str:
@@ -104,7 +145,9 @@ def _read(read: Callable) -> str:
         read()
     except UserError as error:
         said = str(error)
-        return REFUSED if said.isprintable() and len(said) < 2000 else f"not one line: {said[:400]!r}"
+        return (
+            REFUSED if said.isprintable() and len(said) < 2000 else f"not one line: {said[:400]!r}"
+        )
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -115,7 +158,11 @@ def _read(read: Callable) -> str:
 
 def _content(folder: Path) -> dict[str, bytes]:
     """Every file but what Python itself keeps of imported ones."""
-    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    return {
+        str(p): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- mutations
@@ -161,7 +208,10 @@ def _raise(lines: list[str], rng: random.Random) -> str:
 
 
 def _return(lines: list[str], rng: random.Random) -> str:
-    returns, value = [i for i, line in enumerate(lines) if line.lstrip().startswith("return ")], rng.choice(ODD)
+    returns, value = (
+        [i for i, line in enumerate(lines) if line.lstrip().startswith("return ")],
+        rng.choice(ODD),
+    )
     if returns:
         lines[rng.choice(returns)] = f"    return {value}"
     return value
@@ -187,10 +237,26 @@ def _twice(lines: list[str], rng: random.Random) -> str:
 
 def _point(lines: list[str], rng: random.Random) -> str:
     made = rng.choice(
-        ("point('..', {})", "point(3, {})", "point('logs', {})", "over('optim.lr')", "over('optim.lr', '')", "over('', 1)", "point('a', 3)")
+        (
+            "point('..', {})",
+            "point(3, {})",
+            "point('logs', {})",
+            "over('optim.lr')",
+            "over('optim.lr', '')",
+            "over('', 1)",
+            "point('a', 3)",
+        )
     )
     made = rng.choice(
-        (made, "over('optim..lr', 1)", "over('steps.x', 1)", "repeat([], seeds=2)", "[3]", "over('data.batch', float('nan'))", "over(3, 1)")
+        (
+            made,
+            "over('optim..lr', 1)",
+            "over('steps.x', 1)",
+            "repeat([], seeds=2)",
+            "[3]",
+            "over('data.batch', float('nan'))",
+            "over(3, 1)",
+        )
     )
     lines[-1] = f"    return {made}"
     return made

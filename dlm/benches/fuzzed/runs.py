@@ -11,25 +11,53 @@ from pathlib import Path
 
 from dlm.app import experiment
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
-from dlm.core import config as spec
 from dlm.core import files
-from dlm.core.config import UserError
+from dlm.core.config import to_json
+from dlm.core.errors import UserError
+from dlm.core.run import Run, build_run
 from dlm.reports import groups, record, summary, table
 from dlm.runs import directory, logs
 
-FILES = ("config.json", "metrics.jsonl", "evals.jsonl", "samples.jsonl", "environment.json", "commit.txt", "data.sha256", "owed.json")
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "evals.jsonl",
+    "samples.jsonl",
+    "environment.json",
+    "commit.txt",
+    "data.sha256",
+    "owed.json",
+)
 RUN = dict(
     steps=4,
     text="bytes",
     data=dict(source=dict(name="local", paths=("corpus.txt",)), batch=8, length=32),
-    nn=dict(layers=1, width=16, attention=dict(heads=2, kv_heads=1, head_size=8), ffn=dict(width=24)),
+    nn=dict(
+        layers=1, width=16, attention=dict(heads=2, kv_heads=1, head_size=8), ffn=dict(width=24)
+    ),
 )
-ODD = ("null", "true", "-1", "0", "NaN", "-Infinity", "1e999", '"x"', '""', "[]", "[1]", "{}", '{"a": null}', "9" * 400, '"\\ud800"')
+ODD = (
+    "null",
+    "true",
+    "-1",
+    "0",
+    "NaN",
+    "-Infinity",
+    "1e999",
+    '"x"',
+    '""',
+    "[]",
+    "[1]",
+    "{}",
+    '{"a": null}',
+    "9" * 400,
+    '"\\ud800"',
+)
 
 
 def cases(seed: int, count: int, folder: Path) -> Iterator[tuple[str, str]]:
     """(what was done to a run directory, what came of reading it)."""
-    run = spec.run(RUN)
+    run = build_run(RUN)
     for n in range(count):
         rng, workdir = random.Random(f"{seed} {n}"), Path(folder) / f"run {n}"
         written(workdir, run, rng)
@@ -43,33 +71,90 @@ def cases(seed: int, count: int, folder: Path) -> Iterator[tuple[str, str]]:
         shutil.rmtree(workdir)
 
 
-def written(workdir: Path, run: spec.Run, rng: random.Random) -> None:
+def written(workdir: Path, run: Run, rng: random.Random) -> None:
     """A run as the commands leave it, but for its checkpoints."""
     workdir.mkdir(parents=True)
-    files.write(workdir / directory.CONFIG, spec.to_json(run))
-    rows = [dict(step=s, loss=3.0 - s / 9, bits_per_byte=4.0 - s / 9, lr=0.1, tokens_per_s=9.0, share_of_peak=0.1) for s in (2, 4)]
+    files.write(workdir / directory.CONFIG, to_json(run))
+    rows = [
+        dict(
+            step=s,
+            loss=3.0 - s / 9,
+            bits_per_byte=4.0 - s / 9,
+            lr=0.1,
+            tokens_per_s=9.0,
+            share_of_peak=0.1,
+        )
+        for s in (2, 4)
+    ]
     logs.append(workdir / logs.METRICS, [*rows, dict(step=4, phases=dict(data=0.1), seconds=1.5)])
-    score = dict(step=4, seed=0, data="held_out", eval="bound", seconds=1.0, claims="bound", settings=dict(samples=2), commit="a" * 40)
-    results = [("bits_per_byte", 3.5, 0.1), ("gzip_bits_per_byte", 2.7, 0.0), ("bits_per_byte", rng.choice((3.4, float("nan"))), 0.1)]
-    logs.append(workdir / "evals.jsonl", [dict(score, name=name, value=value, se=se, interval=1.96 * se) for name, value, se in results])
-    sample = dict(seed=0, nfe=4, seconds=0.1, logprob=-3.0, sampler=dict(steps=4), text="a b", pieces=[["a ", True], ["b", False]])
-    logs.append(workdir / "samples.jsonl", [dict(sample, kind=kind) for kind in ("sample", "infill")])
-    about = dict(parameters=1000, flops_per_token=2.0, python="3.11", devices=["cpu cpu"], cores=2, processor="x")
+    score = dict(
+        step=4,
+        seed=0,
+        data="held_out",
+        eval="bound",
+        seconds=1.0,
+        claims="bound",
+        settings=dict(samples=2),
+        commit="a" * 40,
+    )
+    results = [
+        ("bits_per_byte", 3.5, 0.1),
+        ("gzip_bits_per_byte", 2.7, 0.0),
+        ("bits_per_byte", rng.choice((3.4, float("nan"))), 0.1),
+    ]
+    logs.append(
+        workdir / "evals.jsonl",
+        [
+            dict(score, name=name, value=value, se=se, interval=1.96 * se)
+            for name, value, se in results
+        ],
+    )
+    sample = dict(
+        seed=0,
+        nfe=4,
+        seconds=0.1,
+        logprob=-3.0,
+        sampler=dict(steps=4),
+        text="a b",
+        pieces=[["a ", True], ["b", False]],
+    )
+    logs.append(
+        workdir / "samples.jsonl", [dict(sample, kind=kind) for kind in ("sample", "infill")]
+    )
+    about = dict(
+        parameters=1000,
+        flops_per_token=2.0,
+        python="3.11",
+        devices=["cpu cpu"],
+        cores=2,
+        processor="x",
+    )
     files.write(workdir / directory.ENVIRONMENT, files.as_json(about, indent=2) + "\n")
     files.write(workdir / directory.COMMIT, "a" * 40 + "\n")
     files.write(workdir / directory.DATA, "b" * 32 + "\n")
-    files.write(workdir / logs.OWED, files.as_json(dict(rows=[dict(loss_sum=3.0, weight_sum=2.0)], evaluation=False, step=4)))
+    files.write(
+        workdir / logs.OWED,
+        files.as_json(dict(rows=[dict(loss_sum=3.0, weight_sum=2.0)], evaluation=False, step=4)),
+    )
 
 
-def judged(workdir: Path, run: spec.Run) -> str:
+def judged(workdir: Path, run: Run) -> str:
     """What comes of the directory in a report, opened, and where a training would go on."""
-    reads = {"report": _reported, "config": _opened, "resume": lambda w: _resumed(w, run), "logs": _logged}
+    reads = {
+        "report": _reported,
+        "config": _opened,
+        "resume": lambda w: _resumed(w, run),
+        "logs": _logged,
+    }
     outcomes = []
     for name, read in reads.items():
         with redirect_stderr(StringIO()):
             outcome = _outcome(lambda read=read: read(workdir), workdir)
         outcomes.append(outcome if outcome in (ACCEPTED, REFUSED) else f"{name}: {outcome}")
-    return next((o for o in outcomes if o not in (ACCEPTED, REFUSED)), REFUSED if REFUSED in outcomes else ACCEPTED)
+    return next(
+        (o for o in outcomes if o not in (ACCEPTED, REFUSED)),
+        REFUSED if REFUSED in outcomes else ACCEPTED,
+    )
 
 
 def _reported(workdir: Path) -> None:
@@ -87,7 +172,7 @@ def _opened(workdir: Path) -> None:
     experiment.evaluators(directory.read_config(workdir).get("evals", {}), "bound", [])
 
 
-def _resumed(workdir: Path, run: spec.Run) -> None:
+def _resumed(workdir: Path, run: Run) -> None:
     directory.belongs(workdir, directory.as_begun(workdir, run))
     directory.check_places(workdir, run, accept=False)
     directory.changed_text(workdir, lambda: "b" * 32, lambda: "c" * 32)
@@ -111,7 +196,11 @@ def _outcome(read: Callable[[], None], workdir: Path) -> str:
     except UserError as error:
         said = str(error)
         names = str(workdir) in said or "config." in said
-        return REFUSED if said.isprintable() and names else f"not one line that names the file or field: {said[:300]!r}"
+        return (
+            REFUSED
+            if said.isprintable() and names
+            else f"not one line that names the file or field: {said[:300]!r}"
+        )
     except OSError as error:
         return REFUSED if error.filename else f"traceback: {error!r}"
     except Exception as error:
@@ -126,7 +215,9 @@ def _outcome(read: Callable[[], None], workdir: Path) -> str:
 def damaged(workdir: Path, rng: random.Random) -> str:
     """Does something to one of the files; what it was."""
     path = workdir / rng.choice(FILES)
-    kind = rng.choice((_removed, _cut, _bytes, _retyped, _retyped, _retyped, _doubled, _emptied, _folder))
+    kind = rng.choice(
+        (_removed, _cut, _bytes, _retyped, _retyped, _retyped, _doubled, _emptied, _folder)
+    )
     if not path.is_file():
         return f"{path.name} is gone already"
     return f"{path.name} {kind(path, rng)}"
@@ -159,7 +250,11 @@ def _cut(path: Path, rng: random.Random) -> str:
 def _bytes(path: Path, rng: random.Random) -> str:
     content = path.read_bytes()
     at = rng.randrange(len(content) + 1)
-    path.write_bytes(content[:at] + rng.choice((b"\xff\xfe", b"\x00", b"\xe2\x80\xa8", b"\r", b"\xef\xbb\xbf")) + content[at:])
+    path.write_bytes(
+        content[:at]
+        + rng.choice((b"\xff\xfe", b"\x00", b"\xe2\x80\xa8", b"\r", b"\xef\xbb\xbf"))
+        + content[at:]
+    )
     return f"with other bytes at {at}"
 
 
@@ -175,7 +270,11 @@ def _retyped(path: Path, rng: random.Random) -> str:
     if path.suffix not in (".json", ".jsonl"):
         path.write_text(rng.choice(ODD))
         return "of other content"
-    lines = path.read_text(errors="replace").splitlines() if path.suffix == ".jsonl" else [path.read_text(errors="replace")]
+    lines = (
+        path.read_text(errors="replace").splitlines()
+        if path.suffix == ".jsonl"
+        else [path.read_text(errors="replace")]
+    )
     number = rng.randrange(max(len(lines), 1))
     try:
         value = json.loads(lines[number])

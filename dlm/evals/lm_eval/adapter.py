@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from lm_eval.api.model import LM
 
-from dlm.core.config import UserError, nearest
+from dlm.core.errors import UserError
+from dlm.core.named import nearest
 from dlm.evals.lm_eval import tokenized
 from dlm.evals.lm_eval.scoring import Model
 from dlm.text.quoted import Quoted
@@ -25,12 +26,31 @@ from dlm.text.quoted import Quoted
 _REDRAWN = 16  # times; the error so found is itself known to 18 %
 _TOKENS = 256  # written where a task does not say how many, as with lm_eval's own models
 _KNOWN = ("until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
-_NEUTRAL = dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences", "n", "best_of"), 1)  # what changes nothing
-_NEUTRAL |= dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "typical_p", "guidance_scale"), 1.0)
-_NEUTRAL |= dict.fromkeys(("presence_penalty", "frequency_penalty", "diversity_penalty", "penalty_alpha", "min_p"), 0.0)
-_NEUTRAL |= dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_tokens", "min_new_tokens"), 0)
+_NEUTRAL = dict.fromkeys(
+    ("num_beams", "num_beam_groups", "num_return_sequences", "n", "best_of"), 1
+)  # what changes nothing
+_NEUTRAL |= dict.fromkeys(
+    ("repetition_penalty", "encoder_repetition_penalty", "typical_p", "guidance_scale"), 1.0
+)
+_NEUTRAL |= dict.fromkeys(
+    ("presence_penalty", "frequency_penalty", "diversity_penalty", "penalty_alpha", "min_p"), 0.0
+)
+_NEUTRAL |= dict.fromkeys(
+    (
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "min_length",
+        "min_tokens",
+        "min_new_tokens",
+    ),
+    0,
+)
 _NEUTRAL |= dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), 0.0)
-_BEAMS = ("length_penalty", "early_stopping", "use_cache")  # whatever they say, without beams the answer is the same
+_BEAMS = (
+    "length_penalty",
+    "early_stopping",
+    "use_cache",
+)  # whatever they say, without beams the answer is the same
 
 
 class ScoreInfo(NamedTuple):
@@ -47,7 +67,9 @@ class HarnessLM(LM):
     """`render` turns chat messages into a prompt; None where the run has no template. `judged` names the tasks that ask whether a text is
     what the model would write."""
 
-    def __init__(self, model: Model, render: Callable | None = None, judged: frozenset = frozenset()):
+    def __init__(
+        self, model: Model, render: Callable | None = None, judged: frozenset = frozenset()
+    ):
         super().__init__()
         self.model, self.render, self.judged = model, render, judged
         self.score_info: dict[str, ScoreInfo] = {}  # by the request's arguments
@@ -56,7 +78,11 @@ class HarnessLM(LM):
 
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
         greedy = any(r.task_name in self.judged for r in requests)
-        return self._scored(requests, lambda context, continuation: self.model.speller.pair(context, continuation), greedy)
+        return self._scored(
+            requests,
+            lambda context, continuation: self.model.speller.pair(context, continuation),
+            greedy,
+        )
 
     def loglikelihood_rolling(self, requests) -> list[float]:
         return [value for value, _ in self._scored(requests, self.model.speller.whole, False)]
@@ -67,13 +93,18 @@ class HarnessLM(LM):
         for args in dict.fromkeys(r.args for r in requests):
             texts = [Quoted(text) for text in args]
             per_request, cut = self.model.speller.pieces(*spelled(*texts), "\x1f".join(args))
-            wanted[args] = ScoreInfo(cut=cut, names=self._names(*texts)), range(len(pieces), len(pieces) + len(per_request))
+            wanted[args] = (
+                ScoreInfo(cut=cut, names=self._names(*texts)),
+                range(len(pieces), len(pieces) + len(per_request)),
+            )
             pieces += per_request
         scores = self.model.scores(pieces, greedy)
         answers = {}
         for args, (score_info, which) in wanted.items():
             parts = [scores[i] for i in which]
-            self.score_info[str(args)] = score_info._replace(variance=sum(s.variance for s in parts))
+            self.score_info[str(args)] = score_info._replace(
+                variance=sum(s.variance for s in parts)
+            )
             answers[args] = (-float(np.sum([s.nats for s in parts])), all(s.greedy for s in parts))
         return [answers[r.args] for r in requests]
 
@@ -92,14 +123,22 @@ class HarnessLM(LM):
             again = seen[str(request.args)] = seen.get(str(request.args), -1) + 1
             sampler, tokens, until = self._asked(options)
             prompt, room, cut = self._prompt(context, tokens)
-            self.score_info[str(request.args)] = ScoreInfo(cut=cut, short=room < tokens, names=self._names(context))
-            groups.setdefault(sampler, []).append((i, until, prompt._replace(number=tokenized.number(context, again)), room))
+            self.score_info[str(request.args)] = ScoreInfo(
+                cut=cut, short=room < tokens, names=self._names(context)
+            )
+            groups.setdefault(sampler, []).append(
+                (i, until, prompt._replace(number=tokenized.number(context, again)), room)
+            )
         texts = [""] * len(requests)
         for sampler, members in groups.items():
             numbers, until, prompts, tokens = zip(*members, strict=True)
-            for i, stops, ids in zip(numbers, until, self.model.write(prompts, tokens, sampler), strict=True):
+            for i, stops, ids in zip(
+                numbers, until, self.model.write(prompts, tokens, sampler), strict=True
+            ):
                 texts[i], asked = self._text(ids, stops), str(requests[i].args)
-                broken = self.score_info[asked].broken or not self._bytes(ids).startswith(texts[i].encode())
+                broken = self.score_info[asked].broken or not self._bytes(ids).startswith(
+                    texts[i].encode()
+                )
                 self.score_info[asked] = self.score_info[asked]._replace(broken=broken)
         return texts
 
@@ -108,10 +147,14 @@ class HarnessLM(LM):
         options = {name: value for name, value in options.items() if value is not None}
         for name in set(options) - set(_KNOWN) - set(_BEAMS):
             if name not in _NEUTRAL:
-                raise UserError(f"generation_kwargs.{name} of a task is unknown{nearest(name, _KNOWN)}; known are {', '.join(_KNOWN)}")
+                raise UserError(
+                    f"generation_kwargs.{name} of a task is unknown{nearest(name, _KNOWN)}; known are {', '.join(_KNOWN)}"
+                )
             if options[name] != _NEUTRAL[name]:
                 option = f"generation_kwargs.{name}={options[name]!r} of a task is not supported"
-                raise UserError(f"{option}: take it out, or set {_NEUTRAL[name]!r}, which changes nothing")
+                raise UserError(
+                    f"{option}: take it out, or set {_NEUTRAL[name]!r}, which changes nothing"
+                )
         until = options.get("until") or []
         try:
             tokens = int(options.get("max_gen_toks") or options.get("max_new_tokens") or _TOKENS)
@@ -121,10 +164,18 @@ class HarnessLM(LM):
             drawn = options.get("do_sample", "temperature" in options and temperature > 0)
             sharpness = dict(temperature=temperature if drawn else 0.0)
             sharpness |= dict(top_p=float(options["top_p"])) if drawn and "top_p" in options else {}
-            sharpness |= dict(top_k=max(int(options["top_k"]), 0)) if drawn and "top_k" in options else {}  # −1 is off elsewhere
-            return replace(self.model.sampler, **sharpness), tokens, [until] if isinstance(until, str) else until
+            sharpness |= (
+                dict(top_k=max(int(options["top_k"]), 0)) if drawn and "top_k" in options else {}
+            )  # −1 is off elsewhere
+            return (
+                replace(self.model.sampler, **sharpness),
+                tokens,
+                [until] if isinstance(until, str) else until,
+            )
         except (TypeError, ValueError) as error:
-            raise UserError(f"generation_kwargs of a task: {' '.join(str(error).split())}") from None
+            raise UserError(
+                f"generation_kwargs of a task: {' '.join(str(error).split())}"
+            ) from None
 
     def _prompt(self, context: str, tokens: int):
         """(the prompt, how many tokens may follow, how many it lacks): half of the room may go to the answer, more after a short prompt."""
@@ -146,9 +197,13 @@ class HarnessLM(LM):
 
     # --------------------------------------------------------------------------------------------------------------- chat
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         if self.render is None:
-            raise UserError("this run has no chat template: leave out --evals.harness.chat=template")
+            raise UserError(
+                "this run has no chat template: leave out --evals.harness.chat=template"
+            )
         return self.render(chat_history, generation=add_generation_prompt)
 
     @property
@@ -158,7 +213,9 @@ class HarnessLM(LM):
 
 def resampled_error(lm: HarnessLM, task, samples: Sequence[dict], seed: int) -> dict[str, float]:
     """{'metric,filter': standard error that the Monte-Carlo noise of the log-likelihoods gives it}; empty where there is no noise."""
-    if not any(lm.score_info[str(args)].variance for sample in samples for args in sample["arguments"]):
+    if not any(
+        lm.score_info[str(args)].variance for sample in samples for args in sample["arguments"]
+    ):
         return {}
     random, resampled = np.random.RandomState(seed % 2**32), {}
     for _ in range(_REDRAWN):
@@ -171,7 +228,9 @@ def resampled_error(lm: HarnessLM, task, samples: Sequence[dict], seed: int) -> 
             for metric, value in task.process_results(sample["doc"], answers).items():
                 values.setdefault(f"{metric},{sample['filter']}", []).append(value)
         for name, each in values.items():
-            resampled.setdefault(name, []).append(float(task.aggregation()[name.partition(",")[0]](each)))
+            resampled.setdefault(name, []).append(
+                float(task.aggregation()[name.partition(",")[0]](each))
+            )
     return {name: float(np.std(each, ddof=1)) for name, each in resampled.items()}
 
 

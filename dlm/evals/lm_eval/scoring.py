@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import axes
-from dlm.core.config import UserError
 from dlm.core.contracts import Canvas
+from dlm.core.errors import UserError
 from dlm.evals import exact
 from dlm.evals.lm_eval import tokenized
 from dlm.evals.lm_eval.tokenized import Piece
@@ -46,10 +46,14 @@ class _Bound:
             greedy_matches.append(experiment.denoise(params, canvas, **options))
             return greedy_matches[-1]
 
-        estimate = experiment.held(params, experiment.reported(self.pattern)).bound(denoise, batch, key, self.samples)
+        estimate = experiment.held(params, experiment.reported(self.pattern)).bound(
+            denoise, batch, key, self.samples
+        )
         greedy_B = jnp.zeros(len(batch.tokens_BL), bool)
         if experiment.objective.mask.kind == "causal":
-            greedy_B = ((greedy_matches[0].prediction.best() == batch.tokens_BL) | (batch.weights_BL == 0)).all(1)
+            greedy_B = (
+                (greedy_matches[0].prediction.best() == batch.tokens_BL) | (batch.weights_BL == 0)
+            ).all(1)
         return estimate.nats_BL.sum(1), estimate.variance_B, greedy_B
 
 
@@ -67,14 +71,25 @@ class _Replayed:
 class Model:
     """Scores and writes in batches of `rows` rows; every row is padded to one of a few lengths."""
 
-    def __init__(self, subject, rows: int = 0, samples: int = 8, likelihood: str = "bound", pattern: str = "count"):
+    def __init__(
+        self,
+        subject,
+        rows: int = 0,
+        samples: int = 8,
+        likelihood: str = "bound",
+        pattern: str = "count",
+    ):
         self.subject, self.mask = subject, subject.objective.mask
         self.rows = rows or subject.experiment.run.data.batch
         shares = axes.shards(subject.experiment.mesh.shape)
         if self.rows % shares:
-            raise UserError(f"evals.harness.batch={self.rows} must be a multiple of the {shares} devices on the data axes")
+            raise UserError(
+                f"evals.harness.batch={self.rows} must be a multiple of the {shares} devices on the data axes"
+            )
         self.sampler = subject.sampler or subject.experiment.run.sampler
-        self.speller = tokenized.Speller(subject.tokenizer, self.mask.reads, subject.experiment.run.data.length)
+        self.speller = tokenized.Speller(
+            subject.tokenizer, self.mask.reads, subject.experiment.run.data.length
+        )
         self.exact = subject.experiment.reported(pattern).claims == "exact"
         count = _Bound(samples, pattern)
         if likelihood == "exact" and self.mask.kind != "causal":
@@ -89,32 +104,55 @@ class Model:
         experiment, by_piece = self.subject.experiment, [Score(0.0, 0.0, False)] * len(pieces)
         count = experiment.counted(self._count)
         for length, members in tokenized.batches(pieces, self.rows, self.speller.room):
-            arrays = tokenized.stacked([pieces[i] for i in members], self.rows, length, self.subject.tokenizer.pad, self.mask.reads)
-            counts = mesh.fetch(count(self.subject.params, experiment.put(arrays), self.subject.key))
-            for i, nats, variance, best in zip(members, *counts, strict=False):  # the rest of the rows is padding
+            arrays = tokenized.stacked(
+                [pieces[i] for i in members],
+                self.rows,
+                length,
+                self.subject.tokenizer.pad,
+                self.mask.reads,
+            )
+            counts = mesh.fetch(
+                count(self.subject.params, experiment.put(arrays), self.subject.key)
+            )
+            for i, nats, variance, best in zip(
+                members, *counts, strict=False
+            ):  # the rest of the rows is padding
                 by_piece[i] = Score(float(nats), float(variance), bool(best))
         if greedy and self.mask.kind != "causal":
             cut = [Piece(p.ids[: p.first], p.first, p.before, p.number) for p in pieces]
             wanted = [p.ids[p.first :] for p in pieces]
-            written = self.write(cut, [len(w) for w in wanted], replace(self.sampler, temperature=0.0))
-            by_piece = [s._replace(greedy=np.array_equal(a, b)) for s, a, b in zip(by_piece, wanted, written, strict=True)]
+            written = self.write(
+                cut, [len(w) for w in wanted], replace(self.sampler, temperature=0.0)
+            )
+            by_piece = [
+                s._replace(greedy=np.array_equal(a, b))
+                for s, a, b in zip(by_piece, wanted, written, strict=True)
+            ]
         return by_piece
 
-    def write(self, prompts: Sequence[Piece], tokens: Sequence[int], sampler: Sampler) -> list[np.ndarray]:
+    def write(
+        self, prompts: Sequence[Piece], tokens: Sequence[int], sampler: Sampler
+    ) -> list[np.ndarray]:
         """What the sampler puts after each prompt, in so many tokens."""
-        generator = self.subject.experiment.generator(self.subject.params, sampler, seed=self.subject.seed)
+        generator = self.subject.experiment.generator(
+            self.subject.params, sampler, seed=self.subject.seed
+        )
         groups: dict[tuple, list[int]] = {}
         for i, (prompt, room) in enumerate(zip(prompts, tokens, strict=True)):
             known = len(prompt.ids)
             # Read at once is what a power of two allows: one program for many lengths, and the same whoever else is in the batch.
             prefill = generator.prefill(1 << known.bit_length() - 1) if known else 0
-            groups.setdefault((prefill, tokenized.bucket(known + room, self.speller.room)), []).append(i)
+            groups.setdefault(
+                (prefill, tokenized.bucket(known + room, self.speller.room)), []
+            ).append(i)
         generated = [np.zeros(0, np.int32)] * len(prompts)
         for (prefill, length), members in sorted(groups.items()):
             for begin in range(0, len(members), self.rows):
                 part = members[begin : begin + self.rows]
                 padded = part + part[-1:] * (self.rows - len(part))
-                canvas = self._canvas([prompts[i] for i in padded], [tokens[i] for i in padded], length)
+                canvas = self._canvas(
+                    [prompts[i] for i in padded], [tokens[i] for i in padded], length
+                )
                 index_B = jnp.array([prompts[i].number for i in padded])
                 sampled = jax.device_get(generator.fill(canvas, index_B, prefill))
                 self.nfe.append(int(sampled.nfe))
@@ -131,7 +169,11 @@ class Model:
         z_BL = np.where(i_L < last_B1, vocab.mask, vocab.pad)
         for b, prompt in enumerate(prompts):
             z_BL[b, : len(prompt.ids)] = prompt.ids
-        fields = dict(before_B=jnp.array([p.before for p in prompts], jnp.int32)) if self.mask.reads else {}
+        fields = (
+            dict(before_B=jnp.array([p.before for p in prompts], jnp.int32))
+            if self.mask.reads
+            else {}
+        )
         if self.mask.kind != "causal":
             fields["segments_BL"] = jnp.asarray(i_L < last_B1, jnp.int32)
         frozen_BL = jnp.asarray((i_L < known_B1) | (i_L >= last_B1))

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.data import packing
 from dlm.text.quoted import Quoted
 
@@ -55,13 +55,18 @@ class Speller:
         if stripped:
             known, ids = self.encoded(stripped), self.encoded(whole)
             if not np.array_equal(ids[: len(known)], known):
-                ids = np.append(known, tokenizer.encode_further(Quoted(context[len(stripped) :], ()) + continuation))
+                ids = np.append(
+                    known,
+                    tokenizer.encode_further(Quoted(context[len(stripped) :], ()) + continuation),
+                )
         else:
             known = np.int32(tokenizer.front(self.shift) or [tokenizer.prefix] * self.shift)
             ids = tokenizer.encode_marked(whole)
             ids = ids if len(known) and np.array_equal(ids[:1], known) else np.append(known, ids)
         if len(ids) == len(known) and continuation:
-            raise UserError(f"{continuation[:40]!r} has no tokens to score (after {context[-40:]!r}): the tokenizer makes nothing of it")
+            raise UserError(
+                f"{continuation[:40]!r} has no tokens to score (after {context[-40:]!r}): the tokenizer makes nothing of it"
+            )
         return ids, len(known)
 
     def whole(self, text: str) -> tuple[np.ndarray, int]:
@@ -118,17 +123,27 @@ def batches(pieces: Sequence[Piece], rows: int, room: int) -> Iterator[tuple[int
         by_length.setdefault(bucket(len(piece.ids), room), []).append(i)
     for length, members in sorted(by_length.items()):
         members.sort(key=lambda i: len(pieces[i].ids) - pieces[i].first)
-        yield from ((length, members[begin : begin + rows]) for begin in range(0, len(members), rows))
+        yield from (
+            (length, members[begin : begin + rows]) for begin in range(0, len(members), rows)
+        )
 
 
-def stacked(pieces: Sequence[Piece], rows: int, length: int, pad: int, shift: int) -> dict[str, np.ndarray]:
+def stacked(
+    pieces: Sequence[Piece], rows: int, length: int, pad: int, shift: int
+) -> dict[str, np.ndarray]:
     """The arrays of a batch; only what is scored is noised and has weight."""
     arrays = packing.apart([p.ids for p in pieces], rows, length, pad)
     spare = rows - len(pieces)
-    asked_BL = arrays["noisable_BL"] & (np.arange(length) >= np.array([p.first for p in pieces] + [0] * spare)[:, None])
+    asked_BL = arrays["noisable_BL"] & (
+        np.arange(length) >= np.array([p.first for p in pieces] + [0] * spare)[:, None]
+    )
     arrays |= dict(noisable_BL=asked_BL, weights_BL=asked_BL.astype(np.float32))
     arrays["index_B"] = np.array([p.number for p in pieces] + [0] * spare, np.int32)
-    return arrays | (dict(before_B=np.array([p.before for p in pieces] + [pad] * spare, np.int32)) if shift else {})
+    return arrays | (
+        dict(before_B=np.array([p.before for p in pieces] + [pad] * spare, np.int32))
+        if shift
+        else {}
+    )
 
 
 def stopped(text: str, until: Sequence[str]) -> str:

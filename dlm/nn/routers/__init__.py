@@ -22,8 +22,12 @@ class Balance:
     """The balance loss: its α, the tokens that f and p are taken over, the experts that compete."""
 
     weight: float = 0.0
-    pool: Literal["all", "expert", "device"] = "all"  # tokens of the whole batch, of an expert-parallel group, of each device
-    within: Literal["all", "group"] = "all"  # with 'group', the mean over the groups of each group's own loss
+    pool: Literal["all", "expert", "device"] = (
+        "all"  # tokens of the whole batch, of an expert-parallel group, of each device
+    )
+    within: Literal["all", "group"] = (
+        "all"  # with 'group', the mean over the groups of each group's own loss
+    )
 
     def __post_init__(self):
         if self.weight < 0:
@@ -35,11 +39,15 @@ class Router:
     """What all rules share."""
 
     score: Literal["softmax", "sigmoid"] = "softmax"
-    scale: Literal["none", "learned"] = "learned"  # a factor for each expert, as in Pangu Pro's released code (its start: `nn.experts`)
+    scale: Literal["none", "learned"] = (
+        "learned"  # a factor for each expert, as in Pangu Pro's released code (its start: `nn.experts`)
+    )
     z: float = 0.0
 
     competing: ClassVar = "never"  # 'batch': a token's experts depend on earlier tokens of its batch; 'row': on all tokens of its row
-    capacity: ClassVar = 0.0  # of an expert, in multiples of an even load; 0: it takes whatever comes
+    capacity: ClassVar = (
+        0.0  # of an expert, in multiples of an even load; 0: it takes whatever comes
+    )
     groups: ClassVar = 1
     even: ClassVar = False  # whether every group is picked from equally often
     weights: ClassVar = "plain"
@@ -55,12 +63,16 @@ class Router:
         if experts % self.groups:
             raise ValueError(f"router.groups={self.groups} must divide experts.number={experts}")
         if not 0 < active <= experts:
-            raise ValueError(f"experts.active={active} must be between 1 and experts.number={experts}")
+            raise ValueError(
+                f"experts.active={active} must be between 1 and experts.number={experts}"
+            )
 
     def scores(self, logits_TE):
         """S, float32."""
         logits_TE = logits_TE.astype(jnp.float32)
-        return jax.nn.softmax(logits_TE, -1) if self.score == "softmax" else jax.nn.sigmoid(logits_TE)
+        return (
+            jax.nn.softmax(logits_TE, -1) if self.score == "softmax" else jax.nn.sigmoid(logits_TE)
+        )
 
     def shares(self, scores_TE, groups: int = 0):
         """S as a distribution over what competes in the loss: all experts, or those of each group."""
@@ -89,7 +101,11 @@ class TokenChoice(Router):
     def weigh(self, scores_TE, expert_TK):
         """The weight of each pick."""
         weight_TK = jnp.take_along_axis(scores_TE, expert_TK, 1)
-        return weight_TK / weight_TK.sum(1, keepdims=True) if self.weights == "renormalised" else weight_TK
+        return (
+            weight_TK / weight_TK.sum(1, keepdims=True)
+            if self.weights == "renormalised"
+            else weight_TK
+        )
 
 
 def largest(x, k: int):

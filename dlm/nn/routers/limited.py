@@ -25,7 +25,9 @@ class Limited(TopK):
     def check(self, experts: int, active: int) -> None:
         super().check(experts, active)
         if active > self.kept * experts // self.groups:
-            raise ValueError(f"router.kept={self.kept} groups of {experts // self.groups} hold fewer than experts.active={active}")
+            raise ValueError(
+                f"router.kept={self.kept} groups of {experts // self.groups} hold fewer than experts.active={active}"
+            )
 
     def pick(self, select_TE, active: int):
         T, E = select_TE.shape

@@ -29,7 +29,9 @@ class MoGE(TokenChoice):
     def check(self, experts: int, active: int) -> None:
         super().check(experts, active)
         if active % self.groups:
-            raise ValueError(f"router.groups={self.groups} must divide experts.active={active}: each group is picked from equally often")
+            raise ValueError(
+                f"router.groups={self.groups} must divide experts.active={active}: each group is picked from equally often"
+            )
 
     def pick(self, select_TE, active: int):
         T, E = select_TE.shape

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 class Remask:
     """The base of all; a subclass is a frozen dataclass with `rate`."""
 
-    marginals: ClassVar[Literal["kept", "changed"]]  # whether the share of masks is that of the plain process
+    marginals: ClassVar[
+        Literal["kept", "changed"]
+    ]  # whether the share of masks is that of the plain process
     ends: ClassVar[Literal["unmasked", "unchanged", "late"]] = "late"
 
     def clock(self, u, process):

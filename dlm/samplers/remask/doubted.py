@@ -27,5 +27,7 @@ class LowConfidence(Remask):
 
     def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
         token_BL = view.active_BL & (canvas.z_BL != view.process.vocab.mask)
-        log_BL = output.prediction.log_prob(jnp.where(token_BL, canvas.z_BL, view.process.vocab.eos))
+        log_BL = output.prediction.log_prob(
+            jnp.where(token_BL, canvas.z_BL, view.process.vocab.eos)
+        )
         return (token_BL & ~rounds.reaches(jnp.exp(log_BL), self.below)).astype(jnp.float32)

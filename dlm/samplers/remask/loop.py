@@ -24,12 +24,16 @@ class Loop(Remask):
 
     def __post_init__(self):
         if not (0 <= self.eta <= 1 and 0 < self.alpha < 1 and 0 < self.end < self.begin < 1):
-            raise ValueError(f"eta={self.eta} and alpha={self.alpha} must be in (0, 1), and 0 < end={self.end} < begin={self.begin} < 1")
+            raise ValueError(
+                f"eta={self.eta} and alpha={self.alpha} must be in (0, 1), and 0 < end={self.end} < begin={self.begin} < 1"
+            )
 
     def clock(self, u, process):
         held_time = process.time_of(1 - self.alpha)
         falling = 1 - (1 - u) / (1 - self.begin) * (1 - held_time)
-        return jnp.where(u >= self.begin, falling, jnp.where(u >= self.end, held_time, held_time * u / self.end))
+        return jnp.where(
+            u >= self.begin, falling, jnp.where(u >= self.end, held_time, held_time * u / self.end)
+        )
 
     def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
         stands_B1 = jnp.abs(alpha_t_B1 - alpha_s_B1) < 1e-6

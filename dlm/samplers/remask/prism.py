@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from dlm.core.config import UserError
+from dlm.core.errors import UserError
 from dlm.samplers import rounds
 from dlm.samplers.remask import Remask
 
@@ -29,7 +29,9 @@ class QualityHead(Remask):
 
     def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
         if not output.heads or "quality" not in output.heads:
-            raise UserError("samplers.remask.prism needs a network with nn.heads=('quality',), trained by objectives.prism")
+            raise UserError(
+                "samplers.remask.prism needs a network with nn.heads=('quality',), trained by objectives.prism"
+            )
         token_BL = view.active_BL & (canvas.z_BL != view.process.vocab.mask)
         quality_BL = jnp.where(token_BL, jax.nn.sigmoid(output.heads["quality"]), 2.0)
         most_B1 = jnp.ceil(self.share * token_BL.sum(1, keepdims=True) - 1e-3)
