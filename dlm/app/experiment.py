@@ -337,7 +337,7 @@ def check_sampler(run: Run) -> None:
         ) from None
 
 
-def sampler(workdir: Path, overrides: Sequence[tuple[str, str]]):
+def build_sampler(workdir: Path, overrides: Sequence[tuple[str, str]]):
     """The run's sampler, with `sampler.FIELD=VALUE` applied."""
     config = directory.read_config(workdir)
     for dotted, text in overrides:
