@@ -168,7 +168,7 @@ def _reported(workdir: Path) -> None:
 
 def _opened(workdir: Path) -> None:
     directory.run_of(workdir)
-    experiment.sampler(workdir, [("sampler.steps", "2")])
+    experiment.build_sampler(workdir, [("sampler.steps", "2")])
     experiment.evaluators(directory.read_config(workdir).get("evals", {}), "bound", [])
 
 
