@@ -66,7 +66,7 @@ class Calibration:
         experiment.held(params).loss(denoise, batch, key)
         z_BL, prediction = seen[0]
         asked_BL = batch.weights_BL > 0
-        if experiment.objective.process is not None and experiment.objective.process.absorbing:
+        if experiment.objective.process is not None and experiment.objective.process.final:
             asked_BL &= z_BL == experiment.run.nn.vocab.mask
         sure_BL, right_BL = (
             prediction.confidence("top"),

@@ -87,7 +87,7 @@ class Exact:
 def deterministic(sampler: Sampler, objective) -> Sampler:
     """The sampler, if which positions it reveals does not hang on chance."""
     rule = type(sampler.rule).__module__.removeprefix("dlm.")
-    if not objective.process.absorbing:
+    if not objective.process.final:
         raise UserError(
             "evals.exact replays which masks are revealed, and this run's noise leaves none: only its bound is known"
         )

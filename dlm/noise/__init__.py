@@ -21,9 +21,8 @@ from dlm.core.vocab import Vocab
 class MixtureProcess:
     vocab: Vocab | None = None
 
-    absorbing: ClassVar[bool] = (
-        False  # whether what is destroyed is a mask, and never anything else
-    )
+    # Whether a decided token never changes: what is destroyed is a mask, and nothing else.
+    final: ClassVar[bool] = False
 
     def alpha(self, t):
         """Probability that a token survives to time t."""
@@ -33,6 +32,13 @@ class MixtureProcess:
     def ids(self) -> np.ndarray:
         """What uniform noise draws from."""
         return np.array([i for i in range(self.vocab.size) if i not in self.vocab.never], np.int32)
+
+    def undecided(self, z_BL, layout=None):
+        """Marks the positions still to be filled, bool_BL: the masks, or all if tokens may change."""
+        del layout
+        if self.final:
+            return z_BL == self.vocab.mask
+        return jnp.ones(z_BL.shape, bool)
 
     def corrupt(self, key_B, x_BL, t_BL, noisable_BL):
         """z ~ q(z_t | x), each position at its own time ([B, 1] will do); positions that are not noisable are kept."""

@@ -18,7 +18,7 @@ class MaskNoise(MixtureProcess):
     schedule: Literal["linear", "cosine", "polynomial", "geometric"] = "linear"
     power: float = 2.0  # of the polynomial schedule
 
-    absorbing: ClassVar = True
+    final: ClassVar = True
 
     def __post_init__(self):
         if not schedules.STEEPEST <= self.power <= schedules.FLATTEST:

@@ -102,7 +102,7 @@ class Learned(Diffusion):
 class _PerToken:
     """Absorbing noise whose schedule depends on the token; what samplers and bounds ask of a process."""
 
-    absorbing = True
+    final = True
 
     def __init__(self, vocab: Vocab, power_V: jax.Array):
         self.vocab, self.power_V = vocab, power_V
@@ -110,6 +110,11 @@ class _PerToken:
     def corrupt(self, key_B, x_BL, t_BL, noisable_BL):
         hit_BL = keys.uniform_BL(key_B, x_BL.shape[1]) < t_BL ** self.power_V[x_BL]
         return jnp.where(hit_BL & noisable_BL, self.vocab.mask, x_BL)
+
+    def undecided(self, z_BL, layout=None):
+        """Marks the positions still to be filled, bool_BL."""
+        del layout
+        return z_BL == self.vocab.mask
 
     def log_q(self, z_BL, t_BL, x_BL):
         """log q(z_i | x_i) at each position, nats."""

@@ -54,7 +54,7 @@ class Masked(Diffusion):
             raise ValueError(
                 f"steps={self.steps} must be 0 (continuous time) or positive, up to {LONGEST}"
             )
-        if not getattr(self.process, "absorbing", self.process == "mask"):
+        if not getattr(self.process, "final", self.process == "mask"):
             name = type(self.process).__module__.removeprefix("dlm.")
             raise ValueError(
                 f"process.name={name!r} leaves no masks: it needs noise.mask, or objective.name='objectives.hybrid'"

@@ -112,16 +112,16 @@ def _speculating(sampler: Sampler, mask: Mask) -> Sampler:
 def _noise(sampler: Sampler, process) -> None:
     """What needs masks, or a schedule that all tokens share."""
     rule = _name(sampler.rule)
-    if sampler.rule.absorbing and not process.absorbing:
+    if sampler.rule.absorbing and not process.final:
         raise UserError(
             f"sampler.rule={rule} fills masks, and this model's noise leaves none: use samplers.ancestral"
         )
-    if sampler.cache.kind == "delayed" and not process.absorbing:
+    if sampler.cache.kind == "delayed" and not process.final:
         raise UserError(
             "sampler.cache.kind='delayed' reads masks alone, and this model's noise leaves none: use 'dual' or 'prefix'"
         )
     shared = hasattr(process, "time_of")
-    if sampler.remask and not (process.absorbing and shared):
+    if sampler.remask and not (process.final and shared):
         raise UserError(
             f"sampler.remask={_name(sampler.remask)} needs masks with one schedule for all tokens, and this model's noise has not"
         )

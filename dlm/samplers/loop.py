@@ -115,7 +115,7 @@ def generate(
     total = sum(part.total(L) for part in passes)
     frames = total + (prefill > 0) + sum(part.sampler.reopen > 0 for part in passes)
     record = _Recorder(frames if trace else 0)
-    if not process.absorbing:  # a hole is what is left of any text at t = 1
+    if not process.final:  # a hole is what is left of any text at t = 1
         noise_B = jax.vmap(lambda k: keys.key(k, "prior"))(key_B)
         canvas = replace(
             canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, process.prior(noise_B, (B, L)))
@@ -136,7 +136,7 @@ def generate(
 
 def _padded(canvas: Canvas, process) -> Canvas:
     """The canvas with padding in the place of masks, which only what follows the end of a text may still have."""
-    hidden_BL = (canvas.z_BL == process.vocab.mask) & process.absorbing
+    hidden_BL = (canvas.z_BL == process.vocab.mask) & process.final
     return replace(canvas, z_BL=jnp.where(hidden_BL, process.vocab.pad, canvas.z_BL))
 
 
@@ -154,7 +154,7 @@ class _Pass:
         rule, remask = sampler.rule, sampler.remask
         self.ends = max(rule.ends, remask.ends if remask else "unmasked", key=_ENDS.index)
         self.ends = (
-            self.ends if process.absorbing or rule.ends == "unchanged" else "late"
+            self.ends if process.final or rule.ends == "unchanged" else "late"
         )  # such noise leaves no masks to count
         self.sliding = sampler.edge == "sliding"
 

@@ -22,7 +22,7 @@ NODES = {"geometric": 48}  # of a schedule so steep that 12 points in time miss 
 
 @w.first_of_each("member", w.OBJECTIVES)
 def test_no_network_spends_more_than_one(member):
-    absorbing = member.get("process") is None or w.objective(member).process.absorbing
+    absorbing = member.get("process") is None or w.objective(member).process.final
     vocab = w.VOCAB if absorbing else SMALL
     objective = build_member(member, "objectives", vocab)
     value = spent(

@@ -42,7 +42,7 @@ def _oracles(process):
 @cache
 def _bounds(objective):
     """bound_KX of every sequence under the oracle of every world and under two random tables."""
-    if objective.process is not None and not objective.process.absorbing:
+    if objective.process is not None and not objective.process.final:
         denoise = _oracles(objective.process)
         return np.stack(
             [
@@ -262,7 +262,7 @@ def test_the_reported_bound_and_the_loss(member):
 def test_gradients_are_finite_at_every_time(member):
     objective = w.objective(member)
     batch = w.batch_of(w.X_XL)
-    absorbing = objective.process is not None and objective.process.absorbing
+    absorbing = objective.process is not None and objective.process.final
     gone_BL = np.full_like(w.X_XL, w.VOCAB.mask) if absorbing else (w.X_XL + 1) % w.V
 
     def total(scale, t):

@@ -144,7 +144,7 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     logits_BLV = jnp.broadcast_to(
         jnp.asarray(np.log(np.append(p_V, [0, 0, 0]) + 1e-30), jnp.float32), (n, 2, 203)
     )
-    start = 200 if process.absorbing else 7
+    start = 200 if process.final else 7
     seen = Canvas(jnp.full((n, 2), start), jnp.ones((n, 2)), jnp.zeros((n, 2), bool))
     moment = StepView(
         process, ~seen.frozen_BL, jnp.full(n, 0.9), jnp.full(n, 0.5), jnp.zeros((n, 2))

@@ -31,7 +31,7 @@ def _law(noise, steps):
 
 @cache
 def _oracle(noise):
-    return w.tables if noise.absorbing else w.oracle(1, noise)
+    return w.tables if noise.final else w.oracle(1, noise)
 
 
 def _draw(rule, z_BL, frozen_BL, *, noise=PLAIN, mask=Mask(), **settings):

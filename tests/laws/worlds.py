@@ -141,7 +141,7 @@ PROCESSES = [
     HALF,
 ]
 LINEAR = [dict(name="noise.mask", schedule="linear"), dict(name="noise.mask", schedule="cosine")]
-ABSORBING = [p for p in PROCESSES if build_member(p, "noise", VOCAB).absorbing]
+ABSORBING = [p for p in PROCESSES if build_member(p, "noise", VOCAB).final]
 RULES = [
     r for r in choices("samplers", "step") if r.get("order") != "given"
 ]  # that one is asked for in tests/laws/test_exact.py
@@ -222,7 +222,7 @@ def oracle(k, process):
     """The denoiser with which the bound of this process reaches −log p of WORLDS[k]."""
     return (
         WORLDS[k].under(process)
-        if process is not None and not process.absorbing
+        if process is not None and not process.final
         else table_denoise(TABLES[k : k + 1])
     )
 
