@@ -175,6 +175,18 @@ def keep_top_p(logits_BLV: jax.Array, top_p: float) -> jax.Array:
 
 @_tree
 @dataclass(frozen=True)
+class Mean:
+    """A mean as two sums, which add up over microbatches, updates and hosts."""
+
+    value_sum: jax.Array
+    count_sum: jax.Array
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.value_sum + other.value_sum, self.count_sum + other.count_sum)
+
+
+@_tree
+@dataclass(frozen=True)
 class Loss:
     """Sums, so that microbatches and hosts add up exactly: the loss is nats_sum / weight_sum. It claims nothing about a likelihood."""
 
