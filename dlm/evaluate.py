@@ -100,7 +100,7 @@ class Asked:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("evals", "sampler", "data"))
     workdir = Path(args.workdir)
-    from dlm.app.experiment import Subject, evaluators, reopen, sampler
+    from dlm.app.experiment import Subject, build_sampler, evaluators, reopen
 
     configured, (named, short) = directory.read_config(workdir).get("evals", {}), harness(args)
     chosen = evaluators(
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     if dropped:
         say(f"{args.data}: dropped {dropped}")
     flags = [o for o in overrides if o[0].startswith("sampler.")]
-    drawn = sampler(workdir, flags) if flags else None
+    drawn = build_sampler(workdir, flags) if flags else None
     kept = logs.Added(Path(args.out or workdir / SCORES), "name another file by --out=FILE")
     experiment, state = reopen(workdir, args.step)
     step, seed = int(state.step), experiment.run.seed if args.seed is None else args.seed
