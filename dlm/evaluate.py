@@ -73,19 +73,19 @@ class Asked:
     drawn: dict  # to scores that have an error
 
     @classmethod
-    def of(cls, subject, own: dict, other: dict[str, str], accepted: str) -> "Asked":
+    def of(cls, context, own: dict, other: dict[str, str], accepted: str) -> "Asked":
         """`other` says how another text is called and read: {"data": FILE, "data.unit": "line"}; {} for the run's own."""
         run, text = (
-            subject.experiment.run,
-            functools.cache(lambda: data.digest(subject.held_out_documents)),
+            context.experiment.run,
+            functools.cache(lambda: data.digest(context.held_out_documents)),
         )
         edited = dict(text="changed since the training") if "held-out" in accepted else {}
         sampler = (
-            changed(to_plain(run.sampler), to_plain(subject.sampler), "sampler")
-            if subject.sampler
+            changed(to_plain(run.sampler), to_plain(context.sampler), "sampler")
+            if context.sampler
             else {}
         )
-        seed = dict(seed=subject.seed) if subject.seed != run.seed else {}
+        seed = dict(seed=context.seed) if context.seed != run.seed else {}
         return cls(
             other.get("data", "held_out"),
             text,
@@ -100,10 +100,11 @@ class Asked:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("evals", "sampler", "data"))
     workdir = Path(args.workdir)
-    from dlm.app.experiment import Subject, build_sampler, evaluators, reopen
+    from dlm.app.context import RunContext, build_evaluators
+    from dlm.app.open_run import build_sampler, reopen
 
     configured, (named, short) = directory.read_config(workdir).get("evals", {}), harness(args)
-    chosen = evaluators(
+    chosen = build_evaluators(
         configured, named, short + [o for o in overrides if o[0].startswith("evals.")]
     )
     read = [o for o in overrides if o[0].startswith("data.")]
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     kept = logs.Added(Path(args.out or workdir / SCORES), "name another file by --out=FILE")
     experiment, state = reopen(workdir, args.step)
     step, seed = int(state.step), experiment.run.seed if args.seed is None else args.seed
-    subject = Subject(
+    context = RunContext(
         experiment,
         state.averaged,
         source or experiment.run.data.source,
@@ -125,10 +126,10 @@ def main(argv: list[str] | None = None) -> None:
         folder=workdir,
     )
     reads = any(getattr(one, "reads", True) for one in chosen.values())
-    accepted = changed_text(subject, args.accept_data) if reads and not args.data else ""
+    accepted = changed_text(context, args.accept_data) if reads and not args.data else ""
     asked = Asked.of(
-        subject,
-        evaluators(configured, named, []),
+        context,
+        build_evaluators(configured, named, []),
         dict(data=str(args.data), **dict(read)) if args.data else {},
         accepted,
     )
@@ -138,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
             name,
             one,
         ) in chosen.items():  # each is told and kept as it comes: the next may take hours, and fail
-            records_of_one = scored(subject, step, name, one, asked)
+            records_of_one = scored(context, step, name, one, asked)
             if not args.json:
                 say(
                     ""
@@ -152,14 +153,14 @@ def main(argv: list[str] | None = None) -> None:
             cli.emit(dict(workdir=str(workdir), step=step, seed=seed, scores=records))
 
 
-def changed_text(subject, accept: bool) -> str:
+def changed_text(context, accept: bool) -> str:
     """Which text of the run has changed since it was trained: refused, unless the user accepts it."""
-    loader, tokenizer = subject.experiment.run.data, subject.tokenizer
+    loader, tokenizer = context.experiment.run.data, context.tokenizer
     changed = directory.changed_text(
-        subject.folder, lambda: loader.fingerprint(tokenizer), loader.held_out_fingerprint
+        context.folder, lambda: loader.fingerprint(tokenizer), loader.held_out_fingerprint
     )
     if changed:
-        told = f"the {changed} text of {subject.folder} has changed since it was trained"
+        told = f"the {changed} text of {context.folder} has changed since it was trained"
         if not accept:
             raise UserError(f"{told}: restore it, or score what is there now by --accept_data")
         say(told)
@@ -184,21 +185,21 @@ def harness(args) -> tuple[str | None, list[tuple[str, str]]]:
     return named, [(f"evals.harness.{name}", value) for name, value in short.items()]
 
 
-def scored(subject, step: int, name: str, evaluator, asked: Asked) -> list[dict]:
+def scored(context, step: int, name: str, evaluator, asked: Asked) -> list[dict]:
     """The records of one evaluator: each score with its error and interval, and all that it was measured with and on."""
-    begin, subject = time.perf_counter(), replace(subject, facts={})
+    begin, context = time.perf_counter(), replace(context, details={})
     with_details = [
-        (score, dict(subject.facts)) for score in evaluator.run(subject, step)
-    ]  # the facts of each score, not the last's
+        (score, dict(context.details)) for score in evaluator.run(context, step)
+    ]  # the details of each score, not the last's
     common = dict(
         step=step,
-        seed=subject.seed,
+        seed=context.seed,
         data=asked.data,
         eval=name,
         seconds=round(time.perf_counter() - begin, 2),
     )
     common |= dict(
-        claims=evaluator.claims or subject.objective.claims,
+        claims=evaluator.claims or context.objective.claims,
         settings=to_plain(evaluator),
         over=evaluator.over,
     )
@@ -206,16 +207,16 @@ def scored(subject, step: int, name: str, evaluator, asked: Asked) -> list[dict]
         commit=directory.commit(), text=asked.text() if getattr(evaluator, "reads", True) else None
     )
     common |= dict(accepted_data=asked.accepted) if asked.accepted and common["text"] else {}
-    return [  # facts may say what one score alone claims
+    return [  # details may say what one score alone claims
         common
-        | facts
-        | dict(name=score, value=value, differs=differs(asked, name, evaluator, facts))
-        | error(value, se, facts)
-        for (score, value, se), facts in with_details
+        | details
+        | dict(name=score, value=value, differs=differs(asked, name, evaluator, details))
+        | error(value, se, details)
+        for (score, value, se), details in with_details
     ]
 
 
-def differs(asked: Asked, name: str, evaluator, facts: dict) -> dict:
+def differs(asked: Asked, name: str, evaluator, details: dict) -> dict:
     """{'evals.bound.windows': 2}: what the run's config does otherwise, of all that a score depends on."""
     otherwise = changed(to_plain(asked.own[name]), to_plain(evaluator), f"evals.{name}")
     otherwise = {
@@ -225,7 +226,7 @@ def differs(asked: Asked, name: str, evaluator, facts: dict) -> dict:
     }
     reads, draws, errs = (
         getattr(evaluator, "reads", True),
-        "sampler" in facts,
+        "sampler" in details,
         evaluator.over is not None,
     )
     return (
@@ -236,9 +237,9 @@ def differs(asked: Asked, name: str, evaluator, facts: dict) -> dict:
     )
 
 
-def error(value: float, se: float, facts: dict) -> dict:
+def error(value: float, se: float, details: dict) -> dict:
     """The standard error and half of the 95 % interval, None where they are not known."""
-    interval = half(value, se, facts.get("trials", 0))
+    interval = half(value, se, details.get("trials", 0))
     return dict(
         se=None if math.isnan(se) else se, interval=None if math.isnan(interval) else interval
     )

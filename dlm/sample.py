@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     workdir = Path(args.workdir)
     steps = [("sampler.steps", str(args.steps))] if args.steps is not None else []
 
-    from dlm.app.experiment import build_sampler, reopen
+    from dlm.app.open_run import build_sampler, reopen
 
     sampler = build_sampler(workdir, [*steps, *overrides])
     kept = logs.Added(Path(args.out or workdir / SAMPLES), "name another file by --out=FILE")

@@ -151,7 +151,7 @@ def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) 
 
 def settings(run: Run, evals: str | None, flags: list[str]) -> dict[str, dict]:
     """{evaluator: its settings} of a run of the sweep, as a row of evals.jsonl has them."""
-    from dlm.app import experiment
+    from dlm.app import context
 
     config, asked = (
         to_plain(run)["evals"],
@@ -161,7 +161,7 @@ def settings(run: Run, evals: str | None, flags: list[str]) -> dict[str, dict]:
         return files.finite(config)
     return {
         name: files.finite(to_plain(one))
-        for name, one in experiment.evaluators(config, evals, asked).items()
+        for name, one in context.build_evaluators(config, evals, asked).items()
     }
 
 

@@ -209,9 +209,9 @@ def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> N
 
 def scores(experiment, state, step: int, stop=lambda: False) -> dict:
     """The run's evaluators on the averaged parameters, as one flat row; cut short by Preempted once `stop()` says so."""
-    from dlm.app.experiment import Subject
+    from dlm.app.context import RunContext
 
-    subject = Subject(
+    subject = RunContext(
         experiment, state.averaged, experiment.run.data.source, experiment.run.seed, stop
     )
     row = {}

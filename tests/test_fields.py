@@ -208,7 +208,7 @@ def held_out(**changes):
         tokenizer=tokenizer,
         params=None,
         key=None,
-        facts={},
+        details={},
     )
     return list(HeldOut(**changes).run(subject, 0))
 

@@ -1,30 +1,25 @@
 """From a Run to everything it stands for: tokenizer, data, network, mesh, jitted functions. The one place that knows all rooms."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.core import axes, console, keys
-from dlm.core.config import build_member, override, to_plain
+from dlm.core import axes, keys
 from dlm.core.contracts import Batch, State
 from dlm.core.errors import UserError
-from dlm.core.named import nearest
-from dlm.core.run import Run, build_run
+from dlm.core.run import Run
 from dlm.core.vocab import Vocab
 from dlm.machine import mesh
-from dlm.machine.interrupts import Preempted
 from dlm.nn import grouped, routing, transformer
 from dlm.noise import times
 from dlm.noise.mask import MaskNoise
-from dlm.runs import checkpoint, directory, warm_start, weights
-from dlm.samplers.generate import Generator, Reply, Request, resolve
+from dlm.runs import checkpoint, warm_start
+from dlm.samplers.generate import Generator, resolve
 from dlm.training import optimizer
 from dlm.training.update import create_state, make_update
 
@@ -236,94 +231,6 @@ class VocabOnlyTokenizer:
         return np.ones(self.vocab.size, np.int32)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What an evaluator looks at: an experiment, the parameters to judge, held-out text."""
-
-    experiment: Experiment
-    params: Any
-    source: Any  # whose held-out split is read
-    seed: int = 0
-    stop: Callable[[], bool] = lambda: (
-        False
-    )  # asked before each batch; raises Preempted once it says yes
-    sampler: Any = None  # None: the run's own
-    facts: dict = field(default_factory=dict)  # what an evaluator did: sampler, passes
-    folder: Path | None = None  # the run's directory, where it has one
-    step: int | None = None  # of the checkpoint, where it is of one
-
-    @property
-    def objective(self):
-        return self.experiment.objective
-
-    @property
-    def tokenizer(self):
-        return self.experiment.tokenizer
-
-    @property
-    def key(self):
-        return keys.key(keys.root(self.seed), "eval")
-
-    @cached_property
-    def held_out_documents(self) -> list[str]:
-        return list(self.source.documents("held_out"))
-
-    def held_out(self, limit: int | None = None) -> Iterator[Batch]:
-        """Every held-out window once (or `limit` of them, evenly spread)."""
-        loader = replace(self.experiment.run.data, source=self.source)
-        windows = loader.held_out_windows(self.tokenizer, limit)
-        for rows in loader.sequential(
-            windows, loader.batch, jax.process_index(), jax.process_count()
-        ):
-            if self.stop():
-                raise Preempted()
-            yield self.experiment.put(rows)
-
-    def generate(self, templates: Sequence[tuple], **changes) -> list[Reply]:
-        """Replies to templates, by the sampler with some fields changed; batches of one size, so that one program serves all."""
-        sampler = replace(self.sampler or self.experiment.run.sampler, **changes)
-        generator, replies = self.experiment.generator(self.params, sampler, seed=self.seed), []
-        for begin in range(0, len(templates), _ROWS):
-            if self.stop():
-                raise Preempted()
-            part = [Request(tuple(t)) for t in templates[begin : begin + _ROWS]]
-            padded = part + part[-1:] * (min(_ROWS, len(templates)) - len(part))
-            replies += generator(padded, first=begin)[: len(part)]
-        self.facts.update(sampler=to_plain(sampler), nfe=float(np.mean([r.nfe for r in replies])))
-        return replies
-
-    def draw(self, num: int, length: int = 0) -> list[Reply]:
-        """Samples from nothing; length 0 is that of training."""
-        return self.generate([(length or self.experiment.run.data.length,)] * num)
-
-    def other(self, workdir: str) -> "Subject":
-        """Another run, to be asked about what this one drew."""
-        experiment, state = reopen(Path(workdir))
-        given = experiment, state.averaged, experiment.run.data.source
-        return Subject(*given, seed=self.seed, folder=Path(workdir), step=int(state.step))
-
-
-def evaluators(configured: dict, names: str | None, overrides: Sequence[tuple[str, str]]) -> dict:
-    """{name: evaluator}: those of a config's `evals` or the named ones, with `evals.NAME.FIELD=VALUE` applied."""
-    wanted = {
-        name: dict(configured.get(name) or {})
-        for name in (names.split(",") if names else configured)
-    }
-    if not wanted:
-        raise UserError("the run's config names no evaluator: say which with --evals=bound")
-    for dotted, text in overrides:
-        name, _, field_ = dotted.removeprefix("evals.").partition(".")
-        if name not in wanted or not field_:
-            raise UserError(
-                f"--{dotted}: expected --evals.NAME.FIELD with NAME one of {', '.join(wanted)}{nearest(name, wanted)}"
-            )
-        override(wanted[name], field_, text)
-    return {
-        name: build_member({**settings, "name": f"evals.{name}"}, "evals", where=f"evals.{name}")
-        for name, settings in wanted.items()
-    }
-
-
 def check_sampler(run: Run) -> None:
     """Refuses, before it is trained, a sampler that cannot draw from it: an override of the objective leaves the recipe's sampler."""
     own = (
@@ -335,36 +242,3 @@ def check_sampler(run: Run) -> None:
         raise UserError(
             f"config.{error}" if str(error).startswith("sampler.") else f"config.sampler: {error}"
         ) from None
-
-
-def build_sampler(workdir: Path, overrides: Sequence[tuple[str, str]]):
-    """The run's sampler, with `sampler.FIELD=VALUE` applied."""
-    config = directory.read_config(workdir)
-    for dotted, text in overrides:
-        override(config, dotted, text)
-    return build_run(config, least=0).sampler
-
-
-def reopen(workdir: Path, step: int | None = None, whole: bool = False) -> tuple[Experiment, State]:
-    """A trained run from its directory alone, at its newest intact checkpoint or at `step`: the parameters that evaluation uses and
-    nothing else, unless the `whole` state is asked for."""
-    run = directory.run_of(workdir)
-    step = checkpoint.intact(workdir, console.say, step)
-    if step is None:
-        raise UserError(f"{workdir} has no finished checkpoint yet")
-    try:
-        mesh.devices(run.mesh)
-    except UserError as error:
-        raise UserError(
-            f"{error}; or, to compute elsewhere, change mesh.platform in {Path(workdir) / directory.CONFIG}"
-        ) from None
-    experiment = Experiment(run, run.text.restore(Path(workdir)))
-    abstract = experiment.abstract_state()
-    if not whole:
-        return experiment, State(
-            np.int32(step), weights.load(workdir, step, abstract.params), None, None
-        )
-    store = checkpoint.Store(workdir, run.every.keep)
-    restored = store.restore(abstract, step)
-    store.close()
-    return experiment, restored

@@ -68,7 +68,7 @@ def _numbers(flag: str, text: str, least: int) -> list[int]:
 
 def measure(args, blocks: list[int], refreshes: list[int]) -> dict:
     """All numbers, as --json prints them."""
-    from dlm.app.experiment import reopen
+    from dlm.app.open_run import reopen
 
     experiment, state = reopen(Path(args.workdir))
     if experiment.objective.mask.kind != "full":

@@ -138,10 +138,10 @@ class _Arm:
 
     def bound(self) -> float:
         """Seconds of the bound's evaluator over as many windows, data and all."""
-        from dlm.app.experiment import Subject
+        from dlm.app.context import RunContext
         from dlm.evals.bound import HeldOut
 
-        subject = Subject(self.experiment, self.state.averaged, self.run.data.source)
+        subject = RunContext(self.experiment, self.state.averaged, self.run.data.source)
         begin = time.perf_counter()
         list(dataclasses.replace(HeldOut(), samples=SAMPLES, windows=WINDOWS).run(subject, 0))
         return time.perf_counter() - begin

@@ -145,7 +145,7 @@ def differences(a: Path, b: Path) -> list[str]:
     import jax
     import numpy as np
 
-    from dlm.app.experiment import reopen
+    from dlm.app.open_run import reopen
     from dlm.runs import logs
 
     (one, x), (two, y) = reopen(a, whole=True), reopen(b, whole=True)

@@ -87,7 +87,7 @@ def _wanted(args) -> list[str]:
 
 def measure(args, wanted: list[str]) -> dict:
     """All numbers, as --json prints them."""
-    from dlm.app.experiment import reopen
+    from dlm.app.open_run import reopen
 
     experiment, state = reopen(Path(args.workdir))
     if experiment.objective.mask.kind != "full":
@@ -158,7 +158,7 @@ def _sampler(args, rule: str, cache: str, block: int = BLOCK, steps: int = 0, re
 
 def _other(name: str, workdir: str, args) -> "_Arm":
     """An arm of another run, whose network has another order."""
-    from dlm.app.experiment import reopen
+    from dlm.app.open_run import reopen
     from dlm.core.config import build_member
     from dlm.samplers.config import Sampler
 
@@ -345,11 +345,11 @@ def _shares(n: int, steps: int) -> list[int]:
 
 def _judged(experiment, params, args, name: str, arm) -> dict:
     """What the judge thinks of an arm's samples, their entropy, and the standard errors."""
-    from dlm.app.experiment import Subject
+    from dlm.app.context import RunContext
     from dlm.core.intervals import jackknife
     from dlm.evals import gen_ppl, samples
 
-    subject = Subject(experiment, params, experiment.run.data.source)
+    subject = RunContext(experiment, params, experiment.run.data.source)
     begin, ids_N = time.perf_counter(), []
     for seed in range(-(-args.quality // args.rows)):
         ids_N += arm.draw(seed)
@@ -358,7 +358,7 @@ def _judged(experiment, params, args, name: str, arm) -> dict:
                 f"{name}: {len(ids_N)} of {args.quality} samples, {time.perf_counter() - begin:.0f} s"
             )
     ids_N, tokenizer = ids_N[: args.quality], subject.tokenizer
-    rows_N6 = gen_ppl.judged(subject.other(args.ar), ids_N, tokenizer)
+    rows_N6 = gen_ppl.judged(subject.open_run(args.ar), ids_N, tokenizer)
     nll = jackknife(lambda rows: rows[:, 0].sum() / rows[:, 2].sum(), rows_N6)
     entropy = next(v for name, *v in samples.variety(ids_N, tokenizer.vocab) if name == "entropy")
     results = dict(

@@ -311,11 +311,12 @@ class Trained:
     """A run directory, and the judge of what it draws."""
 
     def __init__(self, workdir: Path, judge: str, samples: int, seed: int):
-        from dlm.app.experiment import Subject, reopen
+        from dlm.app.context import RunContext
+        from dlm.app.open_run import reopen
         from dlm.evals import gen_ppl
 
         experiment, state = reopen(workdir)
-        self.subject = Subject(experiment, state.averaged, experiment.run.data.source, seed)
+        self.subject = RunContext(experiment, state.averaged, experiment.run.data.source, seed)
         self.judge = gen_ppl.trusted(self.subject, judge, "--judge")
         self.samples = samples
         self.process = experiment.held(state.averaged).process
@@ -335,7 +336,7 @@ class Trained:
         tokens = sum(len(samples.before(tokenizer.vocab, reply.ids)) for reply in timed)
         results = [*gen_ppl.perplexity("gen", self.judge, [r.ids for r in replies], tokenizer)]
         results += samples.variety([r.ids for r in replies], tokenizer.vocab)
-        nfe = subject.facts["nfe"]
+        nfe = subject.details["nfe"]
         read = positions(
             generate.resolve(sampler, self.process, run.objective.mask),
             run.objective.mask,

@@ -192,9 +192,9 @@ class Trial:
         return seconds
 
     def evaluate(self, state, step: int) -> dict:
-        from dlm.app.experiment import Subject
+        from dlm.app.context import RunContext
 
-        subject = Subject(self.experiment, state.averaged, self.run.data.source)
+        subject = RunContext(self.experiment, state.averaged, self.run.data.source)
         return {
             name: value for e in self.run.evals.values() for name, value, _ in e.run(subject, step)
         }

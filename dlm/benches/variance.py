@@ -89,7 +89,7 @@ def ways(every: bool) -> list[dict]:
 
 def measure(workdir: Path, draws: int, every: bool = False) -> list[dict]:
     """A row for each way: mean loss with its standard error, and both variances times the passes that a draw takes."""
-    from dlm.app.experiment import reopen
+    from dlm.app.open_run import reopen
     from dlm.objectives.masked import Masked
 
     experiment, state = reopen(workdir)

@@ -36,16 +36,16 @@ class HeldOut:
                 f"samples={self.samples} must be even and at least 2, windows={self.windows} not negative"
             )
 
-    def run(self, subject, step):
+    def run(self, context, step):
         """Yields (name, value, standard error)."""
-        bound = subject.experiment.bound(self.samples, self.pattern)
-        subject.facts.update(claims=subject.experiment.reported(self.pattern).claims)
+        bound = context.experiment.bound(self.samples, self.pattern)
+        context.details.update(claims=context.experiment.reported(self.pattern).claims)
         nats = variance = size = tokens = 0.0
-        for batch in subject.held_out(self.windows or None):
-            estimate, read = mesh.fetch((bound(subject.params, batch, subject.key), batch))
+        for batch in context.held_out(self.windows or None):
+            estimate, read = mesh.fetch((bound(context.params, batch, context.key), batch))
             nats += float(estimate.nats_BL.astype(np.float64).sum())
             variance += float(estimate.variance_B.astype(np.float64).sum())
-            size += float((subject.tokenizer.bytes_V[read.tokens_BL] * read.weights_BL).sum())
+            size += float((context.tokenizer.bytes_V[read.tokens_BL] * read.weights_BL).sum())
             tokens += float(read.weights_BL.sum())
         bits = 1 / (math.log(2) * size)
         yield "bits_per_byte", nats * bits, math.sqrt(variance) * bits

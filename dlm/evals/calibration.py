@@ -32,23 +32,23 @@ class Calibration:
                 f"windows={self.windows} must not be negative and bins={self.bins} at least 1"
             )
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the windows."""
-        counted = subject.experiment.counted(self.count)
+        counted = context.experiment.counted(self.count)
         rows = []
-        for batch in subject.held_out(self.windows or None):
+        for batch in context.held_out(self.windows or None):
             sums_BS3, real_B = mesh.fetch(
-                (counted(subject.params, batch, subject.key), batch.weights_BL.sum(1) > 0)
+                (counted(context.params, batch, context.key), batch.weights_BL.sum(1) > 0)
             )
             rows.append(sums_BS3[real_B])
         rows_NS3 = np.concatenate(rows).astype(np.float64)
         yield "ece", *jackknife(_error, rows_NS3)
-        subject.facts["trials"] = len(rows_NS3)
+        context.details["trials"] = len(rows_NS3)
         yield (
             "accuracy",
             *jackknife(lambda rows: rows[..., 1].sum() / max(rows[..., 0].sum(), 1), rows_NS3),
         )
-        del subject.facts["trials"]
+        del context.details["trials"]
         yield (
             "confidence",
             *jackknife(lambda rows: rows[..., 2].sum() / max(rows[..., 0].sum(), 1), rows_NS3),

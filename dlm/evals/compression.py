@@ -23,10 +23,10 @@ class Compression:
     claims: ClassVar[str] = "exact"
     over: ClassVar[None] = None
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
-        """(name, value, standard error 0) of `subject.held_out_documents`."""
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
+        """(name, value, standard error 0) of `context.held_out_documents`."""
         encoded = [
-            document.encode("utf-8", "replace") for document in subject.held_out_documents
+            document.encode("utf-8", "replace") for document in context.held_out_documents
         ]  # half a surrogate pair: as tokenizers
         size, text = sum(map(len, encoded)), b"".join(document + _END for document in encoded)
         if not size:

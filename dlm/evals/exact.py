@@ -46,13 +46,13 @@ class Exact:
                 f"samples={self.samples} must be even and at least 2; windows={self.windows} and steps={self.steps} not negative"
             )
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error); an exact score has none, the gap has the bound's."""
-        experiment, objective = subject.experiment, subject.objective
+        experiment, objective = context.experiment, context.objective
         bound, score, sampler = (
             experiment.bound(self.samples, self.pattern),
             None,
-            subject.sampler or experiment.run.sampler,
+            context.sampler or experiment.run.sampler,
         )
         if objective.mask.kind == "causal" and (
             sampler.temperature,
@@ -64,21 +64,21 @@ class Exact:
             )
         if objective.mask.kind != "causal":
             length = objective.mask.size or experiment.run.data.length
-            sampler = subject.sampler or Sampler(
+            sampler = context.sampler or Sampler(
                 rule=self.rule, steps=self.steps or length, block=objective.mask.size
             )
             score = experiment.counted(_Replayed(sampler := deterministic(sampler, objective)))
         exact, above, variance, size, passes = 0.0, 0.0, 0.0, 0.0, 1
-        for batch in subject.held_out(self.windows or None):
-            estimate, read = mesh.fetch((bound(subject.params, batch, subject.key), batch))
+        for batch in context.held_out(self.windows or None):
+            estimate, read = mesh.fetch((bound(context.params, batch, context.key), batch))
             nats_BL = estimate.nats_BL
             if score is not None:
-                nats_BL, passes = mesh.fetch(score(subject.params, batch, subject.key))
+                nats_BL, passes = mesh.fetch(score(context.params, batch, context.key))
             exact += float(nats_BL.astype(np.float64).sum())
             above += float(estimate.nats_BL.astype(np.float64).sum())
             variance += float(estimate.variance_B.astype(np.float64).sum())
-            size += float((subject.tokenizer.bytes_V[read.tokens_BL] * read.weights_BL).sum())
-        subject.facts.update(sampler=to_plain(sampler), nfe=float(passes))
+            size += float((context.tokenizer.bytes_V[read.tokens_BL] * read.weights_BL).sum())
+        context.details.update(sampler=to_plain(sampler), nfe=float(passes))
         bits = 1 / (math.log(2) * size)
         yield "exact_bits_per_byte", exact * bits, 0.0
         yield "gap_bits_per_byte", (above - exact) * bits, math.sqrt(variance) * bits

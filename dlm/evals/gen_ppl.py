@@ -41,24 +41,24 @@ class GenPPL(Samples):
                 "a judge is missing: --evals.gen_ppl.judge=RUN, the directory of an autoregressive run"
             )
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the samples."""
         self.check()
-        judge = trusted(subject, self.judge, "--evals.gen_ppl.judge")
-        replies, tokenizer = subject.draw(self.num, self.length), subject.tokenizer
+        judge = trusted(context, self.judge, "--evals.gen_ppl.judge")
+        replies, tokenizer = context.draw(self.num, self.length), context.tokenizer
         real = [
             np.append(ids, tokenizer.eos)
-            for ids in tokenizer.encode_all(subject.held_out_documents[: self.num])
+            for ids in tokenizer.encode_all(context.held_out_documents[: self.num])
         ]
         for name, ids_N in dict(
             gen=[r.ids for r in replies], real=[ids[: len(replies[0].ids)] for ids in real]
         ).items():
-            subject.facts.update(
+            context.details.update(
                 judge=identity(judge), over="samples" if name == "gen" else "documents"
             )
             yield from perplexity(name, judge, ids_N, tokenizer)
-        subject.facts["over"] = "samples"
-        yield from variety([reply.ids for reply in replies], subject.tokenizer.vocab)
+        context.details["over"] = "samples"
+        yield from variety([reply.ids for reply in replies], context.tokenizer.vocab)
 
 
 def identity(judge) -> dict:
@@ -69,9 +69,9 @@ def identity(judge) -> dict:
     )
 
 
-def trusted(subject, workdir: str, flag: str):
-    """The run that judges what `subject` drew; `flag` named it."""
-    judge = subject.other(workdir)
+def trusted(context, workdir: str, flag: str):
+    """The run that judges what `context` drew; `flag` named it."""
+    judge = context.open_run(workdir)
     if judge.objective.claims != "exact":
         raise UserError(f"{flag}={workdir} is no autoregressive run: its likelihood is a bound")
     return judge

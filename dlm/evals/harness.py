@@ -49,7 +49,7 @@ class Harness:
         "refuse"  # what becomes of tasks that run what the model writes
     )
 
-    claims: ClassVar[str | None] = None  # those of each score are in its facts
+    claims: ClassVar[str | None] = None  # those of each score are in its details
     over: ClassVar[str] = "documents"
     reads: ClassVar[bool] = False
     places: ClassVar[tuple[str, ...]] = (
@@ -79,7 +79,7 @@ class Harness:
     def _names(self) -> list[str]:
         return [name.strip() for given in self.tasks for name in given.split(",") if name.strip()]
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) of each metric of each task."""
         self.check()
         _ready()
@@ -90,13 +90,13 @@ class Harness:
                 self._names, Path(self.dir), Path(self.data or self.dir), self.code == "jail"
             )
             judged = frozenset(name for name, task in loaded["tasks"].items() if _judges(task))
-            model = Model(subject, self.batch, self.samples, self.likelihood, self.pattern)
+            model = Model(context, self.batch, self.samples, self.likelihood, self.pattern)
             lm = adapter.HarnessLM(
-                model, _template(subject) if self.chat == "template" else None, judged
+                model, _template(context) if self.chat == "template" else None, judged
             )
             results = self._evaluated(lm, loaded)
             for name, metrics in results["results"].items():
-                yield from self._rows_of_task(subject, lm, results, loaded["tasks"], name, metrics)
+                yield from self._rows_of_task(context, lm, results, loaded["tasks"], name, metrics)
 
     def _evaluated(self, lm, loaded: dict) -> dict:
         from lm_eval.evaluator import evaluate
@@ -114,19 +114,19 @@ class Harness:
         return evaluate(lm, loaded, apply_chat_template=self.chat == "template", **options)
 
     def _rows_of_task(
-        self, subject, lm, results: dict, tasks: dict, name: str, metrics: dict
+        self, context, lm, results: dict, tasks: dict, name: str, metrics: dict
     ) -> Iterator[tuple[str, float, float]]:
-        """The scores of one task or group, each with its facts."""
+        """The scores of one task or group, each with its details."""
         from dlm.evals.lm_eval import adapter
 
         task = tasks.get(name)
         written = task is not None and task.OUTPUT_TYPE == "generate_until"
         samples = [] if task is None else results["samples"][name]
-        noise = {} if written else adapter.resampled_error(lm, task, samples, subject.seed)
+        noise = {} if written else adapter.resampled_error(lm, task, samples, context.seed)
         score_info = [
             lm.score_info[str(args)] for sample in samples for args in sample["arguments"]
         ]
-        facts = dict(
+        details = dict(
             task=identity(name, tasks, results),
             claims="samples" if written else "exact" if lm.model.exact else "bound",
             documents=results["n-samples"].get(name, {}).get("effective"),
@@ -141,18 +141,18 @@ class Harness:
             else None,
         )
         if written or not lm.model.exact or self.likelihood == "exact":
-            facts |= dict(sampler=to_plain(lm.model.sampler))
+            details |= dict(sampler=to_plain(lm.model.sampler))
         if lm.model.nfe:
-            facts |= dict(nfe=float(np.mean(lm.model.nfe)))
+            details |= dict(nfe=float(np.mean(lm.model.nfe)))
         for key, value in metrics.items():
             metric, comma, filter_ = key.partition(",")
             if comma and not metric.endswith("_stderr") and isinstance(value, (int, float)):
                 error = metrics.get(f"{metric}_stderr,{filter_}")
-                subject.facts.clear()
+                context.details.clear()
                 own = dict(
                     mc_se=noise.get(key), trials=trials(name, f"{metric},{filter_}", results)
                 )
-                subject.facts.update({k: v for k, v in (facts | own).items() if v is not None})
+                context.details.update({k: v for k, v in (details | own).items() if v is not None})
                 yield (
                     f"{name}.{key}",
                     float(value),
@@ -214,8 +214,8 @@ def _ready() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
-def _template(subject) -> Callable:
+def _template(context) -> Callable:
     """`render(messages, generation=True)` of the run's chat template."""
-    if subject.folder is None:
+    if context.folder is None:
         raise UserError("this run has no chat template: leave out --evals.harness.chat=template")
-    return functools.partial(Chat.of(subject.folder).render, names=subject.tokenizer.names)
+    return functools.partial(Chat.of(context.folder).render, names=context.tokenizer.names)

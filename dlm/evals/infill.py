@@ -33,26 +33,26 @@ class Infill:
                 f"hole={self.hole} must be inside the length, num at least 2, temperature not negative: {given}"
             )
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the documents."""
-        real_NL = self._documents(subject)
+        real_NL = self._documents(context)
         begin = (self.length - self.hole) // 2
-        end, both = begin + self.hole, subject.objective.mask.kind in ("full", "partition")
+        end, both = begin + self.hole, context.objective.mask.kind in ("full", "partition")
         templates = [(ids[:begin], self.hole, *([ids[end:]] if both else [])) for ids in real_NL]
-        replies = subject.generate(templates, temperature=self.temperature)
+        replies = context.generate(templates, temperature=self.temperature)
         right_NK = np.array(
             [
                 reply.ids[begin:end] == ids[begin:end]
                 for reply, ids in zip(replies, real_NL, strict=True)
             ]
         )
-        subject.facts["trials"] = len(right_NK)
+        context.details["trials"] = len(right_NK)
         yield "token_accuracy", *jackknife(np.mean, right_NK.mean(1))
         yield "exact_match", *jackknife(np.mean, right_NK.all(1))
 
-    def _documents(self, subject) -> list[np.ndarray]:
+    def _documents(self, context) -> list[np.ndarray]:
         documents = []
-        for ids in map(subject.tokenizer.encode, subject.held_out_documents):
+        for ids in map(context.tokenizer.encode, context.held_out_documents):
             if len(ids) >= self.length:
                 documents.append(ids[: self.length])
             if len(documents) == self.num:

@@ -2,7 +2,7 @@
 
 Scores are means over the layers and the batches, so that an imbalance is what a step has to wait for; the tables of each layer
 (load of each expert, imbalance over devices, entropy, dropped share, how often two experts are picked together as a multiple of chance), of
-all text and by the share of its row that is masked, are among the facts of the first.
+all text and by the share of its row that is masked, are among the details of the first.
 """
 
 from collections.abc import Iterator
@@ -36,23 +36,23 @@ class Routing:
         if not run.nn.experts.number:
             raise UserError("evals.routing: this model has no experts (nn.experts.number=0)")
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error over the batches)."""
-        self.check(subject.experiment.run)
-        e = subject.experiment.run.nn.experts
-        devices = self.devices or routing.devices(e, subject.experiment.mesh.shape["expert"])
+        self.check(context.experiment.run)
+        e = context.experiment.run.nn.experts
+        devices = self.devices or routing.devices(e, context.experiment.mesh.shape["expert"])
         if e.number % devices:
             raise UserError(
                 f"evals.routing.devices={devices} must divide nn.experts.number={e.number}"
             )
-        counted = subject.experiment.counted(self.count)
+        counted = context.experiment.counted(self.count)
         parts = [
-            mesh.fetch(counted(subject.params, batch, subject.key))
-            for batch in subject.held_out(self.windows or None)
+            mesh.fetch(counted(context.params, batch, context.key))
+            for batch in context.held_out(self.windows or None)
         ]
         total = jax.tree.map(lambda *x: np.sum(x, 0, dtype=np.float64), *parts)
         each = [routing.router_metrics(part, e.active, devices) for part in parts]
-        subject.facts["routing"] = tables(total, e.active, devices)
+        context.details["routing"] = tables(total, e.active, devices)
         for name in each[0]:
             means = [float(router_metrics[name]) for router_metrics in each]
             yield (
@@ -62,7 +62,7 @@ class Routing:
                 if len(means) > 1
                 else float("nan"),
             )
-            subject.facts.pop("routing", None)
+            context.details.pop("routing", None)
 
     def count(self, experiment, params, batch, key):
         """What is routed where when this batch's loss is calculated."""

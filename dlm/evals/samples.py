@@ -30,10 +30,10 @@ class Samples:
                 f"num={self.num} must be at least 2 and length={self.length} not negative"
             )
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the samples."""
         yield from variety(
-            [reply.ids for reply in subject.draw(self.num, self.length)], subject.tokenizer.vocab
+            [reply.ids for reply in context.draw(self.num, self.length)], context.tokenizer.vocab
         )
 
 

@@ -49,21 +49,21 @@ class Tasks:
                 f"ask='fill' needs a task whose prompt is a part of the answer, such as tasks.sudoku: not {self.task}"
             )
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the problems."""
-        tokenizer, asked = subject.tokenizer, self._asked(subject.tokenizer)
+        tokenizer, asked = context.tokenizer, self._asked(context.tokenizer)
         told = dict(
             sha256=digest(part for p in asked for part in (p.prompt, p.answer))["sha256"],
             rows=len(asked),
         )
         templates = [self._template(p, tokenizer.eos) for p in asked]
         for label, changes in self._samplers():
-            replies = subject.generate(templates, temperature=self.temperature, **changes)
+            replies = context.generate(templates, temperature=self.temperature, **changes)
             right_N = [
                 self.task.grade(p, self._answer(p, reply, tokenizer))
                 for p, reply in zip(asked, replies, strict=True)
             ]
-            subject.facts.update(trials=len(right_N), task=told)
+            context.details.update(trials=len(right_N), task=told)
             yield (
                 f"{type(self.task).__name__.lower()}_accuracy{label}",
                 *jackknife(np.mean, right_N),

@@ -33,22 +33,22 @@ class MaskedTokens:
                 f"windows={self.windows} must not be negative and rate={self.rate} must be in (0, 1]"
             )
 
-    def run(self, subject, step: int) -> Iterator[tuple[str, float, float]]:
+    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the windows."""
-        if not hasattr(subject.objective, "read"):
+        if not hasattr(context.objective, "read"):
             raise UserError(
                 "evals.tokens asks for masked tokens, and this run's objective predicts none: it needs objectives.masked or its kin"
             )
-        counted = subject.experiment.counted(self.count)
+        counted = context.experiment.counted(self.count)
         rows = [
-            mesh.fetch(counted(subject.params, batch, subject.key))
-            for batch in subject.held_out(self.windows or None)
+            mesh.fetch(counted(context.params, batch, context.key))
+            for batch in context.held_out(self.windows or None)
         ]
         rows_NK2 = np.concatenate(rows).astype(np.float64)
         for k, name in enumerate(("token", "marked_token", "unmarked_token")):
             if rows_NK2[:, k, 0].sum() and (k != 2 or rows_NK2[:, 1, 0].sum()):
                 asked_N2 = rows_NK2[rows_NK2[:, k, 0] > 0, k]
-                subject.facts["trials"] = len(asked_N2)
+                context.details["trials"] = len(asked_N2)
                 yield f"{name}_accuracy", *jackknife(_share, asked_N2)
 
     def count(self, experiment, params, batch, key):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlm import bench
-from dlm.app.experiment import reopen
+from dlm.app.open_run import reopen
 from dlm.benches import caches, sample
 from dlm.core.errors import UserError
 from dlm.samplers.config import Cache

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlm import bench
-from dlm.app.experiment import Subject
+from dlm.app.context import RunContext
 from dlm.benches import samplers
 from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
@@ -101,8 +101,8 @@ def test_a_measure_that_no_rule_has_is_not_told():
 
 @pytest.mark.slow
 def test_a_run_is_judged_with_variety_likelihood_and_costs(trained, tmp_path, capsys, monkeypatch):
-    drawn, draw, _ = [], Subject.draw, (trained("masked"), trained("ar"))
-    monkeypatch.setattr(Subject, "draw", lambda self, num: drawn.append(num) or draw(self, num))
+    drawn, draw, _ = [], RunContext.draw, (trained("masked"), trained("ar"))
+    monkeypatch.setattr(RunContext, "draw", lambda self, num: drawn.append(num) or draw(self, num))
     capsys.readouterr()
     words = [
         "samplers",

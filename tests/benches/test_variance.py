@@ -9,7 +9,7 @@ import pytest
 
 from dlm import bench
 from dlm.app import cli
-from dlm.app.experiment import reopen
+from dlm.app.open_run import reopen
 from dlm.benches import variance
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from dlm import evaluate, sample, train
 from dlm.app import cli
-from dlm.app.experiment import reopen
+from dlm.app.open_run import reopen
 from dlm.benches import replay
 from dlm.core.run import build_run
 from dlm.runs import checkpoint, directory, logs

@@ -1,4 +1,4 @@
-"""A subject that notes what an evaluator asks for and answers as it is told: no network, no sampling."""
+"""A context that notes what an evaluator asks for and answers as it is told: no network, no sampling."""
 
 import types
 
@@ -19,7 +19,7 @@ class Asked:
         mask="full",
     ):
         self.tokenizer, self.held_out_documents = Bytes().fit(()), list(documents)
-        self.objective, self.facts, self.asked = types.SimpleNamespace(mask=Mask(mask)), {}, []
+        self.objective, self.details, self.asked = types.SimpleNamespace(mask=Mask(mask)), {}, []
         self.fill = fill or (lambda n, hole: np.arange(hole) % (5 + n))
 
     def generate(self, templates, **changes):
@@ -39,5 +39,5 @@ class Asked:
         return self.generate([(length or 12,)] * num)
 
 
-def scores(evaluator, subject):
-    return {name: (value, se) for name, value, se in evaluator.run(subject, 0)}
+def scores(evaluator, context):
+    return {name: (value, se) for name, value, se in evaluator.run(context, 0)}

@@ -20,19 +20,19 @@ def asked(name, defaults):
     """A probe: what an evaluator that draws asks of the model, and what it makes of the answers."""
 
     def probe(**changes):
-        subject = Asked(
+        context = Asked(
             documents=[
                 "the cat sat on a mat and saw dogs run up",
                 "while it rained on red barns and mats, dogs ran",
             ]
             * 3
         )
-        subject.other = lambda workdir: (_ for _ in ()).throw(UserError(workdir))
+        context.open_run = lambda workdir: (_ for _ in ()).throw(UserError(workdir))
         evaluator = build_member(dict(name=f"evals.{name}", **defaults | changes), "evals")
         try:
-            return scores(evaluator, subject), str(subject.asked)
+            return scores(evaluator, context), str(context.asked)
         except UserError as error:  # the judge that is asked for
-            return str(error), str(subject.asked)
+            return str(error), str(context.asked)
 
     probe.__name__ = name
     return probe
@@ -40,14 +40,14 @@ def asked(name, defaults):
 
 def judged(**changes):
     """What a judge is given to read."""
-    subject, judge = Asked(), types.SimpleNamespace(objective=types.SimpleNamespace(claims="exact"))
-    subject.other = lambda workdir: judge
+    context, judge = Asked(), types.SimpleNamespace(objective=types.SimpleNamespace(claims="exact"))
+    context.open_run = lambda workdir: judge
     try:
         list(
-            build_member(dict(name="evals.gen_ppl", judge="a", **changes), "evals").run(subject, 0)
+            build_member(dict(name="evals.gen_ppl", judge="a", **changes), "evals").run(context, 0)
         )
     except AttributeError:  # this judge cannot read
-        return str(subject.asked)
+        return str(context.asked)
 
 
 def calibration(**changes):
@@ -85,7 +85,7 @@ def harness(**changes):
     here, render = "dlm.evals.harness", str
     with contextlib.ExitStack() as stack:
         for name, fake in dict(
-            _ready=lambda: None, Model=told("scores"), _template=lambda subject: render
+            _ready=lambda: None, Model=told("scores"), _template=lambda context: render
         ).items():
             stack.enter_context(mock.patch(f"{here}.{name}", fake))
         stack.enter_context(
@@ -143,10 +143,10 @@ def generated(**changes):
 
 def _scored(corpus, name, **changes):
     """What an evaluator says of a real network on a few held-out windows."""
-    from tests.evals.test_exact import says_e, subject
+    from tests.evals.test_exact import context, says_e
 
     evaluator = build_member(dict(name=f"evals.{name}", windows=4) | changes, "evals")
-    made = subject(corpus)
+    made = context(corpus)
     return str(scores(evaluator, says_e(made) if name == "tokens" else made))
 
 

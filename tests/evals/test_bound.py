@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.app.experiment import Experiment, Subject
+from dlm.app.context import RunContext
+from dlm.app.experiment import Experiment
 from dlm.core.contracts import Bound
 from dlm.core.run import build_run
 from dlm.evals.bound import HeldOut
@@ -27,7 +28,7 @@ def test_bits_per_byte_and_its_error():
             batch.weights_BL * 2.0, jnp.full(len(batch.tokens_BL), 0.25)
         )
 
-    subject = types.SimpleNamespace(
+    context = types.SimpleNamespace(
         experiment=types.SimpleNamespace(
             bound=bound, reported=lambda pattern: types.SimpleNamespace(claims=f"as {pattern}")
         ),
@@ -35,17 +36,17 @@ def test_bits_per_byte_and_its_error():
         held_out=lambda limit: asked.append(limit) or iter(batches),
         params=None,
         key=None,
-        facts={},
+        details={},
     )
-    (name, bits, se), (token_name, nats, token_se) = HeldOut(samples=6).run(subject, 0)
+    (name, bits, se), (token_name, nats, token_se) = HeldOut(samples=6).run(context, 0)
     size, tokens = 1 + 2 + 3 + 4 + 5 + 1 + 2 + 3, 8
     assert (name, token_name, asked) == ("bits_per_byte", "nats_per_token", [(6, "count"), None])
     assert bits == pytest.approx(16 / math.log(2) / size) and se == pytest.approx(
         0.75**0.5 / math.log(2) / size
     )
     assert nats == pytest.approx(16 / tokens) and token_se == pytest.approx(0.75**0.5 / tokens)
-    assert subject.facts == dict(claims="as count"), "blocks of one are exact under a count alone"
-    list(HeldOut(windows=3, pattern="own").run(subject, 0))
+    assert context.details == dict(claims="as count"), "blocks of one are exact under a count alone"
+    list(HeldOut(windows=3, pattern="own").run(context, 0))
     assert asked[-2:] == [(4, "own"), 3]
 
 
@@ -58,7 +59,7 @@ def test_a_count_scatters_less_around_the_same_value(corpus):
     for _ in range(run.steps):
         state, sums = made.update(state, next(batches))
     assert sums["loss_sum"] < 0.7 * np.log(256) * sums["weight_sum"]
-    batch, found = next(Subject(made, state.params, run.data.source).held_out()), {}
+    batch, found = next(RunContext(made, state.params, run.data.source).held_out()), {}
     for pattern in ("count", "own"):
         drawn = [
             jax.device_get(made.bound(8, pattern)(state.params, batch, key))

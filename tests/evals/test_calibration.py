@@ -34,14 +34,14 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
         denoise=denoise, objective=objective, run=run, held=lambda params: objective
     )
     experiment.counted = lambda count: jax.jit(lambda *given: count(experiment, *given))
-    subject = types.SimpleNamespace(
+    context = types.SimpleNamespace(
         experiment=experiment,
         params=None,
         key=jax.random.key(0),
-        facts={},
+        details={},
         held_out=lambda limit: asked.append(limit) or iter([tiny.batch(tokens_BL)] * batches),
     )
-    return scores(Calibration(**fields), subject), asked
+    return scores(Calibration(**fields), context), asked
 
 
 MASKED = Masked(process=build_member("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB)

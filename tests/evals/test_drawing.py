@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dlm import evals, evaluate, text
-from dlm.app.experiment import Subject
+from dlm.app.context import RunContext
 from dlm.core.config import exposed
 from dlm.core.contracts import Bound
 from dlm.core.errors import UserError
@@ -49,11 +49,11 @@ def test_the_jackknife_of_a_mean_is_the_textbook_error_and_a_ratio_follows_the_d
 
 
 def test_variety_of_known_samples():
-    subject = Asked()
-    eos = subject.tokenizer.eos
+    context = Asked()
+    eos = context.tokenizer.eos
     given = [[1, 1, 1, 1], [1, 2, 1, 2], [1, 2, 3, 4], [1, 2, eos, 9]]
-    subject.fill = lambda n, hole: np.array(given[n])
-    found = scores(Samples(num=4, length=4), subject)
+    context.fill = lambda n, hole: np.array(given[n])
+    found = scores(Samples(num=4, length=4), context)
     log2 = math.log(2)
     assert (
         found["entropy"][0] == pytest.approx((0 + log2 + 2 * log2 + log2) / 4)
@@ -62,8 +62,8 @@ def test_variety_of_known_samples():
     assert found["distinct_1"][0] == pytest.approx(4 / 14) and found["distinct_2"][
         0
     ] == pytest.approx(5 / 10)
-    assert found["distinct_3"][0] == pytest.approx(5 / 6) and subject.asked[0][0] == [(4,)] * 4
-    turns = dataclasses.replace(subject.tokenizer.vocab, stops=(9,))
+    assert found["distinct_3"][0] == pytest.approx(5 / 6) and context.asked[0][0] == [(4,)] * 4
+    turns = dataclasses.replace(context.tokenizer.vocab, stops=(9,))
     assert next(variety([np.array([1, 2, 9, eos, 3])] * 2, turns))[:2] == (
         "entropy",
         pytest.approx(log2),
@@ -102,15 +102,15 @@ def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it(tmp_
     judge.folder, judge.step = tmp_path, 7
     (tmp_path / "config.json").write_text("{}")
     samples = ["abcd", np.array([*tokenizer.encode("xy"), tokenizer.eos, 65]), "abcd"]
-    subject = Asked(
+    context = Asked(
         documents=["abcdefgh"] * 9,
         fill=lambda n, hole: tokenizer.encode(s) if isinstance(s := samples[n], str) else s,
     )
-    subject.other = lambda workdir: judge if workdir == "there" else pytest.fail(workdir)
-    found = scores(GenPPL(judge="there", num=3, length=4), subject)
+    context.open_run = lambda workdir: judge if workdir == "there" else pytest.fail(workdir)
+    found = scores(GenPPL(judge="there", num=3, length=4), context)
     nats, size, tokens = 8 + 7 + 8, 4 + 2 + 4, 4 + 3 + 4
     digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # sha256 of {}
-    assert subject.facts["judge"] == dict(dir=str(tmp_path.resolve()), step=7, config=digest)
+    assert context.details["judge"] == dict(dir=str(tmp_path.resolve()), step=7, config=digest)
     assert (
         found["gen_bits_per_byte"][0] == pytest.approx(nats / math.log(2) / size)
         and found["gen_bits_per_byte"][1] > 0
@@ -119,16 +119,16 @@ def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it(tmp_
     assert found["real_bits_per_byte"] == (pytest.approx(8 / math.log(2) / 4), pytest.approx(0)), (
         "cut where samples are"
     )
-    subject.held_out_documents, subject.fill = ["abcdefg"] * 3, lambda n, hole: "abcdefg"
-    assert scores(GenPPL(judge="there", num=3), subject)["gen_ppl"] == (
+    context.held_out_documents, context.fill = ["abcdefg"] * 3, lambda n, hole: "abcdefg"
+    assert scores(GenPPL(judge="there", num=3), context)["gen_ppl"] == (
         pytest.approx(math.exp(2)),
         pytest.approx(0),
     ), "the judge reads 5"
     with pytest.raises(UserError, match="a judge is missing: --evals.gen_ppl.judge=RUN"):
-        scores(GenPPL(), subject)
+        scores(GenPPL(), context)
     judge.objective.claims = "bound"
     with pytest.raises(UserError, match="judge=there is no autoregressive run"):
-        scores(GenPPL(judge="there"), subject)
+        scores(GenPPL(judge="there"), context)
 
 
 def test_the_judge_reads_what_was_drawn_whatever_bytes_it_is_of():
@@ -192,10 +192,10 @@ def test_a_judge_with_the_same_ids_and_other_ends_reads_its_own():
 @pytest.mark.parametrize("mask", ["full", "causal"])
 def test_infilling_compares_the_hole_alone_and_a_causal_model_gets_the_left_side(mask):
     documents = ["abcdefghijklmnop", "too short", "ABCDEFGHIJKLMNOP"]
-    subject = Asked(documents, mask=mask, fill=lambda n, hole: ["fghx", "FGHI"][n])
-    found = scores(Infill(num=2, length=14, hole=4, temperature=0.5), subject)
+    context = Asked(documents, mask=mask, fill=lambda n, hole: ["fghx", "FGHI"][n])
+    found = scores(Infill(num=2, length=14, hole=4, temperature=0.5), context)
     assert found == dict(token_accuracy=(0.875, 0.125), exact_match=(0.5, 0.5))
-    (templates, changes), encode = subject.asked[0], subject.tokenizer.encode
+    (templates, changes), encode = context.asked[0], context.tokenizer.encode
     left, hole, *right = templates[0]
     assert (
         changes == dict(temperature=0.5)
@@ -205,7 +205,7 @@ def test_infilling_compares_the_hole_alone_and_a_causal_model_gets_the_left_side
     )
     assert not right or (right[0] == encode("jklmn")).all()
     with pytest.raises(UserError, match="only 0 held-out document.s. have 17 tokens"):
-        scores(Infill(length=17), subject)
+        scores(Infill(length=17), context)
 
 
 def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
@@ -218,17 +218,17 @@ def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
         assert hole == task.longest + 1
         return np.append(Asked().tokenizer.encode(answers[n]), [eos, 65])[:hole]
 
-    subject = Asked(fill=fill)
-    found = scores(Tasks(task=task, num=4), subject)
-    assert (subject.facts["trials"], subject.facts["task"]["rows"]) == (4, 4)
-    told = [subject.facts["task"]["sha256"]]
+    context = Asked(fill=fill)
+    found = scores(Tasks(task=task, num=4), context)
+    assert (context.details["trials"], context.details["task"]["rows"]) == (4, 4)
+    told = [context.details["task"]["sha256"]]
     for other in (Brackets(depth=2, opened=4), task):
         again = Asked(fill=lambda n, hole: "x" * hole)
         scores(Tasks(task=other, num=4), again)
-        told.append(again.facts["task"]["sha256"])
+        told.append(again.details["task"]["sha256"])
     assert told[0] != told[1] and told[0] == told[2], "a task is known by what it asks"
     assert found["brackets_accuracy"][0] == 0.5 and 0 < found["brackets_accuracy"][1] < 0.5
-    assert [t[0] for t in subject.asked[0][0]] == [p.prompt for p in asked] and subject.asked[0][
+    assert [t[0] for t in context.asked[0][0]] == [p.prompt for p in asked] and context.asked[0][
         1
     ] == dict(temperature=0.0)
     source = problems.Problems(task=task, count=500)
@@ -244,14 +244,14 @@ def test_an_answer_begins_where_its_prompt_ends_however_that_is_told(monkeypatch
     """A published tokenizer may put a space in front of a prompt."""
     task = Brackets(depth=3, opened=4)
     asked = problems.held_out(task, 2)
-    subject = Asked()
-    subject.fill = lambda n, hole: np.append(
-        subject.tokenizer.encode(asked[n].answer), subject.tokenizer.eos
+    context = Asked()
+    context.fill = lambda n, hole: np.append(
+        context.tokenizer.encode(asked[n].answer), context.tokenizer.eos
     )
     monkeypatch.setattr(
-        subject.tokenizer, "told", lambda text: subject.tokenizer.encode(" " + text)
+        context.tokenizer, "told", lambda text: context.tokenizer.encode(" " + text)
     )
-    assert scores(Tasks(task=task, num=2), subject)["brackets_accuracy"][0] == 1
+    assert scores(Tasks(task=task, num=2), context)["brackets_accuracy"][0] == 1
 
 
 def test_what_a_tokenizer_joins_is_not_asked_apart():
@@ -260,18 +260,18 @@ def test_what_a_tokenizer_joins_is_not_asked_apart():
             p.answer if ask == "fill" else problems.document(task, p)
             for p in map(task.__getitem__, range(50))
         ]
-        subject = Asked()
-        subject.tokenizer = BPE(size=400).fit(texts * 4)
+        context = Asked()
+        context.tokenizer = BPE(size=400).fit(texts * 4)
         with pytest.raises(
             UserError, match=f"evals.tasks.ask='{ask}': this run's tokenizer joins what is given"
         ):
-            scores(Tasks(task=task, num=20, ask=ask), subject)
-    assert scores(Tasks(task=Sudoku(holes=0.25), num=2), subject), (
+            scores(Tasks(task=task, num=20, ask=ask), context)
+    assert scores(Tasks(task=Sudoku(holes=0.25), num=2), context), (
         "digits do not go with the sign that ends the prompt"
     )
-    subject.tokenizer.encode = lambda text: np.array({"1": [1], "1234": [1, 234]}[text])
+    context.tokenizer.encode = lambda text: np.array({"1": [1], "1234": [1, 234]}[text])
     with pytest.raises(UserError, match="joins what is given"):
-        Tasks(task=Sudoku(), ask="fill")._check(subject.tokenizer, Problem("1...=", "1234"))
+        Tasks(task=Sudoku(), ask="fill")._check(context.tokenizer, Problem("1...=", "1234"))
 
 
 def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_steps_that_is_asked():
@@ -313,17 +313,17 @@ def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_st
 def test_every_score_is_written_down_with_the_passes_that_it_took_itself():
     @dataclasses.dataclass(frozen=True)
     class Passes(Tasks):
-        def run(self, subject, step):
+        def run(self, context, step):
             for nfe in (2, 16):
-                subject.facts["nfe"] = nfe
+                context.details["nfe"] = nfe
                 yield f"at_{nfe}", 0.5, 0.0
 
-    subject = Subject(None, None, None, facts={"nfe": 99})
+    context = RunContext(None, None, None, details={"nfe": 99})
     asked = evaluate.Asked(
         "held_out", dict, dict(tasks=Passes()), "", read={}, sampler={}, drawn={}
     )
     assert [
-        (r["name"], r["nfe"]) for r in evaluate.scored(subject, 7, "tasks", Passes(), asked)
+        (r["name"], r["nfe"]) for r in evaluate.scored(context, 7, "tasks", Passes(), asked)
     ] == [("at_2", 2), ("at_16", 16)]
 
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from dlm.app.experiment import Experiment, Subject
+from dlm.app.context import RunContext
+from dlm.app.experiment import Experiment
 from dlm.core.config import build_member
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
@@ -19,31 +20,31 @@ from tests.evals.asked import scores
 pytestmark = pytest.mark.slow
 
 
-def subject(corpus, objective="masked", **changes):
+def context(corpus, objective="masked", **changes):
     run = build_run(
         tiny.recipe(corpus, nn__layers=1, data__mark="aeiou", objective=objective, **changes)
     )
     experiment = Experiment(run, run.text.fit(()))
-    return Subject(experiment, tiny.random_params(run.nn, scale=0.3), run.data.source)
+    return RunContext(experiment, tiny.random_params(run.nn, scale=0.3), run.data.source)
 
 
 def exact(**fields):
     return build_member(dict(name="exact") | fields, "evals")
 
 
-def says_e(subject):
+def says_e(context):
     """The same with parameters that answer every mask with an 'e'."""
-    params = jax.tree.map(lambda p: 0 * p, subject.params)
+    params = jax.tree.map(lambda p: 0 * p, context.params)
     always_VD = np.full_like(params["embed_VD"], 1e-3)
     always_VD[ord("e")] = 1.0
     return dataclasses.replace(
-        subject, params={**params, "embed_VD": always_VD, "norm_D": np.ones_like(params["norm_D"])}
+        context, params={**params, "embed_VD": always_VD, "norm_D": np.ones_like(params["norm_D"])}
     )
 
 
 @pytest.fixture(scope="module")
 def masked(corpus):
-    return subject(corpus)
+    return context(corpus)
 
 
 def test_the_gap_is_the_bound_less_the_exact_likelihood(masked):
@@ -58,20 +59,22 @@ def test_the_gap_is_the_bound_less_the_exact_likelihood(masked):
     assert bits[1] == 0 and gap[1] == pytest.approx(
         float(bound.variance_B.sum()) ** 0.5 / np.log(2) / float(size), rel=1e-5
     )
-    assert masked.facts["nfe"] == 4 and masked.facts["sampler"]["rule"]["order"] == "left_to_right"
+    assert (
+        masked.details["nfe"] == 4 and masked.details["sampler"]["rule"]["order"] == "left_to_right"
+    )
 
 
 def test_an_autoregressive_model_has_no_gap_and_blocks_have_their_own_passes(corpus):
-    ar = scores(exact(windows=8, samples=2), subject(corpus, "ar", sampler=dict(steps=1, block=1)))
+    ar = scores(exact(windows=8, samples=2), context(corpus, "ar", sampler=dict(steps=1, block=1)))
     assert ar["gap_bits_per_byte"] == (0.0, 0.0)
-    blocks = subject(corpus, dict(name="block", size=8))
+    blocks = context(corpus, dict(name="block", size=8))
     scores(exact(windows=8, samples=2), blocks)
-    assert blocks.facts["nfe"] == 32 and blocks.facts["sampler"]["block"] == 8
+    assert blocks.details["nfe"] == 32 and blocks.details["sampler"]["block"] == 8
 
 
 def test_bytes_of_prompts_are_not_counted(corpus):
     """Nats and bytes of the same text: of each held-out paragraph what stands behind its first space."""
-    asked = subject(corpus, "ar", sampler=dict(steps=1, block=1), data__prompt=" ")
+    asked = context(corpus, "ar", sampler=dict(steps=1, block=1), data__prompt=" ")
     answers = [text.partition(" ")[2] for text in asked.held_out_documents]
     size, tokens = sum(len(a.encode()) for a in answers), sum(len(a.encode()) + 1 for a in answers)
     bound = scores(HeldOut(samples=2), asked)
@@ -89,10 +92,11 @@ def test_a_sampler_that_is_given_is_the_one_that_is_scored(masked):
         steps=3,
     )
     scores(
-        exact(windows=8, samples=2), asked := dataclasses.replace(masked, sampler=given, facts={})
+        exact(windows=8, samples=2), asked := dataclasses.replace(masked, sampler=given, details={})
     )
     assert (
-        asked.facts["nfe"] == 3 and asked.facts["sampler"]["rule"]["name"] == "samplers.confident"
+        asked.details["nfe"] == 3
+        and asked.details["sampler"]["rule"]["name"] == "samplers.confident"
     )
     with pytest.raises(UserError, match="samplers.ancestral reveals positions at random"):
         scores(exact(windows=8), dataclasses.replace(masked, sampler=masked.experiment.run.sampler))
@@ -114,7 +118,7 @@ def test_masked_tokens_are_scored_by_kind(corpus, masked):
         and found["token_accuracy"][1] > 0
     )
     with pytest.raises(UserError, match="predicts none"):
-        scores(MaskedTokens(), subject(corpus, "ar", sampler=dict(steps=1, block=1)))
+        scores(MaskedTokens(), context(corpus, "ar", sampler=dict(steps=1, block=1)))
 
 
 def test_mistakes():

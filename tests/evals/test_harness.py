@@ -17,7 +17,7 @@ from dlm.samplers.ordered import Ordered
 from dlm.text.bpe import BPE, Published
 from dlm.text.bytes import Bytes
 from tests import tiny
-from tests.evals.test_exact import says_e, subject
+from tests.evals.test_exact import context, says_e
 from tests.text.probes import KINDS as PUBLISHED
 from tests.text.probes import write
 
@@ -68,12 +68,12 @@ def test_what_is_scored_spells_the_continuation_and_nothing_else(kind, tmp_path)
         for cut in range(
             kind != "learned", len(text)
         ):  # what a published tokenizer puts in front of a text is its own
-            context, continuation = text[:cut], text[cut:]
-            whole, first = spelled.pair(context, continuation)
+            prefix, continuation = text[:cut], text[cut:]
+            whole, first = spelled.pair(prefix, continuation)
             (piece,), _ = spelled.pieces(whole, first, text)
-            if stripped := context.rstrip():
+            if stripped := prefix.rstrip():
                 assert made.bytes_of(piece.ids[piece.first :]) == text[len(stripped) :].encode(), (
-                    context,
+                    prefix,
                     continuation,
                 )
                 assert whole[:first].tolist() == spelled.encoded(stripped).tolist()
@@ -107,13 +107,13 @@ def test_a_continuation_without_tokens_is_no_sum():
     with pytest.raises(UserError, match=r"'\\u200d' has no tokens to score \(after 'ab'\)"):
         silent.pair("ab", "\u200d")
     bare = speller(1, adds_bos=False)
-    for context in (
+    for prefix in (
         "",
         " ",
         "\n\n",
     ):  # nothing is left of it, so that something must stand before what is scored
-        found, first = bare.pair(context, "b")
-        assert found.tolist() == [257, *ids(context + "b")] and first == 1
+        found, first = bare.pair(prefix, "b")
+        assert found.tolist() == [257, *ids(prefix + "b")] and first == 1
 
 
 def test_a_name_in_what_goes_on_is_one_token():
@@ -198,14 +198,14 @@ def test_a_text_ends_at_its_first_stop_string():
 
 @pytest.fixture(scope="module")
 def asked(corpus):
-    return {name: subject(corpus, **{"objective": "masked"} | kind) for name, kind in KINDS.items()}
+    return {name: context(corpus, **{"objective": "masked"} | kind) for name, kind in KINDS.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ar", "masked", "block", "adapted"])
 def test_what_precedes_a_text_is_the_same_wherever_it_is_written_on(asked, kind, corpus):
     """Whether a published tokenizer puts a bos in front or not, for prompts of no, one and many tokens: `sample` and the harness."""
-    one = subject(corpus, "adapted") if kind == "adapted" else asked[kind]
+    one = context(corpus, "adapted") if kind == "adapted" else asked[kind]
     model, tokenizer = Model(one, rows=3), one.tokenizer
     one_by_one = (
         {}

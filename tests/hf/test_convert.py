@@ -12,7 +12,7 @@ import safetensors.numpy
 from tokenizers import pre_tokenizers
 
 from dlm import convert
-from dlm.app.experiment import reopen
+from dlm.app.open_run import reopen
 from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
 from dlm.samplers.generate import Request

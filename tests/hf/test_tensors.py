@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from dlm import convert
-from dlm.app.experiment import reopen
+from dlm.app.open_run import reopen
 from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
 from dlm.hf import layouts, shards, weights

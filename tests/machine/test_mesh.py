@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from dlm.app.experiment import Experiment, Subject
+from dlm.app.context import RunContext
+from dlm.app.experiment import Experiment
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.evals.bound import HeldOut
@@ -45,7 +46,7 @@ def lived(corpus, name, mesh):
         state, batches = made.new_state(), made.batches(0)
         for _ in range(2):
             state, sums = made.update(state, next(batches))
-        subject = Subject(made, state.averaged, made.run.data.source)
+        subject = RunContext(made, state.averaged, made.run.data.source)
         (_, bits, _), _ = HeldOut(samples=2, windows=8).run(subject, 2)
         replies = subject.generate([("ab", 6), (5,), ("abc", 5), (8,)], temperature=0.0)
         MADE[key] = (

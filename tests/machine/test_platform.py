@@ -217,14 +217,14 @@ def test_a_mesh_names_its_platform(corpus, tmp_path):
     run = build_run(tiny.recipe(corpus, mesh=dict(data=1, platform="npu", plugin="x.so")))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / directory.CONFIG).write_text(to_json(run))
-    from dlm.app import experiment
+    from dlm.app import open_run
 
     with (
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(UserError, match=f"change mesh.platform in {tmp_path}/config.json"),
     ):
-        patch.setattr(experiment.checkpoint, "intact", lambda *_: 1)
-        experiment.reopen(tmp_path)
+        patch.setattr(open_run.checkpoint, "intact", lambda *_: 1)
+        open_run.reopen(tmp_path)
     shape = mesh.abstract_mesh(mesh.Mesh(fsdp=8, expert=64)).shape
     assert dict(shape) == dict(data=1, fsdp=8, tensor=1, expert=64), "no such devices are here"
 

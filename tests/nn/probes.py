@@ -114,7 +114,8 @@ def computed(**changes):
 
 def routing(corpus, **changes):
     """The scores of a fresh model's routers."""
-    from dlm.app.experiment import Experiment, Subject
+    from dlm.app.context import RunContext
+    from dlm.app.experiment import Experiment
 
     if not _MADE:
         run = build_run(
@@ -125,7 +126,7 @@ def routing(corpus, **changes):
             )
         )
         made = Experiment(run, run.text.fit(()))
-        _MADE["subject"] = Subject(made, made.new_state().params, run.data.source)
+        _MADE["subject"] = RunContext(made, made.new_state().params, run.data.source)
     return [(name, value) for name, value, _ in Routing(**changes).run(_MADE["subject"], 0)]
 
 

@@ -18,7 +18,8 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from dlm import evaluate
-from dlm.app.experiment import Experiment, Subject
+from dlm.app.context import RunContext
+from dlm.app.experiment import Experiment
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.evals.lm_eval import local_tasks, tokenized
@@ -102,7 +103,7 @@ def ours(corpus_file, params=None, **changes):
     )  # fmt: skip
     run = build_run(tiny.recipe(corpus_file, nn=nn, data__length=LENGTH, **changes))
     experiment = Experiment(run, run.text.fit(()))
-    return Subject(
+    return RunContext(
         experiment,
         tiny.random_params(run.nn, scale=0.3) if params is None else params,
         run.data.source,
@@ -121,7 +122,7 @@ def pair(request, corpus_file):
     if not request.param:  # the tokenizer of HF has no bos: its prefix is eos
         tokenizer.bos = -1
     subject.experiment.tokenizer = tokenizer
-    mine = HarnessLM(Model(Subject(subject.experiment, params, None)), judged=frozenset({"t"}))
+    mine = HarnessLM(Model(RunContext(subject.experiment, params, None)), judged=frozenset({"t"}))
     theirs = HFLM(
         pretrained=model,
         tokenizer=hf_tokenizer(request.param),
@@ -172,9 +173,9 @@ def test_a_token_over_the_border_is_scored_as_two_where_lm_eval_fails(pair, monk
     def joined(text):
         return [*text.encode().replace(b"sw", b"\x07")]
 
-    front = [BOS] if pair[0].model.subject.tokenizer.adds_bos else []
+    front = [BOS] if pair[0].model.context.tokenizer.adds_bos else []
     monkeypatch.setattr(
-        mine.model.subject.tokenizer, "encode_marked", lambda text: np.array(joined(text), np.int32)
+        mine.model.context.tokenizer, "encode_marked", lambda text: np.array(joined(text), np.int32)
     )
     monkeypatch.setattr(theirs, "tok_encode", lambda text, *_, **__: front + joined(text))
     for context, continuation in JOINED[:3]:
@@ -225,7 +226,7 @@ def test_windows_are_those_of_lm_eval(count):
 
 
 def test_a_text_that_was_written_ends_at_any_of_its_ends(pair, monkeypatch):
-    tokenizer = pair[0].model.subject.tokenizer
+    tokenizer = pair[0].model.context.tokenizer
     monkeypatch.setattr(tokenizer, "vocab", replace(tokenizer.vocab, stops=(4,)))
     assert (
         pair[0]._text(np.array([*b"ab", 4, *b"c", EOS]), [])

@@ -14,7 +14,8 @@ from lm_eval.api.instance import Instance
 from safetensors.torch import load_file
 
 from dlm import convert
-from dlm.app.experiment import Subject, reopen
+from dlm.app.context import RunContext
+from dlm.app.open_run import reopen
 from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
 from dlm.evals import samples
@@ -363,7 +364,7 @@ def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, t
         with_bos(there)
     convert.from_hf(there, tmp_path / "run", [("config.mesh.data", "1")])
     experiment, state = reopen(tmp_path / "run")
-    subject = Subject(experiment, state.params, None)
+    subject = RunContext(experiment, state.params, None)
     lm = HarnessLM(Model(subject, rows=3))
     library = transformers.PreTrainedTokenizerFast(tokenizer_file=str(there / "tokenizer.json"))
     prompts, spelled = ("", "h", "hello there"), {}

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from dlm import train
-from dlm.app.experiment import Experiment, Subject, reopen
+from dlm.app.context import RunContext
+from dlm.app.experiment import Experiment
+from dlm.app.open_run import reopen
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.runs import directory
@@ -50,7 +52,7 @@ def nats(workdir, windows=96):
     """The bound of each held-out window, under the same noise for every run."""
     experiment, state = reopen(workdir)
     subject, bound = (
-        Subject(experiment, state.averaged, experiment.run.data.source),
+        RunContext(experiment, state.averaged, experiment.run.data.source),
         experiment.bound(4),
     )
     return np.concatenate(

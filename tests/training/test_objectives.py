@@ -11,7 +11,8 @@ import pytest
 
 import dlm
 import dlm.nn.masks
-from dlm.app.experiment import Experiment, Subject
+from dlm.app.context import RunContext
+from dlm.app.experiment import Experiment
 from dlm.core.config import build_member
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
@@ -83,7 +84,7 @@ def test_it_trains_is_scored_draws_and_is_restored(stem, corpus, tmp_path):
 
 
 def scored_and_drawn(made, state):
-    subject = Subject(made, state.averaged, made.run.data.source)
+    subject = RunContext(made, state.averaged, made.run.data.source)
     (_, bits, _), _ = HeldOut(samples=2, windows=8).run(subject, 2)
     assert 2 < bits < 14
     replies = subject.generate([("ab", 6), (5,)])
@@ -216,7 +217,7 @@ def both_groups(made, denoise, batch):
 
 def test_what_a_model_cannot_see_it_is_not_asked(corpus):
     for stem in ("any_order", "block"):
-        subject = Subject(experiment(corpus, stem), None, None)
+        subject = RunContext(experiment(corpus, stem), None, None)
         with pytest.raises(UserError, match="does not see the text after the hole"):
             subject.experiment.generator(
                 tiny.random_params(subject.experiment.run.nn), subject.experiment.run.sampler

@@ -9,7 +9,7 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
-from dlm.app import experiment
+from dlm.app import context, open_run
 from dlm.benches.fuzzed import ACCEPTED, REFUSED
 from dlm.core import files
 from dlm.core.config import to_json
@@ -168,8 +168,8 @@ def _reported(workdir: Path) -> None:
 
 def _opened(workdir: Path) -> None:
     directory.run_of(workdir)
-    experiment.build_sampler(workdir, [("sampler.steps", "2")])
-    experiment.evaluators(directory.read_config(workdir).get("evals", {}), "bound", [])
+    open_run.build_sampler(workdir, [("sampler.steps", "2")])
+    context.build_evaluators(directory.read_config(workdir).get("evals", {}), "bound", [])
 
 
 def _resumed(workdir: Path, run: Run) -> None:

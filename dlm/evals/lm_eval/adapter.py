@@ -110,7 +110,7 @@ class HarnessLM(LM):
 
     def _names(self, *texts: Quoted) -> int:
         """How many names of special tokens are text in them, one after the other."""
-        return len(self.model.subject.tokenizer.spelled(functools.reduce(operator.add, texts)))
+        return len(self.model.context.tokenizer.spelled(functools.reduce(operator.add, texts)))
 
     # -------------------------------------------------------------------------------------------------------- generation
 
@@ -185,14 +185,14 @@ class HarnessLM(LM):
         return prompt, room, cut
 
     def _text(self, ids: np.ndarray, until: Sequence[str]) -> str:
-        return tokenized.stopped(self.model.subject.tokenizer.decode(self._written(ids)), until)
+        return tokenized.stopped(self.model.context.tokenizer.decode(self._written(ids)), until)
 
     def _bytes(self, ids: np.ndarray) -> bytes:
         """What was written, of which lm_eval is given the text: that has '�' for what is no UTF-8."""
-        return self.model.subject.tokenizer.bytes_of(self._written(ids))
+        return self.model.context.tokenizer.bytes_of(self._written(ids))
 
     def _written(self, ids: np.ndarray) -> np.ndarray:
-        ends = np.flatnonzero(self.model.subject.tokenizer.vocab.ending(ids))
+        ends = np.flatnonzero(self.model.context.tokenizer.vocab.ending(ids))
         return ids[: ends[0]] if len(ends) else ids
 
     # --------------------------------------------------------------------------------------------------------------- chat
@@ -208,7 +208,7 @@ class HarnessLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        return self.model.subject.tokenizer.fingerprint
+        return self.model.context.tokenizer.fingerprint
 
 
 def resampled_error(lm: HarnessLM, task, samples: Sequence[dict], seed: int) -> dict[str, float]:

@@ -73,46 +73,46 @@ class Model:
 
     def __init__(
         self,
-        subject,
+        context,
         rows: int = 0,
         samples: int = 8,
         likelihood: str = "bound",
         pattern: str = "count",
     ):
-        self.subject, self.mask = subject, subject.objective.mask
-        self.rows = rows or subject.experiment.run.data.batch
-        shares = axes.shards(subject.experiment.mesh.shape)
+        self.context, self.mask = context, context.objective.mask
+        self.rows = rows or context.experiment.run.data.batch
+        shares = axes.shards(context.experiment.mesh.shape)
         if self.rows % shares:
             raise UserError(
                 f"evals.harness.batch={self.rows} must be a multiple of the {shares} devices on the data axes"
             )
-        self.sampler = subject.sampler or subject.experiment.run.sampler
+        self.sampler = context.sampler or context.experiment.run.sampler
         self.speller = tokenized.Speller(
-            subject.tokenizer, self.mask.reads, subject.experiment.run.data.length
+            context.tokenizer, self.mask.reads, context.experiment.run.data.length
         )
-        self.exact = subject.experiment.reported(pattern).claims == "exact"
+        self.exact = context.experiment.reported(pattern).claims == "exact"
         count = _Bound(samples, pattern)
         if likelihood == "exact" and self.mask.kind != "causal":
             length = self.mask.size or self.speller.room
-            given = subject.sampler or Sampler(rule=Ordered(), steps=length, block=self.mask.size)
-            self.sampler, self.exact = exact.deterministic(given, subject.objective), True
+            given = context.sampler or Sampler(rule=Ordered(), steps=length, block=self.mask.size)
+            self.sampler, self.exact = exact.deterministic(given, context.objective), True
             count = _Replayed(self.sampler)
         self._count, self.nfe = count, []
 
     def scores(self, pieces: Sequence[Piece], greedy: bool = True) -> list[Score]:
         """One for each piece. Whether diffusion would write what is scored is asked only if `greedy` matters: it takes a sample."""
-        experiment, by_piece = self.subject.experiment, [Score(0.0, 0.0, False)] * len(pieces)
+        experiment, by_piece = self.context.experiment, [Score(0.0, 0.0, False)] * len(pieces)
         count = experiment.counted(self._count)
         for length, members in tokenized.batches(pieces, self.rows, self.speller.room):
             arrays = tokenized.stacked(
                 [pieces[i] for i in members],
                 self.rows,
                 length,
-                self.subject.tokenizer.pad,
+                self.context.tokenizer.pad,
                 self.mask.reads,
             )
             counts = mesh.fetch(
-                count(self.subject.params, experiment.put(arrays), self.subject.key)
+                count(self.context.params, experiment.put(arrays), self.context.key)
             )
             for i, nats, variance, best in zip(
                 members, *counts, strict=False
@@ -134,8 +134,8 @@ class Model:
         self, prompts: Sequence[Piece], tokens: Sequence[int], sampler: Sampler
     ) -> list[np.ndarray]:
         """What the sampler puts after each prompt, in so many tokens."""
-        generator = self.subject.experiment.generator(
-            self.subject.params, sampler, seed=self.subject.seed
+        generator = self.context.experiment.generator(
+            self.context.params, sampler, seed=self.context.seed
         )
         groups: dict[tuple, list[int]] = {}
         for i, (prompt, room) in enumerate(zip(prompts, tokens, strict=True)):
@@ -163,7 +163,7 @@ class Model:
 
     def _canvas(self, prompts: Sequence[Piece], tokens: Sequence[int], length: int) -> Canvas:
         """Prompts as anchors, masks behind them, then padding, a segment of its own where positions see everything."""
-        vocab, i_L = self.subject.tokenizer.vocab, np.arange(length)
+        vocab, i_L = self.context.tokenizer.vocab, np.arange(length)
         known_B1 = np.array([[len(p.ids)] for p in prompts])
         last_B1 = known_B1 + np.array(tokens)[:, None]
         z_BL = np.where(i_L < last_B1, vocab.mask, vocab.pad)

@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from dlm.app.experiment import Experiment, Subject
+from dlm.app.context import RunContext
+from dlm.app.experiment import Experiment
 from dlm.core.run import build_run
 from dlm.machine.interrupts import Preempted
 from tests import tiny
@@ -18,30 +19,32 @@ def experiment(corpus):
 @pytest.mark.slow
 def test_samples_are_numbered_through_all_batches(experiment):
     params = experiment.new_state().params
-    subject = Subject(experiment, params, experiment.run.data.source)
-    drawn = [tuple(reply.ids) for reply in subject.draw(20, 6)]
+    context = RunContext(experiment, params, experiment.run.data.source)
+    drawn = [tuple(reply.ids) for reply in context.draw(20, 6)]
     assert (
         len(drawn) == len(set(drawn)) == 20
-        and subject.facts["nfe"] == 2
-        and subject.facts["sampler"]["steps"] == 2
+        and context.details["nfe"] == 2
+        and context.details["sampler"]["steps"] == 2
     )
-    assert [tuple(r.ids) for r in Subject(experiment, params, None).draw(17, 6)] == drawn[:17], (
+    assert [tuple(r.ids) for r in RunContext(experiment, params, None).draw(17, 6)] == drawn[:17], (
         "another batch, the same samples"
     )
-    assert [tuple(r.ids) for r in Subject(experiment, params, None, seed=1).draw(3, 6)] != drawn[:3]
-    zeros = Subject(experiment, jax.tree.map(lambda p: 0 * p, params), None)
+    assert [tuple(r.ids) for r in RunContext(experiment, params, None, seed=1).draw(3, 6)] != drawn[
+        :3
+    ]
+    zeros = RunContext(experiment, jax.tree.map(lambda p: 0 * p, params), None)
     assert [tuple(r.ids) for r in zeros.draw(3, 6)] != drawn[:3], (
         "the compiled sampler takes the parameters that it is given"
     )
     assert len(experiment._generators) == 1
     assert (
-        len(subject.generate([("ab", 4)], temperature=0.0)) == 1
+        len(context.generate([("ab", 4)], temperature=0.0)) == 1
         and len(experiment._generators) == 2
     )
 
 
 def test_a_wish_to_stop_ends_drawing_and_reading(experiment):
-    subject = Subject(experiment, None, experiment.run.data.source, stop=lambda: True)
-    for ask in (lambda: subject.draw(2, 6), lambda: next(subject.held_out())):
+    context = RunContext(experiment, None, experiment.run.data.source, stop=lambda: True)
+    for ask in (lambda: context.draw(2, 6), lambda: next(context.held_out())):
         with pytest.raises(Preempted):
             ask()
