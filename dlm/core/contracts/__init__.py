@@ -1,0 +1,59 @@
+"""What the rooms pass to each other: frozen dataclasses that are JAX pytrees, and Protocols.
+
+    loader ─ Batch ─> objective ─ Canvas ─> net ─ Output(Prediction) ─> objective ─ Loss ─> update
+                      sampler   ─ Canvas ─> net ─ Output(Prediction) ─> rule ─ Canvas …
+
+Axis letters: B batch, L length, V vocabulary, D width.
+"""
+
+from dlm.core.contracts.canvas import Batch, Canvas, Layout
+from dlm.core.contracts.data import Source, Task, Tokenizer
+from dlm.core.contracts.diffusion import Process
+from dlm.core.contracts.evaluation import Evaluator
+from dlm.core.contracts.network import Head, Output, Router
+from dlm.core.contracts.prediction import Confidence, Logits, Prediction, keep_top_k, keep_top_p
+from dlm.core.contracts.sampling import Ends, Remask, Rule
+from dlm.core.contracts.training import (
+    Bound,
+    Claim,
+    Loss,
+    Mean,
+    Objective,
+    Pattern,
+    State,
+    UnbiasedLoss,
+)
+from dlm.core.contracts.visibility import Pair, Shift, Visibility
+
+__all__ = [
+    "Batch",
+    "Bound",
+    "Canvas",
+    "Claim",
+    "Confidence",
+    "Ends",
+    "Evaluator",
+    "Head",
+    "Layout",
+    "Logits",
+    "Loss",
+    "Mean",
+    "Objective",
+    "Output",
+    "Pair",
+    "Pattern",
+    "Prediction",
+    "Process",
+    "Remask",
+    "Router",
+    "Rule",
+    "Shift",
+    "Source",
+    "State",
+    "Task",
+    "Tokenizer",
+    "UnbiasedLoss",
+    "Visibility",
+    "keep_top_k",
+    "keep_top_p",
+]

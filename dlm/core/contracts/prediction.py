@@ -1,0 +1,135 @@
+"""What a network predicts: a distribution over the vocabulary at each position.
+
+Shapes: B rows, L positions, R of them for each row, V ids. Probabilities are in nats (float32).
+"""
+
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from dlm.core import keys
+from dlm.core.pytree import pytree
+
+# Nats: logits are not accurate to more, so a lower temperature takes the most likely id.
+COLDEST = 1e-6
+
+Confidence = Literal["top", "margin", "entropy"]
+
+
+class Prediction(Protocol):
+    """p(x_i | canvas) at each position; excluded ids (bos, pad, mask) have probability 0."""
+
+    def log_prob(self, ids_BL: jax.Array) -> jax.Array:
+        """Returns log p(ids_i | canvas), float32_BL."""
+
+    def probs(self) -> jax.Array:
+        """Returns all probabilities, float32_BLV."""
+
+    def draw(
+        self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+    ) -> jax.Array:
+        """Samples ids_BL from the sharpened distribution."""
+
+    def tempered(
+        self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+    ) -> "Prediction":
+        """Returns the distribution that `draw` samples from."""
+
+    def confidence(self, kind: Confidence = "top") -> jax.Array:
+        """Returns a score for each position, float32_BL; higher is more confident."""
+
+    def best(self) -> jax.Array:
+        """Returns the most likely id at each position, int32_BL."""
+
+    def at(self, position_BR: jax.Array) -> "Prediction":
+        """Returns the prediction at these positions of each row alone."""
+
+
+@pytree
+class Logits:
+    """The Prediction given by float32 logits_BLV; −inf excludes an id."""
+
+    logits_BLV: jax.Array
+
+    def log_prob(self, ids_BL: jax.Array) -> jax.Array:
+        """Returns log p(ids_i | canvas), nats."""
+        chosen_BL = jnp.take_along_axis(self.logits_BLV, ids_BL[..., None], -1)[..., 0]
+        return chosen_BL - jax.nn.logsumexp(self.logits_BLV, -1)
+
+    def probs(self) -> jax.Array:
+        """Returns all probabilities."""
+        return jax.nn.softmax(self.logits_BLV, -1)
+
+    def draw(
+        self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+    ) -> jax.Array:
+        """Samples from p^(1/temperature), cut to its top k and its nucleus.
+
+        At temperature 0 (below `COLDEST`) the mode is taken.
+        """
+        if temperature < COLDEST:
+            return self.best()
+        return keys.categorical(key_B, self.tempered(temperature, top_p, top_k).logits_BLV)
+
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> "Logits":
+        """Returns the distribution that `draw` samples from."""
+        logits_BLV = self.logits_BLV
+        if temperature < COLDEST:
+            best_BL = logits_BLV.argmax(-1)
+            best_BLV = jax.nn.one_hot(best_BL, logits_BLV.shape[-1], dtype=bool)
+            return Logits(jnp.where(best_BLV, 0.0, -jnp.inf))
+        # Relative to the largest: a compiler rounds a large quotient differently
+        # where it computes it twice.
+        if temperature != 1:
+            highest_BL1 = logits_BLV.max(-1, keepdims=True)
+            highest_BL1 = jnp.where(jnp.isfinite(highest_BL1), highest_BL1, 0.0)
+            logits_BLV = (logits_BLV - highest_BL1) / temperature
+        return Logits(keep_top_p(keep_top_k(logits_BLV, top_k), top_p))
+
+    def confidence(self, kind: Confidence = "top") -> jax.Array:
+        """Scores each position; higher is more confident.
+
+        'top': the largest probability; 'margin': its lead over the second;
+        'entropy': minus the entropy, in nats.
+        """
+        if kind == "entropy":
+            log_BLV = jax.nn.log_softmax(self.logits_BLV, -1)
+            terms_BLV = jnp.where(jnp.isfinite(log_BLV), jnp.exp(log_BLV) * log_BLV, 0.0)
+            return terms_BLV.sum(-1)
+        if kind == "margin":
+            two_BL2 = jax.lax.top_k(self.probs(), 2)[0]
+            return -jnp.diff(two_BL2, axis=-1)[..., 0]
+        return self.probs().max(-1)
+
+    def best(self) -> jax.Array:
+        """Returns the most likely id at each position, ids_BL."""
+        return self.logits_BLV.argmax(-1).astype(jnp.int32)
+
+    def at(self, position_BR: jax.Array) -> "Logits":
+        """Returns the prediction at these positions of each row alone, [B, R, V]."""
+        return Logits(jnp.take_along_axis(self.logits_BLV, position_BR[..., None], 1))
+
+
+def keep_top_k(logits_BLV: jax.Array, top_k: int) -> jax.Array:
+    """Sets all logits below the k-th largest to −inf (ties with it stay); k = 0 keeps all."""
+    if not 0 < top_k < logits_BLV.shape[-1]:
+        return logits_BLV
+    floor_BL1 = jax.lax.top_k(logits_BLV, top_k)[0][..., -1:]
+    return jnp.where(logits_BLV >= floor_BL1, logits_BLV, -jnp.inf)
+
+
+def keep_top_p(logits_BLV: jax.Array, top_p: float) -> jax.Array:
+    """Sets all logits outside the smallest set of probability ≥ top_p to −inf.
+
+    Ties with the last member of that set stay.
+    """
+    if top_p >= 1.0:
+        return logits_BLV
+    probs_BLV = jax.nn.softmax(logits_BLV, -1)
+    ordered_BLV = -jnp.sort(-probs_BLV, -1)
+    # An id belongs to the set if the more likely ones together do not reach top_p.
+    before_BLV = jnp.cumsum(ordered_BLV, -1) - ordered_BLV
+    inside_BLV = jnp.where(before_BLV < top_p, ordered_BLV, jnp.inf)
+    floor_BL1 = inside_BLV.min(-1, keepdims=True)
+    return jnp.where(probs_BLV >= floor_BL1, logits_BLV, -jnp.inf)
