@@ -9,7 +9,6 @@ from pathlib import Path
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import load_recipe, override
 from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.named import Place
@@ -40,9 +39,7 @@ FLAGS = [
 
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
-    config = load_recipe(args.config)
-    for dotted, text in overrides:
-        override(config, dotted.removeprefix("config."), text)
+    config = cli.load_config(args.config, overrides)
     if args.print_config:
         cli.emit(config, indent=2)
         return

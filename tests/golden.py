@@ -20,6 +20,7 @@ import numpy as np
 from dlm.app.experiment import Experiment
 from dlm.core import keys
 from dlm.core.run import build_run
+from dlm.runs import earlier_fields
 from dlm.samplers.generate import Request
 from tests import tiny
 
@@ -127,6 +128,7 @@ def merged(base: dict, changes: dict) -> dict:
 
 def experiment(corpus: Path, changes: str) -> Experiment:
     config = merged(json.loads(BASE.replace("CORPUS", str(corpus))), json.loads(changes))
+    earlier_fields.rename(config)
     run = build_run(config)
     return Experiment(run, run.text.fit(run.data.source.documents("train")))
 

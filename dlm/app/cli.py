@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlm.core import files
+from dlm.core.config import load_recipe, override
 from dlm.core.errors import UserError
 from dlm.core.named import Place, Seed, nearest
 from dlm.machine import allocator, hosts, interrupts
+from dlm.runs import earlier_fields
 
 BEGIN = time.time()  # commands import this module first, so that start-up time is told whole
 
@@ -82,6 +84,15 @@ def parse(
             f"unknown argument {word}{nearest(word, [f'--{f.name}' for f in flags])}; --help lists the flags"
         )
     return parsed, overrides
+
+
+def load_config(target: str, overrides: list[tuple[str, str]]) -> dict:
+    """The config of the recipe FILE.py[:arguments] with these overrides, as a plain dictionary."""
+    config = load_recipe(target)
+    for dotted, text in overrides:
+        override(config, dotted.removeprefix("config."), text)
+    earlier_fields.check(config)
+    return config
 
 
 def place(name: str) -> Callable[[str], Place]:

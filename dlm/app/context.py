@@ -17,6 +17,7 @@ from dlm.core.contracts import Batch
 from dlm.core.errors import UserError
 from dlm.core.named import nearest
 from dlm.machine.interrupts import Preempted
+from dlm.runs import earlier_fields
 from dlm.samplers.config import Sampler
 from dlm.samplers.generate import Reply, Request
 
@@ -121,6 +122,7 @@ def build_evaluators(
             known = f"{', '.join(settings)}{nearest(name, settings)}"
             raise UserError(f"--{dotted}: expected --evals.NAME.FIELD with NAME one of {known}")
         override(settings[name], field_name, text)
+    earlier_fields.check(dict(evals=settings))
     return {name: _build(name, fields) for name, fields in settings.items()}
 
 

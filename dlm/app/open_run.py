@@ -12,7 +12,7 @@ from dlm.core.contracts import State
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.machine import mesh
-from dlm.runs import checkpoint, directory, weights
+from dlm.runs import checkpoint, directory, earlier_fields, weights
 from dlm.samplers.config import Sampler
 
 Opened = tuple[Experiment, State]
@@ -47,6 +47,7 @@ def build_sampler(workdir: Path, overrides: Sequence[tuple[str, str]]) -> Sample
     config = directory.read_config(workdir)
     for dotted, text in overrides:
         override(config, dotted, text)
+    earlier_fields.check(config)
     return build_run(config, least=0).sampler
 
 

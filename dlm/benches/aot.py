@@ -14,7 +14,6 @@ import time
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import load_recipe, override
 from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.named import Place
@@ -39,9 +38,7 @@ ALONE = dict(
 def main(argv: list[str] | None = None) -> int:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
     generation(args.topology)
-    config = load_recipe(args.config)
-    for dotted, text in overrides:
-        override(config, dotted.removeprefix("config."), text)
+    config = cli.load_config(args.config, overrides)
     results = measured(build_run(config), args.topology, args.quick)
     say(table(results))
     if args.json:

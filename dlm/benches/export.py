@@ -17,7 +17,6 @@ from pathlib import Path
 from dlm.app import cli
 from dlm.app.cli import Flag
 from dlm.core import files
-from dlm.core.config import load_recipe, override
 from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.named import Place
@@ -60,9 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
     if not args.platform.isidentifier():
         raise UserError(f"--platform={args.platform} must be one name, such as npu")
-    config = load_recipe(args.config)
-    for dotted, text in overrides:
-        override(config, dotted.removeprefix("config."), text)
+    config = cli.load_config(args.config, overrides)
     if args.out:
         files.try_writing(Path(args.out) / "any", "name another folder by --out=FOLDER")
     programs = exported(build_run(config), args.platform)

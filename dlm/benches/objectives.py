@@ -15,7 +15,6 @@ import time
 from dlm import benches
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import load_recipe, override
 from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.named import Place
@@ -47,9 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("config",))
     if args.repeats < 1:
         raise UserError(f"--repeats={args.repeats} must be at least 1")
-    config = load_recipe(args.config)
-    for dotted, text in overrides:
-        override(config, dotted.removeprefix("config."), text)
+    config = cli.load_config(args.config, overrides)
     results = measure(config, args.only.split(",") if args.only else ALL, args.repeats)
     for name, ratio in results["updates"].items():
         limit = f"   (at most {LIMITS['block']})" if name.startswith("block") else ""

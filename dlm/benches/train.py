@@ -17,7 +17,6 @@ from pathlib import Path
 from dlm import benches
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.core.config import load_recipe, override
 from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.named import Place
@@ -82,9 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(target: str, overrides: list[tuple[str, str]]) -> Run:
-    config = load_recipe(target)
-    for dotted, text in overrides:
-        override(config, dotted.removeprefix("config."), text)
+    config = cli.load_config(target, overrides)
     return build_run(config)
 
 

@@ -1,138 +1,331 @@
-"""What a stored config without a field stands for, where the field came later with another default.
+"""Reading what earlier versions stored: renamed modules, fields and log columns, and fields that did not exist yet.
 
-A run directory keeps every field of its config. A field that is not there is one that the code of that time had not: it behaved in one
-fixed way, which need not be today's default. The table `EARLIER` names that way, so that an old run goes on and is evaluated as it began:
-what its stored config has not is filled in, and what the recipe that it goes on with leaves at today's default is taken from it.
+A run directory keeps every field of its config, under the names of the code that wrote it. These
+tables translate it to the names and values of today, so that an old run can be read, resumed and
+compared with new ones. Every reader of a stored config or row uses them: `completed` for a
+config.json, `renamed_row` for a line of a .jsonl file. Recipes and flags must use today's names:
+`check` refuses an old one with a line that gives the new one.
 
-`MOVED` names modules that have moved since: a stored config is read with their names of today, so that equal runs are equal.
+To rename something, add a row (never delete one: old runs stay readable):
+
+    MODULES   a file that a config names moved          'run.optim': 'training.optimizer'
+    FIELDS    a field of a section or of a member       Renamed('sampler.edge', 'sampler.window')
+    COLUMNS   a column of metrics.jsonl                 'old_loss': 'new_loss'
+    MOVES     a function, where a value moved or split  def power(config): … return [(old, new)]
+    EARLIER   a field came later, with another default  Earlier('optim.b2', 0.5, 'what runs did')
+
+Modules are renamed first, then fields in the order of the table, then the functions are called;
+so a row is written in the names that the rows before it produce.
 """
 
 import copy
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
+
+from dlm.core.errors import UserError
+
+Names = list[tuple[str, str]]  # (old, new) of everything that was renamed, for error lines
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """One field that has another name, place or spelling today."""
+
+    old: str  # dotted path, such as 'sampler.edge'; paths into the sampler hold for every pass
+    new: str  # its path today
+    members: tuple[str, ...] = ()  # only in these members of a family, such as ('block',); (): any
+    values: dict[str, str] = field(default_factory=dict)  # old value → new value; others stay
 
 
 @dataclass(frozen=True)
 class Earlier:
     """One field that came later."""
 
-    dotted: str  # where it stands, such as 'optim.skip.norm'
-    value: Any  # what runs without it did
-    means: str  # the same in words, for the line that is said when such a run is opened
-    number: str = (
-        ""  # a field of the same section which a number in the place of that section stood for
-    )
-    beside: str = ""  # a field of the same section without which this one means nothing
-    members: tuple[
-        str, ...
-    ] = ()  # names of the members of a family that have the field, such as 'local'; (): the section is no member
+    dotted: str  # its path, such as 'optim.skip.norm'
+    value: Any  # the value that describes what runs without the field did
+    means: str  # the same in words, printed when such a run is opened
+    number: str = ""  # the field of its section that a plain number in place of the section sets
+    beside: str = ""  # a field of the same section without which this one has no effect
+    members: tuple[str, ...] = ()  # only in these members of a family; (): the section is no member
 
+
+MODULES: dict[str, str] = {
+    "run.loop": "training.loop",
+    "run.mesh": "machine.mesh",
+    "run.optim": "training.optimizer",
+}
+
+FIELDS: tuple[Renamed, ...] = ()
+
+COLUMNS: dict[str, str] = {}
+
+MOVES: tuple[Callable[[dict], Names], ...] = ()
 
 _MASKS = "bounds are estimated under the noise that the model is trained with, which scatters more"
+_PROMPTS = "windows that hold nothing but prompts are read too"
+_AVERAGES = "averages keep much of the initial parameters for long"
+_EQUAL = "equal documents are kept once"
+_FORMS = "files named .jsonl and .ndjson are JSON, all others text"
 
 EARLIER: tuple[Earlier, ...] = (
-    Earlier(
-        "data.blank",
-        "served",
-        "windows that hold nothing but prompts are read too",
-        beside="prompt",
-    ),
-    Earlier(
-        "optim.ema.warmup",
-        "none",
-        "averages keep much of the initial parameters for long",
-        beside="decay",
-        number="decay",
-    ),
-    Earlier(
-        "data.source.unique", True, "equal documents are kept once", members=("local", "problems")
-    ),
-    Earlier(
-        "data.source.form",
-        "suffix",
-        "files named .jsonl and .ndjson are JSON, all others text",
-        members=("local",),
-    ),
-    *(Earlier(f"evals.{name}.pattern", "own", _MASKS) for name in ("bound", "exact", "harness")),
+    Earlier("data.blank", "served", _PROMPTS, beside="prompt"),
+    Earlier("optim.ema.warmup", "none", _AVERAGES, beside="decay", number="decay"),
+    Earlier("data.source.unique", True, _EQUAL, members=("local", "problems")),
+    Earlier("data.source.form", "suffix", _FORMS, members=("local",)),
+    Earlier("evals.bound.pattern", "own", _MASKS),
+    Earlier("evals.exact.pattern", "own", _MASKS),
+    Earlier("evals.harness.pattern", "own", _MASKS),
 )
 
+# The family of a bare name such as 'confident', by the path of the field that holds it.
+_FAMILIES = {
+    "text": "text",
+    "data.source": "data",
+    "nn.experts.router": "nn.routers",
+    "objective": "objectives",
+    "objective.process": "noise",
+    "sampler.rule": "samplers",
+    "sampler.remask": "samplers.remask",
+}
+_PASSES = ("then", "next_pass")  # the field of a sampler that holds its next pass, then and now
+_LATER_PASS = re.compile(r"^sampler(\.(then|next_pass))+")
 
-MOVED = {"run.loop": "training.loop", "run.mesh": "machine.mesh", "run.optim": "training.optimizer"}
+
+# --------------------------------------------------------------------------------- renamed fields
 
 
 def completed(config: dict) -> list[str]:
-    """Puts the value of every missing field, and today's names, into a stored config; returns one line about each field."""
-    _rename(config)
+    """Translates a stored config to today's names and adds the fields that it lacks, in place.
+
+    Returns one line about each field that was added.
+    """
+    rename(config)
     lines = []
-    for field in EARLIER:
-        *parents, leaf = field.dotted.split(".")
-        section = _section(config, parents, field.number)
-        if section is None or leaf in section or not _has_the_field(section, field):
+    for entry in EARLIER:
+        *parents, leaf = entry.dotted.split(".")
+        section = _section(config, parents, entry.number)
+        missing = section is not None and leaf not in section
+        if not missing or not _has_the_field(section, entry):
             continue
-        section[leaf] = field.value
-        lines.append(f"{field.dotted}={field.value!r}: {field.means}")
+        section[leaf] = entry.value
+        lines.append(f"{entry.dotted}={entry.value!r}: {entry.means}")
     return lines
 
 
-def _rename(config: dict) -> None:
-    """Gives a stored config, and all sections in it, the names that their modules have today."""
-    if isinstance(name := config.get("name"), str):
-        config["name"] = MOVED.get(name, name)
-    for value in config.values():
+def rename(config: dict) -> Names:
+    """Translates a config to today's names in place; returns the (old, new) names that it met."""
+    names = _rename_modules(config, "")
+    for entry in FIELDS:
+        names += _rename_field(config, entry)
+    for move in MOVES:
+        names += move(config)
+    return names
+
+
+def renamed_row(row: dict) -> dict:
+    """A row of a .jsonl file, in today's names: its columns, and the settings that it records."""
+    row = {COLUMNS.get(name, name): value for name, value in row.items()}
+    if isinstance(row.get("sampler"), dict):
+        row["sampler"] = _renamed(row["sampler"], ["sampler"])
+    if isinstance(row.get("settings"), dict):
+        row["settings"] = _renamed(row["settings"], ["evals", str(row.get("eval"))])
+    if isinstance(row.get("differs"), dict):
+        row["differs"] = _renamed_paths(row["differs"])
+    return row
+
+
+def check(config: dict) -> None:
+    """Refuses old names in the plain dictionary of a recipe and its flags."""
+    for old, new in rename(copy.deepcopy(config)):
+        raise UserError(f"config.{old} is called config.{new} now")
+
+
+def _rename_modules(config: dict, path: str) -> Names:
+    """Renames modules wherever a `name`, or a string in place of a member, refers to one."""
+    names = []
+    for key, value in config.items():
+        here = f"{path}.{key}" if path else str(key)
         if isinstance(value, dict):
-            _rename(value)
+            names += _rename_modules(value, here)
+        elif isinstance(value, str):
+            holder = path if key == "name" else here
+            family = _FAMILIES.get(_LATER_PASS.sub("sampler", holder), "")
+            if key != "name" and not family:
+                continue
+            config[key] = _module_today(value, family)
+            if config[key] != value:
+                names.append((f"{holder}={value}", f"{holder}={config[key]}"))
+    return names
+
+
+def _module_today(name: str, family: str) -> str:
+    """Today's name of a module or of a member, which may be given without its family."""
+    if "." in name:
+        while name in MODULES:
+            name = MODULES[name]
+        return name
+    # A bare name stays bare, so that it is only changed where the file itself is called otherwise.
+    return _stem(_module_today(f"{family}.{name}", family))
+
+
+def _rename_field(config: dict, entry: Renamed) -> Names:
+    *parents, leaf = entry.old.split(".")
+    *new_parents, new_leaf = entry.new.split(".")
+    names = []
+    for top, depth in _tops(config, parents):
+        section = _existing(top, parents[depth:])
+        present = section is not None and leaf in section
+        if not present or not _is_member(section, entry.members):
+            continue
+        target = section
+        if new_parents != parents:
+            target = _opened(top, new_parents[depth:])
+        # Where both names are given the old one stays, and is refused as unknown.
+        if new_leaf in target:
+            continue
+        value = section.pop(leaf)
+        if isinstance(value, str):
+            value = entry.values.get(value, value)
+        target[new_leaf] = value
+        names.append((entry.old, entry.new))
+    return names
+
+
+def _tops(config: dict, parents: list[str]) -> Iterator[tuple[dict, int]]:
+    """(dictionary, how many names of the path lead to it): one for each pass of a sampler."""
+    if parents[:1] != ["sampler"]:
+        yield config, 0
+        return
+    sampler = config.get("sampler")
+    while isinstance(sampler, dict):
+        later = next((sampler[name] for name in _PASSES if sampler.get(name)), None)
+        yield sampler, 1
+        sampler = later
+
+
+def _existing(config: dict, parents: list[str]) -> dict | None:
+    """The dictionary at a path, None where there is none; nothing is changed."""
+    for parent in parents:
+        config = config.get(parent)
+        if not isinstance(config, dict):
+            return None
+    return config
+
+
+def _opened(config: dict, parents: list[str]) -> dict:
+    """The dictionary at a path, created where there is none."""
+    for parent in parents:
+        if not isinstance(config.get(parent), dict):
+            config[parent] = {}
+        config = config[parent]
+    return config
+
+
+def _renamed(section: dict, parents: list[str]) -> dict:
+    """A copy of the section at a path of a config, in today's names."""
+    config = {}
+    *above, last = parents
+    _opened(config, above)[last] = copy.deepcopy(section)
+    rename(config)
+    return _opened(config, parents)
+
+
+def _renamed_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """{'sampler.edge': …} with today's paths; `data` is a file's name here, and stays."""
+    nested, others = {}, {}
+    for dotted, value in values.items():
+        *parents, leaf = dotted.split(".")
+        if parents and parents[0] in ("sampler", "evals"):
+            _opened(nested, parents)[leaf] = copy.deepcopy(value)
+        else:
+            others[dotted] = value
+    rename(nested)
+    return others | _flat(nested, "")
+
+
+def _flat(nested: dict, above: str) -> dict[str, Any]:
+    flat = {}
+    for key, value in nested.items():
+        here = f"{above}.{key}" if above else key
+        if isinstance(value, dict):
+            flat |= _flat(value, here)
+        else:
+            flat[here] = value
+    return flat
+
+
+# ------------------------------------------------------------------------- fields that came later
 
 
 def idle(config: dict) -> None:
-    """Takes the table's fields that mean nothing without another out where that one is off: a run has them or not by its age alone."""
-    for field in EARLIER:
-        *parents, leaf = field.dotted.split(".")
-        section = _section(config, parents, field.number)
-        if section and field.beside and not section.get(field.beside):
+    """Removes the fields of EARLIER that have no effect because the field beside them is off.
+
+    Whether a run has such a field depends on its age alone.
+    """
+    for entry in EARLIER:
+        *parents, leaf = entry.dotted.split(".")
+        section = _section(config, parents, entry.number)
+        if section and entry.beside and not section.get(entry.beside):
             section.pop(leaf, None)
 
 
 def kept(run: dict, bare: dict, stored: dict) -> dict:
-    """The config of a run as it goes on: the table's fields are as in its completed `stored` config where that has the table's value, and
-    the `run` as it was asked for has today's default. `bare` is that run with nothing but defaults in these fields (`without`)."""
+    """The config with which a stored run continues: fields of EARLIER keep the value it began with.
+
+    That holds where the recipe leaves them at today's default; `bare` is the config of the recipe
+    with nothing but defaults in these fields (`without`), `stored` the completed one of the run.
+    """
     run = copy.deepcopy(run)
-    for field in EARLIER:
-        *parents, leaf = field.dotted.split(".")
-        asked, default, began = (_section(config, parents) or {} for config in (run, bare, stored))
-        if (
-            leaf in asked
-            and asked[leaf] == default.get(leaf)
-            and leaf in began
-            and began[leaf] == field.value
-        ):
-            asked[leaf] = field.value
+    for entry in EARLIER:
+        *parents, leaf = entry.dotted.split(".")
+        sections = [_section(config, parents) or {} for config in (run, bare, stored)]
+        now, default, began = sections
+        at_default = leaf in now and now[leaf] == default.get(leaf)
+        if at_default and leaf in began and began[leaf] == entry.value:
+            now[leaf] = entry.value
     return run
 
 
 def without(config: dict) -> dict:
-    """A config with the table's fields left out."""
+    """A copy of a config without the fields of EARLIER."""
     config = copy.deepcopy(config)
-    for field in EARLIER:
-        *parents, leaf = field.dotted.split(".")
+    for entry in EARLIER:
+        *parents, leaf = entry.dotted.split(".")
         (_section(config, parents) or {}).pop(leaf, None)
     return config
 
 
 def _section(config: dict, parents: list[str], number: str = "") -> dict | None:
-    """The dictionary below `config` that a path of names leads to; a member given by its name alone is opened, and so is a number."""
+    """The dictionary at a path; None where there is none.
+
+    A member given by its name alone becomes a dictionary, and so does a number.
+    """
     for parent in parents:
-        found = config.get(parent)
-        if isinstance(found, str):
-            found = config[parent] = dict(name=found)
-        if number and isinstance(found, (int, float)):
-            found = config[parent] = {number: found}
-        if not isinstance(found, dict):
+        value = config.get(parent)
+        if isinstance(value, str):
+            value = config[parent] = dict(name=value)
+        if number and isinstance(value, (int, float)):
+            value = config[parent] = {number: value}
+        if not isinstance(value, dict):
             return None
-        config = found
+        config = value
     return config
 
 
-def _has_the_field(section: dict, field: Earlier) -> bool:
-    if field.beside and not section.get(field.beside):
+def _has_the_field(section: dict, entry: Earlier) -> bool:
+    if entry.beside and not section.get(entry.beside):
         return False
-    return not field.members or str(section.get("name", "")).rpartition(".")[2] in field.members
+    return not entry.members or _stem(section.get("name", "")) in entry.members
+
+
+def _is_member(section: dict, members: tuple[str, ...]) -> bool:
+    """Whether a section is one of these members; also where it does not name its member."""
+    name = section.get("name")
+    return not members or name is None or _stem(name) in members
+
+
+def _stem(name: Any) -> str:
+    """'ancestral' of 'samplers.ancestral'."""
+    return str(name).rpartition(".")[2]

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from dlm.core import files
 from dlm.core.errors import UserError
+from dlm.runs import earlier_fields
 
 METRICS, OWED = "metrics.jsonl", "owed.json"
 
@@ -289,7 +290,7 @@ def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None)
         except (ValueError, RecursionError):  # also numbers of thousands of digits
             row = None
         if kind(row):
-            parsed.append(row)
+            parsed.append(earlier_fields.renamed_row(row))
         elif line.strip() and number < len(lines):
             others.append(number)
     if others and say:

@@ -22,6 +22,7 @@ from dlm.core import recipe
 from dlm.core.config import load_recipe, override, put, to_plain
 from dlm.core.errors import UserError
 from dlm.core.run import Run, build_run
+from dlm.runs import earlier_fields
 
 LOGS = "logs"  # in a sweep's folder, beside the runs' directories
 _LONGEST = 120  # bytes of a name, which becomes a directory's
@@ -156,6 +157,7 @@ def _built(base: dict, p: Point) -> tuple[Run, list[str]]:
         override(applied, field, text)
         words.append(f"--config.{field}={text}")
     try:
+        earlier_fields.check(config)
         run = build_run(config)
         if build_run(applied) != run:
             raise UserError(

@@ -7,8 +7,8 @@ import pytest
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.reports import record
-from dlm.runs import directory, earlier_fields
-from dlm.runs.earlier_fields import Earlier
+from dlm.runs import directory, earlier_fields, logs
+from dlm.runs.earlier_fields import Earlier, Renamed
 from tests import tiny
 from tests.reports.conftest import write
 
@@ -133,3 +133,124 @@ def test_modules_that_moved_are_read_under_their_names_of_today(tmp_path):
     stored = json.loads(text)
     earlier_fields.completed(stored)
     assert stored == now
+
+
+RENAMED = (
+    Renamed("every", "intervals"),
+    Renamed("intervals.unsaved", "intervals.on_failure", values={"go_on": "continue"}),
+    Renamed("sampler.edge", "sampler.window"),
+    Renamed("sampler.then", "sampler.next"),
+    Renamed("sampler.rule.trust", "sampler.rule.self_trust", members=("planned",)),
+    Renamed("sampler.rule.below", "sampler.cache.threshold"),
+)
+
+
+def split_power(config):
+    """Moves a field into another member, as no row of the table can."""
+    process = config.get("objective", {}).get("process", {})
+    if "power" not in process:
+        return []
+    process["schedule"] = dict(name=process["schedule"], power=process.pop("power"))
+    return [("objective.process.power", "objective.process.schedule.power")]
+
+
+@pytest.fixture
+def renamed(monkeypatch):
+    modules = {"old.rules.sharp": "samplers.sharp", "samplers.sharp": "samplers.rules.keen"}
+    monkeypatch.setattr(earlier_fields, "MODULES", modules)
+    monkeypatch.setattr(earlier_fields, "FIELDS", RENAMED)
+    monkeypatch.setattr(earlier_fields, "COLUMNS", {"old_loss": "loss"})
+    monkeypatch.setattr(earlier_fields, "MOVES", (split_power,))
+    monkeypatch.setattr(earlier_fields, "_PASSES", ("then", "next"))
+
+
+def test_a_stored_config_is_translated_name_by_name(renamed):
+    rule = dict(name="samplers.planned", trust=0.5, below=1)
+    later = dict(rule=dict(name="samplers.confident", trust=2.0), edge="sliding")
+    config = dict(
+        every=dict(unsaved="go_on", log=1),
+        sampler=dict(rule=rule, edge="hard", then=later | dict(then=dict(edge="last"))),
+        objective=dict(process=dict(schedule="polynomial", power=3.0)),
+    )
+    names = earlier_fields.rename(config)
+    kept = dict(rule=dict(name="samplers.confident", trust=2.0), window="sliding")
+    assert config == dict(
+        intervals=dict(on_failure="continue", log=1),
+        sampler=dict(
+            rule=dict(name="samplers.planned", self_trust=0.5),
+            cache=dict(threshold=1),
+            window="hard",
+            next=kept | dict(next=dict(window="last")),
+        ),
+        objective=dict(process=dict(schedule=dict(name="polynomial", power=3.0))),
+    )
+    assert ("every", "intervals") in names and names.count(("sampler.edge", "sampler.window")) == 3
+    assert not earlier_fields.rename(config), "today's names stay as they are"
+
+
+@pytest.mark.parametrize(
+    "rule, today",
+    [
+        ("old.rules.sharp", "samplers.rules.keen"),
+        (dict(name="samplers.sharp"), dict(name="samplers.rules.keen")),
+        ("sharp", "keen"),
+        ("confident", "confident"),
+        (dict(name="samplers.confident"), dict(name="samplers.confident")),
+        (7, 7),
+        (None, None),
+    ],
+)
+def test_modules_are_renamed_where_a_config_names_one(renamed, rule, today):
+    config = dict(text="sharp", sampler=dict(rule=rule, then=dict(rule=rule)))
+    earlier_fields.rename(config)
+    assert config["sampler"]["rule"] == config["sampler"]["next"]["rule"] == today
+    assert config["text"] == "sharp", "a bare name belongs to the family of its field"
+
+
+def test_both_names_at_once_are_an_unknown_field(renamed):
+    config = dict(sampler=dict(edge="hard", window="sliding"))
+    assert not earlier_fields.rename(config) and config["sampler"]["edge"] == "hard"
+
+
+def test_rows_are_read_in_todays_names(renamed, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    score = dict(
+        name="exact",
+        value=1.0,
+        eval="bound",
+        sampler=dict(rule=dict(name="samplers.planned", trust=0.5), edge="hard"),
+        settings=dict(name="evals.bound", samples=2),
+        differs={"sampler.edge": "hard", "evals.bound.samples": 2, "data": "x", "data.unit": "y"},
+    )
+    path.write_text(json.dumps(dict(step=1, old_loss=2.0)) + "\n" + json.dumps(score) + "\n")
+    metric, row = logs.rows(path)
+    assert metric == dict(step=1, loss=2.0)
+    assert row["sampler"] == dict(rule=dict(name="samplers.planned", self_trust=0.5), window="hard")
+    assert row["differs"] == {
+        "sampler.window": "hard",
+        "evals.bound.samples": 2,
+        "data": "x",
+        "data.unit": "y",
+    }
+    assert row["settings"] == score["settings"]
+
+
+def test_an_old_name_in_a_recipe_is_one_line_with_the_new_one(renamed):
+    for config, message in (
+        (
+            dict(sampler=dict(edge="hard")),
+            "config.sampler.edge is called config.sampler.window now",
+        ),
+        (dict(sampler=dict(rule="sharp")), "sampler.rule=sharp is called .*sampler.rule=keen now"),
+    ):
+        asked = json.loads(json.dumps(config))
+        with pytest.raises(UserError, match=message):
+            earlier_fields.check(asked)
+        assert asked == config, "the recipe is not changed"
+    earlier_fields.check(dict(sampler=dict(window="hard")))
+
+
+@pytest.mark.parametrize("config", [dict(sampler=3), dict(every=[], objective="masked"), {}])
+def test_a_damaged_config_is_left_to_the_border(renamed, config):
+    config.pop("objective", None)
+    earlier_fields.rename(config)
