@@ -1,4 +1,4 @@
-"""Reading what earlier versions stored: renamed modules, fields and log columns, and fields that did not exist yet.
+"""Reading what earlier versions stored: renamed modules, fields, columns, and missing fields.
 
 A run directory keeps every field of its config, under the names of the code that wrote it. These
 tables translate it to the names and values of today, so that an old run can be read, resumed and
@@ -130,7 +130,8 @@ def renamed_row(row: dict) -> dict:
     if isinstance(row.get("sampler"), dict):
         row["sampler"] = _renamed(row["sampler"], ["sampler"])
     if isinstance(row.get("settings"), dict):
-        row["settings"] = _renamed(row["settings"], ["evals", str(row.get("eval"))])
+        evaluator = ["evals", str(row.get("eval"))]
+        row["settings"] = _renamed(row["settings"], evaluator)
     if isinstance(row.get("differs"), dict):
         row["differs"] = _renamed_paths(row["differs"])
     return row
@@ -193,9 +194,9 @@ def _rename_field(config: dict, entry: Renamed) -> Names:
     return names
 
 
-def _tops(config: dict, parents: list[str]) -> Iterator[tuple[dict, int]]:
+def _tops(config: dict, path: list[str]) -> Iterator[tuple[dict, int]]:
     """(dictionary, how many names of the path lead to it): one for each pass of a sampler."""
-    if parents[:1] != ["sampler"]:
+    if path[:1] != ["sampler"]:
         yield config, 0
         return
     sampler = config.get("sampler")
@@ -297,7 +298,7 @@ def without(config: dict) -> dict:
     return config
 
 
-def _section(config: dict, parents: list[str], number: str = "") -> dict | None:
+def _section(config: dict, parents: list[str], number: str = ""):
     """The dictionary at a path; None where there is none.
 
     A member given by its name alone becomes a dictionary, and so does a number.
