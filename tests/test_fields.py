@@ -18,9 +18,10 @@ import pytest
 
 import dlm
 from dlm.app.experiment import Experiment
-from dlm.core.config import build_member, exposed
+from dlm.core.config import build_member
 from dlm.core.contracts import Bound, Loss, State
 from dlm.core.errors import UserError
+from dlm.core.families import exposed
 from dlm.core.run import Run, build_run
 from dlm.evals.bound import HeldOut
 from dlm.machine import mesh

@@ -25,9 +25,10 @@ from typing import Any
 from dlm.app import cli
 from dlm.app.cli import Flag
 from dlm.core import files
-from dlm.core.config import build_member, exposed, override
+from dlm.core.config import build_member, override
 from dlm.core.console import say
 from dlm.core.errors import UserError
+from dlm.core.families import exposed
 from dlm.core.named import Place, Seed, nearest
 
 FLAGS = [

@@ -1,1 +1,1 @@
-"""core — what every room says to every other: contracts, configs, keys, files. Imports nothing of ours."""
+"""core — what every room uses: configs, contracts, random keys, files, errors."""

@@ -1,10 +1,12 @@
-"""Axis letters: what each means, which mesh axis shards it, whether weight decay may touch it.
+"""Axis letters: the meaning of each, the mesh axis that shards it, whether weight decay applies.
 
-A parameter is named with its axes, `q_DHK`; this one table then shards parameters, optimizer moments and EMA, and says what is
-decayed. A scan over layers stacks parameters along a leading N that the name does not carry.
+A parameter is named with its axes, `q_DHK`; this one table then shards parameters, optimizer
+moments and EMA, and decides which parameters decay. A scan over layers stacks parameters along a
+leading N that the name does not carry.
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 MESH = ("data", "fsdp", "tensor", "expert")
@@ -13,10 +15,8 @@ BATCH = ("data", "fsdp", "expert")  # mesh axes that split the batch
 
 class Axis(NamedTuple):
     meaning: str
-    mesh: str | None  # the mesh axis a parameter is sharded over along this letter
-    decay: (
-        bool  # a parameter is decayed when it has two axes or more and every one of them is decayed
-    )
+    mesh: str | None  # the mesh axis that shards a parameter along this letter
+    decay: bool  # a parameter with two axes or more decays if all its letters do
 
 
 TABLE = {
@@ -36,39 +36,46 @@ TABLE = {
 }
 
 
-def shards(sizes) -> int:
-    """Into how many parts a mesh of these axis sizes splits a batch."""
+def shards(sizes: Mapping[str, int]) -> int:
+    """Return into how many parts a mesh of these axis sizes splits a batch."""
     return math.prod(sizes[axis] for axis in BATCH)
 
 
 def suffix(name: str) -> str:
-    """The axis letters of a parameter name: 'q_DHK' → 'DHK'. Raises ValueError where the name carries none."""
+    """Return the axis letters of a parameter name: 'q_DHK' → 'DHK'. Raises ValueError."""
     letters = name.rsplit("_", 1)[-1]
     if "_" not in name or any(c not in TABLE for c in letters):
-        raise ValueError(f"parameter {name!r} has no axis suffix; known letters: {''.join(TABLE)}")
+        known = "".join(TABLE)
+        raise ValueError(f"parameter {name!r} has no axis suffix; known letters: {known}")
     return letters
 
 
 def decayed(name: str) -> bool:
-    """True for matrices; norms, biases, embeddings and time conditioning are left alone."""
+    """Return True for matrices; norms, biases, embeddings and time conditioning never decay."""
     letters = suffix(name)
-    return len(letters) > 1 and "_bias_" not in name and all(TABLE[c].decay for c in letters)
+    is_matrix = len(letters) > 1 and "_bias_" not in name
+    return is_matrix and all(TABLE[letter].decay for letter in letters)
 
 
 def partition(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[str | None, ...]:
-    """The mesh axis of each dimension of a parameter, with a leading None where layers are stacked.
+    """Return the mesh axis of each dimension of a parameter, None where it is not sharded.
 
-    A mesh axis is used once, and only where it divides the dimension (a few key-value heads stay replicated).
+    A mesh axis is used once, and only where its size divides the dimension: a few key-value heads
+    stay replicated. Stacked layers have a leading None.
     """
     letters = suffix(name)
-    spec: list[str | None] = [None] * (len(shape) - len(letters))
-    for letter, size in zip(letters, shape[len(spec) :], strict=True):
+    stacked = len(shape) - len(letters)
+    axes: list[str | None] = [None] * stacked
+    for letter, size in zip(letters, shape[stacked:], strict=True):
         mesh = TABLE[letter].mesh
-        fits = mesh is not None and mesh not in spec and size % sizes.get(mesh, 1) == 0
-        spec.append(mesh if fits else None)
-    return tuple(spec)
+        fits = mesh is not None and mesh not in axes and size % sizes.get(mesh, 1) == 0
+        axes.append(mesh if fits else None)
+    return tuple(axes)
 
 
-def name_of(path) -> str:
-    """The parameter's own name at the end of a tree path."""
-    return next((k.key for k in reversed(path) if isinstance(getattr(k, "key", None), str)), "")
+def name_of(path: tuple) -> str:
+    """Return the parameter's own name, the last string key of a JAX tree path."""
+    from jax.tree_util import DictKey  # this module is read without JAX, too
+
+    names = [k.key for k in path if isinstance(k, DictKey) and isinstance(k.key, str)]
+    return names[-1] if names else ""

@@ -1,8 +1,8 @@
-"""Lines for people."""
+"""Messages for people."""
 
 import sys
 
 
 def say(text: str = "") -> None:
-    """Prints a line on stderr: stdout is for the one JSON object of `--json`."""
+    """Print a line on stderr; stdout is reserved for the one JSON object of `--json`."""
     print(text, file=sys.stderr, flush=True)

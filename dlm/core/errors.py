@@ -1,5 +1,8 @@
-"""The one error that is not ours."""
+"""The one exception for mistakes of the user."""
 
 
 class UserError(Exception):
-    """The user's mistake, told in one line: the commands print `error: …` and exit with 2. Its notes, if any, are printed below."""
+    """A mistake of the user, described in one line.
+
+    The commands print `error: …` and its notes, and exit with status 2.
+    """

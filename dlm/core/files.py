@@ -1,6 +1,7 @@
-"""Whole files or none: what is written under another name, and renamed at the end, is never taken for whole while it is not.
+"""Write files whole or not at all; split lines; write strict JSON.
 
-And what a line of a file is, and JSON that every parser reads: RFC 8259 knows neither NaN nor Infinity, which Python writes if it may.
+An unfinished file has another name, and is renamed at the end, so that it is never mistaken for a
+whole one. JSON follows RFC 8259, which has neither NaN nor Infinity, both of which Python writes.
 """
 
 import errno
@@ -16,13 +17,16 @@ from typing import IO, Any
 
 from dlm.core.errors import UserError
 
-PARTIAL = ".part"  # how the name of an unfinished file ends
+PARTIAL = ".part"  # last part of the name of an unfinished file
 
 
 @contextmanager
 def whole(path: Path, mode: str = "w", sync: bool = False) -> Iterator[IO]:
-    """A file that is at `path` once the block ends without an error, in place of the one before; with `sync`, on the disk by then."""
-    partial = Path(path).with_name(f"{Path(path).name}.{os.getpid()}{PARTIAL}")
+    """Open a file that replaces `path` once the block ends without an error.
+
+    With `sync` its content is on the disk by then.
+    """
+    partial = _partial(path)
     try:
         with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -37,9 +41,12 @@ def whole(path: Path, mode: str = "w", sync: bool = False) -> Iterator[IO]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which is at `path` once the block ends without an error; there it may only replace an empty one."""
+    """Fill a folder that is at `path` once the block ends without an error.
+
+    There it may only replace an empty folder.
+    """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial = _partial(path)
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -51,64 +58,78 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def try_writing(path: Path, remedy: str) -> None:
-    """Tries, before there is anything to write, whether a file at `path` can be written; leaves all as it was.
+def _partial(path: Path) -> Path:
+    # The process id keeps two writers apart.
+    return Path(path).with_name(f"{Path(path).name}.{os.getpid()}{PARTIAL}")
 
-    Raises UserError with the `remedy`: hours of computing are not lost on a folder that may only be read."""
+
+def try_writing(path: Path, remedy: str) -> None:
+    """Check, before hours of computing, that a file at `path` can be written; change nothing.
+
+    Raises UserError with the `remedy`.
+    """
     path = Path(path)
     try:
-        above = next(parent for parent in path.absolute().parents if parent.exists())
         if path.exists():
             path.open("ab").close()
-        elif not above.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        elif not os.access(above, os.W_OK | os.X_OK):
-            raise PermissionError(
-                errno.EROFS,
-                os.strerror(
-                    errno.EROFS if os.statvfs(above).f_flag & os.ST_RDONLY else errno.EACCES
-                ),
-            )
+        else:
+            _check_parent(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
 
 
+def _check_parent(path: Path) -> None:
+    """Raise OSError where the nearest existing folder above `path` does not take files."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise PermissionError(code, os.strerror(code))
+
+
 def write(path: Path, text: str, sync: bool = False) -> None:
-    """The text, whole or not at all."""
+    """Write the text, whole or not at all."""
     with whole(path, sync=sync) as file:
         file.write(text)
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text, without what ends them: \\n, \\r\\n or \\r. str.splitlines ends them at eight signs more, which are text."""
-    found = re.split(r"\r\n|\n|\r", text)
-    return found[:-1] if not found[-1] else found
+    """Split a text into lines at \\n, \\r\\n and \\r.
+
+    str.splitlines also splits at eight other characters, which may be part of a text.
+    """
+    parts = re.split(r"\r\n|\n|\r", text)
+    return parts if parts[-1] else parts[:-1]
 
 
 def as_json(value: Any, indent: int | None = None, ascii: bool = True) -> str:
-    """Strict JSON: a number that is not finite becomes null, and the object around it says `"finite": false`."""
+    """Write strict JSON: a number that is not finite becomes null.
+
+    The object around such a number gets `"finite": false`.
+    """
     text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
-    return text.encode(
-        "utf-8", "backslashreplace"
-    ).decode()  # half of a pair of surrogates is no UTF-8: JSON's own escape is left
+    # A lone surrogate is no UTF-8: it is written as JSON's own escape.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def finite(value: Any) -> Any:
-    """The value as strict JSON holds it."""
+    """Replace numbers that strict JSON does not have."""
     return _finite(value)[0]
 
 
 def _finite(value: Any) -> tuple[Any, bool]:
-    """(the value, whether all numbers in it that no object of its own holds are finite)."""
+    """Return (value, whether all its numbers outside of inner objects are finite)."""
     if isinstance(value, float):
         return (value, True) if math.isfinite(value) else (None, False)
     if isinstance(value, dict):
         parts = {key: _finite(part) for key, part in value.items()}
-        made = {key: part for key, (part, _) in parts.items()}
-        return (
-            made if all(whole for _, whole in parts.values()) else made | {"finite": False}
-        ), True
+        clean = {key: part for key, (part, _) in parts.items()}
+        if not all(is_finite for _, is_finite in parts.values()):
+            clean["finite"] = False
+        return clean, True
     if isinstance(value, (list, tuple)):
-        parts = [_finite(part) for part in value]
-        return [part for part, _ in parts], all(whole for _, whole in parts)
+        items = [_finite(part) for part in value]
+        return [part for part, _ in items], all(is_finite for _, is_finite in items)
     return value, True

@@ -1,10 +1,12 @@
-"""Random numbers: one root key per run, a stream per purpose, a key per sample; and exact categorical draws.
+"""Random numbers: one root key per run, a stream per purpose, a key per sample; exact draws.
 
-Every draw of a run is a function of (seed, stream, step, global sample index) and of nothing else, so neither the number of
-devices, hosts or microbatches nor the order of a batch changes it. A key that was used is never split again.
+Every draw of a run is a function of (seed, stream, step, global sample index) and of nothing else,
+so neither the number of devices, hosts or microbatches nor the order of a batch changes it. A key
+is never split after it was used.
 
-Draws from a categorical law go through the inverse distribution function and not through Gumbel noise: float32 Gumbel noise is
-truncated, which lowers the effective temperature (arXiv:2409.02908) and makes rare events impossible.
+Categorical draws invert the distribution function instead of adding Gumbel noise: float32 Gumbel
+noise is truncated, which lowers the effective temperature (arXiv:2409.02908) and makes rare events
+impossible.
 """
 
 import zlib
@@ -12,69 +14,75 @@ import zlib
 import jax
 import jax.numpy as jnp
 
-_COLUMNS = 64  # width of a bucket in the two-level search of `categorical`
+_COLUMNS = 64  # ids of a bucket in the two-level search of `categorical`
 
 
 def root(seed: int) -> jax.Array:
-    """The run's root key."""
+    """Return the run's root key."""
     return jax.random.key(seed)
 
 
-def key(root_key: jax.Array, stream: str, step=0) -> jax.Array:
-    """The key of `stream` (any name: 'noise', 'eval', …) at `step`; streams are independent of each other."""
-    return jax.random.fold_in(
-        jax.random.fold_in(root_key, zlib.crc32(stream.encode()) & 0x7FFFFFFF), step
-    )
+def key(root_key: jax.Array, stream: str, step: int | jax.Array = 0) -> jax.Array:
+    """Return the key of `stream` (any name: 'noise', 'eval', …) at `step`.
+
+    Streams are independent. The stream's name seeds the key, so names in use are never changed.
+    """
+    number = zlib.crc32(stream.encode()) & 0x7FFFFFFF
+    return jax.random.fold_in(jax.random.fold_in(root_key, number), step)
 
 
 def words(key: jax.Array) -> list[int]:
-    """What a key is made of, to write it down."""
+    """Return the integers that a key consists of, to store it."""
     return jax.random.key_data(key).tolist()
 
 
 def per_sample(step_key: jax.Array, index_B: jax.Array) -> jax.Array:
-    """One key per sample, a function of its global index alone."""
+    """Return one key per sample, a function of its global index alone."""
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, index_B)
 
 
 def uniform_BL(key_B: jax.Array, length: int) -> jax.Array:
-    """U[0, 1) per row and position; the draw of a position does not depend on `length`."""
+    """Draw U[0, 1) per row and position; the draw of a position does not depend on `length`."""
     return jax.vmap(lambda k: jax.random.uniform(k, (length,)))(key_B)
 
 
 def categorical(key_B: jax.Array, logits_BLV: jax.Array) -> jax.Array:
-    """One exact draw per position from softmax(logits), ids_BL; entries at −inf are never drawn.
+    """Draw ids_BL exactly from softmax(logits); entries at −inf are never drawn.
 
-    The inverse distribution function, searched in two levels (bucket of 64 ids, then id), each with its own uniform, so that
-    float32 partial sums stay accurate for large vocabularies and only one random pair is drawn per position. Where the total
-    is no positive number (a logit at +inf), the likeliest is taken.
+    The distribution function is inverted in two levels (bucket of 64 ids, then id), each with its
+    own uniform, so that float32 partial sums stay accurate for large vocabularies. Where the total
+    is no positive number (a logit at +inf), the most likely id is taken.
     """
     B, L, V = logits_BLV.shape
     mass_BLV = jnp.exp(logits_BLV - logits_BLV.max(-1, keepdims=True)).astype(jnp.float32)
     mass_BLV = jnp.pad(mass_BLV, ((0, 0), (0, 0), (0, -V % _COLUMNS)))
     buckets = mass_BLV.reshape(B, L, -1, _COLUMNS)
     u = jax.vmap(lambda k: jax.random.uniform(k, (L, 2)))(key_B)
+
+    # First the bucket, then the id inside of it.
     sums = buckets.sum(-1)
     bucket_BL = _invert(sums, u[..., 0])
     inside = jnp.take_along_axis(buckets, bucket_BL[..., None, None], axis=2)[..., 0, :]
     drawn_BL = bucket_BL * _COLUMNS + _invert(inside, u[..., 1])
-    sound_BL = sums.sum(-1) > 0
+    valid_BL = sums.sum(-1) > 0
 
-    def likeliest():
-        return jnp.where(sound_BL, drawn_BL, logits_BLV.argmax(-1).astype(jnp.int32))
+    def with_argmax():
+        return jnp.where(valid_BL, drawn_BL, logits_BLV.argmax(-1).astype(jnp.int32))
 
-    return jax.lax.cond(sound_BL.all(), lambda: drawn_BL, likeliest)
+    # A cond skips the argmax in the usual case.
+    return jax.lax.cond(valid_BL.all(), lambda: drawn_BL, with_argmax)
 
 
-def _invert(mass, u):
-    """First index of positive mass at which the cumulative mass exceeds u·total.
+def _invert(mass: jax.Array, u: jax.Array) -> jax.Array:
+    """Return the first index of positive mass at which the cumulative mass exceeds u·total.
 
-    Partial sums in parallel need not grow with the index: one may exceed the sum before it where the mass is 0, and the total all others.
+    Parallel partial sums need not be monotone: one may exceed its predecessor where the mass is 0,
+    and the total may exceed all others.
     """
     cumulative = jnp.cumsum(mass, -1)
     total = cumulative[..., -1]
     target = jnp.minimum(u * total, total * (1 - 2**-23))
     possible = mass > 0
     reached = possible & (cumulative > target[..., None])
-    # One search for the first that is reached, and where none is for the first that is possible: two would take twice as long.
+    # One search for the first reached index, else the first possible: two take twice as long.
     return jnp.argmax(possible.astype(jnp.int8) + reached.astype(jnp.int8), -1).astype(jnp.int32)

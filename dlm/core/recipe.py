@@ -1,6 +1,8 @@
-"""Recipe files, which are the user's: run as scripts are, with their folder on the path; what one raises is told as a mistake in it.
+"""Run the user's recipe files, and turn their exceptions into one line.
 
-error: configs/mine.py, line 7: ValueError: boom
+    error: configs/mine.py, line 7: ValueError: boom
+
+A recipe runs as a script does, with its folder on the import path. What it prints goes to stderr.
 """
 
 import contextlib
@@ -12,119 +14,124 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dlm.core.errors import UserError
 
-_OURS = Path(__file__).resolve().parents[1]
-_LONGEST = 300  # characters of an error that is told
-_MOST = 10  # places of one that are told
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LONGEST_MESSAGE = 300  # characters of the user's exception that are printed
+_MOST_FRAMES = 10  # of its traceback
 
 
 def split(target: str) -> tuple[str, str | None]:
-    """(FILE.py, arguments or None) of FILE.py[:arguments]; a colon may also stand in the name of a file that there is."""
-    ends = [*(i for i, sign in enumerate(target) if sign == ":"), len(target)]
+    """Split FILE.py[:arguments] into (FILE.py, arguments or None).
+
+    File names may contain colons: the shortest name of an existing file wins.
+    """
+    ends = [i for i, sign in enumerate(target) if sign == ":"] + [len(target)]
     end = next((end for end in ends if os.path.isfile(target[:end])), ends[0])
     return target[:end], target[end + 1 :] or None
 
 
-def function(path: str, name: str) -> Callable | None:
-    """The function of that name in the file, which is run for it; None where it has none. To be called within `told`."""
-    found = runpy.run_path(path).get(name)
-    return found if callable(found) else None
+def load_function(path: str, name: str) -> Callable | None:
+    """Run the file and return its function `name`, or None. Call it within `errors_in`."""
+    function = runpy.run_path(path).get(name)
+    return function if callable(function) else None
 
 
-def given(call: Callable, argument: str | None) -> Any:
-    """What the function returns: it gets the recipe's arguments (or None) where it takes any."""
-    return call(*((argument,) if inspect.signature(call).parameters else ()))
+def call(function: Callable, argument: str | None) -> Any:
+    """Call a recipe's function, with the recipe's argument (or None) if it takes one."""
+    if inspect.signature(function).parameters:
+        return function(argument)
+    return function()
 
 
 @contextmanager
-def told(path: str) -> Iterator[None]:
-    """Whatever is raised within is a UserError that names the file and the line; what the file prints is for people, on stderr."""
-    folder, known = Path(path).resolve().parent, set(sys.modules)
-    new = folder not in [Path(entry).resolve() for entry in sys.path]
-    if new:
+def errors_in(path: str) -> Iterator[None]:
+    """Turn whatever the recipe raises into a UserError that names its file and line."""
+    folder = Path(path).resolve().parent
+    modules_before = set(sys.modules)
+    is_new = folder not in [Path(entry).resolve() for entry in sys.path]
+    if is_new:
         sys.path.insert(0, str(folder))
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except (UserError, KeyboardInterrupt):
         raise
-    except (
-        BaseException
-    ) as error:  # a SystemExit as well: nothing has been done that could have ended well
-        raise _mistake(path, folder, error) from None
+    except BaseException as error:
+        # Also a SystemExit: a recipe that exits has not returned a config.
+        raise _user_error(path, folder, error) from None
     finally:
-        if new:
+        if is_new:
             with contextlib.suppress(ValueError):
                 sys.path.remove(str(folder))
-            _forget(folder, set(sys.modules) - known)
+            _forget_modules(folder, set(sys.modules) - modules_before)
 
 
-def _forget(folder: Path, names: set[str]) -> None:
-    """Neighbours that a recipe imported: another recipe may have others of the same names."""
+def _forget_modules(folder: Path, names: set[str]) -> None:
+    """Unload the neighbours that a recipe imported: another recipe may import others so named."""
     for name in names:
-        module = sys.modules[name]
         top = folder / name.partition(".")[0]
-        file = getattr(module, "__file__", None) or next(
-            iter(getattr(module, "__path__", ())), None
-        )
-        if file and (
-            Path(file).resolve() == top.with_suffix(".py")
-            or Path(file).resolve().is_relative_to(top)
-        ):
+        file = _file_of(sys.modules[name])
+        if file is not None and (file == top.with_suffix(".py") or file.is_relative_to(top)):
             del sys.modules[name]
 
 
-def _mistake(path: str, folder: Path, error: BaseException) -> UserError:
-    """The error in one line, at the innermost line of the user's own; where these call each other, all of them as a note."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if _own(frame.filename, folder)
-    ]
-    places = [(frame.filename, frame.lineno) for frame in frames]
-    if isinstance(error, SyntaxError) and error.filename and _own(error.filename, folder):
+def _file_of(module: ModuleType) -> Path | None:
+    """Return a module's file, or the folder of a package without an __init__."""
+    attributes = vars(module)
+    file = attributes.get("__file__") or next(iter(attributes.get("__path__", ())), None)
+    return Path(file).resolve() if file else None
+
+
+# -------------------------------------------------------------------------------- error messages
+
+
+def _user_error(path: str, folder: Path, error: BaseException) -> UserError:
+    """Describe an exception in one line, at the innermost line of the user's own code.
+
+    Where the user's functions call each other, a note lists the lines of all.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [(f.filename, f.lineno) for f in frames if _is_users(f.filename, folder)]
+    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename, folder):
         places.append((error.filename, error.lineno))
-    shown = [f"{_shown(path, folder, file)}, line {line}" for file, line in places]
-    made = UserError(f"{shown[-1] if shown else path}: {_words(error)}")
+    shown = [f"{_spelled(path, folder, file)}, line {line}" for file, line in places]
+    user_error = UserError(f"{shown[-1] if shown else path}: {_message(error)}")
     if len(shown) > 1:
-        made.add_note("\n".join(f"  {place}" for place in _ends(shown)))
-    return made
+        user_error.add_note("\n".join(f"  {place}" for place in _shortened(shown)))
+    return user_error
 
 
-def _ends(places: list[str]) -> list[str]:
-    """The first and the last of many places: of a function that calls itself for ever there are a thousand."""
-    left_out = len(places) - _MOST
-    return (
-        places
-        if left_out <= 0
-        else [*places[: _MOST // 2], f"… {left_out} more", *places[-_MOST // 2 :]]
-    )
+def _shortened(places: list[str]) -> list[str]:
+    """Keep the first and last of many places: endless recursion has a thousand."""
+    left_out = len(places) - _MOST_FRAMES
+    if left_out <= 0:
+        return places
+    half = _MOST_FRAMES // 2
+    return [*places[:half], f"… {left_out} more", *places[-half:]]
 
 
-def _own(file: str, folder: Path) -> bool:
+def _is_users(file: str, folder: Path) -> bool:
     resolved = Path(file).resolve()
-    return (
-        resolved.is_relative_to(folder)
-        and not resolved.is_relative_to(_OURS)
-        and "site-packages" not in resolved.parts
-    )
+    is_installed = resolved.is_relative_to(_PACKAGE) or "site-packages" in resolved.parts
+    return resolved.is_relative_to(folder) and not is_installed
 
 
-def _shown(path: str, folder: Path, file: str) -> str:
-    """As the user spells the recipe's folder."""
+def _spelled(path: str, folder: Path, file: str) -> str:
+    """Spell a file the way the user spelled the recipe's folder."""
     return str(Path(path).parent / Path(file).resolve().relative_to(folder))
 
 
-def _words(error: BaseException) -> str:
-    """'ValueError: boom', in one line."""
+def _message(error: BaseException) -> str:
+    """Return 'ValueError: boom', in one line of printable characters."""
     try:
-        said = (error.msg if isinstance(error, SyntaxError) else str(error)).strip()
-    except Exception:  # an error of the user's own making may not even be able to say what it is
-        said = ""
-    first = (
-        "".join(c if c.isprintable() else " " for c in said.splitlines()[0][:_LONGEST])
-        if said
-        else ""
-    )
-    return f"{type(error).__name__}: {first}".rstrip(": ")
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        lines = text.strip().splitlines()
+    except Exception:  # the user's own exception class may fail to print itself
+        lines = []
+    first = lines[0][:_LONGEST_MESSAGE] if lines else ""
+    printable = "".join(c if c.isprintable() else " " for c in first)
+    return f"{type(error).__name__}: {printable}".rstrip(": ")

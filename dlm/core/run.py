@@ -3,17 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlm.core.config import FREE, _fields, _make, member, section, to_plain
+from dlm.core.builder import build_fields, build_section
+from dlm.core.config import FREE, member, section, to_plain
 from dlm.core.errors import UserError
 from dlm.core.named import Place, Seed
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: what is trained, on what, for how long. The sections are named after the rooms that read them."""
+    """What one run trains, on what, and for how long; sections are named after their rooms."""
 
     steps: int  # optimizer updates; 0: the weights come from elsewhere (`dlm.convert`)
-    seed: Seed = 0
+    seed: Seed = Seed(0)
     text: Any = member("text", "bytes")
     data: Any = section("data.loader")
     nn: Any = section("nn.config")
@@ -34,19 +35,22 @@ class Run:
 
     @property
     def flops_per_token(self) -> float:
-        """Model FLOPs of one token of a training batch, however often the objective has it read."""
+        """Model FLOPs of one token of a training batch, over all passes and streams."""
         return self.nn.flops_per_token(self.data.length) * self.objective.token_passes
 
 
 def build_run(config: Any, least: int = 1) -> Run:
-    """The validated Run of a recipe's ConfigDict or of a `config.json`'s dictionary; with `least` 0 also of one that is not trained."""
+    """Build and check the Run of a recipe's ConfigDict or of a stored config.
+
+    With `least` 0 a run without updates is accepted, such as converted weights. Raises UserError.
+    """
     config = to_plain(config)
     if not isinstance(config, dict):
         raise UserError(f"a recipe returns a ConfigDict, not {type(config).__name__}")
-    text = _fields(Run, {"steps": 1, **{k: v for k, v in config.items() if k == "text"}}, "", None)[
-        "text"
-    ]
-    built = _make(Run, config, "", text.vocab)
-    if built.steps < least:
-        raise UserError(f"config: steps must be at least {least}, not {built.steps}")
-    return built
+    # The tokenizer comes first: its special ids are part of every other section.
+    text_only = {"steps": 1} | {key: config[key] for key in ("text",) if key in config}
+    text = build_fields(Run, text_only, "", None)["text"]
+    run = build_section(Run, config, "", text.vocab)
+    if run.steps < least:
+        raise UserError(f"config: steps must be at least {least}, not {run.steps}")
+    return run

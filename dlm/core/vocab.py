@@ -1,4 +1,4 @@
-"""The ids that mean something to a model."""
+"""The special ids of a vocabulary."""
 
 import functools
 import operator
@@ -7,32 +7,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Vocab:
-    """The ids that mean something to a model; given by the tokenizer, never by a config."""
+    """The ids that mean something to a model; the tokenizer provides them, never a config."""
 
     size: int
     bos: int
     eos: int
     pad: int
     mask: int
-    excluded: tuple[int, ...] | None = (
-        None  # what is never generated, where that is not bos, pad and mask
-    )
-    stops: tuple[int, ...] = ()  # what ends a text besides eos, such as the end of a turn
+    excluded: tuple[int, ...] | None = None  # ids never generated; None: bos, pad and mask
+    stops: tuple[int, ...] = ()  # further ids that end a text, such as the end of a turn
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """All ids that end a text; the first is the eos that training writes behind a document."""
+        """All ids that end a text; the first is the eos that follows each training document."""
         return (self.eos, *(i for i in self.stops if i != self.eos))
 
     @property
     def never(self) -> tuple[int, ...]:
-        """Ids that no model ever generates. Published models may use one id for eos, bos and pad, and what ends a text must stay."""
-        return (
-            tuple(i for i in (self.bos, self.pad, self.mask) if i not in self.ends)
-            if self.excluded is None
-            else self.excluded
-        )
+        """Ids that no model generates.
+
+        Published models may use one id as eos, bos and pad; an id that ends a text must stay.
+        """
+        if self.excluded is not None:
+            return self.excluded
+        return tuple(i for i in (self.bos, self.pad, self.mask) if i not in self.ends)
 
     def ending(self, ids):
-        """Where an id ends a text, bool; `ids` is an array of NumPy or of JAX."""
+        """Return where an id ends a text, bool; `ids` is an array of NumPy or JAX."""
         return functools.reduce(operator.or_, (ids == end for end in self.ends))

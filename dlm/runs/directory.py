@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from dlm.core import console, files
-from dlm.core.config import build_member, list_differences, standing, to_json, to_plain
+from dlm.core.config import build_member, dependence, list_differences, to_json, to_plain
 from dlm.core.errors import UserError
 from dlm.core.named import SEEDS, one_line, shown
 from dlm.core.run import Run, build_run
@@ -36,7 +36,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def belongs(workdir: Path, run: Run) -> bool:
-    """True when `workdir` already holds this run, but for what no update depends on (`core.config.standing`); False when it is free. Anything else
+    """True when `workdir` already holds this run, but for what no update depends on (`core.config.dependence`); False when it is free. Anything else
     there is an error."""
     if not workdir.exists() or (
         workdir.is_dir()
@@ -52,7 +52,7 @@ def belongs(workdir: Path, run: Run) -> bool:
     changed = [
         line
         for dotted, line in differences(workdir, as_begun(workdir, run))
-        if standing(run, dotted) == "depends"
+        if dependence(run, dotted) == "depends"
     ]
     if changed:
         raise UserError(
@@ -172,7 +172,7 @@ def check_places(workdir: Path, run: Run, accept: bool) -> None:
     """Refuses data at another place than before, where nothing tells whether they are the same (`check_data`)."""
     for dotted, line in differences(workdir, run):
         tells = HELD_OUT if dotted.endswith("held_out_paths") else DATA
-        if standing(run, dotted) == "place" and not (workdir / tells).exists() and not accept:
+        if dependence(run, dotted) == "place" and not (workdir / tells).exists() and not accept:
             raise UserError(
                 f"config.{line}: {workdir} has no {tells} that tells whether the data are the same; --accept_data takes them"
             )

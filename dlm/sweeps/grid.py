@@ -100,9 +100,9 @@ class Sweep:
 def points_of(target: str) -> list[Point] | None:
     """What sweep() of FILE.py[:args] returns (sweep(args) where it takes them, as get_config does); None where the recipe has none."""
     path, arg = recipe.split(target)
-    with recipe.told(path):
-        sweep = recipe.function(path, "sweep")
-        return None if sweep is None else list(recipe.given(sweep, arg) or [])
+    with recipe.errors_in(path):
+        sweep = recipe.load_function(path, "sweep")
+        return None if sweep is None else list(recipe.call(sweep, arg) or [])
 
 
 def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:

@@ -13,7 +13,8 @@ import pytest
 import dlm
 from dlm import bench, convert, report
 from dlm.app import cli
-from dlm.core.config import _field, to_json
+from dlm.core.builder import build_field
+from dlm.core.config import to_json
 from dlm.core.errors import UserError
 from dlm.core.named import Place, Seed
 from dlm.core.run import Run, build_run
@@ -128,12 +129,12 @@ def test_a_flag_that_is_a_place(module, flag, monkeypatch):
 )
 def test_a_field_that_is_a_place(cls, f, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
-    made = _field("~/x", f, typing.get_type_hints(cls)[f.name], "f", None)
+    made = build_field("~/x", f, typing.get_type_hints(cls)[f.name], "f", None)
     assert made == ("/somewhere/x",) if isinstance(made, tuple) else made == "/somewhere/x"
     for text, said in WRONG.items():
         if text != f.default:
             with pytest.raises(UserError, match=rf"^config.f(\[0\])? .*{said}"):
-                _field(text, f, typing.get_type_hints(cls)[f.name], "f", None)
+                build_field(text, f, typing.get_type_hints(cls)[f.name], "f", None)
 
 
 @pytest.mark.parametrize("argv", [["~/x"], ["y", "--out=~/x"], ["y", "--into=~/x"]], ids=str)

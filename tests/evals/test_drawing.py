@@ -12,9 +12,9 @@ import pytest
 
 from dlm import evals, evaluate, text
 from dlm.app.context import RunContext
-from dlm.core.config import exposed
 from dlm.core.contracts import Bound
 from dlm.core.errors import UserError
+from dlm.core.families import exposed
 from dlm.core.intervals import jackknife, shared
 from dlm.data import problems
 from dlm.evals.gen_ppl import GenPPL, judged, perplexity

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import dlm
-from dlm.core.config import build_member, exposed
+from dlm.core.config import build_member
 from dlm.core.contracts import Batch, Canvas, Logits, Output
 from dlm.core.errors import UserError
+from dlm.core.families import exposed
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import all_sequences, alphabet
 from dlm.oracle.hmm import Hmm

@@ -7,8 +7,9 @@ import typing
 
 import pytest
 
-from dlm.core.config import exposed, standing
+from dlm.core.config import dependence
 from dlm.core.errors import UserError
+from dlm.core.families import exposed
 from dlm.core.run import Run, build_run
 from dlm.runs import directory
 from tests import tiny
@@ -127,7 +128,7 @@ def test_a_run_goes_on_with_another_value_and_keeps_from_when_on(name, tmp_path,
     with directory.locked(tmp_path / "w"):
         directory.create(tmp_path / "w", run, run.text.fit(()))
     assert directory.belongs(tmp_path / "w", other)
-    if standing(other, dotted) == "place":
+    if dependence(other, dotted) == "place":
         with pytest.raises(
             UserError,
             match=f"config.{dotted}: .* has no (data|held_out).sha256 that tells whether the data are the same",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dlm
-from dlm.core.config import exposed
+from dlm.core.families import exposed
 from dlm.tasks import Problem, brackets, countdown, star_graph, sudoku
 
 NAMES = sorted(
