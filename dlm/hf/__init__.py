@@ -1,1 +1,1 @@
-"""hf — published weights and ours: tables read in both directions, safetensors part by part, no torch, no remote code."""
+"""hf: reads and writes published weights, in safetensors, without torch or remote code."""

@@ -1,4 +1,4 @@
-"""From a published folder to the recipe of a run: what its config.json says of network, objective, tokenizer and sampler."""
+"""From a published folder to the recipe of a run: network, objective, tokenizer and sampler."""
 
 from pathlib import Path
 from typing import Any
@@ -13,127 +13,178 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 LONGEST = 2048  # positions of the recipe's windows, where the model allows more
 _IDS = ("bos", "pad", "mask")
 
+# What a config.json with a value of the wrong kind may raise while it is read.
+_DAMAGED = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    ArithmeticError,
+)
+
 
 def config(folder: Path) -> dict:
-    """The config.json of a folder."""
+    """Reads the config.json of a folder; UserError for quantised weights."""
     path = Path(folder) / CONFIG
     parsed = json_object(path)
     if quantised := parsed.get("quantization_config"):
+        text = str(quantised)[:80]
         raise UserError(
-            f"{path}: quantised weights are not supported ({str(quantised)[:80]}): get the model in bfloat16 or float32"
+            f"{path}: quantised weights are not supported ({text}): "
+            "get the model in bfloat16 or float32"
         )
     return parsed
 
 
-def ends(folder: Path, config: dict, named: int | None, known: set[int]) -> dict[str, list[int]]:
-    """The ids that end a text, by who says so; all of them do. generation_config.json decides where a published model stops writing.
+def ends(
+    folder: Path,
+    config: dict,
+    eos: int | None,
+    known: set[int],
+) -> dict[str, list[int]]:
+    """Returns the ids that end a text, by the file that names them; all of them end one.
 
-    `named` is the id of the tokenizer's own eos_token, `known` are the ids of all its pieces.
-    Raises UserError for an id that is none of them.
+    generation_config.json decides where a published model stops writing. `eos` is the id of the
+    tokenizer's own eos_token, `known` are the ids of all its pieces. Raises UserError for an id
+    that is not known.
     """
-    path = Path(folder) / GENERATION
-    found = {
-        CONFIG: _listed(config, Path(folder) / CONFIG),
-        GENERATION: _listed(json_object(path), path) if path.is_file() else [],
-    }
-    for name, ids in found.items():
+    folder = Path(folder)
+    by_file = {CONFIG: _eos_ids(config, folder / CONFIG)}
+    generation = folder / GENERATION
+    if generation.is_file():
+        by_file[GENERATION] = _eos_ids(json_object(generation), generation)
+    # An id that the tokenizer lacks would never end a text.
+    for name, ids in by_file.items():
         for id in set(ids) - known:
             raise UserError(
-                f"{Path(folder) / name} says eos_token_id={id}, and the tokenizer has no such id: correct the one or the other"
+                f"{folder / name} says eos_token_id={id}, and the tokenizer has no such id: "
+                "correct the one or the other"
             )
-    return {
-        name: ids
-        for name, ids in (found | dict(tokenizer=[] if named is None else [named])).items()
-        if ids
-    }
+    if eos is not None:
+        by_file["tokenizer"] = [eos]
+    return {name: ids for name, ids in by_file.items() if ids}
 
 
-def _listed(config: dict, where: Path) -> list[int]:
-    """eos_token_id as a list."""
-    given = config.get("eos_token_id")
-    ids = given if isinstance(given, list) else [] if given is None else [given]
+def _eos_ids(config: dict, where: Path) -> list[int]:
+    """Returns eos_token_id as a list."""
+    value = config.get("eos_token_id")
+    if value is None:
+        return []
+    ids = value if isinstance(value, list) else [value]
     for id in ids:
         if type(id) is not int or id < 0:
-            raise UserError(f"{where}: eos_token_id is an id or a list of ids, not {given!r}")
+            must = "is an id or a list of ids"
+            raise UserError(f"{where}: eos_token_id {must}, not {value!r}")
     return ids
 
 
 def union(ends: dict[str, list[int]]) -> list[int]:
-    """All ids that end a text, once, those of config.json first."""
-    return list(dict.fromkeys(id for ids in ends.values() for id in ids))
+    """Returns all ids that end a text without repetition, those of config.json first."""
+    ids: dict[int, None] = {}
+    for more in ends.values():
+        ids |= dict.fromkeys(more)
+    return list(ids)
 
 
 def recipe(
-    folder: Path, config: dict, layout: Layout, dtype: str, ends: dict[str, list[int]]
+    folder: Path,
+    config: dict,
+    layout: Layout,
+    dtype: str,
+    ends: dict[str, list[int]],
 ) -> dict:
-    """A run of no updates. Its other sections are what one begins with: the embedded corpus, and the model's own sampler."""
+    """Returns the recipe of a run of no updates: the published network, tokenizer and sampler.
+
+    Data and evaluators are those of a first run: the embedded corpus.
+
+    Args:
+        folder: the published folder.
+        config: its config.json.
+        layout: the architecture that config.json names.
+        dtype: of the computation.
+        ends: ids that end a text, by the file that names them (`ends`).
+    """
     try:
         return _recipe(folder, config, layout, dtype, union(ends))
-    except (
-        TypeError,
-        ValueError,
-        AttributeError,
-        KeyError,
-        IndexError,
-        ArithmeticError,
-    ) as error:  # a value of another kind
-        raise UserError(
-            f"{Path(folder) / CONFIG} is not a config.json of {layout.architecture}: {error!r}"
-        ) from None
+    except _DAMAGED as error:
+        text = f"is not a config.json of {layout.architecture}: {error!r}"
+        raise UserError(f"{Path(folder) / CONFIG} {text}") from None
 
 
-def _recipe(folder: Path, config: dict, layout: Layout, dtype: str, ends: list[int]) -> dict:
+def _recipe(
+    folder: Path,
+    config: dict,
+    layout: Layout,
+    dtype: str,
+    ends: list[int],
+) -> dict:
     where = Path(folder) / CONFIG
-    nn, objective, keys = (
-        reading.network(layout, config, where),
-        dict(layout.objective),
-        Keys(config, where),
-    )
+    nn = reading.network(layout, config, where)
+    keys = Keys(config, where)
     length = min(LONGEST, keys.integer(layout.keys["length"], LONGEST))
+    objective = dict(layout.objective)
+    # 4 is the block size of the published SDAR models that do not name it.
     if "block" in layout.keys:
         objective["size"] = keys.integer(layout.keys["block"], 4)
-    sampler = {
-        "objectives.ar": dict(rule="ancestral", steps=1, block=1),
-        "objectives.block": dict(
-            rule=dict(name="samplers.threshold"), steps=objective.get("size", 1)
-        ),
-        "objectives.masked": dict(rule=dict(name="samplers.confident"), steps=32, block=32),
-        "objectives.adapted": dict(
-            rule=dict(name="samplers.confident", confidence="entropy"), steps=length
-        ),
-    }[objective["name"]]
+    published = _published(config, layout, where, ends)
     return dict(
         seed=0,
         steps=0,
-        text=dict(
-            name="text.bpe", path=str(folder), published=_published(config, layout, where, ends)
-        ),
+        text=dict(name="text.bpe", path=str(folder), published=published),
         data=dict(source=dict(name="data.embedded"), batch=8, length=length),
         nn=nn | dict(compute=dict(dtype=dtype)),
         objective=objective,
-        sampler=sampler,
+        sampler=_sampler(objective, length),
         evals=dict(bound=dict(samples=4, windows=64)),
     )
 
 
-def _published(config: dict, layout: Layout, where: Path, ends: list[int]) -> dict:
-    """What the model's files say of its ids."""
-    found: dict[str, Any] = dict(
-        rows=config.get(layout.keys["vocab"]) or config.get("vocab_size"), says="all"
-    )
-    if not isinstance(found["rows"], int):
+def _sampler(objective: dict, length: int) -> dict:
+    """Returns the sampler that the layout's own code uses."""
+    threshold = dict(name="samplers.threshold")
+    confident = dict(name="samplers.confident")
+    entropy = dict(name="samplers.confident", confidence="entropy")
+    match objective["name"]:
+        case "objectives.ar":
+            return dict(rule="ancestral", steps=1, block=1)
+        case "objectives.block":
+            return dict(rule=threshold, steps=objective.get("size", 1))
+        case "objectives.masked":
+            return dict(rule=confident, steps=32, block=32)
+        case "objectives.adapted":
+            return dict(rule=entropy, steps=length)
+    raise KeyError(objective["name"])
+
+
+def _published(
+    config: dict,
+    layout: Layout,
+    where: Path,
+    ends: list[int],
+) -> dict:
+    """Returns what the model's files say about its ids (`text.pretrained`)."""
+    rows = config.get(layout.keys["vocab"]) or config.get("vocab_size")
+    if not isinstance(rows, int):
         raise UserError(f"{where} lacks {layout.keys['vocab']}")
+    published: dict[str, Any] = dict(rows=rows, says="all")
     for kind in _IDS:
         id = config.get(f"{kind}_token_id")
         if id is not None and type(id) is not int:
-            raise UserError(f"{where}: {kind}_token_id is an id, not {str(id)[:80]!r}")
-        if (
-            id is None
-            and kind == "mask"
-            and layout.mask is not None
-            and layout.mask < found["rows"]
-        ):
-            id = layout.mask
+            text = repr(str(id)[:80])
+            raise UserError(f"{where}: {kind}_token_id is an id, not {text}")
+        if id is None and kind == "mask":
+            id = _mask_of_layout(layout, rows)
+        # A negative id is the usual way to say that a model has no such token.
         if id is not None and id >= 0:
-            found[kind] = id
-    return found | (dict(eos=ends[0], stops=tuple(ends[1:])) if ends else {})
+            published[kind] = id
+    if ends:
+        published |= dict(eos=ends[0], stops=tuple(ends[1:]))
+    return published
+
+
+def _mask_of_layout(layout: Layout, rows: int) -> int | None:
+    """Returns the id that the layout's code has for the mask, if the embedding has its row."""
+    if layout.mask is None or layout.mask >= rows:
+        return None
+    return layout.mask

@@ -1,100 +1,122 @@
-"""The rotary section of a config.json, in its two shapes, and what of it this backbone does.
+"""The rotary section of a config.json in its two shapes, and the part that this backbone has.
 
     transformers 4    "rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 4.0}
-    transformers 5    "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6}, or one such for each type of layer
+    transformers 5    "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+                      or one such section for each type of layer
 
-As in transformers 5, a section's own rope_theta goes before the one beside it. A key that is not used here is refused (`hf.keys`).
+As in transformers 5, a section's own rope_theta goes before the one beside the section. A key that
+is not used here is refused (`hf.keys`).
 """
 
 from typing import Any
 
 from dlm.core.errors import UserError
-from dlm.hf.keys import Keys, told
+from dlm.hf.keys import Keys, agree, format_values
 from dlm.nn.config import Rope
 
 _FULL = "full_attention"
-_OURS = dict(  # kind → our field: their key
-    linear=dict(factor="factor"),
-    llama3=dict(
-        factor="factor",
-        low="low_freq_factor",
-        high="high_freq_factor",
-        original="original_max_position_embeddings",
-    ),
+
+# kind → our field → their key
+_LINEAR = dict(factor="factor")
+_LLAMA3 = dict(
+    factor="factor",
+    low="low_freq_factor",
+    high="high_freq_factor",
+    original="original_max_position_embeddings",
 )
+_OURS = dict(linear=_LINEAR, llama3=_LLAMA3)
 
 
 def read(keys: Keys, names: dict) -> dict:
-    """The `rope` section of ours; `names` are the layout's (`Layout.keys`). Raises UserError for what the backbone cannot do."""
-    typed = _layer_types(keys, names)
-    own = _of_full_layers(keys, *_section(keys, names), typed)
+    """Returns our `rope` section; `names` are the layout's (`Layout.keys`).
+
+    Raises UserError for a rotation that the backbone does not implement.
+    """
+    typed = _has_layer_types(keys, names)
+    name, section = _section(keys, names)
+    own = _of_full_layers(keys, name, section, typed)
+
     kind = own.get("rope_type|type", "default")
-    ours = dict(
-        base=own.number("rope_theta")
-        if own.get("rope_theta") is not None
-        else keys.number(names["base"])
-    )
+    if own.get("rope_theta") is None:
+        base = keys.number(names["base"])
+    else:
+        base = own.number("rope_theta")
+    ours: dict[str, Any] = dict(base=base)
     if kind != "default":
         if not isinstance(kind, str) or kind not in _OURS:
-            raise UserError(
-                f"{own.where} of type {str(kind)[:80]!r} is not supported: default, linear and llama3 are"
-            )
-        ours |= dict(kind=kind) | _scaled(own, keys, names, kind)
-    keys.unread |= {
-        f"{own.where.removeprefix(f'{keys.where}: ')}.{key}": value
-        for key, value in own.left().items()
-    }
+            text = f"{own.where} of type {str(kind)[:80]!r} is not supported"
+            raise UserError(f"{text}: default, linear and llama3 are")
+        length = keys.get(names["length"])
+        ours["kind"] = kind
+        ours |= _scaling(own, kind, length)
+
+    # The caller refuses unknown keys, with those of the file itself.
+    section_name = own.where.removeprefix(f"{keys.where}: ")
+    for key, value in own.unknown().items():
+        keys.unread[f"{section_name}.{key}"] = value
     return ours
 
 
 def _section(keys: Keys, names: dict) -> tuple[str, dict]:
-    """(its name, the section) where there is one."""
-    given = {names[k]: keys.section(names[k]) for k in ("scaling", "parameters") if k in names}
-    given = {name: section for name, section in given.items() if section}
-    if len(given) > 1 and len({repr(section) for section in given.values()}) > 1:
-        raise UserError(f"{keys.where}: {told(given)} contradict each other: keep one of them")
-    return next(iter(given.items()), (names.get("scaling", ""), {}))
+    """Returns (its name, the section); the section is {} where the file has none."""
+    sections = {}
+    for kind in ("scaling", "parameters"):
+        name = names.get(kind)
+        if name is not None and keys.section(name):
+            sections[name] = keys.section(name)
+    if not agree(sections):
+        text = format_values(sections)
+        raise UserError(f"{keys.where}: {text} contradict each other: keep one of them")
+    for name, section in sections.items():
+        return name, section
+    return names.get("scaling", ""), {}
 
 
-def _layer_types(keys: Keys, names: dict) -> bool:
-    """Whether there are types of layers that a section may speak of apart; they must all be of full attention."""
+def _has_layer_types(keys: Keys, names: dict) -> bool:
+    """Whether a section may have a part for each type of layer.
+
+    Raises UserError unless all layers have full attention.
+    """
     types = keys.get("layer_types")
     if types is None or types == []:
         return False
     if types != [_FULL] * keys.integer(names["layers"]):
-        raise UserError(
-            f"{keys.where}: {told(dict(layer_types=types))} is not supported: it must be {_FULL!r} for each layer"
-        )
+        text = format_values(dict(layer_types=types))
+        must = f"it must be {_FULL!r} for each layer"
+        raise UserError(f"{keys.where}: {text} is not supported: {must}")
     return "kinds" in names
 
 
 def _of_full_layers(keys: Keys, name: str, section: dict, typed: bool) -> Keys:
-    """What a section says of layers of full attention."""
+    """Returns the part of a section that is about layers of full attention."""
     where = f"{keys.where}: {name}"
-    if typed and isinstance(section.get(_FULL), dict):
-        outer = Keys(section, where)
-        inner = outer.section(_FULL)
-        keys.unread |= {f"{name}.{key}": value for key, value in outer.left().items()}
-        return Keys(inner, f"{where}.{_FULL}")
-    return Keys(section, where)
+    if not typed or not isinstance(section.get(_FULL), dict):
+        return Keys(section, where)
+    outer = Keys(section, where)
+    inner = outer.section(_FULL)
+    for key, value in outer.unknown().items():
+        keys.unread[f"{name}.{key}"] = value
+    return Keys(inner, f"{where}.{_FULL}")
 
 
-def _scaled(own: Keys, keys: Keys, names: dict, kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        ours: own.number(theirs) for ours, theirs in _OURS[kind].items() if ours != "original"
-    }
-    if (
-        kind == "llama3"
-    ):  # as in transformers 5, the first training was as long as the model's positions where nothing else is said
-        found["original"] = own.integer(_OURS[kind]["original"], keys.get(names["length"]))
-    return found
+def _scaling(own: Keys, kind: str, length: Any) -> dict[str, Any]:
+    """Reads the numbers of a scaled rotation; `length` is the number of the model's positions."""
+    fields: dict[str, Any] = {}
+    for ours, theirs in _OURS[kind].items():
+        if ours != "original":
+            fields[ours] = own.number(theirs)
+    if kind == "llama3":
+        # As in transformers 5, the length of the first training is by default the model's length.
+        fields["original"] = own.integer(_LLAMA3["original"], length)
+    return fields
 
 
 def written(rope: Rope) -> dict:
-    """The keys that say it, in the shape of transformers 4, which both read."""
-    found: dict[str, Any] = dict(rope_theta=rope.base)
+    """Returns the keys of a config.json, in the shape of transformers 4, which both read."""
+    keys: dict[str, Any] = dict(rope_theta=rope.base)
     if rope.kind != "plain":
-        found["rope_scaling"] = dict(rope_type=rope.kind) | {
-            theirs: getattr(rope, ours) for ours, theirs in _OURS[rope.kind].items()
-        }
-    return found
+        scaling: dict[str, Any] = dict(rope_type=rope.kind)
+        for ours, theirs in _OURS[rope.kind].items():
+            scaling[theirs] = getattr(rope, ours)
+        keys["rope_scaling"] = scaling
+    return keys

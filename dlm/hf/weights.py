@@ -1,7 +1,8 @@
-"""Our parameter tree and a published layout's tensors: which of theirs make up each of ours, without a copy of either.
+"""Which tensors of a published layout make up each of our parameters; neither side is copied.
 
-ours     layers/attention/q_DHK   [N, D, H, K]        theirs   model.layers.0.self_attn.q_proj.weight   [H·K, D]
-                                                               model.layers.1.self_attn.q_proj.weight   …
+ours     layers/attention/q_DHK                         [N, D, H, K]
+theirs   model.layers.0.self_attn.q_proj.weight         [H·K, D]
+         model.layers.1.self_attn.q_proj.weight         …
 """
 
 import math
@@ -21,129 +22,189 @@ from dlm.hf.layouts import Layout
 from dlm.hf.shards import Tensor, listed, same
 from dlm.nn import config, transformer
 
-_FREQUENCIES = re.compile(
-    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
-)  # which older files keep, and config.json says
+# Older files store these frequencies, which config.json defines.
+_FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+
+Index = tuple[int, ...]
+Shape = tuple[int, ...]
+Path = tuple[str, ...]  # of a parameter
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One parameter of ours, and where its parts are found."""
+    """One of our parameters, and the tensors that are its parts."""
 
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
-    parts: dict[str, tuple[int, ...]]  # their name → the index of ours that it fills
+    path: Path
+    shape: Shape
+    parts: dict[str, Index]  # their name → the index of ours that it fills
     theirs: str  # axes of one part, a space between two of its dimensions
 
     @property
-    def given(self) -> int:
-        """How many of our leading axes a part's index fixes: the layer, the expert."""
+    def index_length(self) -> int:
+        """How many of our leading axes the index of a part fixes: the layer, the expert."""
         return len(next(iter(self.parts.values())))
+
+    @property
+    def part_shape(self) -> Shape:
+        """Our shape of one part."""
+        return self.shape[self.index_length :]
 
     @property
     def letters(self) -> str:
         """Our axes of one part."""
-        return axes.suffix(self.path[-1])[-len(self.shape[self.given :]) :]
+        return axes.suffix(self.path[-1])[-len(self.part_shape) :]
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        return dict(zip(self.letters, self.shape[self.given :], strict=True)) | {"1": 1}
+        """axis → its size"""
+        sizes = dict(zip(self.letters, self.part_shape, strict=True))
+        return sizes | {"1": 1}
 
     @property
-    def part(self) -> tuple[int, ...]:
-        """The shape of one part of theirs."""
-        return tuple(math.prod(self.sizes[c] for c in word) for word in self.theirs.split())
+    def part(self) -> Shape:
+        """Their shape of one part."""
+        shape = []
+        # One of their dimensions may be several of ours, side by side.
+        for word in self.theirs.split():
+            shape.append(math.prod(self.sizes[c] for c in word))
+        return tuple(shape)
+
+    @property
+    def _their_letters(self) -> str:
+        """Their axes in order, without those of size 1 and with merged ones apart."""
+        return self.theirs.replace(" ", "").replace("1", "")
 
     def ours(self, part: np.ndarray) -> np.ndarray:
-        """One part, in our order of axes."""
-        given = [c for c in self.theirs.replace(" ", "") if c != "1"]
-        return part.reshape([self.sizes[c] for c in given]).transpose(
-            [given.index(c) for c in self.letters]
-        )
+        """Converts one part of theirs to our order of axes."""
+        letters = self._their_letters
+        split = part.reshape([self.sizes[c] for c in letters])
+        return split.transpose([letters.index(c) for c in self.letters])
 
     def back(self, part: np.ndarray) -> np.ndarray:
-        """One part, in their order of axes."""
-        given = [c for c in self.theirs.replace(" ", "") if c != "1"]
-        return part.transpose([self.letters.index(c) for c in given]).reshape(self.part)
+        """Converts one part of ours to their order of axes."""
+        order = [self.letters.index(c) for c in self._their_letters]
+        return part.transpose(order).reshape(self.part)
+
+    def stored_shape(self, rows: int) -> Shape:
+        """Their shape of one part in a file, where a table of embeddings has so many rows."""
+        if "V" not in self.letters:
+            return self.part
+        return (rows, *self.part[1:])
 
 
 def leaves(layout: Layout, nn: config.ModelConfig) -> list[Leaf]:
-    """Every parameter of the network; raises UserError where the layout has no place for one."""
-    shapes = jax.eval_shape(
-        lambda: transformer.initialise(transformer.Transformer(nn), jax.random.key(0))
-    )
-    leaves_found, homeless = [], []
+    """Returns every parameter of the network; UserError where the layout has no tensor for one."""
+    model = transformer.Transformer(nn)
+    key = jax.random.key(0)
+    # Shapes alone: nothing is allocated, so the network may be larger than the memory.
+    shapes = jax.eval_shape(lambda: transformer.initialise(model, key))
+    stacks = {stack.name: stack for stack in nn.stacks}
+    leaves, unknown = [], []
     for path, leaf in flatten_dict(shapes).items():
-        stack = next((s for s in nn.stacks if s.name == path[0]), None)
-        within = path if stack is None else path[1:] if len(stack.kinds) == 1 else path[2:]
-        named = layout.tensors.name("/".join(within))
-        if named is None:
-            homeless.append("/".join(path))
+        stack = stacks.get(path[0])
+        within = _path_in_layer(path, stack)
+        tensor = layout.tensors.name("/".join(within))
+        if tensor is None:
+            unknown.append("/".join(path))
             continue
-        leaves_found.append(
-            Leaf(path, leaf.shape, dict(_parts(nn, path, stack, named[0], leaf.shape)), named[1])
-        )
-    if homeless:
-        raise UserError(f"{layout.architecture} has no place for {listed(homeless)}")
-    return leaves_found
+        name, theirs = tensor
+        parts = dict(_parts(nn, path, stack, name, leaf.shape))
+        leaves.append(Leaf(path, leaf.shape, parts, theirs))
+    if unknown:
+        raise UserError(f"{layout.architecture} has no place for {listed(unknown)}")
+    return leaves
+
+
+def _path_in_layer(path: Path, stack: config.Stack | None) -> Path:
+    """Removes the name of the stack and, where its steps have several layers, of the layer."""
+    if stack is None:
+        return path
+    several = len(stack.kinds) > 1
+    return path[2:] if several else path[1:]
 
 
 def _parts(
-    nn: config.ModelConfig, path, stack, name: str, shape
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+    nn: config.ModelConfig,
+    path: Path,
+    stack: config.Stack | None,
+    name: str,
+    shape: Shape,
+) -> Iterator[tuple[str, Index]]:
+    """Yields (name of a tensor, the index of our parameter that it fills)."""
     if stack is None:
         yield name, ()
         return
-    before = sum(s.layers for s in nn.stacks[: nn.stacks.index(stack)])
-    first = 0 if len(stack.kinds) == 1 else int(path[1].removeprefix("layer"))
+    period = len(stack.kinds)
+    # Their layers have one numbering through all stacks.
+    earlier = nn.stacks[: nn.stacks.index(stack)]
+    before = sum(other.layers for other in earlier)
+    within = 0
+    if period > 1:
+        within = int(path[1].removeprefix("layer"))
     for n in range(stack.count):
-        layer = before + n * len(stack.kinds) + first
-        if "{e}" in name:
-            yield from ((name.format(n=layer, e=e), (n, e)) for e in range(shape[1]))
-        else:
+        layer = before + n * period + within
+        if "{e}" not in name:
             yield name.format(n=layer), (n,)
+            continue
+        for e in range(shape[1]):
+            yield name.format(n=layer, e=e), (n, e)
 
 
 def own_head(layout: Layout, tensors: dict[str, Tensor]) -> str | None:
-    """The name of the unembedding where its values are not those of the embedding, so that the two cannot be tied."""
-    embedding, head = (layout.tensors.top[name][0] for name in ("embed_VD", "unembed_VD"))
-    return (
-        head
-        if embedding in tensors and head in tensors and not same(tensors[embedding], tensors[head])
-        else None
-    )
+    """Returns the name of the unembedding if it differs from the embedding, so can't be tied."""
+    embedding = layout.tensors.top["embed_VD"][0]
+    head = layout.tensors.top["unembed_VD"][0]
+    if embedding not in tensors or head not in tensors:
+        return None
+    if same(tensors[embedding], tensors[head]):
+        return None
+    return head
 
 
 def check(
-    leaves_found: list[Leaf], tensors: dict[str, Tensor], spare: str | None, rows: int, where: Any
+    leaves: list[Leaf],
+    tensors: dict[str, Tensor],
+    spare: str | None,
+    rows: int,
+    where: Any,
 ) -> dict[str, np.dtype]:
-    """The dtype of every tensor that is needed; UserError names what is missing, unknown, of another shape or no number.
+    """Returns the dtype of every tensor that is needed.
 
-    `spare` is one that need not be there, the second copy of a tied one.
+    Raises UserError that names the missing and unknown tensors, a wrong shape, or a quantised one.
+
+    Args:
+        leaves: our parameters.
+        tensors: the tensors of the folder, by name.
+        spare: a tensor that may be present without being needed, the second copy of a tied one.
+        rows: of the embedding in the files.
+        where: the folder's name in messages.
     """
-    wanted = {name: leaf for leaf in leaves_found for name in leaf.parts}
-    unknown = sorted(
-        name
-        for name in tensors
-        if name not in wanted and name != spare and not _FREQUENCIES.fullmatch(name)
-    )
-    if missing := sorted(wanted.keys() - tensors.keys()):
-        raise UserError(f"{where} lacks {len(missing)} of {len(wanted)} tensors: {listed(missing)}")
+    needed = {name: leaf for leaf in leaves for name in leaf.parts}
+    if missing := sorted(needed.keys() - tensors.keys()):
+        text = f"{len(missing)} of {len(needed)} tensors: {listed(missing)}"
+        raise UserError(f"{where} lacks {text}")
+    extra = sorted(tensors.keys() - needed.keys() - {spare})
+    unknown = [name for name in extra if not _FREQUENCIES.fullmatch(name)]
+    # A tensor that we would drop may be a bias or a layer that the model needs.
     if unknown:
-        raise UserError(
-            f"{where} holds {len(unknown)} tensors that this layout does not know: {listed(unknown)}"
-        )
-    for name, leaf in wanted.items():
-        shape = (rows, *leaf.part[1:]) if "V" in leaf.letters else leaf.part
-        if tensors[name].shape != shape:
-            raise UserError(
-                f"{where}: {name} has the shape {tensors[name].shape} where config.json asks for {shape}"
-            )
-        if tensors[name].dtype.kind not in "fV":
-            raise UserError(
-                f"{where}: {name} is of dtype {tensors[name].dtype}, which is no weight: quantised models are not supported"
-            )
-    return {name: tensors[name].dtype for name in wanted}
+        text = f"{len(unknown)} tensors that this layout does not know: {listed(unknown)}"
+        raise UserError(f"{where} holds {text}")
+    dtypes = {}
+    for name, leaf in needed.items():
+        shape = leaf.stored_shape(rows)
+        _check_tensor(tensors[name], shape, f"{where}: {name}")
+        dtypes[name] = tensors[name].dtype
+    return dtypes
+
+
+def _check_tensor(tensor: Tensor, shape: Shape, where: str) -> None:
+    if tensor.shape != shape:
+        text = f"has the shape {tensor.shape} where config.json asks for {shape}"
+        raise UserError(f"{where} {text}")
+    # numpy gives bfloat16 the kind V, of types that it does not know.
+    if tensor.dtype.kind not in "fV":
+        text = f"is of dtype {tensor.dtype}, which is no weight"
+        raise UserError(f"{where} {text}: quantised models are not supported")
 
 
 @dataclass(frozen=True)
@@ -155,38 +216,43 @@ class Stream:
     dtype: np.dtype
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         return self.leaf.shape
 
     @property
-    def chunk(self) -> tuple[int, ...]:
-        """The shape of one part."""
-        return (1,) * self.leaf.given + self.shape[self.leaf.given :]
+    def chunk(self) -> Shape:
+        """The shape of one part, with all axes of the parameter."""
+        return (1,) * self.leaf.index_length + self.leaf.part_shape
 
-    def parts(self) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    def parts(self) -> Iterator[tuple[Index, np.ndarray]]:
         for name, index in self.leaf.parts.items():
-            part = self.tensors[name].read().astype(self.dtype, copy=False)
+            part = self.tensors[name].read()
+            part = part.astype(self.dtype, copy=False)
+            # A mask may have been appended to the vocabulary.
             if "V" in self.leaf.letters:
-                part = _grown(part, self.leaf.sizes["V"])
+                part = _with_rows(part, self.leaf.sizes["V"])
             yield index, self.leaf.ours(part)
 
 
-def streams(leaves_found: list[Leaf], tensors: dict[str, Tensor]) -> dict:
-    """The tree of parameters to be written; one whose parts differ in dtype is kept in float32."""
-    stream = {}
-    for leaf in leaves_found:
-        kinds = {tensors[name].dtype for name in leaf.parts}
-        stream[leaf.path] = Stream(
-            leaf, tensors, kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
-        )
-    return unflatten_dict(stream)
+def streams(leaves: list[Leaf], tensors: dict[str, Tensor]) -> dict:
+    """Returns the tree of parameters to write.
+
+    A parameter has the dtype of its parts, or float32 where they differ.
+    """
+    flat = {}
+    for leaf in leaves:
+        dtypes = {tensors[name].dtype for name in leaf.parts}
+        mixed = len(dtypes) > 1
+        dtype = np.dtype(np.float32) if mixed else dtypes.pop()
+        flat[leaf.path] = Stream(leaf, tensors, dtype)
+    return unflatten_dict(flat)
 
 
-def _grown(rows_VD: np.ndarray, size: int) -> np.ndarray:
-    """With rows for ids that were appended: the mean of the others, which says nothing of them."""
-    if len(rows_VD) == size:
+def _with_rows(rows_VD: np.ndarray, size: int) -> np.ndarray:
+    """Appends rows for new ids: the mean of the others, which prefers no token."""
+    missing = size - len(rows_VD)
+    if missing == 0:
         return rows_VD
     mean_D = rows_VD.mean(0, dtype=np.float32).astype(rows_VD.dtype)
-    return np.concatenate(
-        [rows_VD, np.broadcast_to(mean_D, (size - len(rows_VD), rows_VD.shape[1]))]
-    )
+    new_VD = np.broadcast_to(mean_D, (missing, rows_VD.shape[1]))
+    return np.concatenate([rows_VD, new_VD])

@@ -1,4 +1,6 @@
-"""From a run's network to the config.json of a layout, and whether that file says all of it."""
+"""From a run's network to the config.json of a layout, and whether that file describes it all."""
+
+from typing import Any
 
 from dlm.core.config import list_differences, to_plain
 from dlm.core.errors import UserError
@@ -6,94 +8,169 @@ from dlm.core.run import Run, build_run
 from dlm.hf import reading, rope
 from dlm.hf.layouts import Layout
 
+_TOKENS = ("bos", "eos", "pad", "mask")
 
-def described(layout: Layout, run: Run, kept: dict) -> dict:
-    """The config.json of a run's network in this layout; what was `kept` of the one that it came from stays."""
-    k, nn, a, e = layout.keys, run.nn, run.nn.attention, run.nn.experts
-    if kept:
-        return kept | {k["vocab"]: _rows(run)}
-    config = dict(architectures=[layout.architecture], model_type=layout.kind, hidden_act="silu")
-    told = dict(
+
+def described(layout: Layout, run: Run, original: dict) -> dict:
+    """Returns the config.json of a run's network in this layout.
+
+    `original` is the file that the run was imported with, which stays but for the vocabulary's
+    size; {} for a run of our own.
+    """
+    k, vocab = layout.keys, run.nn.vocab
+    if original:
+        return original | {k["vocab"]: _rows(run)}
+    config: dict[str, Any] = dict(
+        architectures=[layout.architecture],
+        model_type=layout.kind,
+        hidden_act="silu",
+    )
+    # The first allowed value is the one to write; None is an absent key.
+    for key, allowed in layout.required.items():
+        if allowed[0] is not None:
+            config[key] = allowed[0]
+    for name, value in _fields(layout, run).items():
+        if name in k:
+            config[k[name].split("|")[0]] = value
+    for token in _TOKENS:
+        config[f"{token}_token_id"] = getattr(vocab, token)
+    if vocab.stops:
+        config["eos_token_id"] = list(vocab.ends)
+    return config | _optional(layout, run)
+
+
+def _fields(layout: Layout, run: Run) -> dict[str, Any]:
+    """Returns the values that every layout has, by the names of `Layout.keys`."""
+    nn, attention, experts = run.nn, run.nn.attention, run.nn.experts
+    fields = dict(
         layers=nn.layers,
         width=nn.width,
-        heads=a.heads,
-        kv_heads=a.kv_heads,
-        head_size=a.head_size,
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        head_size=attention.head_size,
         epsilon=nn.norm.epsilon,
+        ffn=nn.ffn.width,
+        vocab=_rows(run),
+        tied=nn.embeddings == "tied",
+        length=run.data.length,
     )
-    told |= dict(
-        ffn=nn.ffn.width, vocab=_rows(run), tied=nn.embeddings == "tied", length=run.data.length
-    )
-    if e.number and layout.router:
-        told |= dict(number=e.number, active=e.active, expert=e.width, shared=e.shared * e.width)
-        told |= dict(ffn=e.width) if k["ffn"] == k["expert"] else {}
-    config |= {key: allowed[0] for key, allowed in layout.demands.items() if allowed[0] is not None}
-    config |= {k[name].split("|")[0]: value for name, value in told.items() if name in k}
-    config |= {
-        f"{kind}_token_id": getattr(nn.vocab, kind) for kind in ("bos", "eos", "pad", "mask")
-    }
-    config |= dict(eos_token_id=list(nn.vocab.ends)) if nn.vocab.stops else {}
-    return config | _more(layout, run)
+    if experts.number and layout.router:
+        fields |= dict(
+            number=experts.number,
+            active=experts.active,
+            expert=experts.width,
+            shared=experts.shared * experts.width,
+        )
+        # One key may be both widths, in layouts without dense layers.
+        if layout.keys["ffn"] == layout.keys["expert"]:
+            fields["ffn"] = experts.width
+    return fields
 
 
 def _rows(run: Run) -> int:
-    """Rows of the embedding that are written: not those that were appended for a mask that an autoregressive model never sees."""
-    rows = run.text.published.rows if getattr(run.text, "path", None) else 0
-    return rows if rows and run.objective.mask.kind == "causal" else run.nn.vocab.size
+    """Returns how many rows of the embedding are written.
+
+    An autoregressive model never reads a mask, so a row that was appended for it is left out.
+    """
+    rows = _published_rows(run)
+    if rows and run.objective.mask.kind == "causal":
+        return rows
+    return run.nn.vocab.size
 
 
-def _more(layout: Layout, run: Run) -> dict:
-    """What is said under keys of its own."""
-    k, nn, e = layout.keys, run.nn, run.nn.experts
-    found = rope.written(nn.attention.rope)
+def _published_rows(run: Run) -> int:
+    """Returns the rows in the files that the run's tokenizer came from; 0 where there are none."""
+    # Only a tokenizer that may be a published one has these fields.
+    text = to_plain(run.text)
+    if not text.get("path"):
+        return 0
+    return text["published"]["rows"]
+
+
+def _optional(layout: Layout, run: Run) -> dict:
+    """Returns the values of keys that only some layouts have."""
+    k, nn = layout.keys, run.nn
+    config = rope.written(nn.attention.rope)
     if "bias" in k:
-        found[k["bias"]] = nn.attention.bias == layout.bias
-    if e.number and "renormalised" in k:
-        found[k["renormalised"]] = getattr(e.router, "weights", "") == "renormalised"
-    if e.number and "sparse" in k:
-        found[k["sparse"]] = [
-            int(n >= e.dense and (n - e.dense + 1) % e.every == 0) for n in range(nn.layers)
-        ]
-    if e.number and "dense" in k:
-        found[k["dense"]] = list(range(e.dense))
-    if e.number and "every" in k:
-        found[k["every"]] = e.every
+        config[k["bias"]] = nn.attention.bias == layout.bias
+    if nn.experts.number:
+        config |= _of_experts(layout, run)
     if "block" in k:
-        found[k["block"]] = run.objective.mask.size
-    return found | (dict(vocab_size=nn.vocab.size) if k["vocab"] != "vocab_size" else {})
+        config[k["block"]] = run.objective.mask.size
+    if k["vocab"] != "vocab_size":
+        config["vocab_size"] = nn.vocab.size
+    return config
 
 
-def misfit(layout: Layout, run: Run, config: dict, came: bool, any_objective: bool) -> str:
-    """What this config.json says of the network that is not so; '' where it says all of it. `came`: it is that of the run's own import."""
+def _of_experts(layout: Layout, run: Run) -> dict[str, Any]:
+    k, experts = layout.keys, run.nn.experts
+    config: dict[str, Any] = {}
+    if "renormalised" in k:
+        config[k["renormalised"]] = experts.router.weights == "renormalised"
+    # The layers with experts, in the form that the layout has for them.
+    if "sparse" in k:
+        pattern = reading.sparse_pattern(run.nn.layers, experts.dense, experts.every)
+        config[k["sparse"]] = [int(flag) for flag in pattern]
+    if "dense" in k:
+        config[k["dense"]] = list(range(experts.dense))
+    if "every" in k:
+        config[k["every"]] = experts.every
+    return config
+
+
+def misfit(
+    layout: Layout,
+    run: Run,
+    config: dict,
+    imported: bool,
+    any_objective: bool,
+) -> str:
+    """Returns the first statement of a config.json about the network that is wrong, or ''.
+
+    Args:
+        layout: the architecture.
+        run: the run to be written.
+        config: what `described` gave for it.
+        imported: whether config.json is the one that the run was imported with.
+        any_objective: whether a layout for another objective is acceptable.
+    """
+    objective = to_plain(run.objective)
     try:
-        nn = reading.network(layout, config, "it", whole=not came)
-        again = build_run(
-            dict(steps=1, text=to_plain(run.text), nn=nn, objective=to_plain(run.objective))
+        nn = reading.network(layout, config, "it", whole=not imported)
+        recipe = dict(
+            steps=1,
+            text=to_plain(run.text),
+            nn=nn,
+            objective=objective,
         )
+        again = build_run(recipe)
     except UserError as error:
         return f"cannot say it: {error}"
-    silent = (
-        "compute.",
-        "ffn.width"
-        if not any(not s for stack in run.nn.stacks for s in stack.kinds)
-        else "compute.",
-    )
-    silent += (
-        ("experts.backend", "experts.block", "experts.router.balance", "experts.router.z")
-        if run.nn.experts.number
-        else ("experts.",)
-    )
-    silent += (
-        ("embeddings: tied → untied",) if came else ()
-    )  # its file held a head of its own (`weights.own_head`), which says it
-    wrong = [
-        d
-        for d in list_differences(to_plain(again.nn), to_plain(run.nn))
-        if not d.startswith(silent)
-    ]
+
+    # What the file gives must be the network of the run, but for what no config.json says.
+    silent = _silent(run, imported)
+    differences = list_differences(to_plain(again.nn), to_plain(run.nn))
+    wrong = [text for text in differences if not text.startswith(silent)]
     if wrong:
         return f"would make of it nn.{wrong[0].replace(' → ', ', not ')}"
-    name = to_plain(run.objective)["name"]
+    name = objective["name"]
     if not any_objective and name != layout.objective["name"]:
         return f"is for {layout.objective['name']}, not {name}"
     return ""
+
+
+def _silent(run: Run, imported: bool) -> tuple[str, ...]:
+    """Returns beginnings of differences that a config.json need not express."""
+    silent = ["compute."]
+    # Without dense layers their width has no effect.
+    if all(all(stack.kinds) for stack in run.nn.stacks):
+        silent.append("ffn.width")
+    if run.nn.experts.number:
+        silent += ["experts.backend", "experts.block"]
+        silent += ["experts.router.balance", "experts.router.z"]
+    else:
+        silent.append("experts.")
+    # An imported file may have an unembedding of its own (`weights.own_head`): the tensor says it.
+    if imported:
+        silent.append("embeddings: tied → untied")
+    return tuple(silent)

@@ -27,7 +27,7 @@ def test_a_fault_of_an_import_is_told_from_a_right_answer(tmp_path, monkeypatch)
     assert (
         outcome(softcap=3.0) == outcome(clip_qkv=False) == outcome(num_hidden_layers="2") == REFUSED
     )
-    monkeypatch.setattr(keys.Keys, "left", lambda *_: {})
+    monkeypatch.setattr(keys.Keys, "unknown", lambda *_: {})
     assert (
         outcome(softcap=3.0) == "passed over softcap=3.0"
         and outcome(clip_qkv=False) == "passed over clip_qkv=False"

@@ -8,6 +8,7 @@ from dlm.core.config import to_plain
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.hf import keys, layouts, reading, writing
+from dlm.text.bpe import BPE, Published
 from tests.hf.realistic import CONFIGS, READ_ELSEWHERE
 
 
@@ -28,7 +29,7 @@ def test_a_published_file_is_accepted_and_a_key_more_is_refused_by_its_name(name
     network(config)
     layout = layouts.of(config, "it")
     reads = {*layout.keys.values()} | (
-        {"qk_layernorm"} if True in layout.demands.get("qk_layernorm", ()) else set()
+        {"qk_layernorm"} if True in layout.required.get("qk_layernorm", ()) else set()
     )
     for key in READ_ELSEWHERE.keys() - reads:
         assert refused(config | {key: READ_ELSEWHERE[key]}, key)
@@ -407,10 +408,8 @@ def test_a_layout_is_for_its_objective_unless_another_is_asked_for():
 def test_a_row_that_was_appended_for_the_mask_is_written_where_the_mask_is_seen():
     layout = layouts.LAYOUTS["LlamaForCausalLM"]
     for kind, rows in dict(causal=300, full=301, block=301).items():
-        mask, text = (
-            SimpleNamespace(kind=kind),
-            SimpleNamespace(path="x", published=SimpleNamespace(rows=300)),
-        )
+        mask = SimpleNamespace(kind=kind)
+        text = BPE(path="x", published=Published(rows=300))
         run = SimpleNamespace(objective=SimpleNamespace(mask=mask), text=text)
         run.nn = SimpleNamespace(vocab=SimpleNamespace(size=301), attention=None, experts=None)
         assert writing.described(layout, run, dict(a=1)) == dict(a=1, vocab_size=rows)

@@ -99,7 +99,7 @@ def test_two_tensors_are_the_same_if_all_their_numbers_are(tmp_path, monkeypatch
     safetensors.numpy.save_file(held, tmp_path / shards.WHOLE)
     found = shards.tensors(tmp_path)
     for size in (2, 4, 2**24):
-        monkeypatch.setattr(shards, "PIECE", size)
+        monkeypatch.setattr(shards, "CHUNK", size)
         assert {name for name in held if shards.same(found["a"], found[name])} == {
             "a",
             "copy",

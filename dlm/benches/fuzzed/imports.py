@@ -110,7 +110,9 @@ def publish(folder: Path, layout: Layout) -> dict:
         for name, value in TINY.items()
         if name in layout.keys
     }
-    config |= {key: allowed[0] for key, allowed in layout.demands.items() if allowed[0] is not None}
+    config |= {
+        key: allowed[0] for key, allowed in layout.required.items() if allowed[0] is not None
+    }
     files.write(folder / recipe.CONFIG, json.dumps(config))
     nn = build_run(read(folder, layout, config), least=0).nn
     leaves, rng = weights.leaves(layout, nn), np.random.default_rng(0)
@@ -232,8 +234,8 @@ def passed_over(folder: Path, layout: Layout, before: dict, after: dict) -> str:
     }
     for key, value in changed.items():
         if (
-            value not in layout.demands[key]
-            if key in layout.demands
+            value not in layout.required[key]
+            if key in layout.required
             else not keys.neutral(key, value)
         ):
             return f"passed over {key}={value!r}"
