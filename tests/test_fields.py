@@ -31,7 +31,17 @@ from dlm.training import optimizer as optim
 from dlm.training.update import _gradients, create_state, make_update
 from tests import tiny
 from tests.evals.probes import HARNESS, asked, calibration, exact, generated, judged, task, tokens
-from tests.laws.probes import KIN, blocks, dropped, hybrid, kin, noise, objective, uniform
+from tests.laws.probes import (
+    KIN,
+    blocks,
+    dropped,
+    hybrid,
+    kin,
+    noise,
+    objective,
+    polynomial,
+    uniform,
+)
 from tests.nn.probes import NETWORK, network
 from tests.nn.probes import ROWS as EXPERTS
 from tests.samplers.probes import ROWS as SAMPLERS
@@ -46,14 +56,14 @@ METHOD = dict(
     samplers="order_randomness",
     evals="run",
     tasks="grade",
-    **{"samplers.remask": "rate", "nn.routers": "scores"},
+    **{"samplers.remask": "rate", "nn.routers": "scores", "noise.schedules": "noised"},
 )  # what makes a member
 
 
 def members(family):
     found = []
     for file in sorted((Path(dlm.__file__).parent / family.replace(".", "/")).glob("*.py")):
-        if file.stem != "__init__":
+        if file.stem not in ("__init__", "base"):
             module = importlib.import_module(f"dlm.{family}.{file.stem}")
             found += [c for c in exposed(module.__name__) if hasattr(c, METHOD[family])]
     return found
@@ -283,9 +293,8 @@ ROWS = {  # field → (probe, another value, values both runs share)
         for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()
     },
     **{f"{c}.{k}": (kin(c), v, {}) for c, row in KIN.items() for k, v in row.items()},
-    **{
-        f"UniformNoise.{k}": (uniform, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()
-    },
+    "UniformNoise.schedule": (uniform, "cosine", {}),
+    "Polynomial.power": (polynomial, 3.0, {}),
     "HybridNoise.uniform": (hybrid, 0.3, {}),
     "Loader.mark": (stream, "ab", {}),
     "Loader.prompt": (stream, " ", {}),
@@ -304,7 +313,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "Block.process": (blocks, dict(name="mask", schedule="cosine"), {}),
     "Block.auxiliary": (blocks, 0.5, dict(context="causal")),
     **{f"AR.{k}": (dropped, 0.5, {}) for k in ("dropout", "ahead")},
-    **{f"MaskNoise.{k}": (noise, v, {}) for k, v in dict(schedule="cosine", power=3.0).items()},
+    "MaskNoise.schedule": (noise, "cosine", {}),
     **{
         f"Optim.{k}": (update, v, {})
         for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()

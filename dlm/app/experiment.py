@@ -16,7 +16,7 @@ from dlm.core.run import Run
 from dlm.core.vocab import Vocab
 from dlm.machine import mesh
 from dlm.nn import grouped, routing, transformer
-from dlm.noise import times
+from dlm.noise import time_sampling
 from dlm.noise.mask import MaskNoise
 from dlm.runs import checkpoint, warm_start
 from dlm.samplers.generate import Generator, resolve
@@ -96,7 +96,7 @@ class Experiment:
             self.tokenizer.bytes_V,
             self.run.steps,
         )
-        update = make_update(*given, times.updated_costs, self._route)
+        update = make_update(*given, time_sampling.updated_costs, self._route)
         return jax.jit(
             update,
             donate_argnums=0,

@@ -90,11 +90,12 @@ def ways(every: bool) -> list[dict]:
 def measure(workdir: Path, draws: int, every: bool = False) -> list[dict]:
     """A row for each way: mean loss with its standard error, and both variances times the passes that a draw takes."""
     from dlm.app.open_run import reopen
+    from dlm.noise.schedules.linear import Linear
     from dlm.objectives.masked import Masked
 
     experiment, state = reopen(workdir)
     objective = experiment.objective
-    if type(objective) is not Masked or objective.process.schedule != "linear" or objective.steps:
+    if type(objective) is not Masked or objective.process.schedule != Linear() or objective.steps:
         raise UserError(
             f"{workdir} is no run of objectives.masked with the linear schedule in continuous time"
         )
@@ -147,7 +148,7 @@ def _measured(objective, denoise, batch, key_S):
     """The batch with the mean square of its costs at each time, as training comes to know them."""
     import jax
 
-    from dlm.noise import times
+    from dlm.noise import time_sampling
 
     def cost(key):
         return objective.loss(denoise, batch, key).seen
@@ -155,7 +156,7 @@ def _measured(objective, denoise, batch, key_S):
     sums = jax.jit(lambda key_S: jax.lax.map(cost, key_S).sum(0))(
         jax.vmap(lambda k: jax.random.fold_in(k, 1))(key_S)
     )
-    memory = times.updated_costs(objective.memory(), sums)
+    memory = time_sampling.updated_costs(objective.memory(), sums)
     return replace(
         batch, fields=batch.fields | {"cost_BT": memory[None] + 0 * batch.weights_BL[:, :1]}
     )

@@ -72,8 +72,8 @@ def build_field(
     if "family" in kind:
         if value is None and field.default is None:
             return None
-        if isinstance(value, dict) and "name" not in value and isinstance(field.default, str):
-            value = {"name": field.default, **value}
+        if isinstance(value, dict) and "name" not in value and field.default is not MISSING:
+            value = {"name": _default_name(field.default), **value}
         return build_member_at(value, kind["family"], where, vocab)
     if hint is Place and value == field.default:  # "" means none
         return value
@@ -125,6 +125,13 @@ def _default(field: dataclasses.Field, hint: Any) -> Any:
     if field.default is not MISSING:
         return field.default
     return MISSING if field.default_factory is MISSING else field.default_factory()
+
+
+def _default_name(default: Any) -> str | None:
+    """Returns the name of the member that is a field's default."""
+    if default is None or isinstance(default, str):
+        return default
+    return type(default).__module__.removeprefix("dlm.")
 
 
 def _is_number(value: Any) -> bool:

@@ -21,6 +21,7 @@ FAMILIES = (
     "text",
     "data",
     "noise",
+    "noise.schedules",
     "nn.routers",
     "objectives",
     "samplers",

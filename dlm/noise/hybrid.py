@@ -1,22 +1,27 @@
-"""Masks and uniform noise (GIDD, arXiv:2503.04482, eq. 8–11, γ = 1): a model also learns to correct tokens that are there already.
+"""Masks and uniform noise: a model also learns to correct tokens that are there already.
 
-α = (1 − τ)/C,   m = τ/C,   u = c/C,   C = 1 + c,   c = B √(τ (1 − τ)),   B = 2 p_u/(1 − p_u)
+    α = (1 − τ)/C,  m = τ/C,  u = c/C,  C = 1 + c,  c = B √(τ (1 − τ)),  B = 2 p_u/(1 − p_u)
 
-Half-way a share p_u of the tokens is uniform noise; at the ends all is clean, or all masks. The paper draws τ uniformly; u grows as √τ, so
-that the bound's estimate would have no variance. A bound does not depend on the clock: here time t is what is destroyed, α = 1 − t, with
+(GIDD, arXiv:2503.04482, eq. 8–11, γ = 1.) Half-way a share p_u of the tokens is uniform noise;
+at the ends all is clean, or all masks. The paper draws τ uniformly, but u grows as √τ, so that
+the bound's estimate would have no variance. A bound does not depend on the clock. Here time t is
+the probability of destruction, α = 1 − t, with
 
-(1 − t)(1 + c(τ)) = 1 − τ,   hence   (1 + k) τ² − (2t + k) τ + t² = 0,   k = B² (1 − t)²
+    (1 − t)(1 + c(τ)) = 1 − τ,  hence  (1 + k) τ² − (2t + k) τ + t² = 0,  k = B² (1 − t)²
 """
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
-from dlm.noise import MixtureProcess
+from dlm.noise.base import MixtureProcess
 
 
 @dataclass(frozen=True)
 class HybridNoise(MixtureProcess):
+    """Mixes masks with uniform noise, most of it half-way."""
+
     uniform: float = 0.1  # p_u, the largest share of uniform noise
 
     def __post_init__(self):
@@ -25,25 +30,28 @@ class HybridNoise(MixtureProcess):
 
     @property
     def ratio(self) -> float:
-        """B."""
+        """The constant B of the paper."""
         return 2 * self.uniform / (1 - self.uniform)
 
-    def alpha(self, t):
+    def alpha(self, t: jax.Array) -> jax.Array:
+        """Returns the probability that a token survives to time t."""
         return 1 - t
 
-    def noise_probs(self, t):
-        """(m, u): probability of a mask, and of uniform noise."""
-        tau, c = self._paper(t)
+    def noise_probs(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns (m, u): the probability of a mask, and of uniform noise."""
+        tau, c = self._paper_clock(t)
         return tau / (1 + c), c / (1 + c)
 
-    def noise_rates(self, t):
-        """−α' = 1, shared as 2τ : c between masks and uniform noise."""
-        tau, c = self._paper(t)
+    def noise_rates(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns −α' = 1, shared as 2τ : c between masks and uniform noise."""
+        tau, c = self._paper_clock(t)
         masks = 2 * tau / jnp.maximum(2 * tau + c, 1e-30)
         return masks, 1 - masks
 
-    def _paper(self, t):
-        """(τ, c) of the paper's clock."""
+    def _paper_clock(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns (τ, c): the paper's time at our time t, and its c."""
         k = (self.ratio * (1 - t)) ** 2
-        tau = 2 * t**2 / jnp.maximum(2 * t + k + jnp.sqrt(k * (k + 4 * t * (1 - t))), 1e-30)
+        # The quadratic's small root, in the form without cancellation.
+        root = jnp.sqrt(k * (k + 4 * t * (1 - t)))
+        tau = 2 * t**2 / jnp.maximum(2 * t + k + root, 1e-30)
         return tau, self.ratio * jnp.sqrt(tau * jnp.maximum(1 - tau, 0))

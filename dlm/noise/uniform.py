@@ -1,37 +1,34 @@
-"""Uniform noise: a destroyed token becomes any token, and nothing tells that it was destroyed (UDLM, arXiv:2412.10193; Duo, 2506.10892).
+"""Uniform noise: a destroyed token becomes any token, and nothing marks it as destroyed.
 
-q(z_t | x) = α_t δ_x + (1 − α_t)/n Σ_v δ_v
+    q(z_t | x) = α_t δ_x + (1 − α_t)/n Σ_v δ_v           n: the ids that a model may generate
 
-A token may change again and again on its way back. Duo's process is this one: its Gaussian origin only shapes the schedule.
+(UDLM, arXiv:2412.10193; Duo, arXiv:2506.10892.) A token may change many times on its way back.
+Duo's process is this one: its Gaussian origin only shapes the schedule.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from dlm.noise import MixtureProcess, schedules
+from dlm.core.config import member
+from dlm.noise.base import MixtureProcess
+from dlm.noise.schedules.linear import Linear
 
 
 @dataclass(frozen=True)
 class UniformNoise(MixtureProcess):
-    schedule: Literal["linear", "cosine", "polynomial", "geometric"] = "linear"
-    power: float = 2.0  # of the polynomial schedule
+    """Replaces tokens by others, all equally likely."""
 
-    def __post_init__(self):
-        if not schedules.STEEPEST <= self.power <= schedules.FLATTEST:
-            raise ValueError(
-                f"power={self.power} must be from {schedules.STEEPEST} to {schedules.FLATTEST}, {schedules.WHY}"
-            )
+    schedule: Any = member("noise.schedules", Linear())
 
-    def noise_probs(self, t):
-        """(m, u): probability of a mask, and of uniform noise."""
-        p_noised = schedules.mask_prob(self.schedule, self.power, t)
+    def noise_probs(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns (m, u): the probability of a mask, and of uniform noise."""
+        p_noised = self.schedule.noised(t)
         return jnp.zeros_like(p_noised), p_noised
 
-    def noise_rates(self, t):
-        """−α'(t), all of it towards uniform noise."""
-        speed = schedules.rate(self.schedule, self.power, t) * schedules.mask_prob(
-            self.schedule, self.power, t
-        )
+    def noise_rates(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns −α'(t), all of it towards uniform noise."""
+        speed = self.schedule.rate(t) * self.schedule.noised(t)
         return jnp.zeros_like(speed), speed

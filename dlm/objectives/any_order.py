@@ -19,7 +19,7 @@ from dlm.core import keys
 from dlm.core.contracts import Batch
 from dlm.nn.masks import Mask
 from dlm.noise.mask import MaskNoise
-from dlm.objectives import Diffusion
+from dlm.objectives.base import Diffusion
 
 
 @dataclass(frozen=True)

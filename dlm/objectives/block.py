@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from dlm.core.contracts import Batch, Output
 from dlm.nn import masks
 from dlm.nn.masks import Mask
-from dlm.objectives import LONGEST
+from dlm.objectives.base import LONGEST
 from dlm.objectives.masked import Masked
 
 

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from dlm.core.config import member
 from dlm.core.contracts import Batch
 from dlm.nn.masks import Mask
-from dlm.noise.times import Kind
-from dlm.objectives import Diffusion
+from dlm.noise.time_sampling import Kind
+from dlm.objectives.base import Diffusion
 
 _TINY = 1e-18  # its square is a float32 still
 

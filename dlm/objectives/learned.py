@@ -22,9 +22,9 @@ from dlm.core import keys
 from dlm.core.contracts import Batch, UnbiasedLoss
 from dlm.core.vocab import Vocab
 from dlm.nn.masks import Mask
-from dlm.noise import schedules
-from dlm.noise.times import Kind
-from dlm.objectives import Diffusion
+from dlm.noise.schedules import polynomial
+from dlm.noise.time_sampling import Kind
+from dlm.objectives.base import Diffusion
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Learned(Diffusion):
 
     def _range(self, log_V):
         """Between the powers that float32 times allow, so that no bound can be bought next to t = 0; smooth, so that w can come back."""
-        low, high = math.log(schedules.STEEPEST), math.log(schedules.FLATTEST)
+        low, high = math.log(polynomial.SMALLEST_POWER), math.log(polynomial.LARGEST_POWER)
         start = math.log(-low / high)  # w = 1 where log_V is 0
         return low + (high - low) * jax.nn.sigmoid(log_V + start)
 

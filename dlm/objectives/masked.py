@@ -26,10 +26,11 @@ from dlm.core import keys
 from dlm.core.config import member
 from dlm.core.contracts import Batch, Output
 from dlm.nn.masks import Mask
-from dlm.noise import counts
+from dlm.noise import fixed_count
 from dlm.noise.mask import MaskNoise
-from dlm.noise.times import Kind
-from dlm.objectives import LONGEST, SMALLEST, Diffusion
+from dlm.noise.schedules.linear import Linear
+from dlm.noise.time_sampling import Kind
+from dlm.objectives.base import LONGEST, SMALLEST, Diffusion
 
 _NEAR = 0.3  # p of the geometric law in `context`
 
@@ -54,12 +55,12 @@ class Masked(Diffusion):
             raise ValueError(
                 f"steps={self.steps} must be 0 (continuous time) or positive, up to {LONGEST}"
             )
-        if not getattr(self.process, "final", self.process == "mask"):
+        if not self.process.final:
             name = type(self.process).__module__.removeprefix("dlm.")
             raise ValueError(
                 f"process.name={name!r} leaves no masks: it needs noise.mask, or objective.name='objectives.hybrid'"
             )
-        plain = not self.steps and getattr(self.process, "schedule", "linear") == "linear"
+        plain = not self.steps and self.process.schedule == Linear()
         if self.coupling == "complementary" and not plain:
             raise ValueError(
                 "coupling='complementary' needs steps=0 and process.schedule='linear', where a complement has a time, 1 − t"
@@ -149,10 +150,10 @@ class Masked(Diffusion):
         return None
 
     def _size(self, batch: Batch):
-        return counts.total(batch.noisable_BL, self.groups(batch))
+        return fixed_count.total(batch.noisable_BL, self.groups(batch))
 
     def _masked(self, z_BL, batch: Batch):
-        return counts.total((z_BL == self.vocab.mask) & batch.noisable_BL, self.groups(batch))
+        return fixed_count.total((z_BL == self.vocab.mask) & batch.noisable_BL, self.groups(batch))
 
     def time_cells(self, length):
         return self.steps if self.pattern == "bernoulli" else math.lcm(*range(1, length + 1))
@@ -167,15 +168,15 @@ class Masked(Diffusion):
         u_BL = keys.uniform_BL(
             keys.per_sample(keys.key(key, "corrupt"), batch.index_B), t_BL.shape[1]
         )
-        k_BL = counts.number(t_BL, self._size(batch))
-        chosen_BL = counts.chosen(u_BL, batch.noisable_BL, k_BL, self.groups(batch))
+        k_BL = fixed_count.number(t_BL, self._size(batch))
+        chosen_BL = fixed_count.chosen(u_BL, batch.noisable_BL, k_BL, self.groups(batch))
         return jnp.where(chosen_BL, self.vocab.mask, batch.tokens_BL)
 
     def log_q(self, batch, z_BL, t_BL):
         if self.pattern == "bernoulli":
             return super().log_q(batch, z_BL, t_BL)
-        masked_BL, k_BL = z_BL == self.vocab.mask, counts.number(t_BL, self._size(batch))
-        log_q_BL = counts.log_law(masked_BL, batch.noisable_BL, k_BL, self.groups(batch))
+        masked_BL, k_BL = z_BL == self.vocab.mask, fixed_count.number(t_BL, self._size(batch))
+        log_q_BL = fixed_count.log_law(masked_BL, batch.noisable_BL, k_BL, self.groups(batch))
         return jnp.where(masked_BL | (z_BL == batch.tokens_BL), log_q_BL, -jnp.inf)
 
     def views(self, batch, key):

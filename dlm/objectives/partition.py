@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from dlm.core.contracts import Batch
 from dlm.nn.masks import Mask
 from dlm.noise.mask import MaskNoise
-from dlm.noise.times import Kind
-from dlm.objectives import Diffusion
+from dlm.noise.time_sampling import Kind
+from dlm.objectives.base import Diffusion
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dlm.core import keys
 from dlm.core.contracts import Batch
 from dlm.core.errors import UserError
 from dlm.noise.mask import MaskNoise
-from dlm.objectives import SMALLEST
+from dlm.objectives.base import SMALLEST
 from dlm.objectives.masked import Masked
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from dlm.core import keys
 from dlm.core.contracts import Batch
 from dlm.core.errors import UserError
-from dlm.objectives import LONGEST
+from dlm.objectives.base import LONGEST
 from dlm.objectives.masked import Masked
 
 

@@ -61,7 +61,30 @@ FIELDS: tuple[Renamed, ...] = ()
 
 COLUMNS: dict[str, str] = {}
 
-MOVES: tuple[Callable[[dict], Names], ...] = ()
+# The members whose noise schedule was a name beside a field `power`, and where they occur.
+_SCHEDULED = {"objective.process": ("mask", "uniform"), "sampler.rule": ("maskgit",)}
+
+
+def _nest_power(config: dict) -> Names:
+    """Moves the power of a noise schedule from the process (or rule) into the schedule."""
+    names = []
+    for path, members in _SCHEDULED.items():
+        parents = path.split(".")
+        for top, depth in _tops(config, parents):
+            section = _existing(top, parents[depth:])
+            if section is None or "power" not in section or not _is_member(section, members):
+                continue
+            power, name = section.pop("power"), section.get("schedule")
+            if isinstance(name, str):
+                section["schedule"] = dict(name=f"noise.schedules.{_stem(name)}")
+            # Of the other schedules it was never read.
+            if name == "polynomial":
+                section["schedule"]["power"] = power
+            names.append((f"{path}.power", f"{path}.schedule.power"))
+    return names
+
+
+MOVES: tuple[Callable[[dict], Names], ...] = (_nest_power,)
 
 _MASKS = "bounds are estimated under the noise that the model is trained with, which scatters more"
 _PROMPTS = "windows that hold nothing but prompts are read too"

@@ -5,21 +5,21 @@ order                           log p(drawn token) + shake · s · Gumbel noise
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
+from dlm.core.config import member
 from dlm.core.contracts import Canvas
-from dlm.noise import schedules
+from dlm.noise.schedules.cosine import Cosine
 from dlm.samplers.rule import Rule, StepView
 
 
 @dataclass(frozen=True)
 class MaskGIT(Rule):
-    schedule: Literal["cosine", "linear", "polynomial"] = "cosine"
-    power: float = 2.0  # of the polynomial schedule
+    schedule: Any = member("noise.schedules", Cosine())  # share of masks left at a time
     shake: float = 4.5  # of the order; 0 is surest first
 
     claims: ClassVar = "no law: the order depends on the confidence"
@@ -28,10 +28,8 @@ class MaskGIT(Rule):
     )
 
     def __post_init__(self):
-        if not (0 <= self.shake <= 1e6 and schedules.STEEPEST <= self.power <= schedules.FLATTEST):
-            raise ValueError(
-                f"shake={self.shake} must not be negative and power={self.power} from {schedules.STEEPEST} to {schedules.FLATTEST}"
-            )
+        if not 0 <= self.shake <= 1e6:
+            raise ValueError(f"shake={self.shake} must not be negative")
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         which_B, order_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
@@ -42,7 +40,7 @@ class MaskGIT(Rule):
         sure_BL = output.prediction.log_prob(drawn_BL) + self.shake * view.s_B[:, None] * noise_BL
 
         def left(t_B):
-            return schedules.mask_prob(self.schedule, self.power, t_B)
+            return self.schedule.noised(t_B)
 
         revealed_BL = view.first(view.masked(canvas), sure_BL, left(view.t_B), left(view.s_B))
         return replace(canvas, z_BL=jnp.where(revealed_BL, drawn_BL, canvas.z_BL)), state

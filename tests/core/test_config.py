@@ -15,6 +15,7 @@ from dlm.core.config import (
 )
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
+from dlm.noise.schedules.cosine import Cosine
 from tests import tiny
 
 
@@ -81,7 +82,7 @@ def run(**changes):
         (dict(optim__lr=-1.0), "config.optim: lr and muon_lr must be positive"),
         (
             dict(objective__process__schedule="lineal"),
-            r"schedule must be linear .* not 'lineal' \(did you mean 'linear'\?\)",
+            r"process.schedule: no noise.schedules .*lineal' \(did you mean 'linear'\?\)",
         ),
         (dict(data__source__paths=()), "config.data.source: paths must name at least one file"),
         (
@@ -187,7 +188,7 @@ def test_overrides():
     made = build_run(config)
     assert (made.steps, made.objective.process.schedule, made.nn.time, made.optim.lr) == (
         1000,
-        "cosine",
+        Cosine(),
         "none",
         3e-4,
     )

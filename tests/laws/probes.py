@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core.config import build_member
-from dlm.noise.mask import MaskNoise
 from tests import tiny
 from tests.samplers import test_loop as sampler_tests
 
@@ -98,15 +97,17 @@ KIN = {
 
 
 def noise(**changes):
-    return MaskNoise(**dict(schedule="polynomial") | changes, vocab=tiny.VOCAB).mask_prob(
-        jnp.array([0.2, 0.7])
-    )
+    process = build_member(dict(name="mask") | changes, "noise", tiny.VOCAB)
+    return process.schedule.noised(jnp.array([0.2, 0.7]))
+
+
+def polynomial(**changes):
+    return noise(schedule=dict(name="polynomial") | changes)
 
 
 def uniform(**changes):
-    return build_member(
-        dict(name="uniform", schedule="polynomial") | changes, "noise", tiny.VOCAB
-    ).alpha(jnp.array([0.2, 0.7]))
+    process = build_member(dict(name="uniform") | changes, "noise", tiny.VOCAB)
+    return process.alpha(jnp.array([0.2, 0.7]))
 
 
 def hybrid(**changes):

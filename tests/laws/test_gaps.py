@@ -1,5 +1,7 @@
 """The exact law of a chain's bigrams under ancestral sampling: that of the enumerated law, for any schedule and number of steps."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def test_bigrams_are_those_of_the_enumerated_law(schedule):
         Markov.random(3, 4, seed=1, spread=2.0),
         w.process(dict(name="mask", schedule=schedule)),
     )
-    process = type(process)(schedule=schedule, vocab=world.vocab)
+    process = dataclasses.replace(process, vocab=world.vocab)
     found = ancestral_bigrams(world, process, STEPS)
     for steps, found_VV in zip(STEPS, found, strict=True):
         law_X = ancestral_law(world.denoise, process, Mask(), steps, world.vocab, world.length)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.noise import times
+from dlm.noise import time_sampling
 from dlm.oracle.enumeration import exact_bound
 from tests.laws import worlds as w
 
-KINDS = typing.get_args(times.Kind)
+KINDS = typing.get_args(time_sampling.Kind)
 every_kind = pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=() if k == "stratified" else pytest.mark.slow) for k in KINDS]
 )
@@ -23,7 +23,9 @@ B = 8
 @cache
 def _draw(kind, parts):
     return jax.jit(
-        lambda keys, index_B: jax.vmap(lambda key: times.draw(kind, index_B, B, key, parts))(keys)
+        lambda keys, index_B: jax.vmap(
+            lambda key: time_sampling.draw(kind, index_B, B, key, parts)
+        )(keys)
     )
 
 
@@ -64,22 +66,22 @@ def test_parts_have_times_of_their_own_whatever_their_number(kind):
 
 
 def test_times_of_importance_follow_the_density_that_costs_are_divided_by():
-    costs_T = np.linspace(3, 0.1, times.BUCKETS) ** 2
+    costs_T = np.linspace(3, 0.1, time_sampling.BUCKETS) ** 2
     costs_T[5] = 0  # not seen yet: as if it cost what the others do on average
     u_BP = (np.arange(64_000)[None] + 0.5) / 64_000
     t_P, density_P = (
         np.asarray(a)[0]
-        for a in times.importance_times(
+        for a in time_sampling.importance_times(
             jnp.asarray(u_BP, jnp.float32), jnp.asarray(costs_T[None], jnp.float32)
         )
     )
     size_T = np.sqrt(np.where(costs_T > 0, costs_T, costs_T.sum() / 31))
-    p_T = 0.9 * size_T / size_T.sum() + 0.1 / times.BUCKETS
+    p_T = 0.9 * size_T / size_T.sum() + 0.1 / time_sampling.BUCKETS
     np.testing.assert_allclose(
-        np.histogram(t_P, times.BUCKETS, (0, 1))[0] / t_P.size, p_T, atol=1e-4
+        np.histogram(t_P, time_sampling.BUCKETS, (0, 1))[0] / t_P.size, p_T, atol=1e-4
     )
     np.testing.assert_allclose(
-        density_P, times.BUCKETS * p_T[(t_P * times.BUCKETS).astype(int)], rtol=1e-4
+        density_P, time_sampling.BUCKETS * p_T[(t_P * time_sampling.BUCKETS).astype(int)], rtol=1e-4
     )
     assert (np.diff(t_P) > 0).mean() > 0.99 and np.isclose((1 / density_P).mean(), 1, atol=1e-3), (
         "all of [0, 1), in order"
@@ -87,10 +89,12 @@ def test_times_of_importance_follow_the_density_that_costs_are_divided_by():
 
 
 def test_what_is_remembered_is_a_running_mean_of_squares():
-    sums_2T = times.bucket_costs(jnp.array([0.0, 0.01, 0.5]), jnp.array([1.0, 3.0, 2.0]))
-    once_T = times.updated_costs(times.initial_costs(), sums_2T)
+    sums_2T = time_sampling.bucket_costs(jnp.array([0.0, 0.01, 0.5]), jnp.array([1.0, 3.0, 2.0]))
+    once_T = time_sampling.updated_costs(time_sampling.initial_costs(), sums_2T)
     assert np.flatnonzero(once_T).tolist() == [0, 16] and once_T[0] == 5 and once_T[16] == 4
-    twice_T = times.updated_costs(once_T, times.bucket_costs(jnp.array([0.5]), jnp.array([6.0])))
+    twice_T = time_sampling.updated_costs(
+        once_T, time_sampling.bucket_costs(jnp.array([0.5]), jnp.array([6.0]))
+    )
     assert twice_T[0] == 5 and np.isclose(twice_T[16], 0.95 * 4 + 0.05 * 36)
 
 

@@ -101,7 +101,9 @@ def rows(batch, which):
 
 def listed(family):
     return sorted(
-        p.stem for p in (Path(dlm.__file__).parent / family).glob("*.py") if p.stem != "__init__"
+        p.stem
+        for p in (Path(dlm.__file__).parent / family).glob("*.py")
+        if p.stem not in ("__init__", "base")
     )
 
 
@@ -112,20 +114,23 @@ def choices(family, wanted):
         module = __import__(f"dlm.{family.replace('/', '.')}.{stem}", fromlist=["_"])
         for cls in exposed(module.__name__):
             if hasattr(cls, wanted):
-                hints = typing.get_type_hints(cls)
-                literal = {
-                    f.name: hints[f.name]
+                options = {
+                    f.name: values
                     for f in dataclasses.fields(cls)
-                    if typing.get_origin(hints[f.name]) is typing.Literal
+                    if (values := field_values(cls, f))
                 }
-                for values in itertools.product(*map(typing.get_args, literal.values())):
-                    found.append(
-                        dict(
-                            name=f"{family.replace('/', '.')}.{stem}",
-                            **dict(zip(literal, values, strict=True)),
-                        )
-                    )
+                for values in itertools.product(*options.values()):
+                    chosen = dict(zip(options, values, strict=True))
+                    found.append(dict(name=f"{family.replace('/', '.')}.{stem}") | chosen)
     return found
+
+
+def field_values(cls, f):
+    """All values of a field that is a choice or names a noise schedule; of any other field none."""
+    if f.metadata.get("family") == "noise.schedules":
+        return listed("noise/schedules")
+    hint = typing.get_type_hints(cls)[f.name]
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def title(config):
@@ -138,7 +143,7 @@ def title(config):
 HALF = dict(name="noise.hybrid", uniform=0.5)
 PROCESSES = [
     *choices("noise", "corrupt"),
-    dict(name="noise.mask", schedule="polynomial", power=1.5),
+    dict(name="noise.mask", schedule=dict(name="polynomial", power=1.5)),
     HALF,
 ]
 LINEAR = [dict(name="noise.mask", schedule="linear"), dict(name="noise.mask", schedule="cosine")]

@@ -254,3 +254,17 @@ def test_an_old_name_in_a_recipe_is_one_line_with_the_new_one(renamed):
 def test_a_damaged_config_is_left_to_the_border(renamed, config):
     config.pop("objective", None)
     earlier_fields.rename(config)
+
+
+def test_the_power_of_a_noise_schedule_moved_into_the_schedule():
+    process = dict(name="noise.mask", schedule="polynomial", power=3.0)
+    later = dict(rule=dict(name="samplers.maskgit", schedule="cosine", power=2.0))
+    config = dict(objective=dict(process=process), sampler=dict(then=later))
+    assert len(earlier_fields.rename(config)) >= 2
+    schedule = dict(name="noise.schedules.polynomial", power=3.0)
+    assert process == dict(name="noise.mask", schedule=schedule)
+    assert later["rule"]["schedule"] == dict(name="noise.schedules.cosine")
+    with pytest.raises(UserError, match="process.power is called .*process.schedule.power now"):
+        earlier_fields.check(dict(objective=dict(process=dict(name="noise.uniform", power=2.0))))
+    run = build_run(tiny.recipe("corpus.txt") | dict(objective=dict(process=process)))
+    assert run.objective.process.schedule.power == 3.0

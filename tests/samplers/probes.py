@@ -111,8 +111,8 @@ ROWS = {
         for k, v in dict(budget=3.0, confidence="margin").items()
     },
     **{
-        f"MaskGIT.{k}": (rule("maskgit"), v, dict(schedule="polynomial"))
-        for k, v in dict(schedule="linear", power=4.0, shake=0.0).items()
+        f"MaskGIT.{k}": (rule("maskgit"), v, {})
+        for k, v in dict(schedule="linear", shake=0.0).items()
     },
     **{
         f"Speculative.{k}": (speculative, v, dict(order="shuffled"))

@@ -26,13 +26,16 @@ from dlm.samplers.generate import Request
 from tests import tiny
 
 pytestmark = pytest.mark.slow
+POLYNOMIAL, NAN = dict(name="polynomial"), float("nan")
 KIN = (
     "priority",
     "proseco",
     "span",
 )  # their bound and their samples are masked's, by one program (tests/laws/test_relations.py)
 STEMS = sorted(
-    p.stem for p in (Path(dlm.__file__).parent / "objectives").glob("*.py") if p.stem != "__init__"
+    p.stem
+    for p in (Path(dlm.__file__).parent / "objectives").glob("*.py")
+    if p.stem not in ("__init__", "base")
 )
 LATENT = dict(heads=2, latent=dict(kv_rank=6, nope=4, rope=2, value=4))  # `nn.latent`
 GIVEN = dict(
@@ -227,10 +230,13 @@ def test_what_a_model_cannot_see_it_is_not_asked(corpus):
 @pytest.mark.parametrize(
     "config, why",
     [
-        (dict(name="masked", process=dict(name="mask", power=0.2)), "power=0.2 must be from 0.5"),
         (
-            dict(name="hybrid", process=dict(name="uniform", power=float("nan"))),
-            "process.power must be of type float, not nan",
+            dict(name="masked", process=dict(schedule=dict(name="polynomial", power=0.2))),
+            "power=0.2 must be from 0.5",
+        ),
+        (
+            dict(name="hybrid", process=dict(name="uniform", schedule=dict(POLYNOMIAL, power=NAN))),
+            "process.schedule.power must be of type float, not nan",
         ),
         (dict(name="learned", times="importance"), "times='importance'"),
         (dict(name="priority", times="importance"), "times='importance'"),

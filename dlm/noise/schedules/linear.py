@@ -1,0 +1,23 @@
+"""The linear schedule, 1 − α = t (MDLM, arXiv:2406.07524)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Destroys tokens at a constant speed."""
+
+    def noised(self, t: jax.Array) -> jax.Array:
+        """Returns 1 − α(t)."""
+        return jnp.asarray(t)
+
+    def time_of(self, noised: jax.Array) -> jax.Array:
+        """Returns the time t with 1 − α(t) = noised."""
+        return jnp.asarray(noised)
+
+    def rate(self, t: jax.Array) -> jax.Array:
+        """Returns −α'(t)/(1 − α(t))."""
+        return 1 / t
