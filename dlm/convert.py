@@ -19,7 +19,7 @@ from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.named import Place, nearest
 from dlm.core.run import Run, build_run
-from dlm.text import pretrained
+from dlm.text import pretrained, tokenizer_tree
 
 FLAGS = [
     Flag(
@@ -109,7 +109,7 @@ def from_hf(folder: Path, workdir: Path, overrides=(), ignore: tuple[str, ...] =
     config = keys.without(config, ignore, folder / recipe.CONFIG)
     stored = next((t.dtype.name for t in tensors.values() if len(t.shape) > 1), "float32")
     text = pretrained.read(folder)
-    ends = recipe.ends(folder, config, pretrained.own_eos(text), pretrained.has(text))
+    ends = recipe.ends(folder, config, text.own_eos, text.ids)
     made = recipe.recipe(
         folder, config, layout, "float32" if stored == "float32" else "bfloat16", ends
     )
@@ -287,7 +287,11 @@ def _small(folder: Path, run: Run, workdir: Path, rows: int) -> None:
     if (path := folder / pretrained.FILE).exists():
         tree = json.loads(path.read_text(encoding="utf-8"))
         plain = [
-            {k: v for k, v in token.items() if k not in (pretrained.OURS, pretrained.OUTSIDE)}
+            {
+                k: v
+                for k, v in token.items()
+                if k not in (tokenizer_tree.OURS, tokenizer_tree.OUTSIDE)
+            }
             for token in tree["added_tokens"]
         ]
         tree["added_tokens"] = [token for token in plain if token["id"] < rows]

@@ -126,7 +126,7 @@ def continued(args, experiment):
     prompt = (
         chat(args, tokenizer)
         if args.chat
-        else tokenizer.told(args.prompt)
+        else tokenizer.encode_prompt(args.prompt)
         if args.prompt
         else np.zeros(0, np.int32)
     )

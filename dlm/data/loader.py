@@ -15,7 +15,7 @@ import numpy as np
 from dlm.core.config import free, member
 from dlm.core.errors import UserError
 from dlm.data import digest, packing, token_cache
-from dlm.text import Tokenizer
+from dlm.text.base import Tokenizer
 
 Arrays = dict[str, np.ndarray]
 Windows = packing.Windows | packing.Chosen

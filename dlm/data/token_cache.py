@@ -14,7 +14,7 @@ import numpy as np
 
 from dlm.core import files
 from dlm.core.errors import UserError
-from dlm.text import Tokenizer
+from dlm.text.base import Tokenizer
 
 _CHUNK = 4_000_000  # characters encoded at a time
 

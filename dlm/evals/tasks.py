@@ -106,7 +106,7 @@ class Tasks:
         if self.ask == "fill":
             return reply.text
         return tokenizer.decode(
-            before(tokenizer.vocab, reply.ids[len(tokenizer.told(problem.prompt)) :])
+            before(tokenizer.vocab, reply.ids[len(tokenizer.encode_prompt(problem.prompt)) :])
         ).rstrip(" ")
 
     def _samplers(self) -> Iterator[tuple[str, dict]]:

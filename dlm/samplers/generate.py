@@ -253,7 +253,7 @@ class Generator:
             if not isinstance(parts[0], int)
             else (np.zeros(0, np.int32), parts)
         )
-        lead = self.tokenizer.told(lead) if isinstance(lead, str) else lead
+        lead = self.tokenizer.encode_prompt(lead) if isinstance(lead, str) else lead
         front, before = self.tokenizer.opening(lead, self.mask.reads)
         ids = [
             front,

@@ -1,7 +1,10 @@
-"""What the pieces of a BPE stand for, and what of a tokenizer's file makes ids whose bytes are the bytes of the text.
+"""The bytes of BPE pieces, and the part of a tokenizer's file whose ids carry the bytes of a text.
 
-over bytes         a piece is spelled in GPT-2's alphabet of 256 signs: 'Ġthe' is b' the'
-over characters    '▁' is a space; '<0xE2>' is one byte of a character that has no piece; all else is itself
+over bytes         a piece is spelled in GPT-2's alphabet of 256 characters: 'Ġthe' is b' the'
+over characters    '▁' is a space; '<0xE2>' is one byte of a character without a piece of its own;
+                   everything else is itself
+
+A `tree` is the content of tokenizer.json, as `text.pretrained` checks it.
 """
 
 import functools
@@ -12,61 +15,75 @@ from typing import Any
 from dlm.core.vocab import Vocab
 
 SPACE = "▁"
+_NO_BYTE = "\uffff"  # Latin-1 cannot encode it
 
 
 def _types(node: Any) -> set[str]:
-    """The types of all steps of a normalizer or pre-tokenizer."""
+    """Collect the types of all steps of a normalizer or pre-tokenizer."""
     if isinstance(node, list):
         return set().union(*map(_types, node))
-    return (
-        {str(node.get("type"))}.union(*map(_types, node.values()))
-        if isinstance(node, dict)
-        else set()
-    )
+    if isinstance(node, dict):
+        own_type = {str(node.get("type"))}
+        return own_type.union(*map(_types, node.values()))
+    return set()
 
 
 def over_bytes(tree: dict) -> bool:
+    """Whether the pieces are spelled in GPT-2's alphabet."""
     return "ByteLevel" in _types(tree["pre_tokenizer"])
 
 
 def spaced(tree: dict) -> bool:
     """Whether a space is written as '▁'."""
-    return "Metaspace" in _types(tree["pre_tokenizer"]) or SPACE in json.dumps(
-        tree["normalizer"], ensure_ascii=False
-    )
+    if "Metaspace" in _types(tree["pre_tokenizer"]):
+        return True
+    return SPACE in json.dumps(tree["normalizer"], ensure_ascii=False)
 
 
 def byte_name(byte: int) -> str:
+    """Return the piece that stands for one byte in a BPE over characters."""
     return f"<0x{byte:02X}>"
 
 
 @functools.cache
 def alphabet() -> dict[str, int]:
-    """GPT-2's printable sign of every byte: printable Latin-1 stands for itself, the others follow from U+0100 on."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in own]
-    return {chr(b): b for b in own} | {chr(256 + i): b for i, b in enumerate(others)}
+    """Return GPT-2's printable character of every byte.
+
+    Printable Latin-1 stands for itself, the other bytes follow from U+0100 on.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    bytes_of = {chr(byte): byte for byte in printable}
+    for i, byte in enumerate(others):
+        bytes_of[chr(256 + i)] = byte
+    return bytes_of
 
 
 def piece_bytes(tree: dict) -> dict[str, bytes]:
-    """What the pieces of the vocabulary stand for; one that is no piece (a special left in it) for its own text."""
+    """Map the pieces of the vocabulary to their bytes.
+
+    An entry that is no piece, such as a special token in the vocabulary, stands for its own text.
+    """
     pieces = tree["model"]["vocab"]
     if over_bytes(tree):
-        return {p: _spelled(p) for p in pieces}
-    single = {byte_name(b): bytes([b]) for b in range(256)}
+        return {piece: _spelled(piece) for piece in pieces}
+    single = {byte_name(byte): bytes([byte]) for byte in range(256)}
+    # Where nothing writes spaces as '▁', it is a character like any other.
     space = " " if spaced(tree) else SPACE
-    return {
-        p: single[p] if p in single else p.replace(SPACE, space).encode("utf-8", "replace")
-        for p in pieces
-    }
+    bytes_of = {}
+    for piece in pieces:
+        text = piece.replace(SPACE, space)
+        bytes_of[piece] = single.get(piece) or text.encode("utf-8", "replace")
+    return bytes_of
 
 
 @functools.cache
 def _table() -> dict[int, str]:
-    """From the alphabet's signs to Latin-1, whose signs are bytes; what is no sign of the alphabet to something that no byte is."""
-    return {c: "\uffff" for c in range(256)} | {
-        ord(sign): chr(byte) for sign, byte in alphabet().items()
-    }
+    """Map the alphabet to Latin-1, whose characters are bytes, and other Latin-1 to no byte."""
+    table = dict.fromkeys(range(256), _NO_BYTE)
+    for character, byte in alphabet().items():
+        table[ord(character)] = chr(byte)
+    return table
 
 
 def _spelled(piece: str) -> bytes:
@@ -77,129 +94,164 @@ def _spelled(piece: str) -> bytes:
 
 
 def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[bytes]:
-    """Of every id; of specials, and of ids that are never produced, none. `spelled` are the bytes of the pieces."""
-    spelled_bytes, pieces = [b""] * vocab.size, tree["model"]["vocab"]
+    """List the bytes of every id: none for specials and for ids that are never produced.
+
+    `spelled` are the bytes of the pieces.
+    """
+    pieces = tree["model"]["vocab"]
+    content_of_id = [b""] * vocab.size
     for piece, content in spelled.items():
-        spelled_bytes[pieces[piece]] = content
+        content_of_id[pieces[piece]] = content
     for token in tree["added_tokens"]:
         if token["special"]:
-            spelled_bytes[token["id"]] = b""
+            content_of_id[token["id"]] = b""
         elif token["content"] not in pieces:
-            spelled_bytes[token["id"]] = token["content"].encode("utf-8", "replace")
-    unknown, plain = tree["model"].get("unk_token"), ordinary(tree)
-    blank = {
-        vocab.eos,
-        vocab.mask,
-        *(id for id in (vocab.bos, vocab.pad, *vocab.stops) if id not in plain),
-    }
-    for id in blank | ({pieces[unknown]} if unknown in pieces else set()):
-        spelled_bytes[id] = b""
-    return spelled_bytes
+            content_of_id[token["id"]] = token["content"].encode("utf-8", "replace")
+    for id in _silent_ids(tree, vocab):
+        content_of_id[id] = b""
+    return content_of_id
+
+
+def _silent_ids(tree: dict, vocab: Vocab) -> set[int]:
+    """Ids without bytes: special ids, unless texts consist of them, and the unknown piece."""
+    silent = {vocab.eos, vocab.mask}
+    silent |= {vocab.bos, vocab.pad, *vocab.stops} - ordinary(tree)
+    pieces = tree["model"]["vocab"]
+    unknown = tree["model"].get("unk_token")
+    if unknown in pieces:
+        silent.add(pieces[unknown])
+    return silent
 
 
 def names(tree: dict) -> tuple[str, ...]:
-    """Of special tokens, and of what was added to the pieces and says more than a sign, a byte, or a run of spaces and line breaks: those
-    are added to many tokenizers, and are text."""
-    plain = {byte_name(b) for b in range(256)}
+    """List the names of special tokens, and of added tokens that no text should produce.
 
-    def says(name):
-        return len(name) > 1 and name not in plain and name.replace(SPACE, " ").strip()
+    Many tokenizers add single characters, bytes, or runs of spaces and line breaks: those are
+    text, not names.
+    """
+    byte_names = {byte_name(byte) for byte in range(256)}
 
-    return tuple(
-        dict.fromkeys(
-            token["content"]
-            for token in tree["added_tokens"]
-            if token["special"] or says(token["content"])
-        )
-    )
+    def is_text(content: str) -> bool:
+        blank = not content.replace(SPACE, " ").strip()
+        return len(content) <= 1 or content in byte_names or blank
+
+    tokens = tree["added_tokens"]
+    chosen = [t["content"] for t in tokens if t["special"] or not is_text(t["content"])]
+    return tuple(dict.fromkeys(chosen))
 
 
 def ordinary(tree: dict) -> set[int]:
-    """The ids of which texts are made: single characters, bytes, and what merges make, unless they are added tokens."""
-    pieces, added = tree["model"]["vocab"], {token["content"] for token in tree["added_tokens"]}
-    merged = (
-        {a + b for a, b in tree["model"]["merges"]}
-        | {p for p in pieces if len(p) == 1}
-        | {byte_name(b) for b in range(256)}
-    )
-    return {pieces[p] for p in merged - added if p in pieces}
+    """Return the ids that texts consist of: single characters, bytes and merged pieces.
+
+    Added tokens are excluded.
+    """
+    pieces = tree["model"]["vocab"]
+    texts = {left + right for left, right in tree["model"]["merges"]}
+    texts |= {piece for piece in pieces if len(piece) == 1}
+    texts |= {byte_name(byte) for byte in range(256)}
+    texts -= {token["content"] for token in tree["added_tokens"]}
+    return {pieces[piece] for piece in texts if piece in pieces}
 
 
 def bare(tree: dict, bytes_of_id: list[bytes], spelled: dict[str, bytes]) -> dict:
-    """The merges alone: without normalisation, added tokens, templates or a space put in front, and without any piece that would not
-    stand for the bytes it is made of, so that the bytes of the ids are the bytes of the text; nor any with the name of an added token."""
-    model, named = tree["model"], set(names(tree))
-    pieces = {
-        piece: id
-        for piece, id in model["vocab"].items()
-        if bytes_of_id[id] == spelled[piece] != b"" and piece not in named
-    }
+    """Reduce the tree to its merges, so that the bytes of the ids are the bytes of the text.
 
-    def exact(a, b, c):
-        return a in pieces and b in pieces and c in pieces and spelled[a] + spelled[b] == spelled[c]
+    Without normalisation, added tokens, templates and prefix space, without pieces that would not
+    stand for the bytes they consist of, and without any piece named like an added token.
+    """
+    names_of_tokens = set(names(tree))
+    pieces = {}
+    for piece, id in tree["model"]["vocab"].items():
+        is_exact = bytes_of_id[id] == spelled[piece] != b""
+        if is_exact and piece not in names_of_tokens:
+            pieces[piece] = id
 
-    merges = [merge for merge in model["merges"] if exact(*merge, merge[0] + merge[1])]
-    model = {**model, "vocab": pieces, "merges": merges, "dropout": None, "unk_token": None}
-    written = (
-        spaced(tree) and not over_bytes(tree) and "Metaspace" not in _types(tree["pre_tokenizer"])
-    )
-    normalizer = dict(type="Replace", pattern=dict(String=" "), content=SPACE) if written else None
-    split = without_prefix(tree["pre_tokenizer"])
-    return {
-        **unbounded(tree),
-        "added_tokens": [],
-        "normalizer": normalizer,
-        "pre_tokenizer": split,
-        "decoder": None,
-        "model": model,
-    }
+    def keeps_bytes(left: str, right: str) -> bool:
+        merged = left + right
+        if not (left in pieces and right in pieces and merged in pieces):
+            return False
+        return spelled[left] + spelled[right] == spelled[merged]
+
+    merges = [[left, right] for left, right in tree["model"]["merges"] if keeps_bytes(left, right)]
+    changes = dict(vocab=pieces, merges=merges, dropout=None, unk_token=None)
+    reduced = unbounded(tree)
+    reduced["added_tokens"] = []
+    reduced["normalizer"] = _space_writer(tree)
+    reduced["pre_tokenizer"] = without_prefix(tree["pre_tokenizer"])
+    reduced["decoder"] = None
+    reduced["model"] = {**tree["model"], **changes}
+    return reduced
+
+
+def _space_writer(tree: dict) -> dict | None:
+    """The normalizer that writes spaces as '▁', where no pre-tokenizer does."""
+    by_pre_tokenizer = over_bytes(tree) or "Metaspace" in _types(tree["pre_tokenizer"])
+    if not spaced(tree) or by_pre_tokenizer:
+        return None
+    return dict(type="Replace", pattern=dict(String=" "), content=SPACE)
 
 
 def nameless(tree: dict, bare: dict, begins: bool = True) -> dict:
-    """`bare` with the file's own normalisation and prefix space: a text as published in which no name is one. `begins` says whether it
-    stands at the beginning of all that is encoded."""
+    """Add the file's own normalisation and prefix space to `bare`.
+
+    This encodes a text as published in which no name is special. `begins`: it is at the beginning
+    of everything that is encoded.
+    """
     split = tree["pre_tokenizer"] if begins else _inside(tree["pre_tokenizer"])
     return {**bare, "normalizer": tree["normalizer"], "pre_tokenizer": split}
 
 
 def _inside(node: Any) -> Any:
-    """A pre-tokenizer without what it does at the beginning of a text alone."""
+    """Remove from a pre-tokenizer what it does only at the beginning of a text."""
     if isinstance(node, list):
-        return [_inside(v) for v in node]
+        return [_inside(part) for part in node]
     if not isinstance(node, dict):
         return node
-    node = {k: _inside(v) for k, v in node.items()}
-    return node | dict(prepend_scheme="never") if node.get("prepend_scheme") == "first" else node
+    node = {key: _inside(part) for key, part in node.items()}
+    if node.get("prepend_scheme") == "first":
+        node["prepend_scheme"] = "never"
+    return node
 
 
 def hazard(tree: dict) -> re.Pattern | None:
-    """What a text may hold and a tokenizer over characters would take for something else: its sign for spaces, names of bytes."""
+    """Compile a pattern for text that a tokenizer over characters would take for something else.
+
+    That is its sign for spaces, and the names of bytes.
+    """
     if over_bytes(tree):
         return None
-    signs = ([SPACE] if spaced(tree) else []) + (
-        ["<(?=0x[0-9A-F]{2}>)"] if tree["model"].get("ignore_merges") else []
-    )
-    return re.compile(f"({'|'.join(signs)})") if signs else None
+    patterns = []
+    if spaced(tree):
+        patterns.append(SPACE)
+    if tree["model"].get("ignore_merges"):
+        patterns.append("<(?=0x[0-9A-F]{2}>)")
+    return re.compile(f"({'|'.join(patterns)})") if patterns else None
 
 
 def unbounded(tree: dict) -> dict:
-    """Without templates, cuts and padding."""
+    """Remove templates, truncation and padding."""
     return {**tree, "post_processor": None, "truncation": None, "padding": None}
 
 
 def without_prefix(node: Any) -> Any:
-    """A prefix space would add a byte that the text does not have."""
+    """Remove the prefix space from a pre-tokenizer: it would add a byte that the text lacks."""
     if isinstance(node, list):
-        return [without_prefix(v) for v in node]
+        return [without_prefix(part) for part in node]
     if not isinstance(node, dict):
         return node
-    node = {k: False if k == "add_prefix_space" else without_prefix(v) for k, v in node.items()}
-    return node | dict(prepend_scheme="never") if node.get("type") == "Metaspace" else node
+    changed = {}
+    for key, part in node.items():
+        changed[key] = False if key == "add_prefix_space" else without_prefix(part)
+    if changed.get("type") == "Metaspace":
+        changed["prepend_scheme"] = "never"
+    return changed
 
 
 def counted(tree: dict) -> dict:
-    """With the added tokens in the vocabulary too: the library numbers those that are not in it itself, whatever the file says."""
-    pieces = tree["model"]["vocab"] | {
-        token["content"]: token["id"] for token in tree["added_tokens"]
-    }
-    return {**tree, "model": {**tree["model"], "vocab": pieces}}
+    """Add the added tokens to the vocabulary.
+
+    The library numbers those that are not in it itself, whatever the file says.
+    """
+    added = {token["content"]: token["id"] for token in tree["added_tokens"]}
+    vocab = tree["model"]["vocab"] | added
+    return {**tree, "model": {**tree["model"], "vocab": vocab}}

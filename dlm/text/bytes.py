@@ -1,4 +1,4 @@
-"""Bytes as tokens: ids 0–255 are the bytes themselves, then eos, bos, pad and mask."""
+"""Bytes as tokens: ids 0–255 are the bytes themselves, then eos, bos, pad and mask (arXiv:2105.13626)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,36 +6,44 @@ from pathlib import Path
 
 import numpy as np
 
-from dlm import text
 from dlm.core.vocab import Vocab
+from dlm.text.base import Tokenizer, closing, utf8
+
+_BYTES = 256
+_SPECIALS = 4
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """Nothing to learn and nothing to choose: 260 ids."""
+    """Use the 256 bytes and four specials: nothing to learn, nothing to choose."""
 
     @property
     def vocab(self) -> Vocab:
-        return text.closing(260)
+        return closing(_BYTES + _SPECIALS)
 
-    def fit(self, documents: Iterable[str]) -> text.Tokenizer:
-        """The tokenizer; the documents are not read."""
+    def fit(self, documents: Iterable[str]) -> Tokenizer:
+        """Build the tokenizer; the documents are not read."""
         return ByteTokenizer(self.vocab)
 
-    def restore(self, folder: Path) -> text.Tokenizer:
-        """The tokenizer; there is nothing to read."""
+    def restore(self, folder: Path) -> Tokenizer:
+        """Build the tokenizer; nothing is read."""
         return ByteTokenizer(self.vocab)
 
 
-class ByteTokenizer(text.Tokenizer):
+class ByteTokenizer(Tokenizer):
+    """Encodes the UTF-8 bytes of a text as they are."""
+
     def __init__(self, vocab: Vocab):
-        super().__init__(vocab, [bytes([i]) for i in range(256)] + [b""] * (vocab.size - 256))
+        single_bytes = [bytes([byte]) for byte in range(_BYTES)]
+        no_bytes = [b""] * (vocab.size - _BYTES)
+        super().__init__(vocab, single_bytes + no_bytes)
 
     def encode_all(self, texts: list[str]) -> list[np.ndarray]:
-        return [np.frombuffer(text.utf8(t), np.uint8).astype(np.int32) for t in texts]
+        byte_arrays = [np.frombuffer(utf8(text), np.uint8) for text in texts]
+        return [array.astype(np.int32) for array in byte_arrays]
 
     def content(self) -> str:
         return "bytes"
 
     def save(self, folder: Path) -> None:
-        """Nothing to write."""
+        """Write nothing."""

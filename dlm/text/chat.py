@@ -1,37 +1,42 @@
-"""Chats as text: a published model's own template (Jinja), or a plain one, makes of messages the prompt that the model was trained on.
+r"""Chats as text: a published model's own template (Jinja), or a plain one, writes the prompt.
 
-    [{role: user, content: Hi}]  ─ template ─>  '<|user|>\nHi<|eos|>\n<|assistant|>\n'  ─ encode_marked ─>  ids
+    [{role: user, content: Hi}]  ─ template ─>  '<|user|>\nHi<|eos|>\n<|assistant|>\n'
+                                                              ─ encode_marked ─>  ids
 
-Control ids come from the template's own text alone. A name of a special or added token that a message, a tool, a role or any other data
-spell, whole or in parts that the template joins, is text (`text.quoted`), also in what the model has said before: where a template looks
-for such a name in a message (`</think>`), it does not find it. A template that writes a name around a piece of data ('<|' ~ role ~ '|>')
-means it, and so does one that answers with a name to what it finds.
+Control ids come only from the template's own text. The name of a special or added token is text
+(`text.quoted`) wherever data spell it: in a message, a tool, a role, also in earlier replies of the
+model, whole or in parts that the template joins. A template that searches a message for such a
+name (`</think>`) does not find it. A template that writes a name around data ('<|' ~ role ~ '|>')
+means it, and so does one that writes a name when it finds something.
 
-Where a template would make a name out of a text that spells none (it takes something out, turns it round, writes small letters or
-characters for their escapes), the chat is refused. This is seen in a second rendering, in which each of the data's characters that is
-neither a letter, a digit, '_' nor white space is told from the template's own: both must have the same names of the template's, equally
-often. So a chat is refused too where the names that its template writes depend on such characters, but for those in texts that the
-template compares with (==, in, startswith, a key) and that no name could be made of. Not seen is what is made of letters, digits and '_'
-alone (a name that has nothing else, though some of it be taken out; characters computed from numbers), nor a name with one other
-character, its first, that the template has turned round.
+A chat is refused where a template would make a name out of text that contains none: by deleting
+characters, reversing, changing case, or decoding escapes. A second rendering detects this. In it
+each of the data's characters that is neither a letter, a digit, '_' nor white space is
+distinguishable from the template's own; both renderings must contain the same names, equally often.
+So a chat is also refused where the names that its template writes depend on such characters.
+Exempt are texts that the template compares with (==, in, startswith, a key) and that no name could
+be built from. Not detected: a name built only from letters, digits and '_' (even if some of it is
+deleted; characters computed from numbers), and a name whose only other character is its first, if
+the template has reversed it.
 
-A template is a program of strangers. It is rendered in a sandbox, with a bound on its work (`text.template_sandbox`), and sees the
-messages, the tools and the names of special tokens; not the day, unless `today` names one: the same chat gives the same prompt.
+A template is an untrusted program. It runs in a sandbox with a bound on its work
+(`text.template_sandbox`), and sees the messages, the tools and the names of special tokens. It does
+not see the date unless `today` sets one: the same chat gives the same prompt.
 """
 
 import datetime
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
-from dlm import text
 from dlm.core.errors import UserError
 from dlm.text import pretrained
+from dlm.text.base import SPECIALS, Tokenizer
 from dlm.text.quoted import Marks, Quoted, harmless, unquoted
 from dlm.text.template_sandbox import Sandbox
 
@@ -44,10 +49,13 @@ PLAIN = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif -%}
 """
+_LONGEST_ERROR = 300  # characters of a template's own error that are shown
+
+Result = TypeVar("Result")
 
 
 class Chat:
-    """A template with the names of the special tokens it speaks of."""
+    """A template and the names of special tokens that it uses."""
 
     def __init__(
         self,
@@ -56,118 +64,158 @@ class Chat:
         today: datetime.date | None = None,
         where: str = "it",
     ):
-        """`names`: bos_token, eos_token, …; `today` is what `strftime_now` tells, which is not defined without it."""
-        self._source, self._names, self._where = template, names or {}, where
-        globals_ = dict(strftime_now=today.strftime) if today else {}
-        self._sandbox = Sandbox(raise_exception=_refused, **globals_)
-        self._template = self._careful(lambda: self._sandbox.read(template))
-        self._sought = self._careful(lambda: self._sandbox.sought(template))
+        """Compile a template.
+
+        Args:
+            template: Jinja source.
+            names: bos_token, eos_token, ….
+            today: date for `strftime_now`, which is undefined without it.
+            where: name of the template's origin in errors.
+        """
+        self._source = template
+        self._names = names or {}
+        self._where = where
+        functions: dict[str, Callable] = {}
+        if today:
+            functions["strftime_now"] = today.strftime
+        self._sandbox = Sandbox(raise_exception=_raise_exception, **functions)
+        self._template = self._guarded(lambda: self._sandbox.read(template))
+        self._sought = self._guarded(lambda: self._sandbox.sought(template))
 
     @classmethod
     def of(cls, folder: str | Path, today: datetime.date | None = None) -> "Chat":
-        """The template of a published folder, or of a run directory that keeps one."""
+        """Load the template of a published folder, or of a run directory with a copy."""
         folder = Path(folder).expanduser()
         template = pretrained.template(folder)
         if template is None:
-            where = f"{pretrained.TEMPLATE}, nor one (of several, one named 'default') in {pretrained.CONFIG}"
-            raise UserError(f"{folder} has no chat template: there is no {where}")
-        return cls(
-            template, pretrained.token_names(pretrained.settings(folder)), today, str(folder)
-        )
+            raise UserError(
+                f"{folder} has no chat template: there is no {pretrained.TEMPLATE}, nor one "
+                f"(of several, one named 'default') in {pretrained.CONFIG}"
+            )
+        names = pretrained.token_names(pretrained.settings(folder))
+        return cls(template, names, today, str(folder))
 
     @classmethod
-    def default(cls, eos: str = text.SPECIALS[0]) -> "Chat":
-        """For models without a template: a role's name, a line break, its text, and eos at the end of each turn."""
+    def default(cls, eos: str = SPECIALS[0]) -> "Chat":
+        """Return the template of models without one.
+
+        Each turn is a role's name, a line break, its text, and eos.
+        """
         return cls(PLAIN, dict(eos_token=eos), where="the plain chat")
 
     def render(
         self,
         messages: list[dict],
-        generation=True,
+        generation: bool = True,
         tools: list | None = None,
         names: Collection[str] = (),
         **further: Any,
     ) -> Quoted:
-        """The chat as text; with `generation` it ends where the assistant is to speak. `further` are variables of the template's own. Where
-        the data spell some of the `names`, it is known that they are a stranger's; where the template makes some of them out of data that
-        spell none, UserError."""
-        if (
-            not isinstance(messages, list | tuple)
-            or not messages
-            or not all(isinstance(m, dict) and "role" in m for m in messages)
-        ):
-            raise UserError("a chat is a list of messages, each a dictionary with role and content")
-        try:
-            given = json.loads(json.dumps(dict(further, messages=list(messages), tools=tools)))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(
-                f"messages and tools are plain data (text, numbers, lists, dictionaries): {error}"
-            ) from None
-        marks = Marks(names, json.dumps(given, ensure_ascii=False), self._source)
-        own = self._names | dict(documents=None), dict(add_generation_prompt=generation)
-        rendered = self._rendered(own, marks, marks.put(given))
-        self._check(rendered, own, marks, given, names)
-        return rendered
+        """Render the chat as text.
 
-    def _rendered(self, own: tuple[dict, dict], marks: Marks, given: dict) -> Quoted:
-        return marks.taken(
-            self._careful(lambda: self._sandbox.render(self._template, own[0] | given | own[1]))
-        )
+        Args:
+            messages: dictionaries with role and content.
+            generation: end where the assistant is to write.
+            tools: descriptions of tools, for templates that use them.
+            names: names of special tokens. Where the data spell one, the result marks it as a
+                stranger's; where the template makes one out of data that spell none, UserError.
+            further: variables of the template's own.
+        """
+        _check_messages(messages)
+        data = _plain_data(dict(further, messages=list(messages), tools=tools))
+        marks = Marks(names, json.dumps(data, ensure_ascii=False), self._source)
+        generation_prompt = dict(add_generation_prompt=generation)
+
+        # Data may shadow the names of tokens, but not the flag that ends the prompt.
+        def rendered(marked_data: dict) -> Quoted:
+            values = self._names | dict(documents=None) | marked_data | generation_prompt
+            return marks.taken(self._guarded(lambda: self._sandbox.render(self._template, values)))
+
+        text = rendered(marks.put(data))
+        self._check(text, rendered, marks, data, names)
+        return text
 
     def _check(
         self,
-        rendered: Quoted,
-        own: tuple[dict, dict],
+        text: Quoted,
+        rendered: Callable[[dict], Quoted],
         marks: Marks,
-        given: dict,
+        data: dict,
         names: Collection[str],
     ) -> None:
-        """Refuses names that the template has not written itself: those it does not write where all that could be one is signed."""
-        found = unquoted(rendered, names)
-        signed = (
-            marks.put(given, everywhere=True, but=harmless(self._sought, names)) if found else given
-        )
-        if signed == given:
+        """Refuses names that vanish where everything that could be part of one has a sign."""
+        written = unquoted(text, names)
+        if not written:
             return
+        signed = marks.put(data, everywhere=True, but=harmless(self._sought, names))
+        if signed == data:
+            return
+        makes = "makes"
         try:
-            does, again = "makes", unquoted(self._rendered(own, marks, signed), names)
-        except UserError:  # the template cannot work on texts with signs in them
-            does, again = "may make", Counter()
-        if found != again:
-            told = ", ".join(name for name in sorted(found | again) if found[name] != again[name])
-            remedy = "change the message, or use a template that writes texts as they are"
-            raise UserError(
-                f"the chat template of {self._where} {does} special tokens ({told}) out of a message's text: {remedy}"
-            )
+            again = unquoted(rendered(signed), names)
+        except UserError:  # the template does not work with signs in the texts
+            makes = "may make"
+            again = Counter()
+        if written == again:
+            return
+        differing = [name for name in sorted(written | again) if written[name] != again[name]]
+        raise UserError(
+            f"the chat template of {self._where} {makes} special tokens ({', '.join(differing)}) "
+            "out of a message's text: change the message, "
+            "or use a template that writes texts as they are"
+        )
 
     def encode(
         self,
-        tokenizer: text.Tokenizer,
+        tokenizer: Tokenizer,
         messages: list[dict],
         generation: bool = True,
-        tools=None,
+        tools: list | None = None,
         **further: Any,
     ) -> np.ndarray:
-        """The chat as ids: what the template names is a special token, and nothing else is added."""
-        return tokenizer.encode_marked(
-            self.render(messages, generation, tools, tokenizer.names, **further)
-        )
+        """Encode the chat: a name that the template writes is a special token; nothing is added.
 
-    def _careful(self, work):
+        Args:
+            tokenizer: whose names are special.
+            messages: dictionaries with role and content.
+            generation: end where the assistant is to write.
+            tools: descriptions of tools.
+            further: variables of the template's own.
+        """
+        text = self.render(messages, generation, tools, tokenizer.names, **further)
+        return tokenizer.encode_marked(text)
+
+    def _guarded(self, work: Callable[[], Result]) -> Result:
+        """Turns whatever a stranger's program raises into one line."""
         try:
             return work()
-        except (
-            Exception,
-            RecursionError,
-            MemoryError,
-        ) as error:  # whatever a stranger's program may raise
+        except (Exception, RecursionError, MemoryError) as error:
             kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
-            line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
-            one_line = " ".join(str(error).split())[:300]
+            line = ""
+            if isinstance(error, TemplateSyntaxError | SyntaxError) and error.lineno:
+                line = f", line {error.lineno}"
+            one_line = " ".join(str(error).split())[:_LONGEST_ERROR]
             raise UserError(
                 f"the chat template of {self._where} cannot be used{line}: {kind}{one_line}"
             ) from None
 
 
-def _refused(message: str):
+def _check_messages(messages: Any) -> None:
+    is_list = isinstance(messages, list | tuple) and len(messages) > 0
+    if not is_list or not all(isinstance(m, dict) and "role" in m for m in messages):
+        raise UserError("a chat is a list of messages, each a dictionary with role and content")
+
+
+def _plain_data(values: dict) -> dict:
+    """Copies data through JSON, so that no object with methods reaches a template."""
+    try:
+        return json.loads(json.dumps(values))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"messages and tools are plain data (text, numbers, lists, dictionaries): {error}"
+        ) from None
+
+
+def _raise_exception(message: str) -> NoReturn:
+    """The function that templates call to refuse a chat."""
     raise TemplateError(str(message))

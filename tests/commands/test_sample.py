@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_told_or_cut(given, prompt, tokens, told, capsys):
 
 def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
     """Those of a published tokenizer may have a space in front."""
-    monkeypatch.setattr(ByteTokenizer, "told", lambda self, text: self.encode(" " + text))
+    monkeypatch.setattr(ByteTokenizer, "encode_prompt", lambda self, text: self.encode(" " + text))
     front, room = asked(prompt="x" * 40, cut=True, length=4)
     assert (
         len(front) == 28 and room == 4 and "13 of the prompt's 41 tokens" in capsys.readouterr().err

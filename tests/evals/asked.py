@@ -27,7 +27,7 @@ class Asked:
         for template in templates:
             parts = [self.fill(len(replies), p) if isinstance(p, int) else p for p in template]
             ids = np.concatenate(
-                [self.tokenizer.told(p) if isinstance(p, str) else p for p in parts]
+                [self.tokenizer.encode_prompt(p) if isinstance(p, str) else p for p in parts]
             ).astype(np.int32)
             ends = np.flatnonzero(ids == self.tokenizer.eos)
             text = self.tokenizer.decode(ids[: ends[0]] if len(ends) else ids)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm import evals, evaluate, text
+from dlm import evals, evaluate
 from dlm.app.context import RunContext
 from dlm.core.contracts import Bound
 from dlm.core.errors import UserError
@@ -27,6 +27,7 @@ from dlm.samplers.ordered import Ordered
 from dlm.tasks import Problem
 from dlm.tasks.brackets import Brackets
 from dlm.tasks.sudoku import Sudoku
+from dlm.text.base import closing
 from dlm.text.bpe import BPE
 from dlm.text.bytes import Bytes, ByteTokenizer
 from tests.evals.asked import Asked, scores
@@ -162,9 +163,7 @@ def test_the_judge_reads_what_was_drawn_whatever_bytes_it_is_of():
         assert judged(judge_of(judge, price, 2), odd, own)[0, 1:].tolist() == [2, 2, 0, 2, 4]
         assert judged(judge_of(judge, price, 5), drawn[:1], own)[0, [1, 3]].sum() == 20
     assert judged(judge_of(own, price, 5), drawn[:1], own)[0, 1:4].tolist() == [5, 5, 15]
-    wide = ByteTokenizer(
-        text.closing(270)
-    )  # the same ids of bytes, and some that this judge has not
+    wide = ByteTokenizer(closing(270))  # the same ids of bytes, and some that this judge has not
     assert judged(judge_of(own, price, 5), [np.array([65, 261, wide.eos])], wide)[
         0, 1:
     ].tolist() == [1, 2, 0, 1, 2]
@@ -249,7 +248,7 @@ def test_an_answer_begins_where_its_prompt_ends_however_that_is_told(monkeypatch
         context.tokenizer.encode(asked[n].answer), context.tokenizer.eos
     )
     monkeypatch.setattr(
-        context.tokenizer, "told", lambda text: context.tokenizer.encode(" " + text)
+        context.tokenizer, "encode_prompt", lambda text: context.tokenizer.encode(" " + text)
     )
     assert scores(Tasks(task=task, num=2), context)["brackets_accuracy"][0] == 1
 

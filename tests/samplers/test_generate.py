@@ -219,7 +219,7 @@ def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(
 
 
 def test_the_first_anchor_is_told_as_the_tokenizer_has_it_and_the_others_go_on(monkeypatch):
-    monkeypatch.setattr(TOKENIZER, "told", lambda text: TOKENIZER.encode(" " + text))
+    monkeypatch.setattr(TOKENIZER, "encode_prompt", lambda text: TOKENIZER.encode(" " + text))
     row = MASKED._row(Request(("ab", 1, "c")))
     assert row.ids.tolist() == [*b" ab", TOKENIZER.mask, *b"c"] and row.frozen.tolist() == [
         True,

@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from dlm import text
 from dlm.core.vocab import Vocab
 from dlm.data.embedded import Embedded
+from dlm.text import base
 from dlm.text.bpe import BPE, Published
 from dlm.text.bytes import Bytes
 from dlm.text.quoted import Quoted
@@ -122,10 +122,10 @@ def test_specials_in_decoding(tokenizer):
         tokenizer.eos,
         tokenizer.pad,
     ]
-    assert tokenizer.decode(ids) == f"né{text.MASK_SIGN}!"
+    assert tokenizer.decode(ids) == f"né{base.MASK_SIGN}!"
     assert [tokenizer.piece(i) for i in (tokenizer.eos, tokenizer.mask)] == [
         "<|eos|>",
-        text.MASK_SIGN,
+        base.MASK_SIGN,
     ]
     assert tokenizer.decode(Bytes().fit(()).encode("é")[:1] if tokenizer.size == 260 else []) in (
         "�",
@@ -164,7 +164,7 @@ def test_what_precedes_a_text():
 def test_a_text_is_told_as_published_and_goes_on_without_what_is_put_in_front(tmp_path):
     tokenizer = BPE(path=write(tmp_path, KINDS["first"]()), published=Published(says="all")).fit(())
     assert (
-        tokenizer.told("a").tolist()
+        tokenizer.encode_prompt("a").tolist()
         == tokenizer.encode_marked("a").tolist()
         != tokenizer.encode("a").tolist()
     )
@@ -173,14 +173,15 @@ def test_a_text_is_told_as_published_and_goes_on_without_what_is_put_in_front(tm
         tokenizer.eos,
         *tokenizer.encode("a"),
     ]
-    assert tokenizer.told("a</s>").tolist() == tokenizer.encode_marked(Quoted("a</s>")).tolist(), (
-        "the name of a special is text"
-    )
+    assert (
+        tokenizer.encode_prompt("a</s>").tolist()
+        == tokenizer.encode_marked(Quoted("a</s>")).tolist()
+    ), "the name of a special is text"
     assert (
         tokenizer.encode_further(Quoted("a</s>a")).tolist() == tokenizer.encode("a</s>a").tolist()
     ), "so is a stranger's"
     tokenizer.adds_bos = None
-    assert tokenizer.told("a").tolist() == tokenizer.encode("a").tolist(), "as in training"
+    assert tokenizer.encode_prompt("a").tolist() == tokenizer.encode("a").tolist(), "as in training"
     nameless = BPE(path=write(tmp_path / "nameless", KINDS["first"]() | dict(added_tokens=[]))).fit(
         ()
     )
