@@ -109,7 +109,7 @@ def _text():
 
 def _sudoku():
     # The cell whose best digit leads the second by most is decided first.
-    margin = dict(name="samplers.confident", confidence="margin")
+    margin = dict(name="samplers.rules.confident", confidence="margin")
     source = dict(
         name="data.problems",
         task=SUDOKU,

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def request(args, experiment):
     """The template of every sample; what is not as one might think is said."""
-    from dlm.samplers.generate import Request
+    from dlm.samplers.requests import Request
 
     tokenizer, most = experiment.tokenizer, experiment.run.data.length
     spelled = tokenizer.named(args.infill or args.prompt)
@@ -120,7 +120,7 @@ def request(args, experiment):
 
 def continued(args, experiment):
     """A prompt or a chat, and what follows it; with --cut as `evals.harness` does it, so that both fit into the training length."""
-    from dlm.samplers.generate import Request
+    from dlm.samplers.requests import Request
 
     tokenizer, most = experiment.tokenizer, experiment.run.data.length
     prompt = (
@@ -214,7 +214,7 @@ def spans(frozen) -> list[slice]:
 
 def traced(args, experiment, sampler, replies, records) -> list:
     """The traces of all replies, where one is asked for."""
-    from dlm.samplers.config import described
+    from dlm.samplers.plan import described
 
     if not (args.trace or args.animate):
         return []

@@ -21,7 +21,7 @@ from dlm.app.experiment import Experiment
 from dlm.core import keys
 from dlm.core.run import build_run
 from dlm.runs import earlier_fields
-from dlm.samplers.generate import Request
+from dlm.samplers.requests import Request
 from tests import tiny
 
 BASE = """{"steps": 20, "text": "bytes",

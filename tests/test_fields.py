@@ -53,10 +53,15 @@ METHOD = dict(
     data="documents",
     noise="corrupt",
     objectives="loss",
-    samplers="order_randomness",
     evals="run",
     tasks="grade",
-    **{"samplers.remask": "rate", "nn.routers": "scores", "noise.schedules": "noised"},
+    **{
+        "samplers.remask": "rate",
+        "samplers.rules": "step",
+        "samplers.drivers": "run",
+        "nn.routers": "scores",
+        "noise.schedules": "noised",
+    },
 )  # what makes a member
 
 

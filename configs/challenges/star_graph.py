@@ -71,7 +71,7 @@ def get_config(arg=None):
             objective=dict(name="objectives.masked", pattern="count"),
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
             sampler=dict(
-                rule=dict(name="samplers.confident", confidence="margin"),
+                rule=dict(name="samplers.rules.confident", confidence="margin"),
                 steps=answer,
                 temperature=0.0,
             ),

@@ -18,8 +18,8 @@ from dlm.core.errors import UserError
 from dlm.core.named import nearest
 from dlm.machine.interrupts import Preempted
 from dlm.runs import earlier_fields
-from dlm.samplers.config import Sampler
-from dlm.samplers.generate import Reply, Request
+from dlm.samplers.plan import Sampler
+from dlm.samplers.requests import Reply, Request
 
 _ROWS = 16  # samples that an evaluator draws in one call; one size, so that one program serves all
 

@@ -19,7 +19,8 @@ from dlm.nn import grouped, routing, transformer
 from dlm.noise import time_sampling
 from dlm.noise.mask import MaskNoise
 from dlm.runs import checkpoint, warm_start
-from dlm.samplers.generate import Generator, resolve
+from dlm.samplers.generator import Generator
+from dlm.samplers.plan import resolve
 from dlm.training import optimizer
 from dlm.training.update import create_state, make_update
 

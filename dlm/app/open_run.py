@@ -13,7 +13,7 @@ from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.machine import mesh
 from dlm.runs import checkpoint, directory, earlier_fields, weights
-from dlm.samplers.config import Sampler
+from dlm.samplers.plan import Sampler
 
 Opened = tuple[Experiment, State]
 

@@ -117,9 +117,9 @@ class _Arm:
 
     def __init__(self, experiment, params, args, block: int, kind: str, refresh: int):
         from dlm.core.config import build_member
-        from dlm.samplers.config import Cache, Sampler
+        from dlm.samplers.plan import Cache, Sampler
 
-        rule = build_member(dict(name="confident", confidence="top"), "samplers")
+        rule = build_member(dict(name="confident", confidence="top"), "samplers.rules")
         steps = args.steps or max(block // 2, 1)
         self.sampler = Sampler(
             rule, steps=steps, block=block, temperature=args.temperature, cache=Cache(kind, refresh)
@@ -165,7 +165,7 @@ class _Arm:
         import jax
 
         from dlm.core import keys
-        from dlm.samplers import loop
+        from dlm.samplers import generator
 
         experiment, objective, kind = (
             self.experiment,
@@ -177,7 +177,7 @@ class _Arm:
             memory = experiment.memory(self.rows, self.length) if kind != "none" else None
             key_B = keys.per_sample(keys.root(0), jax.numpy.arange(self.rows))
             denoise = functools.partial(experiment.denoise, params)
-            return loop.generate(
+            return generator.generate(
                 denoise,
                 self.sampler,
                 objective.process,

@@ -146,10 +146,10 @@ def measure(args, wanted: list[str]) -> dict:
 
 def _sampler(args, rule: str, cache: str, block: int = BLOCK, steps: int = 0, refresh: int = 0):
     from dlm.core.config import build_member
-    from dlm.samplers.config import Cache, Sampler
+    from dlm.samplers.plan import Cache, Sampler
 
     return Sampler(
-        build_member(rule, "samplers"),
+        build_member(rule, "samplers.rules"),
         steps=steps or args.steps,
         block=block,
         cache=Cache(cache, refresh),
@@ -159,8 +159,7 @@ def _sampler(args, rule: str, cache: str, block: int = BLOCK, steps: int = 0, re
 def _other(name: str, workdir: str, args) -> "_Arm":
     """An arm of another run, whose network has another order."""
     from dlm.app.open_run import reopen
-    from dlm.core.config import build_member
-    from dlm.samplers.config import Sampler
+    from dlm.samplers.plan import Sampler
 
     experiment, state = reopen(Path(workdir))
     kind = experiment.objective.mask.kind
@@ -168,13 +167,11 @@ def _other(name: str, workdir: str, args) -> "_Arm":
         raise UserError(
             f"--{OTHERS[name]}={workdir} is not such a run: its network's attention is {kind!r}"
         )
-    rule, block = ("ancestral", 1) if name == "ar" else ("speculative", DRAFT)
-    return _Arm(
-        experiment,
-        state.averaged,
-        args,
-        Sampler(build_member(rule, "samplers"), steps=1, block=block),
-    )
+    if name == "ar":
+        sampler = Sampler(steps=1, block=1)
+    else:
+        sampler = Sampler(driver="speculative", steps=1, block=DRAFT)
+    return _Arm(experiment, state.averaged, args, sampler)
 
 
 class _Arm:
@@ -214,20 +211,20 @@ class _Arm:
 
         from dlm.core.contracts import Canvas
         from dlm.noise.mask import MaskNoise
-        from dlm.samplers import generate, loop, reading
+        from dlm.samplers import generator, plan
 
         experiment, (B, L) = self.experiment, (self.args.rows, self.args.length)
         mask, process = (
             experiment.objective.mask,
             experiment.objective.process or MaskNoise(vocab=experiment.run.nn.vocab),
         )
-        sampler = generate.resolve(self.sampler, process, mask)
+        sampler = plan.resolve(self.sampler, process, mask)
 
         def run(params, key_B):
             z_BL = jnp.full((B, L), process.vocab.mask, jnp.int32)
             canvas = Canvas(z_BL, jnp.ones((B, L)), jnp.zeros((B, L), bool))
-            memory = experiment.memory(B, L) if reading.kind(sampler, mask) != "none" else None
-            return loop.generate(
+            memory = experiment.memory(B, L) if plan.cache_kind(sampler, mask) != "none" else None
+            return generator.generate(
                 functools.partial(experiment.denoise, params),
                 sampler,
                 process,

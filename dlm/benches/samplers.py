@@ -11,7 +11,7 @@ In both worlds the network is the exact posterior (with --noise its logits err),
 ancestral sampling with the exact posterior, calculated and not drawn (`oracle.enumeration`,
 `oracle.factorization_gap`): what drawing several tokens at once
 costs. `p itself` are as many draws from p: what so few draws make of any law. Of a token that stands the network tells p(x_i | all others),
-for the rules that judge tokens. Rules are the files of dlm/samplers and dlm/samplers/remask; without --rules each with its defaults,
+for the rules that judge tokens. Rules are the files of dlm/samplers/rules and remask, and the driver `speculative`; without --rules each with its defaults,
 remasking under ancestral sampling. Written to FOLDER: samplers.csv, a line for each rule and number of steps, and samplers.html, the plots.
 """
 
@@ -25,11 +25,12 @@ from typing import Any
 from dlm.app import cli
 from dlm.app.cli import Flag
 from dlm.core import files
-from dlm.core.config import build_member, override
+from dlm.core.builder import build_section
+from dlm.core.config import override
 from dlm.core.console import say
 from dlm.core.errors import UserError
-from dlm.core.families import exposed
 from dlm.core.named import Place, Seed, nearest
+from dlm.samplers.plan import Sampler
 
 FLAGS = [
     Flag("out", "folder for samplers.csv and samplers.html", required=True, type=Place),
@@ -160,33 +161,30 @@ def _numbers(text: str) -> list[int]:
 # ----------------------------------------------------------------------------------------------------------------- the rules
 
 
-def members(folder: Path, wanted: tuple[str, ...]) -> list[str]:
-    """The files of a folder whose class has one of these methods."""
-    room = ".".join(("dlm", *folder.relative_to(FOLDER.parent).parts))
-    stems = sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
-    modules = {stem: __import__(f"{room}.{stem}", fromlist=["_"]) for stem in stems}
-    return [
-        stem
-        for stem, m in modules.items()
-        if any(hasattr(c, method) for c in exposed(m.__name__) for method in wanted)
-    ]
+def members(family: str) -> list[str]:
+    """The names of all members of a family in dlm/samplers."""
+    files = (FOLDER / family).glob("*.py")
+    return sorted(p.stem for p in files if p.stem not in ("__init__", "base"))
 
 
 def everything() -> list[str]:
     """Every rule with its defaults, then every remasking rule under ancestral sampling."""
     rules = sorted(
-        [*members(FOLDER, ("step", "drive")), *BESIDE], key=lambda name: (name != "ancestral", name)
+        [*members("rules"), "speculative", *BESIDE], key=lambda name: (name != "ancestral", name)
     )
-    return [*rules, *(f"ancestral+{name}" for name in members(FOLDER / "remask", ("rate",)))]
+    return [*rules, *(f"ancestral+{name}" for name in members("remask"))]
 
 
-def built(name: str, plain: dict):
+def built(name: str, plain: dict) -> Sampler:
     """The Sampler that a name such as 'confident:confidence=margin+cap:eta=0.1' stands for, on top of other settings."""
     rule, *remask = (_member(part) for part in name.split("+"))
     if len(remask) > 1:
         raise UserError(f"--rules: {name!r} names more than one remasking rule")
-    settings = plain | dict(name="config", rule=rule) | (dict(remask=remask[0]) if remask else {})
-    return build_member(settings, "samplers", where="sampler")
+    settings = dict(plain)
+    settings["driver" if rule["name"] in members("drivers") else "rule"] = rule
+    if remask:
+        settings["remask"] = remask[0]
+    return build_section(Sampler, settings, "sampler", None)
 
 
 def _member(text: str) -> dict:
@@ -269,14 +267,14 @@ class Drawn:
     def row(self, sampler, steps: int) -> dict:
         """How far the law is from p after so many steps, and the passes that they took."""
         from dlm.nn.masks import Mask
-        from dlm.samplers import generate
+        from dlm.samplers import plan
 
         law, mask = self.scene.law, Mask("block", size=1) if drafts(sampler) else Mask()
         if drafts(sampler) and law.length > _ENUMERABLE:
             raise UserError(
                 f"it reads each token from those before it, one posterior for each of {law.length} positions"
             )
-        sampler = generate.resolve(stepping(sampler, steps, law.length), self.scene.process, mask)
+        sampler = plan.resolve(stepping(sampler, steps, law.length), self.scene.process, mask)
         done = (
             self._run(sampler, mask, 1)
             if drafts(sampler)
@@ -285,20 +283,20 @@ class Drawn:
         return dict(nfe=int(done.nfe)) | self.scene.measured(done.canvas.z_BL)
 
     def _generated(self, sampler, mask, steps):
-        from dlm.samplers import loop
+        from dlm.samplers import generator
 
         counted = copy.copy(sampler)
         object.__setattr__(
             counted, "steps", sampler.steps if drafts(sampler) else steps
         )  # traced: it only enters sums
-        return loop.generate(
+        return generator.generate(
             self.scene.denoise, counted, self.scene.process, mask, self.canvas, self.key_B
         )
 
 
 def drafts(sampler) -> bool:
     """Whether its steps are those of a draft."""
-    return hasattr(sampler.rule, "drive")
+    return sampler.driver.drafts
 
 
 def stepping(sampler, steps: int, length: int):
@@ -326,7 +324,7 @@ class Trained:
         """Scores of the samples, and what they cost; timed are calls after the first, which compiles."""
         from dlm.evals import gen_ppl, samples
         from dlm.evals.exact import Exact
-        from dlm.samplers import generate
+        from dlm.samplers import plan
 
         run, tokenizer = self.subject.experiment.run, self.subject.tokenizer
         sampler = stepping(sampler, steps, run.data.length)
@@ -339,7 +337,7 @@ class Trained:
         results += samples.variety([r.ids for r in replies], tokenizer.vocab)
         nfe = subject.details["nfe"]
         read = positions(
-            generate.resolve(sampler, self.process, run.objective.mask),
+            plan.resolve(sampler, self.process, run.objective.mask),
             run.objective.mask,
             run.data.length,
             nfe,
@@ -359,9 +357,9 @@ class Trained:
 def positions(sampler, mask, length: int, passes: float) -> float:
     """Positions that the network reads for a sample. With an exact cache these are the block's, and each block once more when it is done;
     a draft is verified in two streams. Caches that approximate are counted as if every pass read the whole canvas, which is too much."""
-    from dlm.samplers import reading
+    from dlm.samplers import plan
 
-    if reading.kind(sampler, mask) != "exact":
+    if plan.cache_kind(sampler, mask) != "exact":
         return passes * length
     if drafts(sampler):
         return passes * sampler.block * (sampler.steps + 2) / (sampler.steps + 1)

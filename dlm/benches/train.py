@@ -198,7 +198,7 @@ class Trial:
 
     def sampling(self) -> float:
         """Seconds from requests to replies, per forward pass: ancestral, the whole canvas at once."""
-        from dlm.samplers.generate import Request
+        from dlm.samplers.requests import Request
 
         requests = [Request.prompt("", self.run.data.length)] * ROWS
         began = time.perf_counter()
@@ -216,8 +216,8 @@ class Trial:
 
     @functools.cached_property
     def _generator(self):
-        from dlm.samplers.ancestral import Ancestral
-        from dlm.samplers.config import Sampler
+        from dlm.samplers.plan import Sampler
+        from dlm.samplers.rules.ancestral import Ancestral
 
         return self.experiment.generator(self.params, Sampler(rule=Ancestral(), steps=self.steps))
 

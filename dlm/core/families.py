@@ -24,12 +24,13 @@ FAMILIES = (
     "noise.schedules",
     "nn.routers",
     "objectives",
-    "samplers",
+    "samplers.rules",
     "samplers.remask",
+    "samplers.drivers",
     "evals",
     "tasks",
 )
-SECTIONS = ("data.loader", "samplers.config")  # config sections that share a folder with a family
+SECTIONS = ("data.loader", "samplers.plan")  # config sections that share a folder with a family
 _PACKAGE = Path(__file__).parents[1]
 
 

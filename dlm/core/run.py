@@ -21,7 +21,7 @@ class Run:
     objective: Any = member("objectives", "masked")
     optim: Any = section("training.optimizer")
     mesh: Any = section("machine.mesh", **FREE)
-    sampler: Any = section("samplers.config", **FREE)
+    sampler: Any = section("samplers.plan", **FREE)
     evals: dict = field(
         default_factory=lambda: dict(bound={}), metadata=dict(families="evals", **FREE)
     )

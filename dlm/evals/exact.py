@@ -6,7 +6,7 @@ The sampler is the one given with --sampler.…, else `rule`, from left to right
 picks positions, and the true tokens are put there in the place of drawn ones. That is exact where the picks depend on the canvas alone,
 and takes as many passes as sampling. The bound speaks of the order of training, all orders alike; `gap` is how far it lies above. Tokens
 are scored at the sampler's temperature, and positions are picked as it does, over the whole packed window; where the network is equally
-sure of several, as it is of a window that is all masks, the left one is picked (`samplers.rounds.ranks`). An autoregressive model has one
+sure of several, as it is of a window that is all masks, the left one is picked (`samplers.positions.ranks`). An autoregressive model has one
 order and one pass.
 """
 
@@ -24,14 +24,14 @@ from dlm.core.config import member, to_plain
 from dlm.core.contracts import Canvas, Pattern
 from dlm.core.errors import UserError
 from dlm.machine import mesh
-from dlm.samplers import generate, loop
-from dlm.samplers.config import Cache, Sampler
-from dlm.samplers.rule import Rule
+from dlm.samplers import generator, plan
+from dlm.samplers.plan import Cache, Sampler
+from dlm.samplers.rules.base import Rule
 
 
 @dataclass(frozen=True)
 class Exact:
-    rule: Any = member("samplers", "ordered")  # unless a sampler is given with --sampler.…
+    rule: Any = member("samplers.rules", "ordered")  # unless a sampler is given with --sampler.…
     steps: int = 0  # passes per block; 0: as many as it has positions
     windows: int = 64  # evenly spread held-out windows; 0: all
     samples: int = 4  # of the bound on the same windows, an even number
@@ -86,18 +86,19 @@ class Exact:
 
 def deterministic(sampler: Sampler, objective) -> Sampler:
     """The sampler, if which positions it reveals does not hang on chance."""
-    rule = type(sampler.rule).__module__.removeprefix("dlm.")
     if not objective.process.final:
         raise UserError(
             "evals.exact replays which masks are revealed, and this run's noise leaves none: only its bound is known"
         )
-    if sampler.rule.order_randomness:
-        raise UserError(f"no exact likelihood: {rule} {sampler.rule.order_randomness}")
+    for chooser in (sampler.driver, sampler.rule):
+        if chooser.order_randomness:
+            name = type(chooser).__module__.removeprefix("dlm.")
+            raise UserError(f"no exact likelihood: {name} {chooser.order_randomness}")
     if sampler.remask or sampler.then:
         raise UserError(
             "no exact likelihood: sampler.remask and sampler.then change tokens that were drawn"
         )
-    return generate.resolve(sampler, objective.process, objective.mask)
+    return plan.resolve(sampler, objective.process, objective.mask)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def replayed(denoise, sampler: Sampler, process, mask, batch, key):
             ),
         )
 
-    done = loop.generate(
+    done = generator.generate(
         scored, replay_sampler, process, mask, canvas, keys.per_sample(key, batch.index_B)
     )
     return jnp.where(batch.weights_BL > 0, -batch.weights_BL * done.logprob_BL, 0.0), done.nfe

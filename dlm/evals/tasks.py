@@ -121,7 +121,7 @@ class Tasks:
 def _rule(order: str):
     """The sampling rule of this name. A random order is each problem's own: one for all may be a lucky one."""
     if order == "random":
-        return build_member("samplers.first_hitting", "samplers")
+        return build_member("samplers.rules.first_hitting", "samplers.rules")
     if order == "left_to_right":
-        return build_member(dict(name="samplers.ordered", order=order), "samplers")
-    return build_member(dict(name="samplers.confident", confidence=order), "samplers")
+        return build_member(dict(name="samplers.rules.ordered", order=order), "samplers.rules")
+    return build_member(dict(name="samplers.rules.confident", confidence=order), "samplers.rules")

@@ -142,9 +142,9 @@ def _recipe(
 
 def _sampler(objective: dict, length: int) -> dict:
     """Returns the sampler that the layout's own code uses."""
-    threshold = dict(name="samplers.threshold")
-    confident = dict(name="samplers.confident")
-    entropy = dict(name="samplers.confident", confidence="entropy")
+    threshold = dict(name="samplers.rules.threshold")
+    confident = dict(name="samplers.rules.confident")
+    entropy = dict(name="samplers.rules.confident", confidence="entropy")
     match objective["name"]:
         case "objectives.ar":
             return dict(rule="ancestral", steps=1, block=1)

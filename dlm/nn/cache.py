@@ -1,7 +1,7 @@
 """Keys and values of positions read before: fixed shapes, so that one compiled pass serves every place.
 
 A network that is given a `KV` reads the positions of `seat` alone, writes their keys and values into the memory, and hears all of the
-memory that its mask lets it hear. Whoever calls it knows which positions of the memory are worth hearing (`samplers.reading`).
+memory that its mask lets it hear. Whoever calls it knows which positions of the memory are worth hearing (`samplers.cached_reader`).
 """
 
 from dataclasses import dataclass, field

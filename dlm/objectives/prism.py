@@ -4,7 +4,7 @@
     loss = masked loss(z) + judge · Σ_{i of the k} BCE(q_i(y), [y_i = x_i])
 
 The optimum of the second term is q_i(y) = P(x_i = y_i | y without i): what is wrong is seen from the others, and can be masked again
-(`samplers.remask.prism`). The head is `nn.heads=("quality",)`. Two passes. Reported is the bound of `masked`.
+(`samplers.remask.quality`). The head is `nn.heads=("quality",)`. Two passes. Reported is the bound of `masked`.
 """
 
 import math

@@ -10,7 +10,7 @@ from dlm.reports import fairness, plots, scores, table
 from dlm.reports.groups import Group, differences
 from dlm.reports.record import Record
 from dlm.reports.replay import GENERATOR, printable
-from dlm.samplers.config import described
+from dlm.samplers.plan import described
 
 CANNOT_INFILL = "cannot infill: it does not see the right context"
 PRICES = dict(  # of a model's quality: label, attribute of a record

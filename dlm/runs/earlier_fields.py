@@ -55,6 +55,22 @@ MODULES: dict[str, str] = {
     "run.loop": "training.loop",
     "run.mesh": "machine.mesh",
     "run.optim": "training.optimizer",
+    "samplers.config": "samplers.plan",
+    "samplers.ancestral": "samplers.rules.ancestral",
+    "samplers.confident": "samplers.rules.confident",
+    "samplers.correcting": "samplers.rules.correcting",
+    "samplers.editing": "samplers.rules.editing",
+    "samplers.entropy_bounded": "samplers.rules.entropy_bounded",
+    "samplers.factor": "samplers.rules.factor",
+    "samplers.first_hitting": "samplers.rules.first_hitting",
+    "samplers.maskgit": "samplers.rules.maskgit",
+    "samplers.ordered": "samplers.rules.ordered",
+    "samplers.planned": "samplers.rules.planned",
+    "samplers.threshold": "samplers.rules.threshold",
+    "samplers.speculative": "samplers.drivers.speculative",
+    "samplers.remask.conf": "samplers.remask.confidence",
+    "samplers.remask.doubted": "samplers.remask.low_confidence",
+    "samplers.remask.prism": "samplers.remask.quality",
 }
 
 FIELDS: tuple[Renamed, ...] = ()
@@ -84,7 +100,19 @@ def _nest_power(config: dict) -> Names:
     return names
 
 
-MOVES: tuple[Callable[[dict], Names], ...] = (_nest_power,)
+def _speculative_driver(config: dict) -> Names:
+    """Self-speculation was a rule; it is a driver, and a sampler with this driver uses no rule."""
+    names = []
+    for sampler, _ in _tops(config, ["sampler"]):
+        rule = sampler.get("rule")
+        name = rule.get("name") if isinstance(rule, dict) else rule
+        if _stem(name) == "speculative":
+            sampler |= {"rule": "samplers.rules.ancestral", "driver": rule}
+            names.append(("sampler.rule=speculative", "sampler.driver=speculative"))
+    return names
+
+
+MOVES: tuple[Callable[[dict], Names], ...] = (_nest_power, _speculative_driver)
 
 _MASKS = "bounds are estimated under the noise that the model is trained with, which scatters more"
 _PROMPTS = "windows that hold nothing but prompts are read too"
@@ -109,7 +137,7 @@ _FAMILIES = {
     "nn.experts.router": "nn.routers",
     "objective": "objectives",
     "objective.process": "noise",
-    "sampler.rule": "samplers",
+    "sampler.rule": "samplers",  # where the rules were
     "sampler.remask": "samplers.remask",
 }
 _PASSES = ("then", "next_pass")  # the field of a sampler that holds its next pass, then and now

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core.contracts import Canvas, Logits, Output
-from dlm.samplers.rule import anchors
+from dlm.samplers.rules.base import anchors
 
 
 def guided(denoise: Callable[..., Output], w: float, vocab) -> Callable[..., Output]:

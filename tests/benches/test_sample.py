@@ -10,7 +10,7 @@ from dlm import bench
 from dlm.app.open_run import reopen
 from dlm.benches import caches, sample
 from dlm.core.errors import UserError
-from dlm.samplers.config import Cache
+from dlm.samplers.plan import Cache
 
 pytestmark = pytest.mark.slow
 

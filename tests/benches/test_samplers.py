@@ -48,13 +48,13 @@ def test_every_rule_joins_by_its_file_and_mistakes_are_named(tmp_path):
         "threshold",
         "speculative",
         "ancestral+cap",
-        "ancestral+prism",
+        "ancestral+quality",
     } <= set(names)
     for flags, words in (
         (["--worlds=tables"], "no world 'tables'"),
         (["--steps=0"], "must be positive"),
         (["--rules=ancestral:x"], "should be field=value"),
-        (["--rules=ancestral+cap+conf"], "more than one"),
+        (["--rules=ancestral+cap+loop"], "more than one"),
         (["--workdir=x"], "go together"),
     ):
         with pytest.raises(UserError, match=words):
@@ -117,12 +117,12 @@ def test_a_run_is_judged_with_variety_likelihood_and_costs(trained, tmp_path, ca
             *words,
             "--samples=4",
             f"--judge={trained('ar')}",
-            "--rules=ancestral,confident:confidence=top,ancestral+prism",
+            "--rules=ancestral,confident:confidence=top,ancestral+quality",
         ]
     )
     found = json.loads(capsys.readouterr().out)
     chance, sure = found["rows"]
-    assert [o["rule"] for o in found["left_out"]] == ["ancestral+prism"] and "nn.heads" in found[
+    assert [o["rule"] for o in found["left_out"]] == ["ancestral+quality"] and "nn.heads" in found[
         "left_out"
     ][0]["reason"]
     assert "exact_bits_per_byte" not in chance and 0 < sure["exact_bits_per_byte"] < 12

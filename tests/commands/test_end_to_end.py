@@ -413,7 +413,7 @@ def test_infill(runs, capsys):
     assert [p[1] for p in only["pieces"]] == [True, False, True, False, True]
     assert [p[0] for p in only["pieces"] if p[1]] == ["the ", " sat\n", "."] and only["sampler"][
         "rule"
-    ]["name"] == "samplers.confident"
+    ]["name"] == "samplers.rules.confident"
 
 
 # ------------------------------------------------------------------------------------------------------------------- errors
@@ -581,9 +581,16 @@ def test_directories_that_are_no_run(command, place, runs, capsys):
             sample,
             "masked",
             ["--sampler.rule=confidnt"],
-            "no samplers 'samplers.confidnt' (did you mean 'confident'?)",
+            "no samplers.rules 'samplers.rules.confidnt' (did you mean 'confident'?)",
         ),
-        (sample, "masked", ["--sampler.rule=config"], "samplers.config"),
+        (sample, "masked", ["--sampler.rule=config"], "samplers.rules.config"),
+        (
+            sample,
+            "masked",
+            ["--sampler.rule=loop"],
+            "samplers.remask.loop is one of samplers.remask",
+        ),
+        (sample, "masked", ["--sampler.remask=conf"], "sampler.remask=confidence now"),
         (sample, "masked", ["--sampler.stps=3"], "(did you mean 'steps'?)"),
         (sample, "masked", ["--prompt=a", "--infill=b___"], "exclude each other"),
         (sample, "masked", ["--infill=nothing"], "the template has no ___"),

@@ -12,7 +12,8 @@ from dlm import sample
 from dlm.app import cli
 from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
-from dlm.samplers.generate import Generator, Request
+from dlm.samplers.generator import Generator
+from dlm.samplers.requests import Request
 from dlm.text.bytes import Bytes, ByteTokenizer
 
 LENGTH = 32

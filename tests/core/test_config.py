@@ -65,7 +65,10 @@ def run(**changes):
             dict(objective="maskd"),
             r"config.objective: no objectives 'objectives.maskd' \(did you mean 'masked'\?\)",
         ),
-        (dict(objective="noise.mask"), "config.objective: no objectives 'noise.mask'"),
+        (
+            dict(objective="noise.mask"),
+            "config.objective: no objectives 'noise.mask'",
+        ),
         (dict(objective="os.path"), "config.objective: no objectives 'os.path'"),
         (dict(objective="objectives.__init__"), "config.objective: no objectives"),
         (

@@ -5,7 +5,7 @@ import types
 import numpy as np
 
 from dlm.nn.masks import Mask
-from dlm.samplers.generate import Reply
+from dlm.samplers.requests import Reply
 from dlm.text.bytes import Bytes
 
 

@@ -21,9 +21,9 @@ from dlm.evals.gen_ppl import GenPPL, judged, perplexity
 from dlm.evals.infill import Infill
 from dlm.evals.samples import Samples, variety
 from dlm.evals.tasks import Tasks
-from dlm.samplers.confident import Confident
-from dlm.samplers.first_hitting import FirstHitting
-from dlm.samplers.ordered import Ordered
+from dlm.samplers.rules.confident import Confident
+from dlm.samplers.rules.first_hitting import FirstHitting
+from dlm.samplers.rules.ordered import Ordered
 from dlm.tasks import Problem
 from dlm.tasks.brackets import Brackets
 from dlm.tasks.sudoku import Sudoku

@@ -88,7 +88,7 @@ def test_bytes_of_prompts_are_not_counted(corpus):
 def test_a_sampler_that_is_given_is_the_one_that_is_scored(masked):
     given = dataclasses.replace(
         masked.experiment.run.sampler,
-        rule=build_member(dict(name="confident", confidence="top"), "samplers"),
+        rule=build_member(dict(name="confident", confidence="top"), "samplers.rules"),
         steps=3,
     )
     scores(
@@ -96,9 +96,9 @@ def test_a_sampler_that_is_given_is_the_one_that_is_scored(masked):
     )
     assert (
         asked.details["nfe"] == 3
-        and asked.details["sampler"]["rule"]["name"] == "samplers.confident"
+        and asked.details["sampler"]["rule"]["name"] == "samplers.rules.confident"
     )
-    with pytest.raises(UserError, match="samplers.ancestral reveals positions at random"):
+    with pytest.raises(UserError, match="samplers.rules.ancestral reveals positions at random"):
         scores(exact(windows=8), dataclasses.replace(masked, sampler=masked.experiment.run.sampler))
 
 

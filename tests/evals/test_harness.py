@@ -12,8 +12,8 @@ from dlm.evals.lm_eval import tokenized
 from dlm.evals.lm_eval.scoring import Model
 from dlm.evals.lm_eval.tokenized import Piece, Speller
 from dlm.nn.masks import Mask
-from dlm.samplers.generate import Request
-from dlm.samplers.ordered import Ordered
+from dlm.samplers.requests import Request
+from dlm.samplers.rules.ordered import Ordered
 from dlm.text.bpe import BPE, Published
 from dlm.text.bytes import Bytes
 from tests import tiny

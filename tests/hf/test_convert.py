@@ -15,7 +15,7 @@ from dlm import convert
 from dlm.app.open_run import reopen
 from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
-from dlm.samplers.generate import Request
+from dlm.samplers.requests import Request
 from tests.hf import published
 
 KINDS = list(published.CONFIGS)

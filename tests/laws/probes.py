@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dlm.core.config import build_member
 from tests import tiny
-from tests.samplers import test_loop as sampler_tests
+from tests.samplers import test_blockwise as sampler_tests
 
 
 def objective(**changes):

@@ -11,10 +11,10 @@ from scipy.stats import poisson
 from dlm.core import keys
 from dlm.core.contracts import Canvas, Logits, Output
 from dlm.core.vocab import Vocab
-from dlm.samplers import loop
-from dlm.samplers.ancestral import Ancestral
-from dlm.samplers.config import Sampler
-from dlm.samplers.rule import StepView
+from dlm.samplers.drivers.base import Tempered
+from dlm.samplers.plan import Sampler
+from dlm.samplers.rules.ancestral import Ancestral
+from dlm.samplers.rules.base import StepView
 from tests.laws import worlds as w
 
 FAST = {
@@ -138,7 +138,7 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     n, process, made = (
         3000,
         w.build_member(noise, "noise", WIDE),
-        w.build_member(rule, "samplers", WIDE),
+        w.build_member(rule, "samplers.rules", WIDE),
     )
     p_V = np.random.default_rng(0).dirichlet(np.full(200, 0.5))
     logits_BLV = jnp.broadcast_to(
@@ -153,7 +153,7 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
         lambda key_B: (
             made.step(
                 key_B,
-                Output(loop._Tempered(Logits(logits_BLV), PLAIN)),
+                Output(Tempered(Logits(logits_BLV))),
                 seen,
                 moment,
                 made.init(seen),

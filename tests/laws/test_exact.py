@@ -11,13 +11,13 @@ from dlm.core.errors import UserError
 from dlm.evals.exact import deterministic, replayed
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import exact_bound, total_variation
-from dlm.samplers.config import Sampler
+from dlm.samplers.plan import Sampler
 from tests.laws import worlds as w
 from tests.laws.test_samplers import _checked
 
 pytestmark = pytest.mark.slow
 NOISE = w.process(dict(name="mask"))
-RULES = [r for r in w.RULES if build_member(r, "samplers", w.VOCAB).order_randomness is None]
+RULES = [r for r in w.RULES if build_member(r, "samplers.rules", w.VOCAB).order_randomness is None]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=w.title)
 
 
@@ -28,7 +28,7 @@ def _replay(sampler, mask):
 
 def law(rule, table, mask=Mask(), fields=None, **settings):
     """(p_X of every sequence under the sampler, passes)."""
-    replay = _replay(Sampler(rule=build_member(rule, "samplers", w.VOCAB), **settings), mask)
+    replay = _replay(Sampler(rule=build_member(rule, "samplers.rules", w.VOCAB), **settings), mask)
     nats_BL, passes = replay(w.batch_of(w.X_XL, w.for_table(table, len(w.X_XL)) | (fields or {})))
     return np.exp(-np.asarray(nats_BL, np.float64).sum(1)), int(passes)
 
@@ -121,11 +121,12 @@ def test_a_block_model_is_replayed_block_by_block():
     "rule, why", [("ancestral", "at random"), ("confident", "by the tokens that it draws")]
 )
 def test_picks_that_hang_on_chance_are_refused_by_name(rule, why):
-    with pytest.raises(UserError, match=f"samplers.{rule} .*{why}"):
+    with pytest.raises(UserError, match=f"samplers.rules.{rule} .*{why}"):
         deterministic(
-            Sampler(rule=build_member(rule, "samplers")), w.objective(dict(name="masked"))
+            Sampler(rule=build_member(rule, "samplers.rules")), w.objective(dict(name="masked"))
         )
     with pytest.raises(UserError, match="leaves none"):
         deterministic(
-            Sampler(rule=build_member("ordered", "samplers")), w.objective(dict(name="hybrid"))
+            Sampler(rule=build_member("ordered", "samplers.rules")),
+            w.objective(dict(name="hybrid")),
         )

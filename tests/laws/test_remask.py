@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,14 @@ from dlm.core.config import build_member
 from dlm.core.contracts import Canvas
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import total_variation
-from dlm.samplers import loop
+from dlm.samplers import generator
+from dlm.samplers.plan import Sampler
 from dlm.samplers.remask.cap import Cap
 from dlm.samplers.remask.loop import Loop
 from tests.laws import worlds as w
 
 REMASKS = [
-    r for r in w.choices("samplers/remask", "rate") if "prism" not in r["name"]
+    r for r in w.choices("samplers/remask", "rate") if "quality" not in r["name"]
 ]  # that one needs a network that judges
 NOISE = w.process(dict(name="mask"))
 N, T = 8000, 12
@@ -36,14 +37,14 @@ def drawn(remask, steps=T, table=1):
 
     by default under the oracle of the second world.
     """
-    sampler = loop.Sampler(rule=build_member("ancestral", "samplers"), remask=remask, steps=steps)
+    sampler = Sampler(rule=build_member("ancestral", "samplers.rules"), remask=remask, steps=steps)
     z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
     canvas = Canvas(
         z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)}
     )
 
     def run(canvas, key_B):
-        return loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True)
+        return generator.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True)
 
     done = jax.jit(run, compiler_options={"xla_backend_optimization_level": 1})(
         canvas, keys.per_sample(keys.root(0), jnp.arange(N))
@@ -90,7 +91,7 @@ def test_the_share_of_masks_is_that_of_the_plain_process_or_is_said_to_differ(co
 @pytest.mark.slow
 def test_by_how_much_the_share_of_masks_differs():
     """conf at σ_max: two tokens in five fewer stand half-way, of three positions; loop: within its window the share is held at α."""
-    _, conf_T, _ = drawn(built("conf"))
+    _, conf_T, _ = drawn(built("confidence"))
     gap_T = PLAIN_T - conf_T
     assert 0.35 < gap_T.max() < 0.45 and (gap_T > -0.01).all()
     held = Loop(eta=0.5, begin=0.7, end=0.2, alpha=0.6)
@@ -155,18 +156,15 @@ def test_a_wrong_rate_is_seen(wrong):
 def test_rules_that_count_reveal_as_many_more_as_come_back():
     """Of 3 positions 1, 2, 3 stand after 3 steps, with every token coming back that may."""
     for rule in ("ordered", dict(name="confident", confidence="top")):
-        sampler = loop.Sampler(rule=build_member(rule, "samplers"), remask=Cap(1.0), steps=3)
+        sampler = Sampler(rule=build_member(rule, "samplers.rules"), remask=Cap(1.0), steps=3)
         z_BL = jnp.full((64, w.L), w.VOCAB.mask, jnp.int32)
         canvas = Canvas(
             z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.ones(z_BL.shape, jnp.int32)}
         )
 
-        def run(canvas, key_B):
-            return loop.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True).trace[  # noqa: B023
-                0
-            ]
-
-        z_TBL = np.asarray(jax.jit(run)(canvas, keys.per_sample(keys.root(0), jnp.arange(64))))
+        run = partial(generator.generate, w.tables, sampler, NOISE, Mask(), trace=True)
+        done = jax.jit(run)(canvas, keys.per_sample(keys.root(0), jnp.arange(64)))
+        z_TBL = np.asarray(done.trace[0])
         assert ((z_TBL != w.VOCAB.mask).sum(-1) == np.array([1, 2, 3])[:, None]).all()
         remasked_TBL = (z_TBL[:-1] != w.VOCAB.mask) & (z_TBL[1:] == w.VOCAB.mask)
         assert (remasked_TBL[0].sum(1) == 1).all()

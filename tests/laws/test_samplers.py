@@ -12,7 +12,8 @@ from dlm.core.config import build_member
 from dlm.core.contracts import Canvas
 from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import ancestral_law, total_variation
-from dlm.samplers import loop
+from dlm.samplers import generator
+from dlm.samplers.plan import Sampler
 from tests.laws import worlds as w
 
 PLAIN = dict(name="mask")
@@ -35,12 +36,12 @@ def _oracle(noise):
 
 
 def _draw(rule, z_BL, frozen_BL, *, noise=PLAIN, mask=Mask(), **settings):
-    sampler = loop.Sampler(rule=build_member(rule, "samplers", w.VOCAB), **settings)
+    sampler = Sampler(rule=build_member(rule, "samplers.rules", w.VOCAB), **settings)
     fields = {"table_BL": jnp.ones(z_BL.shape, jnp.int32)}
     canvas = Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields)
 
     def drawn(canvas, key_B):
-        return loop.generate(
+        return generator.generate(
             _oracle(w.process(noise)), sampler, w.process(noise), mask, canvas, key_B
         ).canvas.z_BL
 
@@ -111,7 +112,7 @@ def test_a_causal_denoiser_draws_from_p():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
-    [r for r in w.EACH_RULE if build_member(r, "samplers", w.VOCAB).order_randomness],
+    [r for r in w.EACH_RULE if build_member(r, "samplers.rules", w.VOCAB).order_randomness],
     ids=w.title,
 )
 def test_anchors_stay_and_no_mask_is_left(rule):
@@ -123,7 +124,7 @@ def test_anchors_stay_and_no_mask_is_left(rule):
 @every_rule
 def test_every_rule_keeps_to_its_claim(rule):
     """A rule that claims a law reaches p with one position a step, or with many steps; one that claims none says so."""
-    claims = build_member(rule, "samplers", w.VOCAB).claims
+    claims = build_member(rule, "samplers.rules", w.VOCAB).claims
     assert claims.startswith(("law → p", "no law"))
     if claims.startswith("law"):
         n = 4000

@@ -149,7 +149,7 @@ PROCESSES = [
 LINEAR = [dict(name="noise.mask", schedule="linear"), dict(name="noise.mask", schedule="cosine")]
 ABSORBING = [p for p in PROCESSES if build_member(p, "noise", VOCAB).final]
 RULES = [
-    r for r in choices("samplers", "step") if r.get("order") != "given"
+    r for r in choices("samplers/rules", "step") if r.get("order") != "given"
 ]  # that one is asked for in tests/laws/test_exact.py
 EACH_RULE = list({r["name"]: r for r in reversed(RULES)}.values())  # with its first choices
 INHERIT = (

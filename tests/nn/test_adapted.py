@@ -11,8 +11,8 @@ from dlm.core.config import build_member
 from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
 from dlm.objectives.adapted import Adapted
-from dlm.samplers import generate
-from dlm.samplers.config import Cache, Sampler
+from dlm.samplers import plan
+from dlm.samplers.plan import Cache, Sampler
 from tests import tiny
 
 CONFIG = tiny.model_config()
@@ -81,8 +81,8 @@ def test_the_reach_grows_with_the_updates(anneal, progress, want):
 def test_what_reads_a_part_of_the_canvas_is_refused():
     process = build_member("mask", "noise", tiny.VOCAB)
     with pytest.raises(UserError, match="from the one before it"):
-        generate.resolve(
-            Sampler(build_member("ancestral", "samplers"), block=4, cache=Cache("dual")),
+        plan.resolve(
+            Sampler(build_member("ancestral", "samplers.rules"), block=4, cache=Cache("dual")),
             process,
             Mask("full", shift=1),
         )

@@ -22,7 +22,7 @@ from dlm.evals import samples
 from dlm.evals.lm_eval.adapter import HarnessLM
 from dlm.evals.lm_eval.scoring import Model
 from dlm.hf import layouts, reading, rope
-from dlm.samplers.generate import Request
+from dlm.samplers.requests import Request
 from tests.hf import published
 from tests.hf.realistic import READ_ELSEWHERE
 

@@ -4,21 +4,25 @@ from dataclasses import replace
 from functools import partial
 
 from dlm.core.config import build_member
-from dlm.samplers import loop
-from dlm.samplers.config import Cache, Sampler
+from dlm.samplers import generator
+from dlm.samplers.plan import Cache, Sampler
 from tests import tiny
-from tests.samplers import test_loop as loops
-from tests.samplers import test_reading as reading
+from tests.samplers import test_blockwise as loops
+from tests.samplers import test_cached_reader as reading
 from tests.samplers import test_speculative as speculating
 
 
 def sample(**changes):
     """What is drawn after a prompt, with the number of passes."""
-    built = dict(rule=build_member(changes.pop("rule", "ancestral"), "samplers"), steps=4)
+    built = dict(rule=build_member(changes.pop("rule", "ancestral"), "samplers.rules"), steps=4)
     if "remask" in changes:
         built["remask"] = build_member(changes.pop("remask"), "samplers.remask")
     run = partial(
-        loop.generate, loops.neighbours, Sampler(**built | changes), loops.PROCESS, loops.Mask()
+        generator.generate,
+        loops.neighbours,
+        Sampler(**built | changes),
+        loops.PROCESS,
+        loops.Mask(),
     )
 
     def drawn(canvas, key_B):
@@ -51,7 +55,20 @@ def remask(name, **given):
 def speculative(**changes):
     """What is drawn and verified, in an order."""
     mask = loops.Mask("block", size=1, order="any")
-    one = Sampler(build_member(dict(name="speculative") | changes, "samplers"), block=4, steps=2)
+    one = Sampler(
+        driver=build_member(dict(name="speculative") | changes, "samplers.drivers"),
+        block=4,
+        steps=2,
+    )
+    return tiny.program(
+        speculating.drawing(one, mask, cached=False), reading.canvas(), reading.KEY_B
+    )
+
+
+def driven(driver="blockwise"):
+    """What each driver draws from the same network."""
+    mask = loops.Mask("block", size=1, order="any")
+    one = Sampler(driver=driver, block=4, steps=2)
     return tiny.program(
         speculating.drawing(one, mask, cached=False), reading.canvas(), reading.KEY_B
     )
@@ -59,7 +76,9 @@ def speculative(**changes):
 
 def second(**changes):
     """What a second pass leaves."""
-    then = replace(Sampler(build_member("ancestral", "samplers"), steps=3, reopen=0.3), **changes)
+    then = replace(
+        Sampler(build_member("ancestral", "samplers.rules"), steps=3, reopen=0.3), **changes
+    )
     return sample(then=then)
 
 
@@ -86,11 +105,12 @@ ROWS = {
     },
     "Sampler.remask": (sample, dict(name="cap", eta=0.5), {}),
     "Sampler.edge": (sample, "sliding", dict(block=3, rule="threshold")),
+    "Sampler.driver": (driven, "speculative", {}),
     "Sampler.guidance": (sample, 2.0, {}),
     "Sampler.cache": (cached_as, Cache("prefix"), {}),
     "Sampler.then": (
         sample,
-        Sampler(build_member("ancestral", "samplers"), steps=3, reopen=0.5),
+        Sampler(build_member("ancestral", "samplers.rules"), steps=3, reopen=0.5),
         {},
     ),
     "Sampler.reopen": (second, 0.9, {}),
@@ -126,7 +146,7 @@ ROWS = {
     "Correcting.tokens": (rule("correcting"), 3, {}),
     "Cap.eta": (remask("cap"), 0.9, {}),
     "Rescale.eta": (remask("rescale"), 0.9, {}),
-    "ConfidenceWeighted.eta": (remask("conf"), 0.1, {}),
+    "ConfidenceWeighted.eta": (remask("confidence"), 0.1, {}),
     **{
         f"Loop.{k}": (remask("loop", alpha=0.5), v, {})
         for k, v in dict(eta=0.9, begin=0.8, end=0.4, alpha=0.8).items()
@@ -135,9 +155,9 @@ ROWS = {
         f"Switch.{k}": (remask("switch", eta=0.6), v, {})
         for k, v in dict(eta=0.1, begin=0.2, strategy="rescale").items()
     },
-    "LowConfidence.below": (remask("doubted"), 0.6, {}),
+    "LowConfidence.below": (remask("low_confidence"), 0.6, {}),
     **{
-        f"QualityHead.{k}": (remask("prism", share=0.6), v, {})
+        f"QualityHead.{k}": (remask("quality", share=0.6), v, {})
         for k, v in dict(share=0.2, below=0.1).items()
     },
 }

@@ -15,9 +15,9 @@ from dlm.evals.exact import replayed
 from dlm.nn import cache as kv_cache
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
-from dlm.samplers import loop, reading, rounds
-from dlm.samplers.config import Cache, Sampler
-from dlm.samplers.rule import StepView
+from dlm.samplers import generator, plan, positions
+from dlm.samplers.plan import Cache, Sampler
+from dlm.samplers.rules.base import StepView
 from tests import tiny
 from tests.laws.worlds import EACH_RULE
 
@@ -27,7 +27,7 @@ MASK = tiny.VOCAB.mask
 
 def built(rule="ancestral", remask=None, kind="auto", **settings):
     remask = remask and build_member(remask, "samplers.remask")
-    return Sampler(build_member(rule, "samplers"), remask, cache=Cache(kind), **settings)
+    return Sampler(build_member(rule, "samplers.rules"), remask, cache=Cache(kind), **settings)
 
 
 rng = np.random.default_rng(0)
@@ -84,11 +84,13 @@ def draw(sampler, mask, start, index):
     rows, L = start.z_BL.shape
     memory = (
         None
-        if reading.kind(sampler, mask) == "none"
+        if plan.cache_kind(sampler, mask) == "none"
         else kv_cache.empty(1, rows, L, ((1, 16), (1, 1)), jnp.float32)
     )
-    memory = None if hasattr(sampler.rule, "drive") else memory
-    run = jax.jit(partial(loop.generate, told, sampler, PROCESS, mask, memory=memory, stop=True))
+    memory = None if sampler.driver.drafts else memory
+    run = jax.jit(
+        partial(generator.generate, told, sampler, PROCESS, mask, memory=memory, stop=True)
+    )
     return jax.tree.map(
         np.asarray, run(start, keys.per_sample(jax.random.key(5), jnp.asarray(index)))
     )
@@ -108,7 +110,7 @@ CASES = dict(
     dual=(built("maskgit", block=8, steps=3, kind="dual"), Mask()),
     prefix=(built(block=4, steps=2, kind="prefix"), Mask()),
     delayed=(built("confident", block=0, steps=6, kind="delayed"), Mask()),
-    speculative=(built("speculative", block=16, steps=3), BLOCKS),
+    speculative=(built(driver="speculative", block=16, steps=3), BLOCKS),
 )
 
 
@@ -125,7 +127,7 @@ def test_a_row_is_the_same_alone_beside_longer_rows_and_beside_shorter_ones(case
 
 # --------------------------------------------------------------------------------------------------------------------- ties
 
-STEPPING = [r for r in EACH_RULE if hasattr(build_member(r, "samplers", tiny.VOCAB), "step")]
+STEPPING = [r for r in EACH_RULE if hasattr(build_member(r, "samplers.rules", tiny.VOCAB), "step")]
 FLAT_V = np.log(np.random.default_rng(1).dirichlet(np.ones(16)))
 
 
@@ -144,17 +146,17 @@ def test_rounding_orders_no_positions():
     """Scores of a tie rank from left to right, however many there are; those that differ by more do not."""
     for size in (0.5, -9.0):
         noise_BL = abs(size) * 1e-6 * np.random.default_rng(0).normal(size=(3, 1024))
-        assert (rounds.ranks(jnp.asarray(size + noise_BL, jnp.float32)) == np.arange(1024)).all()
+        assert (positions.ranks(jnp.asarray(size + noise_BL, jnp.float32)) == np.arange(1024)).all()
     apart_L = jnp.asarray([0.3, -jnp.inf, 0.3001, 0.3 + 2e-6, -jnp.inf, 0.3 - 5e-6])
-    assert rounds.ranks(apart_L[None])[0].tolist() == [1, 4, 0, 2, 5, 3]
-    assert rounds.ranks(apart_L[None], tie=0.0)[0].tolist() == [2, 4, 0, 1, 5, 3]
-    assert rounds.ranks(jnp.asarray([[-30.0002, -30.0, -29.99]]))[0].tolist() == [1, 2, 0], (
+    assert positions.ranks(apart_L[None])[0].tolist() == [1, 4, 0, 2, 5, 3]
+    assert positions.ranks(apart_L[None], tie=0.0)[0].tolist() == [2, 4, 0, 1, 5, 3]
+    assert positions.ranks(jnp.asarray([[-30.0002, -30.0, -29.99]]))[0].tolist() == [1, 2, 0], (
         "relative to their size"
     )
     close_L = jnp.asarray(
         np.random.default_rng(0).permutation(1024) * 1e-6, jnp.float32
     )  # each within a tie of the next
-    falls_L = jnp.diff(close_L[jnp.argsort(rounds.ranks(close_L[None])[0])])
+    falls_L = jnp.diff(close_L[jnp.argsort(positions.ranks(close_L[None])[0])])
     assert float(falls_L.max()) < 1.1e-4, "a chain does not end the order"
     order_L = jnp.array([2, 0, 1]) + 10**6  # no score of a network: followed to the last digit
     seen = Canvas(
@@ -164,10 +166,10 @@ def test_rounding_orders_no_positions():
         dict(order_BL=order_L[None]),
     )
     view = StepView(PROCESS, seen.z_BL == MASK, jnp.ones(1), jnp.full(1, 0.5), jnp.zeros((1, 3)))
-    assert build_member(dict(name="ordered", order="given"), "samplers").positions(
+    assert build_member(dict(name="ordered", order="given"), "samplers.rules").positions(
         None, seen, view
     ).tolist() == [[False, True, True]]
-    assert rounds.reaches(jnp.asarray([0.89998, 0.899995, 0.9]), 0.9).tolist() == [
+    assert positions.reaches(jnp.asarray([0.89998, 0.899995, 0.9]), 0.9).tolist() == [
         False,
         True,
         True,
@@ -180,7 +182,7 @@ def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
     """The rows differ in their rounding alone, a blank canvas and one that is half full; bars lie where all scores are."""
     B, R = 4, 10
     rule, key_B = (
-        build_member(given, "samplers", tiny.VOCAB),
+        build_member(given, "samplers.rules", tiny.VOCAB),
         keys.per_sample(jax.random.key(3), jnp.zeros(B, jnp.int32)),
     )
     bars = {name: float(np.exp(FLAT_V).max()) for name in ("above", "edit") if hasattr(rule, name)}
@@ -215,7 +217,12 @@ def test_texts_without_a_prompt_depend_neither_on_their_batch_nor_on_a_cache():
         z_BL = jnp.full((rows, 16), MASK, jnp.int32)
         memory = transformer.memory(model, rows, 16) if cached else None
         run = partial(
-            loop.generate, denoise, built(rule, block=8, steps=4), PROCESS, BLOCKS, memory=memory
+            generator.generate,
+            denoise,
+            built(rule, block=8, steps=4),
+            PROCESS,
+            BLOCKS,
+            memory=memory,
         )
         return jax.jit(run)(
             Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0),

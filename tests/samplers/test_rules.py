@@ -13,14 +13,16 @@ from dlm.core.config import build_member, to_plain
 from dlm.core.contracts import Canvas, Logits, Output, keep_top_k
 from dlm.core.errors import UserError
 from dlm.nn.masks import Mask
-from dlm.samplers import generate, loop
-from dlm.samplers.ancestral import Ancestral
-from dlm.samplers.config import Cache, Sampler, described
+from dlm.samplers import generator, plan
+from dlm.samplers.drivers import blockwise
+from dlm.samplers.drivers.base import Tempered
 from dlm.samplers.guidance import guided
-from dlm.samplers.rule import StepView
+from dlm.samplers.plan import Cache, Sampler, described
+from dlm.samplers.rules.ancestral import Ancestral
+from dlm.samplers.rules.base import StepView
 from tests import tiny
 from tests.laws.worlds import EACH_RULE, chi_square
-from tests.samplers.test_loop import EOS, KEY_B, MASK, PROCESS, B, L, neighbours, template
+from tests.samplers.test_blockwise import EOS, KEY_B, MASK, PROCESS, B, L, neighbours, template
 
 rng = np.random.default_rng(7)
 V = 5
@@ -45,7 +47,7 @@ def view(t=1.0, s=0.99, **changes):
 
 
 def revealed(rule, moment=None):
-    new, _ = build_member(rule, "samplers").step(KEY_B, TOLD, CANVAS, moment or view(), ())
+    new, _ = build_member(rule, "samplers.rules").step(KEY_B, TOLD, CANVAS, moment or view(), ())
     return (np.asarray(new.z_BL) != MASK) & MASKED_BL
 
 
@@ -74,12 +76,12 @@ def meddled(rule) -> tuple[bool, bool]:
     return bool(outside), bool(stands)
 
 
-STEPPING = [r for r in EACH_RULE if hasattr(build_member(r, "samplers", tiny.VOCAB), "step")]
+STEPPING = [r for r in EACH_RULE if hasattr(build_member(r, "samplers.rules", tiny.VOCAB), "step")]
 
 
 @pytest.mark.parametrize("given", STEPPING, ids=lambda r: r["name"])
 def test_a_step_changes_nothing_but_what_is_active_and_what_stands_only_if_the_rule_says_so(given):
-    rule = build_member(given, "samplers", tiny.VOCAB)
+    rule = build_member(given, "samplers.rules", tiny.VOCAB)
     outside, stands = meddled(rule)
     assert not outside and (rule.edits_tokens or not stands)
 
@@ -154,14 +156,10 @@ def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
     told = Output(
         Logits(jnp.asarray(np.where(np.arange(20) < V, TOLD.prediction.logits_BLV, -np.inf)))
     )
-    cold = Output(
-        loop._Tempered(
-            told.prediction, Sampler(build_member("planned", "samplers"), temperature=0.0)
-        )
-    )
+    cold = Output(Tempered(told.prediction, temperature=0.0))
     for trust in (1.0, 0.0):
         score_BL = np.where(MASKED_BL, log_BL, trust * log_BL)
-        new, _ = build_member(dict(name="planned", trust=trust), "samplers").step(
+        new, _ = build_member(dict(name="planned", trust=trust), "samplers.rules").step(
             KEY_B, cold, CANVAS, view(1.0, 0.4), ()
         )
         kept_BL = np.asarray(new.z_BL) != MASK
@@ -172,7 +170,7 @@ def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
 
 def test_editing_replaces_what_it_is_sure_is_wrong():
     best_BL, sure_BL = P_BLV.argmax(-1), P_BLV.max(-1)
-    new, _ = build_member(dict(name="editing", above=1.0, edit=0.7), "samplers").step(
+    new, _ = build_member(dict(name="editing", above=1.0, edit=0.7), "samplers.rules").step(
         KEY_B, TOLD, CANVAS, view(), ()
     )
     edit_BL = ~MASKED_BL & (best_BL != 1) & (sure_BL >= 0.7)
@@ -189,15 +187,12 @@ def test_the_order_of_maskgit_is_shaken_by_s():
     """The first of three positions is i with a chance ∝ p_i^(1/(shake · s)), the law of the largest of shaken logarithms."""
     rows, s, p_L = 20_000, 0.7, np.array([0.2, 0.5, 0.9])
     p_LV = np.concatenate([p_L[:, None], np.repeat((1 - p_L[:, None]) / 19, 19, 1)], 1)
-    told = loop._Tempered(
-        Logits(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))),
-        Sampler(Ancestral(), temperature=0.0),
-    )
+    told = Tempered(Logits(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), temperature=0.0)
     seen = Canvas(jnp.full((rows, 3), MASK), jnp.ones((rows, 3)), jnp.zeros((rows, 3), bool))
     moment = StepView(
         PROCESS, ~seen.frozen_BL, jnp.ones(rows), jnp.full(rows, s), jnp.zeros((rows, 3))
     )
-    rule = build_member(dict(name="maskgit", schedule="linear", shake=2.0), "samplers")
+    rule = build_member(dict(name="maskgit", schedule="linear", shake=2.0), "samplers.rules")
     new, _ = rule.step(
         keys.per_sample(keys.root(0), jnp.arange(rows)), Output(told), seen, moment, ()
     )
@@ -219,7 +214,9 @@ def test_which_tokens_come_back():
 
     weight_BL = np.where(MASKED_BL, 0, np.exp(-np.exp(log_BL)))  # the least certain most of all
     share_BL = weight_BL / weight_BL.sum(1, keepdims=True)
-    np.testing.assert_allclose(rate(name="conf", eta=0.5), 0.5 * (0.3 / 0.4) * share_BL, rtol=1e-5)
+    np.testing.assert_allclose(
+        rate(name="confidence", eta=0.5), 0.5 * (0.3 / 0.4) * share_BL, rtol=1e-5
+    )
     switched = [
         rate(name="switch", eta=0.5, begin=begin) for begin in (1.0, 0.999)
     ]  # the step is that from t = 1 to s = 0.99
@@ -227,19 +224,19 @@ def test_which_tokens_come_back():
         "it begins with the step that begins at its time, and not with the next"
     )
     want_BL = ~MASKED_BL & (P_BLV[:, :, 1] < 0.2)
-    assert want_BL.any() and (rate(name="doubted", below=0.2) == want_BL).all()
+    assert want_BL.any() and (rate(name="low_confidence", below=0.2) == want_BL).all()
     quality_BL = np.where(MASKED_BL, 2, 1 / (1 + np.exp(-np.log(P_BLV[..., 1]) - 1)))
     for share, below in ((0.3, 1.0), (1.0, 0.25)):
         worst_BL = np.argsort(np.argsort(quality_BL, 1), 1) < np.ceil(
             share * (~MASKED_BL).sum(1, keepdims=True) - 1e-3
         )
         want_BL = ~MASKED_BL & worst_BL & (quality_BL < below)
-        assert want_BL.any() and (rate(name="prism", share=share, below=below) == want_BL).all()
+        assert want_BL.any() and (rate(name="quality", share=share, below=below) == want_BL).all()
 
 
 def test_correcting_puts_the_surest_that_differs():
     for tokens in (1, 2):
-        new, _ = build_member(dict(name="correcting", tokens=tokens), "samplers").step(
+        new, _ = build_member(dict(name="correcting", tokens=tokens), "samplers.rules").step(
             KEY_B, TOLD, CANVAS, view(), ()
         )
         assert ((np.asarray(new.z_BL) != np.asarray(CANVAS.z_BL)).sum(1) > 0).all()
@@ -250,7 +247,7 @@ def test_correcting_puts_the_surest_that_differs():
 def test_first_hits_are_told_as_times():
     """With one position a step the k-th hit is a product of as many u^(1/n): its mean is that of an order statistic."""
     seen, rows = [], 2000
-    sampler = Sampler(build_member("first_hitting", "samplers"), steps=4)
+    sampler = Sampler(build_member("first_hitting", "samplers.rules"), steps=4)
 
     def denoise(canvas, *, mask):
         jax.debug.callback(lambda t_BL: seen.append(np.asarray(t_BL)[:, 0]), canvas.t_BL)
@@ -259,7 +256,7 @@ def test_first_hits_are_told_as_times():
     z_BL = jnp.full((rows, 4), MASK, jnp.int32)
     canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0)
     jax.block_until_ready(
-        loop.generate(
+        generator.generate(
             denoise,
             sampler,
             PROCESS,
@@ -285,11 +282,16 @@ def test_first_hits_are_told_as_times():
 
 
 def run(anchors=None, **settings):
-    rule = build_member(settings.pop("rule", "threshold"), "samplers")
+    rule = build_member(settings.pop("rule", "threshold"), "samplers.rules")
     start = template(anchors or {})
     sampled = jax.jit(
         partial(
-            loop.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, Mask(), trace=True
+            generator.generate,
+            neighbours,
+            Sampler(rule=rule, **settings),
+            PROCESS,
+            Mask(),
+            trace=True,
         )
     )(start, KEY_B)
     return sampled, np.concatenate([start.z_BL[None], sampled.trace[0][: int(sampled.trace[3])]])
@@ -323,7 +325,8 @@ def test_a_sliding_window_begins_at_the_first_mask():
         with pytest.raises(ValueError, match="edge='sliding' needs"):
             Sampler(
                 **dict(
-                    rule=build_member(wrong.pop("rule", "threshold"), "samplers"), edge="sliding"
+                    rule=build_member(wrong.pop("rule", "threshold"), "samplers.rules"),
+                    edge="sliding",
                 )
                 | wrong
             )
@@ -333,7 +336,7 @@ def test_a_sliding_window_begins_at_the_first_mask():
 def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
     draft = dict(rule="ancestral", block=2, steps=1)
     first, _ = run({3: 7}, **draft)
-    again = Sampler(build_member("ancestral", "samplers"), steps=4, reopen=0.5)
+    again = Sampler(build_member("ancestral", "samplers.rules"), steps=4, reopen=0.5)
     both, z_TBL = run({3: 7}, **draft, then=again)
     drafted_BL, passes = np.asarray(first.canvas.z_BL), int(first.trace[3])
     tiny.identical(z_TBL[passes], drafted_BL)
@@ -359,7 +362,7 @@ def test_what_is_opened_again_is_written_and_the_least_certain():
     frozen_BL = ~MASKED_BL & (np.arange(L) % 3 == 0)
     log_BL = np.where(MASKED_BL | frozen_BL, 0, np.log(rng.uniform(0.05, 1, (B, L))))
     for share in (0.4, 1.0):
-        one = loop._Pass(
+        one = blockwise._Pass(
             neighbours, Sampler(Ancestral(), reopen=share), PROCESS, Mask(), KEY_B, False, 1
         )
         canvas, found_BL = one._reopened(
@@ -418,15 +421,17 @@ def test_a_row_is_done_when_its_text_has_ended():
         )
 
     for settings, passes in ((dict(block=5, steps=5), 5), (dict(block=0, steps=10), 10)):
-        sampler = Sampler(build_member("ordered", "samplers"), **settings)
-        done = loop.generate(eos_at_two, sampler, PROCESS, Mask(), template({}), KEY_B, stop=True)
+        sampler = Sampler(build_member("ordered", "samplers.rules"), **settings)
+        done = generator.generate(
+            eos_at_two, sampler, PROCESS, Mask(), template({}), KEY_B, stop=True
+        )
         assert (
             int(done.nfe) == 3 < passes
             and (done.canvas.z_BL[:, 3:] == tiny.VOCAB.pad).all()
             and (done.logprob_BL[:, 3:] == 0).all()
         )
         assert (done.canvas.z_BL[:, 2] == EOS).all()
-        anchored = loop.generate(
+        anchored = generator.generate(
             eos_at_two, sampler, PROCESS, Mask(), template({7: 5}), KEY_B, stop=True
         )
         assert (anchored.canvas.z_BL != tiny.VOCAB.pad).all(), "an end between anchors ends nothing"
@@ -439,7 +444,7 @@ def test_what_does_not_go_together_is_refused_by_name():
 
     def refused(words, process=PROCESS, mask=Mask(), rule="ancestral", **settings):
         with pytest.raises(UserError, match=words):
-            generate.resolve(Sampler(build_member(rule, "samplers"), **settings), process, mask)
+            plan.resolve(Sampler(build_member(rule, "samplers.rules"), **settings), process, mask)
 
     def cache(**c):
         return dict(cache=Cache(**c))
@@ -447,16 +452,22 @@ def test_what_does_not_go_together_is_refused_by_name():
     refused("planned fills masks", hybrid, rule="planned")
     refused("remask=samplers.remask.cap needs masks", hybrid, remask=cap)
     refused("one schedule for all", w_learned(), rule="first_hitting")
-    refused("kind='dual' is for models that see the whole", mask=blocks, **cache(kind="dual"))
-    refused("kind='exact' needs a model that sees nothing later", **cache(kind="exact"))
+    refused("kind='dual' is for models that attend to the whole", mask=blocks, **cache(kind="dual"))
+    refused("kind='exact' needs a model that attends to nothing later", **cache(kind="exact"))
     refused("guidance=1.0 needs", mask=blocks, guidance=1.0)
     refused("'sliding' needs a model", mask=blocks, rule="threshold", edge="sliding", block=4)
-    refused("'sliding' goes with", rule="threshold", edge="sliding", block=4, **cache(kind="dual"))
+    refused(
+        "'sliding' is compatible with",
+        rule="threshold",
+        edge="sliding",
+        block=4,
+        **cache(kind="dual"),
+    )
     refused("writes once", mask=causal, block=1, steps=1, remask=cap)
     with pytest.raises(ValueError, match="refresh=2 is for"):
         cache(kind="none", refresh=2)
-    with pytest.raises(ValueError, match="'delayed' reads masks alone"):
-        Sampler(build_member("ancestral", "samplers"), remask=cap, **cache(kind="delayed"))
+    with pytest.raises(ValueError, match="'delayed' computes masks only"):
+        Sampler(build_member("ancestral", "samplers.rules"), remask=cap, **cache(kind="delayed"))
 
 
 def w_learned():
@@ -464,9 +475,9 @@ def w_learned():
 
 
 def test_settings_are_told_where_they_are_not_as_usual():
-    then = Sampler(build_member("correcting", "samplers"), steps=9)
+    then = Sampler(build_member("correcting", "samplers.rules"), steps=9)
     one = Sampler(
-        build_member("threshold", "samplers"),
+        build_member("threshold", "samplers.rules"),
         build_member("cap", "samplers.remask"),
         cache=Cache("dual", 4),
         top_p=0.9,

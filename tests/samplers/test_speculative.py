@@ -13,24 +13,35 @@ from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
-from dlm.samplers import generate, loop, speculative
-from dlm.samplers.config import Cache, Sampler
+from dlm.samplers import generator, plan
+from dlm.samplers.drivers import speculative
+from dlm.samplers.plan import Cache, Sampler
 from tests import tiny
 from tests.laws import worlds as w
-from tests.samplers.test_reading import KEY_B, PARAMS, PROCESS, SEGMENTS_BL, TIMED, B, L, canvas
+from tests.samplers.test_cached_reader import (
+    KEY_B,
+    PARAMS,
+    PROCESS,
+    SEGMENTS_BL,
+    TIMED,
+    B,
+    L,
+    canvas,
+)
 
 pytestmark = pytest.mark.slow
 
 
 def speculating(order="left_to_right", **settings):
     given = dict(block=5, steps=2) | settings
-    return Sampler(build_member(dict(name="speculative", order=order), "samplers"), **given)
+    driver = build_member(dict(name="speculative", order=order), "samplers.drivers")
+    return Sampler(driver=driver, **given)
 
 
 def drawing(sampler, mask, cached):
     def go(start, key_B):
         memory = transformer.memory(transformer.Transformer(TIMED), B, L) if cached else None
-        return loop.generate(
+        return generator.generate(
             tiny.denoiser(TIMED, PARAMS),
             sampler,
             PROCESS,
@@ -51,7 +62,7 @@ def run(sampler, mask=Mask("block", size=4), cached=True, prompts=(5, 2, 9)):
 
 def one_by_one(context="block", temperature=0.0):
     ancestral = Sampler(
-        build_member("ancestral", "samplers"),
+        build_member("ancestral", "samplers.rules"),
         steps=1,
         block=1,
         temperature=temperature,
@@ -107,7 +118,7 @@ def drawn(table, sampler, mask, **fields):
         {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)} | fields,
     )
     go = jax.jit(
-        lambda start, key_B: loop.generate(
+        lambda start, key_B: generator.generate(
             w.tables, sampler, w.process(dict(name="mask")), mask, start, key_B
         )
     )
@@ -187,17 +198,17 @@ def test_a_draft_that_is_always_kept_is_seen():
 def test_what_cannot_be_verified_is_refused_by_name():
     def refused(words, mask, **settings):
         with pytest.raises(UserError, match=words):
-            generate.resolve(speculating(**settings), PROCESS, mask)
+            plan.resolve(speculating(**settings), PROCESS, mask)
 
-    refused("needs a model of which blocks of one can verify", Mask())
+    refused("needs a model that can verify with blocks of one", Mask())
     refused("trained on any order", Mask("block", size=4), order="shuffled")
     refused("is the length of a draft", Mask("block", size=4), block=2, steps=3)
     refused(
-        "goes with neither",
+        "compatible with neither",
         Mask("block", size=4),
-        then=Sampler(build_member("ancestral", "samplers")),
+        then=Sampler(build_member("ancestral", "samplers.rules")),
     )
     assert (
-        generate.resolve(speculating("shuffled"), PROCESS, Mask("block", size=1, order="any")).block
+        plan.resolve(speculating("shuffled"), PROCESS, Mask("block", size=1, order="any")).block
         == 5
     )

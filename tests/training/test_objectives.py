@@ -20,9 +20,9 @@ from dlm.evals.bound import HeldOut
 from dlm.evals.exact import replayed
 from dlm.objectives.block import _next
 from dlm.runs import checkpoint
-from dlm.samplers import generate
-from dlm.samplers.config import Sampler
-from dlm.samplers.generate import Request
+from dlm.samplers import plan
+from dlm.samplers.plan import Sampler
+from dlm.samplers.requests import Request
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -189,8 +189,8 @@ def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_i
         told = made.objective.bound(denoise, batch, jax.random.key(0), 2).nats_BL
     else:
         steps = 6 if stem == "partition" else 4
-        sampler = generate.resolve(
-            Sampler(rule=build_member("ordered", "samplers"), steps=steps),
+        sampler = plan.resolve(
+            Sampler(rule=build_member("ordered", "samplers.rules"), steps=steps),
             made.objective.process,
             made.objective.mask,
         )

@@ -22,8 +22,8 @@ from dlm.evals import exact
 from dlm.evals.lm_eval import tokenized
 from dlm.evals.lm_eval.tokenized import Piece
 from dlm.machine import mesh
-from dlm.samplers.config import Sampler
-from dlm.samplers.ordered import Ordered
+from dlm.samplers.plan import Sampler
+from dlm.samplers.rules.ordered import Ordered
 
 
 class Score(NamedTuple):

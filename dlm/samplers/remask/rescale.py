@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dlm.samplers.remask import Remask, largest
+from dlm.samplers.remask.base import Remask, largest
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,9 @@ import jax.numpy as jnp
 from dlm.core.contracts import Canvas, Output
 from dlm.nn.cache import CacheSlots
 from dlm.nn.masks import Mask
-from dlm.samplers import rounds
+from dlm.samplers import positions
 
 _NARROWEST = 16  # positions of a delayed pass
-
-
-def kind(sampler, mask: Mask) -> str:
-    """The cache that is kept."""
-    if sampler.cache.kind != "auto":
-        return sampler.cache.kind
-    if hasattr(sampler.rule, "drive"):  # it reads two streams where it needs them
-        return "exact"
-    return "exact" if mask.kind in ("causal", "block") and not mask.needs_clean else "none"
 
 
 def take(canvas: Canvas, row_index_BR: jax.Array) -> Canvas:
@@ -43,7 +34,7 @@ def take(canvas: Canvas, row_index_BR: jax.Array) -> Canvas:
     row_index_BR = jnp.broadcast_to(row_index_BR, (rows, row_index_BR.shape[1]))
     return _along(
         canvas,
-        lambda x_BL: rounds.take(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), row_index_BR),
+        lambda x_BL: positions.take(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), row_index_BR),
     )
 
 

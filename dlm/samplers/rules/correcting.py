@@ -10,8 +10,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from dlm.core.contracts import Canvas
-from dlm.samplers import rounds
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers import positions
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Correcting(Rule):
         gain_BL = output.prediction.log_prob(drawn_BL)
         better_BL = view.active_BL & (drawn_BL != canvas.z_BL)
         surest_BL = better_BL & (
-            rounds.ranks(jnp.where(better_BL, gain_BL, -jnp.inf)) < self.tokens
+            positions.ranks(jnp.where(better_BL, gain_BL, -jnp.inf)) < self.tokens
         )
         surest_BL |= view.masked(canvas) & (
             view.s_B[:, None] == 0

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core.contracts import Canvas
-from dlm.samplers import rounds
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers import positions
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EntropyBounded(Rule):
 
     def positions(self, prediction, canvas: Canvas, view: StepView):
         masked_BL, sure_BL = view.masked(canvas), prediction.confidence(self.confidence)
-        rank_BL = rounds.ranks(jnp.where(masked_BL, sure_BL, -jnp.inf))
+        rank_BL = positions.ranks(jnp.where(masked_BL, sure_BL, -jnp.inf))
         entropy_BL = jnp.where(masked_BL, -prediction.confidence("entropy"), 0.0)
         sorted_BL = jnp.put_along_axis(
             jnp.zeros_like(entropy_BL), rank_BL, entropy_BL, 1, inplace=False

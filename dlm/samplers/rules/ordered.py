@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
 from dlm.core.named import Seed
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dlm.core.contracts import Canvas
-from dlm.samplers import rounds
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers import positions
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -27,4 +27,4 @@ class Threshold(Rule):
 
     def positions(self, prediction, canvas: Canvas, view: StepView):
         sure_BL, masked_BL = prediction.confidence(self.confidence), view.masked(canvas)
-        return masked_BL & (rounds.reaches(sure_BL, self.above) | view.first(masked_BL, sure_BL))
+        return masked_BL & (positions.reaches(sure_BL, self.above) | view.first(masked_BL, sure_BL))

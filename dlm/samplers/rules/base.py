@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dlm.core.contracts import Canvas
 from dlm.nn.masks import Mask
-from dlm.samplers import rounds
+from dlm.samplers import positions
 
 
 @jax.tree_util.register_dataclass
@@ -36,15 +36,20 @@ class StepView:
         return self.active_BL & (canvas.z_BL == self.process.vocab.mask)
 
     def first(
-        self, masked_BL: jax.Array, score_BL: jax.Array, t_B=None, s_B=None, tie: float = rounds.TIE
+        self,
+        masked_BL: jax.Array,
+        score_BL: jax.Array,
+        t_B=None,
+        s_B=None,
+        tie: float = positions.TIE,
     ) -> jax.Array:
         """bool_BL: the share (t − s)/t of each row's masks, those with the highest scores, and one more for each that comes back.
 
-        Scores within `tie` are equal, and the left one goes first (`rounds.ranks`); 0 is for scores that no network gave.
+        Scores within `tie` are equal, and the left one goes first (`positions.ranks`); 0 is for scores that no network gave.
         """
         t_B, s_B = (self.t_B, self.s_B) if t_B is None else (t_B, s_B)
         remasked_B = 0 if self.remasked_BL is False else self.remasked_BL.sum(1)
-        return rounds.first(masked_BL, score_BL, t_B, s_B, remasked_B, tie)
+        return positions.first(masked_BL, score_BL, t_B, s_B, remasked_B, tie)
 
 
 def anchors(canvas: Canvas, mask: Mask | None = None) -> jax.Array:
@@ -94,5 +99,5 @@ class Rule:
         """The canvas at time s. Only active positions may change; at s = 0 no mask is left."""
         revealed_BL = self.positions(output.prediction, canvas, view)
         return replace(
-            canvas, z_BL=rounds.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)
+            canvas, z_BL=positions.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)
         ), state

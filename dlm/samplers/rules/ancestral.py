@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from dlm.core import keys
 from dlm.core.contracts import Canvas
-from dlm.samplers import rounds
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers import positions
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ancestral(Rule):
             keys.uniform_BL(whether_B, canvas.z_BL.shape[1]) < order_randomness_BL
         )
         return replace(
-            canvas, z_BL=rounds.reveal(which_B, output.prediction, canvas.z_BL, revealed_BL)
+            canvas, z_BL=positions.reveal(which_B, output.prediction, canvas.z_BL, revealed_BL)
         ), state
 
     def _changed(self, key_B, output, canvas: Canvas, view: StepView) -> Canvas:

@@ -12,8 +12,9 @@ from dlm.core.config import build_member
 from dlm.core.errors import UserError
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
-from dlm.samplers.config import Sampler
-from dlm.samplers.generate import Generator, Request
+from dlm.samplers.generator import Generator
+from dlm.samplers.plan import Sampler
+from dlm.samplers.requests import Request
 from dlm.text.bytes import Bytes, ByteTokenizer
 from tests import tiny
 
@@ -32,7 +33,7 @@ def denoise(params, canvas, **kwargs):
 def generator(
     mask=None, denoise=denoise, params=PARAMS, trace=False, seed=0, rule="ancestral", **settings
 ):
-    sampler = Sampler(build_member(rule, "samplers"), **settings)
+    sampler = Sampler(build_member(rule, "samplers.rules"), **settings)
     memory = partial(transformer.memory, MODEL)
     return Generator(
         denoise,
@@ -140,7 +141,7 @@ def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(
 
     steps = dict(steps=1, block=1) if kind == SHIFTED else dict(steps=2)
     sampler, memory = (
-        Sampler(build_member("ancestral", "samplers"), **steps),
+        Sampler(build_member("ancestral", "samplers.rules"), **steps),
         partial(transformer.memory, MODEL),
     )
     made = Generator(
@@ -192,7 +193,13 @@ def lookup(params, canvas, *, mask, cache=None):
     [
         (SHIFTED, "ancestral", dict(block=1, steps=1), ("a", "c"), 3),
         (Mask("block", size=4), "ancestral", dict(steps=1), ("ab",), 1),
-        (Mask("block", size=4), "speculative", dict(block=3, steps=1), ("ab",), 3),
+        (
+            Mask("block", size=4),
+            "ancestral",
+            dict(driver="speculative", block=3, steps=1),
+            ("ab",),
+            3,
+        ),
         (Mask(), "ordered", dict(steps=4), ("ab",), 1),
         (Mask("full", shift=1), "ordered", dict(steps=8), ("a", "c"), 2),
     ],
@@ -202,7 +209,7 @@ def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(
     kind, rule, settings, prompts, passes
 ):
     sampler, memory = (
-        Sampler(build_member(rule, "samplers"), temperature=0.0, **settings),
+        Sampler(build_member(rule, "samplers.rules"), temperature=0.0, **settings),
         partial(transformer.memory, MODEL),
     )
     made = Generator(
@@ -320,4 +327,4 @@ def test_what_is_refused(monkeypatch):
         dict(top_p=1.1),
     ):
         with pytest.raises(ValueError, match="must"):
-            Sampler(build_member("ancestral", "samplers"), **settings)
+            Sampler(build_member("ancestral", "samplers.rules"), **settings)

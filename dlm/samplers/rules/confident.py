@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from dlm.core.contracts import Canvas
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)

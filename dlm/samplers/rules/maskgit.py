@@ -14,7 +14,7 @@ from dlm.core import keys
 from dlm.core.config import member
 from dlm.core.contracts import Canvas
 from dlm.noise.schedules.cosine import Cosine
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ and one hole; infilling has text on both sides.
 import copy
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,153 +20,45 @@ from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
 from dlm.core.vocab import Vocab
 from dlm.nn.masks import Mask
-from dlm.samplers import loop, reading
-from dlm.samplers.config import Cache, Sampler
+from dlm.samplers import plan
+from dlm.samplers.drivers.base import Sampled
+from dlm.samplers.plan import Sampler, resolve
+from dlm.samplers.requests import Reply, Request
 
 _BUCKET = 32  # canvas and prefill lengths are multiples of this, so that few shapes compile
 
 
-@dataclass(frozen=True)
-class Request:
-    parts: tuple[str | int | np.ndarray, ...]
+def generate(
+    denoise,
+    sampler: Sampler,
+    process,
+    mask: Mask,
+    canvas: Canvas,
+    key_B,
+    *,
+    memory=None,
+    prefill=0,
+    stop=False,
+    trace=False,
+) -> Sampled:
+    """Fills the masks of `canvas`.
 
-    @classmethod
-    def prompt(cls, text: str, tokens: int) -> "Request":
-        return cls((text, tokens) if text else (tokens,))
+    There is one key per row, so a row depends neither on its batch nor on the length of the canvas.
 
-    @classmethod
-    def infill(cls, template: str, tokens: int, hole: str = "___") -> "Request":
-        """Every `hole` in the template stands for `tokens` tokens."""
-        if hole not in template:
-            raise UserError(f"nothing to fill in: the template has no {hole}")
-        parts: list[str | int] = []
-        for piece in template.split(hole):
-            parts += [piece, tokens] if piece else [tokens]
-        return cls(tuple(parts[:-1]))
-
-
-@dataclass(frozen=True)
-class Reply:
-    text: str  # anchors and generated tokens, up to the first end of text after the last anchor
-    ids: np.ndarray  # of the request's parts, with its holes filled
-    frozen: np.ndarray  # bool, which ids are anchors
-    logprob: float  # of the generated tokens when each was committed, nats
-    nfe: int  # forward passes of the batch this reply came from
-    seconds: float  # of that batch
-    trace: dict[str, Any] | None = None  # states [T+1, L], confidence [T, L], times [T+1]
-
-
-def resolve(sampler: Sampler, process, mask: Mask, first: bool = True) -> Sampler:
-    """The sampler as a model with this noise and this attention needs it; raises UserError where it cannot be."""
-    if first and sampler.reopen:
-        raise UserError(
-            f"sampler.reopen={sampler.reopen}: the first pass has nothing to open again; sampler.then.reopen is the second's"
-        )
-    if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
-        given = f"sampler.block={sampler.block} and sampler.steps={sampler.steps}"
-        raise UserError(f"a causal model decides one position in one step: {given} must both be 1")
-    _noise(sampler, process)
-    _attention(sampler, mask)
-    if hasattr(sampler.rule, "drive"):
-        return _speculating(sampler, mask)
-    if mask.kind == "block":
-        if sampler.block not in (0, mask.size):
-            raise UserError(
-                f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with blocks of that size"
-            )
-        if (
-            mask.size == 1
-        ):  # nothing is left to order, and the first of several steps would mostly reveal nothing
-            if getattr(sampler.rule, "order", "left_to_right") != "left_to_right":
-                raise UserError(
-                    f"sampler.rule.order={sampler.rule.order!r}: a model with blocks of one decides from left to right"
-                )
-            sampler = replace(sampler, steps=1)
-        sampler = replace(sampler, block=mask.size)
-    then = resolve(sampler.then, process, mask, first=False) if sampler.then else None
-    return replace(sampler, then=then)
-
-
-def _speculating(sampler: Sampler, mask: Mask) -> Sampler:
-    """Drafts are longer than what a pass of theirs fills, and verified by blocks of one."""
-    rule, order = _name(sampler.rule), sampler.rule.order
-    if mask.kind != "block":
-        raise UserError(
-            f"sampler.rule={rule} needs a model of which blocks of one can verify: objectives.block or any_order"
-        )
-    if order != "left_to_right" and mask.order != "any":
-        raise UserError(
-            f"sampler.rule.order={order!r} needs a model that was trained on any order: objectives.any_order"
-        )
-    if not sampler.block or sampler.steps > sampler.block:
-        raise UserError(
-            f"sampler.block={sampler.block} is the length of a draft, of at least sampler.steps={sampler.steps} tokens: set both"
-        )
-    if sampler.then or sampler.remask:
-        raise UserError(
-            f"sampler.rule={rule} goes with neither sampler.then nor sampler.remask: what is verified stays"
-        )
-    return sampler
-
-
-def _noise(sampler: Sampler, process) -> None:
-    """What needs masks, or a schedule that all tokens share."""
-    rule = _name(sampler.rule)
-    if sampler.rule.absorbing and not process.final:
-        raise UserError(
-            f"sampler.rule={rule} fills masks, and this model's noise leaves none: use samplers.ancestral"
-        )
-    if sampler.cache.kind == "delayed" and not process.final:
-        raise UserError(
-            "sampler.cache.kind='delayed' reads masks alone, and this model's noise leaves none: use 'dual' or 'prefix'"
-        )
-    shared = hasattr(process, "time_of")
-    if sampler.remask and not (process.final and shared):
-        raise UserError(
-            f"sampler.remask={_name(sampler.remask)} needs masks with one schedule for all tokens, and this model's noise has not"
-        )
-    if rule == "samplers.first_hitting" and not shared:
-        raise UserError(
-            f"sampler.rule={rule} needs one schedule for all tokens, and this model learned one for each"
-        )
-
-
-def _attention(sampler: Sampler, mask: Mask) -> None:
-    """Which caches, windows and second passes a network's attention allows."""
-    kind, whole = sampler.cache.kind, mask.kind == "full"
-    if kind in ("prefix", "dual", "delayed") and not whole:
-        raise UserError(
-            f"sampler.cache.kind={kind!r} is for models that see the whole canvas; this one has an exact cache: use 'auto'"
-        )
-    if kind == "exact" and reading.kind(replace(sampler, cache=Cache()), mask) != "exact":
-        raise UserError(
-            "sampler.cache.kind='exact' needs a model that sees nothing later: use 'prefix', 'dual' or 'delayed'"
-        )
-    if kind in ("prefix", "dual", "delayed") and mask.shift:
-        raise UserError(
-            f"sampler.cache.kind={kind!r}: a network that predicts a token from the one before it reads more than the block"
-        )
-    if sampler.guidance and not whole:
-        raise UserError(
-            f"sampler.guidance={sampler.guidance} needs a model that may see masks in the place of its prompt, without an order"
-        )
-    if sampler.edge == "sliding":
-        if not whole:
-            raise UserError(
-                "sampler.edge='sliding' needs a model that sees the whole canvas: this one's blocks have their places"
-            )
-        if kind not in ("auto", "none") and not (kind == "dual" and sampler.cache.refresh):
-            raise UserError(
-                f"sampler.edge='sliding' goes with cache.kind='none', or 'dual' and a cache.refresh, not with {kind!r}"
-            )
-    if mask.kind == "causal" and (sampler.then or sampler.remask or sampler.reopen):
-        raise UserError(
-            "a causal model writes once, from left to right: sampler.then, remask and reopen are for others"
-        )
-
-
-def _name(member) -> str:
-    return type(member).__module__.removeprefix("dlm.")
+    Args:
+      memory: an empty cache for the canvas, if the sampler uses one (`plan.cache_kind`).
+      prefill: so many leading positions, all of them anchors, are computed in one pass.
+      stop: a row ends at its end of text.
+      trace: every pass is recorded.
+    """
+    sampled = sampler.driver.run(
+        denoise, sampler, process, mask, canvas, key_B, memory, prefill, stop, trace
+    )
+    # Only positions after the end of a text may still be masks.
+    z_BL = sampled.canvas.z_BL
+    hidden_BL = (z_BL == process.vocab.mask) & process.final
+    z_BL = jnp.where(hidden_BL, process.vocab.pad, z_BL)
+    return replace(sampled, canvas=replace(sampled.canvas, z_BL=z_BL))
 
 
 class Generator:
@@ -198,13 +90,13 @@ class Generator:
             mask,
             seed,
         )
-        self.cached = any(reading.kind(part, mask) != "none" for part in sampler.passes)
+        self.cached = any(plan.cache_kind(part, mask) != "none" for part in sampler.passes)
 
         def run(params, canvas, key_B, prefill):
             rows, length = canvas.z_BL.shape
             kept = memory(rows * (2 if sampler.guidance else 1), length) if self.cached else None
             options = dict(memory=kept, prefill=prefill, stop=True, trace=trace)
-            return loop.generate(
+            return generate(
                 partial(denoise, params), sampler, process(params), mask, canvas, key_B, **options
             )
 
@@ -235,7 +127,7 @@ class Generator:
             for b, row in enumerate(rows)
         ]
 
-    def fill(self, canvas: Canvas, index_B, prefill: int = 0) -> loop.Sampled:
+    def fill(self, canvas: Canvas, index_B, prefill: int = 0) -> Sampled:
         """The canvas filled, row i from the key of sample index_B[i]; the first `prefill` positions, all of them anchors, read at once."""
         key_B = keys.per_sample(keys.key(keys.root(self.seed), "sample"), index_B)
         return self.run(self.params, canvas, key_B, prefill=prefill)
@@ -304,12 +196,12 @@ class Generator:
 
     def prefill(self, anchors: int) -> int:
         """How many of so many leading anchors are read at once: rounded down to a bucket; 0 without an exact cache."""
-        if reading.kind(self.sampler, self.mask) != "exact" or hasattr(self.sampler.rule, "drive"):
+        if plan.cache_kind(self.sampler, self.mask) != "exact" or self.sampler.driver.drafts:
             return 0
         unit = math.lcm(_BUCKET, max(self.mask.size, 1))
         return anchors // unit * unit
 
-    def _reply(self, sampled: loop.Sampled, start_BL, b: int, row: "_Row", seconds: float) -> Reply:
+    def _reply(self, sampled: Sampled, start_BL, b: int, row: "_Row", seconds: float) -> Reply:
         ids, frozen = (
             row.asked(sampled.canvas.z_BL[b], row.before),
             row.asked(sampled.canvas.frozen_BL[b], True),

@@ -13,8 +13,8 @@ from dlm.core.config import build_member
 from dlm.core.contracts import Canvas, Logits, Output
 from dlm.nn import transformer
 from dlm.nn.masks import Mask
-from dlm.samplers import loop
-from dlm.samplers.config import Sampler
+from dlm.samplers import generator
+from dlm.samplers.plan import Sampler
 from tests import tiny
 
 B, L = 4, 10
@@ -50,10 +50,10 @@ def template(anchors):
 
 def sample(anchors=None, **settings):
     """(Sampled, z after each pass with the start in front)."""
-    rule = build_member(settings.pop("rule", "ancestral"), "samplers")
+    rule = build_member(settings.pop("rule", "ancestral"), "samplers.rules")
     start = template(anchors or {})
     run = partial(
-        loop.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, Mask(), trace=True
+        generator.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, Mask(), trace=True
     )
     sampled = jax.jit(run)(start, KEY_B)
     n = int(sampled.nfe)
@@ -142,7 +142,7 @@ def test_the_surest_of_what_was_drawn_goes_first():
 
 TIMED = tiny.model_config(time="adaln")
 PARAMS = tiny.random_params(TIMED, scale=0.4)
-AR_SAMPLER = Sampler(build_member("ancestral", "samplers"), steps=1, block=1)
+AR_SAMPLER = Sampler(build_member("ancestral", "samplers.rules"), steps=1, block=1)
 
 
 @partial(jax.jit, static_argnames=("cached", "prefill", "temperature"))
@@ -151,7 +151,7 @@ def decode(canvas, key_B, cached, prefill=0, temperature=1.0):
         transformer.memory(transformer.Transformer(TIMED), *canvas.z_BL.shape) if cached else None
     )
     options = dict(memory=memory, prefill=prefill, stop=True, trace=True)
-    return loop.generate(
+    return generator.generate(
         tiny.denoiser(TIMED, PARAMS),
         replace(AR_SAMPLER, temperature=temperature),
         PROCESS,

@@ -14,9 +14,9 @@ from dlm.core.contracts import Canvas
 from dlm.nn import transformer
 from dlm.nn.config import Attention, Latent
 from dlm.nn.masks import Mask
-from dlm.samplers import loop
-from dlm.samplers.config import Cache, Sampler
-from dlm.samplers.reading import Reader
+from dlm.samplers import generator
+from dlm.samplers.cached_reader import Reader
+from dlm.samplers.plan import Cache, Sampler
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def drawing(sampler, mask=Mask(), prefill=0, config=TIMED, widths=None):
             if sampler.cache.kind != "none"
             else None
         )
-        return loop.generate(
+        return generator.generate(
             counted,
             sampler,
             PROCESS,
@@ -94,7 +94,7 @@ def run(sampler, mask=Mask(), prefill=0, prompts=(5, 2, 9), config=TIMED):
 
 def sampler(kind="none", refresh=0, rule="ancestral", **settings):
     given = dict(steps=3, block=8) | settings
-    return Sampler(rule=build_member(rule, "samplers"), cache=Cache(kind, refresh), **given)
+    return Sampler(rule=build_member(rule, "samplers.rules"), cache=Cache(kind, refresh), **given)
 
 
 def same(one, other):

@@ -23,24 +23,24 @@ from dlm.core.contracts import Canvas
 from dlm.core.named import Seed
 from dlm.nn.cache import CacheSlots
 from dlm.nn.masks import Mask
-from dlm.samplers import reading
-from dlm.samplers.rule import anchors, last
+from dlm.samplers import cached_reader
+from dlm.samplers.drivers.base import Driver, Recorder, Sampled
+from dlm.samplers.rules.base import anchors, last
 
 
 @dataclass(frozen=True)
-class Speculative:
+class Speculative(Driver):
     order: Literal["left_to_right", "shuffled", "given"] = (
         "left_to_right"  # given: by fields['order_BL']
     )
     seed: Seed = 0  # of the shuffled order
 
     claims: ClassVar = "the law of deciding one position after the other"
-    order_randomness: ClassVar = "decides by chance which drafts are kept; its likelihood is that of samplers.ordered with steps=block"
-    absorbing: ClassVar = True
-    edits_tokens: ClassVar = False
-    always_progresses: ClassVar = False
+    order_randomness: ClassVar = "decides by chance which drafts are kept; its likelihood is that of samplers.rules.ordered with steps=block"
+    needs_final: ClassVar = True
+    drafts: ClassVar = True
 
-    def drive(
+    def run(
         self,
         denoise,
         sampler,
@@ -49,10 +49,12 @@ class Speculative:
         canvas: Canvas,
         key_B,
         memory,
-        stop: bool,
-        record,
-    ):
-        """The finished (canvas, logprob_BL, nfe, tape)."""
+        prefill,
+        stop,
+        trace,
+    ) -> Sampled:
+        """Fills the canvas; see `generator.generate` for the arguments."""
+        record = Recorder(canvas.z_BL.shape[1] if trace else 0)
         return _SpeculativeRun(
             self, denoise, sampler, process, mask, canvas, key_B, memory, stop, record
         ).run()
@@ -131,7 +133,7 @@ class _SpeculativeRun:
         )
         at = jax.lax.while_loop(lambda at: ~at.done_B.all(), self._round, at)
         nfe = at.round * (self.passes + 1) + (self.memory is not None)
-        return replace(start, z_BL=at.z_BL), at.logprob_BL, nfe, at.trace_arrays
+        return Sampled(replace(start, z_BL=at.z_BL), at.logprob_BL, nfe, at.trace_arrays)
 
     def _round(self, at: _At) -> _At:
         key_B = jax.vmap(lambda k: keys.key(k, "round", at.round))(self.key_B)
@@ -222,7 +224,7 @@ class _SpeculativeRun:
     def _read(self, z_BL, memory, row_index_BR, block_BR, valid_BR=True, clean=False):
         """(Output, memory) of a pass over these places; `clean`: as [masks ; tokens], of which the tokens are remembered."""
         t_BL = jnp.where(z_BL == self.process.vocab.mask, 1.0, 0.0)
-        part = reading.take(replace(self.start, z_BL=z_BL, t_BL=t_BL), row_index_BR)
+        part = cached_reader.take(replace(self.start, z_BL=z_BL, t_BL=t_BL), row_index_BR)
         fields = part.fields | dict(block_BL=block_BR)
         if clean:
             blank_BR = jnp.full_like(part.z_BL, self.process.vocab.mask)

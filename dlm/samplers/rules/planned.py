@@ -13,8 +13,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from dlm.core.contracts import Canvas
-from dlm.samplers import rounds
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers import positions
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,6 @@ class Planned(Rule):
         score_BL = jnp.where(masked_BL, log_BL, 0.0 if self.trust == 0 else self.trust * log_BL)
         n_B = view.active_BL.sum(1)
         keep_B = n_B - jnp.floor(n_B * view.s_B + 1e-3)
-        kept_BL = rounds.ranks(jnp.where(view.active_BL, score_BL, -jnp.inf)) < keep_B[:, None]
+        kept_BL = positions.ranks(jnp.where(view.active_BL, score_BL, -jnp.inf)) < keep_B[:, None]
         z_BL = jnp.where(kept_BL, filled_BL, view.process.vocab.mask)
         return replace(canvas, z_BL=jnp.where(view.active_BL, z_BL, canvas.z_BL)), state

@@ -10,7 +10,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from dlm.samplers.remask import Remask, largest
+from dlm.samplers.remask.base import Remask, largest
 
 
 @dataclass(frozen=True)

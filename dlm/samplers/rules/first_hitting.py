@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from dlm.core import keys
 from dlm.core.contracts import Canvas
-from dlm.samplers import rounds
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers import positions
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,5 @@ class FirstHitting(Rule):
         )  # the k-th largest of n
         state = jnp.where(k_B > 0, state * fell_B, state)
         return replace(
-            canvas, z_BL=rounds.reveal(which_B, output.prediction, canvas.z_BL, revealed_BL)
+            canvas, z_BL=positions.reveal(which_B, output.prediction, canvas.z_BL, revealed_BL)
         ), state

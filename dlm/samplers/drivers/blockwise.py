@@ -3,7 +3,7 @@
     canvas   p r o m p t _ _ _ _ _ _ _ _      frozen anchors may stand anywhere in it
     block            └─ 1 ─┘└─ 2 ─┘└ …        1 position: AR · the whole canvas: full diffusion · between: semi-autoregressive
     window           └─ w ─┘─>                with edge='sliding' it begins at the first mask, wherever that is
-    step     t = 1 ──> s ──> … ──> 0          read (samplers.reading), let tokens come back as masks, then the rule moves from t to s
+    step     t = 1 ──> s ──> … ──> 0          read (samplers.cached_reader), let tokens come back as masks, then the rule moves from t to s
 
 Positions outside the block, and anchors, never change. A row is done when an end of text stands with no mask before it; the loop ends when
 every row is done. A causal network is told the time 0 it was trained at.
@@ -13,57 +13,23 @@ What is drawn is numbered from there, so a position's random numbers depend neit
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas, Output, Prediction
+from dlm.core.contracts import Canvas, Output
 from dlm.nn import masks
 from dlm.nn.masks import Mask
-from dlm.samplers import reading, rounds
-from dlm.samplers.config import Sampler
+from dlm.samplers import plan, positions
+from dlm.samplers.cached_reader import Reader, take
+from dlm.samplers.drivers.base import Driver, Recorder, Sampled, Tempered
 from dlm.samplers.guidance import guided
-from dlm.samplers.reading import Reader, take
-from dlm.samplers.rule import StepView, anchors, last
+from dlm.samplers.plan import Sampler
+from dlm.samplers.rules.base import StepView, anchors, last
 
 _ENDS = ("unmasked", "unchanged", "late")
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Sampled:
-    """The finished canvas, and how it came about."""
-
-    canvas: Canvas
-    logprob_BL: jax.Array  # log-probability of each token when it was committed, nats; 0 on anchors
-    nfe: jax.Array  # forward passes, the same for every row
-    trace: Any = None  # after each pass: z [T, B, L], logprob [T, B, L], the share [T] of steps that is left; and how many are valid
-
-
-@dataclass(frozen=True)
-class _Tempered:
-    """A prediction that draws at the sampler's temperature and answers everything else as it is."""
-
-    base: Prediction
-    sampler: Sampler
-
-    @property
-    def _sharpness(self):
-        return self.sampler.temperature, self.sampler.top_p, self.sampler.top_k
-
-    def draw(self, key_B):
-        return self.base.draw(key_B, *self._sharpness)
-
-    def tempered(self):
-        return self.base.tempered(*self._sharpness)
-
-    def at(self, position_BR):
-        return _Tempered(self.base.at(position_BR), self.sampler)
-
-    def __getattr__(self, name):
-        return getattr(self.base, name)
 
 
 @jax.tree_util.register_dataclass
@@ -84,60 +50,51 @@ class _At:
     trace_arrays: Any
 
 
-def generate(
-    denoise,
-    sampler: Sampler,
-    process,
-    mask: Mask,
-    canvas: Canvas,
-    key_B,
-    *,
-    memory=None,
-    prefill=0,
-    stop=False,
-    trace=False,
-) -> Sampled:
-    """Fill the masks of `canvas`. One key per row, so a row depends neither on its batch nor on how far the canvas reaches behind it.
+@dataclass(frozen=True)
+class Blockwise(Driver):
+    """Block after block from left to right, in each at most `steps` steps of the plan's rule."""
 
-    `memory` is an empty cache for the canvas, if the sampler keeps one (`kind` of its cache); the first `prefill` positions, all of them
-    anchors, are read in one pass. With `stop` a row ends at its end of text. `trace` records every pass.
-    """
-    B, L = canvas.z_BL.shape
-    if hasattr(sampler.rule, "drive"):
-        record = _Recorder(L if trace else 0)
-        canvas, logprob_BL, nfe, trace_arrays = sampler.rule.drive(
-            denoise, sampler, process, mask, canvas, key_B, memory, stop, record
-        )
-        return Sampled(_padded(canvas, process), logprob_BL, nfe, trace_arrays)
-    passes = [
-        _Pass(denoise, part, process, mask, key_B, stop, i) for i, part in enumerate(sampler.passes)
-    ]
-    total = sum(part.total(L) for part in passes)
-    frames = total + (prefill > 0) + sum(part.sampler.reopen > 0 for part in passes)
-    record = _Recorder(frames if trace else 0)
-    if not process.final:  # a hole is what is left of any text at t = 1
-        noise_B = jax.vmap(lambda k: keys.key(k, "prior"))(key_B)
-        canvas = replace(
-            canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, process.prior(noise_B, (B, L)))
-        )
-    nfe, logprob_BL, trace_arrays, before = jnp.int32(0), jnp.zeros((B, L)), record.blank(B, L), 0
-    for part in passes:
-        part.share_left = lambda n, before=before: 1 - (before + n + 1) / total
-        at = part.run(canvas, logprob_BL, nfe, memory, prefill, record, trace_arrays)
-        canvas, logprob_BL, nfe, trace_arrays, before = (
-            at.canvas,
-            at.logprob_BL,
-            at.nfe,
-            at.trace_arrays,
-            before + part.total(L),
-        )
-    return Sampled(_padded(canvas, process), logprob_BL, nfe, trace_arrays)
+    claims: ClassVar = "the law of the rule"
 
-
-def _padded(canvas: Canvas, process) -> Canvas:
-    """The canvas with padding in the place of masks, which only what follows the end of a text may still have."""
-    hidden_BL = (canvas.z_BL == process.vocab.mask) & process.final
-    return replace(canvas, z_BL=jnp.where(hidden_BL, process.vocab.pad, canvas.z_BL))
+    def run(
+        self,
+        denoise,
+        sampler: Sampler,
+        process,
+        mask: Mask,
+        canvas: Canvas,
+        key_B,
+        memory,
+        prefill,
+        stop,
+        trace,
+    ) -> Sampled:
+        """Fills the canvas; see `generator.generate` for the arguments."""
+        B, L = canvas.z_BL.shape
+        passes = [
+            _Pass(denoise, part, process, mask, key_B, stop, i)
+            for i, part in enumerate(sampler.passes)
+        ]
+        total = sum(part.total(L) for part in passes)
+        frames = total + (prefill > 0) + sum(part.sampler.reopen > 0 for part in passes)
+        record = Recorder(frames if trace else 0)
+        if not process.final:  # a hole holds the remains of any text at t = 1
+            noise_B = jax.vmap(lambda k: keys.key(k, "prior"))(key_B)
+            prior_BL = process.prior(noise_B, (B, L))
+            canvas = replace(canvas, z_BL=jnp.where(canvas.frozen_BL, canvas.z_BL, prior_BL))
+        nfe, logprob_BL, trace_arrays = jnp.int32(0), jnp.zeros((B, L)), record.blank(B, L)
+        before = 0
+        for part in passes:
+            part.share_left = lambda n, before=before: 1 - (before + n + 1) / total
+            at = part.run(canvas, logprob_BL, nfe, memory, prefill, record, trace_arrays)
+            canvas, logprob_BL, nfe, trace_arrays = (
+                at.canvas,
+                at.logprob_BL,
+                at.nfe,
+                at.trace_arrays,
+            )
+            before += part.total(L)
+        return Sampled(canvas, logprob_BL, nfe, trace_arrays)
 
 
 class _Pass:
@@ -169,7 +126,7 @@ class _Pass:
         nfe,
         memory,
         prefill: int,
-        record: "_Recorder",
+        record: Recorder,
         trace_arrays,
     ) -> _At:
         sampler, (B, L) = self.sampler, canvas.z_BL.shape
@@ -180,7 +137,7 @@ class _Pass:
         )  # such a network's blocks begin anew in each segment of a packed row
         self.block_BL = masks.blocks(self.size, fields, jnp.arange(L)[None]) // self.size
         self.packed = "positions_BL" in fields
-        kind = "none" if memory is None else reading.kind(sampler, self.mask)
+        kind = "none" if memory is None else plan.cache_kind(sampler, self.mask)
         self.aligned = not self.sliding and (
             self.packed or L % self.size == 0
         )  # whether all windows lie inside the canvas
@@ -300,7 +257,7 @@ class _Pass:
         length_B = (
             (at.canvas.fields["segments_BL"] > 0).sum(1) if "segments_BL" in at.canvas.fields else L
         )  # of a row without padding
-        masks_B = (rounds.take(open_BL, row_index_BR) & (row_index_BR < L)).sum(1)
+        masks_B = (positions.take(open_BL, row_index_BR) & (row_index_BR < L)).sum(1)
         t_B = jnp.maximum(masks_B, 1) * (
             1 / jnp.clip(length_B, 1, self.size)
         )  # rounded alike whether the length is a constant or not
@@ -330,7 +287,7 @@ class _Pass:
         everything = (
             R == L and self.aligned and (whole or self.reader.kind != "delayed")
         )  # as it stands
-        part = (lambda x: x) if everything else (lambda x: rounds.take(x, row_index_BR))
+        part = (lambda x: x) if everything else (lambda x: positions.take(x, row_index_BR))
         old = seen if everything else take(seen, row_index_BR)
         mine_BR = (
             True
@@ -347,7 +304,12 @@ class _Pass:
         view = StepView(
             self.process, active_BR, t_B, s_B, part(at.logprob_BL), row_index_BL=row_index_BR
         )
-        tempered = replace(output, prediction=_Tempered(output.prediction, sampler))
+        tempered = replace(
+            output,
+            prediction=Tempered(
+                output.prediction, sampler.temperature, sampler.top_p, sampler.top_k
+            ),
+        )
         if sampler.remask:
             view = self._coming_back(view, tempered, old, key_B)
         new, state = sampler.rule.step(key_B, tempered, old, view, at.state)
@@ -359,7 +321,7 @@ class _Pass:
         put = (
             (lambda old, new: new)
             if everything
-            else (lambda old, new: rounds.put(old, row_index_BR, new))
+            else (lambda old, new: positions.put(old, row_index_BR, new))
         )
         canvas = replace(seen, z_BL=put(seen.z_BL, new.z_BL))
         logprob_BL = put(at.logprob_BL, logprob_BR)
@@ -449,7 +411,7 @@ class _Pass:
         written_BL = ~canvas.frozen_BL & (canvas.z_BL != self.process.vocab.mask)
         count_B1 = jnp.ceil(self.sampler.reopen * written_BL.sum(1, keepdims=True) - 1e-3)
         again_BL = written_BL & (
-            rounds.ranks(jnp.where(written_BL, -logprob_BL, -jnp.inf)) < count_B1
+            positions.ranks(jnp.where(written_BL, -logprob_BL, -jnp.inf)) < count_B1
         )
         z_BL = jnp.where(again_BL, self.process.vocab.mask, canvas.z_BL)
         return replace(canvas, z_BL=z_BL), jnp.where(again_BL, 0.0, logprob_BL)
@@ -459,35 +421,11 @@ def _scored(prediction, z_BR, changed_BR, logprob_BR):
     """Log-probabilities, those of what has changed read anew."""
 
     def score(logprob_BR, position_BR, valid_BR, n):
-        scored_BR = prediction.at(position_BR).log_prob(rounds.take(z_BR, position_BR))
-        return rounds.put(
+        scored_BR = prediction.at(position_BR).log_prob(positions.take(z_BR, position_BR))
+        return positions.put(
             logprob_BR,
             position_BR,
-            jnp.where(valid_BR, scored_BR, rounds.take(logprob_BR, position_BR)),
+            jnp.where(valid_BR, scored_BR, positions.take(logprob_BR, position_BR)),
         )
 
-    return rounds.over(changed_BR, score, logprob_BR)
-
-
-@dataclass(frozen=True)
-class _Recorder:
-    """Writes one row per pass into preallocated arrays, or nothing when `passes` is 0."""
-
-    passes: int
-
-    def blank(self, B, L):
-        T = self.passes
-        return (
-            (jnp.zeros((T, B, L), jnp.int32), jnp.zeros((T, B, L)), jnp.zeros(T), jnp.int32(0))
-            if T
-            else None
-        )
-
-    def __call__(self, trace_arrays, *row):
-        if trace_arrays is None:
-            return None
-        *columns, n = trace_arrays
-        return (
-            *(column.at[n].set(value) for column, value in zip(columns, row, strict=True)),
-            n + 1,
-        )
+    return positions.over(changed_BR, score, logprob_BR)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core.errors import UserError
-from dlm.samplers import rounds
-from dlm.samplers.remask import Remask
+from dlm.samplers import positions
+from dlm.samplers.remask.base import Remask
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,12 @@ class QualityHead(Remask):
     def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
         if not output.heads or "quality" not in output.heads:
             raise UserError(
-                "samplers.remask.prism needs a network with nn.heads=('quality',), trained by objectives.prism"
+                "samplers.remask.quality needs a network with nn.heads=('quality',), trained by objectives.prism"
             )
         token_BL = view.active_BL & (canvas.z_BL != view.process.vocab.mask)
         quality_BL = jnp.where(token_BL, jax.nn.sigmoid(output.heads["quality"]), 2.0)
         most_B1 = jnp.ceil(self.share * token_BL.sum(1, keepdims=True) - 1e-3)
-        worst_BL = rounds.ranks(-quality_BL) < most_B1
-        return (token_BL & worst_BL & ~rounds.reaches(quality_BL, self.below)).astype(jnp.float32)
+        worst_BL = positions.ranks(-quality_BL) < most_B1
+        return (token_BL & worst_BL & ~positions.reaches(quality_BL, self.below)).astype(
+            jnp.float32
+        )

@@ -13,8 +13,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from dlm.core.contracts import Canvas
-from dlm.samplers import rounds
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers import positions
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Editing(Rule):
         masked_BL, sure_BL = view.masked(canvas), output.prediction.confidence("top")
         best_BL = output.prediction.best()
         revealed_BL = masked_BL & (
-            rounds.reaches(sure_BL, self.above) | view.first(masked_BL, sure_BL)
+            positions.reaches(sure_BL, self.above) | view.first(masked_BL, sure_BL)
         )
         edited_BL = (
             view.active_BL
             & ~masked_BL
             & (best_BL != canvas.z_BL)
-            & rounds.reaches(sure_BL, self.edit)
+            & positions.reaches(sure_BL, self.edit)
         )
-        z_BL = rounds.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)
+        z_BL = positions.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)
         return replace(canvas, z_BL=jnp.where(edited_BL, best_BL, z_BL)), state

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from dlm.samplers import rounds
-from dlm.samplers.remask import Remask
+from dlm.samplers import positions
+from dlm.samplers.remask.base import Remask
 
 
 @dataclass(frozen=True)
@@ -30,4 +30,4 @@ class LowConfidence(Remask):
         log_BL = output.prediction.log_prob(
             jnp.where(token_BL, canvas.z_BL, view.process.vocab.eos)
         )
-        return (token_BL & ~rounds.reaches(jnp.exp(log_BL), self.below)).astype(jnp.float32)
+        return (token_BL & ~positions.reaches(jnp.exp(log_BL), self.below)).astype(jnp.float32)

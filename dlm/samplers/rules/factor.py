@@ -12,8 +12,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from dlm.core.contracts import Canvas
-from dlm.samplers import rounds
-from dlm.samplers.rule import Rule, StepView
+from dlm.samplers import positions
+from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Factor(Rule):
     def positions(self, prediction, canvas: Canvas, view: StepView):
         masked_BL = view.masked(canvas)
         sure_BL = jnp.where(masked_BL, prediction.confidence("top"), -1.0)
-        rank_BL = rounds.ranks(sure_BL)
+        rank_BL = positions.ranks(sure_BL)
         n_BL = rank_BL + 1
         pays_BL = masked_BL & ((n_BL + 1) * (1 - sure_BL) < self.factor)
         most_B1 = jnp.where(pays_BL, n_BL, 0).max(1, keepdims=True)

@@ -1,0 +1,1 @@
+"""samplers.drivers — outer loops of sampling; one file for each."""
