@@ -1,31 +1,27 @@
-"""What a compiled program costs, read off XLA: its memory, its FLOPs, and the bytes that its collectives move.
+"""Read the cost of a compiled program off XLA: memory, FLOPs, bytes that its collectives send.
 
-Over n devices each of which holds (all-gather: ends with, others: begins with) S bytes, a device sends, in the algorithms that send least,
+Let each of n devices hold S bytes (of an all-gather: afterwards; of others: before). In the
+algorithms that send least, a device sends
 
-    all-gather, reduce-scatter, all-to-all   (n − 1)/n · S            all-reduce   2 (n − 1)/n · S         collective-permute   S
+    all-gather, reduce-scatter, all-to-all   (n − 1)/n · S
+    all-reduce                               2 (n − 1)/n · S
+    collective-permute                       S
 """
 
 import math
 import re
 from collections import defaultdict
 
-_BITS = dict(
-    pred=8,
-    s4=4,
-    u4=4,
-    s8=8,
-    u8=8,
-    bf16=16,
-    f16=16,
-    s16=16,
-    u16=16,
-    f32=32,
-    s32=32,
-    u32=32,
-    f64=64,
-    s64=64,
-    u64=64,
+from jax.stages import Compiled
+
+_BITS_OF_TYPE = (
+    (8, "pred s8 u8"),
+    (4, "s4 u4"),
+    (16, "bf16 f16 s16 u16"),
+    (32, "f32 s32 u32"),
+    (64, "f64 s64 u64"),
 )
+_BITS = {name: bits for bits, names in _BITS_OF_TYPE for name in names.split()}
 _KINDS = (
     "all-gather",
     "reduce-scatter",
@@ -35,99 +31,109 @@ _KINDS = (
     "ragged-all-to-all",
 )
 _CALL = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
-_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) .*\{$")  # its first line
+_FIRST_LINE = re.compile(r"(?:ENTRY )?%?([\w.-]+) .*\{$")  # of a computation
+_BODY = re.compile(r"\bbody=%?([\w.-]+)")
+_CALLED = re.compile(r"\b(?:calls|body|to_apply)=%?([\w.-]+)")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_TUPLE_PART = re.compile(r"\((?:[^()]|\([^()]*\))*\)|\w+\[[\d,]*\]")
 
 
 def collectives(text: str) -> dict[str, float]:
-    """Bytes that each device sends, by the kind of collective. What stands in a loop's body is counted once."""
+    """Return the bytes that each device sends, by kind of collective.
+
+    The body of a loop counts once.
+    """
     total: dict[str, float] = defaultdict(float)
     for line in text.splitlines():
-        if parsed := _CALL.search(line):
-            n, kind = _group(line), parsed["kind"]
-            size = _bytes(_ends_with(parsed["result"]) if parsed["start"] else parsed["result"])
-            whole = size * n if kind == "reduce-scatter" else size
-            share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(
-                kind, (n - 1) / n
-            )
-            total[kind] += share * whole
+        if call := _CALL.search(line):
+            devices, kind = _group_size(line), call["kind"]
+            result = _results_of_start(call["result"]) if call["start"] else call["result"]
+            size = _bytes(result)
+            if kind == "reduce-scatter":
+                size *= devices  # the result is one of the parts
+            total[kind] += _share_sent(kind, devices) * size
     return dict(total)
 
 
-def _ends_with(result: str) -> str:
-    """The part of an asynchronous start's result, (operands, results, …), that holds the results."""
-    parts = (
-        re.findall(r"\((?:[^()]|\([^()]*\))*\)|\w+\[[\d,]*\]", result[1:-1])
-        if result.startswith("(")
-        else [result]
-    )
+def _share_sent(kind: str, devices: int) -> float:
+    if kind == "collective-permute":
+        return 1.0
+    share = (devices - 1) / devices
+    return 2 * share if kind == "all-reduce" else share
+
+
+def _results_of_start(result: str) -> str:
+    """Return the results in an asynchronous start's value (operands, results, …)."""
+    if not result.startswith("("):
+        return result
+    parts = _TUPLE_PART.findall(result[1:-1])
     return parts[1] if len(parts) > 1 else parts[0]
 
 
 def of_loops(text: str) -> tuple[str, str]:
-    """(the lines outside of all loops, those of their bodies and of whatever these call)."""
+    """Split a program into (lines outside of loops, lines of loop bodies and what these call)."""
+    computations = _computations(text)
+    inside: set[str] = set()
+    todo = _BODY.findall(text)
+    while todo:
+        name = todo.pop()
+        if name not in inside and name in computations:
+            inside.add(name)
+            todo += _CALLED.findall("\n".join(computations[name]))
+    outer = [line for name, lines in computations.items() if name not in inside for line in lines]
+    inner = [line for name, lines in computations.items() if name in inside for line in lines]
+    return "\n".join(outer), "\n".join(inner)
+
+
+def _computations(text: str) -> dict[str, list[str]]:
+    """Group the lines of a program by computation; '' holds those before the first."""
     parts: dict[str, list[str]] = {"": []}
     name = ""
     for line in text.splitlines():
-        if parsed := _COMPUTATION.match(line):
-            parts[name := parsed[1]] = []
+        if first := _FIRST_LINE.match(line):
+            name = first[1]
+            parts[name] = []
         parts[name].append(line)
-    inside, todo = (
-        set(),
-        [body for line in text.splitlines() for body in re.findall(r"\bbody=%?([\w.-]+)", line)],
-    )
-    while todo:
-        if (name := todo.pop()) not in inside and name in parts:
-            inside.add(name)
-            todo += [
-                c
-                for line in parts[name]
-                for c in re.findall(r"\b(?:calls|body|to_apply)=%?([\w.-]+)", line)
-            ]
-    return tuple(
-        "\n".join(line for name in parts if (name in inside) == within for line in parts[name])
-        for within in (False, True)
-    )
+    return parts
 
 
-def memory(compiled) -> dict[str, int] | None:
-    """Bytes per device of arguments, results and temporaries; None where the backend does not say."""
+def memory(compiled: Compiled) -> dict[str, int] | None:
+    """Return bytes per device of arguments, results and temporaries; None if unknown."""
     stats = compiled.memory_analysis()
     if stats is None:
         return None
-    names = dict(
-        arguments="argument_size_in_bytes",
-        results="output_size_in_bytes",
-        temporaries="temp_size_in_bytes",
-    )
-    return {name: int(getattr(stats, attribute)) for name, attribute in names.items()} | dict(
-        aliased=int(stats.alias_size_in_bytes)
+    return dict(
+        arguments=int(stats.argument_size_in_bytes),
+        results=int(stats.output_size_in_bytes),
+        temporaries=int(stats.temp_size_in_bytes),
+        aliased=int(stats.alias_size_in_bytes),
     )
 
 
-def flops(compiled) -> float:
-    """FLOPs per device as XLA counts them: what stands in a loop's body is counted once."""
-    parsed = compiled.cost_analysis()
-    parsed = parsed[0] if isinstance(parsed, list) else parsed
-    return float((parsed or {}).get("flops", math.nan))
+def flops(compiled: Compiled) -> float:
+    """Return FLOPs per device as XLA counts them: the body of a loop counts once."""
+    costs = compiled.cost_analysis()
+    if isinstance(costs, list):  # older versions of JAX give one dictionary per program
+        costs = costs[0]
+    return float((costs or {}).get("flops", math.nan))
 
 
 def _bytes(shapes: str) -> int:
-    return sum(
-        _BITS[kind] * math.prod(int(n) for n in sizes.split(",") if n) // 8
-        for kind, sizes in _SHAPE.findall(shapes)
-        if kind in _BITS
-    )
+    total = 0
+    for kind, sizes in _SHAPE.findall(shapes):
+        if kind in _BITS:
+            elements = math.prod(int(n) for n in sizes.split(",") if n)
+            total += _BITS[kind] * elements // 8
+    return total
 
 
-def _group(line: str) -> int:
-    """Devices that take part in one exchange."""
-    if parsed := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
-        return int(parsed[1])
-    if parsed := re.search(
-        r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line
-    ):  # axes with their sizes, and those it goes over
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", parsed[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", parsed[2]))
-    parsed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
-    return len(parsed[1].split(",")) if parsed and parsed[1] else 1
+def _group_size(line: str) -> int:
+    """Return how many devices take part in one exchange."""
+    if groups := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(groups[1])
+    # The mesh form lists axes with their sizes, then the axes of the exchange.
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
+    first = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
+    return len(first[1].split(",")) if first and first[1] else 1

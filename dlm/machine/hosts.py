@@ -1,8 +1,9 @@
-"""Several processes as one run: how they find each other, decide together, and stop between the same two updates.
+"""Let several processes act as one run: join, decide together, stop between the same two updates.
 
-A process is one of several where JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and JAX_PROCESS_ID) says so, or SLURM, Open MPI or a
-TPU pod does. They share a file system. Process 0 alone writes and decides; the others hear of it through JAX's coordination service,
-without a word on the way of the devices.
+A process is one of several where JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and
+JAX_PROCESS_ID), SLURM, Open MPI or a TPU pod says so. The processes share a file system. Process 0
+alone writes and decides; the others learn its decisions through JAX's coordination service, which
+does not use the network of the devices.
 """
 
 import contextlib
@@ -12,82 +13,84 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dlm.core.errors import UserError
 
-_HEARTBEAT = (
-    60  # seconds without a sign of life after which a process counts as dead, and the others end
-)
-_FAREWELL = 10  # seconds that a process which ends in an error waits for the others to end as well
-_LOOK = 0.2  # seconds between two looks at whether another process was asked to stop
-_ANSWER = 3600  # seconds that one process waits for what another decides
-_STATED = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_HEARTBEAT = 60  # seconds without a sign of life until a process counts as dead
+_FAREWELL = 10  # seconds that a failing process waits for the others to end, too
+_POLL = 0.2  # seconds between two looks at whether another process was asked to stop
+_ANSWER = 3600  # seconds that a process waits for the decision of another
+_COORDINATOR = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _calls = itertools.count()
 
 
 def join(say: Callable[[str], None], devices: Callable[[], list]) -> bool:
-    """Joins the other processes of the run, before JAX looks for `devices`; False where the environment names none."""
-    how = _described(os.environ)
-    if how is None or _client() is not None:
-        return how is not None
+    """Join the other processes of the run; return False where the environment names none.
+
+    Call it before JAX looks for `devices`. Raises UserError.
+    """
+    source = _described(os.environ)
+    if source is None or _client() is not None:
+        return source is not None
     import jax
 
-    jax.config.update(
-        "jax_enable_preemption_service", False
-    )  # it would take SIGTERM away from `preempt`
-    given = {}
-    if how == "JAX_COORDINATOR_ADDRESS":
-        address, count, index = (os.environ[name] for name in _STATED)
-        given = dict(coordinator_address=address, num_processes=int(count), process_id=int(index))
-    say(f"joining the other processes named by {how}")
-    try:
-        jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=_HEARTBEAT, shutdown_timeout_seconds=_HEARTBEAT
+    # JAX's own service would take SIGTERM away from `interrupts`.
+    jax.config.update("jax_enable_preemption_service", False)
+    address: dict[str, Any] = {}
+    if source == "JAX_COORDINATOR_ADDRESS":
+        coordinator, count, index = (os.environ[name] for name in _COORDINATOR)
+        address = dict(
+            coordinator_address=coordinator, num_processes=int(count), process_id=int(index)
         )
+    say(f"joining the other processes named by {source}")
+    options: dict[str, Any] = address | dict(
+        heartbeat_timeout_seconds=_HEARTBEAT, shutdown_timeout_seconds=_HEARTBEAT
+    )
+    try:
+        jax.distributed.initialize(**options)
     except (RuntimeError, ValueError) as error:
+        cause = str(error).splitlines()[0]
         raise UserError(
-            f"the other processes named by {how} cannot be joined: {str(error).splitlines()[0]}"
+            f"the other processes named by {source} cannot be joined: {cause}"
         ) from None
-    index, count = _place()
-    available = devices()
-    own = sum(device.process_index == index for device in available)
-    say(f"process {index} of {count}, {own} of {len(available)} device(s)")
+    _report_devices(say, devices())
     return True
 
 
-def _described(environment) -> str | None:
-    """What in the environment says that this process is one of several."""
-    if environment.get(_STATED[0]):
-        if missing := [
-            name
-            for name in _STATED
-            if not environment.get(name, "0").isdigit() and name != _STATED[0]
-        ]:
-            raise UserError(f"{missing[0]}={environment[missing[0]]} is not a number")
-        if missing := [name for name in _STATED if not environment.get(name)]:
-            raise UserError(f"{_STATED[0]} is set, so {missing[0]} must be")
-        return _STATED[0] if int(environment[_STATED[1]]) > 1 else None
-    slurm = all(
-        name in environment
-        for name in (
-            "SLURM_JOB_ID",
-            "SLURM_STEP_NODELIST",
-            "SLURM_NTASKS",
-            "SLURM_PROCID",
-            "SLURM_LOCALID",
-        )
-    )
-    if slurm and int(environment["SLURM_NTASKS"]) > 1:
+def _report_devices(say: Callable[[str], None], available: list) -> None:
+    index, count = _rank()
+    own = sum(device.process_index == index for device in available)
+    say(f"process {index} of {count}, {own} of {len(available)} device(s)")
+
+
+def _described(environment: Mapping[str, str]) -> str | None:
+    """Return the variable that says this process is one of several, if any."""
+    if environment.get(_COORDINATOR[0]):
+        _check_numbers(environment)
+        return _COORDINATOR[0] if int(environment[_COORDINATOR[1]]) > 1 else None
+    if all(name in environment for name in _SLURM) and int(environment["SLURM_NTASKS"]) > 1:
         return "SLURM_NTASKS"
     if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return "OMPI_COMM_WORLD_SIZE"
     return "TPU_WORKER_HOSTNAMES" if "," in environment.get("TPU_WORKER_HOSTNAMES", "") else None
 
 
+def _check_numbers(environment: Mapping[str, str]) -> None:
+    """Raise UserError unless the number and index of processes stand beside the address."""
+    address, *numbers = _COORDINATOR
+    for name in numbers:
+        if not environment.get(name, "0").isdigit():
+            raise UserError(f"{name}={environment[name]} is not a number")
+    for name in numbers:
+        if not environment.get(name):
+            raise UserError(f"{address} is set, so {name} must be")
+
+
 def _client():
-    """JAX's coordination service; None in a process on its own."""
+    """Return the client of JAX's coordination service; None in a process on its own."""
     if "jax" not in sys.modules:
         return None
     from jax._src import distributed
@@ -95,24 +98,28 @@ def _client():
     return distributed.global_state.client
 
 
-def _place() -> tuple[int, int]:
+def _rank() -> tuple[int, int]:
+    """Return (index of this process, number of processes)."""
     from jax._src import distributed
 
     return distributed.global_state.process_id, distributed.global_state.num_processes
 
 
 def several() -> bool:
-    """Whether this process is one of several."""
+    """Return whether this process is one of several."""
     return _client() is not None
 
 
 def first() -> bool:
-    """Whether this process is the one that writes."""
-    return _client() is None or _place()[0] == 0
+    """Return whether this process is the one that writes."""
+    return _client() is None or _rank()[0] == 0
 
 
 def together(decide: Callable[[], Any]) -> Any:
-    """What process 0 decides (a value that JSON can carry), in all processes; a mistake that it finds is everybody's."""
+    """Return process 0's decision, a value that JSON can carry, in all processes.
+
+    A UserError that process 0 raises is raised in all.
+    """
     client = _client()
     if client is None:
         return decide()
@@ -132,31 +139,31 @@ def together(decide: Callable[[], Any]) -> Any:
 
 
 def gathered(value: Any) -> list:
-    """Every process's value (one that JSON can carry), in the order of the processes, in all of them; all get it at about the same time."""
+    """Return every process's value, in the order of the processes, in all of them.
+
+    The values must be such that JSON can carry them. All processes return at about the same time.
+    """
     client = _client()
     if client is None:
         return [value]
-    index, count = _place()
+    index, count = _rank()
     key = f"dlm/gathered/{next(_calls)}"
     client.key_value_set(f"{key}/{index}", json.dumps(value))
-    return [
-        json.loads(client.blocking_key_value_get(f"{key}/{i}", _ANSWER * 1000))
-        for i in range(count)
-    ]
+    texts = [client.blocking_key_value_get(f"{key}/{i}", _ANSWER * 1000) for i in range(count)]
+    return [json.loads(text) for text in texts]
 
 
 def alike(value: str, what: str) -> None:
-    """Refuses to go on where the processes do not agree on a value."""
+    """Raise UserError where the processes do not agree on a value."""
     if together(lambda: value) != value:
-        raise UserError(
-            f"process {_place()[0]} has other {what} than process 0: give every host the same"
-        )
+        rule = "give every host the same"
+        raise UserError(f"process {_rank()[0]} has other {what} than process 0: {rule}")
 
 
 def leave(text: str, code: int = 1) -> None:
-    """Ends one of several processes at once, since the others may wait for it in a collective; all that fail together say why.
+    """End one of several processes at once: the others may wait for it in a collective.
 
-    A process on its own goes on to end as usual.
+    All processes that fail together print their `text`. A process on its own returns instead.
     """
     client = _client()
     if client is None:
@@ -168,15 +175,20 @@ def leave(text: str, code: int = 1) -> None:
 
 
 class Agreement:
-    """When to stop, the same for all: between the same two calls of it.
+    """Decides when to stop, so that all processes stop between the same two calls.
 
-    All processes make the same calls in the same order, so that the number of calls is a clock. Once any of them is asked, each tells the
-    next time at which it could stop; the latest of these is when all do.
+    All processes call it equally often and in the same order, so the number of calls is a clock.
+    Once one of them is asked to stop, each publishes the next time at which it could; all stop at
+    the latest of these.
     """
 
-    def __init__(self, asked: threading.Event):
-        self._asked, self._client, (self._index, self._count) = asked, _client(), _place()
-        self._clock, self._stop_seen, self._stop = 0, False, None
+    def __init__(self, request: threading.Event):
+        self._client = _client()
+        self._index, self._count = _rank()
+        self._request = request
+        self._clock = 0
+        self._stop_seen = False
+        self._stop: int | None = None
         self._lock = threading.Lock()
         threading.Thread(target=self._listen, daemon=True, name="agreement").start()
 
@@ -187,25 +199,23 @@ class Agreement:
         if not stop_seen:
             return False
         if self._stop is None:
-            answers = (
-                self._client.blocking_key_value_get(f"dlm/stop/{i}", _ANSWER * 1000)
-                for i in range(self._count)
-            )
-            self._stop = max(map(int, answers))
+            keys = [f"dlm/stop/{i}" for i in range(self._count)]
+            times = [self._client.blocking_key_value_get(key, _ANSWER * 1000) for key in keys]
+            self._stop = max(map(int, times))
         return self._clock >= self._stop
 
     def _listen(self) -> None:
         try:
-            while not self._somebody_asked():
-                time.sleep(_LOOK)
+            while not self._is_anyone_asked():
+                time.sleep(_POLL)
             with self._lock:
                 self._client.key_value_set(f"dlm/stop/{self._index}", str(self._clock + 1))
                 self._stop_seen = True
         except Exception:  # the run has ended, and the coordination service with it
             return
 
-    def _somebody_asked(self) -> bool:
-        if self._asked.is_set():
+    def _is_anyone_asked(self) -> bool:
+        if self._request.is_set():
             self._client.key_value_set(f"dlm/asked/{self._index}", "yes")
             return True
         return bool(self._client.key_value_dir_get("dlm/asked"))

@@ -78,7 +78,7 @@ def test_one_decides_for_all(service, monkeypatch):
 
     heard = []
     for place in (0, 1):
-        monkeypatch.setattr(hosts, "_place", lambda place=place: (place, 2))
+        monkeypatch.setattr(hosts, "_rank", lambda place=place: (place, 2))
         monkeypatch.setattr(hosts, "_calls", iter(range(9)))
         heard.append(hosts.together(lambda place=place: [place]))
         with pytest.raises(UserError, match="no such file"):
@@ -92,7 +92,7 @@ def test_one_decides_for_all(service, monkeypatch):
 
 
 def test_all_hear_what_each_has(service, monkeypatch):
-    monkeypatch.setattr(hosts, "_place", lambda: (1, 3))
+    monkeypatch.setattr(hosts, "_rank", lambda: (1, 3))
     monkeypatch.setattr(hosts, "_calls", iter(range(9)))
     for rank in (0, 2):
         service.key_value_set(f"dlm/gathered/0/{rank}", f'"of {rank}"')
@@ -113,9 +113,9 @@ def test_all_stop_at_the_same_call_whoever_is_asked_and_however_far_they_are(
         [threading.Event() for _ in range(3)],
         [],
     )
-    monkeypatch.setattr(hosts, "_LOOK", 2e-3)
+    monkeypatch.setattr(hosts, "_POLL", 2e-3)
     for i in range(count):
-        monkeypatch.setattr(hosts, "_place", lambda i=i: (i, count))
+        monkeypatch.setattr(hosts, "_rank", lambda i=i: (i, count))
         agreements.append(hosts.Agreement(asked[i]))
     pauses, stopped = [rng.uniform(0, 3e-3) for _ in range(count)], [None] * count
 

@@ -17,9 +17,7 @@ def run(request, tmp_path_factory):
         return isolation.run
     source = Path(isolation.__file__).read_text(encoding="utf-8")
     path = tmp_path_factory.mktemp("jail") / "alone.py"
-    changed = source.replace(
-        "apart, reason, child = _unshare(kernel),", "apart, reason, child = 0,"
-    )
+    changed = source.replace("namespaces = _enter_namespaces(kernel)", "namespaces = 0")
     assert changed != source
     path.write_text(changed, encoding="utf-8")
     made = importlib.util.module_from_spec(importlib.util.spec_from_file_location("alone", path))

@@ -29,7 +29,7 @@ def library():
 
 
 @pytest.fixture
-def initial_costs(monkeypatch):
+def context(monkeypatch):
     """JAX before it looked for plugins and started, so far as `machine.platform` can see."""
     monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
     monkeypatch.setattr(xla_bridge, "_plugins_registered", False)
@@ -47,7 +47,7 @@ def mistake(name="", plugin=""):
     return str(told.value)
 
 
-def test_a_library_that_is_none(library, tmp_path, initial_costs):
+def test_a_library_that_is_none(library, tmp_path, context):
     whole = library.read_bytes()
     cases = {
         "missing": (None, "missing"),
@@ -65,17 +65,17 @@ def test_a_library_that_is_none(library, tmp_path, initial_costs):
         assert said in mistake("npu", str(path)) and f"config.mesh.plugin: {path}" in mistake(
             "npu", str(path)
         )
-        initial_costs.setenv(platform.VARIABLE, f"npu:{path}")
+        context.setenv(platform.VARIABLE, f"npu:{path}")
         assert said in mistake() and f"{platform.VARIABLE}: {path}" in mistake(), (
             "JAX alone would not always say so"
         )
-        initial_costs.delenv(platform.VARIABLE)
+        context.delenv(platform.VARIABLE)
     assert "is a directory" in mistake("npu", str(tmp_path))
     for cause, said in {
         "libhccl.so: cannot open shared object file: No such file or directory": "needs libhccl.so, which is not found",
         f"{tmp_path / 'whole.so'}: wrong ELF class: ELFCLASS32": "not a shared library for this machine: wrong ELF class: ELFCLASS32",
     }.items():
-        initial_costs.setattr(ctypes, "CDLL", _raises(OSError(cause)))
+        context.setattr(ctypes, "CDLL", _raises(OSError(cause)))
         assert said in mistake("npu", str(tmp_path / "whole.so"))
 
 
@@ -86,9 +86,9 @@ def _raises(error):
     return call
 
 
-def test_the_variable_is_read_as_jax_would(tmp_path, initial_costs):
+def test_the_variable_is_read_as_jax_would(tmp_path, context):
     for wrong in ("npu", "npu:", ":x.so", "npu:a:b", "a:x,b"):
-        initial_costs.setenv(platform.VARIABLE, wrong)
+        context.setenv(platform.VARIABLE, wrong)
         assert "is not NAME:PATH" in mistake() and platform.VARIABLE in mistake("cpu"), (
             "JAX leaves it out and goes on"
         )
@@ -97,15 +97,15 @@ def test_the_variable_is_read_as_jax_would(tmp_path, initial_costs):
     )
     for content in ("{}", "[]", "no json"):
         (tmp_path / "p.json").write_text(content)
-        initial_costs.setenv(platform.VARIABLE, f"npu:{tmp_path / 'p.json'}")
+        context.setenv(platform.VARIABLE, f"npu:{tmp_path / 'p.json'}")
         assert "does not name a library_path" in mistake("npu")
     (tmp_path / "p.json").write_text('{"library_path": "nowhere.so"}')
     assert "nowhere.so is missing" in mistake("npu")
-    initial_costs.setenv(platform.VARIABLE, "npu:a.so")
+    context.setenv(platform.VARIABLE, "npu:a.so")
     assert "leave one of them out" in mistake("npu", "b.so")
 
 
-def test_nothing_brings_the_platform(initial_costs):
+def test_nothing_brings_the_platform(context):
     said = mistake("npu")
     assert (
         "config.mesh.platform=npu: no plugin brings it" in said
@@ -124,37 +124,37 @@ def test_nothing_brings_the_platform(initial_costs):
     "content",
     ["raise ImportError('libx is gone')", "def initialize():\n    raise RuntimeError('no driver')"],
 )
-def test_a_package_that_cannot_start_is_not_passed_over(content, initial_costs, tmp_path, caplog):
+def test_a_package_that_cannot_start_is_not_passed_over(content, context, tmp_path, caplog):
     """JAX logs it and computes on the CPU."""
     (tmp_path / "jax_plugins" / "broken").mkdir(parents=True)
     (tmp_path / "jax_plugins" / "broken" / "__init__.py").write_text(content)
     space = types.ModuleType("jax_plugins")
     space.__path__ = [str(tmp_path / "jax_plugins")]
-    initial_costs.setitem(sys.modules, "jax_plugins", space)
-    initial_costs.setattr(xla_bridge, "jax_plugins", space)
+    context.setitem(sys.modules, "jax_plugins", space)
+    context.setattr(xla_bridge, "jax_plugins", space)
     said = mistake("npu")
     assert (
         "jax_plugins is broken" in said
         and content.partition("('")[2][:9] in said
         and "repair or uninstall" in said
     )
-    initial_costs.setattr(xla_bridge, "_plugins_registered", False)
+    context.setattr(xla_bridge, "_plugins_registered", False)
     jax.config.update("jax_platforms", None)
     assert "or choose without it, by --config.mesh.platform=cpu" in mistake()
-    initial_costs.setattr(xla_bridge, "_plugins_registered", False)
+    context.setattr(xla_bridge, "_plugins_registered", False)
     assert not caplog.records
     assert platform.devices("cpu") == jax.devices() and jax.config.jax_platforms == "cpu"
     assert "Jax plugin configuration error" in caplog.text, (
         "nobody asked for it, but it is still told"
     )
-    initial_costs.delitem(sys.modules, "jax_plugins.broken", raising=False)
+    context.delitem(sys.modules, "jax_plugins.broken", raising=False)
 
 
-def test_what_jax_complains_of_is_told_with_a_remedy(initial_costs, library):
-    initial_costs.setattr(platform, "_sound", lambda path, given: None)
+def test_what_jax_complains_of_is_told_with_a_remedy(context, library):
+    context.setattr(platform, "_check_library", lambda path, source: None)
     jax.config.update("jax_platforms", None)
     brought = []
-    initial_costs.setattr(
+    context.setattr(
         xla_bridge,
         "register_plugin",
         lambda name, library_path: brought.append((name, library_path)),
@@ -168,7 +168,7 @@ def test_what_jax_complains_of_is_told_with_a_remedy(initial_costs, library):
         "INTERNAL: the driver sleeps": "look at its driver",
     }.items():
         hint = " (set JAX_PLATFORMS='' to automatically choose an available backend)"
-        initial_costs.setattr(
+        context.setattr(
             jax,
             "devices",
             _raises(RuntimeError(f"Unable to initialize backend 'npu': {cause}{hint}\nmore")),
@@ -183,14 +183,14 @@ def test_what_jax_complains_of_is_told_with_a_remedy(initial_costs, library):
         assert mistake().startswith("the platform that JAX chooses does not start")
 
 
-def test_it_is_what_was_asked_for_that_runs(initial_costs):
+def test_it_is_what_was_asked_for_that_runs(context):
     """JAX leaves out a platform without visible devices even where it is the first named."""
     jax.config.update("jax_platforms", None)
     assert (
         "config.mesh.platform=tpu is not what runs, cpu is; its devices must be visible"
         in mistake("tpu")
     )
-    initial_costs.setattr(xla_bridge, "_alias_to_platforms", dict(gpu=["cuda", "cpu"]))
+    context.setattr(xla_bridge, "_alias_to_platforms", dict(gpu=["cuda", "cpu"]))
     assert platform.devices("gpu") == jax.devices() and jax.config.jax_platforms == "cpu"
 
 
