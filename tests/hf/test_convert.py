@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from tokenizers import pre_tokenizers
 
-from dlm import convert
+from dlm.app import hf_export, hf_import
 from dlm.app.open_run import reopen
 from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
@@ -30,7 +30,7 @@ def converted(tmp_path_factory):
     def get(kind):
         if kind not in made:
             tensors = published.publish(folder / kind, kind)
-            convert.from_hf(folder / kind, folder / f"{kind}-run")
+            hf_import.from_hf(folder / kind, folder / f"{kind}-run")
             made[kind] = folder / kind, tensors, folder / f"{kind}-run"
         return made[kind]
 
@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_published_description(kind, converted):
 @pytest.mark.slow
 def test_weights_land_sharded_on_the_mesh_of_the_config(converted, tmp_path):
     folder, _, run = converted("pangu")
-    convert.from_hf(
+    hf_import.from_hf(
         folder,
         tmp_path / "run",
         [("config.mesh.data", "1"), ("config.mesh.fsdp", "2"), ("config.mesh.expert", "2")],
@@ -89,7 +89,7 @@ def test_weights_land_sharded_on_the_mesh_of_the_config(converted, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_way_back_gives_the_same_bytes(kind, converted, tmp_path):
     folder, tensors, run = converted(kind)
-    convert.to_hf(tmp_path / "back", run, None, None, None, 20_000)
+    hf_export.to_hf(tmp_path / "back", run, None, None, None, 20_000)
     index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())[
         "weight_map"
     ]
@@ -110,7 +110,7 @@ def test_a_layout_written_from_nothing_says_the_same_network(kind, converted, tm
     """Without the config.json that it came from, the one that is written describes the same run."""
     _, _, run = converted(kind)
     made = reopen(run)[0].run
-    layout, config = convert._layout(made, {}, published.CONFIGS[kind]["architectures"][0])
+    layout, config = hf_export.find_layout(made, {}, published.CONFIGS[kind]["architectures"][0])
     assert layout.architecture == published.CONFIGS[kind]["architectures"][0]
     assert config.get("block_size") == published.CONFIGS[kind].get("block_size")
 
@@ -155,7 +155,7 @@ def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(
     kind, prompt, passes, tmp_path, capsys
 ):
     turns(tmp_path / "it", kind)
-    convert.from_hf(tmp_path / "it", tmp_path / "run")
+    hf_import.from_hf(tmp_path / "it", tmp_path / "run")
     said = (
         "config.json says 270 and 257; generation_config.json says 258 and 257; tokenizer says 256"
     )
@@ -171,14 +171,14 @@ def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(
     assert (reply.text, reply.nfe) == ("ab", passes), (
         "a published model reads its prompt at once, and stops at the end of a turn"
     )
-    convert.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 10**9)
+    hf_export.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 10**9)
     for name in ("config.json", "generation_config.json"):
         assert json.loads((tmp_path / "back" / name).read_text()) == json.loads(
             (tmp_path / "it" / name).read_text()
         )
-    assert convert._layout(experiment.run, {}, published.CONFIGS[kind]["architectures"][0])[1][
-        "eos_token_id"
-    ] == [
+    assert hf_export.find_layout(experiment.run, {}, published.CONFIGS[kind]["architectures"][0])[
+        1
+    ]["eos_token_id"] == [
         published.EOS,
         TURN,
         TURN + 1,
@@ -301,7 +301,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path):
     published.publish(tmp_path / "it", "llama")
     spoil(tmp_path / "it")
     with pytest.raises(UserError, match=words) as told:
-        convert.from_hf(tmp_path / "it", tmp_path / "run")
+        hf_import.from_hf(tmp_path / "it", tmp_path / "run")
     assert "\n" not in str(told.value) and sorted(p.name for p in tmp_path.iterdir()) == ["it"]
 
 
@@ -309,15 +309,15 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path):
 def test_what_goes_wrong_while_writing_leaves_nothing(converted, tmp_path, monkeypatch):
     folder, _, run = converted("llama")
     with pytest.raises(UserError, match="is there already"):
-        convert.from_hf(folder, run)
+        hf_import.from_hf(folder, run)
     with pytest.raises(UserError, match="everything but config.text may be set"):
-        convert.from_hf(folder, tmp_path / "other", [("config.text.name", "text.bytes")])
+        hf_import.from_hf(folder, tmp_path / "other", [("config.text.name", "text.bytes")])
     with pytest.raises(UserError, match="is there already"):
-        convert.to_hf(folder, run, None, None, None, 10**9)
+        hf_export.to_hf(folder, run, None, None, None, 10**9)
     with pytest.raises(UserError, match="would make of it nn.attention.bias: qkv, not none"):
-        convert.to_hf(tmp_path / "out", run, None, "Qwen2ForCausalLM", None, 10**9)
+        hf_export.to_hf(tmp_path / "out", run, None, "Qwen2ForCausalLM", None, 10**9)
     with pytest.raises(UserError, match="did you mean 'Qwen3ForCausalLM'"):
-        convert.to_hf(tmp_path / "out", run, None, "Qwen3ForCausalLN", None, 10**9)
+        hf_export.to_hf(tmp_path / "out", run, None, "Qwen3ForCausalLN", None, 10**9)
 
     def fails(*_):
         raise OSError("no room")
@@ -325,7 +325,7 @@ def test_what_goes_wrong_while_writing_leaves_nothing(converted, tmp_path, monke
     monkeypatch.setattr("dlm.hf.shards.Writer.put", fails)
     monkeypatch.setattr("dlm.runs.checksums.write", fails)
     with pytest.raises(OSError, match="no room"):
-        convert.to_hf(tmp_path / "out", run, None, None, None, 10**9)
+        hf_export.to_hf(tmp_path / "out", run, None, None, None, 10**9)
     with pytest.raises(OSError, match="no room"):
-        convert.from_hf(folder, tmp_path / "again")
+        hf_import.from_hf(folder, tmp_path / "again")
     assert not list(tmp_path.iterdir())

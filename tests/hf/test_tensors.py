@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from dlm import convert
+from dlm.app import hf_import
 from dlm.app.open_run import reopen
 from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
@@ -143,7 +144,7 @@ def test_a_head_of_its_own_is_kept_where_it_is_said_to_be_tied(tmp_path, capsys)
     }
     published.publish(tmp_path / "there", "llama", head, softcap=3.0)
     with pytest.raises(UserError, match="softcap=3.0"):
-        convert.from_hf(tmp_path / "there", tmp_path / "run")
+        hf_import.from_hf(tmp_path / "there", tmp_path / "run")
     words = [
         "from_hf",
         str(tmp_path / "there"),
@@ -181,7 +182,7 @@ def test_a_head_of_its_own_is_kept_where_it_is_said_to_be_tied(tmp_path, capsys)
     )
     same = dict(tensors) | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
     published.publish(tmp_path / "same", "llama", same)
-    convert.from_hf(tmp_path / "same", tmp_path / "tied")
+    hf_import.from_hf(tmp_path / "same", tmp_path / "tied")
     assert (
         "another tensor" not in capsys.readouterr().err
         and reopen(tmp_path / "tied")[0].run.nn.embeddings == "tied"

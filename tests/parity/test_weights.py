@@ -13,7 +13,7 @@ import transformers
 from lm_eval.api.instance import Instance
 from safetensors.torch import load_file
 
-from dlm import convert
+from dlm.app import hf_export, hf_import
 from dlm.app.context import RunContext
 from dlm.app.open_run import reopen
 from dlm.core.contracts import Canvas
@@ -97,7 +97,7 @@ def test_the_same_logits_and_the_same_bytes_back(name, tmp_path):
     model.save_pretrained(there, max_shard_size="60KB")
     model = transformers.AutoModelForCausalLM.from_pretrained(there, dtype=torch.float32).eval()
     published.tokenizer(there)
-    convert.from_hf(there, tmp_path / "run")
+    hf_import.from_hf(there, tmp_path / "run")
     experiment, state = reopen(tmp_path / "run")
     ids_BL = np.random.default_rng(0).integers(0, 256, (2, 24))
     read_BL = np.concatenate([np.full((2, 1), experiment.run.nn.vocab.bos), ids_BL[:, :-1]], 1)
@@ -116,7 +116,7 @@ def test_the_same_logits_and_the_same_bytes_back(name, tmp_path):
         "all but the mask, which had a spare row"
     )
     np.testing.assert_allclose(got_BLV[..., said], want_BLV[..., said], atol=1e-4)
-    convert.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 60_000)
+    hf_export.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 60_000)
     old, new = tensors(there), tensors(tmp_path / "back")
     assert old.keys() == new.keys() and all(
         torch.equal(old[k], new[k]) and old[k].dtype == new[k].dtype for k in old
@@ -131,8 +131,8 @@ def test_what_goes_back_is_read_by_transformers(tmp_path):
     model = make("qwen3").to(torch.bfloat16)
     model.save_pretrained(tmp_path / "there")
     published.tokenizer(tmp_path / "there")
-    convert.from_hf(tmp_path / "there", tmp_path / "run")
-    convert.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 10**9)
+    hf_import.from_hf(tmp_path / "there", tmp_path / "run")
+    hf_export.to_hf(tmp_path / "back", tmp_path / "run", None, None, None, 10**9)
     assert {x.dtype for x in tensors(tmp_path / "back").values()} == {torch.bfloat16}
     again = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "back", dtype=torch.bfloat16
@@ -362,7 +362,7 @@ def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, t
     published.tokenizer(there)
     if bos:
         with_bos(there)
-    convert.from_hf(there, tmp_path / "run", [("config.mesh.data", "1")])
+    hf_import.from_hf(there, tmp_path / "run", [("config.mesh.data", "1")])
     experiment, state = reopen(tmp_path / "run")
     subject = RunContext(experiment, state.params, None)
     lm = HarnessLM(Model(subject, rows=3))

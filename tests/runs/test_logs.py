@@ -160,7 +160,8 @@ KEYS += (
     "text/quoted.py",
 )
 THEIRS = (
-    "convert.py",
+    "app/hf_export.py",
+    "app/hf_import.py",
     "hf/shards.py",
     "runs/checksums.py",
     "text/bpe.py",
