@@ -12,7 +12,7 @@ from dlm.benches import aot
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from tests import tiny
-from tests.benches.test_export import MOGE
+from tests.drills.test_stablehlo import MOGE
 
 
 @pytest.fixture

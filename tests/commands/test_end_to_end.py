@@ -15,8 +15,8 @@ import pytest
 from dlm import evaluate, sample, train
 from dlm.app import cli
 from dlm.app.open_run import reopen
-from dlm.benches import replay
 from dlm.core.run import build_run
+from dlm.drills import replay_update
 from dlm.runs import checkpoint, directory, logs
 from dlm.training import optimizer
 from tests import tiny
@@ -516,7 +516,7 @@ def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
     )
     rows = logs.rows(tmp_path / "w" / "metrics.jsonl")
     assert [("loss" in r, r.get("skipped", 0)) for r in rows] == [(True, 0), (False, 1), (False, 1)]
-    found = answer(capsys, replay, f"--workdir={tmp_path / 'w'}")
+    found = answer(capsys, replay_update, f"--workdir={tmp_path / 'w'}")
     assert (
         found["same"]
         and found["skipped"]
@@ -524,7 +524,9 @@ def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
         and not np.isfinite(float(found["grad_norm"]))
     )
     (tmp_path / "w" / "incident.json").write_text("{}")
-    assert "incident.json is damaged" in mistake(capsys, replay, f"--workdir={tmp_path / 'w'}")
+    assert "incident.json is damaged" in mistake(
+        capsys, replay_update, f"--workdir={tmp_path / 'w'}"
+    )
 
 
 def mistake_after(capsys, command, *arguments):

@@ -25,7 +25,7 @@ from tests.test_fields import reachable
 ROOT = Path(dlm.__file__).parents[1]
 COMMANDS = sorted(p.stem for p in (ROOT / "dlm").glob("*.py") if p.stem != "__init__")
 MODULES = [f"dlm.{name}" for name in COMMANDS if name not in ("bench", "report")]
-MODULES += [f"dlm.benches.{name}" for name in bench.names()] + ["launch.preflight"]
+MODULES += [*bench.modules().values()] + ["launch.preflight"]
 TEXTS = {  # flags that are words, not names of files
     *(
         "architecture",
@@ -185,7 +185,9 @@ for name in sys.argv[1:]:
         importlib.import_module(name).main(['--help'])
     except SystemExit:
         pass"""
-    names = [f"dlm.{name}" for name in COMMANDS] + [name for name in MODULES if "benches" in name]
+    names = [f"dlm.{name}" for name in COMMANDS] + [
+        name for name in MODULES if "benches" in name or "drills" in name
+    ]
     reply = subprocess.run(
         [sys.executable, "-OO", "-c", code, *names],
         cwd=ROOT,

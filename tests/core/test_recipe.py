@@ -8,13 +8,13 @@ import yaml
 
 from dlm import report, sweep, train
 from dlm.app import cli, experiment
-from dlm.benches.fuzzed import GOOD
-from dlm.benches.fuzzed import recipes as fuzzed
-from dlm.benches.fuzzed.configs import recipes as shipped
 from dlm.core import recipe
 from dlm.core.config import load_recipe, to_plain
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
+from dlm.drills.fuzzed import GOOD
+from dlm.drills.fuzzed import recipes as fuzzed
+from dlm.drills.fuzzed.configs import recipes as shipped
 from dlm.machine import interrupts
 from dlm.sweeps import grid
 from tests import tiny

@@ -6,9 +6,9 @@ import pytest
 
 from dlm import report
 from dlm.app import cli
-from dlm.benches.fuzzed import GOOD, runs
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
+from dlm.drills.fuzzed import GOOD, runs
 from dlm.runs import directory
 from tests import tiny
 from tests.reports.conftest import write

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlm.benches import fuzz
-from dlm.benches.fuzzed import ACCEPTED, GOOD, REFUSED, configs, data
+from dlm.drills import config_fuzz
+from dlm.drills.fuzzed import ACCEPTED, GOOD, REFUSED, configs, data
 
 SHIPPED = configs.recipes()
 
@@ -36,10 +36,10 @@ def test_every_shipped_config_builds_and_a_mistake_is_told_from_a_fault(monkeypa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [kind for kind in fuzz.chosen(None) if kind != "configs"]
+    "kind", [kind for kind in config_fuzz.chosen(None) if kind != "configs"]
 )  # those are above, without the updates
 def test_a_few_mutations_of_each_kind(kind):
-    assert fuzz.tried(kind, seed=1, cases=20)["faults"] == []
+    assert config_fuzz.tried(kind, seed=1, cases=20)["faults"] == []
 
 
 @pytest.mark.parametrize(
@@ -59,16 +59,16 @@ def test_what_is_lost_of_a_data_file_is_found(tmp_path, monkeypatch, name, fault
 
 def test_the_command_counts_and_fails_where_there_is_a_fault(monkeypatch, capsys):
     cases = {"configs": [("a", ACCEPTED), ("b", REFUSED)], "runs": [("c", "traceback: KeyError")]}
-    modules = {f"dlm.benches.fuzzed.{kind}": given for kind, given in cases.items()}
+    modules = {f"dlm.drills.fuzzed.{kind}": given for kind, given in cases.items()}
 
     class Module:
         def __init__(self, name):
             self.cases = lambda seed, count, folder: modules[name]
 
-    monkeypatch.setattr(fuzz.importlib, "import_module", Module)
-    monkeypatch.setattr(fuzz, "chosen", lambda named: named.split(","))
-    assert fuzz.main(["--of=configs", "--cases=2"]) == 0
-    assert fuzz.main(["--of=configs,runs", "--cases=2", "--json"]) == 1
+    monkeypatch.setattr(config_fuzz.importlib, "import_module", Module)
+    monkeypatch.setattr(config_fuzz, "chosen", lambda named: named.split(","))
+    assert config_fuzz.main(["--of=configs", "--cases=2"]) == 0
+    assert config_fuzz.main(["--of=configs,runs", "--cases=2", "--json"]) == 1
     shown = json.loads(capsys.readouterr().out)
     assert shown["kinds"]["runs"] == dict(
         outcomes=dict(faults=1), faults=["c: traceback: KeyError"]

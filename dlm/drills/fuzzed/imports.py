@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import importlib
 import io
 import json
 import random
@@ -13,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dlm.benches.fuzzed import ACCEPTED, REFUSED
-from dlm.benches.fuzzed.configs import LONGEST, ODD, mutated
+from dlm.app import hf_import
 from dlm.core import files
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
+from dlm.drills.fuzzed import ACCEPTED, REFUSED
+from dlm.drills.fuzzed.configs import LONGEST, ODD, mutated
 from dlm.hf import keys, recipe, shards, weights
 from dlm.hf.layouts import LAYOUTS, Layout
 from dlm.text import bpe_bytes, pretrained
@@ -192,9 +192,7 @@ def judged(folder: Path, target: Path, layout: Layout, before: dict, after: dict
     began, stamps = time.perf_counter(), _stamps(folder)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            importlib.import_module("dlm.convert").from_hf(
-                folder, target
-            )  # a command, which rooms do not build on
+            hf_import.from_hf(folder, target)
         outcome = passed_over(folder, layout, before, after) or ACCEPTED
     except UserError as error:
         outcome = (

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dlm.benches.fuzzed import ACCEPTED, REFUSED
 from dlm.core.config import load_recipe, to_plain
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
+from dlm.drills.fuzzed import ACCEPTED, REFUSED
 
 KINDS = ("remove", "retype", "rename", "negate", "swap")
 ODD = (

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dlm.benches.fuzzed import ACCEPTED, REFUSED
 from dlm.core.errors import UserError
 from dlm.data import content
 from dlm.data.local import Local
+from dlm.drills.fuzzed import ACCEPTED, REFUSED
 
 WORDS = (
     "a",

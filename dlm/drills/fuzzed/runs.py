@@ -10,11 +10,11 @@ from io import StringIO
 from pathlib import Path
 
 from dlm.app import context, open_run
-from dlm.benches.fuzzed import ACCEPTED, REFUSED
 from dlm.core import files
 from dlm.core.config import to_json
 from dlm.core.errors import UserError
 from dlm.core.run import Run, build_run
+from dlm.drills.fuzzed import ACCEPTED, REFUSED
 from dlm.reports import groups, record, summary, table
 from dlm.runs import directory, logs
 

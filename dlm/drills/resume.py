@@ -90,7 +90,7 @@ def disturbed(objective: str, kills: int, terms: int, steps: int, rng: random.Ra
         words = [
             sys.executable,
             "-m",
-            "dlm.benches.resume",
+            "dlm.drills.resume",
             *recipe(objective, folder / "corpus.txt", steps),
         ]
         env = dict(

@@ -6,10 +6,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dlm.benches.fuzzed import ACCEPTED, REFUSED
 from dlm.core.config import load_recipe, to_json
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
+from dlm.drills.fuzzed import ACCEPTED, REFUSED
 from dlm.sweeps import grid
 
 ODD = (

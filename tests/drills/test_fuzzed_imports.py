@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from dlm import convert
-from dlm.benches.fuzzed import ACCEPTED, REFUSED, imports
+from dlm.app import hf_import
 from dlm.core import files
 from dlm.core.errors import UserError
+from dlm.drills.fuzzed import ACCEPTED, REFUSED, imports
 from dlm.hf import keys
 from dlm.hf.layouts import LAYOUTS
 
@@ -39,18 +39,18 @@ def test_a_fault_of_an_import_is_told_from_a_right_answer(tmp_path, monkeypatch)
         raise error
 
     monkeypatch.setattr(
-        convert, "from_hf", lambda folder, target: fails(folder, target, KeyError("x"))
+        hf_import, "from_hf", lambda folder, target: fails(folder, target, KeyError("x"))
     )
     assert outcome().startswith("traceback: KeyError")
     monkeypatch.setattr(
-        convert, "from_hf", lambda folder, target: fails(folder, target, UserError("no"))
+        hf_import, "from_hf", lambda folder, target: fails(folder, target, UserError("no"))
     )
     assert outcome() == "refused, and left ['run'] behind: 'no'"
     monkeypatch.setattr(
-        convert, "from_hf", lambda folder, target: imports.recipe.config(folder / "a\nb")
+        hf_import, "from_hf", lambda folder, target: imports.recipe.config(folder / "a\nb")
     )
     assert outcome().startswith("refused in several lines")
     monkeypatch.setattr(
-        convert, "from_hf", lambda folder, target: (folder / "config.json").unlink()
+        hf_import, "from_hf", lambda folder, target: (folder / "config.json").unlink()
     )
     assert outcome().startswith("harmed the published folder")

@@ -6,8 +6,8 @@ import pytest
 
 from dlm import bench
 from dlm.app import cli
-from dlm.benches import export
 from dlm.core.run import build_run
+from dlm.drills import stablehlo
 from tests import tiny
 
 MOGE = dict(
@@ -17,7 +17,7 @@ MOGE = dict(
 
 
 def programs(**changes):
-    return export.exported(
+    return stablehlo.exported(
         build_run(tiny.recipe("nowhere.txt", nn__layers=1, data__length=16, **changes)), "npu"
     )
 
@@ -25,16 +25,18 @@ def programs(**changes):
 def test_the_default_paths_hold_nothing_but_stablehlo(tmp_path):
     """An update and a sampler of a model of grouped experts, over eight devices that are not there."""
     for name, program in programs(**MOGE).items():
-        kinds = export.ops(program.mlir_module())
+        kinds = stablehlo.ops(program.mlir_module())
         assert program.platforms == ("npu",) and program.nr_devices == 8
-        assert not export.outside(kinds) and set(kinds) <= export.ALLOWED, "not even an exception"
+        assert not stablehlo.outside(kinds) and set(kinds) <= stablehlo.ALLOWED, (
+            "not even an exception"
+        )
         assert {
             "stablehlo.all_gather",
             "stablehlo.reduce_scatter",
             "stablehlo.while",
             "sdy.manual_computation",
         } <= set(kinds)
-        export.write(tmp_path, name, program)
+        stablehlo.write(tmp_path, name, program)
         assert (tmp_path / f"{name}.mlir").read_text() == program.mlir_module()
         assert (tmp_path / f"{name}.stablehlo").read_bytes()[:4] == b"ML\xefR"
 
@@ -47,7 +49,7 @@ def test_the_default_paths_hold_nothing_but_stablehlo(tmp_path):
 )
 def test_so_do_those_of_other_objectives_and_optimizers(changes):
     for program in programs(**changes).values():
-        assert set(export.ops(program.mlir_module())) <= export.ALLOWED
+        assert set(stablehlo.ops(program.mlir_module())) <= stablehlo.ALLOWED
 
 
 def test_what_needs_a_host_or_a_library_is_seen():
@@ -55,15 +57,18 @@ def test_what_needs_a_host_or_a_library_is_seen():
     import jax.numpy as jnp
 
     def of(call):
-        return export.ops(
+        return stablehlo.ops(
             jax.export.export(jax.jit(call), platforms=["npu"])(jnp.ones((4, 4))).mlir_module()
         )
 
     largest = of(lambda x: jax.lax.top_k(x, 3))
-    assert set(largest) - export.ALLOWED == set(export.EXCEPTIONS) and export.outside(largest) == []
+    assert (
+        set(largest) - stablehlo.ALLOWED == set(stablehlo.EXCEPTIONS)
+        and stablehlo.outside(largest) == []
+    )
     text = "module { func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> { %y = stablehlo.custom_call @xla_python_callback(%x)"
     text += " : (tensor<4xf32>) -> tensor<4xf32> %z = chlo.tan %y : tensor<4xf32> -> tensor<4xf32> return %z : tensor<4xf32> } }"
-    assert export.outside(export.ops(text)) == [
+    assert stablehlo.outside(stablehlo.ops(text)) == [
         "stablehlo.custom_call @xla_python_callback",
         "chlo.tan",
     ]
@@ -80,7 +85,7 @@ def test_the_command_tells_and_fails_where_an_op_is_outside(monkeypatch, tmp_pat
 
     asked = []
     monkeypatch.setattr(
-        export,
+        stablehlo,
         "exported",
         lambda run, platform: asked.append((run, platform)) or dict(update=Program()),
     )

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from dlm.benches import resume
+from dlm.drills import resume
 
 
 @pytest.mark.slow

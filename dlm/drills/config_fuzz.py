@@ -10,10 +10,10 @@ from pathlib import Path
 
 from dlm.app import cli
 from dlm.app.cli import Flag
-from dlm.benches.fuzzed import GOOD
 from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.named import Seed, nearest
+from dlm.drills.fuzzed import GOOD
 
 FLAGS = [
     Flag("of", "kinds of input, separated by commas (default: all)"),
@@ -50,7 +50,7 @@ def tried(kind: str, seed: int, cases: int) -> dict:
     """Tries one kind of input; returns how many cases had which outcome, and every fault."""
     outcomes, faults = Counter(), []
     with tempfile.TemporaryDirectory() as folder:
-        for done, outcome in importlib.import_module(f"dlm.benches.fuzzed.{kind}").cases(
+        for done, outcome in importlib.import_module(f"dlm.drills.fuzzed.{kind}").cases(
             seed, cases, Path(folder)
         ):
             outcomes[outcome if outcome in GOOD else "faults"] += 1

@@ -1,0 +1,1 @@
+"""drills: exercises with an exact outcome, behind `python -m dlm.bench NAME`."""
