@@ -1,6 +1,8 @@
-"""Mutate what users give (configs, recipes, data, run directories, imported models): each is accepted, or refused in one line.
+"""Mutates configs, recipes, data, runs and imported models: each must be accepted or refused.
 
 python -m dlm.bench fuzz [--of=configs,data,imports,recipes,runs] [--cases=2000] [--seed=N] [--json]
+
+A refusal is one line that names the cause.
 """
 
 import importlib
@@ -28,37 +30,39 @@ def main(argv: list[str] | None = None) -> int:
     args, _ = cli.parse(__doc__, FLAGS, argv)
     if args.cases < 1:
         raise UserError(f"--cases={args.cases} must be at least 1")
-    results = {kind: tried(kind, args.seed, args.cases) for kind in chosen(args.of)}
+    results = {}
+    for kind in chosen(args.of):
+        results[kind] = tried(kind, args.seed, args.cases)
     if args.json:
         cli.emit(dict(cases=args.cases, seed=args.seed, kinds=results))
     return int(any(result["faults"] for result in results.values()))
 
 
-def chosen(named: str | None) -> list[str]:
-    """The kinds of input that a flag names, by default one for each file of the folder."""
-    kinds = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
-    wanted = named.split(",") if named else kinds
-    for kind in wanted:
+def chosen(names: str | None) -> list[str]:
+    """Returns the kinds of input that a flag names, by default one for each file of the folder."""
+    files = sorted(path.stem for path in FOLDER.glob("*.py"))
+    kinds = [name for name in files if name != "__init__"]
+    if not names:
+        return kinds
+    for kind in names.split(","):
         if kind not in kinds:
-            raise UserError(
-                f"--of={kind} is unknown{nearest(kind, kinds)}; there are {', '.join(kinds)}"
-            )
-    return wanted
+            near = nearest(kind, kinds)
+            raise UserError(f"--of={kind} is unknown{near}; there are {', '.join(kinds)}")
+    return names.split(",")
 
 
 def tried(kind: str, seed: int, cases: int) -> dict:
     """Tries one kind of input; returns how many cases had which outcome, and every fault."""
-    outcomes, faults = Counter(), []
+    outcomes: Counter = Counter()
+    faults = []
+    module = importlib.import_module(f"dlm.drills.fuzzed.{kind}")
     with tempfile.TemporaryDirectory() as folder:
-        for done, outcome in importlib.import_module(f"dlm.drills.fuzzed.{kind}").cases(
-            seed, cases, Path(folder)
-        ):
-            outcomes[outcome if outcome in GOOD else "faults"] += 1
-            if outcome not in GOOD:
-                faults.append(f"{done}: {outcome}")
+        for mutation, outcome in module.cases(seed, cases, Path(folder)):
+            good = outcome in GOOD
+            outcomes[outcome if good else "faults"] += 1
+            if not good:
+                faults.append(f"{mutation}: {outcome}")
                 say(f"{kind}: {faults[-1]}")
-    say(
-        f"{kind}: {cases} cases, "
-        + ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common())
-    )
+    counts = [f"{number} {outcome}" for outcome, number in outcomes.most_common()]
+    say(f"{kind}: {cases} cases, {', '.join(counts)}")
     return dict(outcomes=dict(outcomes), faults=faults)

@@ -1,75 +1,109 @@
-"""Make the update again that a run could not make: from the newest checkpoint before it, update by update, with the same data and noise.
+"""Repeats the update that a run had to leave out, with the same data and noise.
 
 python -m dlm.bench replay --workdir=RUN [--json]
+
+Starts from the newest checkpoint before it and makes every update up to it.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dlm.app import cli
 from dlm.app.cli import Flag
 from dlm.core.console import say
 from dlm.core.named import Place
 
+if TYPE_CHECKING:  # these load JAX, which --help need not
+    from dlm.app.experiment import Experiment
+    from dlm.core.contracts import State
+
+_WORKDIR_HELP = "a run that stopped after updates without a finite loss or gradient"
 FLAGS = [
-    Flag(
-        "workdir",
-        "a run that stopped after updates without a finite loss or gradient",
-        required=True,
-        type=Place,
-    ),
+    Flag("workdir", _WORKDIR_HELP, required=True, type=Place),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 
 
 def main(argv: list[str] | None = None) -> None:
     args, _ = cli.parse(__doc__, FLAGS, argv)
-    results = replay(Path(args.workdir))
-    kept = "as" if results["same"] else "NOT as"
-    say(
-        f"update {results['step']}, from the checkpoint of step {results['from_step']}; batch and key {kept} in the file"
-    )
-    say(
-        f"  loss {results['loss']:.6g}, gradient norm {results['grad_norm']:.6g}, left out: {results['skipped']}"
-    )
-    say(f"  parameters that are not finite before it: {', '.join(results['not_finite']) or 'none'}")
+    result = replay(Path(args.workdir))
+    same = "as" if result["same"] else "NOT as"
+    start = f"from the checkpoint of step {result['from_step']}"
+    say(f"update {result['step']}, {start}; batch and key {same} in the file")
+    loss = f"loss {result['loss']:.6g}, gradient norm {result['grad_norm']:.6g}"
+    say(f"  {loss}, left out: {result['skipped']}")
+    not_finite = ", ".join(result["not_finite"]) or "none"
+    say(f"  parameters that are not finite before it: {not_finite}")
     if args.json:
-        cli.emit({k: str(v) if isinstance(v, float) else v for k, v in results.items()})
+        for name in ("loss", "grad_norm"):
+            result[name] = str(result[name])  # JSON has no infinity and no NaN
+        cli.emit(result)
 
 
-def replay(workdir: Path) -> dict:
-    """What the update at the incident's step does, and whether its batch and key are those of the file."""
+def replay(workdir: Path) -> dict[str, Any]:
+    """Repeats the update of a run's incident; checks that batch and key are those of its file."""
     import jax
-    import numpy as np
 
     from dlm.app.experiment import Experiment
     from dlm.core import keys
-    from dlm.runs import checkpoint, directory
+    from dlm.runs import directory
     from dlm.training import skipped_update
 
-    kept, run = skipped_update.read(workdir), directory.run_of(workdir)
-    before = [s for s in checkpoint.steps(workdir) if s < kept["step"]]
+    incident = skipped_update.read(workdir)
+    step = incident["step"]
+    run = directory.run_of(workdir)
     experiment = Experiment(run, run.text.restore(workdir))
-    store = checkpoint.Store(workdir)
-    start = checkpoint.intact(workdir, say, before[-1]) if before else 0
-    state = store.restore(experiment.abstract_state(), start) if start else experiment.new_state()
-    store.close()
+
+    # Every update up to the one in question.
+    start, state = _state_before(workdir, experiment, step)
     batches = experiment.batches(start)
-    for _ in range(start + 1, kept["step"]):
+    for _ in range(start + 1, step):
         state, _ = experiment.update(state, next(batches))
-    batch, key = next(batches), keys.key(experiment.root, "noise", kept["step"] - 1)
-    bad = [
-        jax.tree_util.keystr(path)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
-        if not np.isfinite(leaf).all()
-    ]
+
+    batch = next(batches)
+    key = keys.key(experiment.root, "noise", step - 1)
+    same_batch = skipped_update.rows(batch) == incident["batch"]
+    same_key = keys.words(key) == incident["key"]
+    # All that needs the state comes first: an update overwrites it.
+    not_finite = _not_finite(state.params)
     loss = jax.jit(experiment.loss)(state.params, batch, key)
-    sums = experiment.update(state, batch)[1]
+    _, sums = experiment.update(state, batch)
     return dict(
-        step=kept["step"],
+        step=step,
         from_step=start,
-        same=skipped_update.rows(batch) == kept["batch"] and keys.words(key) == kept["key"],
+        same=same_batch and same_key,
         loss=float(loss.nats_sum / loss.weight_sum),
         grad_norm=float(sums["grad_norm"]),
         skipped=bool(sums["skipped_sum"]),
-        not_finite=bad,
+        not_finite=not_finite,
     )
+
+
+def _state_before(
+    workdir: Path,
+    experiment: "Experiment",
+    step: int,
+) -> tuple[int, "State"]:
+    """Restores the newest intact checkpoint before an update; returns (its step, the state)."""
+    from dlm.runs import checkpoint
+
+    earlier = [number for number in checkpoint.steps(workdir) if number < step]
+    start = checkpoint.intact(workdir, say, earlier[-1]) if earlier else None
+    if not start:
+        return 0, experiment.new_state()
+    store = checkpoint.Store(workdir)
+    state = store.restore(experiment.abstract_state(), start)
+    store.close()
+    return start, state
+
+
+def _not_finite(params: Any) -> list[str]:
+    """Names the parameters with a value that is not finite."""
+    import jax
+    import numpy as np
+
+    names = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(leaf).all():
+            names.append(jax.tree_util.keystr(path))
+    return names

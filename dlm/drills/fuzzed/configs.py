@@ -1,18 +1,23 @@
-"""Mutated configs: fields removed, retyped, renamed, negated or swapped. Each builds or is refused in one line that names the field."""
+"""Mutated configs: fields are removed, retyped, renamed, negated or swapped.
+
+Each config builds, or is refused in one line that names the field.
+"""
 
 import copy
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dlm.core.config import load_recipe, to_plain
 from dlm.core.errors import UserError
-from dlm.core.run import build_run
-from dlm.drills.fuzzed import ACCEPTED, REFUSED
+from dlm.core.run import Run, build_run
+from dlm.drills.fuzzed import ACCEPTED, REFUSED, Cases
 
 KINDS = ("remove", "retype", "rename", "negate", "swap")
-ODD = (
+# Values of every type that a config or a JSON file may have in the wrong place.
+ODD: tuple[Any, ...] = (
     None,
     True,
     -1,
@@ -34,98 +39,139 @@ LONGEST = 60.0  # seconds that one case may take
 UPDATES = 10  # how many of the configs that build make a real update as well
 ROOT = Path(__file__).parents[3]
 
+Place = tuple[dict, str, str]  # a section, the key of a field in it, the field's dotted name
 
-def cases(seed: int, count: int, folder: Path) -> Iterator[tuple[str, str]]:
-    """Yields (mutation, outcome) of `count` mutated recipes; the first `UPDATES` that build also make a real update."""
-    shipped, updates = recipes(), 0
+
+def cases(seed: int, count: int, folder: Path) -> Cases:
+    """Yields (mutation, outcome) of `count` mutated recipes.
+
+    The first `UPDATES` that build make a real update, too.
+    """
+    shipped = recipes()
+    updates = 0
     for n in range(count):
         rng = random.Random(f"{seed} {n}")
         target = rng.choice(sorted(shipped))
-        config, done = mutated(shipped[target], rng)
+        config, mutation = mutated(shipped[target], rng)
         outcome = judged(config)
         if outcome == ACCEPTED and updates < UPDATES:
             outcome = judged(config, real=True)
             updates += 1
-        yield f"{target} {done}", outcome
+        yield f"{target} {mutation}", outcome
 
 
 def recipes() -> dict[str, dict]:
-    """Every shipped recipe, the small ones; sizes differ in numbers only. Those with a mesh of many devices are left out."""
-    shipped = {
-        str(p): to_plain(load_recipe(str(p))) for p in sorted((ROOT / "configs").glob("*.py"))
-    }
-    mesh = {name: build_run(config).mesh for name, config in shipped.items()}
-    return {
-        name: config
-        for name, config in shipped.items()
-        if max(mesh[name].fsdp, mesh[name].tensor, mesh[name].expert) == 1
-    }
+    """Returns the shipped recipes, but for those with a mesh of many devices.
+
+    Only the small ones: sizes differ in numbers alone.
+    """
+    shipped = {}
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        config = to_plain(load_recipe(str(path)))
+        mesh = build_run(config).mesh
+        if max(mesh.fsdp, mesh.tensor, mesh.expert) == 1:
+            shipped[str(path)] = config
+    return shipped
 
 
 def mutated(config: dict, rng: random.Random) -> tuple[dict, str]:
-    """A copy with one to three mutations, and what they were."""
-    config, told = copy.deepcopy(config), []
+    """Returns a copy with one to three mutations, and their description."""
+    config = copy.deepcopy(config)
+    mutations = []
     for _ in range(rng.randint(1, 3)):
         places = list(_places(config))
         if not places:
             break
-        kind, (parent, key, dotted) = rng.choice(KINDS), rng.choice(places)
-        told.append(f"{kind} {dotted}")
-        if kind == "remove":
-            del parent[key]
-        elif kind == "retype":
-            parent[key] = copy.deepcopy(rng.choice(ODD))
-        elif kind == "rename":
-            parent[key[:-1] if rng.random() < 0.5 else key + "s"] = parent.pop(key)
-        elif kind == "negate":
-            value = parent[key]
-            parent[key] = (
-                (not value)
-                if isinstance(value, bool)
-                else -value
-                if isinstance(value, (int, float))
-                else None
-            )
+        kind = rng.choice(KINDS)
+        place = rng.choice(places)
+        mutations.append(f"{kind} {place[2]}")
+        if kind == "swap":
+            _swap(place, rng.choice(places))
         else:
-            other, name, at = rng.choice(places)
-            if not (dotted.startswith(at) or at.startswith(dotted)):
-                parent[key], other[name] = other[name], parent[key]
-    return config, ", ".join(told)
+            _mutate(kind, place, rng)
+    return config, ", ".join(mutations)
 
 
-def _places(config: dict, above: str = "config"):
+def _mutate(kind: str, place: Place, rng: random.Random) -> None:
+    section, key, _ = place
+    match kind:
+        case "remove":
+            del section[key]
+        case "retype":
+            section[key] = copy.deepcopy(rng.choice(ODD))
+        case "rename":
+            # One letter too few, or one too many.
+            name = key[:-1] if rng.random() < 0.5 else key + "s"
+            section[name] = section.pop(key)
+        case "negate":
+            section[key] = _negative(section[key])
+
+
+def _negative(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return -value
+    return None
+
+
+def _swap(a: Place, b: Place) -> None:
+    section, key, name = a
+    other, other_key, other_name = b
+    # A section cannot change places with a field of its own.
+    if name.startswith(other_name) or other_name.startswith(name):
+        return
+    section[key], other[other_key] = other[other_key], section[key]
+
+
+def _places(config: dict, above: str = "config") -> Iterator[Place]:
     for key in list(config):
-        if isinstance(key, str):
-            yield config, key, f"{above}.{key}"
-            if isinstance(config[key], dict):
-                yield from _places(config[key], f"{above}.{key}")
+        if not isinstance(key, str):
+            continue
+        name = f"{above}.{key}"
+        yield config, key, name
+        if isinstance(config[key], dict):
+            yield from _places(config[key], name)
 
 
 def judged(config: dict, real: bool = False) -> str:
-    """Whether a config builds and, when `real`, makes an update; or is refused in one line that names a field; or what is wrong."""
+    """Returns the outcome of building a config and, when `real`, of one update."""
+    began = time.perf_counter()
+    outcome = _built(config, real)
+    seconds = time.perf_counter() - began
+    if seconds < LONGEST:
+        return outcome
+    return f"slow: {seconds:.0f} s, {outcome}"
+
+
+def _built(config: dict, real: bool) -> str:
     import jax
 
     from dlm.app.experiment import Experiment
 
-    began = time.perf_counter()
     try:
         run = build_run(config)
         state = Experiment(run, tokenizer=None).abstract_state()
-        assert sum(x.size for x in jax.tree.leaves(state.params)) > 0
-        outcome = ACCEPTED
+        sizes = [x.size for x in jax.tree.leaves(state.params)]
+        assert sum(sizes) > 0
         if real:
-            experiment = Experiment(run, run.text.fit(run.data.source.documents("train")))
-            jax.block_until_ready(
-                experiment.update(experiment.new_state(), next(experiment.batches(0)))
-            )
+            _update(run)
     except UserError as error:
-        words = str(error)
-        outcome = (
-            REFUSED
-            if "\n" not in words and "config" in words
-            else f"refused without a field or in several lines: {words!r}"
-        )
+        text = str(error)
+        if "\n" not in text and "config" in text:
+            return REFUSED
+        return f"refused without a field or in several lines: {text!r}"
     except Exception as error:
-        outcome = f"traceback: {type(error).__name__}: {str(error)[:300]}"
-    seconds = time.perf_counter() - began
-    return outcome if seconds < LONGEST else f"slow: {seconds:.0f} s, {outcome}"
+        return f"traceback: {type(error).__name__}: {str(error)[:300]}"
+    return ACCEPTED
+
+
+def _update(run: Run) -> None:
+    import jax
+
+    from dlm.app.experiment import Experiment
+
+    documents = run.data.source.documents("train")
+    experiment = Experiment(run, run.text.fit(documents))
+    batch = next(experiment.batches(0))
+    jax.block_until_ready(experiment.update(experiment.new_state(), batch))

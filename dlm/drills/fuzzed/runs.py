@@ -1,4 +1,7 @@
-"""Small run directories whose files are cut, emptied, retyped, removed or no UTF-8: read by report, and opened as by a resume."""
+"""Mutated run directories: files are cut, emptied, retyped, removed, or no UTF-8.
+
+Each is read by report, and opened as by a resume.
+"""
 
 import json
 import random
@@ -8,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from dlm.app import context, open_run
 from dlm.core import files
 from dlm.core.config import to_json
 from dlm.core.errors import UserError
 from dlm.core.run import Run, build_run
-from dlm.drills.fuzzed import ACCEPTED, REFUSED
+from dlm.drills.fuzzed import ACCEPTED, GOOD, REFUSED, Cases, joint
 from dlm.reports import groups, record, summary, table
 from dlm.runs import directory, logs
 
@@ -28,14 +32,21 @@ FILES = (
     "data.sha256",
     "owed.json",
 )
+_ATTENTION = dict(heads=2, kv_heads=1, head_size=8)
+_NN = dict(
+    layers=1,
+    width=16,
+    attention=_ATTENTION,
+    ffn=dict(width=24),
+)
+_SOURCE = dict(name="local", paths=("corpus.txt",))
 RUN = dict(
     steps=4,
     text="bytes",
-    data=dict(source=dict(name="local", paths=("corpus.txt",)), batch=8, length=32),
-    nn=dict(
-        layers=1, width=16, attention=dict(heads=2, kv_heads=1, head_size=8), ffn=dict(width=24)
-    ),
+    data=dict(source=_SOURCE, batch=8, length=32),
+    nn=_NN,
 )
+# JSON, valid and invalid.
 ODD = (
     "null",
     "true",
@@ -53,40 +64,83 @@ ODD = (
     "9" * 400,
     '"\\ud800"',
 )
+CONTENTS = ("", "\n", "null\n", "[]\n", "3\n", "[" * 3000)
+BYTES = (b"\xff\xfe", b"\x00", b"\xe2\x80\xa8", b"\r", b"\xef\xbb\xbf")
 
 
-def cases(seed: int, count: int, folder: Path) -> Iterator[tuple[str, str]]:
-    """(what was done to a run directory, what came of reading it)."""
+def cases(seed: int, count: int, folder: Path) -> Cases:
+    """Yields (mutation, outcome) of `count` run directories."""
     run = build_run(RUN)
     for n in range(count):
-        rng, workdir = random.Random(f"{seed} {n}"), Path(folder) / f"run {n}"
+        rng = random.Random(f"{seed} {n}")
+        workdir = Path(folder) / f"run {n}"
         written(workdir, run, rng)
-        done = ", ".join(damaged(workdir, rng) for _ in range(rng.randint(1, 2)))
-        before = {p.name: p.read_bytes() for p in workdir.iterdir() if p.is_file()}
+        mutations = [damaged(workdir, rng) for _ in range(rng.randint(1, 2))]
+        before = _content(workdir)
         outcome = judged(workdir, run)
-        after = {p.name: p.read_bytes() for p in workdir.iterdir() if p.is_file()}
-        if outcome in (ACCEPTED, REFUSED) and before != after:
-            outcome = f"reading changed {sorted(set(before.items()) ^ set(after.items()))[0][0]}"
-        yield done, outcome
+        after = _content(workdir)
+        # Only training may write into a run directory.
+        changed = sorted(before.items() ^ after.items())
+        if outcome in GOOD and changed:
+            outcome = f"reading changed {changed[0][0]}"
+        yield ", ".join(mutations), outcome
         shutil.rmtree(workdir)
 
 
+def _content(workdir: Path) -> dict[str, bytes]:
+    content = {}
+    for path in workdir.iterdir():
+        if path.is_file():
+            content[path.name] = path.read_bytes()
+    return content
+
+
+# --------------------------------------------------------------------------------- a run directory
+
+
 def written(workdir: Path, run: Run, rng: random.Random) -> None:
-    """A run as the commands leave it, but for its checkpoints."""
+    """Writes a run as the commands leave it, without its checkpoints."""
     workdir.mkdir(parents=True)
     files.write(workdir / directory.CONFIG, to_json(run))
-    rows = [
-        dict(
-            step=s,
-            loss=3.0 - s / 9,
-            bits_per_byte=4.0 - s / 9,
+    logs.append(workdir / logs.METRICS, _metrics())
+    logs.append(workdir / "evals.jsonl", _evals(rng))
+    logs.append(workdir / "samples.jsonl", _samples())
+    environment = dict(
+        parameters=1000,
+        flops_per_token=2.0,
+        python="3.11",
+        devices=["cpu cpu"],
+        cores=2,
+        processor="x",
+    )
+    text = files.as_json(environment, indent=2)
+    files.write(workdir / directory.ENVIRONMENT, text + "\n")
+    files.write(workdir / directory.COMMIT, "a" * 40 + "\n")
+    files.write(workdir / directory.DATA, "b" * 32 + "\n")
+    # A row of the log that is not complete yet.
+    row = dict(loss_sum=3.0, weight_sum=2.0)
+    pending = dict(rows=[row], evaluation=False, step=4)
+    files.write(workdir / logs.OWED, files.as_json(pending))
+
+
+def _metrics() -> list[dict]:
+    rows: list[dict] = []
+    for step in (2, 4):
+        row = dict(
+            step=step,
+            loss=3.0 - step / 9,
+            bits_per_byte=4.0 - step / 9,
             lr=0.1,
             tokens_per_s=9.0,
             share_of_peak=0.1,
         )
-        for s in (2, 4)
-    ]
-    logs.append(workdir / logs.METRICS, [*rows, dict(step=4, phases=dict(data=0.1), seconds=1.5)])
+        rows.append(row)
+    # The last row of a session has its times.
+    times = dict(step=4, phases=dict(data=0.1), seconds=1.5)
+    return [*rows, times]
+
+
+def _evals(rng: random.Random) -> list[dict]:
     score = dict(
         step=4,
         seed=0,
@@ -102,13 +156,14 @@ def written(workdir: Path, run: Run, rng: random.Random) -> None:
         ("gzip_bits_per_byte", 2.7, 0.0),
         ("bits_per_byte", rng.choice((3.4, float("nan"))), 0.1),
     ]
-    logs.append(
-        workdir / "evals.jsonl",
-        [
-            dict(score, name=name, value=value, se=se, interval=1.96 * se)
-            for name, value, se in results
-        ],
-    )
+    rows = []
+    for name, value, se in results:
+        row = dict(name=name, value=value, se=se, interval=1.96 * se)
+        rows.append(score | row)
+    return rows
+
+
+def _samples() -> list[dict]:
     sample = dict(
         seed=0,
         nfe=4,
@@ -118,68 +173,53 @@ def written(workdir: Path, run: Run, rng: random.Random) -> None:
         text="a b",
         pieces=[["a ", True], ["b", False]],
     )
-    logs.append(
-        workdir / "samples.jsonl", [dict(sample, kind=kind) for kind in ("sample", "infill")]
-    )
-    about = dict(
-        parameters=1000,
-        flops_per_token=2.0,
-        python="3.11",
-        devices=["cpu cpu"],
-        cores=2,
-        processor="x",
-    )
-    files.write(workdir / directory.ENVIRONMENT, files.as_json(about, indent=2) + "\n")
-    files.write(workdir / directory.COMMIT, "a" * 40 + "\n")
-    files.write(workdir / directory.DATA, "b" * 32 + "\n")
-    files.write(
-        workdir / logs.OWED,
-        files.as_json(dict(rows=[dict(loss_sum=3.0, weight_sum=2.0)], evaluation=False, step=4)),
-    )
+    return [sample | dict(kind=kind) for kind in ("sample", "infill")]
+
+
+# --------------------------------------------------------------------------------------- outcomes
 
 
 def judged(workdir: Path, run: Run) -> str:
-    """What comes of the directory in a report, opened, and where a training would go on."""
-    reads = {
-        "report": _reported,
-        "config": _opened,
-        "resume": lambda w: _resumed(w, run),
-        "logs": _logged,
-    }
-    outcomes = []
-    for name, read in reads.items():
-        with redirect_stderr(StringIO()):
-            outcome = _outcome(lambda read=read: read(workdir), workdir)
-        outcomes.append(outcome if outcome in (ACCEPTED, REFUSED) else f"{name}: {outcome}")
-    return next(
-        (o for o in outcomes if o not in (ACCEPTED, REFUSED)),
-        REFUSED if REFUSED in outcomes else ACCEPTED,
+    """Returns the outcome of a report, of opening the run, of a resume, and of its logs."""
+    readings: dict[str, Callable[[], None]] = dict(
+        report=lambda: _report(workdir),
+        config=lambda: _open(workdir),
+        resume=lambda: _resume(workdir, run),
+        logs=lambda: _continue_logs(workdir),
     )
+    outcomes = []
+    for name, read in readings.items():
+        with redirect_stderr(StringIO()):
+            outcome = _outcome(read, workdir)
+        outcomes.append(outcome if outcome in GOOD else f"{name}: {outcome}")
+    return joint(outcomes)
 
 
-def _reported(workdir: Path) -> None:
+def _report(workdir: Path) -> None:
     results = groups.grouped(record.read([str(workdir)]))
     summary.page(results)
     table.as_csv(results)
     table.as_text(table.rows(results))
     table.others_as_text(table.others(results))
-    files.as_json([sample for group in results for one in group.records for sample in one.shown()])
+    records = [one for group in results for one in group.records]
+    files.as_json([sample for one in records for sample in one.shown()])
 
 
-def _opened(workdir: Path) -> None:
+def _open(workdir: Path) -> None:
     directory.run_of(workdir)
     open_run.build_sampler(workdir, [("sampler.steps", "2")])
-    context.build_evaluators(directory.read_config(workdir).get("evals", {}), "bound", [])
+    config = directory.read_config(workdir)
+    context.build_evaluators(config.get("evals", {}), "bound", [])
 
 
-def _resumed(workdir: Path, run: Run) -> None:
+def _resume(workdir: Path, run: Run) -> None:
     directory.belongs(workdir, directory.as_begun(workdir, run))
     directory.check_places(workdir, run, accept=False)
     directory.changed_text(workdir, lambda: "b" * 32, lambda: "c" * 32)
 
 
-def _logged(workdir: Path) -> None:
-    """On a copy: a log that goes on drops what will come again."""
+def _continue_logs(workdir: Path) -> None:
+    """Opens the logs of a copy: a resumed log drops the rows that will be written again."""
     copy = workdir.with_name(f"{workdir.name} again")
     shutil.copytree(workdir, copy)
     try:
@@ -194,33 +234,31 @@ def _outcome(read: Callable[[], None], workdir: Path) -> str:
     try:
         read()
     except UserError as error:
-        said = str(error)
-        names = str(workdir) in said or "config." in said
-        return (
-            REFUSED
-            if said.isprintable() and names
-            else f"not one line that names the file or field: {said[:300]!r}"
-        )
+        text = str(error)
+        names = str(workdir) in text or "config." in text
+        if text.isprintable() and names:
+            return REFUSED
+        return f"not one line that names the file or field: {text[:300]!r}"
     except OSError as error:
         return REFUSED if error.filename else f"traceback: {error!r}"
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
-        return f"traceback: {type(error).__name__}: {str(error)[:200]} in {Path(place.filename).name}, {place.name}, line {place.lineno}"
+        where = f"{Path(place.filename).name}, {place.name}, line {place.lineno}"
+        return f"traceback: {type(error).__name__}: {str(error)[:200]} in {where}"
     return ACCEPTED
 
 
-# ------------------------------------------------------------------------------------------------------------------ damage
+# ----------------------------------------------------------------------------------------- damage
 
 
 def damaged(workdir: Path, rng: random.Random) -> str:
-    """Does something to one of the files; what it was."""
+    """Damages one of the files; returns a description."""
+    # Both are drawn in any case: the later draws of a case do not depend on the first.
     path = workdir / rng.choice(FILES)
-    kind = rng.choice(
-        (_removed, _cut, _bytes, _retyped, _retyped, _retyped, _doubled, _emptied, _folder)
-    )
+    damage = rng.choice(DAMAGES)
     if not path.is_file():
         return f"{path.name} is gone already"
-    return f"{path.name} {kind(path, rng)}"
+    return f"{path.name} {damage(path, rng)}"
 
 
 def _removed(path: Path, rng: random.Random) -> str:
@@ -229,7 +267,7 @@ def _removed(path: Path, rng: random.Random) -> str:
 
 
 def _emptied(path: Path, rng: random.Random) -> str:
-    text = rng.choice(("", "\n", "null\n", "[]\n", "3\n", "[" * 3000))
+    text = rng.choice(CONTENTS)
     path.write_text(text)
     return f"is {text[:9]!r}"
 
@@ -250,11 +288,7 @@ def _cut(path: Path, rng: random.Random) -> str:
 def _bytes(path: Path, rng: random.Random) -> str:
     content = path.read_bytes()
     at = rng.randrange(len(content) + 1)
-    path.write_bytes(
-        content[:at]
-        + rng.choice((b"\xff\xfe", b"\x00", b"\xe2\x80\xa8", b"\r", b"\xef\xbb\xbf"))
-        + content[at:]
-    )
+    path.write_bytes(content[:at] + rng.choice(BYTES) + content[at:])
     return f"with other bytes at {at}"
 
 
@@ -266,39 +300,55 @@ def _doubled(path: Path, rng: random.Random) -> str:
 
 
 def _retyped(path: Path, rng: random.Random) -> str:
-    """A value somewhere is another, or gone."""
+    """Removes a field of a JSON file, or gives it another value."""
     if path.suffix not in (".json", ".jsonl"):
         path.write_text(rng.choice(ODD))
         return "of other content"
-    lines = (
-        path.read_text(errors="replace").splitlines()
-        if path.suffix == ".jsonl"
-        else [path.read_text(errors="replace")]
-    )
+    text = path.read_text(errors="replace")
+    one_a_line = path.suffix == ".jsonl"
+    lines = text.splitlines() if one_a_line else [text]
     number = rng.randrange(max(len(lines), 1))
     try:
         value = json.loads(lines[number])
     except (ValueError, IndexError, RecursionError):
         return "is no JSON any more"
-    places = list(_places(value))
-    if not places:
+    fields = list(_fields(value))
+    if not fields:
         return "has no fields"
-    parent, key, name = rng.choice(places)
+
+    parent, key, name = rng.choice(fields)
+    indent = None if one_a_line else 2
     if rng.random() < 0.25:
         del parent[key]
-        told = f"without {name}"
+        description = f"without {name}"
+        lines[number] = json.dumps(value, indent=indent)
     else:
+        # Put into the text: not every one of the values can be made by json.dumps.
         parent[key], odd = "ODD", rng.choice(ODD)
-        told = f"with {name}={odd[:20]}"
-    text = json.dumps(value, indent=None if path.suffix == ".jsonl" else 2)
-    lines[number] = text if told.startswith("without") else text.replace('"ODD"', odd)
+        description = f"with {name}={odd[:20]}"
+        lines[number] = json.dumps(value, indent=indent).replace('"ODD"', odd)
     path.write_text("\n".join(lines) + "\n")
-    return told
+    return description
 
 
-def _places(value, above: str = ""):
-    """(object, key, dotted name) of every field."""
-    if isinstance(value, dict):
-        for key in list(value):
-            yield value, key, f"{above}{key}"
-            yield from _places(value[key], f"{above}{key}.")
+def _fields(value: Any, above: str = "") -> Iterator[tuple]:
+    """Yields (object, key, dotted name) of every field."""
+    if not isinstance(value, dict):
+        return
+    for key in list(value):
+        yield value, key, f"{above}{key}"
+        yield from _fields(value[key], f"{above}{key}.")
+
+
+# Other values find more than other damage.
+DAMAGES = (
+    _removed,
+    _cut,
+    _bytes,
+    _retyped,
+    _retyped,
+    _retyped,
+    _doubled,
+    _emptied,
+    _folder,
+)

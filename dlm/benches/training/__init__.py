@@ -1,0 +1,1 @@
+"""training: the parts of a training run that `bench train` times."""
