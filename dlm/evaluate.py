@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dlm import data
 from dlm.app import cli
 from dlm.app.cli import Flag
 from dlm.core.config import build_member, override, to_plain
@@ -19,6 +18,7 @@ from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.intervals import half
 from dlm.core.named import Place, Seed
+from dlm.data.base import describe_dropped, digest
 from dlm.reports.scores import changed, shown
 from dlm.runs import directory, logs
 
@@ -65,7 +65,7 @@ class Asked:
     """What all records of one call keep of what was asked for, and what of it the run's config does otherwise, by what it matters to."""
 
     data: str  # what the text is called
-    text: Callable[[], dict]  # what it is (`data.digest`)
+    text: Callable[[], dict]  # what it is (`data.base.digest`)
     own: dict  # {name: the evaluator as the run's config has it}
     accepted: str  # which text of the run has changed since it was trained
     read: dict  # matters to evaluators that read held-out text
@@ -77,7 +77,7 @@ class Asked:
         """`other` says how another text is called and read: {"data": FILE, "data.unit": "line"}; {} for the run's own."""
         run, text = (
             context.experiment.run,
-            functools.cache(lambda: data.digest(context.held_out_documents)),
+            functools.cache(lambda: digest(context.held_out_documents)),
         )
         edited = dict(text="changed since the training") if "held-out" in accepted else {}
         sampler = (
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     read = [o for o in overrides if o[0].startswith("data.")]
     source = other(args.data, read)
-    dropped = data.told(getattr(source, "dropped", {}))
+    dropped = describe_dropped(source.dropped if source else {})
     if dropped:
         say(f"{args.data}: dropped {dropped}")
     flags = [o for o in overrides if o[0].startswith("sampler.")]

@@ -83,7 +83,7 @@ def train(run: Run, workdir: Path, accept_data: bool = False) -> dict | None:
 
     Bad data is noticed before anything is written.
     """
-    from dlm import data
+    from dlm.data.base import describe_dropped
     from dlm.machine import hosts, interrupts, mesh
     from dlm.runs import checkpoint, directory, warm_start
 
@@ -101,7 +101,7 @@ def train(run: Run, workdir: Path, accept_data: bool = False) -> dict | None:
                 held.enter_context(directory.locked(workdir))
                 directory.create(workdir, run, tokenizer, dropped=run.data.dropped)
                 if run.data.dropped:
-                    say(f"dropped from the data: {data.told(run.data.dropped)}")
+                    say(f"dropped from the data: {describe_dropped(run.data.dropped)}")
             directory.check_places(workdir, run, accept_data)
             accepted = directory.check_data(workdir, fingerprint, held_out, accept_data)
             directory.go_on(workdir, run, done, accepted)

@@ -1,6 +1,7 @@
-"""What a stranger's file holds: its text, or the rows of JSON in it. What is neither is named in one line, with what to do.
+"""The content of untrusted files: text, or rows of JSON; anything else is one error with a remedy.
 
-Text is UTF-8, plain or gzipped. Rows are JSON objects: one a line, or the entries of one array, or a single one over several lines.
+Text is UTF-8, plain or gzipped. Rows are JSON objects: one a line, or the entries of one array, or
+a single one over several lines.
 """
 
 import gzip
@@ -19,7 +20,8 @@ _UNPACK = "unpack it, or pack it with gzip"
 _ROWS = "write it as JSON lines"
 _ENCODE = "convert it to UTF-8, such as with iconv -f {0} -t UTF-8"
 _GZIP = b"\x1f\x8b"
-_KNOWN = {  # how the bytes of a file begin that is no text, or in another encoding: what it is, and the remedy
+# The first bytes of files that are no text, or text in another encoding: their kind, the remedy.
+_FORMATS = {
     rb"\x28\xb5\x2f\xfd": ("packed with zstd", _UNPACK),
     rb"\xfd7zXZ\0": ("packed with xz", _UNPACK),
     rb"BZh[1-9]1AY&SY": ("packed with bzip2", _UNPACK),
@@ -38,18 +40,24 @@ _KNOWN = {  # how the bytes of a file begin that is no text, or in another encod
     rb"\xff\xfe\0\0|\0\0\xfe\xff": ("text in UTF-32", _ENCODE.format("UTF-32")),
     rb"\xff\xfe|\xfe\xff": ("text in UTF-16", _ENCODE.format("UTF-16")),
 }
-_NUL = 1 / 3  # share of zero bytes from which on a file is text in UTF-16 without a mark, or none
-_BLANK = (
-    " \t\r\n\ufeff"  # what may surround a JSON value; a byte order mark, where files were joined
-)
-_LOOKED_AT = 5  # values that are looked at to tell rows from text
+_NUL_SHARE = 1 / 3  # with more zero bytes, a file is UTF-16 without a byte order mark, or no text
+_BEGINNING = 4096  # bytes in which zero bytes are counted
+_BLOCK = 512  # bytes that are unpacked at a time, to find where a file is broken
+# Characters that may surround a JSON value; a byte order mark is left where files were joined.
+_BLANK = " \t\r\n\ufeff"
+_BLANKS = re.compile(f"[{_BLANK}]*")
+_TRIED = 5  # values that decide whether a text is rows
+
+# --------------------------------------------------------------------------------------- text
 
 
 def text(file: Path, look: bool = True) -> str:
-    """The text of a UTF-8 file without its byte order mark, unpacked; its first bytes are held against other formats unless told not to.
+    """Read the text of a UTF-8 file, unpacked and without its byte order mark.
 
-    Raises UserError, which names the file and what it is.
+    `look` compares its first bytes with other formats. Raises UserError, which names the file and
+    its kind.
     """
+    raw = b""
     try:
         raw = file.read_bytes()
         if raw.startswith(_GZIP) or file.name.lower().endswith(".gz"):
@@ -61,9 +69,8 @@ def text(file: Path, look: bool = True) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{file}, line {line}: not UTF-8") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            f"{file}, line {_last_line(raw)}: cannot be unpacked further ({error})"
-        ) from None
+        line = _last_line(raw)
+        raise UserError(f"{file}, line {line}: cannot be unpacked further ({error})") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     if not content.strip():
@@ -72,42 +79,41 @@ def text(file: Path, look: bool = True) -> str:
 
 
 def _refuse_other_formats(raw: bytes, file: Path) -> None:
-    for begin, (what, remedy) in _KNOWN.items():
-        if re.match(begin, raw, re.DOTALL):
-            raise UserError(f"{file} is {what}: {remedy}")
-    first = raw[:4096]
-    if first.count(0) > _NUL * len(first):
+    for beginning, (kind, remedy) in _FORMATS.items():
+        if re.match(beginning, raw, re.DOTALL):
+            raise UserError(f"{file} is {kind}: {remedy}")
+    first = raw[:_BEGINNING]
+    zeros = first.count(0)
+    if zeros > _NUL_SHARE * len(first):
         raise UserError(
-            f"{file} is no text, or in UTF-16: {first.count(0)} of its first {len(first)} bytes are 0; convert it to UTF-8"
+            f"{file} is no text, or in UTF-16: {zeros} of its first {len(first)} bytes are 0; "
+            "convert it to UTF-8"
         )
 
 
 def _last_line(packed: bytes) -> int:
     """The number of the line up to which a broken gzip file can be unpacked."""
-    unpacked, stream = 0, zlib.decompressobj(wbits=31)
-    for begin in range(0, len(packed), 512):
+    lines = 0
+    stream = zlib.decompressobj(wbits=31)
+    for begin in range(0, len(packed), _BLOCK):
+        block = packed[begin : begin + _BLOCK]
         try:
-            unpacked += stream.decompress(packed[begin : begin + 512]).count(b"\n")
+            lines += stream.decompress(block).count(b"\n")
         except zlib.error:
             break
-    return unpacked + 1
+    return lines + 1
+
+
+# --------------------------------------------------------------------------------------- rows
 
 
 def rows(content: str, file: Path) -> Iterator[tuple[str, dict]]:
-    """(where it stands, the object) of every JSON object in a text: 'line 3' of lines, 'entry 3' of an array.
+    """Yield (its place, the object) of every JSON object in a text.
 
-    Raises UserError for what is no object, with the file and the place.
+    The place is 'line 3' of lines, 'entry 3' of an array. Raises UserError with the file and the
+    place for anything that is no object.
     """
-    entries = _array(content, file)
-    if entries is None:
-        numbered = (
-            (f"line {n}", _parsed(line, file, n))
-            for n, line in enumerate(files.lines(content), 1)
-            if line.strip(_BLANK)
-        )
-    else:
-        numbered = ((f"entry {n}", entry) for n, entry in enumerate(entries, 1))
-    for where, row in numbered:
+    for where, row in _values(content, file):
         if not isinstance(row, dict):
             raise UserError(f"{file}, {where}: not a JSON object but {json.dumps(row):.40}")
         if isinstance(row, _Twice):
@@ -115,51 +121,69 @@ def rows(content: str, file: Path) -> Iterator[tuple[str, dict]]:
         yield where, row
 
 
+def _values(content: str, file: Path) -> Iterator[tuple[str, Any]]:
+    entries = _array(content, file)
+    if entries is not None:
+        for n, entry in enumerate(entries, 1):
+            yield f"entry {n}", entry
+        return
+    for n, line in enumerate(files.lines(content), 1):
+        if line.strip(_BLANK):
+            yield f"line {n}", _parsed(line, file, n)
+
+
 def _array(content: str, file: Path) -> list | None:
-    """The entries of a text that is one JSON value, an array or an object; None where each line is to be read on its own."""
-    first, second = (*_first_lines(content, 2), "", "")[:2]
+    """The entries of a text that is one JSON array or object; None: each line is a value."""
+    lines = [*_first_lines(content, 2), "", ""]
+    first, second = lines[:2]
     alone = _value(first)
     if isinstance(alone, dict) or (alone is not None and second):
         return None
+    # An object in the second line: these are lines, and the first of them is broken.
     if isinstance(_value(second), dict) and not first.startswith("["):
-        return None  # lines, of which the first is broken
-    whole = _parsed(content, file) if content.strip(_BLANK)[:1] in ("[", "{") else None
+        return None
+    if content.strip(_BLANK)[:1] not in ("[", "{"):
+        return None
+    whole = _parsed(content, file)
     return [whole] if isinstance(whole, dict) else whole
 
 
 def _first_lines(content: str, number: int) -> list[str]:
-    """The first lines that are not blank, found without cutting all of the text."""
-    lines = (match.group().strip(_BLANK) for match in re.finditer(r"[^\r\n]+", content))
+    """The first lines that are not blank, without splitting all of the text."""
+    matches = re.finditer(r"[^\r\n]+", content)
+    lines = (match.group().strip(_BLANK) for match in matches)
     return list(itertools.islice(filter(None, lines), number))
 
 
 class _Twice(dict):
-    """An object in which a name stands twice, and what stood there first is gone."""
+    """An object with a name that occurs twice, so that the first value is lost."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else _Twice(found)
+    by_name = dict(pairs)
+    return by_name if len(by_name) == len(pairs) else _Twice(by_name)
 
 
 def _parsed(value: str, file: Path, line: int = 1) -> Any:
-    """A JSON value that begins in this line of a file."""
+    """Parses a JSON value that begins in this line of a file."""
     try:
         return json.loads(value.strip(_BLANK), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        before = files.lines(value[: len(value) - len(value.lstrip(_BLANK)) + error.pos] + "x")
-        where = (
-            f"line {line + len(before) - 1}: broken JSON ({error.msg}, column {len(before[-1])})"
-        )
+        # The error counts from the first character that is not blank.
+        blanks = len(value) - len(value.lstrip(_BLANK))
+        before = files.lines(value[: blanks + error.pos] + "x")
+        column = len(before[-1])
+        line += len(before) - 1
+        problem = f"{error.msg}, column {column}"
     except RecursionError:
-        where = f"line {line}: broken JSON (nested too deeply)"
+        problem = "nested too deeply"
     except ValueError as error:  # a number of thousands of digits
-        where = f"line {line}: broken JSON ({str(error).partition(';')[0]})"
-    raise UserError(f"{file}, {where}")
+        problem = str(error).partition(";")[0]
+    raise UserError(f"{file}, line {line}: broken JSON ({problem})")
 
 
 def _value(line: str) -> Any:
-    """The JSON value that a line is on its own; None where it is none."""
+    """The JSON value of a line, or None."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -167,25 +191,34 @@ def _value(line: str) -> Any:
 
 
 def looks_like_rows(content: str) -> bool:
-    """Whether a text is JSON objects: the first values in it all are, or all of it is an array of them."""
-    values, end = _first_values(content, _LOOKED_AT)
+    """Whether a text is JSON objects: its first values are, or all of it is an array of them."""
+    values, at_end = _first_values(content, _TRIED)
     if len(values) == 1 and isinstance(values[0], list):
         values = values[0]
     else:
-        end = end or len(values) == _LOOKED_AT
-    return end and bool(values) and all(isinstance(value, dict) for value in values)
+        at_end = at_end or len(values) == _TRIED
+    return at_end and bool(values) and all(isinstance(value, dict) for value in values)
 
 
 def _first_values(content: str, number: int) -> tuple[list, bool]:
-    """The first JSON objects and arrays of a text, with nothing but blanks between them, and whether they end with it."""
-    decoder, blank, found, at = json.JSONDecoder(), re.compile(f"[{_BLANK}]*"), [], 0
-    while len(found) < number:
-        at = blank.match(content, at).end()
-        if content[at : at + 1] not in ("{", "["):
-            break
+    """(The first JSON objects and arrays of a text, whether the text ends with them).
+
+    Only blanks may be between them.
+    """
+    decoder = json.JSONDecoder()
+    values: list = []
+    at = _skip_blanks(content, 0)
+    while len(values) < number and content[at : at + 1] in ("{", "["):
         try:
-            value, at = decoder.raw_decode(content, at)
+            value, end = decoder.raw_decode(content, at)
         except (ValueError, RecursionError):
             break
-        found.append(value)
-    return found, blank.match(content, at).end() == len(content)
+        values.append(value)
+        at = _skip_blanks(content, end)
+    return values, at == len(content)
+
+
+def _skip_blanks(content: str, at: int) -> int:
+    match = _BLANKS.match(content, at)
+    assert match is not None  # the pattern matches the empty text too
+    return match.end()

@@ -1,7 +1,7 @@
-"""The corpus that every Python installation carries: the language reference's prose and the standard library's source.
+"""The corpus of every Python installation: the language reference and the standard library.
 
-About 80 documents of prose (0.5 MB) and 700 of source (11 MB). The text differs with the Python version, so figures compare only
-within one.
+About 80 documents of prose (0.5 MB) and 700 of source (11 MB). The text differs between Python
+versions, so results compare only within one. Source: the running Python (docs.python.org).
 """
 
 import functools
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dlm import data
 from dlm.core.errors import UserError
+from dlm.data.base import Source, Split, Splits, check_share, filtered, split_by_hash
 
-# Packages installed by others, tests, and what machines wrote.
+# Packages that others installed, tests, and generated files.
 _SKIPPED = {
     "site-packages",
     "dist-packages",
@@ -29,18 +29,18 @@ _SKIPPED = {
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """Prose and Python, split by hash of the document; equal documents are kept once."""
+class Embedded(Source):
+    """Prose and Python, split by hash of the document, without duplicates."""
 
     held_out: float = 0.02  # share of the documents
     parts: tuple[Literal["prose", "source"], ...] = ("prose", "source")
 
     def __post_init__(self):
-        data.check_share(self.held_out)
+        check_share(self.held_out)
         if not self.parts:
             raise ValueError("parts must name 'prose', 'source' or both")
 
-    def documents(self, split: data.Split) -> list[str]:
+    def documents(self, split: Split) -> list[str]:
         return self._all[0][split]
 
     @property
@@ -48,32 +48,38 @@ class Embedded:
         return self._all[1]
 
     @functools.cached_property
-    def _all(self) -> tuple[dict[data.Split, list[str]], dict[str, int]]:
-        read, dropped = dict(prose=_prose, source=_source), Counter()
-        found = data.kept(
-            (document for part in self.parts for document in read[part]()), True, dropped
-        )
-        splits = data.by_hash(found, self.held_out)
+    def _all(self) -> tuple[Splits, dict[str, int]]:
+        dropped: Counter = Counter()
+        documents = filtered(self._read(), True, dropped)
+        splits = split_by_hash(documents, self.held_out)
         if not all(splits.values()):
             raise UserError(
-                f"no documents in one of the splits (parts={self.parts}, held_out={self.held_out}); this Python may lack its sources"
+                f"no documents in one of the splits (parts={self.parts}, "
+                f"held_out={self.held_out}); this Python may lack its sources"
             )
         return splits, dict(+dropped)
+
+    def _read(self) -> Iterator[str]:
+        for part in self.parts:
+            yield from _prose() if part == "prose" else _source()
 
 
 def _prose() -> Iterator[str]:
     from pydoc_data.topics import topics
 
-    return (topics[name] for name in sorted(topics))
+    for name in sorted(topics):
+        yield topics[name]
 
 
 def _source() -> Iterator[str]:
-    """The .py files in order of their paths; those that are not UTF-8 are left out."""
+    """Yields .py files in the order of their paths, except those that are not UTF-8."""
     for folder, folders, files in os.walk(sysconfig.get_path("stdlib")):
+        # os.walk enters the folders that this list contains, in its order.
         folders[:] = sorted(name for name in folders if name not in _SKIPPED)
         for name in sorted(files):
-            if name.endswith(".py") and not name.startswith("_sysconfigdata"):
-                try:
-                    yield Path(folder, name).read_bytes().decode()
-                except (UnicodeDecodeError, OSError):
-                    continue
+            if not name.endswith(".py") or name.startswith("_sysconfigdata"):
+                continue
+            try:
+                yield Path(folder, name).read_bytes().decode()
+            except (UnicodeDecodeError, OSError):
+                continue

@@ -26,7 +26,7 @@ from dlm.core.config import to_plain
 from dlm.core.contracts import Pattern
 from dlm.core.errors import UserError
 from dlm.core.named import Place
-from dlm.data import digest
+from dlm.data.base import digest
 from dlm.evals.lm_eval.scoring import Model
 from dlm.text.chat import Chat
 

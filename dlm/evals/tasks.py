@@ -17,9 +17,10 @@ import numpy as np
 from dlm.core.config import build_member, member
 from dlm.core.errors import UserError
 from dlm.core.intervals import jackknife
-from dlm.data import digest, problems
+from dlm.data import problems
+from dlm.data.base import digest
 from dlm.evals.samples import before
-from dlm.tasks import Problem
+from dlm.tasks.base import Problem
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Tasks:
             )
         if any(n < 1 for n in self.steps):
             raise ValueError(f"steps={self.steps} must be positive")
-        if self.ask == "fill" and not hasattr(self.task, "template"):
+        if self.ask == "fill" and not problems.answer_contains_prompt(self.task):
             raise ValueError(
                 f"ask='fill' needs a task whose prompt is a part of the answer, such as tasks.sudoku: not {self.task}"
             )

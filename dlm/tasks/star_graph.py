@@ -1,27 +1,32 @@
-"""Find the way from the centre of a star to the end of one of its arms, all but its two ends:   a>b,d>e,e>f,b>c,c>g,a>d g-a=bc
+"""Find the path from the centre of a star to the end of one of its arms, without its two ends:
 
-Bachmann & Nagarajan (arXiv:2403.06963): the first step decides everything, and left to right it is the hardest to know.
+    a>b,d>e,e>f,b>c,c>g,a>d g-a=bc
 
-The end stands before the centre, so that the answer goes on where the question stops, and nodes follow one another without a sign between
-them: the node of a step, whether asked for or given, stands at a fixed distance from every neighbour that is always there to be read.
+The first step decides everything, and from left to right it is the hardest to know (Bachmann &
+Nagarajan, arXiv:2403.06963).
+
+The end is written before the centre, so the answer continues where the question ends, and nodes
+follow each other without a separator: each node of a step, in the question or the answer, is at a
+fixed distance from the neighbours that can be read.
 """
 
+import itertools
 from dataclasses import dataclass
 
 from dlm.core.named import Seed
-from dlm.tasks import Problem, rng
+from dlm.tasks.base import Problem, Task
 
 NAMES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
-class StarGraph:
+class StarGraph(Task):
+    """Find a path in a star."""
+
     arms: int = 3
     length: int = 3  # edges of each arm
-    names: int = len(
-        NAMES
-    )  # letters that nodes are called by, anew in each problem; the fewer, the sooner an edge is looked up
-    seed: Seed = 0
+    names: int = len(NAMES)  # letters for nodes; with fewer, an edge is sooner looked up
+    seed: Seed = Seed(0)
 
     def __post_init__(self):
         if self.names > len(NAMES):
@@ -30,31 +35,42 @@ class StarGraph:
             )
         if self.length < 2:
             raise ValueError(
-                f"length={self.length} must be at least 2: a way of one edge has no node between its ends"
+                f"length={self.length} must be at least 2: "
+                "a way of one edge has no node between its ends"
             )
-        if self.arms < 1 or self.arms * self.length + 1 > self.names:
+        if self.arms < 1 or self._edges + 1 > self.names:
             raise ValueError(
-                f"arms={self.arms} × length={self.length} must be from 1 to names - 1 = {self.names - 1} edges"
+                f"arms={self.arms} × length={self.length} must be "
+                f"from 1 to names - 1 = {self.names - 1} edges"
             )
+
+    @property
+    def _edges(self) -> int:
+        return self.arms * self.length
 
     @property
     def longest(self) -> int:
         return self.length - 1
 
     def __getitem__(self, i: int) -> Problem:
-        draw = rng(self, i)
-        centre, *others = draw.sample(NAMES[: self.names], self.arms * self.length + 1)
-        arms = [
-            [centre, *others[a * self.length : (a + 1) * self.length]] for a in range(self.arms)
-        ]
-        edges = [f"{x}>{y}" for arm in arms for x, y in zip(arm, arm[1:], strict=False)]
+        draw = self._random(i)
+        # Letters are assigned to nodes anew in each problem.
+        centre, *others = draw.sample(NAMES[: self.names], self._edges + 1)
+        arms = []
+        for begin in range(0, self._edges, self.length):
+            arms.append([centre, *others[begin : begin + self.length]])
+        edges = [edge for arm in arms for edge in _edges_of(arm)]
         draw.shuffle(edges)
-        way = draw.choice(arms)
-        return Problem(f"{','.join(edges)} {way[-1]}-{centre}=", "".join(way[1:-1]))
+        path = draw.choice(arms)
+        question = f"{','.join(edges)} {path[-1]}-{centre}="
+        return Problem(question, "".join(path[1:-1]))
 
     def grade(self, problem: Problem, answer: str) -> bool:
         edges, ends = problem.prompt[:-1].split(" ")
         end, centre = ends.split("-")
-        way = [centre, *answer.strip(), end]
-        steps = [f"{x}>{y}" for x, y in zip(way, way[1:], strict=False)]
+        steps = _edges_of([centre, *answer.strip(), end])
         return len(steps) == self.length and set(steps) <= set(edges.split(","))
+
+
+def _edges_of(path: list[str]) -> list[str]:
+    return [f"{start}>{end}" for start, end in itertools.pairwise(path)]

@@ -1,23 +1,32 @@
-"""Fill a grid of side s², so that every row, column and box holds each digit once:   1.3./…  =  the whole grid
+"""Fill a grid of side s², so that every row, column and box contains each digit once:
 
-The givens may leave several solutions: every one that keeps them is right. Grids are found by a search from row to row, each with the
-digits in a random order: all are possible (288 of side 4, 6.7·10²¹ of side 9), though not equally likely, and few of side 9 are images
-of one another under a symmetry. Permutations of a single grid would be one family, which a model may solve without knowing the rules.
+    1.3./…  =  the whole grid
+
+The givens may leave several solutions; every one that keeps them is right. A search from row to row
+generates the grids, each with the digits in a random order. All grids are possible (288 of side 4,
+6.7·10²¹ of side 9), though not equally likely, and few of side 9 are images of one another under a
+symmetry. Permutations of a single grid would be one family, which a model may solve without knowing
+the rules. Ours in this form.
 """
 
 import itertools
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dlm.core.named import Seed
-from dlm.tasks import Problem, rng
+from dlm.tasks.base import Parts, Problem, Task
+
+HOLE = "."
 
 
 @dataclass(frozen=True)
-class Sudoku:
+class Sudoku(Task):
+    """Fill the holes of a grid."""
+
     box: int = 2  # s: 2 is a grid of 4 × 4, 3 the usual 9 × 9
-    holes: float = 0.5  # share of the cells that are taken out
-    seed: Seed = 0
+    holes: float = 0.5  # share of the cells that are removed
+    seed: Seed = Seed(0)
 
     def __post_init__(self):
         if self.box not in (2, 3) or not 0 < self.holes <= 1:
@@ -30,61 +39,88 @@ class Sudoku:
         return self.box**4
 
     def __getitem__(self, i: int) -> Problem:
-        draw, cells = rng(self, i), self.box**4
-        grid = _grid(draw, self.box)
-        taken = set(draw.sample(range(cells), max(round(self.holes * cells), 1)))
-        return Problem("".join("." if n in taken else d for n, d in enumerate(grid)) + "=", grid)
+        draw = self._random(i)
+        cells = self.box**4
+        grid = _Search(draw, self.box).grid()
+        count = max(round(self.holes * cells), 1)
+        holes = set(draw.sample(range(cells), count))
+        puzzle = [HOLE if cell in holes else digit for cell, digit in enumerate(grid)]
+        return Problem("".join(puzzle) + "=", grid)
 
-    def template(self, problem: Problem) -> tuple[str | int, ...]:
-        runs = (
-            ("".join(run), hole) for hole, run in itertools.groupby(problem.prompt[:-1], ".".__eq__)
-        )
-        return tuple(len(run) if hole else run for run, hole in runs)
+    def template(self, problem: Problem) -> Parts:
+        parts: list[str | int] = []
+        for is_hole, run in itertools.groupby(problem.prompt[:-1], HOLE.__eq__):
+            cells = "".join(run)
+            parts.append(len(cells) if is_hole else cells)
+        return tuple(parts)
 
     def grade(self, problem: Problem, answer: str) -> bool:
-        s, given, grid = self.box, problem.prompt[:-1], answer.strip()
-        if len(grid) != s**4 or any(g not in (".", d) for g, d in zip(given, grid, strict=True)):
+        puzzle = problem.prompt[:-1]
+        grid = answer.strip()
+        if len(grid) != self.box**4:
             return False
-        rows = [grid[n : n + s * s] for n in range(0, s**4, s * s)]
-        boxes = [
-            "".join(rows[r + k][c : c + s] for k in range(s))
-            for r in range(0, s * s, s)
-            for c in range(0, s * s, s)
-        ]
-        whole = sorted(map(str, range(1, s * s + 1)))
-        return all(
-            sorted(part) == whole
-            for part in [*rows, *map("".join, zip(*rows, strict=True)), *boxes]
-        )
+        for known, digit in zip(puzzle, grid, strict=True):
+            if known not in (HOLE, digit):
+                return False
+        side = self.box**2
+        digits = [str(digit) for digit in range(1, side + 1)]
+        return all(sorted(unit) == digits for unit in _units(grid, self.box))
 
 
-def _grid(draw: random.Random, s: int) -> str:
-    """A full grid, its cells in reading order."""
+def _units(grid: str, s: int) -> Iterator[str]:
+    """Yields the digits of each row, column and box."""
     side = s * s
-    places = [divmod(cell, side) for cell in range(side * side)]
-    order = [
-        [(str(d), 1 << d) for d in draw.sample(range(1, side + 1), side)] for _ in range(side)
-    ]  # that a row's cells try
-    rows, columns, boxes, grid = [0] * side, [0] * side, [0] * side, [""] * (side * side)
+    for row in range(side):
+        yield grid[row * side : (row + 1) * side]
+    for column in range(side):
+        yield grid[column::side]
+    for top in range(0, side, s):
+        for left in range(0, side, s):
+            starts = [row * side + left for row in range(top, top + s)]
+            yield "".join(grid[start : start + s] for start in starts)
 
-    def fill(cell: int) -> bool:
-        if cell == side * side:
+
+class _Search:
+    """Fills a grid cell by cell and goes back from dead ends.
+
+    A set of digits is an int with one bit for each.
+    """
+
+    def __init__(self, draw: random.Random, s: int):
+        self._s = s
+        self._side = s * s
+        digits = range(1, self._side + 1)
+        # Each row tries the digits in an order of its own.
+        self._orders = [draw.sample(digits, self._side) for _ in digits]
+        self._rows = [0] * self._side
+        self._columns = [0] * self._side
+        self._boxes = [0] * self._side
+        self._cells = [""] * self._side**2
+
+    def grid(self) -> str:
+        """Return a full grid, its cells in reading order."""
+        self._fill(0)
+        return "".join(self._cells)
+
+    def _fill(self, cell: int) -> bool:
+        """Fills the grid from this cell on; False where that is impossible."""
+        if cell == len(self._cells):
             return True
-        r, c = places[cell]
-        b = r - r % s + c // s
-        taken = rows[r] | columns[c] | boxes[b]
-        for digit, bit in order[r]:
-            if not taken & bit:
-                rows[r], columns[c], boxes[b], grid[cell] = (
-                    rows[r] | bit,
-                    columns[c] | bit,
-                    boxes[b] | bit,
-                    digit,
-                )
-                if fill(cell + 1):
-                    return True
-                rows[r], columns[c], boxes[b] = rows[r] ^ bit, columns[c] ^ bit, boxes[b] ^ bit
+        row, column = divmod(cell, self._side)
+        box = row - row % self._s + column // self._s
+        used = self._rows[row] | self._columns[column] | self._boxes[box]
+        for digit in self._orders[row]:
+            bit = 1 << digit
+            if used & bit:
+                continue
+            self._toggle(row, column, box, bit)
+            self._cells[cell] = str(digit)
+            if self._fill(cell + 1):
+                return True
+            self._toggle(row, column, box, bit)
         return False
 
-    fill(0)
-    return "".join(grid)
+    def _toggle(self, row: int, column: int, box: int, bit: int) -> None:
+        self._rows[row] ^= bit
+        self._columns[column] ^= bit
+        self._boxes[box] ^= bit

@@ -7,7 +7,7 @@ import pytest
 
 from dlm import evaluate, sweep, train
 from dlm.core.run import build_run
-from dlm.data import digest
+from dlm.data.base import digest
 from dlm.reports import groups, record, table
 from tests import tiny
 from tests.commands.test_end_to_end import answer, mistake

@@ -4,27 +4,27 @@ import subprocess
 import sys
 from collections import Counter
 
-from dlm import data
 from dlm.data import problems
+from dlm.data.base import describe_dropped, filtered, split_by_hash
 from dlm.tasks.sudoku import Sudoku
 
 
 def test_split_is_disjoint_covers_everything_and_ignores_other_documents():
     documents = [f"document {i}" for i in range(400)]
-    splits = data.by_hash(documents, 0.25)
+    splits = split_by_hash(documents, 0.25)
     assert sorted(splits["train"] + splits["held_out"]) == sorted(documents)
     assert 60 < len(splits["held_out"]) < 140
-    more = data.by_hash([*(f"new {i}" for i in range(400)), *reversed(documents)], 0.25)
+    more = split_by_hash([*(f"new {i}" for i in range(400)), *reversed(documents)], 0.25)
     assert set(splits["held_out"]) <= set(more["held_out"]) and set(splits["train"]) <= set(
         more["train"]
     )
-    assert set(splits["held_out"]) <= set(data.by_hash(documents, 0.5)["held_out"])
+    assert set(splits["held_out"]) <= set(split_by_hash(documents, 0.5)["held_out"])
 
 
 def test_equal_documents_share_a_split_and_are_kept_unless_they_are_to_be_unique():
     given = [*(f"document {i}" for i in range(300)), "", *["again"] * 200, ""]
     dropped = Counter()
-    splits = data.by_hash(data.kept(given, False, dropped), 0.25)
+    splits = split_by_hash(filtered(given, False, dropped), 0.25)
     assert sorted(splits["train"] + splits["held_out"]) == sorted(
         filter(None, given)
     ) and dropped == {
@@ -34,10 +34,10 @@ def test_equal_documents_share_a_split_and_are_kept_unless_they_are_to_be_unique
     assert not set(splits["train"]) & set(splits["held_out"])
     dropped.clear()
     assert (
-        data.kept(given, True, dropped) == [*given[:300], "again"]
-        and data.told(dropped) == "2 empty documents, 199 duplicates"
+        filtered(given, True, dropped) == [*given[:300], "again"]
+        and describe_dropped(dropped) == "2 empty documents, 199 duplicates"
     )
-    assert data.told({}) == data.told(dict(duplicates=0)) == ""
+    assert describe_dropped({}) == describe_dropped(dict(duplicates=0)) == ""
 
 
 def test_equal_problems_are_kept_unless_they_are_to_be_unique():

@@ -8,6 +8,7 @@ import pytest
 
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
+from dlm.data.base import Source
 from dlm.data.loader import Loader
 from dlm.text.bytes import Bytes
 
@@ -15,7 +16,7 @@ TOKENIZER = Bytes().fit(())
 
 
 @dataclass(frozen=True)
-class Source:
+class Numbered(Source):
     size: int = 40
 
     def documents(self, split):
@@ -29,7 +30,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DLM_CACHE", str(tmp_path))
 
 
-LOADER = Loader(source=Source(), batch=4, length=16, threads=2)
+LOADER = Loader(source=Numbered(), batch=4, length=16, threads=2)
 
 
 def first(n, loader=LOADER, windows=None, **options):
@@ -58,7 +59,7 @@ def test_threads_do_not_change_the_data():
     for threads in (0, 1, 7):
         for a, b in zip(
             first(9),
-            first(9, Loader(source=Source(), batch=4, length=16, threads=threads)),
+            first(9, Loader(source=Numbered(), batch=4, length=16, threads=threads)),
             strict=True,
         ):
             same(a, b)
@@ -66,7 +67,7 @@ def test_threads_do_not_change_the_data():
 
 def test_an_epoch_reads_every_window_once_and_the_next_in_another_order():
     windows = LOADER.train_windows(TOKENIZER, 0)
-    loader = Loader(source=Source(), batch=len(windows), length=16)
+    loader = Loader(source=Numbered(), batch=len(windows), length=16)
     one, two = (
         [row.tobytes() for row in batch["tokens_BL"]] for batch in first(2, loader, windows)
     )
@@ -96,7 +97,7 @@ def test_evaluation_reads_every_held_out_byte_once():
     batches = list(LOADER.sequential(held, 4))
     rows = np.concatenate([b["tokens_BL"] for b in batches])
     weights = np.concatenate([b["weights_BL"] for b in batches])
-    documents = Source().documents("held_out")
+    documents = Numbered().documents("held_out")
     assert len(held) % 4 and len(rows) == -(-len(held) // 4) * 4  # the last batch is filled
     assert (TOKENIZER.bytes_V[rows] * weights).sum() == sum(len(d.encode()) for d in documents)
     assert weights.sum() == sum(len(d.encode()) + 1 for d in documents)  # eos counts
@@ -116,11 +117,11 @@ def test_mistakes():
     with pytest.raises(
         UserError, match=r"data.length=4096 is longer than the corpus \(\d+ tokens\)"
     ):
-        Loader(source=Source(), length=4096).train_windows(TOKENIZER, 0)
+        Loader(source=Numbered(), length=4096).train_windows(TOKENIZER, 0)
     with pytest.raises(
         UserError, match="config.data.prompt='é' must be one token of the tokenizer, not 2"
     ):
-        Loader(source=Source(), length=8, prompt="é").train_windows(TOKENIZER, 0)
+        Loader(source=Numbered(), length=8, prompt="é").train_windows(TOKENIZER, 0)
     with pytest.raises(UserError, match="batch of 4 cannot be split over 3 processes"):
         first(1, processes=3)
     with pytest.raises(UserError, match="config.data: batch and length"):
@@ -128,7 +129,7 @@ def test_mistakes():
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Source):
     """A question, then its answer."""
 
     question: int = 30
@@ -150,7 +151,7 @@ def test_windows_in_which_nothing_counts_are_not_served():
     batches = first(3 * len(asked), left)
     assert all(b["weights_BL"].any() for b in batches)
     assert {b["tokens_BL"].tobytes() for b in batches} == {
-        w["tokens_L"].tobytes() for w in map(whole.__getitem__, whole.asked())
+        w["tokens_L"].tobytes() for w in map(whole.__getitem__, whole.counting())
     }
     share = 100 * (1 - len(asked) / len(whole))
     assert left.about(asked) == (
@@ -209,7 +210,7 @@ def test_a_prompt_that_never_comes_is_an_error():
         Loader(source=Endless(), length=8, prompt="=").train_windows(TOKENIZER, 0)
 
 
-class Endless:
+class Endless(Source):
     """What ends the prompt ends the text, in a window that training drops since it is not full."""
 
     def documents(self, split):
@@ -218,7 +219,7 @@ class Endless:
 
 def test_few_windows_are_read_again_and_again():
     """Every epoch holds each of them once; those are the first of the stream, and no other is ever read."""
-    few, rows = Loader(source=Source(), batch=4, length=16, threads=0, windows=8), []
+    few, rows = Loader(source=Numbered(), batch=4, length=16, threads=0, windows=8), []
     for batch in first(6, few):
         rows += [row.tobytes() for row in batch["tokens_BL"]]
     whole = LOADER.train_windows(TOKENIZER, 0)
@@ -230,6 +231,6 @@ def test_few_windows_are_read_again_and_again():
     )
     assert rows[:8] != rows[8:16], "in another order"
     with pytest.raises(UserError, match="data.windows=999 is more than the corpus has"):
-        Loader(source=Source(), batch=4, length=16, windows=999).train_windows(TOKENIZER, 0)
+        Loader(source=Numbered(), batch=4, length=16, windows=999).train_windows(TOKENIZER, 0)
     with pytest.raises(ValueError, match="windows=-1"):
         Loader(windows=-1)

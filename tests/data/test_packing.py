@@ -104,7 +104,7 @@ def test_windows_in_which_nothing_counts_are_known_by_number():
             )
             windows = Windows(tokens, length, EOS, PAD, order_seed=seed, prompt=7)
             counted_B = windows.rows(np.arange(len(windows)))["weights_BL"].any(1)
-            assert windows.asked().tolist() == np.flatnonzero(
+            assert windows.counting().tolist() == np.flatnonzero(
                 counted_B
             ).tolist() and windows.prompts == (
                 6 / 9,
@@ -113,7 +113,7 @@ def test_windows_in_which_nothing_counts_are_known_by_number():
             empty += (~counted_B).sum()
     assert empty > 50
     plain = Windows(tokens, 4, EOS, PAD)
-    assert plain.asked().tolist() == list(range(len(plain))) and plain.prompts == (0, 0)
+    assert plain.counting().tolist() == list(range(len(plain))) and plain.prompts == (0, 0)
 
 
 def test_access_by_number():

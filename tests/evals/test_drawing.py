@@ -24,7 +24,7 @@ from dlm.evals.tasks import Tasks
 from dlm.samplers.rules.confident import Confident
 from dlm.samplers.rules.first_hitting import FirstHitting
 from dlm.samplers.rules.ordered import Ordered
-from dlm.tasks import Problem
+from dlm.tasks.base import Problem
 from dlm.tasks.brackets import Brackets
 from dlm.tasks.sudoku import Sudoku
 from dlm.text.base import closing

@@ -1,7 +1,11 @@
-"""Where text comes from and how it becomes ids."""
+"""Tokenizer, Source and Task: text becomes ids, documents come from a corpus, problems are graded.
+
+Base classes with defaults: text/base.py, data/base.py, tasks/base.py; they load no JAX.
+"""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,24 +25,33 @@ class Tokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides how texts are encoded."""
+        """A hash of everything that decides how texts are encoded."""
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the ids of a text, int32."""
+        """Returns the ids of a text, int32, without bos or eos."""
 
-    def decode(self, ids: np.ndarray) -> str:
+    def encode_prompt(self, text: str) -> np.ndarray:
+        """Returns the ids of a user's prompt, int32; names of special tokens in it are text."""
+
+    def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """Returns the text of ids."""
+
+    def save(self, folder: Path) -> None:
+        """Writes into a run directory everything that rebuilds the tokenizer."""
 
 
 class Source(Protocol):
     """Documents in two splits."""
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of the documents' content."""
+    def dropped(self) -> dict[str, int]:
+        """How much the source left out, by kind."""
 
-    def documents(self, split: str) -> Sequence[str]:
-        """Returns the documents of 'train' or 'held_out', by random access."""
+    def documents(self, split: Literal["train", "held_out"]) -> Sequence[str]:
+        """Returns the documents of a split, by random access."""
+
+    def fingerprint(self, split: Literal["train", "held_out"]) -> str | None:
+        """Identifies the documents without reading them; None: by their content."""
 
 
 class Task(Protocol):
@@ -48,8 +61,12 @@ class Task(Protocol):
     def longest(self) -> int:
         """Characters of the longest answer."""
 
+    # A problem is a NamedTuple (prompt, answer); Any, so that a task may extend it.
     def __getitem__(self, i: int) -> Any:
         """Returns problem i, the same in every process."""
 
     def grade(self, problem: Any, answer: str) -> bool:
-        """Checks an answer; it need not be the one that is known."""
+        """Checks an answer; it need not be the known one."""
+
+    def template(self, problem: Any) -> tuple[str | int, ...] | None:
+        """Returns the answer as known text and lengths of holes; None: the prompt is no part."""
