@@ -38,6 +38,9 @@ FLAGS = [
         type=bool,
     ),
     Flag("infill", "template whose every ___ is a hole to fill; \\n is a line break"),
+    Flag(
+        "problems", "answer and grade so many held-out problems of the run's evals.tasks", type=int
+    ),
     Flag("num", "samples", default=4, type=int),
     Flag(
         "length",
@@ -46,6 +49,7 @@ FLAGS = [
     ),
     Flag("steps", "denoising steps, short for --sampler.steps", type=int),
     Flag("seed", "seed of the draws", default=0, type=Seed),
+    Flag("grid", "columns of the square in which the replay draws a puzzle", default=0, type=int),
     Flag("trace", "write a page that replays the denoising to this .html file", type=Place),
     Flag(
         "out",
@@ -60,14 +64,15 @@ SAMPLES = "samples.jsonl"
 
 def main(argv: list[str] | None = None) -> None:
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("sampler",))
-    if sum(map(bool, (args.prompt, args.chat, args.infill))) > 1:
+    if sum(map(bool, (args.prompt, args.chat, args.infill, args.problems))) > 1:
         raise UserError(
-            "--prompt, --chat and --infill exclude each other: a prompt is a template with its hole at the end"
+            "--prompt, --chat, --infill and --problems exclude each other: "
+            "a prompt is a template with its hole at the end"
         )
     if args.cut and args.infill:
         raise UserError("--cut is for --prompt and --chat: a template is filled in as a whole")
-    if args.num < 1 or (args.length is not None and args.length < 1):
-        raise UserError("--num and --length must be at least 1")
+    if any(n is not None and n < 1 for n in (args.num, args.length, args.problems)):
+        raise UserError("--num, --length and --problems must be at least 1")
     workdir = Path(args.workdir)
     steps = [("sampler.steps", str(args.steps))] if args.steps is not None else []
 
@@ -81,14 +86,35 @@ def main(argv: list[str] | None = None) -> None:
     generator = experiment.generator(
         state.averaged, sampler, seed=args.seed, trace=bool(args.trace or args.animate)
     )
-    replies = generator([request(args, experiment)] * args.num)
+    tasks, problems = held_out_problems(args, experiment)
+    requests = [tasks.request(problem, experiment.tokenizer) for problem in problems]
+    replies = generator(requests or [request(args, experiment)] * args.num)
     records = [record(args, sampler, experiment.tokenizer, reply) for reply in replies]
+    for i, problem in enumerate(problems):
+        solved = tasks.solves(problem, replies[i], experiment.tokenizer)
+        records[i].update(kind="problem", solved=bool(solved))
     with kept:
         traces = traced(args, experiment, sampler, replies, records)
         show(args, traces, replies, records)
         kept(records)
         if args.trace:
             write_page(args, traces)
+
+
+def held_out_problems(args, experiment):
+    """Return the run's evaluator of generated problems and the problems that --problems requests.
+
+    Without --problems there is neither.
+    """
+    if not args.problems:
+        return None, []
+    tasks = experiment.run.evals.get("tasks")
+    if tasks is None:
+        raise UserError(
+            f"--problems={args.problems}: the config of {args.workdir} has no evals.tasks, "
+            "which names the problems"
+        )
+    return tasks, tasks.problems(experiment.tokenizer, args.problems)
 
 
 def request(args, experiment):
@@ -219,10 +245,17 @@ def traced(args, experiment, sampler, replies, records) -> list:
     if not (args.trace or args.animate):
         return []
     caption = described(to_plain(sampler)) | dict(nfe=str(replies[0].nfe), seed=str(args.seed))
+    names = [f"{record['kind']} {i}{_verdict(record)}" for i, record in enumerate(records, 1)]
     return [
-        trace(f"{records[0]['kind']} {i + 1}", reply, experiment.tokenizer, caption)
-        for i, reply in enumerate(replies)
+        trace(name, reply, experiment.tokenizer, caption, args.grid)
+        for name, reply in zip(names, replies, strict=True)
     ]
+
+
+def _verdict(record: dict) -> str:
+    if "solved" not in record:
+        return ""
+    return ": solved" if record["solved"] else ": not solved"
 
 
 def write_page(args, traces: list) -> None:
@@ -246,12 +279,12 @@ def show(args, traces: list, replies, records) -> None:
         return
     for i, reply in enumerate(replies):
         say(
-            f"\n── {records[i]['kind']} {i + 1} of {args.num}: {reply.nfe} passes, {reply.seconds:.2f} s with compilation ──"
+            f"\n── {records[i]['kind']} {i + 1} of {len(replies)}{_verdict(records[i])}: {reply.nfe} passes, {reply.seconds:.2f} s with compilation ──"
         )
         say(replay.printable(reply.text))
 
 
-def trace(name: str, reply, tokenizer, caption: dict):
+def trace(name: str, reply, tokenizer, caption: dict, columns: int = 0):
     """A reply's trace as the replay shows it."""
     from dlm.reports.replay import Trace
 
@@ -263,6 +296,7 @@ def trace(name: str, reply, tokenizer, caption: dict):
         pieces=pieces,
         mask=tokenizer.mask,
         caption=caption,
+        columns=columns,
         **reply.trace,
     )
 

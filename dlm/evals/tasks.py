@@ -20,6 +20,7 @@ from dlm.core.intervals import jackknife
 from dlm.data import problems
 from dlm.data.base import digest
 from dlm.evals.samples import before
+from dlm.samplers.requests import Request
 from dlm.tasks.base import Problem
 
 
@@ -52,17 +53,16 @@ class Tasks:
 
     def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error) over the problems."""
-        tokenizer, asked = context.tokenizer, self._asked(context.tokenizer)
+        tokenizer, asked = context.tokenizer, self.problems(context.tokenizer)
         told = dict(
             sha256=digest(part for p in asked for part in (p.prompt, p.answer))["sha256"],
             rows=len(asked),
         )
-        templates = [self._template(p, tokenizer.eos) for p in asked]
+        templates = [self.request(p, tokenizer).parts for p in asked]
         for label, changes in self._samplers():
             replies = context.generate(templates, temperature=self.temperature, **changes)
             right_N = [
-                self.task.grade(p, self._answer(p, reply, tokenizer))
-                for p, reply in zip(asked, replies, strict=True)
+                self.solves(p, reply, tokenizer) for p, reply in zip(asked, replies, strict=True)
             ]
             context.details.update(trials=len(right_N), task=told)
             yield (
@@ -72,18 +72,25 @@ class Tasks:
 
     def check(self, run, tokenizer) -> None:
         """Refuses what `run` would refuse of every model with this tokenizer."""
-        self._asked(tokenizer)
+        self.problems(tokenizer)
 
-    def _asked(self, tokenizer) -> list[Problem]:
-        found = problems.held_out(self.task, self.num)
-        for problem in found:
+    def problems(self, tokenizer, num: int = 0) -> list[Problem]:
+        """Return the first `num` held-out problems, by default those that `run` scores."""
+        chosen = problems.held_out(self.task, num or self.num)
+        for problem in chosen:
             self._check(tokenizer, problem)
-        return found
+        return chosen
 
-    def _template(self, problem: Problem, eos: int) -> tuple:
+    def request(self, problem: Problem, tokenizer) -> Request:
+        """Return the problem as the model reads it, with room for the longest answer."""
         if self.ask == "prompt":
-            return problem.prompt, self.task.longest + 1
-        return *self.task.template(problem), np.array([eos], np.int32)
+            return Request((problem.prompt, self.task.longest + 1))
+        end = np.array([tokenizer.eos], np.int32)
+        return Request((*self.task.template(problem), end))
+
+    def solves(self, problem: Problem, reply, tokenizer) -> bool:
+        """Return whether a reply to the problem's request is a correct answer."""
+        return self.task.grade(problem, self._answer(problem, reply, tokenizer))
 
     def _check(self, tokenizer, problem: Problem) -> None:
         """Refuses a tokenizer of which a token reaches over the border of what is given and what is asked: a text of training was encoded

@@ -154,6 +154,11 @@ def _left_out(group: Group) -> list[str]:
     ]
 
 
+def _only_tasks(record: Record) -> bool:
+    """Whether the config's evaluators leave likelihoods out, and have scored the run."""
+    return bool(record.scores) and "bound" not in record.config.get("evals", ("bound",))
+
+
 def _run(label: str, record: Record) -> list[str]:
     """What is to be said of one run alone."""
     found = []
@@ -162,11 +167,11 @@ def _run(label: str, record: Record) -> list[str]:
             f"{label} has scores that are not finite ({record.workdir}): they are in the table alone, and so are their means"
         )
     score, last = record.scores.get("bits_per_byte"), record.updates
-    if score is None:
+    if score is None and not _only_tasks(record):
         found.append(
             f"{label} has no held-out score: python -m dlm.evaluate --workdir={record.workdir}"
         )
-    elif score.get("step", last) != last:
+    elif score is not None and score.get("step", last) != last:
         found.append(
             f"{label} was scored at step {score['step']}, but trained to step {last} ({record.workdir})"
         )

@@ -99,6 +99,8 @@ def labels(configs: list[dict[str, Any]]) -> list[str]:
         {f for c in configs for f in c},
         key=lambda f: (order.get(f.split(".")[0], len(order)), len(f.split(".")), f),
     )
+    # Models of different data are told apart by these before all else.
+    fields.insert(0, "data.source.name")
     chosen = ["objective.name"]
     for field in [f for f in fields if _tells(f) and f != "objective.name"]:
         if _classes(configs, [*chosen, field]) > _classes(configs, chosen):

@@ -123,9 +123,10 @@ class Record:
         )
 
     def shown(self) -> list[dict]:
-        """The latest three samples and the latest infilling."""
+        """The latest three samples or solved problems, and the latest infilling."""
         infills = [s for s in self.samples if s["kind"] == "infill"]
-        return [s for s in self.samples if s["kind"] == "sample"][-3:] + infills[-1:]
+        drawn = [s for s in self.samples if s["kind"] in ("sample", "problem")]
+        return drawn[-3:] + infills[-1:]
 
 
 def read(paths: list[str]) -> list[Record]:

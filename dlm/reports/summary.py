@@ -12,6 +12,7 @@ from dlm.reports.record import Record
 from dlm.reports.replay import GENERATOR, printable
 from dlm.samplers.plan import described
 
+KINDS = dict(infill="Infilling", problem="Problem")  # captions; all others are samples
 CANNOT_INFILL = "cannot infill: it does not see the right context"
 PRICES = dict(  # of a model's quality: label, attribute of a record
     flops="training FLOPs",
@@ -205,7 +206,7 @@ def _samples(label: str, record: Record) -> str:
         )
         about = [f"{k} {v}" for k, v in described(sample.get("sampler") or {}).items()]
         about += [f"{k} {sample[k]}" for k in ("seed", "nfe") if k in sample]
-        kind = "Infilling" if sample["kind"] == "infill" else "Sample"
+        kind = KINDS.get(sample["kind"], "Sample")
         parts.append(
             f"<figure><figcaption>{kind} <small>{html.escape(', '.join(about))}</small></figcaption><pre>{text}</pre></figure>"
         )

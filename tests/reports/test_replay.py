@@ -60,7 +60,7 @@ class Elements(HTMLParser):
 
 def test_the_data_come_back_as_they_were():
     data, code = Elements(page([TRACE, TRACE], "t")).scripts
-    assert code.rstrip().endswith("recolour();")  # the script is whole: nothing closed it early
+    assert code.rstrip().endswith("open(0);")  # the script is whole: nothing closed it early
     first, second = json.loads(data)
     assert first == second
     state, states = list(first["start"]), [list(first["start"])]
@@ -136,3 +136,26 @@ def test_only_changes_are_stored():
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="do not fit together"):
         replace(TRACE, times=[1, 0])
+
+
+def test_a_puzzle_is_drawn_as_grids():
+    """A prompt of a whole grid is one, too; a template with holes is the only one."""
+    length, prompt = 10, 5
+    states = np.ones((2, length), int)
+    states[0, prompt:] = 0
+    puzzle = Trace(
+        "puzzle",
+        states,
+        np.full((1, length), 0.5),
+        states[0] == 1,
+        [1, 0],
+        {1: "1"},
+        0,
+        columns=2,
+    )
+    data = json.loads(Elements(page([puzzle], "t")).scripts[0])
+    assert (data[0]["columns"], data[0]["grids"]) == (2, [0, 5])
+    assert replace(puzzle, frozen=np.arange(length) < 3).grids == [0]
+    assert replace(puzzle, columns=0).grids == []
+    with pytest.raises(ValueError, match="10 tokens do not fill a grid of 4 columns"):
+        replace(puzzle, columns=4)
