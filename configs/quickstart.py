@@ -117,11 +117,11 @@ def _sudoku():
     )
     return dict(
         seed=0,
-        steps=1200,
+        steps=2000,
         text=dict(name="text.bytes"),
         data=dict(
             source=source,
-            batch=64,
+            batch=32,
             length=34,  # the puzzle, "=", the solution and the end of the text
             prompt="=",
         ),
