@@ -35,7 +35,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dlm.core.config import choices
-from dlm.nn.sizes import SIZES
+from dlm.nn.presets import SIZES
 from dlm.runs import directory
 from dlm.sweeps.grid import chain, point
 

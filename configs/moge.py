@@ -19,7 +19,7 @@ output starts at the scale of one FFN by a learned factor for each expert. A gro
 from ml_collections import ConfigDict
 
 from dlm.core.config import choices
-from dlm.nn.sizes import SIZES, VOCABULARY
+from dlm.nn.presets import SIZES, VOCABULARY
 
 TRAINING = {
     "tiny": dict(steps=2_000, batch=16, length=128, lr=3e-3, ema=0.0, microbatches=1),

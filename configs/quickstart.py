@@ -29,7 +29,7 @@ and any correct solution counts.
 from ml_collections import ConfigDict
 
 from dlm.core.config import choices
-from dlm.nn.sizes import SIZES
+from dlm.nn.presets import SIZES
 from dlm.sweeps.grid import chain, point, repeat
 
 TASKS = ("text", "sudoku")

@@ -164,7 +164,7 @@ def continued(args, experiment):
         say(
             f"cut to the {most} positions of training: {left} of the prompt's {len(prompt)} tokens from its left; {tokens} are written"
         )
-        reads = experiment.objective.mask.reads
+        reads = int(experiment.objective.visibility.shift == "input")
         prompt = tokenizer.fronted(prompt, reads)[
             len(tokenizer.front(reads)) + left :
         ]  # what precedes a text still does
@@ -173,7 +173,8 @@ def continued(args, experiment):
 
 def positions(experiment, parts) -> int:
     """How many the model is given: those of the parts, with what it takes to have before them."""
-    tokenizer, reads = experiment.tokenizer, experiment.objective.mask.reads
+    tokenizer = experiment.tokenizer
+    reads = int(experiment.objective.visibility.shift == "input")
     lead, rest = (
         (np.zeros(0, np.int32), parts) if isinstance(parts[0], int) else (parts[0], parts[1:])
     )

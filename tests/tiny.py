@@ -17,13 +17,17 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from dlm.core import axes
-from dlm.core.contracts import Batch, Canvas
+from dlm.core.contracts import Batch, Canvas, Layout
 from dlm.core.vocab import Vocab
 from dlm.nn import transformer
+from dlm.nn.attend.dense import DenseAttention
 from dlm.nn.config import FFN, Attention, Compute, ModelConfig
+from dlm.nn.inputs import LayerInputs
+from dlm.nn.visibility.full import Full
 
 ROOT = Path(__file__).parents[1]
 VOCAB = Vocab(size=20, eos=16, bos=17, pad=18, mask=19)
+LAYOUT = {field.name for field in dataclasses.fields(Layout)}
 ATTENTION = Attention(heads=4, kv_heads=2, head_size=4)
 
 
@@ -63,27 +67,43 @@ def random_params(config, seed=0, scale=0.5):
     return jax.tree_util.tree_map_with_path(drawn, shapes(config))
 
 
-def denoiser(config, params=None):
-    return transformer.denoiser(
-        transformer.Transformer(config), random_params(config) if params is None else params
-    )
+def net(config, params=None):
+    if params is None:
+        params = random_params(config)
+    return transformer.net_of(transformer.Transformer(config), params)
 
 
-def canvas(z_BL, t=0.5, **fields) -> Canvas:
+def canvas(z_BL, t=0.5, visibility=None, cache=None, **arrays) -> Canvas:
+    """A canvas with nothing frozen; `arrays` are fields of it or of its layout."""
     z_BL = jnp.asarray(z_BL, jnp.int32)
-    fields = {k: jnp.asarray(v, jnp.int32) for k, v in fields.items()}
-    return Canvas(z_BL, jnp.full(z_BL.shape, t, jnp.float32), jnp.zeros(z_BL.shape, bool), fields)
+    arrays = {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
+    layout = Layout(**{name: arrays.pop(name) for name in LAYOUT & arrays.keys()})
+    t_BL, frozen_BL = jnp.full(z_BL.shape, t, jnp.float32), jnp.zeros(z_BL.shape, bool)
+    return Canvas(z_BL, t_BL, frozen_BL, visibility or Full(), layout, **arrays, cache=cache)
 
 
-def batch(tokens_BL, index_B=None, total=None, **fields) -> Batch:
+def layer_inputs(cos, sin, prepared, valid_BL=None) -> LayerInputs:
+    """What layers share in one stream, without a cache or a time."""
+    mask_ratio_B = None if valid_BL is None else jnp.zeros(len(valid_BL))
+    return LayerInputs(cos, sin, prepared, None, None, valid_BL, mask_ratio_B, DenseAttention(), 1)
+
+
+def under(canvas: Canvas, visibility, cache=None) -> Canvas:
+    """The canvas with another visibility, and with a cache."""
+    return dataclasses.replace(canvas, visibility=visibility, cache=cache)
+
+
+def batch(tokens_BL, index_B=None, total=None, **arrays) -> Batch:
     """A batch of real tokens; segment 0, where segments are given, is padding."""
     tokens_BL = jnp.asarray(tokens_BL, jnp.int32)
-    fields = {k: jnp.asarray(v, jnp.int32) for k, v in fields.items()}
-    real_BL = (
-        fields["segments_BL"] > 0 if "segments_BL" in fields else jnp.ones(tokens_BL.shape, bool)
-    )
+    arrays = {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
+    layout = Layout(**{name: arrays.pop(name) for name in LAYOUT & arrays.keys()})
+    real_BL = jnp.ones(tokens_BL.shape, bool)
+    if layout.segments_BL is not None:
+        real_BL = layout.segments_BL > 0
     index_B = jnp.arange(len(tokens_BL)) if index_B is None else jnp.asarray(index_B)
-    return Batch(tokens_BL, real_BL * 1.0, real_BL, index_B, fields, total=total or len(tokens_BL))
+    total = total or len(tokens_BL)
+    return Batch(tokens_BL, real_BL * 1.0, real_BL, index_B, layout, **arrays, total=total)
 
 
 def tokens(rows, length, seed=0):

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import axes, keys
-from dlm.core.contracts import Batch, State
+from dlm.core.contracts import Batch, Cache, Canvas, Net, Output, State
 from dlm.core.errors import UserError
 from dlm.core.run import Run
 from dlm.core.vocab import Vocab
 from dlm.machine import mesh
-from dlm.nn import grouped, routing, transformer
+from dlm.nn import expert_matmul, router_metrics, transformer
 from dlm.noise import time_sampling
 from dlm.noise.mask import MaskNoise
 from dlm.runs import checkpoint, warm_start
@@ -36,7 +36,7 @@ class Experiment:
             run.mesh
         )  # `on` an imagined mesh programs can be traced and lowered, not run
         self.model = transformer.Transformer(run.nn, self.mesh if run.nn.experts.number else None)
-        grouped.check(run.nn.experts.backend)
+        expert_matmul.check(run.nn.experts.backend)
         self.optimizer = optimizer.transformation(run.optim, run.steps)
         self.root = keys.root(run.seed)
         self._generators: dict = {}
@@ -46,10 +46,14 @@ class Experiment:
                 f"config.data.batch={rows} must be a multiple of optim.microbatches={parts} × {shares} device(s) on the data axes"
             )
 
-    def denoise(self, params, canvas, **kwargs):
-        return transformer.denoiser(self.model, params)(
-            replace(canvas, z_BL=mesh.spread(self.mesh, canvas.z_BL)), **kwargs
-        )
+    def net(self, params) -> Net:
+        """Returns the network with these parameters, its rows spread over the devices."""
+        on_one_device = transformer.net_of(self.model, params)
+
+        def net(canvas: Canvas) -> Output:
+            return on_one_device(replace(canvas, z_BL=mesh.spread(self.mesh, canvas.z_BL)))
+
+        return net
 
     # ------------------------------------------------------------------------------------------------------------ training
 
@@ -106,14 +110,14 @@ class Experiment:
 
     def loss(self, params, batch: Batch, key):
         """The objective's Loss of these parameters; with experts, what was routed where is among its sums."""
-        routing_sums = []
+        routing_sums, student = [], self.net(params)
 
-        def denoise(canvas, **options):
-            output = self.denoise(params, canvas, **options)
-            routing_sums.extend([output.aux] if output.aux else [])
+        def net(canvas: Canvas) -> Output:
+            output = student(canvas)
+            routing_sums.extend([output.routing] if output.routing else [])
             return output
 
-        loss = self.held(params).loss(denoise, batch, key)
+        loss = self.held(params).loss(net, batch, key)
         if routing_sums:
             routed = jax.tree.map(lambda *parts: sum(parts), *routing_sums)
             loss = replace(loss, metrics=loss.metrics | dict(routed=routed))
@@ -122,12 +126,11 @@ class Experiment:
     def _route(self, params, routed):
         """The parameters with their routers' biases moved, and figures for the logs."""
         e = self.run.nn.experts
-        router_metrics = routing.router_metrics(
-            routed, e.active, routing.devices(e, self.mesh.shape["expert"])
-        )
-        return routing.updated_biases(
-            params, routed, e.router.bias
-        ) if e.router.bias else params, router_metrics
+        devices = router_metrics.devices(e, self.mesh.shape["expert"])
+        metrics = router_metrics.means(routed, e.active, devices)
+        if e.router.bias:
+            params = router_metrics.updated_biases(params, routed, e.router.bias)
+        return params, metrics
 
     def held(self, params, objective=None):
         """The objective (or another one of the run), with what it has learned itself."""
@@ -178,7 +181,7 @@ class Experiment:
 
         def estimate(params, batch, key):
             return self.held(params, self.reported(pattern)).bound(
-                functools.partial(self.denoise, params), batch, key, samples
+                self.net(params), batch, key, samples
             )
 
         return jax.jit(estimate)
@@ -192,22 +195,22 @@ class Experiment:
             else self.objective
         )
 
-    def memory(self, batch: int, length: int):
-        """An empty cache of the network's, spread over the devices."""
-        return mesh.remembered(self.mesh, transformer.memory(self.model, batch, length))
+    def empty_cache(self, batch: int, length: int) -> Cache:
+        """Returns an empty cache for `length` positions, spread over the devices."""
+        return mesh.remembered(self.mesh, transformer.empty_cache(self.model, batch, length))
 
     def generator(self, params, sampler, *, seed: int = 0, trace: bool = False) -> Generator:
         """Requests to replies with these parameters; one sampler compiles once, whatever the parameters and the seed."""
         if (sampler, trace) not in self._generators:
             masks = MaskNoise(vocab=self.run.nn.vocab)
             given = (
-                self.denoise,
-                self.memory,
+                self.net,
+                self.empty_cache,
                 params,
                 self.tokenizer,
                 sampler,
                 lambda p: self.held(p).process or masks,
-                self.objective.mask,
+                self.objective.visibility,
             )
             lies = mesh.replicated(self.mesh) if self.mesh.size > 1 else None
             self._generators[sampler, trace] = Generator(
@@ -238,7 +241,7 @@ def check_sampler(run: Run) -> None:
         None if hasattr(run.objective, "init") else run.objective.process
     )  # what is learned is masks' as well
     try:
-        resolve(run.sampler, own or MaskNoise(vocab=run.nn.vocab), run.objective.mask)
+        resolve(run.sampler, own or MaskNoise(vocab=run.nn.vocab), run.objective.visibility)
     except UserError as error:
         raise UserError(
             f"config.{error}" if str(error).startswith("sampler.") else f"config.sampler: {error}"

@@ -69,9 +69,10 @@ def _numbers(flag: str, text: str, least: int) -> list[int]:
 def measure(args, blocks: list[int], refreshes: list[int]) -> dict:
     """All numbers, as --json prints them."""
     from dlm.app.open_run import reopen
+    from dlm.nn.visibility import sees_all
 
     experiment, state = reopen(Path(args.workdir))
-    if experiment.objective.mask.kind != "full":
+    if not sees_all(experiment.objective.visibility):
         raise UserError(f"--workdir={args.workdir} is no masked model: caches of others are exact")
     arms = {}
     for block in blocks:
@@ -156,9 +157,9 @@ class _Arm:
             )
         z_BL = np.full((self.rows, self.length), run.nn.vocab.mask, np.int32)
         z_BL[:, : self.begin] = [ids[: self.begin] for ids in texts]
-        return Canvas(
-            jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(z_BL != run.nn.vocab.mask)
-        )
+        anchors_BL = jnp.asarray(z_BL != run.nn.vocab.mask)
+        visibility = self.experiment.objective.visibility
+        return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), anchors_BL, visibility)
 
     @functools.cached_property
     def _generate(self):
@@ -174,14 +175,12 @@ class _Arm:
         )
 
         def run(params, canvas):
-            memory = experiment.memory(self.rows, self.length) if kind != "none" else None
+            memory = experiment.empty_cache(self.rows, self.length) if kind != "none" else None
             key_B = keys.per_sample(keys.root(0), jax.numpy.arange(self.rows))
-            denoise = functools.partial(experiment.denoise, params)
             return generator.generate(
-                denoise,
+                experiment.net(params),
                 self.sampler,
                 objective.process,
-                objective.mask,
                 canvas,
                 key_B,
                 memory=memory,

@@ -4,7 +4,7 @@ python -m dlm.bench moge [--tokens=2048] [--width=256] [--experts=32] [--active=
                          [--devices=8] [--json]
 
     dense          one FFN of width active × ffn: the same matrices' FLOPs, without a router, without a permutation
-    loop, blocks, ragged, tokamax     MoGE by each back end (`nn.grouped`); tokamax where it is installed
+    loop, blocks, ragged, tokamax     MoGE by each back end (`nn.expert_matmul`); tokamax where it is installed
     topk           the best of all experts, nothing dropped, by blocks;  capacity: buffers of 1.25 × an even load, what is over is dropped
     few, many      MoGE by blocks with half and with four times as many experts: its time follows K, not E
 

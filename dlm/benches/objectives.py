@@ -109,10 +109,10 @@ class _Arm:
     def _forward(self):
         import jax
 
-        objective, denoise = self.experiment.objective, self.experiment.denoise
-        return jax.jit(
-            lambda params, canvas: denoise(params, canvas, mask=objective.mask).prediction
-        )
+        def predict(params, canvas):
+            return self.experiment.net(params)(canvas).prediction
+
+        return jax.jit(predict)
 
     def passes(self) -> float:
         """Seconds of the forward passes that an evaluation takes, on a batch that is on the device."""
@@ -120,12 +120,8 @@ class _Arm:
 
         from dlm.core.contracts import Canvas
 
-        canvas = Canvas(
-            self.batch.tokens_BL,
-            0 * self.batch.weights_BL,
-            ~self.batch.noisable_BL,
-            self.batch.fields,
-        )
+        batch, visibility = self.batch, self.experiment.objective.visibility
+        canvas = Canvas.of(batch, batch.tokens_BL, 0 * batch.weights_BL, visibility)
         times = SAMPLES * -(-WINDOWS // self.run.data.batch)
         return sum(
             benches.seconds_each(

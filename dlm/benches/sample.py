@@ -90,7 +90,9 @@ def measure(args, wanted: list[str]) -> dict:
     from dlm.app.open_run import reopen
 
     experiment, state = reopen(Path(args.workdir))
-    if experiment.objective.mask.kind != "full":
+    from dlm.nn.visibility import sees_all
+
+    if not sees_all(experiment.objective.visibility):
         raise UserError(
             f"--workdir={args.workdir} is no masked model: its network must see the whole canvas"
         )
@@ -162,8 +164,14 @@ def _other(name: str, workdir: str, args) -> "_Arm":
     from dlm.samplers.plan import Sampler
 
     experiment, state = reopen(Path(workdir))
-    kind = experiment.objective.mask.kind
-    if kind != dict(ar="causal", speculative="block")[name]:
+    from dlm.nn.visibility import is_autoregressive
+
+    visibility = experiment.objective.visibility
+    fits = is_autoregressive(visibility)
+    if name == "speculative":
+        fits = visibility.block is not None and visibility.streams == 2
+    if not fits:
+        kind = type(visibility).__module__.rpartition(".")[2]
         raise UserError(
             f"--{OTHERS[name]}={workdir} is not such a run: its network's attention is {kind!r}"
         )
@@ -214,25 +222,18 @@ class _Arm:
         from dlm.samplers import generator, plan
 
         experiment, (B, L) = self.experiment, (self.args.rows, self.args.length)
-        mask, process = (
-            experiment.objective.mask,
-            experiment.objective.process or MaskNoise(vocab=experiment.run.nn.vocab),
-        )
-        sampler = plan.resolve(self.sampler, process, mask)
+        visibility = experiment.objective.visibility
+        process = experiment.objective.process or MaskNoise(vocab=experiment.run.nn.vocab)
+        sampler = plan.resolve(self.sampler, process, visibility)
 
         def run(params, key_B):
             z_BL = jnp.full((B, L), process.vocab.mask, jnp.int32)
-            canvas = Canvas(z_BL, jnp.ones((B, L)), jnp.zeros((B, L), bool))
-            memory = experiment.memory(B, L) if plan.cache_kind(sampler, mask) != "none" else None
-            return generator.generate(
-                functools.partial(experiment.denoise, params),
-                sampler,
-                process,
-                mask,
-                canvas,
-                key_B,
-                memory=memory,
-            )
+            canvas = Canvas(z_BL, jnp.ones((B, L)), jnp.zeros((B, L), bool), visibility)
+            memory = None
+            if plan.cache_kind(sampler, visibility) != "none":
+                memory = experiment.empty_cache(B, L)
+            net = experiment.net(params)
+            return generator.generate(net, sampler, process, canvas, key_B, memory=memory)
 
         return jax.jit(run)
 
@@ -327,10 +328,10 @@ class Plain:
         from dlm.core.contracts import Canvas
 
         def logits(params, z_BL):
-            canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))
-            return self.experiment.denoise(
-                params, canvas, mask=self.experiment.objective.mask
-            ).prediction.logits_BLV
+            open_BL = jnp.zeros(z_BL.shape, bool)
+            visibility = self.experiment.objective.visibility
+            canvas = Canvas(z_BL, jnp.ones(z_BL.shape), open_BL, visibility)
+            return self.experiment.net(params)(canvas).prediction.logits_BLV
 
         return jax.jit(logits)
 

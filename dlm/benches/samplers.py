@@ -257,41 +257,43 @@ class Drawn:
 
         from dlm.core import keys
         from dlm.core.contracts import Canvas
+        from dlm.nn.visibility.full import Full
 
         self.scene = scene
         z_BL = jnp.full((draws, scene.law.length), scene.law.vocab.mask, jnp.int32)
-        self.canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0)
+        self.canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, Full())
         self.key_B = keys.per_sample(keys.key(keys.root(seed), "sample"), jnp.arange(draws))
         self._run = jax.jit(self._generated, static_argnums=(0, 1))
 
     def row(self, sampler, steps: int) -> dict:
         """How far the law is from p after so many steps, and the passes that they took."""
-        from dlm.nn.masks import Mask
+        from dlm.nn.visibility.block import Block
+        from dlm.nn.visibility.full import Full
         from dlm.samplers import plan
 
-        law, mask = self.scene.law, Mask("block", size=1) if drafts(sampler) else Mask()
+        law = self.scene.law
+        visibility = Block(size=1) if drafts(sampler) else Full()
         if drafts(sampler) and law.length > _ENUMERABLE:
             raise UserError(
                 f"it reads each token from those before it, one posterior for each of {law.length} positions"
             )
-        sampler = plan.resolve(stepping(sampler, steps, law.length), self.scene.process, mask)
+        sampler = plan.resolve(stepping(sampler, steps, law.length), self.scene.process, visibility)
         done = (
-            self._run(sampler, mask, 1)
+            self._run(sampler, visibility, 1)
             if drafts(sampler)
-            else self._run(replace(sampler, steps=1), mask, steps)
+            else self._run(replace(sampler, steps=1), visibility, steps)
         )
         return dict(nfe=int(done.nfe)) | self.scene.measured(done.canvas.z_BL)
 
-    def _generated(self, sampler, mask, steps):
+    def _generated(self, sampler, visibility, steps):
         from dlm.samplers import generator
 
         counted = copy.copy(sampler)
         object.__setattr__(
             counted, "steps", sampler.steps if drafts(sampler) else steps
         )  # traced: it only enters sums
-        return generator.generate(
-            self.scene.denoise, counted, self.scene.process, mask, self.canvas, self.key_B
-        )
+        canvas = replace(self.canvas, visibility=visibility)
+        return generator.generate(self.scene.net, counted, self.scene.process, canvas, self.key_B)
 
 
 def drafts(sampler) -> bool:
@@ -337,8 +339,8 @@ class Trained:
         results += samples.variety([r.ids for r in replies], tokenizer.vocab)
         nfe = subject.details["nfe"]
         read = positions(
-            plan.resolve(sampler, self.process, run.objective.mask),
-            run.objective.mask,
+            plan.resolve(sampler, self.process, run.objective.visibility),
+            run.objective.visibility,
             run.data.length,
             nfe,
         )
@@ -354,16 +356,18 @@ class Trained:
         return row
 
 
-def positions(sampler, mask, length: int, passes: float) -> float:
+def positions(sampler, visibility, length: int, passes: float) -> float:
     """Positions that the network reads for a sample. With an exact cache these are the block's, and each block once more when it is done;
     a draft is verified in two streams. Caches that approximate are counted as if every pass read the whole canvas, which is too much."""
     from dlm.samplers import plan
 
-    if plan.cache_kind(sampler, mask) != "exact":
+    if plan.cache_kind(sampler, visibility) != "exact":
         return passes * length
     if drafts(sampler):
         return passes * sampler.block * (sampler.steps + 2) / (sampler.steps + 1)
-    return passes * sampler.block + (length if mask.kind == "block" else 0)
+    # Each block is computed once more when it is decided, if clean tokens are a stream of their own.
+    again = length if visibility.streams == 2 else 0
+    return passes * sampler.block + again
 
 
 # ------------------------------------------------------------------------------------------------------------------ telling

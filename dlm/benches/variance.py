@@ -107,7 +107,6 @@ def measure(workdir: Path, draws: int, every: bool = False) -> list[dict]:
 
 
 def _scatter(experiment, params, batch, objective, draws: int) -> dict:
-    import functools
 
     import jax
     import jax.numpy as jnp
@@ -115,13 +114,13 @@ def _scatter(experiment, params, batch, objective, draws: int) -> dict:
 
     from dlm.core import keys
 
-    denoise = functools.partial(experiment.denoise, params)
+    net = experiment.net(params)
     key_S = jax.random.split(keys.key(experiment.root, "noise"), draws)
     if objective.times == "importance":
-        batch = _measured(objective, denoise, batch, key_S)
+        batch = _measured(objective, net, batch, key_S)
 
     def nats(params, key):
-        loss = objective.loss(functools.partial(experiment.denoise, params), batch, key)
+        loss = objective.loss(experiment.net(params), batch, key)
         return loss.nats_sum / loss.weight_sum
 
     def draw(total, key):
@@ -144,19 +143,17 @@ def _scatter(experiment, params, batch, objective, draws: int) -> dict:
     )
 
 
-def _measured(objective, denoise, batch, key_S):
+def _measured(objective, net, batch, key_S):
     """The batch with the mean square of its costs at each time, as training comes to know them."""
     import jax
 
     from dlm.noise import time_sampling
 
     def cost(key):
-        return objective.loss(denoise, batch, key).seen
+        return objective.loss(net, batch, key).seen
 
     sums = jax.jit(lambda key_S: jax.lax.map(cost, key_S).sum(0))(
         jax.vmap(lambda k: jax.random.fold_in(k, 1))(key_S)
     )
     memory = time_sampling.updated_costs(objective.memory(), sums)
-    return replace(
-        batch, fields=batch.fields | {"cost_BT": memory[None] + 0 * batch.weights_BL[:, :1]}
-    )
+    return replace(batch, cost_BT=memory[None] + 0 * batch.weights_BL[:, :1])

@@ -22,7 +22,10 @@ FAMILIES = (
     "data",
     "noise",
     "noise.schedules",
+    "nn.attend",
+    "nn.heads",
     "nn.routers",
+    "nn.visibility",
     "objectives",
     "samplers.rules",
     "samplers.remask",
@@ -101,7 +104,8 @@ def _is_member(family: str, stem: str) -> bool:
 
 
 def _looks_frozen(node: ast.ClassDef) -> bool:
-    return any("frozen=True" in ast.unparse(decorator) for decorator in node.decorator_list)
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return any(text == "pytree" or "frozen=True" in text for text in decorators)
 
 
 def _hint(name: str, family: str) -> str:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlm.core.contracts import Canvas, Output
 from dlm.core.intervals import jackknife
 from dlm.machine import mesh
 
@@ -56,21 +57,21 @@ class Calibration:
 
     def count(self, experiment, params, batch, key):
         """[B, S, 3]: tokens, right ones and the sum of confidence in each of S bins of each window."""
-        seen = []
+        seen, student = [], experiment.net(params)
 
-        def denoise(canvas, **options):
-            output = experiment.denoise(params, canvas, **options)
+        def net(canvas: Canvas) -> Output:
+            output = student(canvas)
             seen.append((canvas.z_BL, output.prediction))
             return output
 
-        experiment.held(params).loss(denoise, batch, key)
+        experiment.held(params).loss(net, batch, key)
         z_BL, prediction = seen[0]
         asked_BL = batch.weights_BL > 0
         if experiment.objective.process is not None and experiment.objective.process.final:
             asked_BL &= z_BL == experiment.run.nn.vocab.mask
         sure_BL, right_BL = (
             prediction.confidence("top"),
-            prediction.draw(None, temperature=0) == batch.tokens_BL,
+            prediction.argmax() == batch.tokens_BL,
         )
         bin_BLS = (
             jax.nn.one_hot(jnp.minimum((sure_BL * self.bins).astype(int), self.bins - 1), self.bins)

@@ -10,7 +10,6 @@ sure of several, as it is of a window that is all masks, the left one is picked 
 order and one pass.
 """
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,9 +20,10 @@ import numpy as np
 
 from dlm.core import keys
 from dlm.core.config import member, to_plain
-from dlm.core.contracts import Canvas, Pattern
+from dlm.core.contracts import Canvas, Net, Output, Pattern
 from dlm.core.errors import UserError
 from dlm.machine import mesh
+from dlm.nn.visibility import is_autoregressive
 from dlm.samplers import generator, plan
 from dlm.samplers.plan import Cache, Sampler
 from dlm.samplers.rules.base import Rule
@@ -54,7 +54,7 @@ class Exact:
             None,
             context.sampler or experiment.run.sampler,
         )
-        if objective.mask.kind == "causal" and (
+        if is_autoregressive(objective.visibility) and (
             sampler.temperature,
             sampler.top_p,
             sampler.top_k,
@@ -62,10 +62,11 @@ class Exact:
             raise UserError(
                 "an autoregressive model's likelihood is that of sampler.temperature=1, top_p=1 and top_k=0: set them"
             )
-        if objective.mask.kind != "causal":
-            length = objective.mask.size or experiment.run.data.length
+        if not is_autoregressive(objective.visibility):
+            block = objective.visibility.block or 0
+            length = block or experiment.run.data.length
             sampler = context.sampler or Sampler(
-                rule=self.rule, steps=self.steps or length, block=objective.mask.size
+                rule=self.rule, steps=self.steps or length, block=block
             )
             score = experiment.counted(_Replayed(sampler := deterministic(sampler, objective)))
         exact, above, variance, size, passes = 0.0, 0.0, 0.0, 0.0, 1
@@ -98,7 +99,7 @@ def deterministic(sampler: Sampler, objective) -> Sampler:
         raise UserError(
             "no exact likelihood: sampler.remask and sampler.then change tokens that were drawn"
         )
-    return plan.resolve(sampler, objective.process, objective.mask)
+    return plan.resolve(sampler, objective.process, objective.visibility)
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,15 @@ class _Replayed:
 
 def replay(sampler: Sampler, experiment, params, batch, key):
     """`replayed` by the network of an experiment."""
-    denoise = functools.partial(experiment.denoise, params)
-    return replayed(
-        denoise, sampler, experiment.held(params).process, experiment.objective.mask, batch, key
-    )
+    process, visibility = experiment.held(params).process, experiment.objective.visibility
+    return replayed(experiment.net(params), sampler, process, visibility, batch, key)
 
 
-def replayed(denoise, sampler: Sampler, process, mask, batch, key):
+def replayed(net: Net, sampler: Sampler, process, visibility, batch, key):
     """(−log p(x_i | z) of each token when its position is revealed, forward passes)."""
     hidden_BL = jnp.where(batch.noisable_BL, process.vocab.mask, batch.tokens_BL)
-    fields = batch.fields | {"truth_BL": batch.tokens_BL}
-    canvas = Canvas(hidden_BL, jnp.ones(hidden_BL.shape), ~batch.noisable_BL, fields)
+    target = dict(target_BL=batch.tokens_BL)
+    canvas = Canvas.of(batch, hidden_BL, jnp.ones(hidden_BL.shape), visibility, **target)
     replay_sampler = replace(
         sampler,
         rule=_Replay(sampler.rule),
@@ -133,8 +132,8 @@ def replayed(denoise, sampler: Sampler, process, mask, batch, key):
         cache=Cache("none"),
     )
 
-    def scored(canvas, **options):
-        output = denoise(canvas, **options)
+    def scored(canvas: Canvas) -> Output:
+        output = net(canvas)
         return replace(
             output,
             prediction=_TemperedScores(
@@ -143,7 +142,7 @@ def replayed(denoise, sampler: Sampler, process, mask, batch, key):
         )
 
     done = generator.generate(
-        scored, replay_sampler, process, mask, canvas, keys.per_sample(key, batch.index_B)
+        scored, replay_sampler, process, canvas, keys.per_sample(key, batch.index_B)
     )
     return jnp.where(batch.weights_BL > 0, -batch.weights_BL * done.logprob_BL, 0.0), done.nfe
 
@@ -159,9 +158,7 @@ class _Replay(Rule):
 
     def step(self, key_B, output, canvas, view, state):
         revealed_BL = self.rule.positions(output.prediction, canvas, view)
-        return replace(
-            canvas, z_BL=jnp.where(revealed_BL, canvas.fields["truth_BL"], canvas.z_BL)
-        ), state
+        return replace(canvas, z_BL=jnp.where(revealed_BL, canvas.target_BL, canvas.z_BL)), state
 
 
 @dataclass(frozen=True)
@@ -174,8 +171,8 @@ class _TemperedScores:
     def log_prob(self, ids_BL):
         return self.base.tempered(*self.sharpness).log_prob(ids_BL)
 
-    def at(self, position_BR):
-        return _TemperedScores(self.base.at(position_BR), self.sharpness)
+    def gather(self, position_BR):
+        return _TemperedScores(self.base.gather(position_BR), self.sharpness)
 
     def __getattr__(self, name):
         return getattr(self.base, name)

@@ -37,7 +37,7 @@ class Infill:
         """(name, value, standard error) over the documents."""
         real_NL = self._documents(context)
         begin = (self.length - self.hole) // 2
-        end, both = begin + self.hole, context.objective.mask.kind in ("full", "partition")
+        end, both = begin + self.hole, context.objective.visibility.infills
         templates = [(ids[:begin], self.hole, *([ids[end:]] if both else [])) for ids in real_NL]
         replies = context.generate(templates, temperature=self.temperature)
         right_NK = np.array(

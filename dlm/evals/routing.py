@@ -14,7 +14,7 @@ import numpy as np
 
 from dlm.core.errors import UserError
 from dlm.machine import mesh
-from dlm.nn import routing
+from dlm.nn import router_metrics
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Routing:
         """(name, value, standard error over the batches)."""
         self.check(context.experiment.run)
         e = context.experiment.run.nn.experts
-        devices = self.devices or routing.devices(e, context.experiment.mesh.shape["expert"])
+        devices = self.devices or router_metrics.devices(e, context.experiment.mesh.shape["expert"])
         if e.number % devices:
             raise UserError(
                 f"evals.routing.devices={devices} must divide nn.experts.number={e.number}"
@@ -51,10 +51,10 @@ class Routing:
             for batch in context.held_out(self.windows or None)
         ]
         total = jax.tree.map(lambda *x: np.sum(x, 0, dtype=np.float64), *parts)
-        each = [routing.router_metrics(part, e.active, devices) for part in parts]
+        each = [router_metrics.means(part, e.active, devices) for part in parts]
         context.details["routing"] = tables(total, e.active, devices)
         for name in each[0]:
-            means = [float(router_metrics[name]) for router_metrics in each]
+            means = [float(metrics[name]) for metrics in each]
             yield (
                 name,
                 float(np.mean(means)),

@@ -59,14 +59,14 @@ class MaskedTokens:
             key_B, batch.tokens_BL, jnp.full((1, 1), self.rate), batch.noisable_BL
         )
         read = objective.read(
-            lambda canvas, **o: experiment.denoise(params, canvas, **o),
+            experiment.net(params),
             batch,
             z_BL,
             jnp.full(z_BL.shape, self.rate),
         )
         asked_BL = (z_BL == objective.vocab.mask) & (batch.weights_BL > 0)
-        right_BL = read.prediction.draw(None, temperature=0) == batch.tokens_BL
-        marked_BL = batch.fields.get("marked_BL", jnp.zeros_like(z_BL)) > 0
+        right_BL = read.prediction.argmax() == batch.tokens_BL
+        marked_BL = jnp.zeros(z_BL.shape, bool) if batch.marked_BL is None else batch.marked_BL > 0
         kinds = [asked_BL, asked_BL & marked_BL, asked_BL & ~marked_BL]
         return jnp.stack([jnp.stack([k.sum(1), (k & right_BL).sum(1)], -1) for k in kinds], 1)
 

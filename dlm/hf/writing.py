@@ -7,6 +7,7 @@ from dlm.core.errors import UserError
 from dlm.core.run import Run, build_run
 from dlm.hf import reading, rope
 from dlm.hf.layouts import Layout
+from dlm.nn.visibility import is_autoregressive
 
 _TOKENS = ("bos", "eos", "pad", "mask")
 
@@ -73,7 +74,7 @@ def _rows(run: Run) -> int:
     An autoregressive model never reads a mask, so a row that was appended for it is left out.
     """
     rows = _published_rows(run)
-    if rows and run.objective.mask.kind == "causal":
+    if rows and is_autoregressive(run.objective.visibility):
         return rows
     return run.nn.vocab.size
 
@@ -96,7 +97,7 @@ def _optional(layout: Layout, run: Run) -> dict:
     if nn.experts.number:
         config |= _of_experts(layout, run)
     if "block" in k:
-        config[k["block"]] = run.objective.mask.size
+        config[k["block"]] = run.objective.visibility.block
     if k["vocab"] != "vocab_size":
         config["vocab_size"] = nn.vocab.size
     return config

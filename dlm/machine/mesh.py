@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from dlm.core import axes
 from dlm.core.axes import name_of
-from dlm.core.contracts import Batch
+from dlm.core.contracts import Batch, Layout
 from dlm.core.errors import UserError
 from dlm.core.named import Place
 from dlm.machine import allocator, platform
@@ -149,5 +149,8 @@ def abstract(
 
 
 def batch(arrays: dict, total: int) -> Batch:
-    named = {k: arrays.pop(k) for k in ("tokens_BL", "weights_BL", "noisable_BL", "index_B")}
-    return Batch(**named, fields=arrays, total=total)
+    """Returns the batch of arrays that are named as its fields, or as those of its layout."""
+    names = ("segments_BL", "positions_BL")
+    layout = Layout(**{name: arrays[name] for name in names if name in arrays})
+    others = {name: array for name, array in arrays.items() if name not in names}
+    return Batch(**others, layout=layout, total=total)

@@ -5,11 +5,12 @@ from typing import Any, Literal, NamedTuple
 
 from dlm.core.config import member
 from dlm.core.vocab import Vocab
+from dlm.nn import heads
 
 
 @dataclass(frozen=True)
 class Latent:
-    """Keys and values of all heads from one short vector of each token, and one rotary key that the heads share (`nn.latent`)."""
+    """Keys and values of all heads from one short vector of each token, and one rotary key that the heads share (`nn.latent_attention`)."""
 
     kv_rank: int = 0  # R, of that vector; 0: none, ordinary grouped-query attention
     q_rank: int = 0  # Q, of the queries' own; 0: they are read off the width
@@ -175,7 +176,7 @@ class Experts:
     every: int = 1
     router: Any = member("nn.routers", "moge")
     backend: Literal["loop", "blocks", "ragged", "tokamax"] = (
-        "blocks"  # how the same sums are computed (`nn.grouped`)
+        "blocks"  # how the same sums are computed (`nn.expert_matmul`)
     )
     block: int = 0  # rows of every expert that 'blocks' takes first; 0: an even load and what chance makes of it
 
@@ -265,8 +266,9 @@ class ModelConfig:
             raise ValueError(
                 f"layers={self.layers} and width={self.width} must be positive, ahead={self.ahead} not negative"
             )
-        if unknown := set(self.heads) - {"quality"}:
-            raise ValueError(f"heads={self.heads}: no head {min(unknown)!r}; there is 'quality'")
+        if unknown := set(self.heads) - set(heads.names()):
+            there = ", ".join(map(repr, heads.names()))
+            raise ValueError(f"heads={self.heads}: no head {min(unknown)!r}; there is {there}")
         e = self.experts
         if e.number and (self.layers <= e.dense or (self.layers - e.dense) % e.every):
             raise ValueError(
@@ -294,7 +296,8 @@ class ModelConfig:
 
     def suits(self, objective, mesh) -> None:
         """Raises ValueError where an objective or a mesh does not go with the layers ahead or the experts."""
-        e, mask, wanted = self.experts, objective.mask, getattr(objective, "ahead", None)
+        e, visibility = self.experts, objective.visibility
+        wanted = getattr(objective, "ahead", None)
         if self.ahead and not wanted:
             only = (
                 "is trained by objectives.ar alone"
@@ -308,7 +311,8 @@ class ModelConfig:
             )
         if not e.number:
             return
-        if e.router.competing == "row" and mask.kind != "full":
+        looks_ahead = visibility.infills and visibility.streams == 1
+        if e.router.competing == "row" and not looks_ahead:
             raise ValueError(
                 "nn.experts.router: where experts choose among the tokens of a row they look ahead, so they go with masked diffusion only"
             )
@@ -368,7 +372,7 @@ class ModelConfig:
             others += (self.expert_layers + self.ahead) * e.number * extra
         if self.time == "adaln":
             others += self.TIME_FEATURES * self.TIME_WIDTH
-        others += (D + 1) * self.TIME_WIDTH * len(self.heads)
+        others += sum(heads.head(name).parameters(D, self.vocab.size) for name in self.heads)
         return (
             self._all_layers(e.number)
             + (2 if self.embeddings == "untied" else 1) * self.vocab.size * D

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from dlm.core import axes
-from dlm.nn import config, ffn, grouped
+from dlm.nn import config, expert_matmul, ffn
 
 BUCKETS = 4  # of the mask ratio: 0 to ¼, …, ¾ to 1
 
@@ -331,7 +331,7 @@ def _sorted(x_TD, local_TS, weight_TS, matrices: dict, **how):
     order_R, place_R, sizes_E = _by_expert(local_TS, E)
     rows = T * min(S, E)  # no token passes an expert twice
     pair_P, place_TS = order_R[:rows], jnp.minimum(place_R, rows).reshape(T, S)
-    y_PD = grouped.apply(_spread(x_TD, pair_P, place_TS), sizes_E, matrices, **how)
+    y_PD = expert_matmul.apply(_spread(x_TD, pair_P, place_TS), sizes_E, matrices, **how)
     return _collect(y_PD, jnp.where(local_TS < E, weight_TS, 0.0), pair_P, place_TS)
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from dlm.core.contracts import Batch
-from dlm.nn.masks import Mask
+from dlm.core.contracts import Batch, Canvas
+from dlm.nn.visibility.full import Full
 from dlm.objectives.masked import Masked
 
 
@@ -28,19 +28,23 @@ class Adapted(Masked):
             raise ValueError(f"anneal={self.anneal} must be in [0, 1]")
 
     @property
-    def mask(self) -> Mask:
-        return Mask("full", self.shift)
+    def visibility(self) -> Full:
+        """Everything is seen, in training within a reach that grows."""
+        return Full("output" if self.shift else "none")
 
     @property
     def loss_claims(self) -> str:
         return "heuristic" if self.anneal else super().loss_claims
 
-    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
-        return super().training_nats(denoise, self.reaching(batch), z_BL, t_BL, key)
+    def training_nats(self, net, batch: Batch, z_BL, t_BL, key):
+        t_BL = self.network_time(batch, z_BL, t_BL)
+        visibility = self.visibility_in_training(batch)
+        output = net(Canvas.of(batch, z_BL, t_BL, visibility))
+        return self.weighted_nats(self.weights, output, batch, z_BL, t_BL)
 
-    def reaching(self, batch: Batch) -> Batch:
-        """The batch with how far its positions may look ahead; without a count of updates they see everything."""
-        if not self.anneal or "progress_B1" not in batch.fields:
-            return batch
-        reach_B1 = jnp.floor(batch.tokens_BL.shape[1] * batch.fields["progress_B1"] / self.anneal)
-        return replace(batch, fields=batch.fields | dict(reach_B1=reach_B1.astype(jnp.int32)))
+    def visibility_in_training(self, batch: Batch) -> Full:
+        """Limits the reach; without a count of updates everything is seen."""
+        if not self.anneal or batch.progress_B1 is None:
+            return self.visibility
+        reach_B1 = jnp.floor(batch.tokens_BL.shape[1] * batch.progress_B1 / self.anneal)
+        return replace(self.visibility, reach_B1=reach_B1.astype(jnp.int32))

@@ -3,7 +3,7 @@
     −log p(x) ≤ E_σ Σ_k −log p(x_σ(k) | x_σ(1), …, x_σ(k−1))           σ: a random order (arXiv:2110.02037, eq. 2)
 
 For a network that is told which tokens it sees and nothing else, this is masked diffusion's bound: each set of known tokens is as likely,
-and costs as much. Masked diffusion pays a pass for one set; here two streams (`nn.masks`, blocks of one in the order σ) give a whole
+and costs as much. Masked diffusion pays a pass for one set; here two streams (`nn.visibility`, blocks of one in the order σ) give a whole
 order, so each token has a signal. The clean stream is causal in σ, so from left to right it can be decoded like any autoregressive model.
 """
 
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import keys
-from dlm.core.contracts import Batch
-from dlm.nn.masks import Mask
+from dlm.core.contracts import Batch, Visibility
+from dlm.nn.visibility.block import Block
 from dlm.noise.mask import MaskNoise
 from dlm.objectives.base import Diffusion
 
@@ -26,7 +26,7 @@ from dlm.objectives.base import Diffusion
 class AnyOrder(Diffusion):
     """What stands for the destroyed sequence `z` is the order: the rank of each position; given positions come first, with rank −1."""
 
-    mask: ClassVar = Mask("block", size=1, order="any")
+    visibility: ClassVar[Visibility] = Block(size=1, any_order=True)
     token_passes: ClassVar = 2
 
     @property
@@ -56,14 +56,14 @@ class AnyOrder(Diffusion):
     def noised(self, batch: Batch, z_BL):
         return batch.noisable_BL
 
-    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, net, batch: Batch, z_BL, t_BL):
         """−log p(x_i | x_j of lower rank), nats."""
         hidden_BL = jnp.where(batch.noisable_BL, self.vocab.mask, batch.tokens_BL)
         rank_BL = jnp.where(batch.noisable_BL, z_BL, -1)
         canvas = self.canvas(
             batch, hidden_BL, jnp.ones_like(t_BL), clean_BL=batch.tokens_BL, block_BL=rank_BL
         )
-        nats_BL = -denoise(canvas, mask=self.mask).prediction.log_prob(batch.tokens_BL)
+        nats_BL = -net(canvas).prediction.log_prob(batch.tokens_BL)
         return jnp.where(
             batch.noisable_BL & (batch.weights_BL > 0), batch.weights_BL * nats_BL, 0.0
         )

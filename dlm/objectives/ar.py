@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Bound, Canvas, Loss, Output, UnbiasedLoss
+from dlm.core.contracts import Batch, Bound, Canvas, Loss, Output, UnbiasedLoss, Visibility
 from dlm.core.vocab import Vocab
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.causal import Causal
 from dlm.noise.mask import MaskNoise
 
 
@@ -32,7 +32,7 @@ class AR:
     vocab: Vocab | None = None
 
     claims: ClassVar = "exact"
-    mask: ClassVar = Mask("causal", shift=1)
+    visibility: ClassVar[Visibility] = Causal()
     process: ClassVar = None
     token_passes: ClassVar = 1
 
@@ -54,11 +54,11 @@ class AR:
     def loss_claims(self) -> str:
         return "heuristic" if self.dropout or self.ahead else "exact"
 
-    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, net, batch: Batch, z_BL, t_BL):
         """−log p(x_i | x_<i), nats; `z` is the clean sequence, `t` is 0."""
-        return _nats(self._read(denoise, batch, z_BL, t_BL).prediction, batch)
+        return _nats(self._read(net, batch, z_BL, t_BL).prediction, batch)
 
-    def loss(self, denoise, batch: Batch, key: jax.Array) -> Loss:
+    def loss(self, net, batch: Batch, key: jax.Array) -> Loss:
         """Nats of the batch, exact without dropout and layers ahead; with dropout, those of the tokens behind an input of which a part is
         masked. Beside the layers ahead the exact ones are told as `nats_sum`."""
         z_BL = batch.tokens_BL
@@ -67,7 +67,7 @@ class AR:
             z_BL = MaskNoise(vocab=self.vocab).corrupt(
                 key_B, z_BL, jnp.full((1, 1), self.dropout), batch.noisable_BL
             )
-        output = self._read(denoise, batch, z_BL, jnp.zeros(z_BL.shape))
+        output = self._read(net, batch, z_BL, jnp.zeros(z_BL.shape))
         nats, weight = _nats(output.prediction, batch).sum(), batch.weights_BL.sum()
         if not self.ahead:
             return (Loss if self.dropout else UnbiasedLoss)(nats, weight)
@@ -75,29 +75,25 @@ class AR:
         exact_sums = {} if self.dropout else dict(nats_sum=nats)
         return Loss(nats + self.ahead * mtp_nats, weight, dict(ahead_sum=mtp_nats, **exact_sums))
 
-    def bound(self, denoise, batch: Batch, key: jax.Array, samples: int) -> Bound:
+    def bound(self, net, batch: Batch, key: jax.Array, samples: int) -> Bound:
         """The exact negative log-likelihood; its variance is 0 whatever the number of samples."""
         del key, samples
-        nats_BL = self.bound_nats(denoise, batch, batch.tokens_BL, jnp.zeros(batch.tokens_BL.shape))
+        nats_BL = self.bound_nats(net, batch, batch.tokens_BL, jnp.zeros(batch.tokens_BL.shape))
         return Bound(nats_BL, jnp.zeros(batch.index_B.shape))
 
-    def _read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
-        return denoise(Canvas(z_BL, t_BL, ~batch.noisable_BL, batch.fields), mask=self.mask)
+    def _read(self, net, batch: Batch, z_BL, t_BL) -> Output:
+        return net(Canvas.of(batch, z_BL, t_BL, self.visibility))
 
     def _mtp_nats(self, output: Output, batch: Batch) -> jax.Array:
         """Nats of the layers ahead, their mean; layer k counts where a token k + 1 back is in the same segment."""
-        names, total = (
-            sorted((n for n in output.heads if n.startswith("ahead")), key=lambda n: (len(n), n)),
-            jnp.float32(0),
-        )
-        for k, name in enumerate(names, 1):
+        predictions, total = output.heads["mtp"], jnp.float32(0)
+        segments_BL = batch.layout.segments_BL
+        for k, prediction in enumerate(predictions, 1):
             counted_BL = jnp.arange(batch.tokens_BL.shape[1])[None] > k
-            if "segments_BL" in batch.fields:
-                counted_BL &= batch.fields["segments_BL"] == jnp.roll(
-                    batch.fields["segments_BL"], k + 1, 1
-                )
-            total += jnp.where(counted_BL, _nats(output.heads[name], batch), 0.0).sum()
-        return total / len(names)
+            if segments_BL is not None:
+                counted_BL &= segments_BL == jnp.roll(segments_BL, k + 1, 1)
+            total += jnp.where(counted_BL, _nats(prediction, batch), 0.0).sum()
+        return total / len(predictions)
 
 
 def _nats(prediction, batch: Batch) -> jax.Array:

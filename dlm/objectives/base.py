@@ -8,15 +8,15 @@ A member says what it destroys tokens with and what a destroyed sequence costs (
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Bound, Canvas, Loss, UnbiasedLoss
+from dlm.core.contracts import Batch, Bound, Canvas, Loss, UnbiasedLoss, Visibility
 from dlm.core.vocab import Vocab
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.noise import time_sampling
 from dlm.noise.time_sampling import draw
 
@@ -37,14 +37,14 @@ class Diffusion:
     token_passes: ClassVar[int] = (
         1  # how often the network reads a token in a training step: streams × passes
     )
-    mask: ClassVar[Any] = Mask("full")
+    visibility: ClassVar[Visibility] = Full()
 
     @property
     def loss_claims(self) -> str:
         """What `claims` says where the loss has the mean of what is reported, 'heuristic' where it has not."""
         return self.claims
 
-    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL) -> jax.Array:
+    def bound_nats(self, net, batch: Batch, z_BL, t_BL) -> jax.Array:
         """What the destroyed sequence z costs at time t, nats_BL; its mean over t and z is the bound."""
         raise TypeError(f"{type(self).__name__} has no terms()")
 
@@ -58,7 +58,8 @@ class Diffusion:
         if self.times != "importance":
             return self.at(u_BP, batch), jnp.ones(batch.tokens_BL.shape)
         u_BP, density_BP = time_sampling.importance_times(
-            u_BP, batch.fields.get("cost_BT", jnp.zeros((1, time_sampling.BUCKETS)))
+            u_BP,
+            jnp.zeros((1, time_sampling.BUCKETS)) if batch.cost_BT is None else batch.cost_BT,
         )
         return self.at(u_BP, batch), jnp.broadcast_to(density_BP, batch.tokens_BL.shape)
 
@@ -91,18 +92,18 @@ class Diffusion:
         t_BL, density_BL = self.draw_times(batch, key)
         return [(self.corrupted_for_training(batch, key, t_BL), t_BL, density_BL)]
 
-    def loss(self, denoise, batch: Batch, key: jax.Array) -> Loss:
+    def loss(self, net, batch: Batch, key: jax.Array) -> Loss:
         """The mean over the views of a training step."""
         views = self.views(batch, key)
         losses = [
-            self._view_loss(denoise, batch, *view, keys.key(key, "view", n))
+            self._view_loss(net, batch, *view, keys.key(key, "view", n))
             for n, view in enumerate(views)
         ]
         return jax.tree.map(lambda *parts: sum(parts) / len(views), *losses)
 
-    def _view_loss(self, denoise, batch: Batch, z_BL, t_BL, density_BL, key) -> Loss:
+    def _view_loss(self, net, batch: Batch, z_BL, t_BL, density_BL, key) -> Loss:
         kind = UnbiasedLoss if self.loss_claims == self.claims else Loss
-        nats_BL = self.training_nats(denoise, batch, z_BL, t_BL, key)
+        nats_BL = self.training_nats(net, batch, z_BL, t_BL, key)
         noised_BL = self.noised(batch, z_BL) & (batch.weights_BL > 0)
         seen = (
             time_sampling.bucket_costs(t_BL[:, 0], jax.lax.stop_gradient(nats_BL.sum(1)))
@@ -120,11 +121,11 @@ class Diffusion:
         """Which positions are destroyed, bool_BL."""
         return z_BL != batch.tokens_BL
 
-    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key) -> jax.Array:
+    def training_nats(self, net, batch: Batch, z_BL, t_BL, key) -> jax.Array:
         """What a view costs in training; the terms themselves unless a member weighs them otherwise."""
-        return self.bound_nats(denoise, batch, z_BL, t_BL)
+        return self.bound_nats(net, batch, z_BL, t_BL)
 
-    def bound(self, denoise, batch: Batch, key: jax.Array, samples: int) -> Bound:
+    def bound(self, net, batch: Batch, key: jax.Array, samples: int) -> Bound:
         """Mean of `samples` draws (an even number), t stratified within each sequence; memory is that of one draw.
 
         The variance is estimated from neighbouring strata, E(y_2j − y_2j+1)² ≥ var y_2j + var y_2j+1 (Cochran's collapsed
@@ -143,7 +144,7 @@ class Diffusion:
                 batch,
             )
             return None, self.bound_nats(
-                denoise, batch, self.corrupt_batch(batch, sample_key, t_BL), t_BL
+                net, batch, self.corrupt_batch(batch, sample_key, t_BL), t_BL
             )
 
         _, bound_nats_TBL = jax.lax.scan(one, None, jnp.arange(samples))
@@ -166,4 +167,4 @@ class Diffusion:
         return 1
 
     def canvas(self, batch: Batch, z_BL, t_BL, **fields) -> Canvas:
-        return Canvas(z_BL, t_BL, ~batch.noisable_BL, batch.fields | fields)
+        return Canvas.of(batch, z_BL, t_BL, self.visibility, **fields)

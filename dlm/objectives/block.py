@@ -2,7 +2,7 @@
 
     −log p(x) ≤ Σ_b E_t E_{z^b ~ q(z_t | x^b)} [ w(t) Σ_{i masked in b} −log p(x_i | z^b, x^{<b}) ]
 
-One pass over [z ; x] gives all blocks their clean past (`nn.masks`), each with a time of its own. Block size 1 has autoregression's
+One pass over [z ; x] gives all blocks their clean past (`nn.visibility`), each with a time of its own. Block size 1 has autoregression's
 likelihood, exactly where the number of masks is fixed (`pattern="count"`); the size of the sequence gives masked diffusion.
 
 `clip=(β, ω)` trains at times from β to ω only, which scatters less (section 5 of the paper); what is reported has all of them.
@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core.contracts import Batch, Output
-from dlm.nn import masks
-from dlm.nn.masks import Mask
+from dlm.nn.visibility import block
 from dlm.objectives.base import LONGEST
 from dlm.objectives.masked import Masked
 
@@ -73,8 +72,9 @@ class Block(Masked):
         )
 
     @property
-    def mask(self) -> Mask:
-        return Mask("block", size=self.size, context=self.context)
+    def visibility(self) -> block.Block:
+        """Each block from its own noised tokens and from earlier clean ones."""
+        return block.Block(self.size, self.context)
 
     @property
     def token_passes(self) -> int:
@@ -82,13 +82,12 @@ class Block(Masked):
 
     def groups(self, batch: Batch) -> jax.Array:
         """The number of each position's block."""
-        place_1L = jnp.arange(batch.tokens_BL.shape[1])[None]
-        return jnp.broadcast_to(
-            masks.blocks(self._size_now(batch), batch.fields, place_1L), batch.tokens_BL.shape
-        )
+        layout = batch.layout.complete(batch.tokens_BL.shape[1])
+        number_BL = block.numbers(self._size_now(batch), layout)
+        return jnp.broadcast_to(number_BL, batch.tokens_BL.shape)
 
     def _size_now(self, batch: Batch):
-        progress_B1 = batch.fields.get("progress_B1")
+        progress_B1 = batch.progress_B1
         if progress_B1 is None or not self.grow:
             return self.size
         doublings = jnp.floor(progress_B1 / self.grow * (math.log2(self.size) + 1))
@@ -107,15 +106,13 @@ class Block(Masked):
         first, last = self.clip
         return first + (last - first) * t_BL, density_BL
 
-    def read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
-        return denoise(
-            self.canvas(batch, z_BL, t_BL, clean_BL=batch.tokens_BL, block_BL=self.groups(batch)),
-            mask=self.mask,
-        )
+    def read(self, net, batch: Batch, z_BL, t_BL) -> Output:
+        streams = dict(clean_BL=batch.tokens_BL, block_BL=self.groups(batch))
+        return net(self.canvas(batch, z_BL, t_BL, **streams))
 
-    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+    def training_nats(self, net, batch: Batch, z_BL, t_BL, key):
         t_BL = self.network_time(batch, z_BL, t_BL)
-        output = self.read(denoise, batch, z_BL, t_BL)
+        output = self.read(net, batch, z_BL, t_BL)
         nats_BL = self.weighted_nats(self.weights, output, batch, z_BL, t_BL)
         return (
             nats_BL + self.auxiliary * _next(output.heads["clean"], batch)
@@ -126,7 +123,7 @@ class Block(Masked):
 
 def _next(prediction, batch: Batch) -> jax.Array:
     """−log p(x_{i+1} | x_{≤i}) at i, 0 where a segment ends."""
-    positions_BL = batch.fields.get("positions_BL", jnp.arange(batch.tokens_BL.shape[1])[None])
+    positions_BL = batch.layout.complete(batch.tokens_BL.shape[1]).positions_BL
     follows_BL = jnp.roll(positions_BL, -1, 1) == positions_BL + 1
     weights_BL = jnp.where(follows_BL, jnp.roll(batch.weights_BL, -1, 1), 0.0)
     return jnp.where(

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 
 from dlm.core.config import member
-from dlm.core.contracts import Batch
-from dlm.nn.masks import Mask
+from dlm.core.contracts import Batch, Visibility
+from dlm.nn.visibility.full import Full
 from dlm.noise.time_sampling import Kind
 from dlm.objectives.base import Diffusion
 
@@ -32,7 +32,7 @@ class Hybrid(Diffusion):
     times: Kind = "stratified"
     weights: Literal["bound", "dynamic"] = "bound"
 
-    mask: ClassVar = Mask("full")
+    visibility: ClassVar[Visibility] = Full()
 
     def __post_init__(self):
         if self.weights == "dynamic" and not hasattr(self.process, "ratio"):
@@ -44,16 +44,16 @@ class Hybrid(Diffusion):
     def loss_claims(self) -> str:
         return self.claims if self.weights == "bound" else "heuristic"
 
-    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, net, batch: Batch, z_BL, t_BL):
         """w·(KL + r − log r − 1) at noisable positions, nats."""
-        return self._weighed("bound", denoise, batch, z_BL, t_BL)
+        return self._weighed("bound", net, batch, z_BL, t_BL)
 
-    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
-        return self._weighed(self.weights, denoise, batch, z_BL, t_BL)
+    def training_nats(self, net, batch: Batch, z_BL, t_BL, key):
+        return self._weighed(self.weights, net, batch, z_BL, t_BL)
 
-    def _weighed(self, weights: str, denoise, batch: Batch, z_BL, t_BL):
+    def _weighed(self, weights: str, net, batch: Batch, z_BL, t_BL):
         """`speed/q` is α w, and the divergences come divided by α."""
-        prediction = denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask).prediction
+        prediction = net(self.canvas(batch, z_BL, t_BL)).prediction
         counted_BL = batch.noisable_BL & (batch.weights_BL > 0)
         x_BL = jnp.where(
             counted_BL, batch.tokens_BL, self.vocab.eos

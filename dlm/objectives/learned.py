@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, UnbiasedLoss
+from dlm.core.contracts import Batch, UnbiasedLoss, Visibility
 from dlm.core.vocab import Vocab
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.noise.schedules import polynomial
 from dlm.noise.time_sampling import Kind
 from dlm.objectives.base import Diffusion
@@ -36,7 +36,7 @@ class Learned(Diffusion):
         object.__hash__,
     )  # two that hold other schedules are not the same, whatever their fields
 
-    mask: ClassVar = Mask("full")
+    visibility: ClassVar[Visibility] = Full()
     token_passes: ClassVar = 2
     own: ClassVar = None  # {'power_V': …}, from which w follows; None is w = 1
 
@@ -71,9 +71,9 @@ class Learned(Diffusion):
         start = math.log(-low / high)  # w = 1 where log_V is 0
         return low + (high - low) * jax.nn.sigmoid(log_V + start)
 
-    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, net, batch: Batch, z_BL, t_BL):
         """What the masked positions cost, nats."""
-        prediction = denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask).prediction
+        prediction = net(self.canvas(batch, z_BL, t_BL)).prediction
         counted_BL = (z_BL == self.vocab.mask) & (batch.weights_BL > 0)
         w_V, x_BL = (
             self.process.power_V,
@@ -84,13 +84,13 @@ class Learned(Diffusion):
             counted_BL, batch.weights_BL / t_BL * (prediction.probs() @ w_V - own_BL), 0.0
         )
 
-    def loss(self, denoise, batch: Batch, key: jax.Array) -> UnbiasedLoss:
+    def loss(self, net, batch: Batch, key: jax.Array) -> UnbiasedLoss:
         """Two draws of z at each sample's time; the value is their mean, the gradient that of the bound, w's share in q included."""
         t_BL, density_BL = self.draw_times(batch, key)
         costs, log_qs, masked = [], [], 0.0
         for n in range(2):
             z_BL = self.corrupt_batch(batch, keys.key(key, "pair", n), t_BL)
-            costs.append((self.bound_nats(denoise, batch, z_BL, t_BL) / density_BL).sum(1))
+            costs.append((self.bound_nats(net, batch, z_BL, t_BL) / density_BL).sum(1))
             log_qs.append(self.log_q(batch, z_BL, t_BL).sum(1))
             masked += ((z_BL == self.vocab.mask) & (batch.weights_BL > 0)).sum() / 2
         better_B = costs[0] - costs[1]

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 
 from dlm.core import keys
 from dlm.core.config import member
-from dlm.core.contracts import Batch, Output
-from dlm.nn.masks import Mask
+from dlm.core.contracts import Batch, Output, Visibility
+from dlm.nn.visibility.full import Full
 from dlm.noise import fixed_count
 from dlm.noise.mask import MaskNoise
 from dlm.noise.schedules.linear import Linear
@@ -48,7 +48,7 @@ class Masked(Diffusion):
     weights: Literal["bound", "flat", "context"] = "bound"
     steps: int = 0  # of the discretised bound; 0 is continuous time
 
-    mask: ClassVar = Mask("full")
+    visibility: ClassVar[Visibility] = Full()
 
     def __post_init__(self):
         if not 0 <= self.steps <= LONGEST:
@@ -94,20 +94,20 @@ class Masked(Diffusion):
             return self.process.rate(t_BL)
         return self.steps * self.process.reveal_prob(t_BL, t_BL - 1 / self.steps)
 
-    def bound_nats(self, denoise, batch: Batch, z_BL, t_BL):
+    def bound_nats(self, net, batch: Batch, z_BL, t_BL):
         """w(t)·(−log p(x_i | z)) at masked positions, 0 elsewhere, nats."""
         t_BL = self.network_time(batch, z_BL, t_BL)
-        return self.weighted_nats("bound", self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
+        return self.weighted_nats("bound", self.read(net, batch, z_BL, t_BL), batch, z_BL, t_BL)
 
-    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+    def training_nats(self, net, batch: Batch, z_BL, t_BL, key):
         t_BL = self.network_time(batch, z_BL, t_BL)
         return self.weighted_nats(
-            self.weights, self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL
+            self.weights, self.read(net, batch, z_BL, t_BL), batch, z_BL, t_BL
         )
 
-    def read(self, denoise, batch: Batch, z_BL, t_BL) -> Output:
+    def read(self, net, batch: Batch, z_BL, t_BL) -> Output:
         """What the network says of the destroyed sequence."""
-        return denoise(self.canvas(batch, z_BL, t_BL), mask=self.mask)
+        return net(self.canvas(batch, z_BL, t_BL))
 
     def weighted_nats(self, weights: str, output: Output, batch: Batch, z_BL, t_BL):
         """The cross-entropy at masked positions under one of the `weights`."""
@@ -139,7 +139,9 @@ class Masked(Diffusion):
             distance_LL > 0, 0.5 * _NEAR * (1 - _NEAR) ** jnp.maximum(distance_LL - 1, 0), 0.0
         )
         shown_BL = jnp.where((z_BL == self.vocab.mask) | (batch.weights_BL == 0), 0.0, 1.0)
-        segments_BL = batch.fields.get("segments_BL", jnp.ones_like(z_BL))
+        segments_BL = batch.layout.segments_BL
+        if segments_BL is None:
+            segments_BL = jnp.ones_like(z_BL)
         same_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
         return jnp.einsum("BM,BLM,LM->BL", shown_BL, same_BLL.astype(jnp.float32), near_LL)
 

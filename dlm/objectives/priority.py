@@ -66,16 +66,16 @@ class Priority(Masked):
             )
         return views
 
-    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
-        return self.weighted_nats("flat", self.read(denoise, batch, z_BL, t_BL), batch, z_BL, t_BL)
+    def training_nats(self, net, batch: Batch, z_BL, t_BL, key):
+        return self.weighted_nats("flat", self.read(net, batch, z_BL, t_BL), batch, z_BL, t_BL)
 
     def marked(self, batch: Batch, key: jax.Array):
         """Which positions come first, bool_BL."""
-        if "marked_BL" not in batch.fields:
+        if batch.marked_BL is None:
             raise UserError(
                 "objectives.priority needs marked tokens: say of which characters with config.data.mark, such as '()+-*/='"
             )
-        marked_BL = batch.fields["marked_BL"] > 0
+        marked_BL = batch.marked_BL > 0
         if self.marks == "own":
             return marked_BL
         u_BL = keys.uniform_BL(

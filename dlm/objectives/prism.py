@@ -43,12 +43,12 @@ class Prism(Masked):
     def loss_claims(self) -> str:
         return "heuristic"
 
-    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+    def training_nats(self, net, batch: Batch, z_BL, t_BL, key):
         network_time_BL = self.network_time(batch, z_BL, t_BL)
-        output = self.read(denoise, batch, z_BL, network_time_BL)
+        output = self.read(net, batch, z_BL, network_time_BL)
         is_judged_BL, y_BL = self.fill_some(output.prediction, batch, z_BL, key)
-        heads = self.read(denoise, batch, y_BL, network_time_BL).heads
-        if not heads or "quality" not in heads:
+        heads = self.read(net, batch, y_BL, network_time_BL).heads
+        if "quality" not in heads:
             raise UserError(
                 "objectives.prism trains a judge of tokens: set config.nn.heads=('quality',)"
             )
@@ -67,6 +67,6 @@ class Prism(Masked):
         u_BL = jnp.where(masked_BL, keys.uniform_BL(key_B, z_BL.shape[1]), 2.0)
         is_judged_BL = masked_BL & (jnp.argsort(jnp.argsort(u_BL, 1), 1) < self.tokens)
         guess_BL = jax.lax.stop_gradient(
-            prediction.draw(jax.vmap(lambda k: keys.key(k, "guess"))(key_B), self.temperature)
+            prediction.sample(jax.vmap(lambda k: keys.key(k, "guess"))(key_B), self.temperature)
         )
         return is_judged_BL, jnp.where(is_judged_BL, guess_BL, z_BL)

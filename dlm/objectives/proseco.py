@@ -37,13 +37,13 @@ class ProSeCo(Masked):
     def loss_claims(self) -> str:
         return "heuristic"
 
-    def training_nats(self, denoise, batch: Batch, z_BL, t_BL, key):
+    def training_nats(self, net, batch: Batch, z_BL, t_BL, key):
         network_time_BL = self.network_time(batch, z_BL, t_BL)
-        output = self.read(denoise, batch, z_BL, network_time_BL)
+        output = self.read(net, batch, z_BL, network_time_BL)
         key_B = keys.per_sample(keys.key(key, "guess"), batch.index_B)
-        guess_BL = jax.lax.stop_gradient(output.prediction.draw(key_B, self.temperature))
+        guess_BL = jax.lax.stop_gradient(output.prediction.sample(key_B, self.temperature))
         filled_BL = jnp.where(z_BL == self.vocab.mask, guess_BL, z_BL)
-        again = self.read(denoise, batch, filled_BL, jnp.zeros_like(t_BL)).prediction
+        again = self.read(net, batch, filled_BL, jnp.zeros_like(t_BL)).prediction
         counted_BL = batch.noisable_BL & (batch.weights_BL > 0)
         dense_BL = jnp.where(counted_BL, -batch.weights_BL * again.log_prob(batch.tokens_BL), 0.0)
         return (

@@ -8,16 +8,14 @@ with one row for everything that a position can be shown. x and z are enumerated
 It sees what is charged too little. What is charged too much is seen by the other law, bound = −log p with the oracle.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dlm.core.contracts import Batch, Canvas, Logits, Output
-from dlm.nn.masks import Mask
+from dlm.core.contracts import Batch, Canvas, Dense, Net, Output
 from dlm.oracle import enumeration
 from dlm.oracle.world import views
 
@@ -110,37 +108,39 @@ def _batch(x_BL: np.ndarray) -> Batch:
     return Batch(x_BL, ones_BL, ones_BL > 0, np.arange(len(x_BL), dtype=np.int32))
 
 
-def _bound_nats(objective, rows: _Rows, denoise: Callable) -> jax.Array:
+def _bound_nats(objective, rows: _Rows, net: Net) -> jax.Array:
     """nats_R of each row."""
     t_RL = jnp.broadcast_to(jnp.asarray(rows.t_R1), rows.z_RL.shape)
-    return objective.bound_nats(denoise, rows.batch, jnp.asarray(rows.z_RL), t_RL).sum(-1)
+    return objective.bound_nats(net, rows.batch, jnp.asarray(rows.z_RL), t_RL).sum(-1)
 
 
 def _shown(objective, rows: _Rows, vocab, timed: bool) -> list[np.ndarray]:
     """For each call of the network, the number of what position i of row r is shown, index_RL: equal numbers for equal sights."""
     calls = []
 
-    def denoise(canvas: Canvas, *, mask: Mask, **_) -> Output:
-        calls.append(_sights(canvas, mask, vocab.mask, timed))
-        return Output(Logits(jnp.zeros((*canvas.z_BL.shape, vocab.size))))
+    def net(canvas: Canvas) -> Output:
+        calls.append(_sights(canvas, vocab.mask, timed))
+        return Output(Dense(jnp.zeros((*canvas.z_BL.shape, vocab.size))))
 
-    _bound_nats(objective, rows, denoise)
+    _bound_nats(objective, rows, net)
     return calls
 
 
-def _sights(canvas: Canvas, mask: Mask, blank: int, timed: bool) -> np.ndarray:
-    """Numbers the different things that a position is shown: its index, what the attention mask lets it see, and the row's other arrays."""
-    seen_BLM = np.asarray(views(mask, canvas, blank))
-    B, L = seen_BLM.shape[:2]
-    by_views = (
-        {"clean_BL"} if mask.kind in ("block", "partition") else set()
-    )  # `views` shows as much of it as the mask allows
-    arrays = {name: x for name, x in canvas.fields.items() if name not in by_views} | dict(
-        frozen=canvas.frozen_BL
-    )
-    if timed:
-        arrays["t"] = canvas.t_BL
-    rest_BK = np.concatenate([np.asarray(x, np.float64).reshape(B, -1) for x in arrays.values()], 1)
+def _sights(canvas: Canvas, mask: int, timed: bool) -> np.ndarray:
+    """Numbers the different things that a position is shown, index_BL.
+
+    They are its index, the tokens that the visibility lets it see, and the row's other arrays.
+    """
+    B, L = canvas.z_BL.shape
+    seen_BLM = np.asarray(views(canvas, mask))
+    # Tokens, and those of a clean stream, are shown by `views` as the visibility allows.
+    rest = replace(canvas, z_BL=None)
+    if canvas.visibility.streams == 2:
+        rest = replace(rest, clean_BL=None)
+    if not timed:
+        rest = replace(rest, t_BL=None)
+    arrays = jax.tree.leaves(rest)
+    rest_BK = np.concatenate([np.asarray(x, np.float64).reshape(B, -1) for x in arrays], 1)
     rest_BLK = np.broadcast_to(rest_BK[:, None], (B, L, rest_BK.shape[1]))
     index_BL1 = np.broadcast_to(np.arange(L)[None, :, None], (B, L, 1))
     all_NK = np.concatenate([index_BL1, seen_BLM, rest_BLK], -1).reshape(B * L, -1)
@@ -149,13 +149,13 @@ def _sights(canvas: Canvas, mask: Mask, blank: int, timed: bool) -> np.ndarray:
 
 def _looked_up(
     tables: list[jax.Array], shown: list[np.ndarray], ids_V: np.ndarray, size: int
-) -> Callable:
-    """A denoiser whose n-th call reads its logits from the n-th table."""
+) -> Net:
+    """A network whose n-th call reads its logits from the n-th table."""
     remaining = iter(zip(tables, shown, strict=True))
 
-    def denoise(canvas: Canvas, **_) -> Output:
+    def net(canvas: Canvas) -> Output:
         table, index_RL = next(remaining)
         logits_RLV = jnp.full((*index_RL.shape, size), -jnp.inf).at[..., ids_V].set(table[index_RL])
-        return Output(Logits(logits_RLV))
+        return Output(Dense(logits_RLV))
 
-    return denoise
+    return net

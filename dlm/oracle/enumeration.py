@@ -6,13 +6,14 @@ A Monte-Carlo bound is unbiased, but its exponential is not: Σ_x exp(−bound) 
 nothing here is drawn: z runs over every sequence that `objective.log_q` allows, t over quadrature nodes, sums are in float64.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.core.contracts import Batch, Canvas
+from dlm.core.contracts import Batch, Canvas, Layout
 
 _ROWS = 4096  # rows of one compiled call
 _FEW = 12  # times at which to look for what may happen; of more than that the middle one tells it
@@ -40,7 +41,7 @@ def states(objective, vocab, length: int) -> np.ndarray:
 
 
 def exact_bound(
-    objective, denoise, x_BL, vocab, fields=None, *, noisable_BL=None, nodes: int = 64
+    objective, net, x_BL, vocab, layout=None, *, noisable_BL=None, nodes: int = 64
 ) -> np.ndarray:
     """The objective's bound on −log p of each row, nats_B, with no sampling error.
 
@@ -54,11 +55,11 @@ def exact_bound(
         noisable_BL.astype(np.float32),
         noisable_BL,
         np.arange(len(x_BL), dtype=np.int32),
-        fields or {},
+        layout or Layout(),
     )
     if objective.process is None:
         return _bound_nats(
-            objective, denoise, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)
+            objective, net, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)
         ).astype(np.float64)
     z_ZL = states(objective, vocab, x_BL.shape[1])
     times_T, weight_T = times_and_weights(objective, x_BL.shape[1], nodes)
@@ -73,13 +74,13 @@ def exact_bound(
     for t, weight in zip(times_T, weight_T, strict=True):
         t_R1 = np.full((len(row_R), 1), t, np.float32)
         q_R = np.exp(np.asarray(log_q(objective, batch_R, z_RL, t_R1), np.float64).sum(-1))
-        bound_nats_R = _bound_nats(objective, denoise, batch_R, z_RL, t_R1).astype(np.float64)
+        bound_nats_R = _bound_nats(objective, net, batch_R, z_RL, t_R1).astype(np.float64)
         np.add.at(nats_B, row_R, weight * np.where(q_R > 0, q_R * bound_nats_R, 0.0))
     return nats_B
 
 
 def ancestral_law(
-    denoise, process, mask, steps: int, vocab, length: int, fields=None
+    net, process, visibility, steps: int, vocab, length: int, layout=None
 ) -> np.ndarray:
     """The output law of the ancestral sampler with `steps` equal steps, p_X in the order of `all_sequences`.
 
@@ -93,10 +94,12 @@ def ancestral_law(
             process.log_q(z_ZL, np.ones((1, 1), np.float32), np.zeros_like(z_ZL)), np.float64
         ).sum(-1)
     )
-    fields = {k: np.broadcast_to(v, z_ZL.shape) for k, v in (fields or {}).items()}
+    layout = jax.tree.map(partial(np.broadcast_to, shape=z_ZL.shape), layout or Layout())
+    open_ZL = np.zeros(z_ZL.shape, bool)
+    canvas = Canvas(z_ZL, np.zeros(z_ZL.shape, np.float32), open_ZL, visibility, layout)
     for k in range(steps, 0, -1):
         t, s = np.float32(k / steps), np.float32((k - 1) / steps)
-        p_ZLV = np.asarray(_reverse(denoise, process, mask, z_ZL, t, s, fields), np.float64)
+        p_ZLV = np.asarray(_reverse(net, process, canvas, t, s), np.float64)
         kernel_ZZ = np.ones((len(z_ZL), 1))
         for i in range(length):
             kernel_ZZ = (kernel_ZZ[:, :, None] * p_ZLV[:, i][:, None, ids]).reshape(len(z_ZL), -1)
@@ -141,11 +144,11 @@ def log_q(objective, batch, z_BL, t_B1):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _terms_jit(objective, denoise, batch, z_BL, t_B1):
-    return objective.bound_nats(denoise, batch, z_BL, jnp.broadcast_to(t_B1, z_BL.shape)).sum(-1)
+def _terms_jit(objective, net, batch, z_BL, t_B1):
+    return objective.bound_nats(net, batch, z_BL, jnp.broadcast_to(t_B1, z_BL.shape)).sum(-1)
 
 
-def _bound_nats(objective, denoise, batch, z_BL, t_B1):
+def _bound_nats(objective, net, batch, z_BL, t_B1):
     """Σ_i terms per row, in compiled calls of one shape or two."""
     rows = len(z_BL)
     parts = [slice(i, i + _ROWS) for i in range(0, rows, _ROWS)]
@@ -154,14 +157,13 @@ def _bound_nats(objective, denoise, batch, z_BL, t_B1):
         return jax.tree.map(lambda a: a[part], batch)
 
     return np.concatenate(
-        [np.asarray(_terms_jit(objective, denoise, cut(p), z_BL[p], t_B1[p])) for p in parts]
+        [np.asarray(_terms_jit(objective, net, cut(p), z_BL[p], t_B1[p])) for p in parts]
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _reverse(denoise, process, mask, z_BL, t, s, fields):
-    t_B, s_B = jnp.full(len(z_BL), t), jnp.full(len(z_BL), s)
-    canvas = Canvas(
-        z_BL, jnp.broadcast_to(t_B[:, None], z_BL.shape), jnp.zeros(z_BL.shape, bool), fields
-    )
-    return process.reverse(denoise(canvas, mask=mask).prediction, z_BL, t_B, s_B)
+@partial(jax.jit, static_argnums=(0, 1))
+def _reverse(net, process, canvas: Canvas, t, s):
+    t_B, s_B = jnp.full(len(canvas.z_BL), t), jnp.full(len(canvas.z_BL), s)
+    t_BL = jnp.broadcast_to(t_B[:, None], canvas.z_BL.shape)
+    output = net(replace(canvas, t_BL=t_BL))
+    return process.reverse(output.prediction, canvas.z_BL, t_B, s_B)

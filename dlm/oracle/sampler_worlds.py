@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas, Logits, Output
-from dlm.nn.masks import Mask
+from dlm.core.contracts import Canvas, Dense, Output
+from dlm.nn.visibility import sees_all
+from dlm.nn.visibility.full import Full
 from dlm.noise.mask import MaskNoise
 from dlm.oracle.enumeration import all_sequences, ancestral_law, total_variation
 from dlm.oracle.factorization_gap import ancestral_bigrams
@@ -44,7 +45,7 @@ class Scene(ABC):
     def measured(self, x_BL) -> dict[str, float]:
         """How far what was drawn is from p."""
 
-    def denoise(self, canvas: Canvas, *, mask: Mask, cache=None, carry=None) -> Output:
+    def net(self, canvas: Canvas) -> Output:
         """The posterior of each token given all others, also of tokens that stand; `quality` is what the best judge says of those.
 
         The error is a function of the posterior itself, log p(v) + noise Σ_u W_vu p(u) / ‖p‖ with a fixed normal W: the same
@@ -54,18 +55,15 @@ class Scene(ABC):
         canvas = replace(
             canvas, t_BL=jnp.full_like(canvas.t_BL, 0.5)
         )  # at time 1 a token that stands would be no evidence
-        output = (
-            law.under(self.process)(canvas, mask=mask)
-            if mask == Mask()
-            else law.denoise(canvas, mask=mask)
-        )
+        net = law.under(self.process) if sees_all(canvas.visibility) else law.net
+        output = net(canvas)
         if self.noise:
             p_BLV = output.prediction.probs()[..., :V]
             error_BLV = (
                 self.noise * p_BLV @ self._wrong_VV / jnp.linalg.norm(p_BLV, axis=-1, keepdims=True)
             )
             output = replace(
-                output, prediction=Logits(output.prediction.logits_BLV.at[..., :V].add(error_BLV))
+                output, prediction=Dense(output.prediction.logits_BLV.at[..., :V].add(error_BLV))
             )
         log_BL = output.prediction.log_prob(
             jnp.where(canvas.z_BL == law.vocab.mask, 0, canvas.z_BL)
@@ -90,9 +88,7 @@ class Table(Scene):
     def floor(self, steps):
         law = self.law
         return [
-            self._measures(
-                ancestral_law(law.denoise, self.process, Mask(), n, law.vocab, law.length)
-            )
+            self._measures(ancestral_law(law.net, self.process, Full(), n, law.vocab, law.length))
             for n in steps
         ]
 

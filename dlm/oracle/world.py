@@ -1,7 +1,7 @@
-"""A world: a law over sequences that is known, so that a `denoise` can be exact and a number can be checked.
+"""A world: a law over sequences that is known, so that a network can be exact and a number can be checked.
 
 Ids 0 … size−1 are the tokens (the last one is eos, a token like any other), then come mask, bos and pad. A canvas tells which
-tokens are known (those that are not the mask), the attention mask which of them position i may use; `denoise` answers with
+tokens are known (those that are not the mask), its visibility which of them position i may use; `net` returns
 
     p(x_i | the known tokens that i may see)
 
@@ -13,15 +13,16 @@ answers with the leave-one-out posterior p(x_i | z_j, j ≠ i), the optimum of t
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlm.core.contracts import Canvas, Logits, Output
+from dlm.core.contracts import Canvas, Dense, Layout, Net, Output
 from dlm.core.errors import UserError
 from dlm.core.vocab import Vocab
-from dlm.nn import masks
+from dlm.nn.visibility import in_one_stream, two_streams
 from dlm.oracle.enumeration import all_sequences
 
 _ENUMERABLE = 2**20  # sequences
@@ -66,45 +67,43 @@ class World(ABC):
         )
         return -float(np.where(np.isfinite(log_p_X), np.exp(log_p_X) * log_p_X, 0.0).sum())
 
-    def denoise(self, canvas: Canvas, *, mask: masks.Mask, cache=None, carry=None) -> Output:
-        """The exact posterior of every position under the attention `mask`."""
+    def net(self, canvas: Canvas) -> Output:
+        """Returns the exact posterior of every position under the canvas's visibility."""
         B, L = canvas.z_BL.shape
-        if mask == masks.Mask():
+        if _is_open(canvas):
             view_BL = canvas.z_BL
             logits_BLV = self.posterior(self._evidence(view_BL))
-        else:  # one posterior per reader i, of which its own position is kept
-            view_BLL = views(mask, canvas, self.vocab.mask)
-            log_BLLV = self.posterior(self._evidence(view_BLL.reshape(B * L, L))).reshape(
-                B, L, L, -1
-            )
-            logits_BLV, view_BL = (
-                log_BLLV[:, np.arange(L), np.arange(L)],
-                view_BLL[:, np.arange(L), np.arange(L)],
-            )
+        else:
+            # One posterior for each reader i, of which its own position is kept.
+            seen_BLL = views(canvas, self.vocab.mask)
+            evidence_NLV = self._evidence(seen_BLL.reshape(B * L, L))
+            log_BLLV = self.posterior(evidence_NLV).reshape(B, L, L, -1)
+            i_L = np.arange(L)
+            logits_BLV, view_BL = log_BLLV[:, i_L, i_L], seen_BLL[:, i_L, i_L]
         point_BLV = jnp.where(jax.nn.one_hot(view_BL, self.size, dtype=bool), 0.0, -jnp.inf)
-        return self._output(
-            jnp.where((view_BL != self.vocab.mask)[..., None], point_BLV, logits_BLV)
-        )
+        known_BL1 = (view_BL != self.vocab.mask)[..., None]
+        return self._output(jnp.where(known_BL1, point_BLV, logits_BLV))
 
-    def under(self, process, own: bool = False):
-        """A `denoise` that knows how `process` destroys tokens; with `own` z_i itself is taken as evidence on x_i, too."""
+    def under(self, process, own: bool = False) -> Net:
+        """Returns a network that knows how `process` destroys tokens.
 
-        def denoise(canvas: Canvas, *, mask: masks.Mask, cache=None, carry=None) -> Output:
-            token_BL = jnp.broadcast_to(
-                jnp.arange(self.size)[:, None, None], (self.size, *canvas.z_BL.shape)
-            )
-            log_q_BLV = jnp.moveaxis(
-                jax.vmap(lambda x_BL: process.log_q(canvas.z_BL, canvas.t_BL, x_BL))(token_BL),
-                0,
-                -1,
-            )
-            evidence_BLV = jnp.where(
-                canvas.frozen_BL[..., None], self._evidence(canvas.z_BL), log_q_BLV
-            )
+        With `own`, z_i itself is taken as evidence on x_i too.
+        """
+
+        def net(canvas: Canvas) -> Output:
+            shape = (self.size, *canvas.z_BL.shape)
+            token_VBL = jnp.broadcast_to(jnp.arange(self.size)[:, None, None], shape)
+
+            def log_q(x_BL):
+                return process.log_q(canvas.z_BL, canvas.t_BL, x_BL)
+
+            log_q_BLV = jnp.moveaxis(jax.vmap(log_q)(token_VBL), 0, -1)
+            certain_BLV = self._evidence(canvas.z_BL)
+            evidence_BLV = jnp.where(canvas.frozen_BL[..., None], certain_BLV, log_q_BLV)
             logits_BLV = self.posterior(evidence_BLV)
             return self._output(logits_BLV + evidence_BLV if own else logits_BLV)
 
-        return denoise
+        return net
 
     def _evidence(self, view_BL):
         """Certainty of what is seen, nothing where a mask is."""
@@ -115,32 +114,36 @@ class World(ABC):
         best_BL1 = logits_BLV.max(-1, keepdims=True)
         logits_BLV = jnp.where(jnp.isfinite(best_BL1), logits_BLV - best_BL1, 0.0)
         return Output(
-            Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 3)), constant_values=-jnp.inf))
+            Dense(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 3)), constant_values=-jnp.inf))
         )
 
 
-def views(mask: masks.Mask, canvas: Canvas, blank: int) -> jax.Array:
-    """views_BLL[b, i, j]: what position i sees at j when it predicts token i; `blank` where nothing.
+def _is_open(canvas: Canvas) -> bool:
+    """Says whether every position sees the canvas as it is."""
+    layout = Layout().complete(canvas.z_BL.shape[1])
+    one_stream = canvas.visibility.streams == 1
+    return one_stream and in_one_stream(canvas.visibility, layout, layout) is None
 
-    Under a shift it reads what stands before it. A clean stream shows the tokens of other blocks (`nn.masks`).
+
+def views(canvas: Canvas, mask: int) -> jax.Array:
+    """Returns views_BLL[b, i, j], what position i sees at j when it predicts token i.
+
+    It is `mask` where i sees nothing, and the token of the clean stream where i sees that.
     """
-    z_BL, L = canvas.z_BL, canvas.z_BL.shape[1]
-    i_1L = jnp.arange(L)[None]
-    z_BLL = z_BL[:, None, :]
-    if mask.kind == "partition":
-        block_BL, clean_BL = (
-            canvas.fields.get("block_BL", z_BL == blank),
-            canvas.fields.get("clean_BL", z_BL),
-        )
-        return jnp.where(block_BL[:, :, None] != block_BL[:, None, :], clean_BL[:, None, :], blank)
-    if mask.kind == "block":
-        block_BL = masks.blocks(mask.size, canvas.fields, i_1L)
-        query, memory = block_BL[:, :, None], block_BL[:, None, :]
-        clean_BLL = canvas.fields.get("clean_BL", z_BL)[:, None, :]
-        return jnp.where(query == memory, z_BLL, jnp.where(query > memory, clean_BLL, blank))
-    allowed_1LL = masks.dense(mask, masks.Side(i_1L), masks.Side(i_1L + mask.shift))
-    return (
-        jnp.broadcast_to(z_BLL, (len(z_BL), L, L))
-        if allowed_1LL is None
-        else jnp.where(allowed_1LL, z_BLL, blank)
-    )
+    visibility, L = canvas.visibility, canvas.z_BL.shape[1]
+    key = Layout().complete(L)
+    if visibility.streams == 1:
+        query = key
+        # With shifted input, what is read at j is token j − 1.
+        if visibility.shift == "input":
+            key = replace(key, index_BL=key.index_BL + 1)
+        allowed_1LL = in_one_stream(visibility, query, key)
+        if allowed_1LL is None:
+            return jnp.broadcast_to(canvas.z_BL[:, None, :], (len(canvas.z_BL), L, L))
+        return jnp.where(allowed_1LL, canvas.z_BL[:, None, :], mask)
+    both = two_streams(canvas, mask)
+    layout = both.layout.complete(L)
+    noised_BLL = visibility.allowed(layout, layout, "zz")
+    clean_BLL = visibility.allowed(layout, layout, "zx")
+    clean_BLL = jnp.where(clean_BLL, both.clean_BL[:, None, :], mask)
+    return jnp.where(noised_BLL, both.z_BL[:, None, :], clean_BLL)

@@ -13,47 +13,24 @@ A bidirectional network's keys and values depend on the whole canvas, so prefix,
 as old as their last whole pass. With `refresh=1` every pass is whole.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dlm.core.contracts import Canvas, Output
-from dlm.nn.cache import CacheSlots
-from dlm.nn.masks import Mask
-from dlm.samplers import positions
+from dlm.core.contracts import Canvas, Net, Output, Visibility
+from dlm.nn.visibility import is_autoregressive
 
 _NARROWEST = 16  # positions of a delayed pass
-
-
-def take(canvas: Canvas, row_index_BR: jax.Array) -> Canvas:
-    """The canvas at each row's places; beyond its end stands what is last."""
-    rows = canvas.z_BL.shape[0]
-    row_index_BR = jnp.broadcast_to(row_index_BR, (rows, row_index_BR.shape[1]))
-    return _along(
-        canvas,
-        lambda x_BL: positions.take(jnp.broadcast_to(x_BL, (rows, x_BL.shape[1])), row_index_BR),
-    )
-
-
-def _along(canvas: Canvas, cut: Callable) -> Canvas:
-    """The canvas with everything cut that lies along its positions; what stands before a row does not."""
-    before = {name: x for name, x in canvas.fields.items() if name == "before_B"}
-    laid = replace(
-        canvas, fields={name: x for name, x in canvas.fields.items() if name not in before}
-    )
-    sliced = jax.tree.map(cut, laid)
-    return replace(sliced, fields=sliced.fields | before)
 
 
 @dataclass(frozen=True)
 class Reader:
     """Reads what is asked for at R places, with as few positions as its cache allows."""
 
-    denoise: Callable[..., Output]
-    mask: Mask
+    net: Net
+    visibility: Visibility
     kind: str  # of the cache
     size: int  # R, the positions of a block
     bos: int
@@ -65,7 +42,7 @@ class Reader:
     def has_parts(self) -> bool:
         """Whether some passes read less than the first of a block."""
         return self.kind in ("prefix", "dual", "delayed") or (
-            self.kind == "exact" and self.mask.kind == "block"
+            self.kind == "exact" and not is_autoregressive(self.visibility)
         )
 
     @property
@@ -77,10 +54,10 @@ class Reader:
         """(Output at the places, memory) of a pass that brings the memory up to date."""
         L = canvas.z_BL.shape[1]
         if self.kind == "none":
-            return self._at(self.denoise(canvas, mask=self.mask), row_index_BR, L), None
+            return self._at(self.net(canvas), row_index_BR, L), None
         if self.kind != "exact":
             return self._run(canvas, memory, 0, L, row_index_BR)
-        if self.mask.kind == "causal":
+        if is_autoregressive(self.visibility):
             return self._run(canvas, memory, block, 1, row_index_BR)
         width = min(2 * self.size, L)
         return self._run(
@@ -122,9 +99,9 @@ class Reader:
     def scattered(self, canvas: Canvas, memory, row_index_BR, wanted_BR) -> tuple[Output, Any]:
         """A pass over these places alone; of those that are not wanted nothing is remembered."""
         slots_BR = jnp.where(wanted_BR, row_index_BR, canvas.z_BL.shape[1])  # outside of the memory
-        return self._read(
-            take(canvas, row_index_BR), canvas, memory, slots_BR, None, canvas.z_BL[:, 0]
-        )
+        window = canvas.gather(row_index_BR)
+        window = replace(window, layout=replace(window.layout, index_BL=slots_BR))
+        return self._read(window, canvas, memory, None)
 
     def first(self, canvas: Canvas, memory, count: int):
         """The memory after the first `count` positions, which are all anchors."""
@@ -132,22 +109,25 @@ class Reader:
 
     def _run(self, canvas: Canvas, memory, start, width: int, row_index_BR, first=None):
         """A pass over a run of positions, of which those from `first` on are remembered: blocks before it are finished."""
-        run_1R = (start + jnp.arange(width))[None]
-        window = _along(canvas, lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, 1))
-        before_B = canvas.z_BL[:, jnp.maximum(start - 1, 0)]
-        before_B = jnp.where(
-            jnp.asarray(start) > 0, before_B, canvas.fields.get("before_B", self.bos)
-        )
-        output, memory = self._read(window, canvas, memory, run_1R, start, before_B, first)
+
+        def slice_of(x_BL):
+            return jax.lax.dynamic_slice_in_dim(x_BL, start, width, 1)
+
+        window = canvas.cut(slice_of, (start + jnp.arange(width))[None])
+        if self.visibility.shift == "input":
+            first_B = self.bos if canvas.before_B is None else canvas.before_B
+            before_B = canvas.z_BL[:, jnp.maximum(start - 1, 0)]
+            before_B = jnp.where(jnp.asarray(start) > 0, before_B, first_B)
+            window = replace(window, before_B=before_B)
+        output, memory = self._read(window, canvas, memory, start, first)
         return (
             output if row_index_BR is None else self._at(output, row_index_BR - start, width)
         ), memory
 
-    def _read(
-        self, window: Canvas, canvas: Canvas, memory, row_index_BR, start, before_B, first=None
-    ):
-        slots = CacheSlots(row_index_BR, start, before_B, canvas.fields, first)
-        output = self.denoise(window, mask=self.mask, cache=replace(memory, slots=slots))
+    def _read(self, window: Canvas, canvas: Canvas, memory, start, first=None):
+        where = dict(slots_BL=window.layout.index_BL, start=start, first=first)
+        cache = replace(memory, layout=canvas.layout, **where)
+        output = self.net(replace(window, cache=cache))
         return replace(output, cache=None), output.cache
 
     def _at(self, output: Output, row_index_BR, width: int) -> Output:
@@ -155,5 +135,5 @@ class Reader:
         return (
             output
             if row_index_BR.shape[1] == width and self.aligned
-            else output.at(jnp.clip(row_index_BR, 0, width - 1))
+            else output.gather(jnp.clip(row_index_BR, 0, width - 1))
         )

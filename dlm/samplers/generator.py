@@ -8,7 +8,6 @@ import copy
 import math
 import time
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas
+from dlm.core.contracts import Canvas, Layout, Net, Visibility
 from dlm.core.errors import UserError
 from dlm.core.vocab import Vocab
-from dlm.nn.masks import Mask
+from dlm.nn.visibility import is_autoregressive
 from dlm.samplers import plan
 from dlm.samplers.drivers.base import Sampled
 from dlm.samplers.plan import Sampler, resolve
@@ -29,10 +28,9 @@ _BUCKET = 32  # canvas and prefill lengths are multiples of this, so that few sh
 
 
 def generate(
-    denoise,
+    net: Net,
     sampler: Sampler,
     process,
-    mask: Mask,
     canvas: Canvas,
     key_B,
     *,
@@ -51,9 +49,7 @@ def generate(
       stop: a row ends at its end of text.
       trace: every pass is recorded.
     """
-    sampled = sampler.driver.run(
-        denoise, sampler, process, mask, canvas, key_B, memory, prefill, stop, trace
-    )
+    sampled = sampler.driver.run(net, sampler, process, canvas, key_B, memory, prefill, stop, trace)
     # Only positions after the end of a text may still be masks.
     z_BL = sampled.canvas.z_BL
     hidden_BL = (z_BL == process.vocab.mask) & process.final
@@ -62,43 +58,41 @@ def generate(
 
 
 class Generator:
-    """A denoiser with everything it takes to turn requests into replies.
+    """A network with everything it takes to turn requests into replies.
 
-    `denoise(params, canvas, *, mask, cache)` and `memory(batch, length)`, an empty cache, come from the network; `process(params)`
-    and `mask` from the objective it was trained with; `sharding` says where on a mesh the results lie.
+    `net(params)` and `memory(batch, length)`, an empty cache, come from the network; `process(params)`
+    and `visibility` from the objective it was trained with; `sharding` says where on a mesh the results lie.
     """
 
     def __init__(
         self,
-        denoise,
+        net,
         memory,
         params,
         tokenizer,
         sampler: Sampler,
         process,
-        mask: Mask,
+        visibility: Visibility,
         *,
         seed=0,
         trace=False,
         sharding=None,
     ):
-        sampler = resolve(sampler, process(params), mask)
-        self.params, self.tokenizer, self.sampler, self.mask, self.seed = (
+        sampler = resolve(sampler, process(params), visibility)
+        self.params, self.tokenizer, self.sampler, self.visibility, self.seed = (
             params,
             tokenizer,
             sampler,
-            mask,
+            visibility,
             seed,
         )
-        self.cached = any(plan.cache_kind(part, mask) != "none" for part in sampler.passes)
+        self.cached = any(plan.cache_kind(part, visibility) != "none" for part in sampler.passes)
 
         def run(params, canvas, key_B, prefill):
             rows, length = canvas.z_BL.shape
             kept = memory(rows * (2 if sampler.guidance else 1), length) if self.cached else None
             options = dict(memory=kept, prefill=prefill, stop=True, trace=trace)
-            return generate(
-                partial(denoise, params), sampler, process(params), mask, canvas, key_B, **options
-            )
+            return generate(net(params), sampler, process(params), canvas, key_B, **options)
 
         self.run = jax.jit(run, static_argnames="prefill", out_shardings=sharding)
 
@@ -135,8 +129,9 @@ class Generator:
     def _row(self, request: Request) -> "_Row":
         """A template as ids; adjacent anchors are encoded where they stand, and the first with what precedes a text."""
         parts = request.parts
-        if self.mask.kind in ("causal", "block") and any(not isinstance(p, int) for p in parts[1:]):
-            kind = "an autoregressive" if self.mask.kind == "causal" else "a block-diffusion"
+        if not self.visibility.infills and any(not isinstance(p, int) for p in parts[1:]):
+            one = is_autoregressive(self.visibility)
+            kind = "an autoregressive" if one else "a block-diffusion"
             raise UserError(f"{kind} model cannot fill in: it does not see the text after the hole")
         if not sum(p if isinstance(p, int) else len(p) for p in parts):
             raise UserError("nothing to generate: a request needs at least one token")
@@ -146,7 +141,7 @@ class Generator:
             else (np.zeros(0, np.int32), parts)
         )
         lead = self.tokenizer.encode_prompt(lead) if isinstance(lead, str) else lead
-        front, before = self.tokenizer.opening(lead, self.mask.reads)
+        front, before = self.tokenizer.opening(lead, self.reads)
         ids = [
             front,
             *(
@@ -164,6 +159,11 @@ class Generator:
             len(front) - len(lead),
         )
 
+    @property
+    def reads(self) -> int:
+        """How many tokens before a row the network reads: 1 where its input is shifted."""
+        return int(self.visibility.shift == "input")
+
     def _anchor(self, part: str | np.ndarray) -> np.ndarray:
         return self.tokenizer.encode(part) if isinstance(part, str) else part
 
@@ -177,18 +177,16 @@ class Generator:
         frozen_BL = np.ones((len(rows), L), bool)
         for b, row in enumerate(rows):
             z_BL[b, : len(row.ids)], frozen_BL[b, : len(row.ids)] = row.ids, row.frozen
-        padded = min(lengths) < L and self.mask.kind != "causal"
-        fields = (
-            {"segments_BL": jnp.asarray(np.arange(L) < np.array(lengths)[:, None], jnp.int32)}
-            if padded
-            else {}
+        canvas = Canvas(
+            jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), self.visibility
         )
-        fields |= (
-            dict(before_B=jnp.array([row.before for row in rows], jnp.int32))
-            if self.mask.reads
-            else {}
-        )
-        return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields)
+        if min(lengths) < L and not is_autoregressive(self.visibility):
+            segments_BL = np.arange(L) < np.array(lengths)[:, None]
+            canvas = replace(canvas, layout=Layout(jnp.asarray(segments_BL, jnp.int32)))
+        if self.reads:
+            before_B = jnp.array([row.before for row in rows], jnp.int32)
+            canvas = replace(canvas, before_B=before_B)
+        return canvas
 
     def _prefill(self, canvas: Canvas) -> int:
         """How many leading positions are anchors in every row, as far as they may be read at once."""
@@ -196,9 +194,9 @@ class Generator:
 
     def prefill(self, anchors: int) -> int:
         """How many of so many leading anchors are read at once: rounded down to a bucket; 0 without an exact cache."""
-        if plan.cache_kind(self.sampler, self.mask) != "exact" or self.sampler.driver.drafts:
+        if plan.cache_kind(self.sampler, self.visibility) != "exact" or self.sampler.driver.drafts:
             return 0
-        unit = math.lcm(_BUCKET, max(self.mask.size, 1))
+        unit = math.lcm(_BUCKET, self.visibility.block or 1)
         return anchors // unit * unit
 
     def _reply(self, sampled: Sampled, start_BL, b: int, row: "_Row", seconds: float) -> Reply:

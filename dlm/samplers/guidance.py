@@ -5,70 +5,54 @@
 Without the prompt every anchor is a mask. Both are read in one pass of twice the rows; the draw is one.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
-from dlm.core.contracts import Canvas, Logits, Output
+from dlm.core.contracts import Canvas, Dense, Net, Output
 from dlm.samplers.rules.base import anchors
 
 
-def guided(denoise: Callable[..., Output], w: float, vocab) -> Callable[..., Output]:
-    """The denoiser with guidance of weight `w`; its cache has twice the rows."""
+def guided(net: Net, w: float, vocab) -> Net:
+    """Returns the network with guidance of weight `w`; its cache has twice the rows."""
     if not w:
-        return denoise
+        return net
 
-    def both(canvas: Canvas, *, mask, cache=None) -> Output:
+    def both(canvas: Canvas) -> Output:
         B = len(canvas.z_BL)
-        blank = replace(canvas, z_BL=jnp.where(anchors(canvas), vocab.mask, canvas.z_BL))
-        output = denoise(
-            jax.tree.map(lambda *rows: jnp.concatenate(rows), canvas, blank),
-            mask=mask,
-            cache=_doubled_slots(cache),
-        )
-        conditional_BLV, unconditional_BLV = jnp.split(
-            jax.nn.log_softmax(output.prediction.logits_BLV, -1), [B]
-        )
+        output = net(_doubled(canvas, jnp.where(anchors(canvas), vocab.mask, canvas.z_BL)))
+        log_BLV = jax.nn.log_softmax(output.prediction.logits_BLV, -1)
+        conditional_BLV, unconditional_BLV = jnp.split(log_BLV, [B])
         logits_BLV = jnp.where(
             jnp.isfinite(conditional_BLV),
             (1 + w) * conditional_BLV - w * jnp.maximum(unconditional_BLV, -1e9),
             -jnp.inf,
         )
-
-        def first(x):
-            return x[:B] if isinstance(x, jax.Array) else None
-
-        heads = (
-            None
-            if output.heads is None
-            else {name: first(head) for name, head in output.heads.items()}
-        )
-        return Output(Logits(logits_BLV), cache=output.cache, heads=heads)
+        # Of the heads, those that have a number for each position.
+        arrays = {k: x for k, x in output.heads.items() if isinstance(x, jax.Array)}
+        heads = {name: x[:B] for name, x in arrays.items()}
+        return Output(Dense(logits_BLV), heads, cache=output.cache)
 
     return both
 
 
-def _doubled_slots(cache):
-    """The cache, for as many rows again."""
-    if cache is None:
-        return None
-    slots = cache.slots
+def _doubled(canvas: Canvas, blank_BL: jax.Array) -> Canvas:
+    """Returns a canvas of twice the rows, the second half with other tokens."""
+    layout, cache = jax.tree.map(_twice, canvas.layout), canvas.cache
+    first = replace(canvas, layout=None, cache=None)
+    second = replace(first, z_BL=blank_BL)
+    rows = jax.tree.map(_concatenate, first, second)
+    if cache is not None:
+        slots_BL = _twice(cache.slots_BL)
+        cache = replace(cache, layout=jax.tree.map(_twice, cache.layout), slots_BL=slots_BL)
+    return replace(rows, layout=layout, cache=cache)
 
-    def twice(x):
-        return jnp.concatenate([x, x]) if x.shape[0] > 1 else x
 
-    row_index_BL, fields = (
-        twice(slots.row_index_BL),
-        {k: jnp.concatenate([v, v]) for k, v in slots.fields.items()},
-    )
-    return replace(
-        cache,
-        slots=replace(
-            slots,
-            row_index_BL=row_index_BL,
-            before_B=jnp.concatenate([slots.before_B] * 2),
-            fields=fields,
-        ),
-    )
+def _twice(x):
+    """Returns the rows twice; a single one stands for all."""
+    return jnp.concatenate([x, x]) if x.shape[0] > 1 else x
+
+
+def _concatenate(*parts):
+    return jnp.concatenate(parts)

@@ -12,7 +12,7 @@ from dlm.core.config import build_member, member, to_plain
 from dlm.core.errors import UserError
 
 if TYPE_CHECKING:
-    from dlm.nn.masks import Mask
+    from dlm.core.contracts import Visibility
 
 APPROXIMATE = ("prefix", "dual", "delayed")  # caches as old as the last pass over the whole canvas
 
@@ -111,19 +111,19 @@ class Sampler:
         return (self, *later)
 
 
-def cache_kind(sampler: Sampler, mask: "Mask") -> str:
+def cache_kind(sampler: Sampler, visibility: "Visibility") -> str:
     """The kind of cache that sampling with these settings uses."""
     if sampler.cache.kind != "auto":
         return sampler.cache.kind
     if sampler.driver.drafts:  # such a driver runs two streams where it needs clean tokens
         return "exact"
-    return "exact" if mask.kind in ("causal", "block") and not mask.needs_clean else "none"
+    return "exact" if visibility.exact_cache and not visibility.needs_clean else "none"
 
 
 # ---------------------------------------------------------------------- fitting a plan to a model
 
 
-def resolve(sampler: Sampler, process, mask: "Mask", first: bool = True) -> Sampler:
+def resolve(sampler: Sampler, process, visibility: "Visibility", first: bool = True) -> Sampler:
     """Returns the plan as a model with this noise and this attention needs it.
 
     Raises UserError where the model does not support a setting. `first`: whether it is the first
@@ -134,29 +134,39 @@ def resolve(sampler: Sampler, process, mask: "Mask", first: bool = True) -> Samp
             f"sampler.reopen={sampler.reopen}: the first pass has no text to mask again; "
             "sampler.then.reopen is the second's"
         )
-    if mask.kind == "causal" and (sampler.block, sampler.steps) != (1, 1):
+    if _is_causal(visibility) and (sampler.block, sampler.steps) != (1, 1):
         raise UserError(
             "a causal model decides one position in one step: "
             f"sampler.block={sampler.block} and sampler.steps={sampler.steps} must both be 1"
         )
     _check_noise(sampler, process)
-    _check_attention(sampler, mask)
+    _check_attention(sampler, visibility)
     if sampler.driver.drafts:
-        _check_drafts(sampler, mask)
+        _check_drafts(sampler, visibility)
         return sampler
-    if mask.kind == "block":
-        sampler = _fit_blocks(sampler, mask)
-    then = resolve(sampler.then, process, mask, first=False) if sampler.then else None
+    if _has_blocks(visibility):
+        sampler = _fit_blocks(sampler, visibility.block)
+    then = resolve(sampler.then, process, visibility, first=False) if sampler.then else None
     return replace(sampler, then=then)
 
 
-def _fit_blocks(sampler: Sampler, mask: "Mask") -> Sampler:
-    if sampler.block not in (0, mask.size):
+def _is_causal(visibility: "Visibility") -> bool:
+    """Whether every position is a block of its own, in one stream."""
+    return visibility.block == 1 and visibility.streams == 1
+
+
+def _has_blocks(visibility: "Visibility") -> bool:
+    """Whether the model was trained on blocks, in two streams."""
+    return visibility.block is not None and visibility.streams == 2
+
+
+def _fit_blocks(sampler: Sampler, size: int) -> Sampler:
+    if sampler.block not in (0, size):
         raise UserError(
-            f"sampler.block={sampler.block} must be 0 or {mask.size}: this model was trained with "
+            f"sampler.block={sampler.block} must be 0 or {size}: this model was trained with "
             "blocks of that size"
         )
-    if mask.size == 1:
+    if size == 1:
         # One position has no order, and the first of several steps would mostly reveal nothing.
         order = getattr(sampler.rule, "order", "left_to_right")
         if order != "left_to_right":
@@ -165,18 +175,18 @@ def _fit_blocks(sampler: Sampler, mask: "Mask") -> Sampler:
                 "right"
             )
         sampler = replace(sampler, steps=1)
-    return replace(sampler, block=mask.size)
+    return replace(sampler, block=size)
 
 
-def _check_drafts(sampler: Sampler, mask: "Mask") -> None:
+def _check_drafts(sampler: Sampler, visibility: "Visibility") -> None:
     """Drafts are longer than the part that one pass fills, and are verified by blocks of one."""
     driver, order = _name(sampler.driver), sampler.driver.order
-    if mask.kind != "block":
+    if not _has_blocks(visibility):
         raise UserError(
             f"sampler.driver={driver} needs a model that can verify with blocks of one: "
             "objectives.block or any_order"
         )
-    if order != "left_to_right" and mask.order != "any":
+    if order != "left_to_right" and not visibility.any_order:
         raise UserError(
             f"sampler.driver.order={order!r} needs a model that was trained on any order: "
             "objectives.any_order"
@@ -229,20 +239,21 @@ def _check_noise(sampler: Sampler, process) -> None:
         )
 
 
-def _check_attention(sampler: Sampler, mask: "Mask") -> None:
+def _check_attention(sampler: Sampler, visibility: "Visibility") -> None:
     """Refuses caches, windows and second passes that the network's attention does not allow."""
-    kind, whole = sampler.cache.kind, mask.kind == "full"
+    kind = sampler.cache.kind
+    whole = visibility.block is None and visibility.streams == 1
     if kind in APPROXIMATE and not whole:
         raise UserError(
             f"sampler.cache.kind={kind!r} is for models that attend to the whole canvas; this one "
             "has an exact cache: use 'auto'"
         )
-    if kind == "exact" and cache_kind(replace(sampler, cache=Cache()), mask) != "exact":
+    if kind == "exact" and cache_kind(replace(sampler, cache=Cache()), visibility) != "exact":
         raise UserError(
             "sampler.cache.kind='exact' needs a model that attends to nothing later: use "
             "'prefix', 'dual' or 'delayed'"
         )
-    if kind in APPROXIMATE and mask.shift:
+    if kind in APPROXIMATE and visibility.shift != "none":
         raise UserError(
             f"sampler.cache.kind={kind!r}: a network that predicts a token from the one before it "
             "reads more than the block"
@@ -252,7 +263,7 @@ def _check_attention(sampler: Sampler, mask: "Mask") -> None:
             f"sampler.guidance={sampler.guidance} needs a model that may attend to masks instead "
             "of its prompt, without an order"
         )
-    if mask.kind == "causal" and (sampler.then or sampler.remask or sampler.reopen):
+    if _is_causal(visibility) and (sampler.then or sampler.remask or sampler.reopen):
         raise UserError(
             "a causal model writes once, from left to right: sampler.then, remask and reopen are "
             "for others"

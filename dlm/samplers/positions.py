@@ -33,7 +33,7 @@ def reveal(key_B: jax.Array, prediction, z_BL: jax.Array, revealed_BL: jax.Array
     """z with a draw from the prediction at the revealed positions."""
 
     def draw(z_BL, position_BR, valid_BR, n):
-        drawn_BR = prediction.at(position_BR).draw(
+        drawn_BR = prediction.gather(position_BR).sample(
             jax.vmap(jax.random.fold_in, (0, None))(key_B, n)
         )
         return put(z_BL, position_BR, jnp.where(valid_BR, drawn_BR, take(z_BL, position_BR)))

@@ -48,6 +48,9 @@ def rows(batch) -> dict:
         tokens_BL=batch.tokens_BL,
         weights_BL=batch.weights_BL,
         index_B=batch.index_B,
-        **batch.fields,
+        segments_BL=batch.layout.segments_BL,
+        positions_BL=batch.layout.positions_BL,
+        marked_BL=batch.marked_BL,
     )
+    named = {name: array for name, array in named.items() if array is not None}
     return {name: np.asarray(array).tolist() for name, array in named.items()}

@@ -46,9 +46,7 @@ def make_update(
 
     def update(state: State, batch: Batch):
         key = keys.key(root_key, "noise", state.step)
-        batch = replace(
-            batch, fields=batch.fields | _progress_fields(state, len(batch.index_B), steps)
-        )
+        batch = replace(batch, **_progress_fields(state, len(batch.index_B), steps))
         grads, sums = _gradients(loss_of, state.params, batch, key, optim.microbatches)
         empty = sums["weight_sum"] == 0
         grads = jax.tree.map(

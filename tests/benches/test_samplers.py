@@ -10,7 +10,6 @@ from dlm import bench
 from dlm.app.context import RunContext
 from dlm.benches import samplers
 from dlm.core.errors import UserError
-from dlm.nn.masks import Mask
 from dlm.oracle import sampler_worlds
 from tests.laws import worlds as w
 
@@ -64,7 +63,7 @@ def test_every_rule_joins_by_its_file_and_mistakes_are_named(tmp_path):
 @pytest.mark.slow
 def test_the_error_of_a_network_is_a_function_of_what_it_sees_and_tokens_are_seen_at_any_time():
     z_BL = np.array([[0, 3, 3, 1], [0, 3, 3, 1], [0, 3, 3, 2]])  # at time 1
-    outputs = {n: sampler_worlds.Table(n).denoise(w.canvas(z_BL), mask=Mask()) for n in (0.0, 2.0)}
+    outputs = {n: sampler_worlds.Table(n).net(w.canvas(z_BL)) for n in (0.0, 2.0)}
     told = {n: np.asarray(output.prediction.logits_BLV)[..., :3] for n, output in outputs.items()}
     error_BLV = told[2.0] - told[0.0]
     np.testing.assert_allclose(error_BLV[0], error_BLV[1])

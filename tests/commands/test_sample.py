@@ -11,7 +11,8 @@ import pytest
 from dlm import sample
 from dlm.app import cli
 from dlm.core.errors import UserError
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
 from dlm.samplers.generator import Generator
 from dlm.samplers.requests import Request
 from dlm.text.bytes import Bytes, ByteTokenizer
@@ -26,7 +27,7 @@ def experiment(adds_bos=None, mask=None):
     )
     tokenizer.adds_bos = adds_bos
     return types.SimpleNamespace(
-        tokenizer=tokenizer, run=run, objective=types.SimpleNamespace(mask=mask or Mask())
+        tokenizer=tokenizer, run=run, objective=types.SimpleNamespace(visibility=mask or Full())
     )
 
 
@@ -93,14 +94,17 @@ def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
     )
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask("causal", shift=1)], ids=["full", "causal"])
+@pytest.mark.parametrize("mask", [Full(), Causal()], ids=["full", "causal"])
 @pytest.mark.parametrize("adds_bos", [None, False, True])
 @pytest.mark.parametrize("length", [None, 3, 30, 40])
 def test_what_is_cut_fits_with_what_stands_before_it(mask, adds_bos, length, capsys):
     for prompt in (LONG, LONG[: LENGTH - 1], LONG[:LENGTH], "A"):
         ids, room = asked(adds_bos, mask, prompt=prompt, cut=True, length=length)
         generator = types.SimpleNamespace(
-            mask=mask, vocab=experiment().tokenizer.vocab, tokenizer=experiment(adds_bos).tokenizer
+            visibility=mask,
+            reads=int(mask.shift == "input"),
+            vocab=experiment().tokenizer.vocab,
+            tokenizer=experiment(adds_bos).tokenizer,
         )
         row = len(Generator._row(generator, Request((ids, room))).ids)
         assert (

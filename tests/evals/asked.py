@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.samplers.requests import Reply
 from dlm.text.bytes import Bytes
 
@@ -16,10 +16,14 @@ class Asked:
         self,
         documents=("the cat sat on a mat. ", "dogs ran up to red barns. ", "it rained. "),
         fill=None,
-        mask="full",
+        visibility=None,
     ):
         self.tokenizer, self.held_out_documents = Bytes().fit(()), list(documents)
-        self.objective, self.details, self.asked = types.SimpleNamespace(mask=Mask(mask)), {}, []
+        self.objective, self.details, self.asked = (
+            types.SimpleNamespace(visibility=visibility or Full()),
+            {},
+            [],
+        )
         self.fill = fill or (lambda n, hole: np.arange(hole) % (5 + n))
 
     def generate(self, templates, **changes):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from dlm.core.config import build_member
-from dlm.core.contracts import Logits, Output
+from dlm.core.contracts import Dense, Output
 from dlm.evals import calibration
 from dlm.evals.calibration import Calibration
-from dlm.nn.masks import Mask
 from dlm.objectives.ar import AR
 from dlm.objectives.masked import Masked
 from tests import tiny
@@ -21,17 +20,15 @@ from tests.evals.asked import scores
 def measured(objective, tokens_BL, logits_V, batches=1, **fields):
     """What calibration says of a model that answers every position with one law."""
 
-    def denoise(params, canvas, *, mask, **_):
-        assert isinstance(mask, Mask)
+    def net(canvas):
+        assert canvas.visibility == objective.visibility
         return Output(
-            Logits(
-                jnp.broadcast_to(jnp.asarray(logits_V), (*canvas.z_BL.shape, logits_V.shape[-1]))
-            )
+            Dense(jnp.broadcast_to(jnp.asarray(logits_V), (*canvas.z_BL.shape, logits_V.shape[-1])))
         )
 
     asked, run = [], types.SimpleNamespace(nn=types.SimpleNamespace(vocab=tiny.VOCAB))
     experiment = types.SimpleNamespace(
-        denoise=denoise, objective=objective, run=run, held=lambda params: objective
+        net=lambda params: net, objective=objective, run=run, held=lambda params: objective
     )
     experiment.counted = lambda count: jax.jit(lambda *given: count(experiment, *given))
     context = types.SimpleNamespace(

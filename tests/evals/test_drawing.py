@@ -21,6 +21,8 @@ from dlm.evals.gen_ppl import GenPPL, judged, perplexity
 from dlm.evals.infill import Infill
 from dlm.evals.samples import Samples, variety
 from dlm.evals.tasks import Tasks
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
 from dlm.samplers.rules.confident import Confident
 from dlm.samplers.rules.first_hitting import FirstHitting
 from dlm.samplers.rules.ordered import Ordered
@@ -188,10 +190,10 @@ def test_a_judge_with_the_same_ids_and_other_ends_reads_its_own():
         ] == pytest.approx(price(65) + price(end))
 
 
-@pytest.mark.parametrize("mask", ["full", "causal"])
-def test_infilling_compares_the_hole_alone_and_a_causal_model_gets_the_left_side(mask):
+@pytest.mark.parametrize("visibility", [Full(), Causal()], ids=["full", "causal"])
+def test_infilling_compares_the_hole_alone_and_a_causal_model_gets_the_left_side(visibility):
     documents = ["abcdefghijklmnop", "too short", "ABCDEFGHIJKLMNOP"]
-    context = Asked(documents, mask=mask, fill=lambda n, hole: ["fghx", "FGHI"][n])
+    context = Asked(documents, visibility=visibility, fill=lambda n, hole: ["fghx", "FGHI"][n])
     found = scores(Infill(num=2, length=14, hole=4, temperature=0.5), context)
     assert found == dict(token_accuracy=(0.875, 0.125), exact_match=(0.5, 0.5))
     (templates, changes), encode = context.asked[0], context.tokenizer.encode
@@ -200,7 +202,7 @@ def test_infilling_compares_the_hole_alone_and_a_causal_model_gets_the_left_side
         changes == dict(temperature=0.5)
         and hole == 4
         and (left == encode("abcde")).all()
-        and len(right) == (mask == "full")
+        and len(right) == visibility.infills
     )
     assert not right or (right[0] == encode("jklmn")).all()
     with pytest.raises(UserError, match="only 0 held-out document.s. have 17 tokens"):

@@ -11,7 +11,7 @@ from dlm.core.errors import UserError
 from dlm.evals.lm_eval import tokenized
 from dlm.evals.lm_eval.scoring import Model
 from dlm.evals.lm_eval.tokenized import Piece, Speller
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.samplers.requests import Request
 from dlm.samplers.rules.ordered import Ordered
 from dlm.text.bpe import BPE, Published
@@ -290,11 +290,9 @@ def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(aske
     np.testing.assert_allclose([s.nats for s in bound], [s.nats for s in exact], rtol=1e-4)
     pairs = model.scores(every("ab"), greedy=False)
     hidden_1L = jnp.asarray([*ids("the cat"), one.tokenizer.mask, one.tokenizer.mask])[None]
-    canvas = Canvas(hidden_1L, jnp.ones(hidden_1L.shape), hidden_1L != one.tokenizer.mask)
+    canvas = Canvas(hidden_1L, jnp.ones(hidden_1L.shape), hidden_1L != one.tokenizer.mask, Full())
     a_1L = jnp.full(hidden_1L.shape, ord("a"))
-    first = one.experiment.denoise(one.params, canvas, mask=Mask("full")).prediction.log_prob(a_1L)[
-        0, -2
-    ]
+    first = one.experiment.net(one.params)(canvas).prediction.log_prob(a_1L)[0, -2]
     assert sum(np.exp(-s.nats) for s in pairs) == pytest.approx(float(jnp.exp(first)), rel=1e-4)
 
 

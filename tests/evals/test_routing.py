@@ -7,7 +7,7 @@ import pytest
 
 from dlm.core.errors import UserError
 from dlm.evals.routing import Routing, tables
-from dlm.nn import routing
+from dlm.nn import router_metrics
 from dlm.nn.config import Experts
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.routers.topk import TopK
@@ -52,7 +52,7 @@ def test_tables_of_all_tokens_and_of_those_in_a_bucket():
 
 def test_figures_are_means_over_the_layers():
     told = {k: np.concatenate([v, np.ones_like(v)]) for k, v in sums().items()}
-    found = {k: float(v) for k, v in routing.router_metrics(told, 2, 2).items()}
+    found = {k: float(v) for k, v in router_metrics.means(told, 2, 2).items()}
     assert found["router_imbalance"] == pytest.approx((4 / 3 + 0) / 2) and found[
         "router_busiest"
     ] == pytest.approx((2 + 1) / 2)
@@ -63,7 +63,7 @@ def test_figures_are_means_over_the_layers():
 
 def test_how_many_devices_loads_are_told_for():
     grouped, free = (Experts(number=12, active=4, router=r) for r in (MoGE(groups=4), TopK()))
-    assert [routing.devices(e, ep) for e in (grouped, free) for ep in (2, 1)] == [2, 4, 2, 4]
+    assert [router_metrics.devices(e, ep) for e in (grouped, free) for ep in (2, 1)] == [2, 4, 2, 4]
 
 
 def test_what_cannot_be_told_is_refused():

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from dlm.app import hf_export, hf_import
 from dlm.app.open_run import reopen
 from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
+from dlm.nn.visibility import is_autoregressive
 from dlm.samplers.requests import Request
 from tests.hf import published
 
@@ -43,8 +43,9 @@ def test_logits_are_those_of_the_published_description(kind, converted):
     _, tensors, run = converted(kind)
     experiment, state = reopen(run)
     ids_BL = np.random.default_rng(1).integers(0, 256, (2, 10))
-    mask = experiment.objective.mask
-    if mask.kind == "causal":  # ours reads one token back, and the prefix first
+    visibility = experiment.objective.visibility
+    causal = is_autoregressive(visibility)
+    if causal:  # ours reads one token back, and the prefix first
         read_BL = np.concatenate([np.full((2, 1), experiment.run.nn.vocab.bos), ids_BL[:, :-1]], 1)
     else:
         ids_BL[:, ::3] = published.MASK
@@ -53,13 +54,14 @@ def test_logits_are_those_of_the_published_description(kind, converted):
     if kind == "dream":  # a token is predicted from the one before it, the first from itself
         want_BLV = np.concatenate([want_BLV[:, :1], want_BLV[:, :-1]], 1)
     canvas = Canvas(
-        jnp.asarray(ids_BL, jnp.int32), jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool)
+        jnp.asarray(ids_BL, jnp.int32),
+        jnp.zeros(ids_BL.shape),
+        jnp.zeros(ids_BL.shape, bool),
+        visibility,
     )
-    got_BLV = np.asarray(experiment.denoise(state.params, canvas, mask=mask).prediction.logits_BLV)
+    got_BLV = np.asarray(experiment.net(state.params)(canvas).prediction.logits_BLV)
     said = np.isfinite(got_BLV[0, 0])
-    assert list(np.flatnonzero(~said)) == [
-        published.MASK if mask.kind != "causal" else published.EOS + 1
-    ]
+    assert list(np.flatnonzero(~said)) == [published.EOS + 1 if causal else published.MASK]
     np.testing.assert_allclose(got_BLV[..., said], want_BLV[..., said], atol=1e-4)
 
 
@@ -77,9 +79,11 @@ def test_weights_land_sharded_on_the_mesh_of_the_config(converted, tmp_path):
         "up_EDF"
     ].sharding.spec[1:3] == ("expert", "fsdp")
     ids_BL = jnp.asarray(np.random.default_rng(2).integers(0, 256, (8, 6)), jnp.int32)
-    canvas = Canvas(ids_BL, jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool))
+    canvas = Canvas(
+        ids_BL, jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool), one.objective.visibility
+    )
     said = [
-        np.asarray(jax.jit(partial(e.denoise, mask=e.objective.mask))(s.params, canvas).hidden_BLD)
+        np.asarray(jax.jit(lambda params, e=e: e.net(params)(canvas).hidden_BLD)(s.params))
         for e, s in ((one, plain), (many, spread))
     ]
     np.testing.assert_allclose(*said, atol=1e-4)

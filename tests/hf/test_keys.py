@@ -8,6 +8,9 @@ from dlm.core.config import to_plain
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.hf import keys, layouts, reading, writing
+from dlm.nn.visibility.block import Block
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
 from dlm.text.bpe import BPE, Published
 from tests.hf.realistic import CONFIGS, READ_ELSEWHERE
 
@@ -407,10 +410,9 @@ def test_a_layout_is_for_its_objective_unless_another_is_asked_for():
 
 def test_a_row_that_was_appended_for_the_mask_is_written_where_the_mask_is_seen():
     layout = layouts.LAYOUTS["LlamaForCausalLM"]
-    for kind, rows in dict(causal=300, full=301, block=301).items():
-        mask = SimpleNamespace(kind=kind)
+    for visibility, rows in ((Causal(), 300), (Full(), 301), (Block(), 301)):
         text = BPE(path="x", published=Published(rows=300))
-        run = SimpleNamespace(objective=SimpleNamespace(mask=mask), text=text)
+        run = SimpleNamespace(objective=SimpleNamespace(visibility=visibility), text=text)
         run.nn = SimpleNamespace(vocab=SimpleNamespace(size=301), attention=None, experts=None)
         assert writing.described(layout, run, dict(a=1)) == dict(a=1, vocab_size=rows)
 

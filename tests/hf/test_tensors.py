@@ -158,13 +158,12 @@ def test_a_head_of_its_own_is_kept_where_it_is_said_to_be_tied(tmp_path, capsys)
     ids_BL = np.random.default_rng(1).integers(0, 256, (2, 10))
     read_BL = np.concatenate([np.full((2, 1), experiment.run.nn.vocab.bos), ids_BL[:, :-1]], 1)
     canvas = Canvas(
-        jnp.asarray(ids_BL, jnp.int32), jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool)
+        jnp.asarray(ids_BL, jnp.int32),
+        jnp.zeros(ids_BL.shape),
+        jnp.zeros(ids_BL.shape, bool),
+        experiment.objective.visibility,
     )
-    got_BLV = np.asarray(
-        experiment.denoise(
-            state.params, canvas, mask=experiment.objective.mask
-        ).prediction.logits_BLV
-    )
+    got_BLV = np.asarray(experiment.net(state.params)(canvas).prediction.logits_BLV)
     want_BLV = np.stack([published.says("llama", head, row) for row in read_BL])
     np.testing.assert_allclose(
         got_BLV[..., : published.EOS], want_BLV[..., : published.EOS], atol=1e-4

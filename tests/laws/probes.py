@@ -23,9 +23,9 @@ def blocks(**changes):
     """The loss of block diffusion half-way through a run."""
     made = build_member(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
     batch = tiny.batch(tiny.tokens(8, 6))
-    batch = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((8, 1), 0.1)))
+    batch = dataclasses.replace(batch, progress_B1=jnp.full((8, 1), 0.1))
     return tiny.program(
-        lambda key: made.loss(tiny.denoiser(tiny.model_config()), batch, key).nats_sum,
+        lambda key: made.loss(tiny.net(tiny.model_config()), batch, key).nats_sum,
         jax.random.key(0),
     )
 
@@ -39,12 +39,12 @@ def kin(name):
         fields = dict(
             marked_BL=batch.tokens_BL % 2, cost_BT=jnp.arange(32.0)[None] + jnp.ones((4, 1))
         )
-        batch = dataclasses.replace(batch, fields=fields)
+        batch = dataclasses.replace(batch, **fields)
         if name == "Adapted":  # it asks a network otherwise, a share of the updates being done
-            batch = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((4, 1), 0.1)))
+            batch = dataclasses.replace(batch, progress_B1=jnp.full((4, 1), 0.1))
             params, config = tiny.shapes(tiny.model_config()), tiny.model_config()
             return tiny.program(
-                lambda p, key: made.loss(tiny.denoiser(config, p), batch, key).nats_sum,
+                lambda p, key: made.loss(tiny.net(config, p), batch, key).nats_sum,
                 params,
                 jax.random.key(0),
             )
@@ -124,7 +124,7 @@ def dropped(**changes):
     )
     batch, params = tiny.batch(tiny.tokens(2, 6)), tiny.shapes(config)
     return tiny.program(
-        lambda p, key: made.loss(tiny.denoiser(config, p), batch, key).nats_sum,
+        lambda p, key: made.loss(tiny.net(config, p), batch, key).nats_sum,
         params,
         jax.random.key(0),
     )

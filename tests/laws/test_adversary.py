@@ -11,7 +11,7 @@ import pytest
 
 from dlm.core.config import build_member
 from dlm.core.vocab import Vocab
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.noise.schedules.geometric import Geometric
 from dlm.objectives.masked import Masked
 from dlm.oracle.adversary import spent
@@ -42,19 +42,19 @@ def test_nor_one_that_knows_the_time(name):
 class DividedByMasked(Masked):
     """The mean over masked positions instead of their weighted sum."""
 
-    def bound_nats(self, denoise, batch, z_BL, t_BL):
+    def bound_nats(self, net, batch, z_BL, t_BL):
         masked_B1 = (z_BL == self.vocab.mask).sum(-1, keepdims=True)
-        return super().bound_nats(denoise, batch, z_BL, t_BL) / jnp.maximum(masked_B1, 1)
+        return super().bound_nats(net, batch, z_BL, t_BL) / jnp.maximum(masked_B1, 1)
 
 
 @dataclass(frozen=True)
 class Leaking(Masked):
     """The clean tokens reach the network in an array that no attention mask guards."""
 
-    mask: ClassVar = Mask("full")
+    visibility: ClassVar = Full()
 
-    def read(self, denoise, batch, z_BL, t_BL):
-        return denoise(self.canvas(batch, z_BL, t_BL, hint_BL=batch.tokens_BL), mask=self.mask)
+    def read(self, net, batch, z_BL, t_BL):
+        return net(self.canvas(batch, z_BL, t_BL, target_BL=batch.tokens_BL))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core.contracts import Logits, Output
+from dlm.core.contracts import Dense, Layout, Output
 from dlm.core.errors import UserError
 from dlm.oracle.enumeration import exact_bound
 from tests.laws import worlds as w
@@ -77,7 +77,7 @@ FINITE = np.isfinite(w.TABLES[3])
 DIRECTION = np.where(FINITE, np.random.default_rng(5).normal(size=FINITE.shape), 0.0).astype(
     np.float32
 )
-NEAR = w.table_denoise(
+NEAR = w.table_net(
     np.stack(
         [np.where(FINITE, w.TABLES[3] + s * DIRECTION, -np.inf) for s in (0, STEP, -STEP)]
     ).astype(np.float32)
@@ -90,22 +90,16 @@ def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(c
     """Along a random direction of the network's logits, by differences of the enumerated bound. Also with times drawn where costs were
     large: importance is given a lopsided memory."""
     objective, x_XL = w.objective(config), w.X_XL[1::2]
-    n, fields = (
-        len(x_XL),
-        {
-            "table_BL": np.repeat(np.arange(3, dtype=np.int32), len(x_XL))[:, None]
-            + np.zeros((1, w.L), np.int32)
-        },
-    )
+    n, layout = len(x_XL), w.for_tables(3, len(x_XL))
     want, above, below = (
-        exact_bound(objective, NEAR, np.tile(x_XL, (3, 1)), w.VOCAB, fields).reshape(3, n).sum(1)
+        exact_bound(objective, NEAR, np.tile(x_XL, (3, 1)), w.VOCAB, layout).reshape(3, n).sum(1)
     )
-    memory = {"cost_BT": np.tile(np.linspace(3, 0.1, 32) ** 4, (n, 1)).astype(np.float32)}
-    batch = w.batch_of(x_XL, memory)
+    cost_BT = np.tile(np.linspace(3, 0.1, 32) ** 4, (n, 1)).astype(np.float32)
+    batch = w.batch_of(x_XL, cost_BT=cost_BT)
 
     def loss(s, key):
         table_ZLV = jnp.where(FINITE, jnp.where(FINITE, w.TABLES[3], 0.0) + s * DIRECTION, -jnp.inf)
-        return objective.loss(w.table_denoise(table_ZLV[None]), batch, key).nats_sum
+        return objective.loss(w.table_net(table_ZLV[None]), batch, key).nats_sum
 
     both = jax.jit(
         lambda keys: jax.lax.map(lambda key: jax.jvp(lambda s: loss(s, key), (0.0,), (1.0,)), keys)
@@ -139,16 +133,14 @@ def recorded(objective, batch, table=0):
     """What the network is given in a training step."""
     seen = []
 
-    def denoise(canvas, *, mask):
+    def net(canvas):
         seen.append(canvas)
-        return w.tables(
-            dataclasses.replace(
-                canvas, fields=canvas.fields | w.for_table(table, len(batch.tokens_BL))
-            ),
-            mask=mask,
-        )
+        layout = w.for_table(table, len(batch.tokens_BL))
+        # The table rides in the segments; blocks and groups stay.
+        layout = dataclasses.replace(canvas.layout, segments_BL=layout.segments_BL)
+        return w.tables(dataclasses.replace(canvas, layout=layout))
 
-    objective.loss(denoise, batch, jax.random.key(0))
+    objective.loss(net, batch, jax.random.key(0))
     return seen
 
 
@@ -157,11 +149,9 @@ def test_the_cost_of_a_step_is_told_as_it_is(stem):
     for config in [dict(name=stem)] + [
         c for c in combinations(stem) if c.get("coupling") == "complementary"
     ][:1]:
-        objective, batch = w.objective(config), w.batch_of(w.X_XL, dict(marked_BL=w.X_XL % 2))
+        objective, batch = w.objective(config), w.batch_of(w.X_XL, marked_BL=w.X_XL % 2)
         seen = jax.eval_shape(lambda objective=objective, batch=batch: recorded(objective, batch))
-        assert objective.token_passes == sum(
-            2 if "clean_BL" in canvas.fields else 1 for canvas in seen
-        )
+        assert objective.token_passes == sum(1 if canvas.clean_BL is None else 2 for canvas in seen)
 
 
 @pytest.mark.slow
@@ -188,11 +178,11 @@ def test_weights_that_look_at_kept_neighbours():
     x_BL = np.zeros((1, 6), np.int32)
     z_BL = np.where(np.arange(6) == 2, w.VOCAB.mask, x_BL)
     z_BL[0, 4] = w.VOCAB.mask
-    batch = w.batch_of(x_BL, dict(segments_BL=np.array([[1, 1, 1, 1, 1, 2]])))
+    batch = w.batch_of(x_BL, Layout(np.array([[1, 1, 1, 1, 1, 2]])))
     batch = dataclasses.replace(batch, weights_BL=batch.weights_BL.at[0, 1].set(0.0))
 
-    def half(canvas, *, mask):
-        return Output(Logits(jnp.zeros((1, 6, w.VOCAB.size))))
+    def half(canvas):
+        return Output(Dense(jnp.zeros((1, 6, w.VOCAB.size))))
 
     objective = w.objective(dict(name="masked", weights="context"))
     nats_BL = jax.jit(lambda z_BL, t_BL: objective.training_nats(half, batch, z_BL, t_BL, None))(
@@ -215,8 +205,8 @@ def test_dynamic_weights_of_hybrid_noise():
     x_BL, z_BL = np.array([[0, 1, 2]]), np.array([[w.VOCAB.mask, 2, 2]])
     told_V = np.where(np.arange(w.VOCAB.size) < n, [0.5, 0.3, 0.2] + [0.0] * (w.VOCAB.size - n), 0)
 
-    def told(canvas, *, mask):
-        return Output(Logits(jnp.log(jnp.asarray(told_V))[None, None] + jnp.zeros((1, 3, 1))))
+    def told(canvas):
+        return Output(Dense(jnp.log(jnp.asarray(told_V))[None, None] + jnp.zeros((1, 3, 1))))
 
     found_L = np.asarray(
         jax.jit(lambda z_BL, t: objective.training_nats(told, w.batch_of(x_BL), z_BL, t, None))(

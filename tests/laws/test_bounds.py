@@ -21,7 +21,7 @@ from tests.laws import worlds as w
 every_objective = w.first_of_each("member", w.OBJECTIVES)
 every_absorbing = w.first_of_each("process", w.ABSORBING)
 by_what_is_seen = w.first_of_each(
-    "member", list({(c["name"], w.objective(c).mask): c for c in w.OBJECTIVES}.values())
+    "member", list({(c["name"], w.objective(c).visibility): c for c in w.OBJECTIVES}.values())
 )
 by_estimate = w.first_of_each("member", [c for c in w.TRAINED.values() if c in w.OBJECTIVES])
 K = len(w.TABLES)
@@ -32,32 +32,29 @@ def _oracles(process):
     """The oracles of every world under a process that leaves no masks, then two random tables; compiled as one program."""
     asked = [*(w.oracle(k, process) for k in range(3)), *[w.tables] * 2]
 
-    def denoise(canvas, *, mask):
-        answers = [lambda canvas, ask=ask: ask(canvas, mask=mask).prediction for ask in asked]
-        return Output(jax.lax.switch(canvas.fields["table_BL"][0, 0], answers, canvas))
+    def net(canvas):
+        answers = [lambda canvas, ask=ask: ask(canvas).prediction for ask in asked]
+        return Output(jax.lax.switch(canvas.layout.segments_BL[0, 0] - 1, answers, canvas))
 
-    return denoise
+    return net
 
 
 @cache
 def _bounds(objective):
     """bound_KX of every sequence under the oracle of every world and under two random tables."""
     if objective.process is not None and not objective.process.final:
-        denoise = _oracles(objective.process)
+        net = _oracles(objective.process)
         return np.stack(
             [
                 exact_bound(
-                    objective, denoise, w.X_XL, w.VOCAB, w.for_table(k, len(w.X_XL)), nodes=NODES
+                    objective, net, w.X_XL, w.VOCAB, w.for_table(k, len(w.X_XL)), nodes=NODES
                 )
                 for k in range(K)
             ]
         )
     x_BL = np.tile(w.X_XL, (K, 1))
-    fields = {
-        "table_BL": np.repeat(np.arange(K, dtype=np.int32), len(w.X_XL))[:, None]
-        + np.zeros((1, w.L), np.int32)
-    }
-    return exact_bound(objective, w.tables, x_BL, w.VOCAB, fields, nodes=NODES).reshape(K, -1)
+    layout = w.for_tables(K, len(w.X_XL))
+    return exact_bound(objective, w.tables, x_BL, w.VOCAB, layout, nodes=NODES).reshape(K, -1)
 
 
 def _exact(objective):
@@ -68,7 +65,7 @@ def _exact(objective):
 @w.one_of_each
 def test_every_member_says_what_it_claims(member):
     """What is no estimate of what is reported is of another type, so that nothing can take it for a likelihood."""
-    objective, batch = w.objective(member), w.batch_of(w.X_XL, {"marked_BL": np.ones_like(w.X_XL)})
+    objective, batch = w.objective(member), w.batch_of(w.X_XL, marked_BL=np.ones_like(w.X_XL))
     assert objective.claims in ("exact", "bound") and objective.loss_claims in (
         objective.claims,
         "heuristic",
@@ -124,8 +121,8 @@ def test_a_grid_of_times_has_a_bound_of_its_own():
 class DividedByMasked(Masked):
     """The mean over masked positions in the place of their weighted sum: the usual mistake."""
 
-    def bound_nats(self, denoise, batch, z_BL, t_B):
-        return super().bound_nats(denoise, batch, z_BL, t_B) / jnp.maximum(
+    def bound_nats(self, net, batch, z_BL, t_B):
+        return super().bound_nats(net, batch, z_BL, t_B) / jnp.maximum(
             (z_BL == self.vocab.mask).sum(-1, keepdims=True), 1
         )
 
@@ -159,7 +156,7 @@ def test_a_random_transformer_spends_at_most_one(member):
     )
     spent = np.exp(
         -exact_bound(
-            w.objective(member), transformer.denoiser(model, params), w.X_XL, w.VOCAB, nodes=24
+            w.objective(member), transformer.net_of(model, params), w.X_XL, w.VOCAB, nodes=24
         )
     ).sum()
     assert 1e-3 < spent <= 1 + 1e-5
@@ -176,8 +173,8 @@ def test_given_positions_condition_the_bound():
         next(m for m in w.OBJECTIVES if m["name"] == f"objectives.{name}") for name in names
     ):
         objective = w.objective(member)
-        denoise = w.oracle(0, objective.process)
-        bound_X = exact_bound(objective, denoise, w.X_XL, w.VOCAB, noisable_BL=given_XL, nodes=24)
+        net = w.oracle(0, objective.process)
+        bound_X = exact_bound(objective, net, w.X_XL, w.VOCAB, noisable_BL=given_XL, nodes=24)
         np.testing.assert_allclose(bound_X, -np.log(p_X / first_V[w.X_XL[:, 0]]), atol=1e-5)
 
 
@@ -230,7 +227,7 @@ def test_the_reported_bound_and_the_loss(member):
     side); for one seed the batch lies within four standard errors. The training loss has the same mean."""
     objective = w.objective(member)
     want_X = _bounds(objective)[3]
-    batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)) | {"marked_BL": w.X_XL % 2})
+    batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)), marked_BL=w.X_XL % 2)
 
     def both(key):
         return (
@@ -267,11 +264,11 @@ def test_gradients_are_finite_at_every_time(member):
 
     def total(scale, t):
         finite_KZLV = jnp.where(jnp.isfinite(w.TABLES), w.TABLES, 0.0)
-        denoise = w.table_denoise(
+        net = w.table_net(
             jnp.where(jnp.arange(w.VOCAB.size) < w.V, finite_KZLV[3:] * scale, -jnp.inf)
         )
         z_BL = batch.tokens_BL if objective.process is None else gone_BL
-        return objective.bound_nats(denoise, batch, z_BL, jnp.full(z_BL.shape, t)).sum()
+        return objective.bound_nats(net, batch, z_BL, jnp.full(z_BL.shape, t)).sum()
 
     grads = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(
         jnp.ones((len(w.Z_ZL), w.L, w.VOCAB.size)), jnp.array([1e-6, 0.5, 1.0])

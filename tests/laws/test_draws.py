@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import poisson
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas, Logits, Output
+from dlm.core.contracts import Canvas, Dense, Output
 from dlm.core.vocab import Vocab
+from dlm.nn.visibility.full import Full
 from dlm.samplers.drivers.base import Tempered
 from dlm.samplers.plan import Sampler
 from dlm.samplers.rules.ancestral import Ancestral
@@ -87,10 +88,10 @@ def _ancestral(key_B, logits_V):
     logits_BLV = jnp.broadcast_to(
         jnp.pad(logits_V, (0, 3), constant_values=-jnp.inf), (1, LENGTH, SIZE + 3)
     )
-    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool))
+    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool), Full())
     t_B = jnp.ones(1)
     view = StepView(noise, z_BL == SIZE, t_B, t_B - 1 / STEPS, jnp.zeros(z_BL.shape))
-    done, _ = Ancestral().step(key_B, Output(Logits(logits_BLV)), canvas, view, ())
+    done, _ = Ancestral().step(key_B, Output(Dense(logits_BLV)), canvas, view, ())
     return done.z_BL
 
 
@@ -145,7 +146,7 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
         jnp.asarray(np.log(np.append(p_V, [0, 0, 0]) + 1e-30), jnp.float32), (n, 2, 203)
     )
     start = 200 if process.final else 7
-    seen = Canvas(jnp.full((n, 2), start), jnp.ones((n, 2)), jnp.zeros((n, 2), bool))
+    seen = Canvas(jnp.full((n, 2), start), jnp.ones((n, 2)), jnp.zeros((n, 2), bool), Full())
     moment = StepView(
         process, ~seen.frozen_BL, jnp.full(n, 0.9), jnp.full(n, 0.5), jnp.zeros((n, 2))
     )
@@ -153,7 +154,7 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
         lambda key_B: (
             made.step(
                 key_B,
-                Output(Tempered(Logits(logits_BLV))),
+                Output(Tempered(Dense(logits_BLV))),
                 seen,
                 moment,
                 made.init(seen),
@@ -162,7 +163,7 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     )
     z_BL = np.asarray(step(keys.per_sample(keys.root(0), jnp.arange(n))))
     want_V = np.asarray(
-        process.reverse(Logits(logits_BLV[:1]), seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1])
+        process.reverse(Dense(logits_BLV[:1]), seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1])
     )[0, 0]
     for z_B in z_BL.T:
         moved_V = np.bincount(z_B[z_B != start], minlength=203)

@@ -1,5 +1,6 @@
 """The likelihood under the sampler: it sums to 1 over all texts, is the law of what is drawn, and needs picks without chance."""
 
+import dataclasses
 from functools import cache
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from dlm.core.config import build_member
 from dlm.core.errors import UserError
 from dlm.evals.exact import deterministic, replayed
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.oracle.enumeration import exact_bound, total_variation
 from dlm.samplers.plan import Sampler
 from tests.laws import worlds as w
@@ -26,10 +27,13 @@ def _replay(sampler, mask):
     return jax.jit(lambda batch: replayed(w.tables, sampler, NOISE, mask, batch, jax.random.key(0)))
 
 
-def law(rule, table, mask=Mask(), fields=None, **settings):
+def law(rule, table, mask=Full(), order=None, **settings):
     """(p_X of every sequence under the sampler, passes)."""
     replay = _replay(Sampler(rule=build_member(rule, "samplers.rules", w.VOCAB), **settings), mask)
-    nats_BL, passes = replay(w.batch_of(w.X_XL, w.for_table(table, len(w.X_XL)) | (fields or {})))
+    layout = w.for_table(table, len(w.X_XL))
+    if order is not None:
+        layout = dataclasses.replace(layout, block_BL=np.broadcast_to(order, w.X_XL.shape))
+    nats_BL, passes = replay(w.batch_of(w.X_XL, layout))
     return np.exp(-np.asarray(nats_BL, np.float64).sum(1)), int(passes)
 
 
@@ -77,15 +81,11 @@ def test_the_sampler_s_temperature_is_scored_and_does_not_move_the_order():
     assert cold_X.max() > plain_X.max() and np.argmax(cold_X) == np.argmax(plain_X)
 
 
-def _order(order):
-    return {"order_BL": np.broadcast_to(order, w.X_XL.shape)}
-
-
 def test_a_given_order_is_followed():
     rule = dict(name="ordered", order="given")
     with pytest.raises(UserError, match="needs an order"):
         law(rule, 3, steps=3)
-    p_X, _ = law(rule, 3, fields=_order([0, 1, 2]), steps=3)
+    p_X, _ = law(rule, 3, order=[0, 1, 2], steps=3)
     np.testing.assert_allclose(p_X, law(dict(name="ordered"), 3, steps=3)[0], rtol=1e-5)
 
 
@@ -95,7 +95,7 @@ def test_the_mean_over_orders_lies_on_the_bound():
         w.objective(dict(name="any_order")).support(w.VOCAB, w.L),
         dict(name="ordered", order="given"),
     )
-    costs = [-np.log(law(rule, 3, fields=_order(order), steps=3)[0]) for order in orders]
+    costs = [-np.log(law(rule, 3, order=order, steps=3)[0]) for order in orders]
     bound_X = exact_bound(
         w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))
     )
@@ -110,7 +110,7 @@ def test_a_block_model_is_replayed_block_by_block():
     """Blocks of one are read from left to right, whatever the rule says inside a block."""
     objective = w.objective(dict(name="block", size=1, pattern="count"))
     p_X, passes = law(
-        dict(name="confident", confidence="top"), 3, mask=objective.mask, block=1, steps=1
+        dict(name="confident", confidence="top"), 3, mask=objective.visibility, block=1, steps=1
     )
     bound_X = exact_bound(objective, w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL)))
     np.testing.assert_allclose(-np.log(p_X), bound_X, rtol=1e-5)

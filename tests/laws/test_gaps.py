@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlm.core.errors import UserError
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.oracle.enumeration import all_sequences, ancestral_law
 from dlm.oracle.factorization_gap import ancestral_bigrams
 from dlm.oracle.markov import Markov
@@ -32,7 +32,7 @@ def test_bigrams_are_those_of_the_enumerated_law(schedule):
     process = dataclasses.replace(process, vocab=world.vocab)
     found = ancestral_bigrams(world, process, STEPS)
     for steps, found_VV in zip(STEPS, found, strict=True):
-        law_X = ancestral_law(world.denoise, process, Mask(), steps, world.vocab, world.length)
+        law_X = ancestral_law(world.net, process, Full(), steps, world.vocab, world.length)
         np.testing.assert_allclose(found_VV, bigrams(law_X, world), atol=2e-6)
     assert np.abs(found[0] - world.bigrams()).max() > 0.01, (
         "one step is seen to differ, else this test sees nothing"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.oracle.enumeration import ancestral_law, exact_bound, total_variation
 from tests.laws import worlds as w
 
@@ -19,7 +19,7 @@ def test_a_bound_for_any_schedules_and_exact_with_their_posterior():
         bound_X = exact_bound(HELD, world.under(HELD.process, own=True), w.X_XL, w.VOCAB)
         np.testing.assert_allclose(bound_X, -np.log(w.law(world)), atol=1e-5)
         blind_X = exact_bound(
-            HELD, w.table_denoise(w.TABLES[k : k + 1]), w.X_XL, w.VOCAB
+            HELD, w.table_net(w.TABLES[k : k + 1]), w.X_XL, w.VOCAB
         )  # does not know what a mask tells
         assert np.exp(-blind_X).sum() < 1 - 1e-3
     for table in (3, 4):
@@ -36,7 +36,7 @@ def test_its_sampler_draws_from_p_as_steps_grow():
     world, process = w.WORLDS[1], HELD.process
 
     def law(steps):
-        return ancestral_law(world.under(process, own=True), process, Mask(), steps, w.VOCAB, w.L)
+        return ancestral_law(world.under(process, own=True), process, Full(), steps, w.VOCAB, w.L)
 
     near, nearer = (total_variation(law(steps), w.law(world)) for steps in (16, 32))
     assert 1.6 < near / nearer < 2.4 and nearer < 0.05 and abs(law(16).sum() - 1) < 1e-5
@@ -69,7 +69,7 @@ def enumerated(own, table, nodes=48, scored=True):
 
     def at(t):
         t_RL = jnp.full(z_RL.shape, t)
-        bound_nats_R = held.bound_nats(w.table_denoise(table), batch, z_RL, t_RL).sum(1)
+        bound_nats_R = held.bound_nats(w.table_net(table), batch, z_RL, t_RL).sum(1)
         q_R = jnp.exp(held.log_q(batch, z_RL, t_RL).sum(1))
         return ((q_R if scored else jax.lax.stop_gradient(q_R)) * bound_nats_R).sum()
 
@@ -86,7 +86,7 @@ def test_the_gradient_estimator_is_that_of_the_bound():
         return (
             w.objective(dict(name="learned", times="iid"))
             .holding(own)
-            .loss(w.table_denoise(table), batch, key)
+            .loss(w.table_net(table), batch, key)
             .nats_sum
         )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Logits, Output
+from dlm.core.contracts import Batch, Dense, Layout, Output
 from dlm.oracle.world import views
 from tests.laws import worlds as w
 
@@ -79,22 +79,22 @@ def test_corruption_follows_log_q(process):
     assert w.chi_square(drawn_Z, np.exp(log_q_ZL.sum(-1))) > 1e-4
 
 
-def _prefix_denoise(canvas, *, mask, cache=None, carry=None):
+def _prefix_net(canvas):
     """Any network that reads leftwards, so that what follows a sequence cannot matter to it."""
     table_VV = np.random.default_rng(0).normal(size=(w.VOCAB.size, w.VOCAB.size)).astype(np.float32)
-    view_BLL = views(mask, canvas, w.VOCAB.mask)
+    view_BLL = views(canvas, w.VOCAB.mask)
     logits_BLV = (
         jnp.asarray(table_VV)[view_BLL] * np.tri(view_BLL.shape[1], k=-1)[:, :, None]
     ).sum(2) + canvas.t_BL[..., None]
     return Output(
-        Logits(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf)),
+        Dense(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf)),
         heads=dict(quality=logits_BLV[..., 0]),
     )
 
 
 def _batch():
     x_BL = np.random.default_rng(1).integers(0, w.V, (B, L)).astype(np.int32)
-    return w.batch_of(x_BL, {"marked_BL": jnp.asarray(x_BL % 2)})
+    return w.batch_of(x_BL, marked_BL=jnp.asarray(x_BL % 2))
 
 
 def _padded(batch):
@@ -105,10 +105,8 @@ def _padded(batch):
         jnp.pad(batch.weights_BL, more),
         jnp.pad(batch.noisable_BL, more),
         batch.index_B,
-        {
-            "segments_BL": jnp.pad(jnp.ones((B, L), jnp.int32), more),
-            "marked_BL": jnp.pad(batch.fields["marked_BL"], more),
-        },
+        Layout(jnp.pad(jnp.ones((B, L), jnp.int32), more)),
+        marked_BL=jnp.pad(batch.marked_BL, more),
         total=B,
     )
 
@@ -119,7 +117,7 @@ def test_loss_does_not_depend_on_how_a_batch_is_cut_or_padded(member):
     objective, batch = w.objective(member), _batch()
     loss = jax.jit(
         lambda batch, step: objective.loss(
-            _prefix_denoise, batch, keys.key(keys.root(0), "noise", step)
+            _prefix_net, batch, keys.key(keys.root(0), "noise", step)
         )
     )
 

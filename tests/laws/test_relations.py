@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core.contracts import Canvas, Logits, Output
+from dlm.core.contracts import Canvas, Dense, Output
 from dlm.objectives.masked import Masked
 from dlm.oracle.enumeration import exact_bound
 from tests import tiny
@@ -60,7 +60,7 @@ def reported(made=None, **config):
     )
     return (
         made.claims,
-        made.mask,
+        made.visibility,
         made.time_cells(w.L),
         made.support(w.VOCAB, w.L),
         lines,
@@ -105,12 +105,10 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
     rng = np.random.default_rng(0)
     x_LV = np.zeros((w.L, 6))
     x_LV[:, : w.V] = rng.dirichlet(np.ones(w.V), w.L)
-    output = Output(Logits(np.log(np.maximum(x_LV, 1e-300))[None].astype(np.float32)))
+    output = Output(Dense(np.log(np.maximum(x_LV, 1e-300))[None].astype(np.float32)))
     objective, batch = w.objective(dict(name="hybrid", process=process)), w.batch_of(w.X_XL[5:6])
     bound_nats = jax.jit(
-        lambda z_1L: objective.bound_nats(
-            lambda canvas, mask: output, batch, z_1L, jnp.full((1, w.L), t)
-        )
+        lambda z_1L: objective.bound_nats(lambda canvas: output, batch, z_1L, jnp.full((1, w.L), t))
     )
 
     def noise_probs(t):
@@ -153,7 +151,7 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
 class JointSubTokens(Masked):
     """All that is masked predicted as one, weighed by 1/t like marginals: why published perplexities were withdrawn."""
 
-    def bound_nats(self, denoise, batch, z_BL, t_BL):
+    def bound_nats(self, net, batch, z_BL, t_BL):
         joint_B = -jnp.log(_mass(batch.tokens_BL) / _mass(z_BL))
         first_BL = jnp.arange(w.L) == jnp.argmax(z_BL == w.VOCAB.mask, 1)[:, None]
         return jnp.where(

@@ -12,7 +12,7 @@ import pytest
 from dlm.core import keys
 from dlm.core.config import build_member
 from dlm.core.contracts import Canvas
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.oracle.enumeration import total_variation
 from dlm.samplers import generator
 from dlm.samplers.plan import Sampler
@@ -39,12 +39,10 @@ def drawn(remask, steps=T, table=1):
     """
     sampler = Sampler(rule=build_member("ancestral", "samplers.rules"), remask=remask, steps=steps)
     z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
-    canvas = Canvas(
-        z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)}
-    )
+    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, Full(), w.for_table(table, len(z_BL)))
 
     def run(canvas, key_B):
-        return generator.generate(w.tables, sampler, NOISE, Mask(), canvas, key_B, trace=True)
+        return generator.generate(w.tables, sampler, NOISE, canvas, key_B, trace=True)
 
     done = jax.jit(run, compiler_options={"xla_backend_optimization_level": 1})(
         canvas, keys.per_sample(keys.root(0), jnp.arange(N))
@@ -158,11 +156,9 @@ def test_rules_that_count_reveal_as_many_more_as_come_back():
     for rule in ("ordered", dict(name="confident", confidence="top")):
         sampler = Sampler(rule=build_member(rule, "samplers.rules"), remask=Cap(1.0), steps=3)
         z_BL = jnp.full((64, w.L), w.VOCAB.mask, jnp.int32)
-        canvas = Canvas(
-            z_BL, jnp.ones(z_BL.shape), z_BL < 0, {"table_BL": jnp.ones(z_BL.shape, jnp.int32)}
-        )
+        canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, Full(), w.for_table(1, len(z_BL)))
 
-        run = partial(generator.generate, w.tables, sampler, NOISE, Mask(), trace=True)
+        run = partial(generator.generate, w.tables, sampler, NOISE, trace=True)
         done = jax.jit(run)(canvas, keys.per_sample(keys.root(0), jnp.arange(64)))
         z_TBL = np.asarray(done.trace[0])
         assert ((z_TBL != w.VOCAB.mask).sum(-1) == np.array([1, 2, 3])[:, None]).all()

@@ -10,7 +10,8 @@ import pytest
 from dlm.core import keys
 from dlm.core.config import build_member
 from dlm.core.contracts import Canvas
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
 from dlm.oracle.enumeration import ancestral_law, total_variation
 from dlm.samplers import generator
 from dlm.samplers.plan import Sampler
@@ -19,7 +20,7 @@ from tests.laws import worlds as w
 PLAIN = dict(name="mask")
 HALF = dict(name="hybrid", uniform=0.5)
 P_X = w.law(w.WORLDS[1])
-ONE = {"table_BL": jnp.ones((1, w.L), jnp.int32)}  # w.TABLES[1], the oracle of WORLDS[1]
+ONE = w.for_table(1, 1)  # w.TABLES[1], the oracle of WORLDS[1]
 N = 20_000
 every_process = w.first_of_each("process", w.PROCESSES)
 every_rule = w.first_of_each("rule", w.EACH_RULE)
@@ -27,7 +28,7 @@ every_rule = w.first_of_each("rule", w.EACH_RULE)
 
 @cache
 def _law(noise, steps):
-    return ancestral_law(_oracle(noise), noise, Mask(), steps, w.VOCAB, w.L, ONE)
+    return ancestral_law(_oracle(noise), noise, Full(), steps, w.VOCAB, w.L, ONE)
 
 
 @cache
@@ -35,14 +36,14 @@ def _oracle(noise):
     return w.tables if noise.final else w.oracle(1, noise)
 
 
-def _draw(rule, z_BL, frozen_BL, *, noise=PLAIN, mask=Mask(), **settings):
+def _draw(rule, z_BL, frozen_BL, *, noise=PLAIN, mask=Full(), **settings):
     sampler = Sampler(rule=build_member(rule, "samplers.rules", w.VOCAB), **settings)
-    fields = {"table_BL": jnp.ones(z_BL.shape, jnp.int32)}
-    canvas = Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), fields)
+    layout = w.for_table(1, len(z_BL))
+    canvas = Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), mask, layout)
 
     def drawn(canvas, key_B):
         return generator.generate(
-            _oracle(w.process(noise)), sampler, w.process(noise), mask, canvas, key_B
+            _oracle(w.process(noise)), sampler, w.process(noise), canvas, key_B
         ).canvas.z_BL
 
     run = jax.jit(
@@ -105,7 +106,7 @@ def test_one_position_at_a_time_is_exact(rule):
 
 @pytest.mark.slow
 def test_a_causal_denoiser_draws_from_p():
-    drawn_BL = _draw("ancestral", MASKS, MASKS < 0, mask=Mask("causal", shift=1), block=1, steps=1)
+    drawn_BL = _draw("ancestral", MASKS, MASKS < 0, mask=Causal(), block=1, steps=1)
     assert w.chi_square(w.counts(drawn_BL), P_X) > 1e-4
 
 

@@ -137,11 +137,11 @@ def recorded(train, batch):
     def step(key):
         seen = []
 
-        def denoise(canvas, *, mask):
+        def net(canvas):
             seen.append(canvas.z_BL)
-            return w.tables(canvas, mask=mask)
+            return w.tables(canvas)
 
-        return train(denoise, batch, key), seen
+        return train(net, batch, key), seen
 
     return jax.tree.map(np.asarray, jax.jit(step)(jax.random.key(0)))
 

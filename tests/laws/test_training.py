@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core.contracts import Batch, Logits, Output
+from dlm.core.contracts import Batch, Dense, Layout, Output
+from dlm.nn.visibility import two_streams
 from tests.laws import worlds as w
 
 pytestmark = pytest.mark.slow
@@ -26,17 +27,20 @@ RNG = np.random.default_rng(0)
 SEEN_ZV, TIME_V = RNG.normal(size=(w.VOCAB.size, w.VOCAB.size)), 3 * RNG.normal(size=w.VOCAB.size)
 
 
-def told(canvas, *, mask):
+def told(canvas):
     """A network that looks at a token and its time, and in a clean stream at the token alone."""
 
     def says(ids_BL, t_BL):
         logits_BLV = jnp.asarray(SEEN_ZV, jnp.float32)[ids_BL] + t_BL[..., None] * jnp.asarray(
             TIME_V, jnp.float32
         )
-        return Logits(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf))
+        return Dense(jnp.where(jnp.arange(w.VOCAB.size) < w.V, logits_BLV, -jnp.inf))
 
-    clean_BL = canvas.fields.get("clean_BL", canvas.z_BL)
-    asked_BL = canvas.z_BL if mask.kind != "partition" else canvas.z_BL * 0 + w.VOCAB.mask
+    both = canvas
+    if canvas.visibility.streams == 2:
+        both = two_streams(canvas, w.VOCAB.mask)
+    clean_BL = canvas.z_BL if both.clean_BL is None else both.clean_BL
+    asked_BL = both.z_BL
     return Output(says(asked_BL, canvas.t_BL), heads=dict(clean=says(clean_BL, 0 * canvas.t_BL)))
 
 
@@ -88,7 +92,7 @@ def test_proseco_reads_its_own_guesses_as_if_nothing_were_noised():
 
 def test_the_auxiliary_loss_of_a_block_has_the_weight_of_the_token_that_it_predicts():
     """Where a prompt has weight 0 counting begins with the answer's first token, predicted from the prompt's last one."""
-    fields = dict(
+    layout = Layout(
         positions_BL=np.array([[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 2]]),
         segments_BL=np.array([[1] * 6, [1, 1, 1, 2, 2, 2]]),
     )
@@ -97,7 +101,7 @@ def test_the_auxiliary_loss_of_a_block_has_the_weight_of_the_token_that_it_predi
     assert next_BL[0, 1] > 0 == WEIGHTS_BL[0, 1]
     found_BL = training_nats(
         dict(name="block", size=2, context="causal", auxiliary=0.3),
-        dataclasses.replace(BATCH, fields=fields),
+        dataclasses.replace(BATCH, layout=layout),
     )
     np.testing.assert_allclose(found_BL, MASKED_NATS_BL / T + 0.3 * next_BL, rtol=1e-5, atol=1e-6)
 
@@ -114,9 +118,9 @@ def test_each_group_of_a_partition_is_told_the_share_that_is_asked_for():
 def test_dropout_predicts_every_token_behind_an_input_that_is_partly_masked():
     seen = []
 
-    def heard(canvas, *, mask):
+    def heard(canvas):
         seen.append(canvas)
-        return told(canvas, mask=mask)
+        return told(canvas)
 
     loss = w.objective(dict(name="ar", dropout=0.5)).loss(heard, BATCH, jax.random.key(1))
     z_BL, t_BL = np.asarray(seen[0].z_BL), np.asarray(seen[0].t_BL)

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from dlm.core.errors import UserError
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.block import Block
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
+from dlm.nn.visibility.partition import Partition
 from dlm.oracle.enumeration import all_sequences, total_variation
 from dlm.oracle.hmm import Hmm
 from dlm.oracle.markov import Markov
@@ -64,16 +67,14 @@ def test_draws(world):
 @worlds
 @pytest.mark.parametrize(
     "mask",
-    [Mask(), Mask("causal", shift=1), Mask("block", size=2)],
+    [Full(), Causal(), Block(size=2)],
     ids=["full", "causal", "block"],
 )
 def test_posterior_is_the_enumerated_one(world, mask):
     X_XL, p_X = all_sequences(world.size, world.length), chain_rule(world)
     Z_ZL = all_sequences(world.size + 1, world.length)
-    got_ZLV = np.asarray(
-        jax.jit(lambda c: world.denoise(c, mask=mask).prediction.probs())(canvas(Z_ZL))
-    )
-    view_ZLL = np.asarray(views(mask, canvas(Z_ZL), world.vocab.mask))
+    got_ZLV = np.asarray(jax.jit(lambda c: world.net(c).prediction.probs())(canvas(Z_ZL, mask)))
+    view_ZLL = np.asarray(views(canvas(Z_ZL, mask), world.vocab.mask))
     for i in range(world.length):
         fits_ZX = ((view_ZLL[:, i, None] == X_XL) | (view_ZLL[:, i, None] == world.vocab.mask)).all(
             -1
@@ -84,13 +85,12 @@ def test_posterior_is_the_enumerated_one(world, mask):
     assert (got_ZLV[..., world.size :] == 0).all()
 
 
-def sees(mask, **fields):
+def sees(mask, two=True, **fields):
     """[L, L] of the positions 0 … 3 as text: a letter of z, its capital from the clean stream, a dot for nothing."""
     z_1L, clean_1L = np.array([[0, 1, 2, 3]]), np.array([[10, 11, 12, 13]])
     view_LL = np.asarray(
         views(
-            mask,
-            canvas(z_1L, **({"clean_BL": clean_1L} if fields.pop("two", True) else {}), **fields),
+            canvas(z_1L, mask, clean_BL=clean_1L if two else z_1L, **fields),
             20,
         )
     )[0]
@@ -101,22 +101,22 @@ def sees(mask, **fields):
 
 
 def test_who_sees_what():
-    assert sees(Mask("causal", shift=1), two=False) == ["....", "a...", "ab..", "abc."]
-    assert sees(Mask("block", size=2), two=False) == ["ab..", "ab..", "abcd", "abcd"]
-    assert sees(Mask("block", size=2)) == ["ab..", "ab..", "ABcd", "ABcd"]
-    assert sees(Mask("block", size=2), positions_BL=np.array([[0, 0, 1, 2]])) == [
+    assert sees(Causal(), two=False) == ["....", "a...", "ab..", "abc."]
+    assert sees(Block(size=2), two=False) == ["ab..", "ab..", "abcd", "abcd"]
+    assert sees(Block(size=2)) == ["ab..", "ab..", "ABcd", "ABcd"]
+    assert sees(Block(size=2), positions_BL=np.array([[0, 0, 1, 2]])) == [
         "a...",
         "Abc.",
         "Abc.",
         "ABCd",
     ]
-    assert sees(Mask("block", size=1), block_BL=np.array([[2, 0, 3, 1]])) == [
+    assert sees(Block(size=1), block_BL=np.array([[2, 0, 3, 1]])) == [
         "aB.D",
         ".b..",
         "ABcD",
         ".B.d",
     ]
-    assert sees(Mask("partition"), block_BL=np.array([[0, 1, 1, 0]])) == [
+    assert sees(Partition(), block_BL=np.array([[0, 1, 1, 0]])) == [
         ".BC.",
         "A..D",
         "A..D",
@@ -129,9 +129,7 @@ def test_impossible_evidence_gives_a_uniform_answer_not_nan():
     with np.errstate(divide="ignore"):
         world = Markov(3, np.log(np.full(3, 1 / 3)), np.log(never))
     z_1L = np.array([[0, 2, world.vocab.mask]])
-    probs_LV = np.asarray(
-        jax.jit(lambda c: world.denoise(c, mask=Mask()).prediction.probs())(canvas(z_1L))
-    )[0]
+    probs_LV = np.asarray(jax.jit(lambda c: world.net(c).prediction.probs())(canvas(z_1L)))[0]
     np.testing.assert_allclose(probs_LV[2, :3], 1 / 3, atol=1e-6)
     assert abs(world.entropy() - np.log(3) - 2 * np.log(2)) < 1e-6
 

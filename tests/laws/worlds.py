@@ -12,15 +12,15 @@ import pytest
 
 import dlm
 from dlm.core.config import build_member
-from dlm.core.contracts import Batch, Canvas, Logits, Output
+from dlm.core.contracts import Batch, Dense, Layout, Output
 from dlm.core.errors import UserError
 from dlm.core.families import exposed
-from dlm.nn.masks import Mask
 from dlm.oracle.enumeration import all_sequences, alphabet
 from dlm.oracle.hmm import Hmm
 from dlm.oracle.markov import Markov
 from dlm.oracle.tabular import Tabular
 from dlm.oracle.world import views
+from tests import tiny
 
 V, L = 3, 3
 WORLDS = [
@@ -36,8 +36,8 @@ Z_ZL = alphabet(VOCAB)[all_sequences(V + 1, L)]
 # ------------------------------------------------------------------------------------------------------------- denoisers
 
 
-def canvas(z_BL, **fields):
-    return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool), fields)
+def canvas(z_BL, visibility=None, **arrays):
+    return tiny.canvas(z_BL, 1.0, visibility, **arrays)
 
 
 def law(world):
@@ -49,46 +49,55 @@ def law(world):
 
 
 def oracle_table(world):
-    return np.asarray(
-        jax.jit(lambda c: world.denoise(c, mask=Mask()).prediction.logits_BLV)(canvas(Z_ZL))
-    )
+    return np.asarray(jax.jit(lambda c: world.net(c).prediction.logits_BLV)(canvas(Z_ZL)))
 
 
 def random_table(seed):
-    """Logits with nothing true in them."""
+    """Dense with nothing true in them."""
     table_ZLV = np.full((len(Z_ZL), L, VOCAB.size), -np.inf, np.float32)
     table_ZLV[..., :V] = 2 * np.random.default_rng(seed).normal(size=(len(Z_ZL), L, V))
     return table_ZLV
 
 
-def table_denoise(tables_KZLV):
-    """A denoiser that reads its logits from table K = fields['table_BL'] (0 without), as seen through the attention mask."""
+def table_net(tables_KZLV):
+    """A network that reads its logits from table K, as seen through the visibility. K is the segment less 1, 0 without segments."""
 
-    def denoise(canvas, *, mask, cache=None, carry=None):
-        state_BL = (views(mask, canvas, VOCAB.mask) * (V + 1) ** np.arange(L - 1, -1, -1)).sum(-1)
-        table_BL = canvas.fields.get("table_BL", jnp.zeros_like(state_BL))
+    def net(canvas):
+        state_BL = (views(canvas, VOCAB.mask) * (V + 1) ** np.arange(L - 1, -1, -1)).sum(-1)
+        segments_BL = canvas.layout.segments_BL
+        table_BL = jnp.zeros_like(state_BL) if segments_BL is None else segments_BL - 1
         judged_BL = 0.1 * state_BL - 1  # as a judge would say something of every token
         return Output(
-            Logits(jnp.asarray(tables_KZLV)[table_BL, state_BL, np.arange(L)]),
+            Dense(jnp.asarray(tables_KZLV)[table_BL, state_BL, np.arange(L)]),
             heads=dict(quality=judged_BL),
         )
 
-    return denoise
+    return net
 
 
 # tables 0, 1, 2: the exact posteriors of WORLDS; 3, 4: random
 TABLES = np.stack([*map(oracle_table, WORLDS), random_table(3), random_table(4)])
-tables = table_denoise(TABLES)
+tables = table_net(TABLES)
 
 
 def for_table(k, rows):
-    return {"table_BL": np.full((rows, L), k, np.int32)}
+    """A layout that names table k."""
+    return Layout(np.full((rows, L), k + 1, np.int32))
 
 
-def batch_of(x_BL, fields=None, total=None):
+def for_tables(count, rows):
+    """A layout that names each table for so many rows."""
+    return Layout(
+        np.repeat(np.arange(1, count + 1, dtype=np.int32), rows)[:, None]
+        + np.zeros((1, L), np.int32)
+    )
+
+
+def batch_of(x_BL, layout=None, total=None, **more):
     B = len(x_BL)
     ones = jnp.ones(x_BL.shape)
-    return Batch(jnp.asarray(x_BL), ones, ones > 0, jnp.arange(B), fields or {}, total=total or B)
+    layout, total = layout or Layout(), total or B
+    return Batch(jnp.asarray(x_BL), ones, ones > 0, jnp.arange(B), layout, **more, total=total)
 
 
 def rows(batch, which):
@@ -229,7 +238,7 @@ def oracle(k, process):
     return (
         WORLDS[k].under(process)
         if process is not None and not process.final
-        else table_denoise(TABLES[k : k + 1])
+        else table_net(TABLES[k : k + 1])
     )
 
 

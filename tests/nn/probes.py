@@ -13,12 +13,12 @@ from dlm.evals.routing import Routing
 from dlm.machine import mesh
 from dlm.nn import experts
 from dlm.nn.config import Experts, Latent, Norm, Rope
-from dlm.nn.masks import Mask
 from dlm.nn.routers import Balance
 from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.limited import Limited
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.routers.topk import TopK
+from dlm.nn.visibility.causal import Causal
 from tests import tiny
 
 SOME = Experts(number=4, active=2, width=6, router=MoGE(groups=2))
@@ -32,7 +32,7 @@ def network(**changes):
     objective = build_member("masked", "objectives", tiny.VOCAB)
     params, batch = tiny.shapes(config), tiny.batch(tiny.tokens(2, 6))
     return tiny.program(
-        lambda p, key: objective.loss(tiny.denoiser(config, p), batch, key).nats_sum,
+        lambda p, key: objective.loss(tiny.net(config, p), batch, key).nats_sum,
         params,
         jax.random.key(0),
     )
@@ -40,10 +40,8 @@ def network(**changes):
 
 def judged_by(**changes):
     """What the network says beside its prediction."""
-    denoise = tiny.denoiser(tiny.model_config(**changes))
-    return jax.eval_shape(
-        lambda: denoise(tiny.canvas(tiny.tokens(2, 6)), mask=Mask("causal", shift=1)).heads
-    )
+    net = tiny.net(tiny.model_config(**changes))
+    return jax.eval_shape(lambda: net(tiny.under(tiny.canvas(tiny.tokens(2, 6)), Causal())).heads)
 
 
 def attention(**changes):

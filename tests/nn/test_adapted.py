@@ -9,7 +9,7 @@ import pytest
 
 from dlm.core.config import build_member
 from dlm.core.errors import UserError
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.full import Full
 from dlm.objectives.adapted import Adapted
 from dlm.samplers import plan
 from dlm.samplers.plan import Cache, Sampler
@@ -21,17 +21,17 @@ X_BL = tiny.tokens(2, 8)
 
 def logits(mask, **fields):
     return np.asarray(
-        tiny.denoiser(CONFIG)(tiny.canvas(X_BL, **fields), mask=mask).prediction.logits_BLV
+        tiny.net(CONFIG)(tiny.under(tiny.canvas(X_BL, **fields), mask)).prediction.logits_BLV
     )
 
 
 def test_a_prediction_is_what_the_network_says_one_position_before():
-    plain_BLV, shifted_BLV = logits(Mask("full")), logits(Mask("full", shift=1))
+    plain_BLV, shifted_BLV = logits(Full()), logits(Full("output"))
     np.testing.assert_array_equal(shifted_BLV[:, 1:], plain_BLV[:, :-1])
     np.testing.assert_array_equal(shifted_BLV[:, 0], plain_BLV[:, 0])
     segments_BL, positions_BL = [[1] * 5 + [2] * 3] * 2, [[*range(5), *range(3)]] * 2
     packed = dict(segments_BL=segments_BL, positions_BL=positions_BL)
-    plain_BLV, shifted_BLV = logits(Mask("full"), **packed), logits(Mask("full", shift=1), **packed)
+    plain_BLV, shifted_BLV = logits(Full(), **packed), logits(Full("output"), **packed)
     np.testing.assert_array_equal(shifted_BLV[:, [0, 1, 5, 6]], plain_BLV[:, [0, 0, 5, 5]])
 
 
@@ -43,8 +43,8 @@ def test_reach_opens_the_attention_from_causal_to_full():
 
     def noticed(reach):
         says = (
-            tiny.denoiser(config)(
-                tiny.canvas(z, reach_B1=[[reach]] * 2), mask=Mask("full")
+            tiny.net(config)(
+                tiny.canvas(z, visibility=Full(reach_B1=jnp.full((2, 1), reach)))
             ).prediction.logits_BLV
             for z in (X_BL, changed_BL)
         )
@@ -60,21 +60,20 @@ def test_reach_opens_the_attention_from_causal_to_full():
 )
 def test_the_reach_grows_with_the_updates(anneal, progress, want):
     batch = tiny.batch(X_BL)
-    told = dataclasses.replace(batch, fields=dict(progress_B1=jnp.full((2, 1), progress)))
+    told = dataclasses.replace(batch, progress_B1=jnp.full((2, 1), progress))
     objective = Adapted(
         anneal=anneal, vocab=tiny.VOCAB, process=build_member("mask", "noise", tiny.VOCAB)
     )
-    reach_B1 = objective.reaching(told).fields.get("reach_B1")
+    reach_B1 = objective.visibility_in_training(told).reach_B1
     assert (reach_B1 is None) if want is None else (reach_B1 == want).all()
-    assert "reach_B1" not in objective.reaching(batch).fields, (
-        "where no updates are counted everything is seen"
-    )
+    unlimited = objective.visibility_in_training(batch).reach_B1
+    assert unlimited is None, "where no updates are counted everything is seen"
     key = jax.random.key(0)
-    denoise = tiny.denoiser(CONFIG)
-    losses = [float(objective.loss(denoise, b, key).nats_sum) for b in (batch, told)]
+    net = tiny.net(CONFIG)
+    losses = [float(objective.loss(net, b, key).nats_sum) for b in (batch, told)]
     assert (losses[0] == losses[1]) == (want is None or want >= 8)
-    assert float(objective.bound(denoise, told, key, 2).nats_BL.sum()) == float(
-        objective.bound(denoise, batch, key, 2).nats_BL.sum()
+    assert float(objective.bound(net, told, key, 2).nats_BL.sum()) == float(
+        objective.bound(net, batch, key, 2).nats_BL.sum()
     )
 
 
@@ -84,5 +83,5 @@ def test_what_reads_a_part_of_the_canvas_is_refused():
         plan.resolve(
             Sampler(build_member("ancestral", "samplers.rules"), block=4, cache=Cache("dual")),
             process,
-            Mask("full", shift=1),
+            Full("output"),
         )

@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core.contracts import UnbiasedLoss
+from dlm.core.contracts import Layout, UnbiasedLoss
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
-from dlm.nn import cache, masks, norms, rope, routing, transformer
+from dlm.nn import layer, norms, rope, router_metrics, transformer
+from dlm.nn.attend.base import Case
+from dlm.nn.attend.dense import DenseAttention
 from dlm.nn.config import Experts, Norm
 from dlm.nn.routers.topk import TopK
 from dlm.objectives.ar import AR
 from tests import tiny
 
-L, MASK = 6, AR.mask
+L, MASK = 6, AR.visibility
 CONFIG = tiny.model_config(ahead=2, norm=Norm("sandwich"))
 PARAMS = tiny.random_params(CONFIG)
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2]])
@@ -29,12 +31,13 @@ def forward(config):
     """The output's hidden states, and the logits of the main prediction and of every head."""
 
     def run(params, z_BL, segments_BL):
-        output = tiny.denoiser(config, params)(
-            tiny.canvas(z_BL, segments_BL=segments_BL), mask=MASK
+        output = tiny.net(config, params)(
+            tiny.under(tiny.canvas(z_BL, segments_BL=segments_BL), MASK)
         )
+        names = ["ahead", "ahead2"]
         logits = {
             name: head.logits_BLV[..., : tiny.VOCAB.eos + 1]
-            for name, head in (output.heads or {}).items()
+            for name, head in zip(names, output.heads.get("mtp", ()), strict=False)
         }
         return logits | dict(
             main=output.prediction.logits_BLV[..., : tiny.VOCAB.eos + 1], hidden=output.hidden_BLD
@@ -76,20 +79,12 @@ def test_layer_k_hears_the_last_k_tokens_through_their_embeddings_alone():
 def test_it_is_the_equation():
     """h' = M [rms h_{i−1} ; rms embed x_{i−1}], then a block, the shared norm and the shared head."""
     config = tiny.model_config(layers=1, ahead=1)
-    params, side = (
-        tiny.random_params(config),
-        masks.Side(jnp.arange(L)[None], None, jnp.asarray(SEGMENTS)),
-    )
+    params, layout = tiny.random_params(config), Layout(jnp.asarray(SEGMENTS)).complete(L)
     angles = rope.angles(jnp.arange(L)[None], config.attention.rotary, config.attention.rope)
-    shared = (
-        *angles,
-        masks.dense(MASK, side, side),
-        None,
-        None,
-        (jnp.ones((1, L), bool), jnp.zeros(1), 1.0),
-    )
+    allowed = DenseAttention().prepare(Case(MASK, layout, layout, 1))
+    shared = tiny.layer_inputs(*angles, allowed, jnp.ones((1, L), bool))
     block = jax.jit(
-        lambda p, h_BLD: transformer.Block(config).apply({"params": p}, h_BLD, None, shared)[0]
+        lambda p, h_BLD: layer.Block(config).apply({"params": p}, h_BLD, None, shared)[0]
     )
     first, further = (jax.tree.map(lambda x: x[0], params[name]) for name in ("layers", "ahead"))
     read_BLD = params["embed_VD"][jnp.asarray([[tiny.VOCAB.bos, 0, 1, 2, tiny.VOCAB.bos, 4]])]
@@ -120,7 +115,7 @@ def losses(**given):
     )
 
     def loss_of(params):
-        loss = objective.loss(tiny.denoiser(CONFIG, params), batch, jax.random.key(0))
+        loss = objective.loss(tiny.net(CONFIG, params), batch, jax.random.key(0))
         return loss.nats_sum, loss
 
     grads, loss = jax.jit(jax.grad(loss_of, has_aux=True))(PARAMS)
@@ -158,9 +153,7 @@ def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
     )
     batch = tiny.batch(x_BL, segments_BL=PACKED)
     bound = jax.jit(
-        lambda p: objective.bound(
-            tiny.denoiser(CONFIG, p), batch, jax.random.key(0), 2
-        ).nats_BL.sum()
+        lambda p: objective.bound(tiny.net(CONFIG, p), batch, jax.random.key(0), 2).nats_BL.sum()
     )(PARAMS)
     assert float(bound) == pytest.approx(float(plain.nats_sum), rel=1e-6)
     assert all(np.abs(g).max() > 1e-6 for g in jax.tree.leaves(grads["ahead"])), (
@@ -178,27 +171,27 @@ def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
 def test_with_masked_inputs_no_likelihood_is_told():
     objective, batch = AR(vocab=tiny.VOCAB, ahead=0.4, dropout=0.5), tiny.batch(tiny.tokens(2, L))
     loss = jax.eval_shape(
-        lambda p: objective.loss(tiny.denoiser(CONFIG, p), batch, jax.random.key(0)), PARAMS
+        lambda p: objective.loss(tiny.net(CONFIG, p), batch, jax.random.key(0)), PARAMS
     )
     assert set(loss.metrics) == {"ahead_sum"}
 
 
 def test_where_nobody_asks_they_are_not_computed():
     """With a memory (sampling), and under a mask that reads a token in its own place."""
-    memory, slots = (
-        transformer.memory(transformer.Transformer(CONFIG), 1, L),
-        cache.CacheSlots(jnp.arange(L)[None], 0, jnp.full(1, tiny.VOCAB.bos)),
+    index_BL, empty = (
+        jnp.arange(L)[None],
+        transformer.empty_cache(transformer.Transformer(CONFIG), 1, L),
     )
-    for options in (
-        dict(mask=MASK, cache=dataclasses.replace(memory, slots=slots)),
-        dict(mask=masks.Mask()),
-    ):
-        assert (
-            jax.eval_shape(
-                lambda options=options: tiny.denoiser(CONFIG, PARAMS)(tiny.canvas(X_BL), **options)
-            ).heads
-            is None
-        )
+    cached = tiny.canvas(
+        X_BL,
+        visibility=MASK,
+        cache=dataclasses.replace(empty, slots_BL=index_BL, start=0),
+        index_BL=index_BL,
+        before_B=jnp.full(1, tiny.VOCAB.bos),
+    )
+    for canvas in (cached, tiny.canvas(X_BL)):
+        output = jax.eval_shape(lambda canvas=canvas: tiny.net(CONFIG, PARAMS)(canvas))
+        assert output.heads == {}
 
 
 @pytest.mark.parametrize(
@@ -232,15 +225,15 @@ def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balance
     experts = Experts(number=4, active=2, width=6, dense=1, router=TopK(bias=0.5))
     config = tiny.model_config(layers=3, ahead=1, experts=experts)
     params = tiny.random_params(config)
-    aux = jax.jit(
-        lambda p: tiny.denoiser(config, p)(tiny.canvas(tiny.tokens(2, L)), mask=MASK).aux
+    routing = jax.jit(
+        lambda p: tiny.net(config, p)(tiny.under(tiny.canvas(tiny.tokens(2, L)), MASK)).routing
     )(params)
-    assert aux["load_NZE"].shape == (3, 4, 4) and "experts" in params["ahead"]["block"]
-    moved = routing.updated_biases(params, aux, 0.5)
+    assert routing["load_NZE"].shape == (3, 4, 4) and "experts" in params["ahead"]["block"]
+    moved = router_metrics.updated_biases(params, routing, 0.5)
     for name, rows in (("layers", slice(0, 2)), ("ahead", slice(2, 3))):
         block = moved[name] if name == "layers" else moved[name]["block"]
         old = params[name] if name == "layers" else params[name]["block"]
-        load_NE = np.asarray(aux["load_NZE"].sum(1))[rows]
+        load_NE = np.asarray(routing["load_NZE"].sum(1))[rows]
         push = 0.5 * np.sign(load_NE.mean(1, keepdims=True) - load_NE)
         tiny.close(
             block["experts"]["bias_GX"] - old["experts"]["bias_GX"],

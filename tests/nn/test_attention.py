@@ -4,7 +4,9 @@ import jax
 import numpy as np
 
 from dlm.nn import attention, norms, rope
+from dlm.nn.attend.dense import DenseAttention
 from dlm.nn.config import Attention, Rope
+from tests import tiny
 
 
 def test_attend_is_the_loop():
@@ -23,7 +25,8 @@ def test_attend_is_the_loop():
         )
         weights = np.exp(scores - scores.max())
         want[b, i, h] = weights / weights.sum() @ v[b, :, j]
-    np.testing.assert_allclose(attention.attend(q, k, v, allowed), want, atol=1e-5)
+    got = DenseAttention().attend(q, k, v, allowed, K**-0.5)
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
@@ -77,14 +80,12 @@ def test_slower_rotations_are_those_of_llama_3_1():
 def test_biases_are_added_before_the_rotation_and_behind_the_heads():
     """softmax(q kᵀ) v with biases is that of inputs with one more coordinate, which is 1, whose weights are the biases."""
     rng, (D, H, K) = np.random.default_rng(2), (6, 2, 4)
-    x_BLD, angles = (
-        rng.normal(size=(1, 5, D)).astype(np.float32),
-        rope.angles(np.arange(5)[None], K, Rope()),
-    )
+    x_BLD = rng.normal(size=(1, 5, D)).astype(np.float32)
+    inputs = tiny.layer_inputs(*rope.angles(np.arange(5)[None], K, Rope()), None)
     biased = attention.SelfAttention(Attention(H, H, K, qk_norm="none", bias="all"), D, 1)
     p = jax.tree.map(
         lambda s: rng.normal(size=s.shape).astype(np.float32),
-        biased.init(jax.random.key(0), x_BLD, *angles, None)["params"],
+        biased.init(jax.random.key(0), x_BLD, None, inputs)["params"],
     )
     names = [("q_DHK", "q_bias_HK"), ("k_DJK", "k_bias_JK"), ("v_DJK", "v_bias_JK")]
     wider = {name: np.concatenate([p[name], p[bias][None]]) for name, bias in names}
@@ -93,8 +94,8 @@ def test_biases_are_added_before_the_rotation_and_behind_the_heads():
     want, _ = plain.apply(
         {"params": wider},
         np.concatenate([x_BLD, np.ones((1, 5, 1), np.float32)], -1),
-        *angles,
         None,
+        inputs,
     )
-    got, _ = biased.apply({"params": p}, x_BLD, *angles, None)
+    got, _ = biased.apply({"params": p}, x_BLD, None, inputs)
     np.testing.assert_allclose(got, want[..., :D] + p["o_bias_D"], rtol=1e-4, atol=1e-4)

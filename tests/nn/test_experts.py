@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dlm.machine import mesh as run_mesh
-from dlm.nn import experts, ffn, grouped, routing
+from dlm.nn import expert_matmul, experts, ffn, router_metrics
 from dlm.nn.config import Experts
 from dlm.nn.routers import Balance, largest
 from dlm.nn.routers.choice import Choice
@@ -150,11 +150,13 @@ def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
 
 def test_many_experts_in_the_order_of_their_loads_are_the_loop_over_them():
     """The heaviest ten of 22 have first blocks of 232 rows, then fours of 216, 200 and 192; some loads are beyond that."""
-    assert grouped._Plan.of(16, 64, 0, 0.25).parts == ((1, 64, 8),), "a few rows are one product"
-    plan = grouped._Plan.of(4400, 22, 0, 200.0)
+    assert expert_matmul._Plan.of(16, 64, 0, 0.25).parts == ((1, 64, 8),), (
+        "a few rows are one product"
+    )
+    plan = expert_matmul._Plan.of(4400, 22, 0, 200.0)
     assert plan.parts == ((2, 4, 232), (1, 2, 232), (1, 4, 216), (1, 4, 200), (1, 4, 192))
     fair = np.random.default_rng(1).multinomial(4400, [1 / 22] * 22)
-    first_E = plan.first_E(grouped._RowRanges.of(jnp.array(fair)).order_E)
+    first_E = plan.first_E(expert_matmul._RowRanges.of(jnp.array(fair)).order_E)
     assert (first_E[fair.argmax()], first_E[fair.argmin()]) == (232, 192)
     crowded = [0, 2000, 3, 300, *[90] * 18]
     with jax.enable_x64(True):
@@ -184,7 +186,7 @@ def is_the_loop(kind, backend, block, dtype, tolerance, R=24, loads=FEW):
     }
 
     def run(sizes_E, x_RD, weights, **how):
-        y_RD = grouped.apply(x_RD, sizes_E, weights, kind=kind, **how)
+        y_RD = expert_matmul.apply(x_RD, sizes_E, weights, kind=kind, **how)
         return jnp.sum(jnp.sin(y_RD)), y_RD
 
     def all_of(**how):
@@ -291,10 +293,10 @@ def test_every_group_of_moge_has_the_same_load(adversary):
     _, routed = compiled(layer("moge"))(params, x_BLD, valid_BL, ratio_B)
     load_M = routed["load_ZE"].sum(0).reshape(4, 4).sum(1)
     assert load_M.tolist() == [2.0 * valid_BL.sum()] * 4
-    router_metrics = routing.router_metrics(
+    metrics = router_metrics.means(
         {k.replace("_", "_N", 1): v[None] for k, v in routed.items()}, 8, 4
     )
-    assert router_metrics["router_imbalance"] == 0 and router_metrics["router_dropped"] == 0
+    assert metrics["router_imbalance"] == 0 and metrics["router_dropped"] == 0
 
 
 def test_experts_of_a_group_may_change_their_names():

@@ -8,7 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dlm.core import axes
 from dlm.machine import mesh
-from dlm.nn import latent, rope, transformer
+from dlm.nn import latent_attention, rope, transformer
+from dlm.nn.attend.dense import DenseAttention
 from dlm.nn.config import Attention, Latent, Norm, Rope
 from dlm.objectives.ar import AR
 from tests import tiny
@@ -63,11 +64,11 @@ def test_it_is_its_heads_one_by_one(rank, norm):
     rng, given = np.random.default_rng(0), attention(q_rank=rank)
     given = Attention(**vars(given) | dict(qk_norm=norm))
     layer, x_BLD = (
-        latent.LatentAttention(given, D, 2),
+        latent_attention.LatentAttention(given, D, 2),
         rng.normal(size=(B, L, D)).astype(np.float32),
     )
     angles = rope.angles(jnp.arange(L)[None], given.rotary, given.rope)
-    inputs = x_BLD, *angles, jnp.tri(L, dtype=bool)[None]
+    inputs = x_BLD, None, tiny.layer_inputs(*angles, jnp.tri(L, dtype=bool)[None])
     shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
     p = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
     y_BLD, _ = jax.jit(layer.apply)({"params": p}, *inputs)
@@ -83,15 +84,14 @@ def given(length, memory):
         (B, memory, 1, t.rope),
         (B, memory, 1, t.kv_rank),
     )
-    return [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+    k_up, v_up, *others = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
+    return latent_attention.Up(k_up, v_up), [DenseAttention(), *others]
 
 
 def test_both_orders_are_the_same_sums():
-    arrays, allowed = (
-        given(3, 7),
-        jnp.asarray(np.random.default_rng(1).random((B, 3, 7)) < 0.6).at[..., 0].set(True),
-    )
-    tiny.close(latent.absorbed(*arrays, allowed), latent.wide(*arrays, allowed))
+    up, arrays = given(3, 7)
+    allowed = jnp.asarray(np.random.default_rng(1).random((B, 3, 7)) < 0.6).at[..., 0].set(True)
+    tiny.close(up.absorbed(*arrays, allowed), up.wide(*arrays, allowed))
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,11 @@ def test_few_questions_to_a_long_memory_go_into_the_latent_space(
     """The order taken multiplies less: counted from the products of all matrices, the softmax aside."""
     flops = {}
     for name in ("absorbed", "wide"):
-        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in given(length, memory)]
-        jaxpr = jax.make_jaxpr(lambda *a, name=name: getattr(latent, name)(*a, None))(*shapes)
+        up, (backend, *arrays) = given(length, memory)
+        shapes = jax.eval_shape(lambda *a: a, up, *arrays)
+        jaxpr = jax.make_jaxpr(
+            lambda up, *a, name=name: getattr(up, name)(DenseAttention(), *a, None)
+        )(*shapes)
         dots = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
         flops[name] = sum(
             np.prod(e.outvars[0].aval.shape)
@@ -114,13 +117,14 @@ def test_few_questions_to_a_long_memory_go_into_the_latent_space(
         )
     assert min(flops, key=flops.get) == order
     for name in ("absorbed", "wide"):
-        monkeypatch.setattr(latent, name, lambda *a, name=name: name)
-    assert latent.attend(*given(length, memory), None) == order
+        monkeypatch.setattr(latent_attention.Up, name, lambda *a, name=name: name)
+    up, arrays = given(length, memory)
+    assert up.attend(*arrays, None) == order
 
 
 def test_a_memory_holds_the_latent_and_one_rotary_key():
     model = transformer.Transformer(tiny.model_config(attention=attention()))
-    kv = transformer.memory(model, B, 7)
+    kv = transformer.empty_cache(model, B, 7)
     assert kv.k_NBMJK.shape == (2, B, 7, 1, SIZES.rope) and kv.v_NBMJK.shape == (
         2,
         B,
@@ -141,7 +145,7 @@ def test_a_mesh_changes_nothing():
     )
     both = jax.jit(
         jax.value_and_grad(
-            lambda p, b: objective.loss(tiny.denoiser(config, p), b, jax.random.key(0)).nats_sum
+            lambda p, b: objective.loss(tiny.net(config, p), b, jax.random.key(0)).nats_sum
         )
     )
     devices = mesh.make(mesh.Mesh(data=1, fsdp=2, tensor=2))

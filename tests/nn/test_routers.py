@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.nn import experts, ffn, routing
+from dlm.nn import experts, ffn, router_metrics
 from dlm.nn.config import Experts
 from dlm.nn.routers import Balance
 from dlm.nn.routers.choice import Choice
@@ -183,7 +183,7 @@ def test_the_z_loss_has_the_gradient_of_its_formula():
 
 def test_the_bias_moves_against_the_load_and_changes_no_weight():
     routed = dict(load_NZE=jnp.array([[[1.0, 5, 3, 3], [0, 0, 0, 0]]]))
-    moved = routing.updated_biases(
+    moved = router_metrics.updated_biases(
         {"layers": {"bias_GX": jnp.zeros((1, 2, 2)), "other_D": jnp.ones(3)}}, routed, 0.5
     )
     assert moved["layers"]["bias_GX"].tolist() == [[[0.5, -0.5], [0, 0]]] and moved["layers"][

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.nn import cache, norms, rope, transformer
+from dlm.nn import layer, norms, rope, transformer
 from dlm.nn.config import Experts, Norm
-from dlm.nn.masks import Mask
 from dlm.nn.routers import Balance
 from dlm.nn.routers.moge import MoGE
+from dlm.nn.visibility.block import Block
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
 from dlm.objectives.ar import AR
 from tests import tiny
 
@@ -27,7 +29,7 @@ EXPERTS = Experts(
 )
 CONFIG = tiny.model_config(layers=5, experts=EXPERTS, norm=Norm("sandwich"))
 PARAMS = tiny.random_params(CONFIG, scale=0.3)
-SHIFTED = Mask("causal", shift=1)
+SHIFTED = Causal()
 
 
 def test_the_layers_run_one_after_the_other():
@@ -37,7 +39,7 @@ def test_the_layers_run_one_after_the_other():
     z_BL = tiny.tokens(2, L)
     h_BLD = PARAMS["embed_VD"][z_BL]
     angles = rope.angles(jnp.arange(L)[None], CONFIG.attention.head_size, CONFIG.attention.rope)
-    shared = (*angles, None, None, None, (jnp.ones((2, L), bool), jnp.zeros(2), 1.0))
+    shared = tiny.layer_inputs(*angles, None, jnp.ones((2, L), bool))
 
     @jax.jit
     def by_hand(h_BLD):
@@ -45,11 +47,11 @@ def test_the_layers_run_one_after_the_other():
             own = jax.tree.map(
                 lambda p, i=i: p[i], PARAMS[stack] if name is None else PARAMS[stack][name]
             )
-            h_BLD, _ = transformer.Block(CONFIG, sparse).apply({"params": own}, h_BLD, None, shared)
+            h_BLD, _ = layer.Block(CONFIG, sparse).apply({"params": own}, h_BLD, None, shared)
         return h_BLD
 
     ours_BLD = jax.jit(
-        lambda: tiny.denoiser(CONFIG, PARAMS)(tiny.canvas(z_BL), mask=Mask()).hidden_BLD
+        lambda: tiny.net(CONFIG, PARAMS)(tiny.under(tiny.canvas(z_BL), Full())).hidden_BLD
     )()
     tiny.close(ours_BLD, norms.rms(by_hand(h_BLD), PARAMS["norm_D"]))
 
@@ -57,20 +59,17 @@ def test_the_layers_run_one_after_the_other():
 @pytest.mark.slow
 def test_cached_decoding_is_the_full_forward():
     x_BL, model = tiny.tokens(2, L), transformer.Transformer(CONFIG)
-    forward = jax.jit(lambda c, kv=None: tiny.denoiser(CONFIG, PARAMS)(c, mask=SHIFTED, cache=kv))
+    forward = jax.jit(lambda c, kv=None: tiny.net(CONFIG, PARAMS)(tiny.under(c, SHIFTED, kv)))
     full_BLV, kv, parts = (
         forward(tiny.canvas(x_BL)).prediction.logits_BLV,
-        transformer.memory(model, 2, L),
+        transformer.empty_cache(model, 2, L),
         [],
     )
     for i in range(0, L, 2):
         before_B = jnp.full(2, tiny.VOCAB.bos) if i == 0 else jnp.asarray(x_BL[:, i - 1])
-        output = forward(
-            tiny.canvas(x_BL[:, i : i + 2]),
-            dataclasses.replace(
-                kv, slots=cache.CacheSlots(jnp.arange(i, i + 2)[None], i, before_B)
-            ),
-        )
+        index_BL = jnp.arange(i, i + 2)[None]
+        part = tiny.canvas(x_BL[:, i : i + 2], index_BL=index_BL, before_B=before_B)
+        output = forward(part, dataclasses.replace(kv, slots_BL=index_BL, start=i))
         kv = output.cache
         parts.append(output.prediction.logits_BLV)
     real = slice(None, tiny.VOCAB.eos + 1)
@@ -85,7 +84,7 @@ def test_remat_and_unrolled_layers_compute_the_same():
         config = dataclasses.replace(CONFIG, compute=dataclasses.replace(CONFIG.compute, **compute))
         return jax.jit(
             jax.value_and_grad(
-                lambda p: AR(vocab=tiny.VOCAB).loss(tiny.denoiser(config, p), batch, None).nats_sum
+                lambda p: AR(vocab=tiny.VOCAB).loss(tiny.net(config, p), batch, None).nats_sum
             )
         )
 
@@ -99,10 +98,10 @@ def test_what_was_routed_is_told_for_each_layer_with_experts_and_counts_no_paddi
     z_BL = tiny.tokens(2, L)
     z_BL[0, :3] = tiny.VOCAB.mask
     canvas = tiny.canvas(z_BL, segments_BL=np.array([[1] * 6, [1] * 4 + [0] * 2]))
-    told = jax.jit(lambda: tiny.denoiser(CONFIG, PARAMS)(canvas, mask=Mask()).aux)()
+    told = jax.jit(lambda: tiny.net(CONFIG, PARAMS)(tiny.under(canvas, Full())).routing)()
     assert told["tokens_NZ"].tolist() == [[4, 0, 6, 0]] * 2 and told["load_NZE"].sum(
         (1, 2)
     ).tolist() == [20, 20]
     both = tiny.canvas(z_BL, clean_BL=tiny.tokens(2, L))
-    told = jax.jit(lambda: tiny.denoiser(CONFIG, PARAMS)(both, mask=Mask("block", size=2)).aux)()
+    told = jax.jit(lambda: tiny.net(CONFIG, PARAMS)(tiny.under(both, Block(size=2))).routing)()
     assert told["tokens_NZ"].sum() == 2 * 24  # two streams

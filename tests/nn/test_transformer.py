@@ -12,16 +12,20 @@ import pytest
 
 from dlm.core import axes
 from dlm.core.config import build_member, load_recipe
+from dlm.core.contracts import Layout
 from dlm.core.run import build_run
-from dlm.nn import cache, masks, transformer
+from dlm.nn import transformer
 from dlm.nn.config import FFN, Attention, Experts, Latent, Norm
-from dlm.nn.masks import Mask
 from dlm.nn.routers.moge import MoGE
+from dlm.nn.visibility.block import Block, numbers
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
+from dlm.nn.visibility.partition import Partition
 from dlm.objectives.ar import AR
 from tests import tiny
 
 L = 6
-FULL, CAUSAL, SHIFTED = Mask(), Mask("causal"), Mask("causal", shift=1)
+FULL, CAUSAL, SHIFTED = Full(), Causal("none"), Causal()
 CONFIG = tiny.model_config()
 PARAMS = tiny.random_params(CONFIG)
 LATENT = tiny.model_config(
@@ -35,7 +39,7 @@ SEGMENTS = np.array([1, 1, 2, 2, 2, 3])
 def forward(config, mask):
     return jax.jit(
         lambda params, canvas: (
-            tiny.denoiser(config, params)(canvas, mask=mask).prediction.logits_BLV
+            tiny.net(config, params)(tiny.under(canvas, mask)).prediction.logits_BLV
         )
     )
 
@@ -56,8 +60,8 @@ def influence(mask, segments=None, kind="grouped"):
     config, params = CONFIGS[kind]
 
     def out_L(embed_VD):
-        logits_LV = tiny.denoiser(config, {**params, "embed_VD": embed_VD})(
-            canvas, mask=mask
+        logits_LV = tiny.net(config, {**params, "embed_VD": embed_VD})(
+            tiny.under(canvas, mask)
         ).prediction.logits_BLV[0]
         return jnp.where(jnp.isfinite(logits_LV), logits_LV, 0.0) @ jnp.arange(
             1.0, tiny.VOCAB.size + 1
@@ -77,7 +81,7 @@ def test_who_sees_whom(mask, packed, kind):
     )
     assert ((seen[:, :L] > 1e-6) == want).all() and (seen[:, :L][want == 0] == 0).all()
     assert (
-        (seen[:, L] > 1e-6) == (mask.shift == 1)
+        (seen[:, L] > 1e-6) == (mask.shift == "input")
     ).all()  # bos stands where a segment starts, and only there
 
 
@@ -86,14 +90,14 @@ def test_who_sees_whom(mask, packed, kind):
 @pytest.mark.parametrize("size, kind", [(1, "grouped"), (4, "grouped"), (2, "latent")])
 def test_two_streams_are_the_blocks_one_by_one(size, packed, kind):
     """Clean past blocks are read block-causally, so a row cut behind its block says the same as one pass over both streams."""
-    mask, x_BL = Mask("block", size=size), tiny.tokens(2, L)
+    mask, x_BL = Block(size=size), tiny.tokens(2, L)
     z_BL = np.where(np.random.default_rng(1).random(x_BL.shape) < 0.5, tiny.VOCAB.mask, x_BL)
     positions_BL = np.tile([0, 1, 0, 1, 2, 0] if packed else np.arange(L), (2, 1))
     segments_BL = np.cumsum(positions_BL == 0, 1)
     fields = dict(segments_BL=segments_BL, positions_BL=positions_BL)
     model = CONFIGS[kind]
     both_BLV = finite(logits(*model, tiny.canvas(z_BL, clean_BL=x_BL, **fields), mask))
-    block_BL = np.asarray(masks.blocks(size, {"positions_BL": positions_BL}, jnp.arange(L)[None]))
+    block_BL = np.asarray(numbers(size, Layout(positions_BL=positions_BL).complete(L)))
     for start in np.unique(block_BL):
         row_BL = np.where(
             block_BL < start, x_BL, np.where(block_BL > start, tiny.VOCAB.pad, z_BL)
@@ -105,9 +109,9 @@ def test_two_streams_are_the_blocks_one_by_one(size, packed, kind):
 @pytest.mark.slow
 def test_a_causal_context_is_an_autoregressive_model_of_its_own():
     """Its clean stream is the causal network, and a canvas without one is read as its own context."""
-    x_BL, mask = tiny.tokens(2, L), Mask("block", size=2, context="causal")
+    x_BL, mask = tiny.tokens(2, L), Block(size=2, context="causal")
     z_BL = np.where(np.arange(L) >= 4, tiny.VOCAB.mask, x_BL)
-    output = jax.jit(lambda c: tiny.denoiser(CONFIG, PARAMS)(c, mask=mask))
+    output = jax.jit(lambda c: tiny.net(CONFIG, PARAMS)(tiny.under(c, mask)))
     given = output(tiny.canvas(z_BL, clean_BL=x_BL))
     tiny.close(
         finite(given.heads["clean"].logits_BLV),
@@ -123,7 +127,7 @@ def test_a_causal_context_is_an_autoregressive_model_of_its_own():
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_groups_of_a_partition_predict_each_other(kind):
     """No token reaches its own prediction, its group's or another segment's, and none is replaced by a mask."""
-    x_BL, mask = tiny.tokens(1, L), Mask("partition")
+    x_BL, mask = tiny.tokens(1, L), Partition()
     group_BL, segments_BL = np.array([[0, 1, 1, 0, 1, 0]]), np.array([[1, 1, 1, 1, 2, 2]])
     fields = dict(block_BL=group_BL, segments_BL=segments_BL)
     base = finite(logits(*CONFIGS[kind], tiny.canvas(x_BL, clean_BL=x_BL, **fields), mask))
@@ -150,7 +154,7 @@ OBJECTIVES = [
 def test_a_row_reads_what_stands_before_it():
     """As if nothing were shifted, from the token before it on."""
     x_BL = tiny.tokens(2, L)
-    plain_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, :-1]), Mask("causal"))
+    plain_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, :-1]), Causal("none"))
     before_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, 1:], before_B=x_BL[:, 0]), SHIFTED)
     tiny.close(finite(before_BLV), finite(plain_BLV))
     assert not np.allclose(
@@ -176,11 +180,11 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
     @jax.jit
     def both(params, batch):
         found = jax.value_and_grad(
-            lambda p: objective.loss(tiny.denoiser(CONFIG, p), batch, jax.random.key(1)).nats_sum
+            lambda p: objective.loss(tiny.net(CONFIG, p), batch, jax.random.key(1)).nats_sum
         )(params)
-        canvas = tiny.canvas(batch.tokens_BL, segments_BL=batch.fields["segments_BL"])
-        return found, tiny.denoiser(CONFIG, params)(
-            canvas, mask=objective.mask
+        canvas = tiny.canvas(batch.tokens_BL, segments_BL=batch.layout.segments_BL)
+        return found, tiny.net(CONFIG, params)(
+            tiny.under(canvas, objective.visibility)
         ).prediction.logits_BLV
 
     (loss, grads), logits_BLV = both(PARAMS, short)
@@ -192,31 +196,30 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("mask", [SHIFTED, Mask("block", size=2)], ids=["causal", "blocks"])
+@pytest.mark.parametrize("mask", [SHIFTED, Block(size=2)], ids=["causal", "blocks"])
 def test_cached_decoding_is_the_full_forward(mask, kind):
     """Parts that are read one after another, the last of them in scattered places, with what was read before in the cache."""
     (config, params), x_BL = CONFIGS[kind], tiny.tokens(2, L)
     model, segments_BL = transformer.Transformer(config), np.array([[1] * L, [1] * 4 + [0] * 2])
     full_BLV = logits(config, params, tiny.canvas(x_BL, segments_BL=segments_BL), mask)
-    step = jax.jit(lambda c, kv: tiny.denoiser(config, params)(c, mask=mask, cache=kv))
-    kv, parts = transformer.memory(model, 2, L), []
+    step = jax.jit(lambda c, kv: tiny.net(config, params)(tiny.under(c, mask, kv)))
+    kv, parts = transformer.empty_cache(model, 2, L), []
     for begin, end in (
         [(0, 2), (2, 4), (4, 6)]
-        if mask.kind == "block"
+        if mask.streams == 2
         else [(0, 3), *((i, i + 1) for i in range(3, L))]
     ):
         before_B = jnp.full(2, tiny.VOCAB.bos) if begin == 0 else jnp.asarray(x_BL[:, begin - 1])
         start = None if begin == 4 else begin
-        slots = cache.CacheSlots(
-            jnp.arange(begin, end)[None],
-            start,
-            before_B,
-            dict(segments_BL=jnp.asarray(segments_BL)),
+        index_BL, layout = jnp.arange(begin, end)[None], Layout(jnp.asarray(segments_BL))
+        part = tiny.canvas(
+            x_BL[:, begin:end],
+            segments_BL=segments_BL[:, begin:end],
+            index_BL=index_BL,
+            before_B=before_B,
         )
-        output = step(
-            tiny.canvas(x_BL[:, begin:end], segments_BL=segments_BL[:, begin:end]),
-            dataclasses.replace(kv, slots=slots),
-        )
+        cached = dataclasses.replace(kv, layout=layout, slots_BL=index_BL, start=start)
+        output = step(part, cached)
         kv = output.cache
         parts.append(output.prediction.logits_BLV)
     real_BL = segments_BL > 0
@@ -227,17 +230,17 @@ def test_cached_decoding_is_the_full_forward(mask, kind):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_two_streams_with_a_memory_are_the_whole_pass(kind):
     """Of [z ; x] the last positions alone are read: x before them is in the memory, and z is not remembered."""
-    (config, params), x_BL, mask = CONFIGS[kind], tiny.tokens(2, L), Mask("block", size=1)
+    (config, params), x_BL, mask = CONFIGS[kind], tiny.tokens(2, L), Block(size=1)
     model = transformer.Transformer(config)
     z_BL = np.full_like(x_BL, tiny.VOCAB.mask)
     whole_BLV = logits(config, params, tiny.canvas(z_BL, clean_BL=x_BL), mask)
-    kv, parts = transformer.memory(model, 2, L), []
+    kv, parts = transformer.empty_cache(model, 2, L), []
     for begin, end in ((0, 3), (3, L)):
-        slots = cache.CacheSlots(jnp.arange(begin, end)[None], begin, jnp.zeros(2, jnp.int32))
-        canvas = tiny.canvas(z_BL[:, begin:end], clean_BL=x_BL[:, begin:end])
-        output = tiny.denoiser(config, params)(
-            canvas, mask=mask, cache=dataclasses.replace(kv, slots=slots)
-        )
+        index_BL = jnp.arange(begin, end)[None]
+        part = dict(clean_BL=x_BL[:, begin:end], index_BL=index_BL)
+        canvas = tiny.canvas(z_BL[:, begin:end], **part)
+        cached = dataclasses.replace(kv, slots_BL=index_BL, start=begin)
+        output = tiny.net(config, params)(tiny.under(canvas, mask, cached))
         kv = output.cache
         parts.append(output.prediction.logits_BLV)
     tiny.close(finite(np.concatenate(parts, 1)), finite(whole_BLV))
@@ -251,7 +254,7 @@ def test_scan_and_remat_compute_the_same_function():
         config = tiny.model_config(layers=3, **compute)
 
         def nats(p):
-            return AR(vocab=tiny.VOCAB).loss(tiny.denoiser(config, p), batch, None).nats_sum
+            return AR(vocab=tiny.VOCAB).loss(tiny.net(config, p), batch, None).nats_sum
 
         return jax.jit(jax.value_and_grad(nats))(tiny.random_params(config))
 
@@ -419,9 +422,8 @@ def test_counts_are_the_published_ones(target):
 def test_experts_of_the_moge_recipe_take_the_flops_of_the_dense_layer_in_their_place(size):
     for objective in ("masked", "ar", "block"):
         moge = build_run(load_recipe(f"configs/moge.py:size={size},objective={objective}"))
-        assert (
-            moge.objective.mask.kind == dict(masked="full", ar="causal", block="block")[objective]
-        )
+        kind = dict(masked="Full", ar="Causal", block="Block")[objective]
+        assert type(moge.objective.visibility).__name__ == kind
     dense = build_run(load_recipe(f"configs/masked.py:size={size}")).nn
     e, ffn = moge.nn.experts, dense.ffn.matmul(dense.width)
     taken = (e.active + e.shared) * FFN(dense.ffn.kind, e.width).matmul(

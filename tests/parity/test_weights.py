@@ -104,13 +104,12 @@ def test_the_same_logits_and_the_same_bytes_back(name, tmp_path):
     with torch.no_grad():
         want_BLV = model(torch.tensor(read_BL)).logits.numpy()
     canvas = Canvas(
-        jnp.asarray(ids_BL, jnp.int32), jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool)
+        jnp.asarray(ids_BL, jnp.int32),
+        jnp.zeros(ids_BL.shape),
+        jnp.zeros(ids_BL.shape, bool),
+        experiment.objective.visibility,
     )
-    got_BLV = np.asarray(
-        experiment.denoise(
-            state.params, canvas, mask=experiment.objective.mask
-        ).prediction.logits_BLV
-    )
+    got_BLV = np.asarray(experiment.net(state.params)(canvas).prediction.logits_BLV)
     said = np.isfinite(got_BLV[0, 0])
     assert (~said).sum() == 1 and not said[experiment.run.nn.vocab.mask], (
         "all but the mask, which had a spare row"

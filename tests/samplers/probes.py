@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from dlm.core.config import build_member
+from dlm.nn.visibility.block import Block
 from dlm.samplers import generator
 from dlm.samplers.plan import Cache, Sampler
 from tests import tiny
@@ -22,7 +23,6 @@ def sample(**changes):
         loops.neighbours,
         Sampler(**built | changes),
         loops.PROCESS,
-        loops.Mask(),
     )
 
     def drawn(canvas, key_B):
@@ -54,7 +54,7 @@ def remask(name, **given):
 
 def speculative(**changes):
     """What is drawn and verified, in an order."""
-    mask = loops.Mask("block", size=1, order="any")
+    mask = Block(size=1, any_order=True)
     one = Sampler(
         driver=build_member(dict(name="speculative") | changes, "samplers.drivers"),
         block=4,
@@ -67,7 +67,7 @@ def speculative(**changes):
 
 def driven(driver="blockwise"):
     """What each driver draws from the same network."""
-    mask = loops.Mask("block", size=1, order="any")
+    mask = Block(size=1, any_order=True)
     one = Sampler(driver=driver, block=4, steps=2)
     return tiny.program(
         speculating.drawing(one, mask, cached=False), reading.canvas(), reading.KEY_B

@@ -10,9 +10,10 @@ import pytest
 
 from dlm.core import keys
 from dlm.core.config import build_member
-from dlm.core.contracts import Canvas, Logits, Output
+from dlm.core.contracts import Canvas, Dense, Output
 from dlm.nn import transformer
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
 from dlm.samplers import generator
 from dlm.samplers.plan import Sampler
 from tests import tiny
@@ -27,13 +28,13 @@ LEFT_VV, RIGHT_VV, PLACE_LV = (
 KEY_B = keys.per_sample(jax.random.key(3), jnp.arange(B))
 
 
-def neighbours(canvas, *, mask, cache=None, carry=None):
+def neighbours(canvas):
     """A denoiser that looks at the place and at both neighbours."""
     z_BL = jnp.pad(canvas.z_BL, ((0, 0), (1, 1)), constant_values=tiny.VOCAB.pad)
     logits_BLV = jnp.asarray(LEFT_VV)[z_BL[:, :-2]] + jnp.asarray(RIGHT_VV)[z_BL[:, 2:]] + PLACE_LV
     judged_BL = logits_BLV[..., 0].astype(jnp.float32)
     return Output(
-        Logits(
+        Dense(
             jnp.where(jnp.arange(tiny.VOCAB.size) <= EOS, logits_BLV, -jnp.inf).astype(jnp.float32)
         ),
         heads=dict(quality=judged_BL),
@@ -45,7 +46,7 @@ def template(anchors):
     z_BL, frozen_BL = np.full((B, L), MASK, np.int32), np.zeros((B, L), bool)
     for i, token in anchors.items():
         z_BL[:, i], frozen_BL[:, i] = token, True
-    return Canvas(jnp.asarray(z_BL), jnp.ones((B, L)), jnp.asarray(frozen_BL))
+    return Canvas(jnp.asarray(z_BL), jnp.ones((B, L)), jnp.asarray(frozen_BL), Full())
 
 
 def sample(anchors=None, **settings):
@@ -53,7 +54,7 @@ def sample(anchors=None, **settings):
     rule = build_member(settings.pop("rule", "ancestral"), "samplers.rules")
     start = template(anchors or {})
     run = partial(
-        generator.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, Mask(), trace=True
+        generator.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, trace=True
     )
     sampled = jax.jit(run)(start, KEY_B)
     n = int(sampled.nfe)
@@ -111,7 +112,7 @@ def test_mode_by_temperature_and_by_nucleus():
 @pytest.mark.parametrize("confidence", ["drawn", "top", "margin", "entropy"])
 def test_temperature_does_not_change_the_order(confidence):
     """The surest half goes first, by the prediction at temperature 1."""
-    p_LV = np.asarray(neighbours(template({}), mask=None).prediction.probs()[0], np.float64)
+    p_LV = np.asarray(neighbours(tiny.under(template({}), None)).prediction.probs()[0], np.float64)
     ordered_LV = np.sort(p_LV, -1)[:, ::-1]
     sure_L = {
         "margin": ordered_LV[:, 0] - ordered_LV[:, 1],
@@ -129,7 +130,7 @@ def test_the_surest_of_what_was_drawn_goes_first():
     """Under a high temperature the confidence is still that of the drawn token at temperature 1."""
     sampled, z_TBL = sample(rule="confident", steps=L, temperature=3.0)
     log_BLV = np.asarray(
-        jax.nn.log_softmax(neighbours(template({}), mask=None).prediction.logits_BLV, -1)
+        jax.nn.log_softmax(neighbours(tiny.under(template({}), None)).prediction.logits_BLV, -1)
     )
     first_B = (z_TBL[1] != MASK).argmax(1)
     want_B = log_BLV[np.arange(B), first_B, z_TBL[1][np.arange(B), first_B]]
@@ -148,15 +149,16 @@ AR_SAMPLER = Sampler(build_member("ancestral", "samplers.rules"), steps=1, block
 @partial(jax.jit, static_argnames=("cached", "prefill", "temperature"))
 def decode(canvas, key_B, cached, prefill=0, temperature=1.0):
     memory = (
-        transformer.memory(transformer.Transformer(TIMED), *canvas.z_BL.shape) if cached else None
+        transformer.empty_cache(transformer.Transformer(TIMED), *canvas.z_BL.shape)
+        if cached
+        else None
     )
     options = dict(memory=memory, prefill=prefill, stop=True, trace=True)
     return generator.generate(
-        tiny.denoiser(TIMED, PARAMS),
+        tiny.net(TIMED, PARAMS),
         replace(AR_SAMPLER, temperature=temperature),
         PROCESS,
-        Mask("causal", shift=1),
-        canvas,
+        tiny.under(canvas, Causal()),
         key_B,
         **options,
     )
@@ -192,7 +194,7 @@ def test_decoding_has_the_likelihood_that_training_measures(prompted):
     sampled = decode(prompted, KEY_B, True)
     canvas = sampled.canvas
     nats_BL = AR(vocab=tiny.VOCAB).bound_nats(
-        tiny.denoiser(TIMED, PARAMS),
+        tiny.net(TIMED, PARAMS),
         tiny.batch(canvas.z_BL),
         canvas.z_BL,
         jnp.zeros(canvas.z_BL.shape),

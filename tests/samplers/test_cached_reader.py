@@ -10,10 +10,12 @@ import pytest
 
 from dlm.core import keys
 from dlm.core.config import build_member
-from dlm.core.contracts import Canvas
+from dlm.core.contracts import Canvas, Layout
 from dlm.nn import transformer
 from dlm.nn.config import Attention, Latent
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.block import Block
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
 from dlm.samplers import generator
 from dlm.samplers.cached_reader import Reader
 from dlm.samplers.plan import Cache, Sampler
@@ -41,25 +43,24 @@ def canvas(prompts=(5, 2, 9)):
         jnp.asarray(z_BL, jnp.int32),
         jnp.ones((B, L)),
         jnp.asarray(frozen_BL),
-        dict(segments_BL=jnp.asarray(SEGMENTS_BL, jnp.int32)),
+        Full(),
+        Layout(jnp.asarray(SEGMENTS_BL, jnp.int32)),
     )
 
 
-def drawing(sampler, mask=Mask(), prefill=0, config=TIMED, widths=None):
+def drawing(sampler, mask=Full(), prefill=0, config=TIMED, widths=None):
     """The function that draws; `widths` is filled with how many positions each pass of the program reads."""
     widths = [] if widths is None else widths
-    denoise = tiny.denoiser(
-        config, PARAMS if config == TIMED else tiny.random_params(config, scale=0.4)
-    )
+    net = tiny.net(config, PARAMS if config == TIMED else tiny.random_params(config, scale=0.4))
 
-    def counted(seen, *, mask, cache=None):
+    def counted(seen):
         widths.append(seen.z_BL.shape[1])
-        return denoise(seen, mask=mask, cache=cache)
+        return net(seen)
 
     def generate(start, key_B):
         rows = 2 * B if sampler.guidance else B
         memory = (
-            transformer.memory(transformer.Transformer(config), rows, L)
+            transformer.empty_cache(transformer.Transformer(config), rows, L)
             if sampler.cache.kind != "none"
             else None
         )
@@ -67,8 +68,7 @@ def drawing(sampler, mask=Mask(), prefill=0, config=TIMED, widths=None):
             counted,
             sampler,
             PROCESS,
-            mask,
-            start,
+            tiny.under(start, mask),
             key_B,
             memory=memory,
             prefill=prefill,
@@ -79,14 +79,14 @@ def drawing(sampler, mask=Mask(), prefill=0, config=TIMED, widths=None):
 
 
 @cache
-def compiled(sampler, mask=Mask(), prefill=0, config=TIMED):
+def compiled(sampler, mask=Full(), prefill=0, config=TIMED):
     """The program that draws, and the list of the widths of its passes."""
     widths = []
     return jax.jit(drawing(sampler, mask, prefill, config, widths)), widths
 
 
 @cache
-def run(sampler, mask=Mask(), prefill=0, prompts=(5, 2, 9), config=TIMED):
+def run(sampler, mask=Full(), prefill=0, prompts=(5, 2, 9), config=TIMED):
     """(Sampled, how many positions each compiled pass reads)."""
     generate, widths = compiled(sampler, mask, prefill, config)
     return jax.tree.map(np.asarray, generate(canvas(prompts), KEY_B)), widths
@@ -118,7 +118,7 @@ def test_with_every_pass_whole_nothing_changes(kind, settings):
 
 @pytest.mark.parametrize("size", [1, 12])
 def test_the_exact_cache_of_a_block_model_changes_nothing(size):
-    mask = Mask("block", size=size)
+    mask = Block(size=size)
     settings = dict(block=size, steps=1 if size == 1 else 3)
     plain, _ = run(sampler(**settings), mask)
     cached, widths = run(sampler("exact", **settings), mask)
@@ -133,7 +133,7 @@ def test_the_exact_cache_of_a_block_model_changes_nothing(size):
 
 
 @pytest.mark.parametrize(
-    "kind, mask", [("dual", Mask()), ("delayed", Mask()), ("exact", Mask("block", size=8))]
+    "kind, mask", [("dual", Full()), ("delayed", Full()), ("exact", Block(size=8))]
 )
 def test_a_cache_of_latents_is_a_cache(kind, mask):
     """Whole passes, or exact ones, change nothing; parts that are old leave no mask."""
@@ -146,8 +146,8 @@ def test_a_cache_of_latents_is_a_cache(kind, mask):
 
 
 def test_what_stands_before_a_row_is_read_once_with_a_cache_and_always_without():
-    mask, settings, start = Mask("causal", shift=1), dict(block=1, steps=1), canvas((33, 34, 36))
-    told = replace(start, fields=start.fields | dict(before_B=jnp.array([1, 2, 3])))
+    mask, settings, start = Causal(), dict(block=1, steps=1), canvas((33, 34, 36))
+    told = replace(start, before_B=jnp.array([1, 2, 3]))
     plain = jax.tree.map(np.asarray, compiled(sampler(**settings), mask)[0](told, KEY_B))
     same(compiled(sampler("exact", **settings), mask, 32)[0](told, KEY_B), plain)
 
@@ -177,7 +177,7 @@ def test_a_delayed_cache_reads_what_is_masked_and_what_was_just_revealed():
     settings = dict(block=0, steps=40, rule="ordered", temperature=0.0)
     plain, _ = run(sampler(**settings))
     cached, widths = run(sampler("delayed", **settings))
-    assert sorted(set(widths)) == Reader(None, Mask(), "delayed", L, 0).widths() == [20, L]
+    assert sorted(set(widths)) == Reader(None, Full(), "delayed", L, 0).widths() == [20, L]
     tiny.identical(first(cached), first(plain))
     assert (cached.canvas.z_BL != tiny.VOCAB.mask).all()
 

@@ -9,9 +9,12 @@ import pytest
 
 from dlm.core import keys
 from dlm.core.config import build_member
+from dlm.core.contracts import Cache
 from dlm.core.errors import UserError
 from dlm.nn import transformer
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.block import Block
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
 from dlm.samplers.generator import Generator
 from dlm.samplers.plan import Sampler
 from dlm.samplers.requests import Request
@@ -23,26 +26,26 @@ CONFIG = tiny.model_config(vocab=TOKENIZER.vocab)
 PARAMS = tiny.random_params(CONFIG, scale=0.4)
 PROCESS = build_member("mask", "noise", TOKENIZER.vocab)
 MODEL = transformer.Transformer(CONFIG)
-SHIFTED = Mask("causal", shift=1)
+SHIFTED = Causal()
 
 
-def denoise(params, canvas, **kwargs):
-    return transformer.denoiser(MODEL, params)(canvas, **kwargs)
+def network(params):
+    return transformer.net_of(MODEL, params)
 
 
 def generator(
-    mask=None, denoise=denoise, params=PARAMS, trace=False, seed=0, rule="ancestral", **settings
+    mask=None, net=network, params=PARAMS, trace=False, seed=0, rule="ancestral", **settings
 ):
     sampler = Sampler(build_member(rule, "samplers.rules"), **settings)
-    memory = partial(transformer.memory, MODEL)
+    memory = partial(transformer.empty_cache, MODEL)
     return Generator(
-        denoise,
+        net,
         memory,
         params,
         TOKENIZER,
         sampler,
         lambda p: PROCESS,
-        mask or Mask(),
+        mask or Full(),
         seed=seed,
         trace=trace,
     )
@@ -98,20 +101,20 @@ def test_infilling_keeps_every_anchor():
 
 
 def test_text_ends_at_the_first_generated_eos():
-    def eos_at_three(params, canvas, **kwargs):
+    def eos_at_three(canvas):
         import jax.numpy as jnp
 
-        from dlm.core.contracts import Logits, Output
+        from dlm.core.contracts import Dense, Output
 
         id_L = jnp.where(jnp.arange(canvas.z_BL.shape[1]) == 3, TOKENIZER.eos, ord("x"))
         return Output(
-            Logits(
+            Dense(
                 jnp.where(jnp.arange(TOKENIZER.size) == id_L[:, None], 0.0, -1e9)
                 + jnp.zeros((*canvas.z_BL.shape, 1))
             )
         )
 
-    prompted, filled = generator(denoise=eos_at_three, params={}, steps=2)(
+    prompted, filled = generator(net=lambda params: eos_at_three, params={}, steps=2)(
         [Request.prompt("ab", 4), Request((2, "a", 2, "b"))]
     )
     assert prompted.text == "abx" and prompted.ids.tolist() == [*b"abx", TOKENIZER.eos, *b"xx"]
@@ -119,33 +122,37 @@ def test_text_ends_at_the_first_generated_eos():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Mask(), SHIFTED], ids=["masked", "ar"])
+@pytest.mark.parametrize("kind", [Full(), SHIFTED], ids=["masked", "ar"])
 def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(kind):
     """Published models use one id for eos, bos and pad; prompts of several turns hold it, and shorter rows are filled up with it."""
     import jax.numpy as jnp
 
-    from dlm.core.contracts import Logits, Output
+    from dlm.core.contracts import Dense, Output
 
     vocab = replace(TOKENIZER.vocab, bos=TOKENIZER.eos, pad=TOKENIZER.eos)
     process = build_member("mask", "noise", vocab)
 
-    def eos_at_four(params, canvas, cache=None, **kwargs):
-        row_index_L = (
-            cache.slots.row_index_BL[0] if cache is not None else jnp.arange(canvas.z_BL.shape[1])
-        )
+    def eos_at_four(canvas):
+        row_index_L = canvas.layout.complete(canvas.z_BL.shape[1]).index_BL[0]
         id_L = jnp.where(row_index_L == 4, vocab.eos, ord("x"))
         logits_BLV = jnp.where(jnp.arange(vocab.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros(
             (*canvas.z_BL.shape, 1)
         )
-        return Output(Logits(logits_BLV), cache=cache and replace(cache, slots=None))
+        return Output(Dense(logits_BLV), cache=kept(canvas.cache))
 
     steps = dict(steps=1, block=1) if kind == SHIFTED else dict(steps=2)
     sampler, memory = (
         Sampler(build_member("ancestral", "samplers.rules"), **steps),
-        partial(transformer.memory, MODEL),
+        partial(transformer.empty_cache, MODEL),
     )
     made = Generator(
-        eos_at_four, memory, {}, ByteTokenizer(vocab), sampler, lambda p: process, kind
+        lambda params: eos_at_four,
+        memory,
+        {},
+        ByteTokenizer(vocab),
+        sampler,
+        lambda p: process,
+        kind,
     )
     turn = np.array([ord("a"), vocab.eos])
     rows = [(turn, 4), (turn, 7), *([] if kind == SHIFTED else [(5, turn[1:])])]
@@ -170,21 +177,26 @@ PATH = {
 }
 
 
-def lookup(params, canvas, *, mask, cache=None):
+def kept(cache):
+    """The same keys and values."""
+    return cache and Cache(cache.k_NBMJK, cache.v_NBMJK)
+
+
+def lookup(canvas):
     """Each id answered with the one that follows it on the path a → b → end of turn → u → c → end of text; a mask with an end of turn."""
     import jax.numpy as jnp
 
-    from dlm.core.contracts import Logits, Output
+    from dlm.core.contracts import Dense, Output
 
     read_BL = canvas.z_BL
-    if mask.shift:
-        before_B = read_BL[:, 0] if mask.kind != "causal" else cache.slots.before_B
+    if canvas.visibility.shift != "none":
+        before_B = canvas.before_B if canvas.visibility.shift == "input" else read_BL[:, 0]
         read_BL = jnp.concatenate(
             [jnp.broadcast_to(before_B, read_BL.shape[:1])[:, None], read_BL[:, :-1]], 1
         )
     next_V = jnp.array([PATH.get(i, ord("x")) for i in range(TURNS.size)])
     logits_BLV = jnp.where(jnp.arange(TURNS.size) == next_V[read_BL][..., None], 0.0, -1e9)
-    return Output(Logits(logits_BLV), cache=cache and replace(cache, slots=None))
+    return Output(Dense(logits_BLV), cache=kept(canvas.cache))
 
 
 @pytest.mark.slow
@@ -192,16 +204,16 @@ def lookup(params, canvas, *, mask, cache=None):
     "kind, rule, settings, prompts, passes",
     [
         (SHIFTED, "ancestral", dict(block=1, steps=1), ("a", "c"), 3),
-        (Mask("block", size=4), "ancestral", dict(steps=1), ("ab",), 1),
+        (Block(size=4), "ancestral", dict(steps=1), ("ab",), 1),
         (
-            Mask("block", size=4),
+            Block(size=4),
             "ancestral",
             dict(driver="speculative", block=3, steps=1),
             ("ab",),
             3,
         ),
-        (Mask(), "ordered", dict(steps=4), ("ab",), 1),
-        (Mask("full", shift=1), "ordered", dict(steps=8), ("a", "c"), 2),
+        (Full(), "ordered", dict(steps=4), ("ab",), 1),
+        (Full("output"), "ordered", dict(steps=8), ("a", "c"), 2),
     ],
     ids=["ar", "block", "speculative", "masked", "adapted"],
 )
@@ -210,10 +222,10 @@ def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(
 ):
     sampler, memory = (
         Sampler(build_member(rule, "samplers.rules"), temperature=0.0, **settings),
-        partial(transformer.memory, MODEL),
+        partial(transformer.empty_cache, MODEL),
     )
     made = Generator(
-        lookup,
+        lambda params: lookup,
         memory,
         {},
         ByteTokenizer(TURNS),

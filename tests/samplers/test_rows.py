@@ -10,11 +10,12 @@ import pytest
 
 from dlm.core import keys
 from dlm.core.config import build_member
-from dlm.core.contracts import Canvas, Logits, Output
+from dlm.core.contracts import Canvas, Dense, Layout, Output
 from dlm.evals.exact import replayed
 from dlm.nn import cache as kv_cache
 from dlm.nn import transformer
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.block import Block
+from dlm.nn.visibility.full import Full
 from dlm.samplers import generator, plan, positions
 from dlm.samplers.plan import Cache, Sampler
 from dlm.samplers.rules.base import StepView
@@ -36,35 +37,36 @@ PLACE_LV, TOKEN_VV, TIME_V = (
 )
 
 
-def told(canvas, *, mask, cache=None, carry=None):
+def told(canvas):
     """A denoiser that hears its place, its time and the mean of the row, or of what a cache knows of it; padding is not heard.
 
     What it leaves in a cache depends on what was there before, so it is seen if a position is read more often.
     """
-    said_BLV, slots = TOKEN_VV[canvas.z_BL], cache and cache.slots
-    fields, row_index_BL = (
-        (canvas.fields, jnp.arange(canvas.z_BL.shape[1])[None])
-        if cache is None
-        else (slots.fields, slots.row_index_BL)
-    )
+    said_BLV, cache = TOKEN_VV[canvas.z_BL], canvas.cache
+    row_index_BL = canvas.layout.complete(canvas.z_BL.shape[1]).index_BL
     length = canvas.z_BL.shape[1] if cache is None else cache.k_NBMJK.shape[2]
-    real_BM = fields.get("segments_BL", jnp.ones((len(canvas.z_BL), length)))
+    known = canvas if cache is None else cache
+    real_BM = known.layout.segments_BL
+    if real_BM is None:
+        real_BM = jnp.ones((len(canvas.z_BL), length))
 
     def mean(known_BMV):
         return jnp.einsum("bmv,bm->bv", known_BMV, real_BM / real_BM.sum(1, keepdims=True))[:, None]
 
     if cache is not None:
         memory_BMJK = kv_cache.write(
-            cache.k_NBMJK[0], (said_BLV + mean(cache.k_NBMJK[0, :, :, 0]))[:, :, None], slots
+            cache.k_NBMJK[0],
+            (said_BLV + mean(cache.k_NBMJK[0, :, :, 0]))[:, :, None],
+            kv_cache.slots_of(cache),
         )
         said_BLV, cache = (
             memory_BMJK[:, :, 0],
-            replace(cache, k_NBMJK=memory_BMJK[None], slots=None),
+            kv_cache.Cache(memory_BMJK[None], cache.v_NBMJK),
         )
     mean_B1V = mean(said_BLV)
     logits_BLV = PLACE_LV[row_index_BL % 64] + mean_B1V + canvas.t_BL[..., None] * TIME_V
     return Output(
-        Logits(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 4)), constant_values=-jnp.inf)), cache=cache
+        Dense(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 4)), constant_values=-jnp.inf)), cache=cache
     )
 
 
@@ -74,10 +76,12 @@ def canvas(lengths, L, prompts):
     z_BL = np.where(i_L < lengths, MASK, tiny.VOCAB.pad)
     for b, n in enumerate(prompts):
         z_BL[b, :n] = tiny.tokens(1, n, seed=n)[0]
-    fields = dict(segments_BL=jnp.asarray(i_L < lengths, jnp.int32)) if lengths.min() < L else {}
-    return Canvas(
-        jnp.asarray(z_BL, jnp.int32), jnp.ones(z_BL.shape), jnp.asarray(z_BL != MASK), fields
+    start = Canvas(
+        jnp.asarray(z_BL, jnp.int32), jnp.ones(z_BL.shape), jnp.asarray(z_BL != MASK), Full()
     )
+    if lengths.min() == L:
+        return start
+    return replace(start, layout=Layout(jnp.asarray(i_L < lengths, jnp.int32)))
 
 
 def draw(sampler, mask, start, index):
@@ -88,28 +92,27 @@ def draw(sampler, mask, start, index):
         else kv_cache.empty(1, rows, L, ((1, 16), (1, 1)), jnp.float32)
     )
     memory = None if sampler.driver.drafts else memory
-    run = jax.jit(
-        partial(generator.generate, told, sampler, PROCESS, mask, memory=memory, stop=True)
-    )
+    run = jax.jit(partial(generator.generate, told, sampler, PROCESS, memory=memory, stop=True))
     return jax.tree.map(
-        np.asarray, run(start, keys.per_sample(jax.random.key(5), jnp.asarray(index)))
+        np.asarray,
+        run(tiny.under(start, mask), keys.per_sample(jax.random.key(5), jnp.asarray(index))),
     )
 
 
-BLOCKS = Mask("block", size=8)
+BLOCKS = Block(size=8)
 CASES = dict(
-    remasked=(built(block=8, steps=4, remask=dict(name="rescale", eta=0.6)), Mask()),
+    remasked=(built(block=8, steps=4, remask=dict(name="rescale", eta=0.6)), Full()),
     second=(
         built(
             "confident", block=4, steps=2, then=built("correcting", block=8, steps=2, reopen=0.5)
         ),
-        Mask(),
+        Full(),
     ),
-    sliding=(built("confident", block=16, steps=5, edge="sliding"), Mask()),
+    sliding=(built("confident", block=16, steps=5, edge="sliding"), Full()),
     exact=(built(block=8, steps=3), BLOCKS),
-    dual=(built("maskgit", block=8, steps=3, kind="dual"), Mask()),
-    prefix=(built(block=4, steps=2, kind="prefix"), Mask()),
-    delayed=(built("confident", block=0, steps=6, kind="delayed"), Mask()),
+    dual=(built("maskgit", block=8, steps=3, kind="dual"), Full()),
+    prefix=(built(block=4, steps=2, kind="prefix"), Full()),
+    delayed=(built("confident", block=0, steps=6, kind="delayed"), Full()),
     speculative=(built(driver="speculative", block=16, steps=3), BLOCKS),
 )
 
@@ -134,7 +137,7 @@ FLAT_V = np.log(np.random.default_rng(1).dirichlet(np.ones(16)))
 def rounded(B, R):
     """The same said at every place but for a few roundings, others in each row."""
     noise_BRV = 5e-7 * np.random.default_rng(2).normal(size=(B, R, 16))
-    return Logits(
+    return Dense(
         jnp.asarray(
             np.pad(FLAT_V + noise_BRV, ((0, 0), (0, 0), (0, 4)), constant_values=-np.inf),
             jnp.float32,
@@ -163,7 +166,8 @@ def test_rounding_orders_no_positions():
         jnp.full((1, 3), MASK),
         jnp.ones((1, 3)),
         jnp.zeros((1, 3), bool),
-        dict(order_BL=order_L[None]),
+        Full(),
+        Layout(block_BL=order_L[None]),
     )
     view = StepView(PROCESS, seen.z_BL == MASK, jnp.ones(1), jnp.full(1, 0.5), jnp.zeros((1, 3)))
     assert build_member(dict(name="ordered", order="given"), "samplers.rules").positions(
@@ -195,6 +199,7 @@ def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
             jnp.broadcast_to(jnp.where(stands_R, 3, MASK), (B, R)),
             jnp.ones((B, R)),
             jnp.zeros((B, R), bool),
+            Full(),
         )
         row_index_BR, t_B = jnp.broadcast_to(jnp.arange(R), (B, R)), jnp.ones(B)
         view = StepView(
@@ -208,24 +213,23 @@ def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
 def test_texts_without_a_prompt_depend_neither_on_their_batch_nor_on_a_cache():
     """The first step of each block is a tie, since this network has rotary positions alone; so is that of a likelihood."""
     config, rule = tiny.model_config(), dict(name="confident", confidence="margin")
-    denoise, model = (
-        tiny.denoiser(config, tiny.random_params(config, scale=0.4)),
+    net, model = (
+        tiny.net(config, tiny.random_params(config, scale=0.4)),
         transformer.Transformer(config),
     )
 
     def drawn(rows, cached):
         z_BL = jnp.full((rows, 16), MASK, jnp.int32)
-        memory = transformer.memory(model, rows, 16) if cached else None
+        memory = transformer.empty_cache(model, rows, 16) if cached else None
         run = partial(
             generator.generate,
-            denoise,
+            net,
             built(rule, block=8, steps=4),
             PROCESS,
-            BLOCKS,
             memory=memory,
         )
         return jax.jit(run)(
-            Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0),
+            Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, BLOCKS),
             keys.per_sample(keys.root(0), jnp.arange(rows)),
         )
 
@@ -233,7 +237,7 @@ def test_texts_without_a_prompt_depend_neither_on_their_batch_nor_on_a_cache():
         sampler = built(dict(name="threshold", above=0.6), steps=8)
 
         def run(batch):
-            return replayed(denoise, sampler, PROCESS, Mask(), batch, keys.root(0))[0]
+            return replayed(net, sampler, PROCESS, Full(), batch, keys.root(0))[0]
 
         return jax.jit(run)(tiny.batch(tiny.tokens(32, 16)[:rows]))
 

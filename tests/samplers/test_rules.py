@@ -10,9 +10,11 @@ import pytest
 
 from dlm.core import keys
 from dlm.core.config import build_member, to_plain
-from dlm.core.contracts import Canvas, Logits, Output, keep_top_k
+from dlm.core.contracts import Canvas, Dense, Output, keep_top_k
 from dlm.core.errors import UserError
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.block import Block
+from dlm.nn.visibility.causal import Causal
+from dlm.nn.visibility.full import Full
 from dlm.samplers import generator, plan
 from dlm.samplers.drivers import blockwise
 from dlm.samplers.drivers.base import Tempered
@@ -28,10 +30,10 @@ rng = np.random.default_rng(7)
 V = 5
 P_BLV = rng.dirichlet(np.full(V, 0.15), size=(B, L)).astype(np.float32)
 TOLD = Output(
-    Logits(jnp.log(jnp.asarray(np.pad(np.maximum(P_BLV, 1e-9), ((0, 0), (0, 0), (0, 15))))))
+    Dense(jnp.log(jnp.asarray(np.pad(np.maximum(P_BLV, 1e-9), ((0, 0), (0, 0), (0, 15))))))
 )
 MASKED_BL = rng.random((B, L)) < 0.8
-CANVAS = Canvas(jnp.where(MASKED_BL, MASK, 1), jnp.ones((B, L)), jnp.zeros((B, L), bool))
+CANVAS = Canvas(jnp.where(MASKED_BL, MASK, 1), jnp.ones((B, L)), jnp.zeros((B, L), bool), Full())
 
 
 def view(t=1.0, s=0.99, **changes):
@@ -154,7 +156,7 @@ def test_maskgit_begins_slowly():
 def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
     log_BL = np.log(np.maximum(np.where(MASKED_BL, P_BLV.max(-1), P_BLV[:, :, 1]), 1e-9))
     told = Output(
-        Logits(jnp.asarray(np.where(np.arange(20) < V, TOLD.prediction.logits_BLV, -np.inf)))
+        Dense(jnp.asarray(np.where(np.arange(20) < V, TOLD.prediction.logits_BLV, -np.inf)))
     )
     cold = Output(Tempered(told.prediction, temperature=0.0))
     for trust in (1.0, 0.0):
@@ -187,8 +189,10 @@ def test_the_order_of_maskgit_is_shaken_by_s():
     """The first of three positions is i with a chance ∝ p_i^(1/(shake · s)), the law of the largest of shaken logarithms."""
     rows, s, p_L = 20_000, 0.7, np.array([0.2, 0.5, 0.9])
     p_LV = np.concatenate([p_L[:, None], np.repeat((1 - p_L[:, None]) / 19, 19, 1)], 1)
-    told = Tempered(Logits(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), temperature=0.0)
-    seen = Canvas(jnp.full((rows, 3), MASK), jnp.ones((rows, 3)), jnp.zeros((rows, 3), bool))
+    told = Tempered(Dense(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), temperature=0.0)
+    seen = Canvas(
+        jnp.full((rows, 3), MASK), jnp.ones((rows, 3)), jnp.zeros((rows, 3), bool), Full()
+    )
     moment = StepView(
         PROCESS, ~seen.frozen_BL, jnp.ones(rows), jnp.full(rows, s), jnp.zeros((rows, 3))
     )
@@ -249,18 +253,17 @@ def test_first_hits_are_told_as_times():
     seen, rows = [], 2000
     sampler = Sampler(build_member("first_hitting", "samplers.rules"), steps=4)
 
-    def denoise(canvas, *, mask):
+    def net(canvas):
         jax.debug.callback(lambda t_BL: seen.append(np.asarray(t_BL)[:, 0]), canvas.t_BL)
-        return Output(Logits(jnp.zeros((rows, 4, 20))))
+        return Output(Dense(jnp.zeros((rows, 4, 20))))
 
     z_BL = jnp.full((rows, 4), MASK, jnp.int32)
-    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0)
+    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, Full())
     jax.block_until_ready(
         generator.generate(
-            denoise,
+            net,
             sampler,
             PROCESS,
-            Mask(),
             canvas,
             keys.per_sample(keys.root(0), jnp.arange(rows)),
         )
@@ -290,7 +293,6 @@ def run(anchors=None, **settings):
             neighbours,
             Sampler(rule=rule, **settings),
             PROCESS,
-            Mask(),
             trace=True,
         )
     )(start, KEY_B)
@@ -363,7 +365,7 @@ def test_what_is_opened_again_is_written_and_the_least_certain():
     log_BL = np.where(MASKED_BL | frozen_BL, 0, np.log(rng.uniform(0.05, 1, (B, L))))
     for share in (0.4, 1.0):
         one = blockwise._Pass(
-            neighbours, Sampler(Ancestral(), reopen=share), PROCESS, Mask(), KEY_B, False, 1
+            neighbours, Sampler(Ancestral(), reopen=share), PROCESS, Full(), KEY_B, False, 1
         )
         canvas, found_BL = one._reopened(
             replace(CANVAS, frozen_BL=jnp.asarray(frozen_BL)), jnp.asarray(log_BL, jnp.float32)
@@ -380,7 +382,7 @@ def test_what_is_opened_again_is_written_and_the_least_certain():
 def test_top_k_keeps_the_likeliest():
     kept_BLV = np.isfinite(keep_top_k(TOLD.prediction.logits_BLV, 2))
     assert (kept_BLV.sum(-1) == 2).all() and (
-        kept_BLV.argmax(-1) <= np.asarray(TOLD.prediction.best())
+        kept_BLV.argmax(-1) <= np.asarray(TOLD.prediction.argmax())
     ).all()
     mode = run(steps=4, rule="ancestral", top_k=1)[0].canvas.z_BL
     tiny.identical(mode, run(steps=4, rule="ancestral", temperature=0.0)[0].canvas.z_BL)
@@ -392,11 +394,11 @@ def test_guidance_weighs_the_prompt():
         template({3: 7, 8: EOS}),
         replace(tiny.VOCAB, pad=EOS),
     )  # an anchor is no padding, though it has its id
-    told, blank = (neighbours(c, mask=None).prediction for c in (start, template({})))
+    told, blank = (neighbours(tiny.under(c, None)).prediction for c in (start, template({})))
     for w in (-1.0, 0.5):
-        output = guided(neighbours, w, vocab)(start, mask=None)
+        output = guided(neighbours, w, vocab)(tiny.under(start, None))
         found = output.prediction
-        tiny.close(output.heads["quality"], neighbours(start, mask=None).heads["quality"])
+        tiny.close(output.heads["quality"], neighbours(tiny.under(start, None)).heads["quality"])
         want_BLV = (1 + w) * jax.nn.log_softmax(told.logits_BLV, -1) - w * jax.nn.log_softmax(
             blank.logits_BLV, -1
         )
@@ -414,17 +416,15 @@ def test_guidance_weighs_the_prompt():
 def test_a_row_is_done_when_its_text_has_ended():
     """In the first block all rows end; no later block is read, and what follows the end is padding."""
 
-    def eos_at_two(canvas, *, mask):
+    def eos_at_two(canvas):
         id_L = jnp.where(jnp.arange(L) == 2, EOS, 5)
         return Output(
-            Logits(jnp.where(jnp.arange(20) == id_L[:, None], 0.0, -30.0) + jnp.zeros((B, L, 1)))
+            Dense(jnp.where(jnp.arange(20) == id_L[:, None], 0.0, -30.0) + jnp.zeros((B, L, 1)))
         )
 
     for settings, passes in ((dict(block=5, steps=5), 5), (dict(block=0, steps=10), 10)):
         sampler = Sampler(build_member("ordered", "samplers.rules"), **settings)
-        done = generator.generate(
-            eos_at_two, sampler, PROCESS, Mask(), template({}), KEY_B, stop=True
-        )
+        done = generator.generate(eos_at_two, sampler, PROCESS, template({}), KEY_B, stop=True)
         assert (
             int(done.nfe) == 3 < passes
             and (done.canvas.z_BL[:, 3:] == tiny.VOCAB.pad).all()
@@ -432,17 +432,17 @@ def test_a_row_is_done_when_its_text_has_ended():
         )
         assert (done.canvas.z_BL[:, 2] == EOS).all()
         anchored = generator.generate(
-            eos_at_two, sampler, PROCESS, Mask(), template({7: 5}), KEY_B, stop=True
+            eos_at_two, sampler, PROCESS, template({7: 5}), KEY_B, stop=True
         )
         assert (anchored.canvas.z_BL != tiny.VOCAB.pad).all(), "an end between anchors ends nothing"
 
 
 def test_what_does_not_go_together_is_refused_by_name():
-    causal, blocks = Mask("causal", shift=1), Mask("block", size=4)
+    causal, blocks = Causal(), Block(size=4)
     hybrid = build_member("hybrid", "noise", tiny.VOCAB)
     cap = build_member("cap", "samplers.remask")
 
-    def refused(words, process=PROCESS, mask=Mask(), rule="ancestral", **settings):
+    def refused(words, process=PROCESS, mask=Full(), rule="ancestral", **settings):
         with pytest.raises(UserError, match=words):
             plan.resolve(Sampler(build_member(rule, "samplers.rules"), **settings), process, mask)
 

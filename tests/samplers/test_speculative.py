@@ -1,5 +1,6 @@
 """Self-speculation: at temperature 0 the text of one position after the other, else its law; with fewer passes; in any order."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -12,7 +13,8 @@ from dlm.core.config import build_member
 from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
 from dlm.nn import transformer
-from dlm.nn.masks import Mask
+from dlm.nn.visibility.block import Block
+from dlm.nn.visibility.full import Full
 from dlm.samplers import generator, plan
 from dlm.samplers.drivers import speculative
 from dlm.samplers.plan import Cache, Sampler
@@ -40,13 +42,12 @@ def speculating(order="left_to_right", **settings):
 
 def drawing(sampler, mask, cached):
     def go(start, key_B):
-        memory = transformer.memory(transformer.Transformer(TIMED), B, L) if cached else None
+        memory = transformer.empty_cache(transformer.Transformer(TIMED), B, L) if cached else None
         return generator.generate(
-            tiny.denoiser(TIMED, PARAMS),
+            tiny.net(TIMED, PARAMS),
             sampler,
             PROCESS,
-            mask,
-            start,
+            tiny.under(start, mask),
             key_B,
             memory=memory,
             trace=True,
@@ -56,7 +57,7 @@ def drawing(sampler, mask, cached):
 
 
 @cache
-def run(sampler, mask=Mask("block", size=4), cached=True, prompts=(5, 2, 9)):
+def run(sampler, mask=Block(size=4), cached=True, prompts=(5, 2, 9)):
     return jax.tree.map(np.asarray, jax.jit(drawing(sampler, mask, cached))(canvas(prompts), KEY_B))
 
 
@@ -68,7 +69,7 @@ def one_by_one(context="block", temperature=0.0):
         temperature=temperature,
         cache=Cache("none"),
     )
-    return run(ancestral, Mask("block", size=1, context=context), cached=False)
+    return run(ancestral, Block(size=1, context=context), cached=False)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +85,7 @@ def one_by_one(context="block", temperature=0.0):
 )
 def test_at_temperature_0_it_is_the_text_of_one_position_after_the_other(context, cached, settings):
     plain = one_by_one(context)
-    quick = run(
-        speculating(temperature=0.0, **settings), Mask("block", size=4, context=context), cached
-    )
+    quick = run(speculating(temperature=0.0, **settings), Block(size=4, context=context), cached)
     tiny.identical(quick.canvas.z_BL, plain.canvas.z_BL)
     np.testing.assert_allclose(quick.logprob_BL, plain.logprob_BL, atol=1e-4)
     assert (quick.canvas.z_BL[~SEGMENTS_BL] == tiny.VOCAB.pad).all()
@@ -109,17 +108,18 @@ def test_the_cache_changes_no_draw_and_each_round_settles_a_token_at_least():
 N = 20_000
 
 
-def drawn(table, sampler, mask, **fields):
+def drawn(table, sampler, mask, order=None):
     z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
     start = Canvas(
         z_BL,
         jnp.ones(z_BL.shape),
         z_BL < 0,
-        {"table_BL": jnp.full(z_BL.shape, table, jnp.int32)} | fields,
+        mask,
+        replace(w.for_table(table, N), block_BL=order),
     )
     go = jax.jit(
         lambda start, key_B: generator.generate(
-            w.tables, sampler, w.process(dict(name="mask")), mask, start, key_B
+            w.tables, sampler, w.process(dict(name="mask")), start, key_B
         )
     )
     done = go(start, keys.per_sample(keys.root(0), jnp.arange(N)))
@@ -128,7 +128,7 @@ def drawn(table, sampler, mask, **fields):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_its_law_is_that_of_the_oracle(steps):
-    drawn_X, _ = drawn(1, speculating(block=3, steps=steps), Mask("block", size=3))
+    drawn_X, _ = drawn(1, speculating(block=3, steps=steps), Block(size=3))
     assert w.chi_square(drawn_X, w.law(w.WORLDS[1])) > 1e-4
 
 
@@ -137,11 +137,9 @@ def test_its_law_is_that_of_the_verifier_whatever_the_draft(order):
     """Random tables, whose drafts and verdicts have nothing to do with each other; in an order its law is that of the order."""
     from tests.laws.test_exact import law
 
-    fields = (
-        {"order_BL": jnp.broadcast_to(jnp.array([2, 0, 1]), (N, w.L))} if order == "given" else {}
-    )
+    rank_BL = jnp.broadcast_to(jnp.array([2, 0, 1]), (N, w.L)) if order == "given" else None
     drawn_X, _ = drawn(
-        3, speculating(order, block=3, steps=1), Mask("block", size=1, order="any"), **fields
+        3, speculating(order, block=3, steps=1), Block(size=1, any_order=True), rank_BL
     )
     orders = [
         law(dict(name="ordered", order=o), 3, steps=3)[0]
@@ -189,7 +187,7 @@ def test_a_draft_that_is_always_kept_is_seen():
     honest = speculative._accepted
     try:
         speculative._accepted = lambda key_B, p, q, drafted, valid: (drafted, valid.sum(1))
-        drawn_X, nfe = drawn(1, speculating(block=3, steps=1), Mask("block", size=3))
+        drawn_X, nfe = drawn(1, speculating(block=3, steps=1), Block(size=3))
     finally:
         speculative._accepted = honest
     assert nfe == 2 and w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4
@@ -200,15 +198,12 @@ def test_what_cannot_be_verified_is_refused_by_name():
         with pytest.raises(UserError, match=words):
             plan.resolve(speculating(**settings), PROCESS, mask)
 
-    refused("needs a model that can verify with blocks of one", Mask())
-    refused("trained on any order", Mask("block", size=4), order="shuffled")
-    refused("is the length of a draft", Mask("block", size=4), block=2, steps=3)
+    refused("needs a model that can verify with blocks of one", Full())
+    refused("trained on any order", Block(size=4), order="shuffled")
+    refused("is the length of a draft", Block(size=4), block=2, steps=3)
     refused(
         "compatible with neither",
-        Mask("block", size=4),
+        Block(size=4),
         then=Sampler(build_member("ancestral", "samplers.rules")),
     )
-    assert (
-        plan.resolve(speculating("shuffled"), PROCESS, Mask("block", size=1, order="any")).block
-        == 5
-    )
+    assert plan.resolve(speculating("shuffled"), PROCESS, Block(size=1, any_order=True)).block == 5

@@ -1,7 +1,6 @@
 """Every objective in a real run: an update, its bound, a sample, a checkpoint; and what is particular to some of them."""
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import jax
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 import dlm
-import dlm.nn.masks
 from dlm.app.context import RunContext
 from dlm.app.experiment import Experiment
 from dlm.core.config import build_member
@@ -18,6 +16,7 @@ from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.evals.bound import HeldOut
 from dlm.evals.exact import replayed
+from dlm.nn.visibility.causal import Causal
 from dlm.objectives.block import _next
 from dlm.runs import checkpoint
 from dlm.samplers import plan
@@ -37,7 +36,7 @@ STEMS = sorted(
     for p in (Path(dlm.__file__).parent / "objectives").glob("*.py")
     if p.stem not in ("__init__", "base")
 )
-LATENT = dict(heads=2, latent=dict(kv_rank=6, nope=4, rope=2, value=4))  # `nn.latent`
+LATENT = dict(heads=2, latent=dict(kv_rank=6, nope=4, rope=2, value=4))  # `nn.latent_attention`
 GIVEN = dict(
     ar=dict(sampler=dict(steps=1, block=1), nn__attention=LATENT),
     any_order=dict(sampler=dict(steps=1)),
@@ -112,14 +111,14 @@ def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
     objective, batch = dataclasses.replace(made.objective, tokens=3), next(made.batches(0))
     params, key = made.new_state().params, jax.random.key(0)
     params = jax.tree.map(lambda p: p + 0.01, params)
-    denoise = functools.partial(made.denoise, params)
+    net = made.net(params)
     t_BL = jnp.full(batch.tokens_BL.shape, 0.6)
     z_BL = objective.corrupt_batch(batch, key, t_BL)
-    found_BL = objective.training_nats(denoise, batch, z_BL, t_BL, key) - objective.bound_nats(
-        denoise, batch, z_BL, t_BL
+    found_BL = objective.training_nats(net, batch, z_BL, t_BL, key) - objective.bound_nats(
+        net, batch, z_BL, t_BL
     )
     judged_BL, y_BL = objective.fill_some(
-        denoise(objective.canvas(batch, z_BL, t_BL), mask=objective.mask).prediction,
+        net(objective.canvas(batch, z_BL, t_BL)).prediction,
         batch,
         z_BL,
         key,
@@ -130,7 +129,7 @@ def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
     ).all()
     assert ((y_BL != z_BL) == judged_BL).all()
     logit_BL = np.asarray(
-        denoise(objective.canvas(batch, y_BL, t_BL), mask=objective.mask).heads["quality"],
+        net(objective.canvas(batch, y_BL, t_BL)).heads["quality"],
         np.float64,
     )
     wrong_BL = np.where(y_BL == batch.tokens_BL, -logit_BL, logit_BL)
@@ -173,35 +172,40 @@ def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_i
     given = dict(objective=dict(name="block", size=1, pattern="count")) if stem == "block" else {}
     made = experiment(corpus, stem, nn__time="adaln", **given)
     params, batch = tiny.random_params(made.run.nn, scale=0.3), tiny.batch(tiny.tokens(2, 6))
-    denoise, order_BL = (
-        functools.partial(made.denoise, params),
+    net, order_BL = (
+        made.net(params),
         jnp.broadcast_to(jnp.arange(6), (2, 6)),
     )
     z_BL = dict(
         any_order=order_BL, block=jnp.full((2, 6), made.run.nn.vocab.mask), ar=batch.tokens_BL
     ).get(stem)
     training_nats_BL = (
-        both_groups(made, denoise, batch)
+        both_groups(made, net, batch)
         if stem == "partition"
-        else made.objective.bound_nats(denoise, batch, z_BL, jnp.zeros((2, 6)))
+        else made.objective.bound_nats(net, batch, z_BL, jnp.zeros((2, 6)))
     )
     if stem == "ar":
-        told = made.objective.bound(denoise, batch, jax.random.key(0), 2).nats_BL
+        told = made.objective.bound(net, batch, jax.random.key(0), 2).nats_BL
     else:
         steps = 6 if stem == "partition" else 4
         sampler = plan.resolve(
             Sampler(rule=build_member("ordered", "samplers.rules"), steps=steps),
             made.objective.process,
-            made.objective.mask,
+            made.objective.visibility,
         )
         told, passes = replayed(
-            denoise, sampler, made.objective.process, made.objective.mask, batch, jax.random.key(0)
+            net,
+            sampler,
+            made.objective.process,
+            made.objective.visibility,
+            batch,
+            jax.random.key(0),
         )
         assert passes == 6, "blocks of one waste no pass"
     tiny.close(training_nats_BL, told, 1e-4)
 
 
-def both_groups(made, denoise, batch):
+def both_groups(made, net, batch):
     """What each token costs when those before it are the one group and the rest is the other, whichever of the two is M."""
     nats_BL, place_L = [], jnp.arange(6)
     for i in range(6):
@@ -209,7 +213,7 @@ def both_groups(made, denoise, batch):
         for asked_L, t in ((~known_L, 1 - i / 6), (known_L, i / 6)):
             z_BL = jnp.where(asked_L, made.run.nn.vocab.mask, batch.tokens_BL)
             ways.append(
-                made.objective.bound_nats(denoise, batch, z_BL, jnp.full((2, 6), t))[:, i]
+                made.objective.bound_nats(net, batch, z_BL, jnp.full((2, 6), t))[:, i]
                 * 2
                 * (1 - i / 6)
             )
@@ -265,7 +269,7 @@ def test_blocks_grow_and_their_times_are_clipped():
     batch = tiny.batch(tiny.tokens(4, 16))
     sizes = []
     for progress in (0.0, 0.13, 0.26, 0.4, 0.5, 1.0):
-        now = dataclasses.replace(batch, fields={"progress_B1": jnp.full((4, 1), progress)})
+        now = dataclasses.replace(batch, progress_B1=jnp.full((4, 1), progress))
         t_BL = np.asarray(made.draw_times(now, jax.random.key(0))[0])
         group_BL = np.asarray(made.groups(now))
         sizes.append(int(np.unique(group_BL[0], return_counts=True)[1][0]))
@@ -286,11 +290,11 @@ def test_the_auxiliary_loss_is_that_of_the_next_token():
     made = [
         build_member(
             dict(name="block", size=2, context="causal", auxiliary=a), "objectives", tiny.VOCAB
-        ).loss(tiny.denoiser(config), batch, jax.random.key(0))
+        ).loss(tiny.net(config), batch, jax.random.key(0))
         for a in (0.0, 0.5)
     ]
-    logits_BLV = tiny.denoiser(config)(
-        tiny.canvas(x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2), mask=dlm.nn.masks.Mask("causal")
+    logits_BLV = tiny.net(config)(
+        tiny.under(tiny.canvas(x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2), Causal("none"))
     ).prediction
     log_p_BLV = np.asarray(jax.nn.log_softmax(logits_BLV.logits_BLV, -1))
     want = -sum(log_p_BLV[b, i, x_BL[b, i + 1]] for b in range(2) for i in (0, 1, 3))
@@ -306,7 +310,7 @@ def rates(config, t=0.5, rows=4000):
     made = build_member(config, "objectives", tiny.VOCAB)
     marked_L = np.array([1, 0, 0, 1, 0, 0, 0, 0])
     batch = tiny.batch(np.tile(tiny.tokens(1, 8), (rows, 1)))
-    batch = dataclasses.replace(batch, fields={"marked_BL": jnp.tile(marked_L, (rows, 1))})
+    batch = dataclasses.replace(batch, marked_BL=jnp.tile(marked_L, (rows, 1)))
     object.__setattr__(
         made, "draw_times", lambda batch, key: (jnp.full((rows, 8), t), jnp.ones((rows, 8)))
     )

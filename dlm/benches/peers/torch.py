@@ -7,6 +7,7 @@ loss uses the linear schedule; no average of the parameters is kept.
 import numpy as np
 
 from dlm.core.errors import UserError
+from dlm.nn.visibility import is_autoregressive
 from dlm.runs import directory
 
 try:
@@ -49,11 +50,15 @@ class Twin:
             raise UserError(
                 "--peer=torch knows neither attention.bias nor attention.rope.kind: leave them as they are"
             )
-        if experiment.objective.mask.shift and experiment.objective.mask.kind != "causal":
+        if experiment.objective.visibility.shift == "output":
             raise UserError("--peer=torch does not know objectives.adapted: choose ar or masked")
         torch.set_num_threads(directory.environment()["cores"])
-        self.optim, self.vocab, self.mask = run.optim, run.nn.vocab, experiment.objective.mask
-        self.model = Model(run.nn, self.mask.kind == "causal", jax.tree.map(np.asarray, params))
+        self.optim, self.vocab = run.optim, run.nn.vocab
+        self.visibility = experiment.objective.visibility
+        self.shifts = self.visibility.shift == "input"
+        self.model = Model(
+            run.nn, is_autoregressive(self.visibility), jax.tree.map(np.asarray, params)
+        )
         self.parameters = sum(p.numel() for p in self.model.parameters())
         ours = sum(x.size for x in jax.tree.leaves(params))
         self.x_BL = torch.tensor(np.asarray(batch.tokens_BL)).long()
@@ -61,7 +66,8 @@ class Twin:
             torch.tensor(np.asarray(a)) for a in (batch.weights_BL, batch.noisable_BL)
         )
         self.segments_BL, self.positions_BL = (
-            torch.tensor(np.asarray(batch.fields[k])) for k in ("segments_BL", "positions_BL")
+            torch.tensor(np.asarray(x))
+            for x in (batch.layout.segments_BL, batch.layout.positions_BL)
         )
         self.difference = self._difference(experiment, params, batch)
         if self.parameters != ours or self.difference > CLOSE:
@@ -82,7 +88,7 @@ class Twin:
 
     def update(self) -> None:
         """One update on the batch, with fresh noise."""
-        read_BL, counted_BL, weight_BL = self._shifted() if self.mask.shift else self._corrupted()
+        read_BL, counted_BL, weight_BL = self._shifted() if self.shifts else self._corrupted()
         logits_BLV = self.model(read_BL, self.segments_BL, self.positions_BL)
         targets_BL = self.x_BL.masked_fill(~counted_BL, -100)
         nats_BL = F.cross_entropy(
@@ -119,11 +125,9 @@ class Twin:
 
         from dlm.core.contracts import Canvas
 
-        canvas = Canvas(batch.tokens_BL, 0.0 * batch.weights_BL, ~batch.noisable_BL, batch.fields)
-        ours = jax.jit(lambda p, c: experiment.denoise(p, c, mask=self.mask).prediction.logits_BLV)(
-            params, canvas
-        )
-        read_BL = self._shifted()[0] if self.mask.shift else self.x_BL
+        canvas = Canvas.of(batch, batch.tokens_BL, 0.0 * batch.weights_BL, self.visibility)
+        ours = jax.jit(lambda p, c: experiment.net(p)(c).prediction.logits_BLV)(params, canvas)
+        read_BL = self._shifted()[0] if self.shifts else self.x_BL
         theirs_BLV = self.model(read_BL, self.segments_BL, self.positions_BL).numpy()
         valid = np.isfinite(theirs_BLV)
         return float(np.abs(np.asarray(ours)[valid] - theirs_BLV[valid]).max())

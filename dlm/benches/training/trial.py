@@ -18,6 +18,7 @@ from dlm.app.experiment import Experiment
 from dlm.core.contracts import Canvas, State
 from dlm.core.run import Run
 from dlm.machine import peak_flops
+from dlm.nn.visibility import sees_all
 from dlm.runs import checkpoint
 from dlm.runs.logs import Logs
 from dlm.samplers.plan import Sampler
@@ -74,7 +75,7 @@ class Trial:
     @property
     def fills_canvas(self) -> bool:
         """Whether the model decides the whole canvas at once."""
-        return self.objective.mask.kind == "full"
+        return sees_all(self.objective.visibility)
 
     def peak(self, dtype: str) -> float:
         """Returns the FLOP/s of the best large matmul, now."""
@@ -164,7 +165,7 @@ class Trial:
 
     @functools.cached_property
     def _forward(self) -> Callable:
-        experiment, visibility = self.experiment, self.objective.mask
+        experiment, visibility = self.experiment, self.objective.visibility
         shape = ROWS, self.length
         mask = self.run.nn.vocab.mask
         z_BL = jnp.full(shape, mask, jnp.int32)
@@ -172,11 +173,12 @@ class Trial:
             z_BL,
             t_BL=jnp.ones(shape),
             frozen_BL=jnp.zeros(shape, bool),
+            visibility=visibility,
         )
 
         @jax.jit
         def forward(params, canvas):
-            output = experiment.denoise(params, canvas, mask=visibility)
+            output = experiment.net(params)(canvas)
             return output.prediction
 
         return functools.partial(forward, canvas=canvas)

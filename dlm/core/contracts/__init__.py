@@ -6,12 +6,12 @@
 Axis letters: B batch, L length, V vocabulary, D width.
 """
 
-from dlm.core.contracts.canvas import Batch, Canvas, Layout
+from dlm.core.contracts.canvas import Batch, Cache, Canvas, Layout
 from dlm.core.contracts.data import Source, Task, Tokenizer
 from dlm.core.contracts.diffusion import Process
 from dlm.core.contracts.evaluation import Evaluator
-from dlm.core.contracts.network import Head, Output, Router
-from dlm.core.contracts.prediction import Confidence, Logits, Prediction, keep_top_k, keep_top_p
+from dlm.core.contracts.network import Head, Net, Output, Router, Routing
+from dlm.core.contracts.prediction import Confidence, Dense, Prediction, keep_top_k, keep_top_p
 from dlm.core.contracts.sampling import Ends, Remask, Rule
 from dlm.core.contracts.training import (
     Bound,
@@ -28,16 +28,18 @@ from dlm.core.contracts.visibility import Pair, Shift, Visibility
 __all__ = [
     "Batch",
     "Bound",
+    "Cache",
     "Canvas",
     "Claim",
     "Confidence",
+    "Dense",
     "Ends",
     "Evaluator",
     "Head",
     "Layout",
-    "Logits",
     "Loss",
     "Mean",
+    "Net",
     "Objective",
     "Output",
     "Pair",
@@ -46,6 +48,7 @@ __all__ = [
     "Process",
     "Remask",
     "Router",
+    "Routing",
     "Rule",
     "Shift",
     "Source",

@@ -1,40 +1,49 @@
 """What a network returns, and the parts that it is built from."""
 
+from collections.abc import Callable
+from dataclasses import field
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from dlm.core.contracts.canvas import Cache, Canvas
+from dlm.core.contracts.prediction import Prediction
 from dlm.core.pytree import pytree
+
+# Sums over the tokens of a pass for each layer with experts, by name (`nn.experts`): load_NZE,
+# entropy_NZ, dropped_NZ, tokens_NZ, together_NZEE, with N layers, Z buckets of the mask ratio.
+Routing = dict[str, jax.Array]
 
 
 @pytree
 class Output:
     """The result of one call of a network."""
 
-    prediction: Any
-    hidden_BLD: Any = None
-    carry: Any = None
-    cache: Any = None
-    heads: Any = None
-    aux: Any = None
+    prediction: Prediction
+    # By the name of the head's file; the backbone adds `mtp`, a tuple of predictions from further
+    # back, and `clean`, the prediction of the clean stream.
+    heads: dict[str, Any] = field(default_factory=dict)
+    hidden_BLD: jax.Array | None = None
+    cache: Cache | None = None  # with the keys and values of this pass
+    routing: Routing | None = None
 
-    def at(self, position_BR: jax.Array) -> "Output":
-        """Returns the output at these positions of each row alone.
+    def gather(self, position_BR: jax.Array) -> "Output":
+        """Returns prediction and heads at these positions of each row alone."""
 
-        A head that is an array has a number for each position.
-        """
-        heads = None
-        if self.heads is not None:
-            heads = {name: _taken(head, position_BR) for name, head in self.heads.items()}
-        prediction = self.prediction.at(position_BR)
-        return Output(prediction, carry=self.carry, cache=self.cache, heads=heads)
+        def take(head):
+            if isinstance(head, tuple):
+                return tuple(map(take, head))
+            if isinstance(head, jax.Array):
+                return jnp.take_along_axis(head, position_BR, 1)
+            return head.gather(position_BR)
+
+        heads = {name: take(head) for name, head in self.heads.items()}
+        return Output(self.prediction.gather(position_BR), heads, cache=self.cache)
 
 
-def _taken(x, position_BR):
-    if isinstance(x, jax.Array):
-        return jnp.take_along_axis(x, position_BR, 1)
-    return x.at(position_BR)
+# The only way to call a network: in training, sampling, evaluation and exact worlds.
+Net = Callable[[Canvas], Output]
 
 
 class Head(Protocol):

@@ -26,7 +26,7 @@ class Prediction(Protocol):
     def probs(self) -> jax.Array:
         """Returns all probabilities, float32_BLV."""
 
-    def draw(
+    def sample(
         self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
     ) -> jax.Array:
         """Samples ids_BL from the sharpened distribution."""
@@ -34,20 +34,20 @@ class Prediction(Protocol):
     def tempered(
         self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
     ) -> "Prediction":
-        """Returns the distribution that `draw` samples from."""
+        """Returns the distribution that `sample` samples from."""
 
     def confidence(self, kind: Confidence = "top") -> jax.Array:
         """Returns a score for each position, float32_BL; higher is more confident."""
 
-    def best(self) -> jax.Array:
+    def argmax(self) -> jax.Array:
         """Returns the most likely id at each position, int32_BL."""
 
-    def at(self, position_BR: jax.Array) -> "Prediction":
+    def gather(self, position_BR: jax.Array) -> "Prediction":
         """Returns the prediction at these positions of each row alone."""
 
 
 @pytree
-class Logits:
+class Dense:
     """The Prediction given by float32 logits_BLV; −inf excludes an id."""
 
     logits_BLV: jax.Array
@@ -61,7 +61,7 @@ class Logits:
         """Returns all probabilities."""
         return jax.nn.softmax(self.logits_BLV, -1)
 
-    def draw(
+    def sample(
         self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
     ) -> jax.Array:
         """Samples from p^(1/temperature), cut to its top k and its nucleus.
@@ -69,23 +69,23 @@ class Logits:
         At temperature 0 (below `COLDEST`) the mode is taken.
         """
         if temperature < COLDEST:
-            return self.best()
+            return self.argmax()
         return keys.categorical(key_B, self.tempered(temperature, top_p, top_k).logits_BLV)
 
-    def tempered(self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> "Logits":
-        """Returns the distribution that `draw` samples from."""
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> "Dense":
+        """Returns the distribution that `sample` samples from."""
         logits_BLV = self.logits_BLV
         if temperature < COLDEST:
             best_BL = logits_BLV.argmax(-1)
             best_BLV = jax.nn.one_hot(best_BL, logits_BLV.shape[-1], dtype=bool)
-            return Logits(jnp.where(best_BLV, 0.0, -jnp.inf))
+            return Dense(jnp.where(best_BLV, 0.0, -jnp.inf))
         # Relative to the largest: a compiler rounds a large quotient differently
         # where it computes it twice.
         if temperature != 1:
             highest_BL1 = logits_BLV.max(-1, keepdims=True)
             highest_BL1 = jnp.where(jnp.isfinite(highest_BL1), highest_BL1, 0.0)
             logits_BLV = (logits_BLV - highest_BL1) / temperature
-        return Logits(keep_top_p(keep_top_k(logits_BLV, top_k), top_p))
+        return Dense(keep_top_p(keep_top_k(logits_BLV, top_k), top_p))
 
     def confidence(self, kind: Confidence = "top") -> jax.Array:
         """Scores each position; higher is more confident.
@@ -102,13 +102,13 @@ class Logits:
             return -jnp.diff(two_BL2, axis=-1)[..., 0]
         return self.probs().max(-1)
 
-    def best(self) -> jax.Array:
+    def argmax(self) -> jax.Array:
         """Returns the most likely id at each position, ids_BL."""
         return self.logits_BLV.argmax(-1).astype(jnp.int32)
 
-    def at(self, position_BR: jax.Array) -> "Logits":
+    def gather(self, position_BR: jax.Array) -> "Dense":
         """Returns the prediction at these positions of each row alone, [B, R, V]."""
-        return Logits(jnp.take_along_axis(self.logits_BLV, position_BR[..., None], 1))
+        return Dense(jnp.take_along_axis(self.logits_BLV, position_BR[..., None], 1))
 
 
 def keep_top_k(logits_BLV: jax.Array, top_k: int) -> jax.Array:

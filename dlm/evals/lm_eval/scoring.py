@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import axes
-from dlm.core.contracts import Canvas
+from dlm.core.contracts import Canvas, Layout, Output
 from dlm.core.errors import UserError
 from dlm.evals import exact
 from dlm.evals.lm_eval import tokenized
 from dlm.evals.lm_eval.tokenized import Piece
 from dlm.machine import mesh
+from dlm.nn.visibility import is_autoregressive
 from dlm.samplers.plan import Sampler
 from dlm.samplers.rules.ordered import Ordered
 
@@ -40,20 +41,19 @@ class _Bound:
     pattern: str
 
     def __call__(self, experiment, params, batch, key):
-        greedy_matches = []
+        outputs, student = [], experiment.net(params)
 
-        def denoise(canvas, **options):
-            greedy_matches.append(experiment.denoise(params, canvas, **options))
-            return greedy_matches[-1]
+        def net(canvas: Canvas) -> Output:
+            outputs.append(student(canvas))
+            return outputs[-1]
 
         estimate = experiment.held(params, experiment.reported(self.pattern)).bound(
-            denoise, batch, key, self.samples
+            net, batch, key, self.samples
         )
         greedy_B = jnp.zeros(len(batch.tokens_BL), bool)
-        if experiment.objective.mask.kind == "causal":
-            greedy_B = (
-                (greedy_matches[0].prediction.best() == batch.tokens_BL) | (batch.weights_BL == 0)
-            ).all(1)
+        if is_autoregressive(experiment.objective.visibility):
+            same_BL = outputs[0].prediction.argmax() == batch.tokens_BL
+            greedy_B = (same_BL | (batch.weights_BL == 0)).all(1)
         return estimate.nats_BL.sum(1), estimate.variance_B, greedy_B
 
 
@@ -79,7 +79,8 @@ class Model:
         likelihood: str = "bound",
         pattern: str = "count",
     ):
-        self.context, self.mask = context, context.objective.mask
+        self.context, self.visibility = context, context.objective.visibility
+        self.reads = int(self.visibility.shift == "input")  # tokens before a row
         self.rows = rows or context.experiment.run.data.batch
         shares = axes.shards(context.experiment.mesh.shape)
         if self.rows % shares:
@@ -88,13 +89,14 @@ class Model:
             )
         self.sampler = context.sampler or context.experiment.run.sampler
         self.speller = tokenized.Speller(
-            context.tokenizer, self.mask.reads, context.experiment.run.data.length
+            context.tokenizer, self.reads, context.experiment.run.data.length
         )
         self.exact = context.experiment.reported(pattern).claims == "exact"
         count = _Bound(samples, pattern)
-        if likelihood == "exact" and self.mask.kind != "causal":
-            length = self.mask.size or self.speller.room
-            given = context.sampler or Sampler(rule=Ordered(), steps=length, block=self.mask.size)
+        if likelihood == "exact" and not is_autoregressive(self.visibility):
+            block = self.visibility.block or 0
+            length = block or self.speller.room
+            given = context.sampler or Sampler(rule=Ordered(), steps=length, block=block)
             self.sampler, self.exact = exact.deterministic(given, context.objective), True
             count = _Replayed(self.sampler)
         self._count, self.nfe = count, []
@@ -109,7 +111,7 @@ class Model:
                 self.rows,
                 length,
                 self.context.tokenizer.pad,
-                self.mask.reads,
+                self.reads,
             )
             counts = mesh.fetch(
                 count(self.context.params, experiment.put(arrays), self.context.key)
@@ -118,7 +120,7 @@ class Model:
                 members, *counts, strict=False
             ):  # the rest of the rows is padding
                 by_piece[i] = Score(float(nats), float(variance), bool(best))
-        if greedy and self.mask.kind != "causal":
+        if greedy and not is_autoregressive(self.visibility):
             cut = [Piece(p.ids[: p.first], p.first, p.before, p.number) for p in pieces]
             wanted = [p.ids[p.first :] for p in pieces]
             written = self.write(
@@ -169,12 +171,14 @@ class Model:
         z_BL = np.where(i_L < last_B1, vocab.mask, vocab.pad)
         for b, prompt in enumerate(prompts):
             z_BL[b, : len(prompt.ids)] = prompt.ids
-        fields = (
-            dict(before_B=jnp.array([p.before for p in prompts], jnp.int32))
-            if self.mask.reads
-            else {}
-        )
-        if self.mask.kind != "causal":
-            fields["segments_BL"] = jnp.asarray(i_L < last_B1, jnp.int32)
         frozen_BL = jnp.asarray((i_L < known_B1) | (i_L >= last_B1))
-        return Canvas(jnp.asarray(z_BL, jnp.int32), jnp.ones(z_BL.shape), frozen_BL, fields)
+        canvas = Canvas(
+            jnp.asarray(z_BL, jnp.int32), jnp.ones(z_BL.shape), frozen_BL, self.visibility
+        )
+        if self.reads:
+            before_B = jnp.array([p.before for p in prompts], jnp.int32)
+            canvas = replace(canvas, before_B=before_B)
+        if is_autoregressive(self.visibility):
+            return canvas
+        segments_BL = jnp.asarray(i_L < last_B1, jnp.int32)
+        return replace(canvas, layout=Layout(segments_BL))

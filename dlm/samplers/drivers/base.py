@@ -63,14 +63,14 @@ class Tempered:
     top_p: float = 1.0
     top_k: int = 0
 
-    def draw(self, key_B):
-        return self.base.draw(key_B, self.temperature, self.top_p, self.top_k)
+    def sample(self, key_B):
+        return self.base.sample(key_B, self.temperature, self.top_p, self.top_k)
 
     def tempered(self):
         return self.base.tempered(self.temperature, self.top_p, self.top_k)
 
-    def at(self, position_BR):
-        return Tempered(self.base.at(position_BR), self.temperature, self.top_p, self.top_k)
+    def gather(self, position_BR):
+        return Tempered(self.base.gather(position_BR), self.temperature, self.top_p, self.top_k)
 
     def log_prob(self, ids_BL):
         return self.base.log_prob(ids_BL)
@@ -81,5 +81,5 @@ class Tempered:
     def confidence(self, kind="top"):
         return self.base.confidence(kind)
 
-    def best(self):
-        return self.base.best()
+    def argmax(self):
+        return self.base.argmax()

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas, Output
-from dlm.nn import masks
-from dlm.nn.masks import Mask
+from dlm.core.contracts import Canvas, Layout, Net, Output
+from dlm.nn.visibility import is_autoregressive
+from dlm.nn.visibility.block import numbers
 from dlm.samplers import plan, positions
-from dlm.samplers.cached_reader import Reader, take
+from dlm.samplers.cached_reader import Reader
 from dlm.samplers.drivers.base import Driver, Recorder, Sampled, Tempered
 from dlm.samplers.guidance import guided
 from dlm.samplers.plan import Sampler
@@ -58,10 +58,9 @@ class Blockwise(Driver):
 
     def run(
         self,
-        denoise,
+        net: Net,
         sampler: Sampler,
         process,
-        mask: Mask,
         canvas: Canvas,
         key_B,
         memory,
@@ -72,7 +71,7 @@ class Blockwise(Driver):
         """Fills the canvas; see `generator.generate` for the arguments."""
         B, L = canvas.z_BL.shape
         passes = [
-            _Pass(denoise, part, process, mask, key_B, stop, i)
+            _Pass(net, part, process, canvas.visibility, key_B, stop, i)
             for i, part in enumerate(sampler.passes)
         ]
         total = sum(part.total(L) for part in passes)
@@ -101,10 +100,11 @@ class _Pass:
     """One pass of a sampler: all that does not change while it runs."""
 
     def __init__(
-        self, denoise, sampler: Sampler, process, mask: Mask, key_B, stop: bool, number: int
+        self, net: Net, sampler: Sampler, process, visibility, key_B, stop: bool, number: int
     ):
-        self.sampler, self.process, self.mask, self.stop = sampler, process, mask, stop
-        self.denoise = guided(denoise, sampler.guidance, process.vocab)
+        self.sampler, self.process, self.stop = sampler, process, stop
+        self.visibility = visibility
+        self.net = guided(net, sampler.guidance, process.vocab)
         self.key_B = (
             key_B if number == 0 else jax.vmap(lambda k: keys.key(k, "pass", number))(key_B)
         )
@@ -132,19 +132,19 @@ class _Pass:
         sampler, (B, L) = self.sampler, canvas.z_BL.shape
         self.record, self.size = record, min(sampler.block or L, L)
         self.blocks = -(-L // self.size)
-        fields = (
-            canvas.fields if self.mask.kind == "block" else {}
-        )  # such a network's blocks begin anew in each segment of a packed row
-        self.block_BL = masks.blocks(self.size, fields, jnp.arange(L)[None]) // self.size
-        self.packed = "positions_BL" in fields
-        kind = "none" if memory is None else plan.cache_kind(sampler, self.mask)
+        # Blocks that a network was trained on begin again in each segment of a packed row.
+        trained = self.visibility.block is not None and self.visibility.streams == 2
+        layout = canvas.layout if trained else Layout()
+        self.block_BL = numbers(self.size, layout.complete(L)) // self.size
+        self.packed = layout.positions_BL is not None
+        kind = "none" if memory is None else plan.cache_kind(sampler, self.visibility)
         self.aligned = not self.sliding and (
             self.packed or L % self.size == 0
         )  # whether all windows lie inside the canvas
         self.reader = Reader(
-            self.denoise, self.mask, kind, self.size, self.process.vocab.bos, self.aligned
+            self.net, self.visibility, kind, self.size, self.process.vocab.bos, self.aligned
         )
-        self.last_anchor_B = last(anchors(canvas, self.mask))
+        self.last_anchor_B = last(anchors(canvas))
         if sampler.reopen:
             canvas, logprob_BL = self._reopened(canvas, logprob_BL)
             trace_arrays = record(trace_arrays, canvas.z_BL, logprob_BL, self.share_left(-1))
@@ -254,9 +254,8 @@ class _Pass:
         open_BL = at.canvas.z_BL == self.process.vocab.mask
         start_B = jnp.where(open_BL.any(1), open_BL.argmax(1), L)
         row_index_BR = start_B[:, None] + jnp.arange(self.size)
-        length_B = (
-            (at.canvas.fields["segments_BL"] > 0).sum(1) if "segments_BL" in at.canvas.fields else L
-        )  # of a row without padding
+        segments_BL = at.canvas.layout.segments_BL
+        length_B = L if segments_BL is None else (segments_BL > 0).sum(1)  # without padding
         masks_B = (positions.take(open_BL, row_index_BR) & (row_index_BR < L)).sum(1)
         t_B = jnp.maximum(masks_B, 1) * (
             1 / jnp.clip(length_B, 1, self.size)
@@ -268,7 +267,7 @@ class _Pass:
 
     def _position_time(self, canvas: Canvas, row_index_BR, b, t_B):
         """The time of each position: t in the block, 0 before it, 1 after it."""
-        if self.mask.kind == "causal":
+        if is_autoregressive(self.visibility):
             return jnp.zeros(canvas.z_BL.shape)
         if self.sliding:
             i_L, first_B1 = jnp.arange(canvas.z_BL.shape[1]), row_index_BR[:, :1]
@@ -288,7 +287,7 @@ class _Pass:
             R == L and self.aligned and (whole or self.reader.kind != "delayed")
         )  # as it stands
         part = (lambda x: x) if everything else (lambda x: positions.take(x, row_index_BR))
-        old = seen if everything else take(seen, row_index_BR)
+        old = seen if everything else seen.gather(row_index_BR)
         mine_BR = (
             True
             if self.sliding
@@ -421,7 +420,7 @@ def _scored(prediction, z_BR, changed_BR, logprob_BR):
     """Log-probabilities, those of what has changed read anew."""
 
     def score(logprob_BR, position_BR, valid_BR, n):
-        scored_BR = prediction.at(position_BR).log_prob(positions.take(z_BR, position_BR))
+        scored_BR = prediction.gather(position_BR).log_prob(positions.take(z_BR, position_BR))
         return positions.put(
             logprob_BR,
             position_BR,

@@ -19,11 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas
+from dlm.core.contracts import Canvas, Net
 from dlm.core.named import Seed
-from dlm.nn.cache import CacheSlots
-from dlm.nn.masks import Mask
-from dlm.samplers import cached_reader
 from dlm.samplers.drivers.base import Driver, Recorder, Sampled
 from dlm.samplers.rules.base import anchors, last
 
@@ -31,7 +28,7 @@ from dlm.samplers.rules.base import anchors, last
 @dataclass(frozen=True)
 class Speculative(Driver):
     order: Literal["left_to_right", "shuffled", "given"] = (
-        "left_to_right"  # given: by fields['order_BL']
+        "left_to_right"  # given: by the layout's block_BL
     )
     seed: Seed = 0  # of the shuffled order
 
@@ -42,10 +39,9 @@ class Speculative(Driver):
 
     def run(
         self,
-        denoise,
+        net: Net,
         sampler,
         process,
-        mask: Mask,
         canvas: Canvas,
         key_B,
         memory,
@@ -56,7 +52,7 @@ class Speculative(Driver):
         """Fills the canvas; see `generator.generate` for the arguments."""
         record = Recorder(canvas.z_BL.shape[1] if trace else 0)
         return _SpeculativeRun(
-            self, denoise, sampler, process, mask, canvas, key_B, memory, stop, record
+            self, net, sampler, process, canvas, key_B, memory, stop, record
         ).run()
 
 
@@ -75,10 +71,10 @@ class _At:
 class _SpeculativeRun:
     """One batch; all that does not change while it runs."""
 
-    def __init__(self, rule, denoise, sampler, process, mask, canvas, key_B, memory, stop, record):
-        self.rule, self.denoise, self.sampler, self.process = rule, denoise, sampler, process
+    def __init__(self, rule, net, sampler, process, canvas, key_B, memory, stop, record):
+        self.rule, self.net, self.sampler, self.process = rule, net, sampler, process
         self.key_B, self.memory, self.stop, self.record = key_B, memory, stop, record
-        self.mask, self.start = Mask("block", size=1, context=mask.context), canvas
+        self.start = replace(canvas, visibility=replace(canvas.visibility, size=1))
         self.B, self.L = canvas.z_BL.shape
         self.S = min(sampler.block, self.L)
         self.each = -(
@@ -103,7 +99,7 @@ class _SpeculativeRun:
         if self.rule.order == "left_to_right":
             return row_index_BL
         u_BL = (
-            canvas.fields["order_BL"]
+            canvas.layout.block_BL
             if self.rule.order == "given"
             else jax.random.uniform(jax.random.key(self.rule.seed), (1, self.L))
         )
@@ -167,7 +163,7 @@ class _SpeculativeRun:
                 z_BL, memory, at.settled_B, row_index_BS, valid_BS, last_B1
             )
             law = prediction.tempered(*sharp)
-            drawn_BS = law.draw(jax.vmap(lambda k: keys.key(k, "draft", n))(key_B))
+            drawn_BS = law.sample(jax.vmap(lambda k: keys.key(k, "draft", n))(key_B))
             chunk_S = jnp.arange(self.S) // self.each == n
             return (
                 jnp.where(chunk_S, drawn_BS, z_BS),
@@ -185,7 +181,7 @@ class _SpeculativeRun:
             block_BL = self._put(
                 self.rank_BL, row_index_BS, jnp.broadcast_to(last_B1, row_index_BS.shape), valid_BS
             )
-            return self._whole(z_BL, dict(block_BL=block_BL)).at(row_index_BS), None
+            return self._whole(z_BL, block_BL).gather(row_index_BS), None
         before_B1 = jnp.take_along_axis(self.order_BL, jnp.maximum(settled_B - 1, 0)[:, None], 1)
         row_index_BR = jnp.concatenate([before_B1, row_index_BS], 1)
         known_BR = jnp.concatenate([(settled_B > 0)[:, None], valid_BS], 1)
@@ -197,7 +193,7 @@ class _SpeculativeRun:
             1,
         )
         output, memory = self._read(z_BL, memory, row_index_BR, block_BR, known_BR)
-        return output.prediction.at(
+        return output.prediction.gather(
             jnp.broadcast_to(1 + jnp.arange(self.S), row_index_BS.shape)
         ), memory
 
@@ -205,42 +201,34 @@ class _SpeculativeRun:
         """The prediction of each position of the window from all before it in the order."""
         if memory is None:
             hidden_BL = jnp.where(self.open_BL, self.process.vocab.mask, z_BL)
-            return self._whole(hidden_BL, dict(block_BL=self.rank_BL, clean_BL=z_BL)).at(
-                row_index_BS
-            ), None
+            prediction = self._whole(hidden_BL, self.rank_BL, z_BL)
+            return prediction.gather(row_index_BS), None
         block_BS = jnp.where(
             valid_BS, jnp.take_along_axis(self.rank_BL, row_index_BS, 1), self.L
         )  # beyond the end nobody is heard
         output, memory = self._read(z_BL, memory, row_index_BS, block_BS, valid_BS, clean=True)
         return output.prediction, memory
 
-    def _whole(self, z_BL, fields):
+    def _whole(self, z_BL, block_BL, clean_BL=None):
+        """The prediction of a pass over all positions."""
         t_BL = jnp.where(z_BL == self.process.vocab.mask, 1.0, 0.0)
-        return self.denoise(
-            replace(self.start, z_BL=z_BL, t_BL=t_BL, fields=self.start.fields | fields),
-            mask=self.mask,
-        ).prediction
+        layout = replace(self.start.layout, block_BL=block_BL)
+        more = dict(layout=layout, clean_BL=clean_BL)
+        return self.net(replace(self.start, z_BL=z_BL, t_BL=t_BL, **more)).prediction
 
     def _read(self, z_BL, memory, row_index_BR, block_BR, valid_BR=True, clean=False):
         """(Output, memory) of a pass over these places; `clean`: as [masks ; tokens], of which the tokens are remembered."""
         t_BL = jnp.where(z_BL == self.process.vocab.mask, 1.0, 0.0)
-        part = cached_reader.take(replace(self.start, z_BL=z_BL, t_BL=t_BL), row_index_BR)
-        fields = part.fields | dict(block_BL=block_BR)
+        part = replace(self.start, z_BL=z_BL, t_BL=t_BL).gather(row_index_BR)
         if clean:
             blank_BR = jnp.full_like(part.z_BL, self.process.vocab.mask)
-            part, fields = (
-                replace(part, z_BL=blank_BR, t_BL=jnp.ones(blank_BR.shape)),
-                fields | dict(clean_BL=part.z_BL),
-            )
-        slots = CacheSlots(
-            jnp.where(valid_BR, row_index_BR, self.L),
-            None,
-            z_BL[:, 0],
-            self.start.fields | dict(block_BL=self.rank_BL),
-        )
-        output = self.denoise(
-            replace(part, fields=fields), mask=self.mask, cache=replace(memory, slots=slots)
-        )
+            t_BR = jnp.ones(blank_BR.shape)
+            part = replace(part, z_BL=blank_BR, t_BL=t_BR, clean_BL=part.z_BL)
+        slots_BR = jnp.where(valid_BR, row_index_BR, self.L)
+        layout = replace(part.layout, block_BL=block_BR, index_BL=slots_BR)
+        all_positions = replace(self.start.layout, block_BL=self.rank_BL)
+        cache = replace(memory, layout=all_positions, slots_BL=slots_BR, start=None)
+        output = self.net(replace(part, layout=layout, cache=cache))
         return output, output.cache
 
     def _put(self, array_BL, row_index_BS, value_BS, where_BS):

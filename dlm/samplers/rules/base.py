@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core.contracts import Canvas
-from dlm.nn.masks import Mask
+from dlm.nn.visibility import is_autoregressive
 from dlm.samplers import positions
 
 
@@ -52,14 +52,14 @@ class StepView:
         return positions.first(masked_BL, score_BL, t_B, s_B, remasked_B, tie)
 
 
-def anchors(canvas: Canvas, mask: Mask | None = None) -> jax.Array:
+def anchors(canvas: Canvas) -> jax.Array:
     """What is given, bool_BL; padding is not. It is told from an anchor by its place, since an end of text may have the same id.
 
     Padding is segment 0. The rows of a causal model have no segments, and nothing but padding after their last hole.
     """
-    if "segments_BL" in canvas.fields:
-        return canvas.frozen_BL & (canvas.fields["segments_BL"] > 0)
-    if mask is None or mask.kind != "causal":
+    if canvas.layout.segments_BL is not None:
+        return canvas.frozen_BL & (canvas.layout.segments_BL > 0)
+    if not is_autoregressive(canvas.visibility):
         return canvas.frozen_BL
     return canvas.frozen_BL & (jnp.cumsum(~canvas.frozen_BL[:, ::-1], 1)[:, ::-1] > 0)
 

@@ -33,6 +33,6 @@ class Confident(Rule):
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         if self.confidence != "drawn":
             return super().step(key_B, output, canvas, view, state)
-        drawn_BL = output.prediction.draw(key_B)
+        drawn_BL = output.prediction.sample(key_B)
         revealed_BL = view.first(view.masked(canvas), output.prediction.log_prob(drawn_BL))
         return replace(canvas, z_BL=jnp.where(revealed_BL, drawn_BL, canvas.z_BL)), state

@@ -30,7 +30,7 @@ class Correcting(Rule):
             raise ValueError(f"tokens={self.tokens} must be at least 1")
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
-        drawn_BL = output.prediction.draw(key_B)
+        drawn_BL = output.prediction.sample(key_B)
         gain_BL = output.prediction.log_prob(drawn_BL)
         better_BL = view.active_BL & (drawn_BL != canvas.z_BL)
         surest_BL = better_BL & (

@@ -33,7 +33,7 @@ class Editing(Rule):
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         masked_BL, sure_BL = view.masked(canvas), output.prediction.confidence("top")
-        best_BL = output.prediction.best()
+        best_BL = output.prediction.argmax()
         revealed_BL = masked_BL & (
             positions.reaches(sure_BL, self.above) | view.first(masked_BL, sure_BL)
         )

@@ -33,7 +33,7 @@ class MaskGIT(Rule):
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         which_B, order_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
-        drawn_BL = output.prediction.draw(which_B)
+        drawn_BL = output.prediction.sample(which_B)
         noise_BL = -jnp.log(
             -jnp.log(jnp.clip(keys.uniform_BL(order_B, drawn_BL.shape[1]), 1e-12, 1 - 1e-7))
         )

@@ -19,7 +19,7 @@ from dlm.samplers.rules.base import Rule, StepView
 @dataclass(frozen=True)
 class Ordered(Rule):
     order: Literal["left_to_right", "right_to_left", "shuffled", "given"] = (
-        "left_to_right"  # given: by fields['order_BL']
+        "left_to_right"  # given: by the layout's block_BL
     )
     seed: Seed = 0  # of the shuffled order
 
@@ -27,11 +27,11 @@ class Ordered(Rule):
 
     def positions(self, prediction, canvas: Canvas, view: StepView):
         if self.order == "given":
-            if "order_BL" not in canvas.fields:
+            if canvas.layout.block_BL is None:
                 raise UserError(
                     "sampler.rule.order='given' needs an order with each text: use left_to_right, right_to_left or shuffled"
                 )
-            rank_BL = canvas.fields["order_BL"]
+            rank_BL = canvas.layout.block_BL
         elif self.order == "shuffled":  # a position's rank does not depend on what else there is
             keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(
                 jax.random.key(self.seed), view.row_index_BL

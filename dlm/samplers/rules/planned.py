@@ -33,7 +33,7 @@ class Planned(Rule):
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         masked_BL = view.masked(canvas)
-        filled_BL = jnp.where(masked_BL, output.prediction.draw(key_B), canvas.z_BL)
+        filled_BL = jnp.where(masked_BL, output.prediction.sample(key_B), canvas.z_BL)
         log_BL = output.prediction.log_prob(filled_BL)
         score_BL = jnp.where(masked_BL, log_BL, 0.0 if self.trust == 0 else self.trust * log_BL)
         n_B = view.active_BL.sum(1)

@@ -23,7 +23,7 @@ def devices(experts, ep: int) -> int:
     )
 
 
-def router_metrics(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
+def means(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
     """Means over the layers, of all buckets of the mask ratio together."""
     load_NE = routed["load_NZE"].sum(1)
     load_ND = load_NE.reshape(len(load_NE), devices, -1).sum(-1)

@@ -1,0 +1,84 @@
+"""The reference: all scores at once, in float32, with a bool mask of who attends to whom.
+
+softmax(scale · q·kᵀ + log allowed) v
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlm.core.contracts import Layout
+from dlm.nn.attend.base import Case
+from dlm.nn.visibility import compare, in_one_stream
+
+_NEVER = -1e30  # score of a key that is not allowed: finite, so that no row is all −∞
+
+
+class Streams(NamedTuple):
+    """Who attends to whom in a pass of two streams."""
+
+    noised: jax.Array  # bool [B or 1, L, L + M]: z on [z ; x]
+    clean: jax.Array  # bool [B or 1, L, M]: x on x
+
+
+Allowed = jax.Array | Streams | None
+
+
+@dataclass(frozen=True)
+class DenseAttention:
+    rank: ClassVar[int] = 100
+
+    def supports(self, case: Case) -> None:
+        """It supports all."""
+
+    def prepare(self, case: Case) -> Allowed:
+        """Returns bool [B or 1, L, M], None where everything is allowed, or both for two streams."""
+        visibility, query, key = case.visibility, case.query, case.key
+        if case.streams == 1:
+            return _within(in_one_stream(visibility, query, key), query, key)
+        itself_BLL = _within(visibility.allowed(query, query, "zz"), query, query)
+        other_BLM = _within(visibility.allowed(query, key, "zx"), query, key)
+        clean_BLM = _within(visibility.allowed(query, key, "xx"), query, key)
+        rows = max(len(itself_BLL), len(other_BLM))
+        parts = [jnp.broadcast_to(a, (rows, *a.shape[1:])) for a in (itself_BLL, other_BLM)]
+        return Streams(jnp.concatenate(parts, -1), clean_BLM)
+
+    def attend(self, q_BLHK, k_BMJK, v_BMJK, prepared: Allowed, scale: float) -> jax.Array:
+        """Returns the weighted mean of the values for each query, [B, L, H, K].
+
+        Args:
+            q_BLHK: queries; those of z come first where there are two streams.
+            k_BMJK: keys of J heads, each for H / J adjacent query heads; z first.
+            v_BMJK: their values.
+            prepared: what `prepare` returned.
+            scale: factor of the scores.
+        """
+        if not isinstance(prepared, Streams):
+            return _attend(q_BLHK, k_BMJK, v_BMJK, prepared, scale)
+        half = q_BLHK.shape[1] // 2
+        noised_BLHK = _attend(q_BLHK[:, :half], k_BMJK, v_BMJK, prepared.noised, scale)
+        k_BMJK, v_BMJK = k_BMJK[:, half:], v_BMJK[:, half:]
+        clean_BLHK = _attend(q_BLHK[:, half:], k_BMJK, v_BMJK, prepared.clean, scale)
+        return jnp.concatenate([noised_BLHK, clean_BLHK], 1)
+
+
+def _attend(q_BLHK, k_BMJK, v_BMJK, allowed_BLM, scale):
+    B, L, H, K = q_BLHK.shape
+    J = k_BMJK.shape[2]
+    q_BLJRK = (q_BLHK * scale).reshape(B, L, J, H // J, K)
+    scores = jnp.einsum("BLJRK,BMJK->BJRLM", q_BLJRK, k_BMJK, preferred_element_type=jnp.float32)
+    if allowed_BLM is not None:
+        scores = jnp.where(allowed_BLM[:, None, None], scores, _NEVER)
+    weights = jax.nn.softmax(scores, -1).astype(v_BMJK.dtype)
+    return jnp.einsum("BJRLM,BMJK->BLJRK", weights, v_BMJK).reshape(B, L, H, -1)
+
+
+def _within(allowed_BLM: jax.Array | None, query: Layout, key: Layout):
+    """Restricts attention to the query's own segment."""
+    if query.segments_BL is None:
+        return allowed_BLM
+    query_BL1, key_B1M = compare(query.segments_BL, key.segments_BL)
+    same_BLM = query_BL1 == key_B1M
+    return same_BLM if allowed_BLM is None else allowed_BLM & same_BLM

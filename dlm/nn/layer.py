@@ -1,0 +1,109 @@
+"""One layer of the backbone: attention, then a feed-forward layer or experts, each added to h.
+
+    h ← h + attention(rms h),   h ← h + ffn(rms h)
+
+With time conditioning each sub-layer's input and output are scaled by 1 + a learned function of
+the position's time, 1 at the start (adaLN, arXiv:2212.09748, without shifts). Sandwich norms put
+another norm behind each sub-layer, whose gain starts at c N^(−½), so that the sum of N layers
+starts as large as that of one (depth-scaled sandwich norm: Pangu Ultra, arXiv:2504.07866,
+section 2).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dlm.core.contracts import Routing
+from dlm.nn import attention, config, experts, ffn, latent_attention, norms
+from dlm.nn.inputs import LayerInputs
+
+_OUTER = dict(attend=0.283, ffn=0.432)  # c of the outer norm of a sandwich
+
+KV = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, M, J, K]
+
+
+class Block(nn.Module):
+    """One layer; `sparse` has experts instead of a dense feed-forward layer."""
+
+    config: config.ModelConfig
+    sparse: bool = False
+    mesh: Any = None
+
+    @nn.compact
+    def __call__(
+        self, h_BLD, kv: KV | None, inputs: LayerInputs
+    ) -> tuple[jax.Array, tuple[KV | None, Routing | None]]:
+        """Returns the new h_BLD, and (the layer's keys and values, its routing sums)."""
+        c = self.config
+        kind = attention.SelfAttention
+        if c.attention.latent.kv_rank:
+            kind = latent_attention.LatentAttention
+        attend = kind(c.attention, c.width, c.layers, c.norm.epsilon, name="attention")
+        attended_BLD, kv = attend(self._normed("attend", h_BLD, inputs), kv, inputs)
+        h_BLD = h_BLD + self._residual("attend", attended_BLD, inputs)
+
+        routing = None
+        if self.sparse:
+            layer = experts.Experts(
+                c.experts, c.ffn.kind, c.width, c.layers, self.mesh, name="experts"
+            )
+            normed_BLD = self._normed("ffn", h_BLD, inputs)
+            out_BLD, routing = layer(
+                normed_BLD, inputs.valid_BL, inputs.mask_ratio_B, 1 / inputs.streams
+            )
+        else:
+            layer = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")
+            out_BLD = layer(self._normed("ffn", h_BLD, inputs))
+        return h_BLD + self._residual("ffn", out_BLD, inputs), (kv, routing)
+
+    def _normed(self, name: str, h_BLD, inputs: LayerInputs):
+        """Returns a sub-layer's input."""
+        c = self.config
+        gain_D = self.param(f"{name}_norm_D", nn.initializers.ones, (c.width,))
+        x_BLD = norms.rms(h_BLD, gain_D, c.norm.epsilon)
+        return self._scaled(f"{name}_scale_WD", x_BLD, inputs.time_BLW)
+
+    def _residual(self, name: str, x_BLD, inputs: LayerInputs):
+        """Returns what a sub-layer adds to h."""
+        c = self.config
+        if c.norm.kind == "sandwich":
+            initial = nn.initializers.constant(_OUTER[name] * c.layers**-0.5)
+            gain_D = self.param(f"{name}_out_norm_D", initial, (c.width,))
+            x_BLD = norms.rms(x_BLD, gain_D, c.norm.epsilon)
+        return self._scaled(f"{name}_gate_WD", x_BLD, inputs.time_BLW)
+
+    def _scaled(self, name: str, x_BLD, time_BLW):
+        """Returns x, scaled by 1 + a linear function of the time's features."""
+        if time_BLW is None:
+            return x_BLD
+        shape = (time_BLW.shape[-1], self.config.width)
+        weight_WD = self.param(name, nn.initializers.zeros, shape).astype(time_BLW.dtype)
+        return x_BLD * (1 + jnp.einsum("BLW,WD->BLD", time_BLW, weight_WD))
+
+
+class Group(nn.Module):
+    """Layers of different kinds, one after the other, as one step of a scan."""
+
+    config: config.ModelConfig
+    kinds: tuple[bool, ...]
+    mesh: Any = None
+
+    @nn.compact
+    def __call__(self, h_BLD, kv, inputs: LayerInputs):
+        """As `Block`, with keys and values stacked along the layers of the group, S."""
+        new_kvs, routing = [], None
+        for i, sparse in enumerate(self.kinds):
+            layer_kv = None if kv is None else tuple(x_SBMJK[i] for x_SBMJK in kv)
+            layer = Block(self.config, sparse, self.mesh, name=f"layer{i}")
+            h_BLD, (new_kv, sums) = layer(h_BLD, layer_kv, inputs)
+            new_kvs.append(new_kv)
+            routing = sums if sparse else routing
+        if kv is not None:
+            kv = jax.tree.map(_stack, *new_kvs)
+        return h_BLD, (kv, routing)
+
+
+def _stack(*arrays):
+    return jnp.stack(arrays)
