@@ -9,9 +9,16 @@ otherwise, and no more.
 
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
+
+# Equal programs need not be compiled again.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "dlm" / "xla-golden")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax
 import jax.numpy as jnp
