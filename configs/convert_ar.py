@@ -63,11 +63,11 @@ def get_config(arg=None):
             text=begun["text"],
             data=begun["data"],
             nn=begun["nn"],
-            objective=ADAPTED | dict(anneal=0.5),
+            objective=ADAPTED | dict(reach_warmup=0.5),
             optim=dict(kind="muon", muon_lr=0.01, lr=1.5e-3, schedule="linear", warmup=20),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=2, windows=256)),
-            every=dict(log=20, eval=30, save=0),
+            intervals=dict(log=20, eval=30, save=0),
         )
     )
 
@@ -76,12 +76,12 @@ def sweep():
     masked = dict(name="objectives.masked", pattern="count")
     return chain(
         point("adapted", {}),
-        point("open", {"objective.anneal": 0.0}),
+        point("open", {"objective.reach_warmup": 0.0}),
         point("aligned", {"objective": masked}),
         point(
             "block",
             {
-                "objective": dict(name="objectives.block", size=16, grow=0.5),
+                "objective": dict(name="objectives.block", size=16, block_warmup=0.5),
                 "sampler.block": 16,
                 "sampler.steps": 16,
             },

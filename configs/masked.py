@@ -54,6 +54,6 @@ def get_config(arg=None):
             mesh=dict(data=0, fsdp=1, tensor=1),
             sampler=dict(rule="ancestral", steps=64, temperature=1.0, top_p=1.0),
             evals=dict(bound=dict(samples=4, windows=256)),
-            every=dict(log=20, eval=1000, save=1000, keep=2),
+            intervals=dict(log=20, eval=1000, save=1000, keep=2),
         )
     )

@@ -27,9 +27,9 @@ TRAINING = {
     "base": dict(steps=1_000_000, batch=512, length=1024, lr=3e-4, ema=0.9999, microbatches=1),
 }
 EXPERTS = {
-    "tiny": dict(number=16, active=4, width=100, shared=1, groups=4),
-    "small": dict(number=32, active=8, width=224, shared=1, groups=8),
-    "base": dict(number=64, active=8, width=224, shared=1, groups=8),
+    "tiny": dict(count=16, per_token=4, width=100, shared=1, groups=4),
+    "small": dict(count=32, per_token=8, width=224, shared=1, groups=8),
+    "base": dict(count=64, per_token=8, width=224, shared=1, groups=8),
 }
 OBJECTIVES = {
     "masked": (
@@ -76,6 +76,6 @@ def get_config(arg=None):
             mesh=dict(data=0, fsdp=1, tensor=1, expert=1),
             sampler=sampler,
             evals=dict(bound=dict(samples=4, windows=256), routing=dict(windows=64)),
-            every=dict(log=20, eval=1000, save=1000, keep=2),
+            intervals=dict(log=20, eval=1000, save=1000, keep=2),
         )
     )

@@ -53,7 +53,7 @@ def get_config(arg=None):
                     heads=40, kv_heads=8, head_size=128, qk_norm="none", rope=dict(base=16e6)
                 ),
                 ffn=dict(kind="swiglu"),
-                experts=dict(number=64, active=8, width=1344, shared=4, router=router),
+                experts=dict(count=64, per_token=8, width=1344, shared=4, router=router),
                 embeddings="untied",
                 compute=dict(dtype="bfloat16", remat="block"),
             ),
@@ -62,6 +62,6 @@ def get_config(arg=None):
             mesh=dict(data=0, fsdp=8, tensor=8, expert=2),
             sampler=sampler,
             evals=dict(bound=dict(samples=4, windows=256), routing=dict(windows=64)),
-            every=dict(log=20, eval=1000, save=1000, keep=2),
+            intervals=dict(log=20, eval=1000, save=1000, keep=2),
         )
     )

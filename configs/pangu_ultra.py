@@ -50,17 +50,19 @@ def get_config(arg=None):
                     heads=128, latent=dict(q_rank=1536, kv_rank=512, nope=128, rope=64, value=128)
                 ),
                 ffn=dict(kind="swiglu", width=18_432),
-                experts=dict(number=256, active=8, width=2048, shared=1, dense=3, router=router),
+                experts=dict(
+                    count=256, per_token=8, width=2048, shared=1, first_dense=3, router=router
+                ),
                 norm=dict(kind="sandwich"),
                 embeddings="untied" if whole else "tied",
-                ahead=1 if whole else 0,
+                mtp_layers=1 if whole else 0,
                 compute=dict(dtype="bfloat16", remat="block"),
             ),
-            objective=dict(name="objectives.ar", ahead=0.3 if whole else 0.0),
+            objective=dict(name="objectives.ar", mtp_weight=0.3 if whole else 0.0),
             optim=dict(kind="adamw", lr=2e-4, schedule="cosine", warmup=2000, microbatches=16),
             mesh=dict(data=0, fsdp=16, tensor=8, expert=4),
             sampler=dict(rule="ancestral", steps=1, block=1),
             evals=dict(bound=dict(samples=4, windows=256), routing=dict(windows=64)),
-            every=dict(log=20, eval=1000, save=1000, keep=2),
+            intervals=dict(log=20, eval=1000, save=1000, keep=2),
         )
     )

@@ -6,7 +6,7 @@ objective   masked | ar
 python -m dlm.sweep --config=configs/problems.py:task=brackets --workdir=runs/brackets --parallel=2 --evals=bound,tasks
 python -m dlm.evaluate --workdir=runs/brackets/masked-seed=0 --evals=tasks --evals.tasks.num=200 --sampler.rule=confident
 
-=== results of configs/problems.py:task=brackets, config 6b79be08b23c, commit d1de49b, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 ===
+=== results of configs/problems.py:task=brackets, config dd88bcd7fdef, commit d1de49b, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 ===
 model    claim   held-out bits/byte   brackets accuracy   seeds   tokens/s   parameters
 ───────────────────────────────────────────────────────────────────────────────────────
 ar       exact   1.636 ± 0.007        1.000 ± 0.019           2      8,247      213,792
@@ -43,7 +43,7 @@ def get_config(arg=None):
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
             sampler=dict(rule="confident", steps=8),
             evals=dict(bound=dict(samples=2, windows=128), tasks=dict(task=task, num=200)),
-            every=dict(log=50, save=500),
+            intervals=dict(log=50, save=500),
         )
     )
 

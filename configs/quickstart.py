@@ -103,7 +103,7 @@ def _text():
         optim=OPTIMIZER | dict(warmup=40),
         sampler=dict(rule="ancestral", steps=64),
         evals=dict(bound=dict(samples=2)),
-        every=dict(log=20, save=0),
+        intervals=dict(log=20, save=0),
     )
 
 
@@ -129,5 +129,5 @@ def _sudoku():
         optim=OPTIMIZER | dict(warmup=100),
         sampler=dict(rule=margin, steps=16, temperature=0.0),
         evals=dict(tasks=dict(task=SUDOKU, num=200)),
-        every=dict(log=20, save=0),
+        intervals=dict(log=20, save=0),
     )

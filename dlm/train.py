@@ -120,7 +120,7 @@ def train(run: Run, workdir: Path, accept_data: bool = False) -> dict | None:
             check_sampler(run)
         tokenizer = _tokenizer(run, workdir if ours else None)
         if (
-            0 < run.every.eval <= run.steps
+            0 < run.intervals.eval <= run.steps
         ):  # else they are for `evaluate`, which may give them what they lack
             for evaluator in run.evals.values():
                 if hasattr(evaluator, "check"):
@@ -162,7 +162,7 @@ def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> N
 
     run = experiment.run
     logs = Logs(workdir, done, run.steps, writes=hosts.first())
-    store = checkpoint.Store(workdir, run.every.keep, run.every.unsaved, logs.say)
+    store = checkpoint.Store(workdir, run.intervals.keep, run.intervals.on_save_failure, logs.say)
     with closing(logs), closing(store):
         state = store.restore(experiment.abstract_state(), done) if done else experiment.new_state()
         sizes = f"{run.nn.parameters / 1e6:.2f}M parameters, {run.data.batch} × {run.data.length} tokens per update"
@@ -174,7 +174,7 @@ def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> N
         options = dict(
             start=done,
             steps=run.steps,
-            every=run.every,
+            intervals=run.intervals,
             logs=logs,
             flops_per_token=run.flops_per_token,
             peak=peak_flops.measure(run.nn.compute.dtype),

@@ -66,7 +66,7 @@ def trained(corpus, tmp_path_factory):
 
     @functools.cache
     def run(name: str) -> Path:
-        recipe = tiny.recipe(corpus, steps=2, every=dict(log=1), **kinds[name])
+        recipe = tiny.recipe(corpus, steps=2, intervals=dict(log=1), **kinds[name])
         (folder / f"{name}.py").write_text(
             f"def get_config(arg=None):\n    return {recipe!r}\n", encoding="utf-8"
         )

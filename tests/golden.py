@@ -133,8 +133,13 @@ def merged(base: dict, changes: dict) -> dict:
     return base | pairs
 
 
+def config_of(corpus: Path, changes: str) -> dict:
+    """A config in the names of an early version, as a run of its time stored it."""
+    return merged(json.loads(BASE.replace("CORPUS", str(corpus))), json.loads(changes))
+
+
 def experiment(corpus: Path, changes: str) -> Experiment:
-    config = merged(json.loads(BASE.replace("CORPUS", str(corpus))), json.loads(changes))
+    config = config_of(corpus, changes)
     earlier_fields.rename(config)
     run = build_run(config)
     return Experiment(run, run.text.fit(run.data.source.documents("train")))

@@ -237,7 +237,7 @@ def told(**changes):
 
 
 def kept(tmp_path, **changes):
-    store = checkpoint.Store(tmp_path / str(changes), loop.Every(**changes).keep)
+    store = checkpoint.Store(tmp_path / str(changes), loop.Intervals(**changes).keep)
     now = State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None)
     for step in (1, 2, 3):
         store.save(step, now)
@@ -249,7 +249,9 @@ def unsaved(tmp_path, **changes):
     """What follows a save into a place where nothing can be written."""
     (tmp_path / str(changes)).mkdir()
     (tmp_path / str(changes) / checkpoint.FOLDER).write_text("not a folder")
-    store = checkpoint.Store(tmp_path / str(changes), unsaved=loop.Every(**changes).unsaved)
+    store = checkpoint.Store(
+        tmp_path / str(changes), unsaved=loop.Intervals(**changes).on_save_failure
+    )
     try:
         store.save(1, State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None))
         store.close()
@@ -290,7 +292,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{
         f"Block.{k}": (blocks, v, {})
         for k, v in dict(
-            size=4, clip=(0.3, 0.8), context="causal", grow=0.9, times="iid", steps=2
+            size=4, clip=(0.3, 0.8), context="causal", block_warmup=0.9, times="iid", steps=2
         ).items()
     },
     **{
@@ -301,7 +303,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "UniformNoise.schedule": (uniform, "cosine", {}),
     "Polynomial.power": (polynomial, 3.0, {}),
     "HybridNoise.uniform": (hybrid, 0.3, {}),
-    "Loader.mark": (stream, "ab", {}),
+    "Loader.marked_characters": (stream, "ab", {}),
     "Loader.prompt": (stream, " ", {}),
     "Loader.blank": (stream, "served", dict(data__prompt=".")),
     **{f"MaskedTokens.{k}": (tokens, v, {}) for k, v in dict(windows=2, rate=0.9).items()},
@@ -317,7 +319,7 @@ ROWS = {  # field → (probe, another value, values both runs share)
     },
     "Block.process": (blocks, dict(name="mask", schedule="cosine"), {}),
     "Block.auxiliary": (blocks, 0.5, dict(context="causal")),
-    **{f"AR.{k}": (dropped, 0.5, {}) for k in ("dropout", "ahead")},
+    **{f"AR.{k}": (dropped, 0.5, {}) for k in ("dropout", "mtp_weight")},
     "MaskNoise.schedule": (noise, "cosine", {}),
     **{
         f"Optim.{k}": (update, v, {})
@@ -398,9 +400,9 @@ ROWS = {  # field → (probe, another value, values both runs share)
         f"HeldOut.{k}": (held_out, v, {})
         for k, v in dict(samples=2, windows=2, pattern="own").items()
     },
-    **{f"Every.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
-    "Every.keep": (kept, 1, {}),
-    "Every.unsaved": (unsaved, "go_on", {}),
+    **{f"Intervals.{k}": (told, v, {}) for k, v in dict(log=3, eval=2, save=3).items()},
+    "Intervals.keep": (kept, 1, {}),
+    "Intervals.on_save_failure": (unsaved, "continue", {}),
     "Run.steps": (schedule, 5, {}),
     "Run.seed": (stream, 1, {}),
     "Run.text": (stream, dict(name="bpe", size=280), {}),
@@ -470,7 +472,7 @@ FIELD = {
     "Loader.batch": "data__batch",
     "Loader.length": "data__length",
     "Loader.windows": "data__windows",
-    "Loader.mark": "data__mark",
+    "Loader.marked_characters": "data__marked_characters",
     "Loader.prompt": "data__prompt",
     "Loader.blank": "data__blank",
     "Loader.source": "data__source",

@@ -220,7 +220,7 @@ def recipe(corpus, **changes) -> dict:
         mesh=dict(data=1),
         sampler=dict(steps=4),
         evals=dict(bound=dict(samples=2)),
-        every=dict(log=1, save=2),
+        intervals=dict(log=1, save=2),
     )
     for dotted, value in changes.items():
         *parents, leaf = dotted.replace("__", ".").split(".")

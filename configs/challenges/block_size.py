@@ -14,7 +14,7 @@ size=small  10,000 updates of 32 × 256 tokens
     python -m dlm.sweep --config=configs/challenges/block_size.py --workdir=runs/block_size --parallel=2
     python -m dlm.report runs/block_size --into=configs/challenges/block_size.py
 
-    === results of configs/challenges/block_size.py, config 4629ef254d95, commit 9151099, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 2 ===
+    === results of configs/challenges/block_size.py, config 8c29a59ded48, commit 9151099, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 2 ===
     model             claim   held-out bits/byte   seeds   tokens/s   parameters
     ────────────────────────────────────────────────────────────────────────────
     ar                exact   2.511 ± 0.124            3      9,068      262,784
@@ -64,7 +64,7 @@ def get_config(arg=None):
             ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
-            every=dict(log=20, save=0),
+            intervals=dict(log=20, save=0),
         )
     )
 

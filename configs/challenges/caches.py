@@ -81,6 +81,6 @@ def get_config(arg=None):
             ),
             sampler=dict(rule="confident", steps=16, block=32),
             evals=dict(bound=dict(samples=4, windows=64)),
-            every=dict(log=20, save=0),
+            intervals=dict(log=20, save=0),
         )
     )

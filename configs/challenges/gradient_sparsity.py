@@ -40,7 +40,7 @@ variance at equal passes, and gradient noise over signal (48 draws of heavy tail
 size=tiny   400 updates of 8 × 128 tokens, 3 seeds, about 20 minutes of a laptop for all
 size=small  10,000 updates of 32 × 256 tokens
 
-    === results of configs/challenges/gradient_sparsity.py, config 8803dd447a66, commit 7fb9fc8, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 2 ===
+    === results of configs/challenges/gradient_sparsity.py, config 21224118ba16, commit 7fb9fc8, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 2 ===
     model                                                                         claim   held-out bits/byte   seeds   tokens/s   parameters
     ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
     masked, coupling=single, pattern=count, times=iid, weights=context            bound   3.126 ± 0.029            3      7,281      262,784
@@ -94,7 +94,7 @@ def get_config(arg=None):
             ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
-            every=dict(log=20, save=0),
+            intervals=dict(log=20, save=0),
         )
     )
 

@@ -20,7 +20,7 @@ size=small  20,000 updates of 64 (32) × 128 bytes
     python -m dlm.sweep --config=configs/challenges/masking.py --workdir=runs/masking --parallel=2
     python -m dlm.report runs/masking --into=configs/challenges/masking.py
 
-    === results of configs/challenges/masking.py, config 28c13e2ce108, commit ff54022 and 7fb9fc8, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 2 ===
+    === results of configs/challenges/masking.py, config 4277b77a9198, commit ff54022 and 7fb9fc8, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 2 ===
     model                                              claim   held-out bits/byte   marked token accuracy   token accuracy   unmarked token accuracy   seeds   tokens/s   parameters
     ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
     masked, coupling=complementary                     bound   1.571 ± 0.043        0.629 ± 0.018           0.666 ± 0.015    0.672 ± 0.015                 3      5,092      213,888
@@ -65,7 +65,7 @@ def get_config(arg=None):
                 ),
                 batch=t["batch"],
                 length=t["length"],
-                mark="+-*()=",
+                marked_characters="+-*()=",
             ),
             nn=dict(
                 layers=t["layers"],
@@ -79,7 +79,7 @@ def get_config(arg=None):
             ),
             sampler=dict(rule="confident", steps=8),
             evals=dict(bound=dict(samples=4, windows=256), tokens=dict(windows=512)),
-            every=dict(log=50, save=0),
+            intervals=dict(log=50, save=0),
         )
     )
 

@@ -29,8 +29,8 @@ in training, of the 20 updates before:
                        ar               11 %   8 %    3 %    1 %    1 %
     choice    never picked, masked      1.3 %  2.5 %  1.6 %  2.1 %  1.7 %    1.00
 
-In the table `number`, `width` and `capacity` are those of the experts: number=16 with bias and without a capacity is moge, with capacity=0 topk,
-without bias choice; number=0 is dense, width=256 active and 1,024 total.
+In the table `count`, `width` and `capacity` are those of the experts: count=16 with bias and without a capacity is moge, with capacity=0 topk,
+without bias choice; count=0 is dense, width=256 active and 1,024 total.
 
 size=tiny   400 updates of 8 × 128 tokens, 3 seeds; 40 minutes of two cores
 size=small  10,000 updates of 32 × 256 tokens, 64 experts in 8 groups
@@ -38,20 +38,20 @@ size=small  10,000 updates of 32 × 256 tokens, 64 experts in 8 groups
     python -m dlm.sweep --config=configs/challenges/moge.py --workdir=runs/moge --parallel=2
     python -m dlm.report runs/moge --into=configs/challenges/moge.py
 
-    === results of configs/challenges/moge.py, config 59a58deea9a5, commit d7ff83a, 1 × AMD EPYC, Python 3.11.7, seeds 0 1 2 ===
+    === results of configs/challenges/moge.py, config 0e9f69e2f2eb, commit d7ff83a, 1 × AMD EPYC, Python 3.11.7, seeds 0 1 2 ===
     model                                                   claim   held-out bits/byte   seeds   tokens/s   parameters
     ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-    ar, number=0, width=256, bias=0.0                       exact   2.511 ± 0.124            3     10,660      262,784
-    ar, number=16, width=256, bias=0.0, capacity=1.25       exact   2.474 ± 0.041            3      8,499      708,272
-    ar, number=16, width=256, bias=0.0                      exact   2.484 ± 0.078            3      8,354      708,272
-    ar, number=16, width=256, bias=0.0, capacity=0.0        exact   2.490 ± 0.050            3      8,584      708,272
-    ar, number=0, width=1024, bias=0.0                      exact   2.482 ± 0.033            3      3,860      705,152
-    masked, number=0, width=256, bias=0.0                   bound   3.162 ± 0.018            3      9,756      262,784
-    masked, number=16, width=256, bias=0.0, capacity=1.25   bound   3.177 ± 0.020            3      7,102      708,272
-    masked, number=16, width=256                            bound   3.162 ± 0.024            3      8,975      708,272
-    masked, number=16, width=256, bias=0.0                  bound   3.170 ± 0.050            3      7,626      708,272
-    masked, number=16, width=256, bias=0.0, capacity=0.0    bound   3.170 ± 0.024            3      5,812      708,272
-    masked, number=0, width=1024, bias=0.0                  bound   3.165 ± 0.037            3      3,790      705,152
+    ar, count=0, width=256, bias=0.0                        exact   2.511 ± 0.124            3     10,660      262,784
+    ar, count=16, width=256, bias=0.0, capacity=1.25        exact   2.474 ± 0.041            3      8,499      708,272
+    ar, count=16, width=256, bias=0.0                       exact   2.484 ± 0.078            3      8,354      708,272
+    ar, count=16, width=256, bias=0.0, capacity=0.0         exact   2.490 ± 0.050            3      8,584      708,272
+    ar, count=0, width=1024, bias=0.0                       exact   2.482 ± 0.033            3      3,860      705,152
+    masked, count=0, width=256, bias=0.0                    bound   3.162 ± 0.018            3      9,756      262,784
+    masked, count=16, width=256, bias=0.0, capacity=1.25    bound   3.177 ± 0.020            3      7,102      708,272
+    masked, count=16, width=256                             bound   3.162 ± 0.024            3      8,975      708,272
+    masked, count=16, width=256, bias=0.0                   bound   3.170 ± 0.050            3      7,626      708,272
+    masked, count=16, width=256, bias=0.0, capacity=0.0     bound   3.170 ± 0.024            3      5,812      708,272
+    masked, count=0, width=1024, bias=0.0                   bound   3.165 ± 0.037            3      3,790      705,152
     ± is half of the 95 % interval over the seeds (Student's t); the noise of evaluation and the problems, which they share, are not in it.
     === end of results ===
 """
@@ -101,8 +101,8 @@ def get_config(arg=None):
                 attention=dict(heads=heads, kv_heads=heads, head_size=32),
                 ffn=dict(kind="swiglu", width=4 * t["width"]),
                 experts=dict(
-                    number=t["experts"],
-                    active=t["active"],
+                    count=t["experts"],
+                    per_token=t["active"],
                     width=each,
                     router=router("moge", groups=t["active"]),
                 ),
@@ -113,7 +113,7 @@ def get_config(arg=None):
             ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
-            every=dict(log=20, save=0),
+            intervals=dict(log=20, save=0),
         )
     )
 
@@ -132,10 +132,10 @@ def sweep(arg=None):
     ]
     choice = point("choice", told | {"nn.experts.router": dict(name="nn.routers.choice")})
     dense = (
-        point("active", {"nn.experts.number": 0}),
+        point("active", {"nn.experts.count": 0}),
         point(
             "total",
-            {"nn.experts.number": 0, "nn.ffn.width": 4 * t["width"] * t["experts"] // t["active"]},
+            {"nn.experts.count": 0, "nn.ffn.width": 4 * t["width"] * t["experts"] // t["active"]},
         ),
     )
     ar = point("ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1})

@@ -99,7 +99,7 @@ def get_config(arg=None):
             ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=4, windows=128)),
-            every=dict(log=20, save=0),
+            intervals=dict(log=20, save=0),
         )
     )
 

@@ -11,7 +11,7 @@ nothing at 64. A masked bound lies above the model's own likelihood.
     python -m dlm.sweep --config=configs/challenges/repeated_data.py --workdir=runs/repeated --parallel=2
     python -m dlm.report runs/repeated --into=configs/challenges/repeated_data.py
 
-    === results of configs/challenges/repeated_data.py, config e4e1a0357f52, commit a407942, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 ===
+    === results of configs/challenges/repeated_data.py, config 1da300eef86f, commit a407942, 1 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 1 ===
     model                            claim   held-out bits/byte   seeds   tokens/s   parameters
     ───────────────────────────────────────────────────────────────────────────────────────────
     ar, dropout=0.0, windows=3200    exact   2.532 ± 0.113            2      6,161      262,784
@@ -57,7 +57,7 @@ def get_config(arg=None):
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
-            every=dict(log=20, save=200),
+            intervals=dict(log=20, save=200),
         )
     )
 

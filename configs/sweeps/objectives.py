@@ -7,7 +7,7 @@ seed        0, 1, 2
 python -m dlm.sweep --config=configs/sweeps/objectives.py --workdir=runs/objectives --parallel=2
 python -m dlm.report runs/objectives
 
-    === results of configs/sweeps/objectives.py, config 5595bab7bd88, commit 7d6312a, 1 × cpu, Python 3.11.7, seeds 0 1 2 ===
+    === results of configs/sweeps/objectives.py, config b40498076cfd, commit 7d6312a, 1 × cpu, Python 3.11.7, seeds 0 1 2 ===
     model                                   claim   held-out bits/byte   token accuracy   seeds   tokens/s   parameters
     ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
     ar, width=64                            exact   2.525 ± 0.059                             3      4,983      328,320
@@ -50,7 +50,7 @@ def get_config(arg=None):
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=4, windows=256)),
-            every=dict(log=20, save=100),
+            intervals=dict(log=20, save=100),
         )
     )
 

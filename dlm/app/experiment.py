@@ -35,7 +35,7 @@ class Experiment:
         self.mesh = on or mesh.make(
             run.mesh
         )  # `on` an imagined mesh programs can be traced and lowered, not run
-        self.model = transformer.Transformer(run.nn, self.mesh if run.nn.experts.number else None)
+        self.model = transformer.Transformer(run.nn, self.mesh if run.nn.experts.count else None)
         expert_matmul.check(run.nn.experts.backend)
         self.optimizer = optimizer.transformation(run.optim, run.steps)
         self.root = keys.root(run.seed)
@@ -127,7 +127,7 @@ class Experiment:
         """The parameters with their routers' biases moved, and figures for the logs."""
         e = self.run.nn.experts
         devices = router_metrics.devices(e, self.mesh.shape["expert"])
-        metrics = router_metrics.means(routed, e.active, devices)
+        metrics = router_metrics.means(routed, e.per_token, devices)
         if e.router.bias:
             params = router_metrics.updated_biases(params, routed, e.router.bias)
         return params, metrics
@@ -165,7 +165,7 @@ class Experiment:
             weights_BL=np.float32,
             noisable_BL=bool,
         )
-        kinds |= dict(marked_BL=bool) if data.mark else {}
+        kinds |= dict(marked_BL=bool) if data.marked_characters else {}
         sizes = {name: ((data.batch, data.length), kind) for name, kind in kinds.items()} | dict(
             index_B=((data.batch,), ids)
         )

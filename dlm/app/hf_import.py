@@ -140,7 +140,7 @@ def _leaves(
 ) -> list[Leaf]:
     # A config.json of absurdly many layers must not fill the memory with their names.
     nn = run.nn
-    least = max(nn.layers, nn.expert_layers * nn.experts.number)
+    least = max(nn.layers, nn.expert_layers * nn.experts.count)
     if least > len(tensors):
         raise UserError(
             f"{folder} lacks tensors: it has {len(tensors)} in all, "

@@ -36,7 +36,7 @@ def reopen(workdir: Path, step: int | None = None, whole: bool = False) -> Opene
     if not whole:
         params = weights.load(workdir, step, abstract.params)
         return experiment, State(np.int32(step), params, None, None)
-    store = checkpoint.Store(workdir, run.every.keep)
+    store = checkpoint.Store(workdir, run.intervals.keep)
     restored = store.restore(abstract, step)
     store.close()
     return experiment, restored

@@ -112,7 +112,7 @@ def _settings(args, name: str, groups: int = 0):
     )
     backend = name if name in ("loop", "ragged", "tokamax") else "blocks"
     return Experts(
-        number=number, active=args.active, width=args.ffn, router=router, backend=backend
+        count=number, per_token=args.active, width=args.ffn, router=router, backend=backend
     )
 
 

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 def measure(config: dict, names, rounds: int) -> dict:
     """All numbers, as --json prints them."""
     config = dict(
-        config, data=dict(config["data"], mark=".")
+        config, data=dict(config["data"], marked_characters=".")
     )  # so that `priority` has something to prefer
     say(f"building and compiling masked, {', '.join(names)}; then {rounds} rounds")
     masked = _Arm(config, "masked", None)

@@ -351,7 +351,7 @@ class Trained:
         )
         for name, value, error in results:
             row |= {name: value} | ({f"{name}_se": error} if f"{name}_se" in COLUMNS else {})
-        if not sampler.rule.order_randomness and not sampler.remask and not sampler.then:
+        if not sampler.rule.order_randomness and not sampler.remask and not sampler.next_pass:
             row |= {name: value for name, value, _ in Exact(windows=16, samples=2).run(subject, 0)}
         return row
 

@@ -25,7 +25,7 @@ class Run:
     evals: dict = field(
         default_factory=lambda: dict(bound={}), metadata=dict(families="evals", **FREE)
     )
-    every: Any = section("training.loop", **FREE)
+    intervals: Any = section("training.loop", **FREE)
     start: Place | None = None  # run directory whose parameters and tokenizer this one begins with
 
     def __post_init__(self):

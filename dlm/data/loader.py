@@ -36,7 +36,7 @@ class Loader:
     windows: int = 0
     # Tokens that consist of these characters are marked, for objectives and scores that distinguish
     # tokens.
-    mark: str = ""
+    marked_characters: str = ""
     # The character that ends a document's prompt, which is read but neither noised nor in the loss;
     # "": no prompts.
     prompt: str = ""
@@ -130,9 +130,9 @@ class Loader:
 
     def _marked(self, tokenizer: Tokenizer) -> np.ndarray | None:
         """Which ids consist of the characters of `mark`."""
-        if not self.mark:
+        if not self.marked_characters:
             return None
-        characters = set(self.mark)
+        characters = set(self.marked_characters)
         marked_V = np.zeros(tokenizer.size, bool)
         for id in range(tokenizer.size):
             consists_of_mark = set(tokenizer.piece(id)) <= characters

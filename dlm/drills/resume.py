@@ -166,7 +166,7 @@ def recipe(objective: str, corpus: Path, steps: int) -> list[str]:
         ),
         optim=dict(microbatches=2, ema=0.9, warmup=5),
         evals=dict(bound=dict(samples=2)),
-        every=dict(log=3, eval=5, save=7),
+        intervals=dict(log=3, eval=5, save=7),
     )
     path = ROOT / "configs" / ("ar.py" if objective == "ar" else "masked.py")
     flags = [f"--config.{name}={value!r}" for name, value in sections.items()]

@@ -95,9 +95,9 @@ def deterministic(sampler: Sampler, objective) -> Sampler:
         if chooser.order_randomness:
             name = type(chooser).__module__.removeprefix("dlm.")
             raise UserError(f"no exact likelihood: {name} {chooser.order_randomness}")
-    if sampler.remask or sampler.then:
+    if sampler.remask or sampler.next_pass:
         raise UserError(
-            "no exact likelihood: sampler.remask and sampler.then change tokens that were drawn"
+            "no exact likelihood: sampler.remask and sampler.next_pass change tokens that were drawn"
         )
     return plan.resolve(sampler, objective.process, objective.visibility)
 

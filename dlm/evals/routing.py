@@ -33,17 +33,17 @@ class Routing:
 
     def check(self, run, *given) -> None:
         """Refuses a network without experts."""
-        if not run.nn.experts.number:
-            raise UserError("evals.routing: this model has no experts (nn.experts.number=0)")
+        if not run.nn.experts.count:
+            raise UserError("evals.routing: this model has no experts (nn.experts.count=0)")
 
     def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
         """(name, value, standard error over the batches)."""
         self.check(context.experiment.run)
         e = context.experiment.run.nn.experts
         devices = self.devices or router_metrics.devices(e, context.experiment.mesh.shape["expert"])
-        if e.number % devices:
+        if e.count % devices:
             raise UserError(
-                f"evals.routing.devices={devices} must divide nn.experts.number={e.number}"
+                f"evals.routing.devices={devices} must divide nn.experts.count={e.count}"
             )
         counted = context.experiment.counted(self.count)
         parts = [
@@ -51,8 +51,8 @@ class Routing:
             for batch in context.held_out(self.windows or None)
         ]
         total = jax.tree.map(lambda *x: np.sum(x, 0, dtype=np.float64), *parts)
-        each = [router_metrics.means(part, e.active, devices) for part in parts]
-        context.details["routing"] = tables(total, e.active, devices)
+        each = [router_metrics.means(part, e.per_token, devices) for part in parts]
+        context.details["routing"] = tables(total, e.per_token, devices)
         for name in each[0]:
             means = [float(metrics[name]) for metrics in each]
             yield (

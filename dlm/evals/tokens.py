@@ -1,7 +1,7 @@
 """Accuracy on masked tokens: held-out text with a share of its tokens masked, each at random, and the likeliest token put in their place.
 
 The masks are the same for every objective, whatever it trained with, so this compares models that were taught by different ones. Where the
-data mark tokens (`data.mark`), marked and unmarked ones are scored apart. A block model reads what is before a block in clean and nothing
+data mark tokens (`data.marked_characters`), marked and unmarked ones are scored apart. A block model reads what is before a block in clean and nothing
 after it, as it does when it writes, so that its score is not comparable with those of models that see both sides masked.
 """
 

@@ -111,12 +111,12 @@ def _experts(layout: Layout, keys: Keys, layers: int) -> dict:
         raise UserError(f"{keys.where}: {k['shared']}={shared} {multiple}")
     dense, every = _sparse_layers(layout, keys, layers)
     return dict(
-        number=number,
-        active=active,
+        count=number,
+        per_token=active,
         width=width,
         shared=shared // width,
-        dense=dense,
-        every=every,
+        first_dense=dense,
+        period=every,
         router=_router(layout, keys, active),
     )
 

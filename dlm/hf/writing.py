@@ -55,10 +55,10 @@ def _fields(layout: Layout, run: Run) -> dict[str, Any]:
         tied=nn.embeddings == "tied",
         length=run.data.length,
     )
-    if experts.number and layout.router:
+    if experts.count and layout.router:
         fields |= dict(
-            number=experts.number,
-            active=experts.active,
+            number=experts.count,
+            active=experts.per_token,
             expert=experts.width,
             shared=experts.shared * experts.width,
         )
@@ -94,7 +94,7 @@ def _optional(layout: Layout, run: Run) -> dict:
     config = rope.written(nn.attention.rope)
     if "bias" in k:
         config[k["bias"]] = nn.attention.bias == layout.bias
-    if nn.experts.number:
+    if nn.experts.count:
         config |= _of_experts(layout, run)
     if "block" in k:
         config[k["block"]] = run.objective.visibility.block
@@ -110,12 +110,12 @@ def _of_experts(layout: Layout, run: Run) -> dict[str, Any]:
         config[k["renormalised"]] = experts.router.weights == "renormalised"
     # The layers with experts, in the form that the layout has for them.
     if "sparse" in k:
-        pattern = reading.sparse_pattern(run.nn.layers, experts.dense, experts.every)
+        pattern = reading.sparse_pattern(run.nn.layers, experts.first_dense, experts.period)
         config[k["sparse"]] = [int(flag) for flag in pattern]
     if "dense" in k:
-        config[k["dense"]] = list(range(experts.dense))
+        config[k["dense"]] = list(range(experts.first_dense))
     if "every" in k:
-        config[k["every"]] = experts.every
+        config[k["every"]] = experts.period
     return config
 
 
@@ -166,7 +166,7 @@ def _silent(run: Run, imported: bool) -> tuple[str, ...]:
     # Without dense layers their width has no effect.
     if all(all(stack.kinds) for stack in run.nn.stacks):
         silent.append("ffn.width")
-    if run.nn.experts.number:
+    if run.nn.experts.count:
         silent += ["experts.backend", "experts.block"]
         silent += ["experts.router.balance", "experts.router.z"]
     else:

@@ -163,17 +163,17 @@ class FFN:
 
 @dataclass(frozen=True)
 class Experts:
-    """In the place of a dense FFN: `number` small ones, of which a router picks `active` for each token, and `shared` that all pass.
+    """In the place of a dense FFN: `count` small ones, of which a router picks `per_token` for each token, and `shared` that all pass.
 
-    They are of the kind of `nn.ffn`. The first `dense` layers have none, and of the others each `every`-th.
+    They are of the kind of `nn.ffn`. The first `first_dense` layers have none, and of the others each `period`-th.
     """
 
-    number: int = 0  # E; 0: every layer's FFN is dense
-    active: int = 8  # K, of each token; the mean where experts choose
+    count: int = 0  # E; 0: every layer's FFN is dense
+    per_token: int = 8  # K, of each token; the mean where experts choose
     width: int = 128  # F of one expert
     shared: int = 0  # as one dense FFN of shared × width
-    dense: int = 0
-    every: int = 1
+    first_dense: int = 0
+    period: int = 1
     router: Any = member("nn.routers", "moge")
     backend: Literal["loop", "blocks", "ragged", "tokamax"] = (
         "blocks"  # how the same sums are computed (`nn.expert_matmul`)
@@ -182,20 +182,20 @@ class Experts:
 
     def __post_init__(self):
         if (
-            min(self.number, self.shared, self.dense, self.block) < 0
-            or min(self.width, self.every) < 1
+            min(self.count, self.shared, self.first_dense, self.block) < 0
+            or min(self.width, self.period) < 1
         ):
             raise ValueError(
                 "experts: number, shared, dense and block must not be negative, width and every at least 1"
             )
-        if self.number:
-            self.router.check(self.number, self.active)
+        if self.count:
+            self.router.check(self.count, self.per_token)
 
     def fit(self, expert: int, tensor: int) -> None:
         """Raises ValueError where they cannot be dealt out over so many devices, or their widths over so many."""
-        whole = self.router.groups if self.router.even else self.number
+        whole = self.router.groups if self.router.even else self.count
         if whole % expert:
-            name = "nn.experts.router.groups" if self.router.even else "nn.experts.number"
+            name = "nn.experts.router.groups" if self.router.even else "nn.experts.count"
             raise ValueError(
                 f"mesh.expert={expert} must divide {name}={whole}: a device holds whole groups, else loads would differ"
             )
@@ -257,22 +257,22 @@ class ModelConfig:
     heads: tuple[
         str, ...
     ] = ()  # beside the prediction; 'quality': is the token that stands here right? (`objectives.prism`)
-    ahead: int = 0  # layers behind the last, each predicting from one token further back (`nn.transformer.Ahead`); for `objectives.ar`
+    mtp_layers: int = 0  # layers behind the last, each predicting from one token further back (`nn.transformer.Ahead`); for `objectives.ar`
     compute: Compute = field(default_factory=Compute)
     vocab: Vocab | None = None
 
     def __post_init__(self):
-        if self.layers < 1 or self.width < 1 or self.ahead < 0:
+        if self.layers < 1 or self.width < 1 or self.mtp_layers < 0:
             raise ValueError(
-                f"layers={self.layers} and width={self.width} must be positive, ahead={self.ahead} not negative"
+                f"layers={self.layers} and width={self.width} must be positive, mtp_layers={self.mtp_layers} not negative"
             )
         if unknown := set(self.heads) - set(heads.names()):
             there = ", ".join(map(repr, heads.names()))
             raise ValueError(f"heads={self.heads}: no head {min(unknown)!r}; there is {there}")
         e = self.experts
-        if e.number and (self.layers <= e.dense or (self.layers - e.dense) % e.every):
+        if e.count and (self.layers <= e.first_dense or (self.layers - e.first_dense) % e.period):
             raise ValueError(
-                f"layers={self.layers} must be experts.dense={e.dense} and a multiple of experts.every={e.every} more"
+                f"layers={self.layers} must be experts.first_dense={e.first_dense} and a multiple of experts.period={e.period} more"
             )
 
     TIME_FEATURES = 64
@@ -282,12 +282,16 @@ class ModelConfig:
     def stacks(self) -> tuple[Stack, ...]:
         """The layers in their order."""
         e = self.experts
-        if not e.number:
+        if not e.count:
             return (Stack("layers", self.layers, (False,)),)
-        first = (Stack("first", e.dense, (False,)),) if e.dense else ()
+        first = (Stack("first", e.first_dense, (False,)),) if e.first_dense else ()
         return (
             *first,
-            Stack("layers", (self.layers - e.dense) // e.every, (False,) * (e.every - 1) + (True,)),
+            Stack(
+                "layers",
+                (self.layers - e.first_dense) // e.period,
+                (False,) * (e.period - 1) + (True,),
+            ),
         )
 
     @property
@@ -297,19 +301,19 @@ class ModelConfig:
     def suits(self, objective, mesh) -> None:
         """Raises ValueError where an objective or a mesh does not go with the layers ahead or the experts."""
         e, visibility = self.experts, objective.visibility
-        wanted = getattr(objective, "ahead", None)
-        if self.ahead and not wanted:
+        wanted = getattr(objective, "mtp_weight", None)
+        if self.mtp_layers and not wanted:
             only = (
                 "is trained by objectives.ar alone"
                 if wanted is None
-                else "needs objective.ahead, its weight in the loss (0.3)"
+                else "needs objective.mtp_weight, its weight in the loss (0.3)"
             )
-            raise ValueError(f"nn.ahead={self.ahead} {only}")
-        if wanted and not self.ahead:
+            raise ValueError(f"nn.mtp_layers={self.mtp_layers} {only}")
+        if wanted and not self.mtp_layers:
             raise ValueError(
-                f"objective.ahead={wanted} needs layers that predict from further back: set nn.ahead=1"
+                f"objective.mtp_weight={wanted} needs layers that predict from further back: set nn.mtp_layers=1"
             )
-        if not e.number:
+        if not e.count:
             return
         looks_ahead = visibility.infills and visibility.streams == 1
         if e.router.competing == "row" and not looks_ahead:
@@ -324,7 +328,7 @@ class ModelConfig:
         """Parameters of a layer's matrices, of so many of its experts."""
         e, D = self.experts, self.width
         through = (
-            e.number * D + (experts + e.shared) * FFN(self.ffn.kind, e.width).matmul(D)
+            e.count * D + (experts + e.shared) * FFN(self.ffn.kind, e.width).matmul(D)
             if sparse
             else self.ffn.matmul(D)
         )
@@ -334,16 +338,17 @@ class ModelConfig:
         """The same of all layers, those ahead included, which are of the last one's kind and join two vectors first."""
         dense, sparse = (
             self._layer(False, experts),
-            self._layer(True, experts) if self.experts.number else 0,
+            self._layer(True, experts) if self.experts.count else 0,
         )
-        ahead = self.ahead * ((sparse or dense) + 2 * self.width**2)
+        ahead = self.mtp_layers * ((sparse or dense) + 2 * self.width**2)
         return (self.layers - self.expert_layers) * dense + self.expert_layers * sparse + ahead
 
     @property
     def matmul(self) -> int:
         """Parameters of the matrices that one token passes in training: all layers' and the head's, the embedding look-up not."""
         return (
-            self._all_layers(self.experts.active) + (1 + self.ahead) * self.vocab.size * self.width
+            self._all_layers(self.experts.per_token)
+            + (1 + self.mtp_layers) * self.vocab.size * self.width
         )
 
     @property
@@ -351,8 +356,8 @@ class ModelConfig:
         """The parameters less the experts that a token does not pass."""
         return (
             self.parameters
-            - self._all_layers(self.experts.number)
-            + self._all_layers(self.experts.active)
+            - self._all_layers(self.experts.count)
+            + self._all_layers(self.experts.per_token)
         )
 
     @property
@@ -366,15 +371,15 @@ class ModelConfig:
         )
         if self.time == "adaln":
             norms += 4 * self.TIME_WIDTH * D
-        others = (self.layers + self.ahead) * norms + self.ahead * 2 * D
-        if e.number:
+        others = (self.layers + self.mtp_layers) * norms + self.mtp_layers * 2 * D
+        if e.count:
             extra = (e.router.scale == "learned") + (e.router.bias > 0)
-            others += (self.expert_layers + self.ahead) * e.number * extra
+            others += (self.expert_layers + self.mtp_layers) * e.count * extra
         if self.time == "adaln":
             others += self.TIME_FEATURES * self.TIME_WIDTH
         others += sum(heads.head(name).parameters(D, self.vocab.size) for name in self.heads)
         return (
-            self._all_layers(e.number)
+            self._all_layers(e.count)
             + (2 if self.embeddings == "untied" else 1) * self.vocab.size * D
             + others
             + D
@@ -385,7 +390,7 @@ class ModelConfig:
         look-up not) and 12·H·K·L per layer for scores and values, counted over the whole L × L square for causal masks too."""
         square = (
             6
-            * (self.layers + self.ahead)
+            * (self.layers + self.mtp_layers)
             * self.attention.heads
             * sum(self.attention.sizes)
             * length

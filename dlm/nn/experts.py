@@ -57,7 +57,7 @@ class Experts(nn.Module):
 
     def _routing(self) -> dict:
         c, G = self.config, self.config.router.groups
-        X = c.number // G
+        X = c.count // G
         given = dict(
             router_DGX=self.param(
                 "router_DGX", nn.initializers.normal(self.width**-0.5), (self.width, G, X)
@@ -70,7 +70,7 @@ class Experts(nn.Module):
         return given
 
     def _matrices(self, dtype) -> dict:
-        E, D, F = self.config.number, self.width, self.config.width
+        E, D, F = self.config.count, self.width, self.config.width
         inward, outward = (
             nn.initializers.normal(D**-0.5),
             nn.initializers.normal((2 * self.layers * F) ** -0.5),
@@ -86,7 +86,7 @@ def _start(c: config.Experts) -> float:
     """The factor that makes the weights of an undecided router sum to 1."""
     if c.router.weights == "renormalised":
         return 1.0
-    return c.number / c.active if c.router.score == "softmax" else 2 / c.active
+    return c.count / c.per_token if c.router.score == "softmax" else 2 / c.per_token
 
 
 @jax.custom_vjp
@@ -157,15 +157,15 @@ class _Layer:
         scale_E = (
             routing["scale_GX"].reshape(-1)
             if router.scale == "learned"
-            else jnp.ones(self.config.number)
+            else jnp.ones(self.config.count)
         )
         if router.competing == "row":
             y_TD, picked_TE = self._chosen(
                 x_BLD, valid_BL, ratio_BL, scores_TE * scale_E, select_TE, matrices
             )
-            missing_T = self.config.active * (picked_TE.sum(1) == 0)
+            missing_T = self.config.per_token * (picked_TE.sum(1) == 0)
         else:
-            expert_TK = router.pick(select_TE, self.config.active)
+            expert_TK = router.pick(select_TE, self.config.per_token)
             weight_TK = router.weigh(scores_TE, expert_TK) * scale_E[expert_TK]
             dispatch = self._buffered if router.capacity else self._gathered
             y_TD, kept_TK = dispatch(x_TD, expert_TK, weight_TK, valid_T, matrices)
@@ -185,20 +185,20 @@ class _Layer:
     def _gathered(self, x_TD, expert_TK, weight_TK, valid_T, matrices):
         """Nothing is dropped: every device sees all tokens of its expert-parallel group, and answers for its own experts."""
         c, ep, own = self.config, self._size("expert"), 0
-        kept_TK, E = jnp.broadcast_to(valid_T[:, None], expert_TK.shape), c.number // ep
-        expert_TS, weight_TS = jnp.where(kept_TK, expert_TK, c.number), weight_TK
+        kept_TK, E = jnp.broadcast_to(valid_T[:, None], expert_TK.shape), c.count // ep
+        expert_TS, weight_TS = jnp.where(kept_TK, expert_TK, c.count), weight_TK
         if ep > 1:
             here = jax.lax.axis_index("expert")
             x_TD, expert_TS, weight_TS = (self._gather(a) for a in (x_TD, expert_TS, weight_TS))
             own = E * here
             if c.router.even:  # the picks of its own groups stand together
-                S = c.active // ep
+                S = c.per_token // ep
                 expert_TS, weight_TS = (
                     jax.lax.dynamic_slice_in_dim(a, S * here, S, 1) for a in (expert_TS, weight_TS)
                 )
         local_TS = jnp.where((expert_TS >= own) & (expert_TS < own + E), expert_TS - own, E)
         how = dict(
-            kind=self.kind, backend=c.backend, block=c.block, load=len(x_TD) * c.active / c.number
+            kind=self.kind, backend=c.backend, block=c.block, load=len(x_TD) * c.per_token / c.count
         )
         y_TD = _sorted(x_TD, local_TS, weight_TS, matrices, **how)
         if ep > 1:
@@ -207,7 +207,7 @@ class _Layer:
 
     def _buffered(self, x_TD, expert_TK, weight_TK, valid_T, matrices):
         """Each expert takes the first C tokens of each device; what comes after them is dropped."""
-        (T, K), E = expert_TK.shape, self.config.number
+        (T, K), E = expert_TK.shape, self.config.count
         C = min(T, math.ceil(self.config.router.capacity * K * T / E))
         order_R, place_R, sizes_E = _by_expert(jnp.where(valid_T[:, None], expert_TK, E), E)
         start_E = jnp.cumsum(sizes_E) - sizes_E
@@ -226,9 +226,9 @@ class _Layer:
 
     def _chosen(self, x_BLD, valid_BL, ratio_BL, weight_TE, select_TE, matrices):
         """Each expert takes its best tokens of each row."""
-        (B, L, D), E = x_BLD.shape, self.config.number
+        (B, L, D), E = x_BLD.shape, self.config.count
         places_BEC, taken_BEC = self.config.router.choose(
-            select_TE.reshape(B, L, E), valid_BL, ratio_BL[:, 0], self.config.active
+            select_TE.reshape(B, L, E), valid_BL, ratio_BL[:, 0], self.config.per_token
         )
         C = places_BEC.shape[-1]
         token_EN = (places_BEC + L * jnp.arange(B)[:, None, None]).swapaxes(0, 1).reshape(E, B * C)
@@ -268,7 +268,7 @@ class _Layer:
             f_E = (
                 self._sum(picked_TE.sum(0), pool)
                 / tokens
-                * (self.config.number / self.config.active)
+                * (self.config.count / self.config.per_token)
             )
             p_E = (
                 self._sum(jnp.where(valid_T[:, None], router.shares(scores_TE), 0).sum(0), pool)

@@ -19,7 +19,7 @@ def devices(experts, ep: int) -> int:
     if ep > 1:
         return ep
     return (
-        experts.router.groups if experts.router.even else math.gcd(experts.number, experts.active)
+        experts.router.groups if experts.router.even else math.gcd(experts.count, experts.per_token)
     )
 
 

@@ -69,7 +69,7 @@ class Transformer(nn.Module):
             results[name] = heads.head(name)(self.param, hidden_BLD)
 
         # Layers that predict from further back need to know the token before.
-        if c.ahead and canvas.visibility.shift != "none" and kv is None:
+        if c.mtp_layers and canvas.visibility.shift != "none" and kv is None:
             h_NBLD, routing = self._multi_token(canvas, h_BLD, embedded_BLD, shared, routing)
             normed = [norms.rms(h_BLD, gain_D, c.norm.epsilon) for h_BLD in h_NBLD]
             results["mtp"] = tuple(map(table.predict, normed))
@@ -143,7 +143,7 @@ class Transformer(nn.Module):
             shared: what all layers share.
             routing: sums of the layers of the stack.
         """
-        scanned = self._scan(MultiTokenLayer, self.config.ahead, (nn.broadcast,) * 3)
+        scanned = self._scan(MultiTokenLayer, self.config.mtp_layers, (nn.broadcast,) * 3)
         further = scanned(self.config, self.mesh, name="ahead")
         begins_BL = inputs.segment_starts(canvas)
         _, (h_NBLD, sums) = further(h_BLD, embedded_BLD, begins_BL, shared)

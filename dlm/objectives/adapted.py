@@ -1,8 +1,8 @@
 """Masked diffusion that goes on from an autoregressive model (DiffuLLaMA, arXiv:2410.17891, section 3; Dream, arXiv:2508.15487).
 
     shift    token i is predicted where token i − 1 is read, as the model has learned to       logits_i ← network(z)_{i−1}
-    anneal   at first a position sees what stands before it and itself, as the model is used to; how far it looks ahead grows with the
-             share s of the updates that are done, until at s = anneal it sees everything      reach = ⌊L · s / anneal⌋
+    reach_warmup   at first a position sees what stands before it and itself, as the model is used to; how far it looks ahead grows with the
+             share s of the updates that are done, until at s = reach_warmup it sees everything      reach = ⌊L · s / reach_warmup⌋
 
 The bound that is reported is that of `masked` with the attention opened, at any time.
 """
@@ -20,12 +20,14 @@ from dlm.objectives.masked import Masked
 @dataclass(frozen=True)
 class Adapted(Masked):
     shift: Literal[0, 1] = 1
-    anneal: float = 0.0  # share of the updates after which everything is seen; 0: from the first on
+    reach_warmup: float = (
+        0.0  # share of the updates after which everything is seen; 0: from the first on
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.anneal <= 1:
-            raise ValueError(f"anneal={self.anneal} must be in [0, 1]")
+        if not 0 <= self.reach_warmup <= 1:
+            raise ValueError(f"reach_warmup={self.reach_warmup} must be in [0, 1]")
 
     @property
     def visibility(self) -> Full:
@@ -34,7 +36,7 @@ class Adapted(Masked):
 
     @property
     def loss_claims(self) -> str:
-        return "heuristic" if self.anneal else super().loss_claims
+        return "heuristic" if self.reach_warmup else super().loss_claims
 
     def training_nats(self, net, batch: Batch, z_BL, t_BL, key):
         t_BL = self.network_time(batch, z_BL, t_BL)
@@ -44,7 +46,7 @@ class Adapted(Masked):
 
     def visibility_in_training(self, batch: Batch) -> Full:
         """Limits the reach; without a count of updates everything is seen."""
-        if not self.anneal or batch.progress_B1 is None:
+        if not self.reach_warmup or batch.progress_B1 is None:
             return self.visibility
-        reach_B1 = jnp.floor(batch.tokens_BL.shape[1] * batch.progress_B1 / self.anneal)
+        reach_B1 = jnp.floor(batch.tokens_BL.shape[1] * batch.progress_B1 / self.reach_warmup)
         return replace(self.visibility, reach_B1=reach_B1.astype(jnp.int32))

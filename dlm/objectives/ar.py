@@ -3,7 +3,7 @@
 With `dropout` each token that the model reads in training is a mask with that probability, while all are still predicted: the control
 for what masked diffusion gains from its corrupted input when data are repeated (arXiv:2510.04071). What is reported stays exact.
 
-With `ahead` = λ the layers that predict from k tokens further back (`nn.ahead` = D of them) are trained too, and through them the layers
+With `mtp_weight` = λ the layers that predict from k tokens further back (`nn.mtp_layers` = D of them) are trained too, and through them the layers
 below learn to know more than the next token (multi-token prediction, DeepSeek-V3, arXiv:2412.19437, eq. 24 and 25):
 
     loss = Σ_i −log p(x_i | x_<i)  +  λ/D Σ_k Σ_{i > k} −log p_k(x_i | x_<i)      p_k: layer k ahead, i counted from 0 in its segment
@@ -28,7 +28,9 @@ from dlm.noise.mask import MaskNoise
 @dataclass(frozen=True)
 class AR:
     dropout: float = 0.0  # share of the input tokens that are masked in training
-    ahead: float = 0.0  # λ, the weight of what layers predict from further back; where nn.ahead > 0
+    mtp_weight: float = (
+        0.0  # λ, the weight of what layers predict from further back; where nn.mtp_layers > 0
+    )
     vocab: Vocab | None = None
 
     claims: ClassVar = "exact"
@@ -39,8 +41,8 @@ class AR:
     def __post_init__(self):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
-        if not 0 <= self.ahead < math.inf:
-            raise ValueError(f"ahead={self.ahead} must not be negative")
+        if not 0 <= self.mtp_weight < math.inf:
+            raise ValueError(f"mtp_weight={self.mtp_weight} must not be negative")
 
     def counted(self) -> "AR":
         """Itself: nothing is destroyed."""
@@ -52,7 +54,7 @@ class AR:
 
     @property
     def loss_claims(self) -> str:
-        return "heuristic" if self.dropout or self.ahead else "exact"
+        return "heuristic" if self.dropout or self.mtp_weight else "exact"
 
     def bound_nats(self, net, batch: Batch, z_BL, t_BL):
         """−log p(x_i | x_<i), nats; `z` is the clean sequence, `t` is 0."""
@@ -69,11 +71,13 @@ class AR:
             )
         output = self._read(net, batch, z_BL, jnp.zeros(z_BL.shape))
         nats, weight = _nats(output.prediction, batch).sum(), batch.weights_BL.sum()
-        if not self.ahead:
+        if not self.mtp_weight:
             return (Loss if self.dropout else UnbiasedLoss)(nats, weight)
         mtp_nats = self._mtp_nats(output, batch)
         exact_sums = {} if self.dropout else dict(nats_sum=nats)
-        return Loss(nats + self.ahead * mtp_nats, weight, dict(ahead_sum=mtp_nats, **exact_sums))
+        return Loss(
+            nats + self.mtp_weight * mtp_nats, weight, dict(ahead_sum=mtp_nats, **exact_sums)
+        )
 
     def bound(self, net, batch: Batch, key: jax.Array, samples: int) -> Bound:
         """The exact negative log-likelihood; its variance is 0 whatever the number of samples."""

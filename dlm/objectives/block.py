@@ -30,7 +30,7 @@ class Block(Masked):
     clip: tuple[float, ...] = (0.0, 1.0)  # the times of training
     context: Literal["block", "causal"] = "block"
     auxiliary: float = 0.0  # weight of the clean stream's next-token loss
-    grow: float = 0.0  # share of the run after which blocks have grown to their size; 0: they have it from the start
+    block_warmup: float = 0.0  # share of the run after which blocks have grown to their size; 0: they have it from the start
 
     def __post_init__(self):
         super().__post_init__()
@@ -50,9 +50,9 @@ class Block(Masked):
             raise ValueError(
                 "weights='context' counts kept tokens on both sides, and a block does not see what follows: use bound or flat"
             )
-        if self.auxiliary < 0 or not 0 <= self.grow <= 1:
+        if self.auxiliary < 0 or not 0 <= self.block_warmup <= 1:
             raise ValueError(
-                f"auxiliary={self.auxiliary} must not be negative, and grow={self.grow} must be in [0, 1]"
+                f"auxiliary={self.auxiliary} must not be negative, and block_warmup={self.block_warmup} must be in [0, 1]"
             )
         if self.auxiliary and self.context != "causal":
             raise ValueError(
@@ -67,7 +67,7 @@ class Block(Masked):
     def loss_claims(self) -> str:
         return (
             super().loss_claims
-            if self.clip == (0.0, 1.0) and not self.auxiliary and not self.grow
+            if self.clip == (0.0, 1.0) and not self.auxiliary and not self.block_warmup
             else "heuristic"
         )
 
@@ -88,14 +88,14 @@ class Block(Masked):
 
     def _size_now(self, batch: Batch):
         progress_B1 = batch.progress_B1
-        if progress_B1 is None or not self.grow:
+        if progress_B1 is None or not self.block_warmup:
             return self.size
-        doublings = jnp.floor(progress_B1 / self.grow * (math.log2(self.size) + 1))
+        doublings = jnp.floor(progress_B1 / self.block_warmup * (math.log2(self.size) + 1))
         return jnp.clip(2**doublings, 1, self.size).astype(int)
 
     def parts(self, batch: Batch) -> int:
         length = batch.tokens_BL.shape[1]
-        return length if self.grow else -(-length // self.size)
+        return length if self.block_warmup else -(-length // self.size)
 
     def at(self, u_BP, batch: Batch):
         part_BL = self.groups(batch) // self._size_now(batch)

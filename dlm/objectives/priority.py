@@ -5,7 +5,7 @@
 
 Each is a schedule of its own, so every masked position is weighed with its schedule's rate. With `coupling="complementary"` the second view
 is the inverse: what the first left, a mask drawn at 1 − t in which the marked positions come last. Which positions are marked the data
-say (`data.mark`). `marks="permuted"` gives the same rates to other positions of the same row: the control.
+say (`data.marked_characters`). `marks="permuted"` gives the same rates to other positions of the same row: the control.
 
 A rate that depends on the token tells something about it, so this is for training alone; reported is the bound of `masked`.
 """
@@ -73,7 +73,7 @@ class Priority(Masked):
         """Which positions come first, bool_BL."""
         if batch.marked_BL is None:
             raise UserError(
-                "objectives.priority needs marked tokens: say of which characters with config.data.mark, such as '()+-*/='"
+                "objectives.priority needs marked tokens: say of which characters with config.data.marked_characters, such as '()+-*/='"
             )
         marked_BL = batch.marked_BL > 0
         if self.marks == "own":

@@ -1,7 +1,7 @@
 """A judge of tokens, trained on the model's own draws (PRISM, arXiv:2510.01384, eq. 5): is token i right, given all others?
 
     y = z with k of its masks drawn from p(· | z), no gradient through it
-    loss = masked loss(z) + judge · Σ_{i of the k} BCE(q_i(y), [y_i = x_i])
+    loss = masked loss(z) + quality_weight · Σ_{i of the k} BCE(q_i(y), [y_i = x_i])
 
 The optimum of the second term is q_i(y) = P(x_i = y_i | y without i): what is wrong is seen from the others, and can be masked again
 (`samplers.remask.quality`). The head is `nn.heads=("quality",)`. Two passes. Reported is the bound of `masked`.
@@ -23,16 +23,16 @@ from dlm.objectives.masked import Masked
 @dataclass(frozen=True)
 class Prism(Masked):
     tokens: int = 8  # k, drawn in each sequence
-    judge: float = 1.0  # weight of the second term
+    quality_weight: float = 1.0  # weight of the second term
     temperature: float = 1.0  # of the draws; 0 takes the likeliest
 
     def __post_init__(self):
         super().__post_init__()
         if not 1 <= self.tokens <= LONGEST:
             raise ValueError(f"tokens={self.tokens} must be at least 1")
-        if not (0 < self.judge < math.inf and 0 <= self.temperature < math.inf):
+        if not (0 < self.quality_weight < math.inf and 0 <= self.temperature < math.inf):
             raise ValueError(
-                f"judge={self.judge} must be positive and temperature={self.temperature} not negative"
+                f"quality_weight={self.quality_weight} must be positive and temperature={self.temperature} not negative"
             )
 
     @property
@@ -57,7 +57,8 @@ class Prism(Masked):
         bce_BL = jax.nn.softplus(logit_BL) - right_BL * logit_BL
         is_judged_BL = jnp.where(is_judged_BL, batch.weights_BL * bce_BL, 0.0)
         return (
-            self.weighted_nats(self.weights, output, batch, z_BL, t_BL) + self.judge * is_judged_BL
+            self.weighted_nats(self.weights, output, batch, z_BL, t_BL)
+            + self.quality_weight * is_judged_BL
         )
 
     def fill_some(self, prediction, batch: Batch, z_BL, key):

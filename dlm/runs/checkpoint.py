@@ -78,17 +78,19 @@ class Store:
         self,
         workdir: Path,
         keep: int = 2,
-        unsaved: str = "stop",
+        on_save_failure: str = "stop",
         say: Callable[[str], None] = console.say,
     ):
         if (
-            unsaved == "go_on" and hosts.several()
+            on_save_failure == "continue" and hosts.several()
         ):  # only one process knows of it, and the next save needs all
-            raise UserError("config.every.unsaved=go_on is for a single process: set it to stop")
-        self._workdir, self._keep, self._unsaved, self._say = (
+            raise UserError(
+                "config.intervals.on_save_failure=continue is for a single process: set it to stop"
+            )
+        self._workdir, self._keep, self._on_failure, self._say = (
             Path(workdir).absolute(),
             keep,
-            unsaved,
+            on_save_failure,
             say,
         )
         self._folder = self._workdir / FOLDER
@@ -175,9 +177,9 @@ class Store:
         if self._failure is None:
             return
         failure, self._failure = self._failure, None
-        if self._unsaved == "stop":
+        if self._on_failure == "stop":
             raise UserError(
-                f"{failure}; make room and start again, or set config.every.unsaved=go_on"
+                f"{failure}; make room and start again, or set config.intervals.on_save_failure=continue"
             )
         self._say(failure)
 

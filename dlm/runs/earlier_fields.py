@@ -73,7 +73,27 @@ MODULES: dict[str, str] = {
     "samplers.remask.prism": "samplers.remask.quality",
 }
 
-FIELDS: tuple[Renamed, ...] = ()
+FIELDS: tuple[Renamed, ...] = (
+    Renamed("every", "intervals"),
+    Renamed("intervals.unsaved", "intervals.on_save_failure", values={"go_on": "continue"}),
+    Renamed("data.mark", "data.marked_characters"),
+    Renamed("nn.ahead", "nn.mtp_layers"),
+    Renamed("nn.experts.number", "nn.experts.count"),
+    Renamed("nn.experts.active", "nn.experts.per_token"),
+    Renamed("nn.experts.every", "nn.experts.period"),
+    Renamed("nn.experts.dense", "nn.experts.first_dense"),
+    Renamed("objective.ahead", "objective.mtp_weight", members=("ar",)),
+    Renamed("objective.grow", "objective.block_warmup", members=("block",)),
+    Renamed("objective.anneal", "objective.reach_warmup", members=("adapted",)),
+    Renamed("objective.judge", "objective.quality_weight", members=("prism",)),
+    Renamed("sampler.then", "sampler.next_pass"),
+    Renamed("sampler.reopen", "sampler.remask_fraction"),
+    Renamed("sampler.edge", "sampler.window"),
+    Renamed("sampler.rule.shake", "sampler.rule.choice_noise", members=("maskgit",)),
+    Renamed("sampler.rule.trust", "sampler.rule.self_trust", members=("planned",)),
+    Renamed("sampler.remask.below", "sampler.remask.threshold"),
+    Renamed("sampler.remask.share", "sampler.remask.fraction"),
+)
 
 COLUMNS: dict[str, str] = {}
 
@@ -137,7 +157,8 @@ _FAMILIES = {
     "nn.experts.router": "nn.routers",
     "objective": "objectives",
     "objective.process": "noise",
-    "sampler.rule": "samplers",  # where the rules were
+    "evals.exact.rule": "samplers",  # where the rules were
+    "sampler.rule": "samplers",
     "sampler.remask": "samplers.remask",
 }
 _PASSES = ("then", "next_pass")  # the field of a sampler that holds its next pass, then and now

@@ -1,6 +1,6 @@
 """The plan of sampling: driver, rule, steps, block size, sharpness, cache, passes. Loads no JAX.
 
-A plan is a list of passes over the canvas: the first, the one in its field `then`, and so on.
+A plan is a list of passes over the canvas: the first, the one in its field `next_pass`, and so on.
 `resolve` fits a plan to a model, and is the one place where settings that the model does not
 support are refused.
 """
@@ -56,16 +56,16 @@ class Sampler:
     steps: int = 64  # denoising steps per block, at most
     block: int = 0  # positions decided together, left to right; 0: the whole canvas
     # sliding: a block begins at the first mask (deferred commitment, arXiv:2601.02076)
-    edge: Literal["hard", "sliding"] = "hard"
+    window: Literal["hard", "sliding"] = "hard"
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all tokens
     guidance: float = 0.0  # w of classifier-free guidance, p(x | prompt)^(1 + w) / p(x)^w
     cache: Cache = field(default_factory=Cache)
-    then: "Sampler | None" = None  # the next pass, over the text that this one wrote
+    next_pass: "Sampler | None" = None  # the next pass, over the text that this one wrote
     # The share of that text which a later pass masks again before it begins: the tokens that had
     # the lowest log-probability when they were written.
-    reopen: float = 0.0
+    remask_fraction: float = 0.0
 
     def __post_init__(self):
         # Code may name members as a config does.
@@ -73,11 +73,11 @@ class Sampler:
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, build_member(value, family))
         self._check_numbers()
-        if self.edge == "sliding":
+        if self.window == "sliding":
             progresses = self.rule.always_progresses and not self.driver.drafts
             if not self.block or not progresses or self.remask:
                 raise ValueError(
-                    "edge='sliding' needs a block, no remask, and a rule that reveals in every "
+                    "window='sliding' needs a block, no remask, and a rule that reveals in every "
                     "step, such as samplers.rules.threshold"
                 )
         if self.cache.kind == "delayed" and (self.remask or self.rule.edits_tokens):
@@ -101,13 +101,13 @@ class Sampler:
             raise ValueError(
                 f"guidance={self.guidance} must be at least -1, where the prompt has no influence"
             )
-        if not 0 <= self.reopen <= 1:
-            raise ValueError(f"reopen={self.reopen} must be in [0, 1]")
+        if not 0 <= self.remask_fraction <= 1:
+            raise ValueError(f"remask_fraction={self.remask_fraction} must be in [0, 1]")
 
     @property
     def passes(self) -> tuple["Sampler", ...]:
         """This pass and those that follow it."""
-        later = self.then.passes if self.then else ()
+        later = self.next_pass.passes if self.next_pass else ()
         return (self, *later)
 
 
@@ -129,10 +129,10 @@ def resolve(sampler: Sampler, process, visibility: "Visibility", first: bool = T
     Raises UserError where the model does not support a setting. `first`: whether it is the first
     pass over the canvas.
     """
-    if first and sampler.reopen:
+    if first and sampler.remask_fraction:
         raise UserError(
-            f"sampler.reopen={sampler.reopen}: the first pass has no text to mask again; "
-            "sampler.then.reopen is the second's"
+            f"sampler.remask_fraction={sampler.remask_fraction}: the first pass has no text to mask again; "
+            "sampler.next_pass.remask_fraction is the second's"
         )
     if _is_causal(visibility) and (sampler.block, sampler.steps) != (1, 1):
         raise UserError(
@@ -146,8 +146,10 @@ def resolve(sampler: Sampler, process, visibility: "Visibility", first: bool = T
         return sampler
     if _has_blocks(visibility):
         sampler = _fit_blocks(sampler, visibility.block)
-    then = resolve(sampler.then, process, visibility, first=False) if sampler.then else None
-    return replace(sampler, then=then)
+    then = (
+        resolve(sampler.next_pass, process, visibility, first=False) if sampler.next_pass else None
+    )
+    return replace(sampler, next_pass=then)
 
 
 def _is_causal(visibility: "Visibility") -> bool:
@@ -196,9 +198,9 @@ def _check_drafts(sampler: Sampler, visibility: "Visibility") -> None:
             f"sampler.block={sampler.block} is the length of a draft, of at least "
             f"sampler.steps={sampler.steps} tokens: set both"
         )
-    if sampler.then or sampler.remask:
+    if sampler.next_pass or sampler.remask:
         raise UserError(
-            f"sampler.driver={driver} is compatible with neither sampler.then nor sampler.remask: "
+            f"sampler.driver={driver} is compatible with neither sampler.next_pass nor sampler.remask: "
             "verified tokens never change"
         )
     if (rule := _name(sampler.rule)) != "samplers.rules.ancestral":
@@ -263,26 +265,26 @@ def _check_attention(sampler: Sampler, visibility: "Visibility") -> None:
             f"sampler.guidance={sampler.guidance} needs a model that may attend to masks instead "
             "of its prompt, without an order"
         )
-    if _is_causal(visibility) and (sampler.then or sampler.remask or sampler.reopen):
+    if _is_causal(visibility) and (sampler.next_pass or sampler.remask or sampler.remask_fraction):
         raise UserError(
-            "a causal model writes once, from left to right: sampler.then, remask and reopen are "
+            "a causal model writes once, from left to right: sampler.next_pass, remask and remask_fraction are "
             "for others"
         )
-    if sampler.edge == "sliding":
+    if sampler.window == "sliding":
         _check_sliding(sampler, whole)
 
 
 def _check_sliding(sampler: Sampler, whole: bool) -> None:
     if not whole:
         raise UserError(
-            "sampler.edge='sliding' needs a model that attends to the whole canvas: this one's "
+            "sampler.window='sliding' needs a model that attends to the whole canvas: this one's "
             "blocks are fixed"
         )
     kind = sampler.cache.kind
     refreshed = kind == "dual" and sampler.cache.refresh
     if kind not in ("auto", "none") and not refreshed:
         raise UserError(
-            "sampler.edge='sliding' is compatible with cache.kind='none', or 'dual' and a "
+            "sampler.window='sliding' is compatible with cache.kind='none', or 'dual' and a "
             f"cache.refresh, not with {kind!r}"
         )
 
@@ -297,7 +299,7 @@ def _name(chosen) -> str:
 def described(sampler: dict) -> dict[str, str]:
     """The settings of a plain plan as words: rule, steps, and all that differ from the default.
 
-    Those of a second pass have names such as 'then.steps'.
+    Those of a second pass have names such as 'next_pass.steps'.
     """
     usual = {f.name: to_plain(_default(f)) for f in fields(Sampler)}
     phrases = {}
@@ -305,11 +307,11 @@ def described(sampler: dict) -> dict[str, str]:
         ordinary = _is_usual(value, usual.get(name)) and name not in ("rule", "steps")
         if name == "name" or ordinary:
             continue
-        if isinstance(value, dict) and "name" in value and name != "then":
+        if isinstance(value, dict) and "name" in value and name != "next_pass":
             own = ", ".join(f"{k} {v}" for k, v in value.items() if k != "name")
             phrases[name] = value["name"].rpartition(".")[2] + (f" ({own})" if own else "")
         elif isinstance(value, dict):
-            inner = described(value) if name == "then" else value
+            inner = described(value) if name == "next_pass" else value
             phrases |= {f"{name}.{k}": str(v) for k, v in inner.items()}
         else:
             phrases[name] = str(value)

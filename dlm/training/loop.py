@@ -24,14 +24,14 @@ _LAST_READ = 5.0  # seconds that a batch under way has when the run ends
 
 
 @dataclass(frozen=True)
-class Every:
+class Intervals:
     """How often, in updates; 0 is never. The last update is always logged and saved."""
 
     log: int = 20  # a row more at every save
     eval: int = 0
     save: int = 1000
     keep: int = 2  # newest checkpoints that stay
-    unsaved: Literal["stop", "go_on"] = (
+    on_save_failure: Literal["stop", "continue"] = (
         "stop"  # what follows a checkpoint that could not be written
     )
 
@@ -62,7 +62,7 @@ def train(
     *,
     start: int,
     steps: int,
-    every: Every,
+    intervals: Intervals,
     logs: Logs,
     flops_per_token: float,
     peak: float,
@@ -76,7 +76,7 @@ def train(
 
     `stop` is asked before and after each update; once it says yes the state is saved and Preempted raised. What the run then owes (a row
     under way, an evaluation) is kept with the logs and made up for by the next start. `skips` updates left out in a row: Diverged."""
-    phases, meter = Phases(), Meter(logs, every.log, flops_per_token, peak, skips)
+    phases, meter = Phases(), Meter(logs, intervals.log, flops_per_token, peak, skips)
     saved = start
     if load_pending := logs.load_pending(start):
         meter.resume(load_pending["rows"])
@@ -105,8 +105,8 @@ def train(
                 state, sums = update(state, batch)
                 meter.push(step, sums)
             check()
-            to_evaluate = bool(every.eval and step % every.eval == 0)
-            to_save = step == steps or bool(every.save and step % every.save == 0)
+            to_evaluate = bool(intervals.eval and step % intervals.eval == 0)
+            to_save = step == steps or bool(intervals.save and step % intervals.save == 0)
             stopping = step < steps and stop()
             if to_evaluate or to_save or stopping:
                 with phases("step"):

@@ -11,7 +11,7 @@ from tests import tiny
 
 @pytest.mark.slow
 def test_ratios_of_updates_and_of_an_evaluation(corpus, tmp_path, capsys):
-    recipe = tiny.recipe(corpus, nn__layers=1, every=dict(log=1))
+    recipe = tiny.recipe(corpus, nn__layers=1, intervals=dict(log=1))
     (tmp_path / "r.py").write_text(f"def get_config(arg=None):\n    return {recipe!r}\n")
     bench.main(
         [

@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
         config = tiny.recipe(
             corpus,
             text=dict(name="bpe", size=290),
-            every=dict(log=1, save=2, eval=3),
+            intervals=dict(log=1, save=2, eval=3),
             **(tiny.AR if kind == "ar" else {}),
         )
         arguments = [
@@ -195,7 +195,7 @@ def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_
         f"--workdir={again}",
         *arguments[2:],
         f"--config.data.source.paths={moved}",
-        "--config.every.log=2",
+        "--config.intervals.log=2",
     ]
     train.main([*words, "--config.data.threads=0"])
     tiny.identical(*(jax.device_get(reopen(w, whole=True)[1]) for w in (workdir, again)))
@@ -204,7 +204,7 @@ def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_
         for c in json.loads((again / "config.json").read_text())["changes"]
     ]
     assert (
-        changes == [(2, "data.source.paths"), (2, "data.threads"), (2, "every.log")]
+        changes == [(2, "data.source.paths"), (2, "data.threads"), (2, "intervals.log")]
         and " goes on after" in capsys.readouterr().err
     )
     assert [r["step"] for r in logs.rows(again / "metrics.jsonl") if "loss" in r] == [1, 2, 4]
@@ -486,7 +486,7 @@ def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
     assert reply["updates"] == 1000 and reply["tokens_per_update"] == 8 * 32
     assert reply["state_bytes"] > 3 * 4 * reply["parameters"] and content(folder) == before
     experts = [
-        "--config.nn.experts={'number': 8, 'active': 2, 'width': 8, 'router': {'groups': 2}}",
+        "--config.nn.experts={'count': 8, 'per_token': 2, 'width': 8, 'router': {'groups': 2}}",
         "--config.mesh.tensor=8",
     ]
     reply = answer(
@@ -503,7 +503,7 @@ def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
         steps=9,
         optim__lr=1e38,
         optim__skip=dict(limit=3),
-        every=dict(log=1, save=1, keep=9),
+        intervals=dict(log=1, save=1, keep=9),
     )
     arguments = [
         f"--config={tiny.write_recipe(tmp_path / 'r.py', config)}",

@@ -34,7 +34,7 @@ JOINED = dict(
 def test_what_can_score_no_such_model_is_refused_before_one_is_trained(
     changes, said, corpus, tmp_path, capsys
 ):
-    config = write_recipe(tmp_path / "recipe.py", tiny.recipe(corpus, **changes, every__eval=1))
+    config = write_recipe(tmp_path / "recipe.py", tiny.recipe(corpus, **changes, intervals__eval=1))
     assert said in mistake(capsys, train, f"--config={config}", f"--workdir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
 
@@ -46,7 +46,7 @@ def test_what_a_run_lacks_for_a_score_is_asked_for_by_evaluate_where_training_ha
     changes = dict(evals=dict(gen_ppl=dict(num=2)), steps=2)
     for name, every in dict(never=0, later=3).items():
         config = write_recipe(
-            tmp_path / f"{name}.py", tiny.recipe(corpus, **changes, every__eval=every)
+            tmp_path / f"{name}.py", tiny.recipe(corpus, **changes, intervals__eval=every)
         )
         answer(capsys, train, f"--config={config}", f"--workdir={tmp_path / name}")
     assert "a judge is missing" in mistake(capsys, evaluate, f"--workdir={tmp_path / 'never'}")

@@ -16,7 +16,9 @@ HEAD = "from dlm.sweeps.grid import *\n\n\ndef get_config(arg=None):\n    return
 @pytest.fixture
 def recipe(tmp_path, corpus):
     def write(body, **changes):
-        config = tiny.recipe(corpus, steps=2, nn__layers=1, every=dict(log=1, save=1), **changes)
+        config = tiny.recipe(
+            corpus, steps=2, nn__layers=1, intervals=dict(log=1, save=1), **changes
+        )
         (tmp_path / "recipe.py").write_text(HEAD.format(config=config, body=body))
         return f"--config={tmp_path / 'recipe.py'}"
 

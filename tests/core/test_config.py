@@ -93,7 +93,7 @@ def run(**changes):
             r"config.data.source.paths\[0\] must be of type str, not 1",
         ),
         (dict(sampler__steps=0), "config.sampler: steps=0"),
-        (dict(every__log=0), "config.every: log and keep"),
+        (dict(intervals__log=0), "config.intervals: log and keep"),
         (dict(mesh__tensor=0), "config.mesh: mesh axes"),
         (dict(seed=["a"] * 999), r"config.seed must be of type int, not .{120}…$"),
     ],

@@ -57,7 +57,7 @@ TEXTS = {  # flags that are words, not names of files
 }
 WORDS = {  # fields that are words
     *(
-        "Loader.mark",
+        "Loader.marked_characters",
         "Loader.prompt",
         "Local.field",
         "Tfds.dataset",

@@ -11,7 +11,7 @@ from dlm.drills import stablehlo
 from tests import tiny
 
 MOGE = dict(
-    nn__experts=dict(number=16, active=8, width=8, router=dict(name="moge", groups=8)),
+    nn__experts=dict(count=16, per_token=8, width=8, router=dict(name="moge", groups=8)),
     mesh=dict(data=1, expert=8),
 )
 

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.slow
 
 def context(corpus, objective="masked", **changes):
     run = build_run(
-        tiny.recipe(corpus, nn__layers=1, data__mark="aeiou", objective=objective, **changes)
+        tiny.recipe(
+            corpus, nn__layers=1, data__marked_characters="aeiou", objective=objective, **changes
+        )
     )
     experiment = Experiment(run, run.text.fit(()))
     return RunContext(experiment, tiny.random_params(run.nn, scale=0.3), run.data.source)

@@ -62,7 +62,7 @@ def test_figures_are_means_over_the_layers():
 
 
 def test_how_many_devices_loads_are_told_for():
-    grouped, free = (Experts(number=12, active=4, router=r) for r in (MoGE(groups=4), TopK()))
+    grouped, free = (Experts(count=12, per_token=4, router=r) for r in (MoGE(groups=4), TopK()))
     assert [router_metrics.devices(e, ep) for e in (grouped, free) for ep in (2, 1)] == [2, 4, 2, 4]
 
 
@@ -74,9 +74,9 @@ def test_what_cannot_be_told_is_refused():
     )
     with pytest.raises(UserError, match="this model has no experts"):
         list(Routing().run(dense, 0))
-    dense.experiment.run.nn.experts = Experts(number=12, active=4, router=TopK())
+    dense.experiment.run.nn.experts = Experts(count=12, per_token=4, router=TopK())
     dense.experiment.mesh = None
-    with pytest.raises(UserError, match="evals.routing.devices=5 must divide nn.experts.number=12"):
+    with pytest.raises(UserError, match="evals.routing.devices=5 must divide nn.experts.count=12"):
         list(Routing(devices=5).run(dense, 0))
     with pytest.raises(ValueError, match="windows=-1"):
         Routing(windows=-1)

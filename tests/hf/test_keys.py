@@ -331,11 +331,11 @@ def test_which_layers_have_experts(said, dense, every):
         assert refused(config, "must follow the first dense ones")
     else:
         found = network(config)["experts"]
-        assert (found["dense"], found["every"]) == (dense, every)
+        assert (found["first_dense"], found["period"]) == (dense, every)
         freq = dict(
             moe_layer_freq=[int(n >= dense and (n - dense + 1) % every == 0) for n in range(4)]
         )
-        assert every > 1 or network(CONFIGS["LLaDA-MoE"] | freq)["experts"]["dense"] == dense
+        assert every > 1 or network(CONFIGS["LLaDA-MoE"] | freq)["experts"]["first_dense"] == dense
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ KIN = {
         weights="flat",
         steps=2,
         shift=0,
-        anneal=0.5,
+        reach_warmup=0.5,
     ),
     "Hybrid": dict(times="iid", process=dict(name="uniform"), weights="dynamic"),
     "Learned": dict(times="iid"),
@@ -83,7 +83,7 @@ KIN = {
         weights="flat",
         steps=2,
     )
-    | dict(tokens=1, judge=3.0, temperature=0.0),
+    | dict(tokens=1, quality_weight=3.0, temperature=0.0),
     "ProSeCo": dict(
         times="iid",
         process=COSINE,
@@ -120,7 +120,7 @@ def dropped(**changes):
     """The loss of an autoregressive model with a layer that predicts from further back."""
     made, config = (
         build_member(dict(name="ar", **changes), "objectives", tiny.VOCAB),
-        tiny.model_config(ahead=1),
+        tiny.model_config(mtp_layers=1),
     )
     batch, params = tiny.batch(tiny.tokens(2, 6)), tiny.shapes(config)
     return tiny.program(

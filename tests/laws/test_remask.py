@@ -70,11 +70,11 @@ def test_the_share_of_masks_is_that_of_the_plain_process_or_is_said_to_differ(co
     strong = (
         dict(eta=0.5)
         if "eta" in {f.name for f in dataclasses.fields(built(config))}
-        else dict(below=0.35)
+        else dict(threshold=0.35)
     )
     remask = built(config | strong)
     x_BL, shares_T, _ = drawn(
-        remask, table=3 if "below" in strong else 1
+        remask, table=3 if "threshold" in strong else 1
     )  # an oracle never doubts what stands
     assert (x_BL < w.V).all(), "no mask is left"
     off = excess(shares_T)

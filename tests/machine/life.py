@@ -13,12 +13,12 @@ from pathlib import Path
 from tests import tiny
 
 MOGE = dict(
-    nn__experts=dict(number=8, active=4, width=16, router=dict(name="moge", groups=4)),
+    nn__experts=dict(count=8, per_token=4, width=16, router=dict(name="moge", groups=4)),
     mesh=dict(data=1, expert=4),
     nn__layers=1,
     data__length=16,
     steps=2,
-    every=dict(log=1, save=1),
+    intervals=dict(log=1, save=1),
     evals=dict(bound=dict(samples=2, windows=8)),
 )
 

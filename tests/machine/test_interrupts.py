@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_a_signal_saves_and_exits_with_the_documented_code(corpus, tmp_path):
     """It comes around the first compilation, which no handler of Python's interrupts."""
-    config = tiny.recipe(corpus, steps=100_000, nn__layers=1, every=dict(log=10, save=0))
+    config = tiny.recipe(corpus, steps=100_000, nn__layers=1, intervals=dict(log=10, save=0))
     (tmp_path / "recipe.py").write_text(f"def get_config(arg=None):\n    return {config!r}\n")
     workdir = tmp_path / "run"
     command = [

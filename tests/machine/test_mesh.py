@@ -16,8 +16,8 @@ from tests import tiny
 
 pytestmark = pytest.mark.slow
 EXPERTS = dict(
-    number=8,
-    active=4,
+    count=8,
+    per_token=4,
     width=8,
     shared=1,
     router=dict(name="moge", groups=4, bias=0.01, z=0.01, balance=dict(weight=0.1)),
@@ -122,7 +122,7 @@ def test_the_bias_is_moved_by_the_load_alone(corpus):
         (dict(mesh=dict(tensor=3)), "mesh.tensor=3 must divide nn.experts.width=8"),
         (
             dict(nn__experts__router=dict(name="topk"), mesh=dict(expert=3)),
-            "mesh.expert=3 must divide nn.experts.number=8",
+            "mesh.expert=3 must divide nn.experts.count=8",
         ),
         (
             dict(
@@ -134,16 +134,16 @@ def test_the_bias_is_moved_by_the_load_alone(corpus):
         ),
         (
             dict(nn__experts__router=dict(name="moge", groups=3)),
-            "router.groups=3 must divide experts.number=8",
+            "router.groups=3 must divide experts.count=8",
         ),
-        (dict(nn__experts__active=2), "router.groups=4 must divide experts.active=2"),
+        (dict(nn__experts__per_token=2), "router.groups=4 must divide experts.per_token=2"),
         (
             dict(nn__experts__router=dict(name="limited", groups=4, kept=1)),
-            "router.kept=1 groups of 2 hold fewer than experts.active=4",
+            "router.kept=1 groups of 2 hold fewer than experts.per_token=4",
         ),
         (
-            dict(nn__experts__every=3),
-            "layers=2 must be experts.dense=0 and a multiple of experts.every=3 more",
+            dict(nn__experts__period=3),
+            "layers=2 must be experts.first_dense=0 and a multiple of experts.period=3 more",
         ),
         (
             dict(nn__experts__router=dict(name="choice", bias=0.1)),

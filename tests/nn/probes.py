@@ -21,7 +21,7 @@ from dlm.nn.routers.topk import TopK
 from dlm.nn.visibility.causal import Causal
 from tests import tiny
 
-SOME = Experts(number=4, active=2, width=6, router=MoGE(groups=2))
+SOME = Experts(count=4, per_token=2, width=6, router=MoGE(groups=2))
 _KINDS = dict(moge=MoGE(groups=2), topk=TopK(), limited=Limited(groups=2, kept=2), choice=Choice())
 _MADE: dict = {}
 
@@ -66,7 +66,7 @@ def ffn(**changes):
 
 def routed(router, over=None, **changes):
     """A layer, its figures and the gradient of its parameters."""
-    settings = dataclasses.replace(SOME, number=8, router=router, **changes)
+    settings = dataclasses.replace(SOME, count=8, router=router, **changes)
     layer = experts.Experts(settings, "swiglu", 8, 2, over)
     given = jnp.zeros((2, 5, 8)), jnp.ones((2, 5), bool), jnp.zeros(2)
     params = jax.eval_shape(lambda: layer.init(jax.random.key(0), *given))
@@ -99,7 +99,7 @@ def several(**changes):
     given = dataclasses.replace(SOME, **changes)
     shapes = tiny.shapes(tiny.model_config(layers=3, experts=given))
     return jax.tree.map(lambda p: np.array(p.shape), shapes), routed(
-        MoGE(groups=2), active=given.active
+        MoGE(groups=2), per_token=given.per_token
     )
 
 
@@ -120,7 +120,7 @@ def routing(corpus, **changes):
             tiny.recipe(
                 corpus,
                 nn__layers=1,
-                nn__experts=dict(number=4, active=2, width=6, router=dict(name="moge", groups=2)),
+                nn__experts=dict(count=4, per_token=2, width=6, router=dict(name="moge", groups=2)),
             )
         )
         made = Experiment(run, run.text.fit(()))
@@ -143,7 +143,7 @@ _OTHER = dict(score="sigmoid", weights="renormalised", scale="none", z=0.1, bias
 ROWS = {
     **{
         f"Experts.{k}": (several, v, {})
-        for k, v in dict(number=8, active=4, width=12, shared=1, dense=1, every=3).items()
+        for k, v in dict(count=8, per_token=4, width=12, shared=1, first_dense=1, period=3).items()
     },
     "Experts.router": (several, TopK(bias=0.1), {}),
     **{f"Experts.{k}": (computed, v, {}) for k, v in dict(backend="loop", block=2).items()},
@@ -196,7 +196,8 @@ NETWORK = {
         for k, v in dict(layers=3, width=16, embeddings="tied", time="adaln").items()
     },
     **{
-        f"ModelConfig.{k}": (judged_by, v, {}) for k, v in dict(heads=("quality",), ahead=1).items()
+        f"ModelConfig.{k}": (judged_by, v, {})
+        for k, v in dict(heads=("quality",), mtp_layers=1).items()
     },
     "ModelConfig.attention": (network, dataclasses.replace(tiny.ATTENTION, head_size=8), {}),
     "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),

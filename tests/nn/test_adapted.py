@@ -62,7 +62,7 @@ def test_the_reach_grows_with_the_updates(anneal, progress, want):
     batch = tiny.batch(X_BL)
     told = dataclasses.replace(batch, progress_B1=jnp.full((2, 1), progress))
     objective = Adapted(
-        anneal=anneal, vocab=tiny.VOCAB, process=build_member("mask", "noise", tiny.VOCAB)
+        reach_warmup=anneal, vocab=tiny.VOCAB, process=build_member("mask", "noise", tiny.VOCAB)
     )
     reach_B1 = objective.visibility_in_training(told).reach_B1
     assert (reach_B1 is None) if want is None else (reach_B1 == want).all()

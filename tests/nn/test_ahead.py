@@ -20,7 +20,7 @@ from dlm.objectives.ar import AR
 from tests import tiny
 
 L, MASK = 6, AR.visibility
-CONFIG = tiny.model_config(ahead=2, norm=Norm("sandwich"))
+CONFIG = tiny.model_config(mtp_layers=2, norm=Norm("sandwich"))
 PARAMS = tiny.random_params(CONFIG)
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2]])
 X_BL = np.arange(L)[None]
@@ -78,7 +78,7 @@ def test_layer_k_hears_the_last_k_tokens_through_their_embeddings_alone():
 
 def test_it_is_the_equation():
     """h' = M [rms h_{i−1} ; rms embed x_{i−1}], then a block, the shared norm and the shared head."""
-    config = tiny.model_config(layers=1, ahead=1)
+    config = tiny.model_config(layers=1, mtp_layers=1)
     params, layout = tiny.random_params(config), Layout(jnp.asarray(SEGMENTS)).complete(L)
     angles = rope.angles(jnp.arange(L)[None], config.attention.rotary, config.attention.rope)
     allowed = DenseAttention().prepare(Case(MASK, layout, layout, 1))
@@ -128,7 +128,7 @@ PACKED = np.array([[1, 1, 1, 1, 2, 0], [1, 1, 1, 1, 1, 1]])
 @pytest.mark.slow
 def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
     """Positions without a token k + 1 back in their segment do not count, nor does padding."""
-    objective, loss, grads = losses(ahead=0.4)
+    objective, loss, grads = losses(mtp_weight=0.4)
     _, plain, plain_grads = losses()
     x_BL = tiny.tokens(2, L)
     heads = forward(CONFIG)(PARAMS, x_BL, PACKED)
@@ -169,7 +169,10 @@ def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
 
 
 def test_with_masked_inputs_no_likelihood_is_told():
-    objective, batch = AR(vocab=tiny.VOCAB, ahead=0.4, dropout=0.5), tiny.batch(tiny.tokens(2, L))
+    objective, batch = (
+        AR(vocab=tiny.VOCAB, mtp_weight=0.4, dropout=0.5),
+        tiny.batch(tiny.tokens(2, L)),
+    )
     loss = jax.eval_shape(
         lambda p: objective.loss(tiny.net(CONFIG, p), batch, jax.random.key(0)), PARAMS
     )
@@ -197,20 +200,23 @@ def test_where_nobody_asks_they_are_not_computed():
 @pytest.mark.parametrize(
     "changes, said",
     [
-        (dict(nn__ahead=1, objective="masked"), "nn.ahead=1 is trained by objectives.ar alone"),
         (
-            dict(tiny.AR, nn__ahead=1),
-            r"nn.ahead=1 needs objective.ahead, its weight in the loss \(0.3\)",
+            dict(nn__mtp_layers=1, objective="masked"),
+            "nn.mtp_layers=1 is trained by objectives.ar alone",
         ),
         (
-            dict(tiny.AR, objective=dict(name="ar", ahead=0.3)),
-            "objective.ahead=0.3 needs layers .*: set nn.ahead=1",
+            dict(tiny.AR, nn__mtp_layers=1),
+            r"nn.mtp_layers=1 needs objective.mtp_weight, its weight in the loss \(0.3\)",
         ),
         (
-            dict(tiny.AR, objective=dict(name="ar", ahead=-1.0)),
-            "config.objective: ahead=-1.0 must not be negative",
+            dict(tiny.AR, objective=dict(name="ar", mtp_weight=0.3)),
+            "objective.mtp_weight=0.3 needs layers .*: set nn.mtp_layers=1",
         ),
-        (dict(nn__ahead=-1), "ahead=-1 not negative"),
+        (
+            dict(tiny.AR, objective=dict(name="ar", mtp_weight=-1.0)),
+            "config.objective: mtp_weight=-1.0 must not be negative",
+        ),
+        (dict(nn__mtp_layers=-1), "mtp_layers=-1 not negative"),
     ],
     ids=str,
 )
@@ -222,8 +228,8 @@ def test_what_does_not_go_together_is_refused(changes, said):
 
 @pytest.mark.slow
 def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balanced_too():
-    experts = Experts(number=4, active=2, width=6, dense=1, router=TopK(bias=0.5))
-    config = tiny.model_config(layers=3, ahead=1, experts=experts)
+    experts = Experts(count=4, per_token=2, width=6, first_dense=1, router=TopK(bias=0.5))
+    config = tiny.model_config(layers=3, mtp_layers=1, experts=experts)
     params = tiny.random_params(config)
     routing = jax.jit(
         lambda p: tiny.net(config, p)(tiny.under(tiny.canvas(tiny.tokens(2, L)), MASK)).routing
@@ -248,7 +254,7 @@ def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balance
 @pytest.mark.slow
 def test_a_sandwich_starts_by_its_depth_and_hears_no_loudness():
     """The outer gains start at 0.283/√N and 0.432/√N, N the layers of the stack; however large a sub-layer's answer, it adds the same."""
-    config = tiny.model_config(layers=4, norm=Norm("sandwich"), ahead=1)
+    config = tiny.model_config(layers=4, norm=Norm("sandwich"), mtp_layers=1)
     fresh = jax.jit(
         lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0))
     )()

@@ -37,7 +37,7 @@ DROPLESS = [name for name, (_, _, router) in ROUTERS.items() if router.competing
 def layer(name, kind="swiglu", mesh=None, **changes):
     number, active, router = ROUTERS[name]
     return experts.Experts(
-        Experts(number=number, active=active, width=F, router=router, **changes), kind, D, 2, mesh
+        Experts(count=number, per_token=active, width=F, router=router, **changes), kind, D, 2, mesh
     )
 
 
@@ -391,7 +391,7 @@ def test_a_mesh_that_no_config_has_is_refused():
     params, *rows = given("moge")
     for name, changes, sizes, why in (
         ("moge", {}, dict(expert=8), "mesh.expert=8 must divide nn.experts.router.groups=4"),
-        ("topk", {}, dict(expert=3), "mesh.expert=3 must divide nn.experts.number=16"),
+        ("topk", {}, dict(expert=3), "mesh.expert=3 must divide nn.experts.count=16"),
         ("moge", {}, dict(tensor=5), "mesh.tensor=5 must divide nn.experts.width=12"),
     ):
         with pytest.raises(ValueError, match=why):

@@ -137,11 +137,11 @@ def test_a_memory_holds_the_latent_and_one_rotary_key():
 @pytest.mark.slow
 def test_a_mesh_changes_nothing():
     """Loss and gradients, a layer ahead included; heads lie over `tensor`, widths and low ranks over `fsdp`."""
-    config = tiny.model_config(layers=1, attention=attention(), norm=Norm("sandwich"), ahead=1)
+    config = tiny.model_config(layers=1, attention=attention(), norm=Norm("sandwich"), mtp_layers=1)
     params, batch, objective = (
         tiny.random_params(config),
         tiny.batch(tiny.tokens(4, L)),
-        AR(ahead=0.3, vocab=tiny.VOCAB),
+        AR(mtp_weight=0.3, vocab=tiny.VOCAB),
     )
     both = jax.jit(
         jax.value_and_grad(

@@ -89,7 +89,7 @@ def test_a_token_is_the_weighed_sum_of_the_experts_that_take_it(name):
 def penalty(router, number=16, active=4, params=None, seed=0, sizes=None, scale=1.0):
     """The gradient's extra part: that of the router's losses alone, over the number of tokens."""
     made = experts.Experts(
-        Experts(number=number, active=active, width=F, router=router),
+        Experts(count=number, per_token=active, width=F, router=router),
         "swiglu",
         D,
         2,
@@ -131,7 +131,7 @@ def test_the_balance_loss_has_the_gradient_of_its_formula(within):
 
     tiny.close(grad, jax.grad(formula)(params["params"]["router_DGX"]), 1e-6)
     even = jnp.full((16, 16), 1 / 16.0)
-    layer_ = experts._Layer(Experts(number=16, active=4, width=F, router=router), "swiglu", None)
+    layer_ = experts._Layer(Experts(count=16, per_token=4, width=F, router=router), "swiglu", None)
     charge = layer_._penalty(
         jnp.zeros((16, 16)), even, jnp.full((16, 16), 0.25), jnp.ones(16, bool)
     )
@@ -159,7 +159,7 @@ def test_pools_differ_and_the_widest_is_that_of_one_device():
 def test_padding_counts_in_no_router_loss():
     """Two rows beside two of padding are two rows."""
     router = MoGE(groups=4, balance=Balance(weight=0.3), z=0.2)
-    made = experts.Experts(Experts(number=16, active=4, width=F, router=router), "swiglu", D, 2)
+    made = experts.Experts(Experts(count=16, per_token=4, width=F, router=router), "swiglu", D, 2)
     _, params, x_BLD = penalty(router)
     charge = jax.jit(
         jax.grad(lambda p, x, valid: 0 * made.apply(p, x, valid, jnp.zeros(len(x)))[0].sum())

@@ -19,12 +19,12 @@ from tests import tiny
 
 L = 6
 EXPERTS = Experts(
-    number=4,
-    active=2,
+    count=4,
+    per_token=2,
     width=6,
     shared=1,
-    dense=1,
-    every=2,
+    first_dense=1,
+    period=2,
     router=MoGE(groups=2, balance=Balance(weight=0.1)),
 )
 CONFIG = tiny.model_config(layers=5, experts=EXPERTS, norm=Norm("sandwich"))

@@ -324,9 +324,9 @@ def sizes(config, names):
         own |= dict(K=turned.get(names[-1], t.nope + t.rope))
     if "experts" in names:
         own |= dict(
-            E=e.number,
+            E=e.count,
             G=e.router.groups,
-            X=e.number // e.router.groups,
+            X=e.count // e.router.groups,
             F=e.width * (e.shared if "shared" in names else 1),
         )
     return own
@@ -335,7 +335,7 @@ def sizes(config, names):
 def shapes_fit(config):
     """Every parameter has the shape that its name says; returns how many parameters there are, and how many of them a token passes."""
     stacked, total, active = (
-        {s.name: (s.count,) for s in config.stacks} | dict(ahead=(config.ahead,)),
+        {s.name: (s.count,) for s in config.stacks} | dict(ahead=(config.mtp_layers,)),
         0,
         0,
     )
@@ -346,7 +346,7 @@ def shapes_fit(config):
         assert leaf.dtype == jnp.float32
         total += leaf.size
         active += (
-            leaf.size * config.experts.active // config.experts.number
+            leaf.size * config.experts.per_token // config.experts.count
             if "E" in letters
             else leaf.size
         )
@@ -366,7 +366,9 @@ def test_counts_and_names_for_every_option_beside_every_other():
             attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time, heads=heads
         )
         assert shapes_fit(config) == (config.parameters, config.parameters)
-    moge = Experts(number=8, active=4, width=6, shared=2, dense=1, router=MoGE(groups=4, bias=0.1))
+    moge = Experts(
+        count=8, per_token=4, width=6, shared=2, first_dense=1, router=MoGE(groups=4, bias=0.1)
+    )
     for rank, qk_norm, norm, ahead, experts in (
         (0, "none", "pre", 2, moge),
         (0, "rms", "sandwich", 0, Experts()),
@@ -377,7 +379,12 @@ def test_counts_and_names_for_every_option_beside_every_other():
         attention = dataclasses.replace(LATENT.attention, qk_norm=qk_norm, latent=latent)
         time = "adaln" if ahead else "none"
         config = tiny.model_config(
-            layers=3, attention=attention, norm=Norm(norm), ahead=ahead, experts=experts, time=time
+            layers=3,
+            attention=attention,
+            norm=Norm(norm),
+            mtp_layers=ahead,
+            experts=experts,
+            time=time,
         )
         assert shapes_fit(config) == (config.parameters, config.active_parameters)
 
@@ -426,9 +433,9 @@ def test_experts_of_the_moge_recipe_take_the_flops_of_the_dense_layer_in_their_p
         assert type(moge.objective.visibility).__name__ == kind
     dense = build_run(load_recipe(f"configs/masked.py:size={size}")).nn
     e, ffn = moge.nn.experts, dense.ffn.matmul(dense.width)
-    taken = (e.active + e.shared) * FFN(dense.ffn.kind, e.width).matmul(
+    taken = (e.per_token + e.shared) * FFN(dense.ffn.kind, e.width).matmul(
         dense.width
-    ) + e.number * dense.width
+    ) + e.count * dense.width
     assert 0.99 <= taken / ffn <= 1 and dense.matmul - moge.nn.matmul == dense.layers * (
         ffn - taken
     )
@@ -440,7 +447,7 @@ def test_flops_are_six_per_matmul_parameter_and_the_square():
     assert config.flops_per_token(16) == 6 * matrices + 3 * 12 * 2 * 4 * 16
     config = dataclasses.replace(
         config,
-        ahead=1,
+        mtp_layers=1,
         attention=Attention(2, latent=Latent(kv_rank=6, q_rank=5, nope=4, rope=2, value=3)),
     )
     layer = 8 * 5 + 5 * 2 * 6 + 8 * (6 + 2) + 6 * 2 * (4 + 3) + 2 * 3 * 8 + 2 * 8 * 12

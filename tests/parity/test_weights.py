@@ -285,14 +285,17 @@ def canonical(family, nn, config):
         found |= dict(attention_bias=a["bias"] == "all")
     if e := nn.get("experts"):
         number = (
-            dict(num_local_experts=e["number"])
+            dict(num_local_experts=e["count"])
             if family == "Mixtral"
-            else dict(num_experts=e["number"])
+            else dict(num_experts=e["count"])
         )
         found |= number | dict(
-            num_experts_per_tok=e["active"], norm_topk_prob=e["router"]["weights"] == "renormalised"
+            num_experts_per_tok=e["per_token"],
+            norm_topk_prob=e["router"]["weights"] == "renormalised",
         )
-        found |= dict(mlp_only_layers=list(range(e["dense"])), decoder_sparse_step=e["every"])
+        found |= dict(
+            mlp_only_layers=list(range(e["first_dense"])), decoder_sparse_step=e["period"]
+        )
     elif family == "Qwen3Moe":
         found |= dict(num_experts=0)
     return found

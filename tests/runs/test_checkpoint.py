@@ -100,7 +100,7 @@ def test_what_is_not_sealed_is_no_checkpoint_and_makes_room(workdir):
     ]
 
 
-@pytest.mark.parametrize("unsaved", ["stop", "go_on"])
+@pytest.mark.parametrize("unsaved", ["stop", "continue"])
 def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoint_stays(
     unsaved, workdir, monkeypatch
 ):
@@ -108,7 +108,7 @@ def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoin
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
     said = []
-    store = checkpoint.Store(workdir, keep=1, unsaved=unsaved, say=said.append)
+    store = checkpoint.Store(workdir, keep=1, on_save_failure=unsaved, say=said.append)
     now = State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None)
     with monkeypatch.context() as patch:
         patch.setattr(checksums, "write", full)
@@ -150,8 +150,8 @@ def test_an_old_checkpoint_that_cannot_be_deleted_takes_no_new_one_with_it(workd
 
 def test_of_several_processes_none_goes_on_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.hosts, "several", lambda: True)
-    with pytest.raises(UserError, match="unsaved=go_on is for a single process"):
-        checkpoint.Store(tmp_path, unsaved="go_on")
+    with pytest.raises(UserError, match="on_save_failure=continue is for a single process"):
+        checkpoint.Store(tmp_path, on_save_failure="continue")
 
 
 def test_a_disk_without_room_for_one_more_is_noticed_before_half_of_it_is_written(
@@ -167,7 +167,7 @@ def test_a_disk_without_room_for_one_more_is_noticed_before_half_of_it_is_writte
     usage, before = shutil.disk_usage(workdir), sorted(folder.rglob("*"))
     for free, told in [(checksums.room(folder / "2") - 1, 1), (usage.free, 0)]:
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
-        store = checkpoint.Store(workdir, unsaved="go_on", say=(said := []).append)
+        store = checkpoint.Store(workdir, on_save_failure="continue", say=(said := []).append)
         store.save(3, State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None))
         assert len(said) == told and (not told or sorted(folder.rglob("*")) == before)
         store.close()

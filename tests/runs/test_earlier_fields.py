@@ -9,7 +9,7 @@ from dlm.core.run import build_run
 from dlm.reports import record
 from dlm.runs import directory, earlier_fields, logs
 from dlm.runs.earlier_fields import Earlier, Renamed
-from tests import tiny
+from tests import golden, tiny
 from tests.reports.conftest import write
 
 TABLE = (
@@ -268,3 +268,50 @@ def test_the_power_of_a_noise_schedule_moved_into_the_schedule():
         earlier_fields.check(dict(objective=dict(process=dict(name="noise.uniform", power=2.0))))
     run = build_run(tiny.recipe("corpus.txt") | dict(objective=dict(process=process)))
     assert run.objective.process.schedule.power == 3.0
+
+
+def test_stored_configs_in_the_oldest_names_are_read(tmp_path):
+    """The configs of tests/golden.py have the names of an early version, and stay so."""
+    corpus = tmp_path / "corpus.txt"
+    for changes in golden.OBJECTIVES.values():
+        config = golden.config_of(corpus, changes)
+        assert earlier_fields.rename(config), "every one of them has an old name"
+        build_run(config)
+    for objective, sampler in golden.SAMPLERS.values():
+        changes = golden.merged_text(golden.OBJECTIVES[objective], f'{{"sampler": {sampler}}}')
+        config = golden.config_of(corpus, changes)
+        earlier_fields.rename(config)
+        build_run(config)
+
+
+def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
+    """It is read, told apart from no other, and resumed by a recipe of today."""
+    new = tiny.recipe(
+        "corpus.txt",
+        intervals=dict(log=1, save=2, on_save_failure="continue"),
+        nn__experts=dict(count=4, per_token=2, width=8, router=dict(name="moge", groups=2)),
+        sampler=dict(
+            rule=dict(name="planned", self_trust=0.5),
+            window="hard",
+            next_pass=dict(remask=dict(name="prism", fraction=0.2), remask_fraction=0.5),
+        ),
+    )
+    run = build_run(new)
+    with directory.locked(tmp_path):
+        directory.create(tmp_path, run, run.text.fit(()))
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    old = dict(stored, every=stored.pop("intervals"))
+    old["every"]["unsaved"] = old["every"].pop("on_save_failure").replace("continue", "go_on")
+    for then, now in dict(number="count", active="per_token").items():
+        old["nn"]["experts"][then] = old["nn"]["experts"].pop(now)
+    sampler = old["sampler"]
+    sampler["rule"]["trust"] = sampler["rule"].pop("self_trust")
+    sampler["then"] = sampler.pop("next_pass")
+    sampler["then"]["reopen"] = sampler["then"].pop("remask_fraction")
+    sampler["then"]["remask"]["share"] = sampler["then"]["remask"].pop("fraction")
+    path.write_text(json.dumps(old))
+    assert directory.run_of(tmp_path) == run and directory.belongs(tmp_path, run)
+    assert not directory.differences(tmp_path, run)
+    with pytest.raises(UserError, match="config.every is called config.intervals now"):
+        earlier_fields.check(old)

@@ -91,7 +91,7 @@ OTHER = {  # another value of every field that says it of itself
     "Run.mesh": ("mesh.fsdp", dict(mesh__fsdp=2)),
     "Run.sampler": ("sampler.steps", dict(sampler__steps=3)),
     "Run.evals": ("evals.compression", dict(evals=dict(bound=dict(samples=2), compression={}))),
-    "Run.every": ("every.log", dict(every__log=3)),
+    "Run.intervals": ("intervals.log", dict(intervals__log=3)),
     "Loader.threads": ("data.threads", dict(data__threads=0)),
     "Skip.limit": ("optim.skip.limit", dict(optim__skip__limit=3)),
     "Local.paths": ("data.source.paths", dict(data__source__paths=("moved.txt",))),
@@ -183,5 +183,5 @@ def test_data_that_are_not_what_they_were_leave_the_config_alone(tmp_path, corpu
         )
     with pytest.raises(UserError, match="belongs to a run with another config"):
         directory.belongs(
-            tmp_path / "w", build_run(tiny.recipe(corpus, every__log=3, optim__skip__norm=3.0))
+            tmp_path / "w", build_run(tiny.recipe(corpus, intervals__log=3, optim__skip__norm=3.0))
         )

@@ -42,7 +42,7 @@ def recipe(objective, steps, **changes):
             sampler=dict(steps=1, block=1) if objective == "ar" else {},
             optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=5),
             evals=dict(bound=dict(samples=4, windows=64)),
-            every=dict(log=50, save=0),
+            intervals=dict(log=50, save=0),
         )
         | changes
     )
@@ -77,7 +77,7 @@ def test_an_autoregressive_start_beats_fresh_weights_at_equal_updates(learned, t
     count = dict(pattern="count")
     ways = dict(
         scratch=recipe(dict(name="masked", **count), 40),
-        adapted=recipe(dict(name="adapted", anneal=0.3, **count), 40, start=str(learned)),
+        adapted=recipe(dict(name="adapted", reach_warmup=0.3, **count), 40, start=str(learned)),
     )
     for name, way in ways.items():
         train.train(build_run(way), tmp_path / name)

@@ -77,9 +77,10 @@ def driven(driver="blockwise"):
 def second(**changes):
     """What a second pass leaves."""
     then = replace(
-        Sampler(build_member("ancestral", "samplers.rules"), steps=3, reopen=0.3), **changes
+        Sampler(build_member("ancestral", "samplers.rules"), steps=3, remask_fraction=0.3),
+        **changes,
     )
-    return sample(then=then)
+    return sample(next_pass=then)
 
 
 def cached(**changes):
@@ -104,16 +105,16 @@ ROWS = {
         ).items()
     },
     "Sampler.remask": (sample, dict(name="cap", eta=0.5), {}),
-    "Sampler.edge": (sample, "sliding", dict(block=3, rule="threshold")),
+    "Sampler.window": (sample, "sliding", dict(block=3, rule="threshold")),
     "Sampler.driver": (driven, "speculative", {}),
     "Sampler.guidance": (sample, 2.0, {}),
     "Sampler.cache": (cached_as, Cache("prefix"), {}),
-    "Sampler.then": (
+    "Sampler.next_pass": (
         sample,
-        Sampler(build_member("ancestral", "samplers.rules"), steps=3, reopen=0.5),
+        Sampler(build_member("ancestral", "samplers.rules"), steps=3, remask_fraction=0.5),
         {},
     ),
-    "Sampler.reopen": (second, 0.9, {}),
+    "Sampler.remask_fraction": (second, 0.9, {}),
     "Cache.kind": (cached, "prefix", {}),
     "Cache.refresh": (cached, 1, {}),
     "Confident.confidence": (rule("confident", steps=10), "entropy", {}),
@@ -132,13 +133,13 @@ ROWS = {
     },
     **{
         f"MaskGIT.{k}": (rule("maskgit"), v, {})
-        for k, v in dict(schedule="linear", shake=0.0).items()
+        for k, v in dict(schedule="linear", choice_noise=0.0).items()
     },
     **{
         f"Speculative.{k}": (speculative, v, dict(order="shuffled"))
         for k, v in dict(order="left_to_right", seed=1).items()
     },
-    "Planned.trust": (rule("planned"), 0.0, {}),
+    "Planned.self_trust": (rule("planned"), 0.0, {}),
     **{
         f"Editing.{k}": (rule("editing", steps=9), v, dict(edit=0.3))
         for k, v in dict(above=0.2, edit=1.0).items()
@@ -155,9 +156,9 @@ ROWS = {
         f"Switch.{k}": (remask("switch", eta=0.6), v, {})
         for k, v in dict(eta=0.1, begin=0.2, strategy="rescale").items()
     },
-    "LowConfidence.below": (remask("low_confidence"), 0.6, {}),
+    "LowConfidence.threshold": (remask("low_confidence"), 0.6, {}),
     **{
-        f"QualityHead.{k}": (remask("quality", share=0.6), v, {})
-        for k, v in dict(share=0.2, below=0.1).items()
+        f"QualityHead.{k}": (remask("quality", fraction=0.6), v, {})
+        for k, v in dict(fraction=0.2, threshold=0.1).items()
     },
 }

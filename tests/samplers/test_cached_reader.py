@@ -183,7 +183,7 @@ def test_a_delayed_cache_reads_what_is_masked_and_what_was_just_revealed():
 
 
 def test_windows_that_slide_may_keep_the_rest():
-    settings = dict(edge="sliding", block=8, rule=dict(name="threshold", above=0.3), steps=8)
+    settings = dict(window="sliding", block=8, rule=dict(name="threshold", above=0.3), steps=8)
     plain, _ = run(sampler(**settings))
     whole, _ = run(sampler("dual", 1, **settings))
     same(whole, plain)

@@ -104,11 +104,14 @@ CASES = dict(
     remasked=(built(block=8, steps=4, remask=dict(name="rescale", eta=0.6)), Full()),
     second=(
         built(
-            "confident", block=4, steps=2, then=built("correcting", block=8, steps=2, reopen=0.5)
+            "confident",
+            block=4,
+            steps=2,
+            next_pass=built("correcting", block=8, steps=2, remask_fraction=0.5),
         ),
         Full(),
     ),
-    sliding=(built("confident", block=16, steps=5, edge="sliding"), Full()),
+    sliding=(built("confident", block=16, steps=5, window="sliding"), Full()),
     exact=(built(block=8, steps=3), BLOCKS),
     dual=(built("maskgit", block=8, steps=3, kind="dual"), Full()),
     prefix=(built(block=4, steps=2, kind="prefix"), Full()),

@@ -148,7 +148,7 @@ def test_maskgit_begins_slowly():
         want_B = np.ceil(MASKED_BL.sum(1) * (1 - left(s) / left(t)) - 1e-3)
         assert (revealed("maskgit", view(t, s)).sum(1) == want_B).all()
     calm, shaken = (
-        revealed(dict(name="maskgit", shake=shake), view(1.0, 0.6)) for shake in (0.0, 1e5)
+        revealed(dict(name="maskgit", choice_noise=shake), view(1.0, 0.6)) for shake in (0.0, 1e5)
     )
     assert (calm != shaken).any() and (calm.sum(1) == shaken.sum(1)).all()
 
@@ -161,7 +161,7 @@ def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
     cold = Output(Tempered(told.prediction, temperature=0.0))
     for trust in (1.0, 0.0):
         score_BL = np.where(MASKED_BL, log_BL, trust * log_BL)
-        new, _ = build_member(dict(name="planned", trust=trust), "samplers.rules").step(
+        new, _ = build_member(dict(name="planned", self_trust=trust), "samplers.rules").step(
             KEY_B, cold, CANVAS, view(1.0, 0.4), ()
         )
         kept_BL = np.asarray(new.z_BL) != MASK
@@ -196,7 +196,7 @@ def test_the_order_of_maskgit_is_shaken_by_s():
     moment = StepView(
         PROCESS, ~seen.frozen_BL, jnp.ones(rows), jnp.full(rows, s), jnp.zeros((rows, 3))
     )
-    rule = build_member(dict(name="maskgit", schedule="linear", shake=2.0), "samplers.rules")
+    rule = build_member(dict(name="maskgit", schedule="linear", choice_noise=2.0), "samplers.rules")
     new, _ = rule.step(
         keys.per_sample(keys.root(0), jnp.arange(rows)), Output(told), seen, moment, ()
     )
@@ -228,14 +228,17 @@ def test_which_tokens_come_back():
         "it begins with the step that begins at its time, and not with the next"
     )
     want_BL = ~MASKED_BL & (P_BLV[:, :, 1] < 0.2)
-    assert want_BL.any() and (rate(name="low_confidence", below=0.2) == want_BL).all()
+    assert want_BL.any() and (rate(name="low_confidence", threshold=0.2) == want_BL).all()
     quality_BL = np.where(MASKED_BL, 2, 1 / (1 + np.exp(-np.log(P_BLV[..., 1]) - 1)))
     for share, below in ((0.3, 1.0), (1.0, 0.25)):
         worst_BL = np.argsort(np.argsort(quality_BL, 1), 1) < np.ceil(
             share * (~MASKED_BL).sum(1, keepdims=True) - 1e-3
         )
         want_BL = ~MASKED_BL & worst_BL & (quality_BL < below)
-        assert want_BL.any() and (rate(name="quality", share=share, below=below) == want_BL).all()
+        assert (
+            want_BL.any()
+            and (rate(name="quality", fraction=share, threshold=below) == want_BL).all()
+        )
 
 
 def test_correcting_puts_the_surest_that_differs():
@@ -303,7 +306,7 @@ def run(anchors=None, **settings):
 def test_a_sliding_window_begins_at_the_first_mask():
     """Hard edges wait for the last position of a block; a window goes on as soon as its first is decided."""
     sampled, z_TBL = run(
-        {0: 3, 6: 1}, edge="sliding", block=3, steps=3, rule=dict(name="threshold", above=0.5)
+        {0: 3, 6: 1}, window="sliding", block=3, steps=3, rule=dict(name="threshold", above=0.5)
     )
     assert not (z_TBL[-1] == MASK).any() and int(sampled.nfe) <= 8
     for before, after in zip(z_TBL[:-1], z_TBL[1:], strict=True):
@@ -324,11 +327,11 @@ def test_a_sliding_window_begins_at_the_first_mask():
         dict(block=0),
         dict(block=3, remask=build_member("cap", "samplers.remask")),
     ):
-        with pytest.raises(ValueError, match="edge='sliding' needs"):
+        with pytest.raises(ValueError, match="window='sliding' needs"):
             Sampler(
                 **dict(
                     rule=build_member(wrong.pop("rule", "threshold"), "samplers.rules"),
-                    edge="sliding",
+                    window="sliding",
                 )
                 | wrong
             )
@@ -338,8 +341,8 @@ def test_a_sliding_window_begins_at_the_first_mask():
 def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
     draft = dict(rule="ancestral", block=2, steps=1)
     first, _ = run({3: 7}, **draft)
-    again = Sampler(build_member("ancestral", "samplers.rules"), steps=4, reopen=0.5)
-    both, z_TBL = run({3: 7}, **draft, then=again)
+    again = Sampler(build_member("ancestral", "samplers.rules"), steps=4, remask_fraction=0.5)
+    both, z_TBL = run({3: 7}, **draft, next_pass=again)
     drafted_BL, passes = np.asarray(first.canvas.z_BL), int(first.trace[3])
     tiny.identical(z_TBL[passes], drafted_BL)
     changed_BL = (
@@ -365,7 +368,13 @@ def test_what_is_opened_again_is_written_and_the_least_certain():
     log_BL = np.where(MASKED_BL | frozen_BL, 0, np.log(rng.uniform(0.05, 1, (B, L))))
     for share in (0.4, 1.0):
         one = blockwise._Pass(
-            neighbours, Sampler(Ancestral(), reopen=share), PROCESS, Full(), KEY_B, False, 1
+            neighbours,
+            Sampler(Ancestral(), remask_fraction=share),
+            PROCESS,
+            Full(),
+            KEY_B,
+            False,
+            1,
         )
         canvas, found_BL = one._reopened(
             replace(CANVAS, frozen_BL=jnp.asarray(frozen_BL)), jnp.asarray(log_BL, jnp.float32)
@@ -455,11 +464,11 @@ def test_what_does_not_go_together_is_refused_by_name():
     refused("kind='dual' is for models that attend to the whole", mask=blocks, **cache(kind="dual"))
     refused("kind='exact' needs a model that attends to nothing later", **cache(kind="exact"))
     refused("guidance=1.0 needs", mask=blocks, guidance=1.0)
-    refused("'sliding' needs a model", mask=blocks, rule="threshold", edge="sliding", block=4)
+    refused("'sliding' needs a model", mask=blocks, rule="threshold", window="sliding", block=4)
     refused(
         "'sliding' is compatible with",
         rule="threshold",
-        edge="sliding",
+        window="sliding",
         block=4,
         **cache(kind="dual"),
     )
@@ -481,7 +490,7 @@ def test_settings_are_told_where_they_are_not_as_usual():
         build_member("cap", "samplers.remask"),
         cache=Cache("dual", 4),
         top_p=0.9,
-        then=then,
+        next_pass=then,
     )
     assert described(to_plain(one)) == {
         "rule": "threshold (above 0.9, confidence top)",
@@ -490,6 +499,6 @@ def test_settings_are_told_where_they_are_not_as_usual():
         "top_p": "0.9",
         "cache.kind": "dual",
         "cache.refresh": "4",
-        "then.rule": "correcting (tokens 1)",
-        "then.steps": "9",
+        "next_pass.rule": "correcting (tokens 1)",
+        "next_pass.steps": "9",
     }

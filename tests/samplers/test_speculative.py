@@ -204,6 +204,6 @@ def test_what_cannot_be_verified_is_refused_by_name():
     refused(
         "compatible with neither",
         Block(size=4),
-        then=Sampler(build_member("ancestral", "samplers.rules")),
+        next_pass=Sampler(build_member("ancestral", "samplers.rules")),
     )
     assert plan.resolve(speculating("shuffled"), PROCESS, Block(size=1, any_order=True)).block == 5

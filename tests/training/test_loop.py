@@ -10,7 +10,7 @@ import pytest
 
 from dlm.machine.interrupts import Preempted
 from dlm.training import loop, metrics
-from dlm.training.loop import Every
+from dlm.training.loop import Intervals
 from dlm.training.metrics import Diverged
 
 
@@ -71,7 +71,7 @@ def train(
         batches or iter(range(start + 1, steps + 1)),
         start=start,
         steps=steps,
-        every=Every(**every),
+        intervals=Intervals(**every),
         logs=told,
         flops_per_token=2.0,
         peak=4.0,
@@ -275,7 +275,7 @@ def test_an_evaluation_that_is_cut_short_is_owed_and_made_up_for():
 def test_mistakes():
     for wrong in (dict(log=0), dict(keep=0), dict(eval=-1)):
         with pytest.raises(ValueError, match="must"):
-            Every(**wrong)
+            Intervals(**wrong)
 
 
 def test_a_batch_under_way_is_read_before_the_run_ends():

@@ -41,7 +41,7 @@ GIVEN = dict(
     ar=dict(sampler=dict(steps=1, block=1), nn__attention=LATENT),
     any_order=dict(sampler=dict(steps=1)),
     block=dict(
-        objective=dict(name="block", size=8, context="causal", auxiliary=0.5, grow=0.5),
+        objective=dict(name="block", size=8, context="causal", auxiliary=0.5, block_warmup=0.5),
         sampler=dict(steps=2),
     ),
     hybrid=dict(objective=dict(name="hybrid", times="importance")),
@@ -53,7 +53,7 @@ GIVEN = dict(
 
 def experiment(corpus, stem, **changes):
     made = (
-        dict(nn__layers=1, data__mark="aeiou", sampler=dict(steps=2), objective=stem)
+        dict(nn__layers=1, data__marked_characters="aeiou", sampler=dict(steps=2), objective=stem)
         | GIVEN.get(stem, {})
         | changes
     )
@@ -264,7 +264,9 @@ def test_what_means_nothing_is_refused_by_name(config, why):
 
 def test_blocks_grow_and_their_times_are_clipped():
     made = build_member(
-        dict(name="block", size=8, grow=0.5, clip=(0.3, 0.8), times="iid"), "objectives", tiny.VOCAB
+        dict(name="block", size=8, block_warmup=0.5, clip=(0.3, 0.8), times="iid"),
+        "objectives",
+        tiny.VOCAB,
     )
     batch = tiny.batch(tiny.tokens(4, 16))
     sizes = []
@@ -332,7 +334,7 @@ def test_marked_tokens_come_first_and_their_inverse_last():
     plain = build_member(dict(name="priority", strength=1.0), "objectives", tiny.VOCAB)
     t_BL = jnp.array([[0.2, 0.7]])
     tiny.close(plain._rate(t_BL, jnp.array([[True, False]])), 1 / t_BL, 1e-4)
-    with pytest.raises(UserError, match="config.data.mark"):
+    with pytest.raises(UserError, match="config.data.marked_characters"):
         plain.loss(None, tiny.batch(tiny.tokens(2, 6)), jax.random.key(0))
 
 

@@ -14,7 +14,7 @@ from dlm.training.optimizer import Optim
 from tests import tiny
 
 CONFIG = tiny.model_config(
-    layers=3, experts=Experts(number=4, active=2, width=6, dense=1, router=MoGE(groups=2))
+    layers=3, experts=Experts(count=4, per_token=2, width=6, first_dense=1, router=MoGE(groups=2))
 )
 PARAMS = tiny.random_params(CONFIG)
 

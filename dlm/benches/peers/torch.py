@@ -42,7 +42,7 @@ class Twin:
                 "--peer=torch is a float32 twin on CPU, with AdamW and without time conditioning: choose such a config"
             )
         c = run.nn
-        if c.experts.number or c.attention.latent.kv_rank or c.ahead or c.norm.kind != "pre":
+        if c.experts.count or c.attention.latent.kv_rank or c.mtp_layers or c.norm.kind != "pre":
             raise UserError(
                 "--peer=torch knows dense pre-norm layers with grouped-query attention alone: choose such a config"
             )

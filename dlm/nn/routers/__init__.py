@@ -61,10 +61,10 @@ class Router:
     def check(self, experts: int, active: int) -> None:
         """Raises ValueError where so many experts cannot be routed to like this."""
         if experts % self.groups:
-            raise ValueError(f"router.groups={self.groups} must divide experts.number={experts}")
+            raise ValueError(f"router.groups={self.groups} must divide experts.count={experts}")
         if not 0 < active <= experts:
             raise ValueError(
-                f"experts.active={active} must be between 1 and experts.number={experts}"
+                f"experts.per_token={active} must be between 1 and experts.count={experts}"
             )
 
     def scores(self, logits_TE):

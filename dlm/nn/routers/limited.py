@@ -26,7 +26,7 @@ class Limited(TopK):
         super().check(experts, active)
         if active > self.kept * experts // self.groups:
             raise ValueError(
-                f"router.kept={self.kept} groups of {experts // self.groups} hold fewer than experts.active={active}"
+                f"router.kept={self.kept} groups of {experts // self.groups} hold fewer than experts.per_token={active}"
             )
 
     def pick(self, select_TE, active: int):

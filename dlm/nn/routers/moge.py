@@ -30,7 +30,7 @@ class MoGE(TokenChoice):
         super().check(experts, active)
         if active % self.groups:
             raise ValueError(
-                f"router.groups={self.groups} must divide experts.active={active}: each group is picked from equally often"
+                f"router.groups={self.groups} must divide experts.per_token={active}: each group is picked from equally often"
             )
 
     def pick(self, select_TE, active: int):

@@ -2,7 +2,7 @@
 
     canvas   p r o m p t _ _ _ _ _ _ _ _      frozen anchors may stand anywhere in it
     block            └─ 1 ─┘└─ 2 ─┘└ …        1 position: AR · the whole canvas: full diffusion · between: semi-autoregressive
-    window           └─ w ─┘─>                with edge='sliding' it begins at the first mask, wherever that is
+    window           └─ w ─┘─>                with window='sliding' it begins at the first mask, wherever that is
     step     t = 1 ──> s ──> … ──> 0          read (samplers.cached_reader), let tokens come back as masks, then the rule moves from t to s
 
 Positions outside the block, and anchors, never change. A row is done when an end of text stands with no mask before it; the loop ends when
@@ -75,7 +75,7 @@ class Blockwise(Driver):
             for i, part in enumerate(sampler.passes)
         ]
         total = sum(part.total(L) for part in passes)
-        frames = total + (prefill > 0) + sum(part.sampler.reopen > 0 for part in passes)
+        frames = total + (prefill > 0) + sum(part.sampler.remask_fraction > 0 for part in passes)
         record = Recorder(frames if trace else 0)
         if not process.final:  # a hole holds the remains of any text at t = 1
             noise_B = jax.vmap(lambda k: keys.key(k, "prior"))(key_B)
@@ -113,7 +113,7 @@ class _Pass:
         self.ends = (
             self.ends if process.final or rule.ends == "unchanged" else "late"
         )  # such noise leaves no masks to count
-        self.sliding = sampler.edge == "sliding"
+        self.sliding = sampler.window == "sliding"
 
     def total(self, L: int) -> int:
         """Steps, at most."""
@@ -145,7 +145,7 @@ class _Pass:
             self.net, self.visibility, kind, self.size, self.process.vocab.bos, self.aligned
         )
         self.last_anchor_B = last(anchors(canvas))
-        if sampler.reopen:
+        if sampler.remask_fraction:
             canvas, logprob_BL = self._reopened(canvas, logprob_BL)
             trace_arrays = record(trace_arrays, canvas.z_BL, logprob_BL, self.share_left(-1))
         no_B = jnp.zeros(B, bool)
@@ -408,7 +408,7 @@ class _Pass:
     def _reopened(self, canvas: Canvas, logprob_BL):
         """The canvas with the least certain share of what was written masked again, and the log-probabilities of the rest."""
         written_BL = ~canvas.frozen_BL & (canvas.z_BL != self.process.vocab.mask)
-        count_B1 = jnp.ceil(self.sampler.reopen * written_BL.sum(1, keepdims=True) - 1e-3)
+        count_B1 = jnp.ceil(self.sampler.remask_fraction * written_BL.sum(1, keepdims=True) - 1e-3)
         again_BL = written_BL & (
             positions.ranks(jnp.where(written_BL, -logprob_BL, -jnp.inf)) < count_B1
         )

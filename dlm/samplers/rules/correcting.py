@@ -1,6 +1,6 @@
 """Self-correction of finished text (GIDD, arXiv:2503.04482, algorithm 2): draw everywhere, put the surest token that differs, repeat.
 
-For networks that were trained on wrong tokens (hybrid or uniform noise, `objectives.proseco`); as a second pass, `sampler.then`. A row
+For networks that were trained on wrong tokens (hybrid or uniform noise, `objectives.proseco`); as a second pass, `sampler.next_pass`. A row
 is done when nothing differs, or after all steps.
 """
 

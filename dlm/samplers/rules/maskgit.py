@@ -1,7 +1,7 @@
 """The top-k schedule of MaskGIT (arXiv:2202.04200, section 3.2): few positions at first, many at last, the order shaken by noise.
 
 share of masks left at time s   sin(π s/2), or another of the noise schedules
-order                           log p(drawn token) + shake · s · Gumbel noise
+order                           log p(drawn token) + choice_noise · s · Gumbel noise
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from dlm.samplers.rules.base import Rule, StepView
 @dataclass(frozen=True)
 class MaskGIT(Rule):
     schedule: Any = member("noise.schedules", Cosine())  # share of masks left at a time
-    shake: float = 4.5  # of the order; 0 is surest first
+    choice_noise: float = 4.5  # of the order; 0 is surest first
 
     claims: ClassVar = "no law: the order depends on the confidence"
     order_randomness: ClassVar = (
@@ -28,8 +28,8 @@ class MaskGIT(Rule):
     )
 
     def __post_init__(self):
-        if not 0 <= self.shake <= 1e6:
-            raise ValueError(f"shake={self.shake} must not be negative")
+        if not 0 <= self.choice_noise <= 1e6:
+            raise ValueError(f"choice_noise={self.choice_noise} must not be negative")
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         which_B, order_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
@@ -37,7 +37,9 @@ class MaskGIT(Rule):
         noise_BL = -jnp.log(
             -jnp.log(jnp.clip(keys.uniform_BL(order_B, drawn_BL.shape[1]), 1e-12, 1 - 1e-7))
         )
-        sure_BL = output.prediction.log_prob(drawn_BL) + self.shake * view.s_B[:, None] * noise_BL
+        sure_BL = (
+            output.prediction.log_prob(drawn_BL) + self.choice_noise * view.s_B[:, None] * noise_BL
+        )
 
         def left(t_B):
             return self.schedule.noised(t_B)
