@@ -25,9 +25,12 @@ from dlm.core.families import exposed
 from dlm.core.run import Run, build_run
 from dlm.evals.bound import HeldOut
 from dlm.machine import mesh
+from dlm.machine.config import MeshConfig
 from dlm.runs import checkpoint
-from dlm.training import loop, metrics
+from dlm.training import metrics
 from dlm.training import optimizer as optim
+from dlm.training.config import Average, OptimizerConfig, Skip
+from dlm.training.intervals import Intervals
 from dlm.training.update import _gradients, create_state, make_update
 from tests import tiny
 from tests.evals.probes import HARNESS, asked, calibration, exact, generated, judged, task, tokens
@@ -103,7 +106,7 @@ ALL = [  # a section's own fields have the rows
 
 def update(steps=6, **changes):
     """The averaged parameters after five updates of a small made-up problem."""
-    o = optim.Optim(**dict(warmup=2, clip=5.0) | changes)
+    o = OptimizerConfig(**dict(warmup=2, clip=5.0) | changes)
     rng = np.random.default_rng(0)
     params = {
         "up_DF": jnp.asarray(rng.normal(size=(3, 4))),
@@ -126,18 +129,18 @@ def update(steps=6, **changes):
 
 
 def averaging(**changes):
-    return update(ema=optim.Average(**dict(decay=0.9) | changes))
+    return update(ema=Average(**dict(decay=0.9) | changes))
 
 
 def skipping(**changes):
-    return update(skip=optim.Skip(**changes))
+    return update(skip=Skip(**changes))
 
 
 def stopping(**changes):
     """After how many updates that are left out the loop stops."""
     log = loop_tests.Told()
     with pytest.raises(metrics.Diverged):
-        loop_tests.train(log, 0, 40, skipped=1.0, skips=optim.Skip(**changes).limit)
+        loop_tests.train(log, 0, 40, skipped=1.0, skips=Skip(**changes).limit)
     return log.calls
 
 
@@ -237,7 +240,7 @@ def told(**changes):
 
 
 def kept(tmp_path, **changes):
-    store = checkpoint.Store(tmp_path / str(changes), loop.Intervals(**changes).keep)
+    store = checkpoint.Store(tmp_path / str(changes), Intervals(**changes).keep)
     now = State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None)
     for step in (1, 2, 3):
         store.save(step, now)
@@ -250,7 +253,7 @@ def unsaved(tmp_path, **changes):
     (tmp_path / str(changes)).mkdir()
     (tmp_path / str(changes) / checkpoint.FOLDER).write_text("not a folder")
     store = checkpoint.Store(
-        tmp_path / str(changes), unsaved=loop.Intervals(**changes).on_save_failure
+        tmp_path / str(changes), on_save_failure=Intervals(**changes).on_save_failure
     )
     try:
         store.save(1, State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None))
@@ -262,7 +265,11 @@ def unsaved(tmp_path, **changes):
 
 def schedule(corpus, **changes):
     return [
-        float(optim.rate(optim.Optim(warmup=2), build_run(tiny.recipe(corpus, **changes)).steps)(s))
+        float(
+            optim.rate(OptimizerConfig(warmup=2), build_run(tiny.recipe(corpus, **changes)).steps)(
+                s
+            )
+        )
         for s in range(8)
     ]
 
@@ -322,19 +329,19 @@ ROWS = {  # field → (probe, another value, values both runs share)
     **{f"AR.{k}": (dropped, 0.5, {}) for k in ("dropout", "mtp_weight")},
     "MaskNoise.schedule": (noise, "cosine", {}),
     **{
-        f"Optim.{k}": (update, v, {})
+        f"OptimizerConfig.{k}": (update, v, {})
         for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()
     },
     **{
-        f"Optim.{k}": (update, v, {})
-        for k, v in dict(weight_decay=0.5, ema=optim.Average(0.5)).items()
+        f"OptimizerConfig.{k}": (update, v, {})
+        for k, v in dict(weight_decay=0.5, ema=Average(0.5)).items()
     },
     **{f"Average.{k}": (averaging, v, {}) for k, v in dict(decay=0.2, warmup="none").items()},
-    "Optim.clip": (update, 0.0, {}),
-    "Optim.skip": (update, optim.Skip(norm=1e-6), {}),
+    "OptimizerConfig.clip": (update, 0.0, {}),
+    "OptimizerConfig.skip": (update, Skip(norm=1e-6), {}),
     "Skip.norm": (skipping, 1e-6, {}),
     "Skip.limit": (stopping, 3, {}),
-    "Optim.muon_lr": (update, 0.1, dict(kind="muon")),
+    "OptimizerConfig.muon_lr": (update, 0.1, dict(kind="muon")),
     **SAMPLERS,
     **NETWORK,
     **(EXPERTS | HARNESS),
@@ -414,9 +421,9 @@ ROWS = {  # field → (probe, another value, values both runs share)
 EXECUTION = {
     "Compute.unroll": "layers per step of the scan: the same function, compiled otherwise",
     "Compute.remat": "what the backward pass keeps or recomputes",
-    "Optim.microbatches": "the same sums in parts",
+    "OptimizerConfig.microbatches": "the same sums in parts",
     "Loader.threads": "who reads ahead; the stream must not depend on it (tests/data)",
-    "Mesh": "where arrays lie",
+    "MeshConfig": "where arrays lie",
 }
 
 
@@ -523,7 +530,7 @@ def test_what_changes_the_execution_alone_does_change_it(corpus):
 
     assert ("scan" in parts(2)) and ("scan" not in parts(1))
     shapes = [
-        dict(mesh.make(mesh.Mesh(**c)).shape)
+        dict(mesh.make(MeshConfig(**c)).shape)
         for c in ({}, dict(data=2), dict(fsdp=2), dict(tensor=2), dict(expert=2))
     ]
     assert all(a != b for i, a in enumerate(shapes) for b in shapes[:i])

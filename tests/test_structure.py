@@ -45,26 +45,11 @@ EVERYTHING = {
     "benches",
     "drills",
 }  # may import all rooms: the one puts them together, the other measures the whole
-NO_JAX = [
-    "dlm.text.bytes",
-    "dlm.text.bpe",
-    "dlm.data.loader",
-    "dlm.data.local",
-    "dlm.data.tfds",
-    "dlm.data.embedded",
-    "dlm.nn.config",
-]
-NO_JAX += [
-    "dlm.text.chat",
-    "dlm.core.config",
-    "dlm.app.cli",
-    "dlm.samplers.plan",
-    "dlm.train",
-    "dlm.evaluate",
-    "dlm.sample",
-    "dlm.report",
-    "dlm.sweep",
-]
+# Rooms and modules that are imported without JAX: reports, sweeps and --help start at once.
+NO_JAX = ("core", "text", "data", "tasks", "sweeps", "reports", "nn.config", "nn.routers")
+NO_JAX += ("machine.config", "training.config", "training.intervals", "samplers.plan")
+NO_JAX += ("runs.directory", "app.cli", "train", "evaluate", "sample", "report", "sweep")
+WITH_JAX = ("core.contracts", "core.keys", "core.pytree")
 
 
 def module(file):
@@ -126,9 +111,33 @@ def python(*arguments):
 
 def test_these_start_without_jax():
     """Every module on its own would cost a process each; together they must not load JAX either."""
-    code = f"import sys, {', '.join(NO_JAX)}; print(*sorted({{'jax', 'flax', 'orbax', 'grain'}} & set(sys.modules)))"
-    reply = python("-c", code)
+    modules = [module(file) for file in FILES]
+    free = [m for m in modules if _within(m, NO_JAX) and not _within(m, WITH_JAX)]
+    assert {"core.config", "nn.routers.moge", "reports.table"} <= set(free)
+    imports = ", ".join(f"dlm.{name}" for name in free)
+    loaded = "{'jax', 'flax', 'orbax', 'grain'} & set(sys.modules)"
+    reply = python("-c", f"import sys, {imports}; print(*sorted({loaded}))")
     assert reply.returncode == 0 and reply.stdout.strip() == "", reply
+
+
+def _within(name, rooms):
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+def test_sections_of_a_config_are_read_without_jax():
+    """A simulator reads sizes, data and the mesh of a recipe, with routers and all."""
+    code = """
+import sys
+from dlm.core.config import load_recipe
+from dlm.core.run import build_sections
+config = load_recipe("configs/moge.py:size=base")
+names = ("text", "nn", "data", "mesh", "optim", "intervals")
+sections = build_sections(config, *names)
+assert sections["nn"].experts.count == 64 and sections["nn"].parameters > 1e8
+print(*sorted({"jax", "flax", "optax"} & set(sys.modules)), *sections)
+"""
+    reply = python("-c", code)
+    assert reply.stdout.split() == ["text", "nn", "data", "mesh", "optim", "intervals"], reply
 
 
 @pytest.mark.parametrize(

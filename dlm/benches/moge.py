@@ -24,6 +24,7 @@ from dlm.app.cli import Flag
 from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.machine import allocator
+from dlm.machine.config import MeshConfig
 
 FLAGS = [
     Flag("tokens", "T, on each device", default=2048, type=int),
@@ -190,7 +191,7 @@ def costs(args, settings) -> dict:
     from dlm.core import axes
     from dlm.machine import hlo, mesh
 
-    devices = mesh.make(mesh.Mesh(data=1, expert=args.devices))
+    devices = mesh.make(MeshConfig(data=1, expert=args.devices))
     apply, params, x_BLD = _layer(args, settings, devices)
     rows = NamedSharding(devices, PartitionSpec(axes.BATCH))
     shardings = mesh.state_shardings(devices, params), rows

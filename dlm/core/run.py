@@ -1,9 +1,10 @@
 """The config of one run."""
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
-from dlm.core.builder import build_fields, build_section
+from dlm.core.builder import build_field, build_fields, build_section
 from dlm.core.config import FREE, member, section, to_plain
 from dlm.core.errors import UserError
 from dlm.core.named import Place, Seed
@@ -19,13 +20,13 @@ class Run:
     data: Any = section("data.loader")
     nn: Any = section("nn.config")
     objective: Any = member("objectives", "masked")
-    optim: Any = section("training.optimizer")
-    mesh: Any = section("machine.mesh", **FREE)
+    optim: Any = section("training.config")
+    mesh: Any = section("machine.config", **FREE)
     sampler: Any = section("samplers.plan", **FREE)
     evals: dict = field(
         default_factory=lambda: dict(bound={}), metadata=dict(families="evals", **FREE)
     )
-    intervals: Any = section("training.loop", **FREE)
+    intervals: Any = section("training.intervals", **FREE)
     start: Place | None = None  # run directory whose parameters and tokenizer this one begins with
 
     def __post_init__(self):
@@ -37,6 +38,26 @@ class Run:
     def flops_per_token(self) -> float:
         """Model FLOPs of one token of a training batch, over all passes and streams."""
         return self.nn.flops_per_token(self.data.length) * self.objective.token_passes
+
+
+def build_sections(config: Any, *names: str) -> dict[str, Any]:
+    """Build only these sections of a config, such as 'nn' and 'data', and import no other.
+
+    Of text, data, nn, optim, mesh and intervals none loads JAX. What a section must have in common
+    with others is not checked. Raises UserError.
+    """
+    plain = to_plain(config)
+    hints = get_type_hints(Run)
+    fields = {f.name: f for f in dataclasses.fields(Run)}
+    text = build_field(plain.get("text", "bytes"), fields["text"], hints["text"], "text", None)
+    sections = {}
+    for name in names:
+        value = plain.get(name, {})
+        if name == "text":
+            sections[name] = text
+        else:
+            sections[name] = build_field(value, fields[name], hints[name], name, text.vocab)
+    return sections
 
 
 def build_run(config: Any, least: int = 1) -> Run:

@@ -1,7 +1,5 @@
 """The device mesh: `data × fsdp × tensor × expert`; where each parameter and each batch lies."""
 
-from dataclasses import dataclass
-
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
@@ -11,41 +9,19 @@ from dlm.core import axes
 from dlm.core.axes import name_of
 from dlm.core.contracts import Batch, Layout
 from dlm.core.errors import UserError
-from dlm.core.named import Place
 from dlm.machine import allocator, platform
+from dlm.machine.config import MeshConfig
 
 _AUTO = (AxisType.Auto,) * len(axes.MESH)  # Linen layers fail under Explicit axes
 
 
-@dataclass(frozen=True)
-class Mesh:
-    data: int = 0  # 0: all devices that the other axes leave
-    fsdp: int = 1
-    tensor: int = 1
-    expert: int = 1
-    platform: str = ""  # cpu, gpu, tpu, or the name that a plugin goes by (`machine.platform`); "": JAX's choice
-    plugin: Place = ""  # the shared library of the PJRT plugin that brings the platform
-
-    def __post_init__(self):
-        if min(self.fsdp, self.tensor, self.expert) < 1 or self.data < 0:
-            raise ValueError(
-                "mesh axes must be positive (data=0: all devices that the others leave)"
-            )
-        if self.platform and not self.platform.isidentifier():
-            raise ValueError(f"platform={self.platform!r} must be one name, such as npu")
-        if self.plugin and not self.platform:
-            raise ValueError(
-                f"plugin={self.plugin} brings a platform: say under which name, for instance platform=npu"
-            )
-
-
-def devices(config: Mesh) -> list:
+def devices(config: MeshConfig) -> list:
     """The devices that a run may use, of all its processes."""
     allocator.run_inline()
     return platform.devices(config.platform, config.plugin)
 
 
-def make(config: Mesh, among: list | None = None) -> jax.sharding.Mesh:
+def make(config: MeshConfig, among: list | None = None) -> jax.sharding.Mesh:
     """The mesh over all devices of the platform, or `among` these."""
     available = devices(config) if among is None else among
     others = config.fsdp * config.tensor * config.expert
@@ -67,7 +43,7 @@ def placed(sizes: tuple[int, ...], devices: list) -> np.ndarray:
     return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
-def abstract_mesh(config: Mesh) -> AbstractMesh:
+def abstract_mesh(config: MeshConfig) -> AbstractMesh:
     """The mesh of devices that need not be there: enough to trace a program and to lower it, not to run it. data=0 counts as 1."""
     return AbstractMesh(
         (config.data or 1, config.fsdp, config.tensor, config.expert), axes.MESH, axis_types=_AUTO

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from dlm.nn import attention, config, norms, rope
 from dlm.nn.attend.base import Backend
-from dlm.nn.attend.first_dense import Streams
+from dlm.nn.attend.dense import Streams
 from dlm.nn.inputs import LayerInputs
 
 

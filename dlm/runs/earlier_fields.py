@@ -71,6 +71,9 @@ MODULES: dict[str, str] = {
     "samplers.remask.conf": "samplers.remask.confidence",
     "samplers.remask.doubted": "samplers.remask.low_confidence",
     "samplers.remask.prism": "samplers.remask.quality",
+    "training.loop": "training.intervals",
+    "machine.mesh": "machine.config",
+    "training.optimizer": "training.config",
 }
 
 FIELDS: tuple[Renamed, ...] = (

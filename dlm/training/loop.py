@@ -9,35 +9,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from dlm.core.contracts import State
 from dlm.machine import hosts
 from dlm.machine.interrupts import Preempted
 from dlm.runs.logs import Logs
+from dlm.training.intervals import Intervals
 from dlm.training.metrics import Meter
 
 _PATIENCE = 0.1  # seconds between two looks at the wish to stop, while data are awaited
 _LAST_READ = 5.0  # seconds that a batch under way has when the run ends
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """How often, in updates; 0 is never. The last update is always logged and saved."""
-
-    log: int = 20  # a row more at every save
-    eval: int = 0
-    save: int = 1000
-    keep: int = 2  # newest checkpoints that stay
-    on_save_failure: Literal["stop", "continue"] = (
-        "stop"  # what follows a checkpoint that could not be written
-    )
-
-    def __post_init__(self):
-        if min(self.log, self.keep) < 1 or min(self.eval, self.save) < 0:
-            raise ValueError("log and keep must be at least 1; eval and save must not be negative")
 
 
 class Phases:

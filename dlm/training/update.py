@@ -13,11 +13,11 @@ import optax
 
 from dlm.core import keys
 from dlm.core.contracts import Batch, State, UnbiasedLoss
-from dlm.training.optimizer import Optim
+from dlm.training.config import Average, OptimizerConfig
 
 
 def create_state(
-    params, optim: Optim, optimizer: optax.GradientTransformation, memory=None
+    params, optim: OptimizerConfig, optimizer: optax.GradientTransformation, memory=None
 ) -> State:
     """The state before the first update."""
     ema = jax.tree.map(jnp.copy, params) if optim.ema.decay else None
@@ -26,7 +26,7 @@ def create_state(
 
 def make_update(
     loss_of,
-    optim: Optim,
+    optim: OptimizerConfig,
     optimizer: optax.GradientTransformation,
     schedule,
     root_key,
@@ -65,7 +65,7 @@ def make_update(
             params, router_metrics = route(params, sums.pop("routed"))
         ema, made = state.ema, made_updates(state.moments)
         if ema is not None:
-            decay = optim.ema.after(made)
+            decay = average_decay(optim.ema, made)
             ema = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params)
         memory = None if state.memory is None else remember(state.memory, sums.pop("seen"))
         after, before = (
@@ -83,6 +83,13 @@ def make_update(
         ), sums
 
     return update
+
+
+def average_decay(average: Average, updates: jax.Array) -> float | jax.Array:
+    """Return d of the average (`training.config.Average`) after so many updates."""
+    if average.warmup == "none":
+        return average.decay
+    return jnp.minimum(average.decay, (1 + updates) / (10 + updates))
 
 
 def made_updates(moments) -> jax.Array:

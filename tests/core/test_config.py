@@ -28,7 +28,7 @@ def run(**changes):
     [
         (
             dict(optim__lrr=1.0),
-            r"unknown field config.optim.lrr \(did you mean 'lr'\?\); Optim has kind, lr,",
+            r"unknown field config.optim.lrr \(did you mean 'lr'\?\); OptimizerConfig has kind, lr,",
         ),
         (dict(step=3), r"unknown field config.step \(did you mean 'steps'\?\)"),
         (

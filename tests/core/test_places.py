@@ -65,7 +65,7 @@ WORDS = {  # fields that are words
         "Tfds.train",
         "Tfds.held_out",
     ),
-    *("ModelConfig.heads", "Mesh.platform", "Harness.tasks"),
+    *("ModelConfig.heads", "MeshConfig.platform", "Harness.tasks"),
 }
 
 

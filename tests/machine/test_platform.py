@@ -16,6 +16,7 @@ from dlm.core.config import to_json
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.machine import mesh, platform
+from dlm.machine.config import MeshConfig
 from dlm.runs import directory
 from tests import tiny
 from tests.machine import life
@@ -198,12 +199,12 @@ def test_a_process_keeps_its_platform():
     assert (
         platform.devices()
         == platform.devices("cpu")
-        == mesh.devices(mesh.Mesh(platform="cpu"))
+        == mesh.devices(MeshConfig(platform="cpu"))
         == jax.devices()
     )
     assert "is not what runs, cpu is; a process keeps the backend" in mistake("npu")
     assert "does not fit 4 cpu device(s)" in str(
-        pytest.raises(UserError, mesh.make, mesh.Mesh(data=5, platform="cpu")).value
+        pytest.raises(UserError, mesh.make, MeshConfig(data=5, platform="cpu")).value
     )
 
 
@@ -213,7 +214,7 @@ def test_a_mesh_names_its_platform(corpus, tmp_path):
         (dict(platform="npu,cpu"), "must be one name"),
     ):
         with pytest.raises(ValueError, match=said):
-            mesh.Mesh(**wrong)
+            MeshConfig(**wrong)
     run = build_run(tiny.recipe(corpus, mesh=dict(data=1, platform="npu", plugin="x.so")))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / directory.CONFIG).write_text(to_json(run))
@@ -225,7 +226,7 @@ def test_a_mesh_names_its_platform(corpus, tmp_path):
     ):
         patch.setattr(open_run.checkpoint, "intact", lambda *_: 1)
         open_run.reopen(tmp_path)
-    shape = mesh.abstract_mesh(mesh.Mesh(fsdp=8, expert=64)).shape
+    shape = mesh.abstract_mesh(MeshConfig(fsdp=8, expert=64)).shape
     assert dict(shape) == dict(data=1, fsdp=8, tensor=1, expert=64), "no such devices are here"
 
 

@@ -11,6 +11,7 @@ from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.evals.routing import Routing
 from dlm.machine import mesh
+from dlm.machine.config import MeshConfig
 from dlm.nn import experts
 from dlm.nn.config import Experts, Latent, Norm, Rope
 from dlm.nn.routers import Balance
@@ -91,7 +92,7 @@ def router_of(kind):
 def balanced(**changes):
     """The router's gradient under a balance loss, on two devices."""
     router = dataclasses.replace(_KINDS["moge"], balance=Balance(**dict(weight=0.5) | changes))
-    return routed(router, mesh.make(mesh.Mesh(data=2)))
+    return routed(router, mesh.make(MeshConfig(data=2)))
 
 
 def several(**changes):

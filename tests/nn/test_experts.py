@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dlm.machine import mesh as run_mesh
+from dlm.machine.config import MeshConfig
 from dlm.nn import expert_matmul, experts, ffn, router_metrics
 from dlm.nn.config import Experts
 from dlm.nn.routers import Balance, largest
@@ -203,7 +204,7 @@ def is_the_loop(kind, backend, block, dtype, tolerance, R=24, loads=FEW):
 
 
 def mesh(data=1, **sizes):
-    return run_mesh.make(run_mesh.Mesh(data=data, **sizes))
+    return run_mesh.make(MeshConfig(data=data, **sizes))
 
 
 MESHES = dict(
@@ -395,5 +396,5 @@ def test_a_mesh_that_no_config_has_is_refused():
         ("moge", {}, dict(tensor=5), "mesh.tensor=5 must divide nn.experts.width=12"),
     ):
         with pytest.raises(ValueError, match=why):
-            made = layer(name, mesh=run_mesh.abstract_mesh(run_mesh.Mesh(**sizes)), **changes)
+            made = layer(name, mesh=run_mesh.abstract_mesh(MeshConfig(**sizes)), **changes)
             jax.eval_shape(lambda made=made: made.init(jax.random.key(0), *rows))

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dlm.core import axes
 from dlm.machine import mesh
+from dlm.machine.config import MeshConfig
 from dlm.nn import latent_attention, rope, transformer
 from dlm.nn.attend.dense import DenseAttention
 from dlm.nn.config import Attention, Latent, Norm, Rope
@@ -148,7 +149,7 @@ def test_a_mesh_changes_nothing():
             lambda p, b: objective.loss(tiny.net(config, p), b, jax.random.key(0)).nats_sum
         )
     )
-    devices = mesh.make(mesh.Mesh(data=1, fsdp=2, tensor=2))
+    devices = mesh.make(MeshConfig(data=1, fsdp=2, tensor=2))
     spread = jax.device_put(params, mesh.state_shardings(devices, params))
     rows = jax.device_put(batch, NamedSharding(devices, PartitionSpec(axes.BATCH)))
     tiny.close(both(spread, rows), both(params, batch))

@@ -122,9 +122,9 @@ def test_modules_that_moved_are_read_under_their_names_of_today(tmp_path):
     directory.write_config(tmp_path, run)
     now = json.loads((tmp_path / "config.json").read_text())
     then = {
-        "training.optimizer": "run.optim",
-        "machine.mesh": "run.mesh",
-        "training.loop": "run.loop",
+        "training.config": "run.optim",
+        "machine.config": "run.mesh",
+        "training.intervals": "run.loop",
     }
     text = (tmp_path / "config.json").read_text()
     for new, old in then.items():

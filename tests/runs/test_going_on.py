@@ -69,7 +69,7 @@ def looks_at_an_update(name):
     probe = ROWS[name][0] if name in ROWS else None
     if probe is None:
         return (
-            not name.startswith("Mesh.") and name != "Loader.threads"
+            not name.startswith("MeshConfig.") and name != "Loader.threads"
         )  # the rest of EXECUTION changes the program of an update
     data = probe.__qualname__.startswith(("task.", "generated"))  # what data.problems trains on
     return data or (probe not in OUTSIDE and not probe.__module__.startswith(ELSEWHERE))

@@ -10,7 +10,7 @@ import pytest
 
 from dlm.machine.interrupts import Preempted
 from dlm.training import loop, metrics
-from dlm.training.loop import Intervals
+from dlm.training.intervals import Intervals
 from dlm.training.metrics import Diverged
 
 

@@ -10,7 +10,7 @@ from dlm.core import axes
 from dlm.nn.config import Experts
 from dlm.nn.routers.moge import MoGE
 from dlm.training import optimizer as optim
-from dlm.training.optimizer import Optim
+from dlm.training.config import Average, OptimizerConfig
 from tests import tiny
 
 CONFIG = tiny.model_config(
@@ -34,21 +34,25 @@ def change(o, grads, steps=10):
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
 def test_schedules_at_their_ends(kind):
-    rate = optim.rate(Optim(schedule=kind, warmup=10), 100)
+    rate = optim.rate(OptimizerConfig(schedule=kind, warmup=10), 100)
     assert [float(rate(s)) for s in (0, 10)] == pytest.approx([0.1, 1.0])
     assert (np.diff([rate(s) for s in range(11)]) > 0).all()
     end, middle = {"constant": (1, 1), "linear": (0, 0.5), "cosine": (0, 0.5)}[kind]
     assert float(rate(100)) == pytest.approx(end, abs=1e-6) and float(rate(55)) == pytest.approx(
         middle, abs=1e-6
     )
-    short = optim.rate(Optim(schedule=kind, warmup=10), 4)  # the warm-up is at most half of a run
-    assert float(short(2)) == 1 and float(optim.rate(Optim(schedule=kind), 1)(0)) == 1
-    assert float(optim.rate(Optim(schedule=kind, warmup=0), 4)(0)) == 1
+    short = optim.rate(
+        OptimizerConfig(schedule=kind, warmup=10), 4
+    )  # the warm-up is at most half of a run
+    assert float(short(2)) == 1 and float(optim.rate(OptimizerConfig(schedule=kind), 1)(0)) == 1
+    assert float(optim.rate(OptimizerConfig(schedule=kind, warmup=0), 4)(0)) == 1
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_only_matrices_are_decayed(kind):
-    o = Optim(kind=kind, lr=0.1, muon_lr=0.1, weight_decay=0.5, warmup=0, schedule="constant")
+    o = OptimizerConfig(
+        kind=kind, lr=0.1, muon_lr=0.1, weight_decay=0.5, warmup=0, schedule="constant"
+    )
     changes, before = change(o, jax.tree.map(jnp.zeros_like, PARAMS)), named(PARAMS)
     for name, moved in changes.items():
         np.testing.assert_allclose(
@@ -60,7 +64,7 @@ def test_only_matrices_are_decayed(kind):
 @pytest.mark.slow
 def test_muon_moves_every_matrix_of_every_layer_and_expert_by_an_orthogonal_one():
     """Singular values near one, times the rate and √max(1, outputs/inputs); the rest moves as AdamW with Nesterov momentum moves it."""
-    o = Optim(
+    o = OptimizerConfig(
         kind="muon",
         lr=1e-3,
         muon_lr=0.02,
@@ -103,7 +107,7 @@ def test_muon_moves_every_matrix_of_every_layer_and_expert_by_an_orthogonal_one(
 def test_the_global_norm_is_clipped():
     o = dict(kind="adamw", lr=1.0, warmup=0)
     grads = jax.tree.map(lambda p: 100 * p, PARAMS)
-    chain = optim.transformation(Optim(**o, clip=0.5), 10)
+    chain = optim.transformation(OptimizerConfig(**o, clip=0.5), 10)
     clipped = chain.update(grads, chain.init(PARAMS), PARAMS)[1]
     moments = jax.tree.leaves(optax.tree.get(clipped, "mu"))
     assert float(optax.tree.norm(moments)) == pytest.approx(0.1 * 0.5, rel=1e-4)
@@ -112,6 +116,6 @@ def test_the_global_norm_is_clipped():
 def test_mistakes():
     for wrong in (dict(lr=0.0), dict(clip=-1.0), dict(b1=1.0), dict(microbatches=0)):
         with pytest.raises(ValueError, match="must"):
-            Optim(**wrong)
+            OptimizerConfig(**wrong)
     with pytest.raises(ValueError, match="decay=1.0 must be in"):
-        optim.Average(1.0)
+        Average(1.0)

@@ -11,6 +11,7 @@ from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.runs import checkpoint, weights
 from dlm.training import optimizer as optim
+from dlm.training.config import Average, OptimizerConfig, Skip
 from dlm.training.update import create_state, make_update
 from tests import tiny
 
@@ -108,7 +109,7 @@ def test_noise_differs_between_steps_and_samples(corpus, two):
 
 def test_the_loss_is_per_token_and_microbatches_weigh_by_tokens():
     """Rows of unequal weight: the gradient of Σ nats / Σ weights, whatever the parts."""
-    o = optim.Optim(lr=1.0, clip=0.0)
+    o = OptimizerConfig(lr=1.0, clip=0.0)
     batch = tiny.batch(
         tiny.tokens(4, 3), segments_BL=np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]])
     )
@@ -119,7 +120,7 @@ def test_the_loss_is_per_token_and_microbatches_weigh_by_tokens():
 
     weights_BL, tokens_BL = np.asarray(batch.weights_BL), np.asarray(batch.tokens_BL)
     for parts in (1, 2):
-        chosen = optim.Optim(lr=1.0, clip=0.0, microbatches=parts)
+        chosen = OptimizerConfig(lr=1.0, clip=0.0, microbatches=parts)
         optimizer = optim.transformation(o, 4)
         begin = create_state({"x_D": jnp.ones(1)}, o, optimizer)
         update = make_update(
@@ -142,7 +143,7 @@ def test_an_update_without_a_finite_gradient_or_with_too_large_a_one_changes_not
         (5.0, 1.0, 1),
         (0.5, 1.0, 0),
     ]:
-        o = optim.Optim(skip=optim.Skip(norm=norm), ema=optim.Average(0.5))
+        o = OptimizerConfig(skip=Skip(norm=norm), ema=Average(0.5))
         optimizer = optim.transformation(o, 4)
 
         def loss_of(p, b, k, scale=scale):
@@ -170,7 +171,7 @@ def test_an_update_without_a_finite_gradient_or_with_too_large_a_one_changes_not
 
 def test_a_batch_in_which_nothing_counts_leaves_everything_as_it_is():
     """Parameters, moments, averages and the learning rate are those of a run without it; it is no update that was left out."""
-    o = optim.Optim(lr=0.1, warmup=3, schedule="linear", ema=optim.Average(0.5))
+    o = OptimizerConfig(lr=0.1, warmup=3, schedule="linear", ema=Average(0.5))
     optimizer, schedule = optim.transformation(o, 8), optim.rate(o, 8)
 
     def loss_of(p, b, k):
@@ -198,7 +199,7 @@ def test_a_batch_in_which_nothing_counts_leaves_everything_as_it_is():
 
 def averages(warmup, decay, updates):
     """(the average after each update, the parameter after each), of a parameter that begins at 1."""
-    o = optim.Optim(lr=0.1, warmup=0, ema=optim.Average(decay, warmup))
+    o = OptimizerConfig(lr=0.1, warmup=0, ema=Average(decay, warmup))
     optimizer = optim.transformation(o, 100)
 
     def loss_of(p, b, k):

@@ -1,5 +1,7 @@
 """Routers: which experts a token passes, and with which weight. One rule per file.
 
+JAX is imported inside the methods, so that a config with routers can be read without it.
+
     S = softmax(x W) over all E experts (or sigmoid, each expert on its own);   pick K of E by S + bias;   weight = S, or S / Σ picked S
 
 Losses act on the gradient alone (`nn.experts`), so what an objective reports stays what it claims:
@@ -12,9 +14,6 @@ Losses act on the gradient alone (`nn.experts`), so what an objective reports st
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
-
-import jax
-import jax.numpy as jnp
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,9 @@ class Router:
 
     def scores(self, logits_TE):
         """S, float32."""
+        import jax
+        import jax.numpy as jnp
+
         logits_TE = logits_TE.astype(jnp.float32)
         return (
             jax.nn.softmax(logits_TE, -1) if self.score == "softmax" else jax.nn.sigmoid(logits_TE)
@@ -100,6 +102,8 @@ class TokenChoice(Router):
 
     def weigh(self, scores_TE, expert_TK):
         """The weight of each pick."""
+        import jax.numpy as jnp
+
         weight_TK = jnp.take_along_axis(scores_TE, expert_TK, 1)
         return (
             weight_TK / weight_TK.sum(1, keepdims=True)
@@ -110,6 +114,9 @@ class TokenChoice(Router):
 
 def largest(x, k: int):
     """The places of the k largest along the last axis, largest first, the earlier of equals first; without a sort where k is small."""
+    import jax
+    import jax.numpy as jnp
+
     if k > 2:
         return jax.lax.top_k(x, k)[1]
     first = jnp.argmax(x, -1, keepdims=True)

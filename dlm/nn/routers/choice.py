@@ -11,9 +11,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
-
 from dlm.nn.routers import Router
 
 
@@ -34,6 +31,9 @@ class Choice(Router):
 
     def choose(self, select_BLE, valid_BL, ratio_B, active: int):
         """(places_BEC, taken_BEC): which tokens of its row each expert takes, and whether there is one."""
+        import jax
+        import jax.numpy as jnp
+
         B, L, E = select_BLE.shape
         C = self.room(L, E, active)
         select_BEL = jnp.where(valid_BL[:, None], select_BLE.swapaxes(1, 2), -jnp.inf)

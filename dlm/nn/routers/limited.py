@@ -6,8 +6,6 @@ gets. kept = groups is plain top-K.
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
-
 from dlm.nn.routers import largest
 from dlm.nn.routers.topk import TopK
 
@@ -30,6 +28,8 @@ class Limited(TopK):
             )
 
     def pick(self, select_TE, active: int):
+        import jax.numpy as jnp
+
         T, E = select_TE.shape
         select_TGX = select_TE.reshape(T, self.groups, -1)
         best = min(max(active // self.kept, 1), E // self.groups)

@@ -10,8 +10,6 @@ picked       ●         ●             ●              ●       the router p
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
-
 from dlm.nn.routers import TokenChoice, largest
 
 
@@ -34,6 +32,8 @@ class MoGE(TokenChoice):
             )
 
     def pick(self, select_TE, active: int):
+        import jax.numpy as jnp
+
         T, E = select_TE.shape
         X = E // self.groups
         place_TGK = largest(select_TE.reshape(T, self.groups, X), active // self.groups)
