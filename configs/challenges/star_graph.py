@@ -27,7 +27,7 @@ kept.)
     python -m dlm.sweep --config=configs/challenges/star_graph.py --workdir=runs/star --parallel=2
     python -m dlm.report runs/star --into=configs/challenges/star_graph.py
 
-    === results of configs/challenges/star_graph.py, config 00ab9a5eb51b, commit 5c5498d, 1 × AMD EPYC, Python 3.11.7, seeds 0 ===
+    === results of configs/challenges/star_graph.py, config 855dacb49858, commit 5c5498d, 1 × AMD EPYC, Python 3.11.7, seeds 0 ===
     model    claim   held-out bits/byte   stargraph accuracy   seeds   tokens/s   parameters
     ────────────────────────────────────────────────────────────────────────────────────────
     ar       exact   0.509                0.510 ± 0.069            1      2,228      165,216

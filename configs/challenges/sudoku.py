@@ -23,7 +23,7 @@ size=9x9        60,000 updates of 256 grids, 5.3 M parameters, for an accelerato
     python -m dlm.sweep --config=configs/challenges/sudoku.py:size=4x4 --workdir=runs/sudoku
     python -m dlm.report runs/sudoku --into=configs/challenges/sudoku.py:size=4x4
 
-    === results of configs/challenges/sudoku.py:size=4x4, config c562f1dab6b4, commit 9707c99, 2 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 ===
+    === results of configs/challenges/sudoku.py:size=4x4, config 0e4285730e2f, commit 9707c99, 2 × Intel(R) Xeon(R) Processor, Python 3.11.7, seeds 0 ===
     model    claim   held-out bits/byte   sudoku accuracy   seeds   tokens/s   parameters
     ─────────────────────────────────────────────────────────────────────────────────────
     ar                                    0.895 ± 0.043         1      1,835      394,720
@@ -131,7 +131,7 @@ def sweep(arg=None):
     prism = {
         "objective": dict(name="objectives.prism", tokens=c["box"] ** 2),
         "nn.heads": ("quality",),
-        "sampler.remask": "prism",
+        "sampler.remask": "quality",
     }
     ar = {
         "objective": "objectives.ar",

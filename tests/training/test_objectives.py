@@ -46,7 +46,7 @@ GIVEN = dict(
     ),
     hybrid=dict(objective=dict(name="hybrid", times="importance")),
     learned=dict(nn__time="adaln"),
-    prism=dict(nn__heads=("quality",), sampler=dict(steps=2, remask="prism")),
+    prism=dict(nn__heads=("quality",), sampler=dict(steps=2, remask="quality")),
     masked=dict(objective=dict(name="masked", times="importance", pattern="count")),
 )
 
