@@ -106,8 +106,8 @@ class Trial:
         store = checkpoint.Store(self.folder / f"save{self.saves}")
         small = self.bytes <= LARGEST_SAVE
         # Evaluated once, after the last update; saved at the end alone.
-        every = dataclasses.replace(
-            self.run.every,
+        intervals = dataclasses.replace(
+            self.run.intervals,
             eval=self.updates,
             save=0,
         )
@@ -119,7 +119,7 @@ class Trial:
             self.batches,
             start=0,
             steps=self.updates,
-            every=every,
+            intervals=intervals,
             logs=self.logs,
             flops_per_token=self.run.flops_per_token,
             peak=self.peaks[dtype],
