@@ -19,7 +19,7 @@ Size = tuple[int, int]  # heads, and dimensions of each
 class Slots:
     """Where a pass writes its keys and values, as the fields of `Cache` say."""
 
-    slots_BL: jax.Array | None
+    slots_BL: jax.Array
     start: Any
     first: Any
 
@@ -28,6 +28,7 @@ def slots_of(cache: Cache | None) -> Slots | None:
     """Returns where to write, without the keys and values that are there."""
     if cache is None:
         return None
+    assert cache.slots_BL is not None, "a cache in a canvas must say where to write"
     return Slots(cache.slots_BL, cache.start, cache.first)
 
 

@@ -74,7 +74,9 @@ def read(canvas: Canvas, vocab: Vocab) -> Tokens:
     if visibility.shift == "input":
         ids_BL = shifted(canvas, vocab.bos)
     case = Case(visibility, query, key, streams=1)
-    return Tokens(ids_BL, query.positions_BL, canvas.t_BL, valid_BL, mask_ratio_B, case)
+    positions_BL = query.positions_BL
+    assert positions_BL is not None, "the layout must be complete"
+    return Tokens(ids_BL, positions_BL, canvas.t_BL, valid_BL, mask_ratio_B, case)
 
 
 def _streams(
@@ -84,10 +86,12 @@ def _streams(
     # Groups that predict each other are those of the whole row: there is no cache.
     if both.visibility.block is None:
         query = key = both.layout.complete(canvas.z_BL.shape[1])
+    clean_BL, positions_BL = both.clean_BL, query.positions_BL
+    assert clean_BL is not None and positions_BL is not None, "the streams must be complete"
     t_BL = jnp.concatenate([canvas.t_BL, jnp.zeros_like(canvas.t_BL)], 1)
     return Tokens(
-        jnp.concatenate([both.z_BL, both.clean_BL], 1),
-        jnp.concatenate([query.positions_BL] * 2, 1),
+        jnp.concatenate([both.z_BL, clean_BL], 1),
+        jnp.concatenate([positions_BL, positions_BL], 1),
         t_BL,
         jnp.concatenate([valid_BL, valid_BL], 1),
         mask_ratio_B,

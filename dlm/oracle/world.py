@@ -136,14 +136,15 @@ def views(canvas: Canvas, mask: int) -> jax.Array:
         query = key
         # With shifted input, what is read at j is token j − 1.
         if visibility.shift == "input":
-            key = replace(key, index_BL=key.index_BL + 1)
+            key = replace(key, index_BL=1 + jnp.arange(L)[None])
         allowed_1LL = in_one_stream(visibility, query, key)
         if allowed_1LL is None:
             return jnp.broadcast_to(canvas.z_BL[:, None, :], (len(canvas.z_BL), L, L))
         return jnp.where(allowed_1LL, canvas.z_BL[:, None, :], mask)
     both = two_streams(canvas, mask)
-    layout = both.layout.complete(L)
-    noised_BLL = visibility.allowed(layout, layout, "zz")
-    clean_BLL = visibility.allowed(layout, layout, "zx")
-    clean_BLL = jnp.where(clean_BLL, both.clean_BL[:, None, :], mask)
-    return jnp.where(noised_BLL, both.z_BL[:, None, :], clean_BLL)
+    layout, clean_BL = both.layout.complete(L), both.clean_BL
+    sees_noised_BLL = visibility.allowed(layout, layout, "zz")
+    sees_clean_BLL = visibility.allowed(layout, layout, "zx")
+    assert sees_noised_BLL is not None and sees_clean_BLL is not None and clean_BL is not None
+    clean_BLL = jnp.where(sees_clean_BLL, clean_BL[:, None, :], mask)
+    return jnp.where(sees_noised_BLL, both.z_BL[:, None, :], clean_BLL)

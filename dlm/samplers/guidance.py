@@ -22,7 +22,9 @@ def guided(net: Net, w: float, vocab) -> Net:
     def both(canvas: Canvas) -> Output:
         B = len(canvas.z_BL)
         output = net(_doubled(canvas, jnp.where(anchors(canvas), vocab.mask, canvas.z_BL)))
-        log_BLV = jax.nn.log_softmax(output.prediction.logits_BLV, -1)
+        prediction = output.prediction
+        assert isinstance(prediction, Dense), "guidance mixes whole distributions"
+        log_BLV = jax.nn.log_softmax(prediction.logits_BLV, -1)
         conditional_BLV, unconditional_BLV = jnp.split(log_BLV, [B])
         logits_BLV = jnp.where(
             jnp.isfinite(conditional_BLV),

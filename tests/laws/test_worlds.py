@@ -1,5 +1,7 @@
 """The oracle worlds agree with brute force over every sequence; everything else here leans on them."""
 
+import inspect
+
 import jax
 import numpy as np
 import pytest
@@ -12,8 +14,12 @@ from dlm.nn.visibility.partition import Partition
 from dlm.oracle.enumeration import all_sequences, total_variation
 from dlm.oracle.hmm import Hmm
 from dlm.oracle.markov import Markov
+from dlm.oracle.sampler_worlds import Table
 from dlm.oracle.tabular import Tabular
 from dlm.oracle.world import views
+from dlm.samplers.guidance import guided
+from tests import tiny
+from tests.laws import worlds as w
 from tests.laws.worlds import canvas, chi_square
 
 SOME = [
@@ -146,3 +152,14 @@ def test_total_variation():
     assert (
         total_variation([1, 0], [0, 1]) == 1 and total_variation([0.5, 0.5], [0.75, 0.25]) == 0.25
     )
+
+
+def test_every_network_is_called_with_a_canvas_alone():
+    process, scene = w.process(dict(name="mask")), Table()
+    nets = [tiny.net(tiny.model_config(), {}), w.tables, w.WORLDS[0].net, scene.net]
+    nets += [w.WORLDS[0].under(process), guided(w.tables, 1.0, w.VOCAB)]
+    for net in nets:
+        parameters = inspect.signature(net).parameters.values()
+        assert [(p.name, p.kind, p.default) for p in parameters] == [
+            ("canvas", inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)
+        ]

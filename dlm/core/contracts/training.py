@@ -7,6 +7,8 @@ import jax
 
 from dlm.core.contracts.canvas import Batch
 from dlm.core.contracts.diffusion import Process
+from dlm.core.contracts.network import Net
+from dlm.core.contracts.visibility import Visibility
 from dlm.core.pytree import pytree
 
 Claim = Literal["exact", "bound", "heuristic"]
@@ -81,6 +83,10 @@ class Objective(Protocol):
         """What the loss is an estimate of: `claims`, or 'heuristic'."""
 
     @property
+    def visibility(self) -> Visibility:
+        """Which positions attend to which, in training and in sampling."""
+
+    @property
     def process(self) -> Process | None:
         """How tokens are destroyed; None where nothing is."""
 
@@ -88,8 +94,8 @@ class Objective(Protocol):
     def token_passes(self) -> float:
         """How often the network reads each token in a training step: streams × passes."""
 
-    def loss(self, denoise: Any, batch: Batch, key: jax.Array) -> Loss:
+    def loss(self, net: Net, batch: Batch, key: jax.Array) -> Loss:
         """Returns the loss of a batch: the mean over the noise has the gradient that is wanted."""
 
-    def bound(self, denoise: Any, batch: Batch, key: jax.Array, samples: int) -> Bound:
+    def bound(self, net: Net, batch: Batch, key: jax.Array, samples: int) -> Bound:
         """Estimates −log p(x) or its bound for each sequence from `samples` draws."""

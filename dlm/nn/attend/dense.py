@@ -20,7 +20,7 @@ class Streams(NamedTuple):
     """Who attends to whom in a pass of two streams."""
 
     noised: jax.Array  # bool [B or 1, L, L + M]: z on [z ; x]
-    clean: jax.Array  # bool [B or 1, L, M]: x on x
+    clean: jax.Array | None  # bool [B or 1, L, M]: x on x
 
 
 Allowed = jax.Array | Streams | None
@@ -41,6 +41,7 @@ class DenseAttention:
         itself_BLL = _within(visibility.allowed(query, query, "zz"), query, query)
         other_BLM = _within(visibility.allowed(query, key, "zx"), query, key)
         clean_BLM = _within(visibility.allowed(query, key, "xx"), query, key)
+        assert itself_BLL is not None and other_BLM is not None, "two streams never see all"
         rows = max(len(itself_BLL), len(other_BLM))
         parts = [jnp.broadcast_to(a, (rows, *a.shape[1:])) for a in (itself_BLL, other_BLM)]
         return Streams(jnp.concatenate(parts, -1), clean_BLM)

@@ -65,6 +65,7 @@ def two_streams(canvas: Canvas, mask: int) -> Canvas:
     return replace(canvas, z_BL=jnp.full_like(z_BL, mask), clean_BL=clean_BL, layout=layout)
 
 
-def compare(query_BL: jax.Array, key_BM: jax.Array) -> tuple[jax.Array, jax.Array]:
+def compare(query_BL: jax.Array | None, key_BM: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Returns both numbers along their own axes, [B, L, 1] and [B, 1, M]."""
+    assert query_BL is not None and key_BM is not None, "the layouts must be complete"
     return query_BL[:, :, None], key_BM[:, None, :]

@@ -57,4 +57,6 @@ def numbers(size: int | jax.Array, layout: Layout) -> jax.Array:
     """
     if layout.block_BL is not None:
         return layout.block_BL
-    return layout.index_BL - layout.positions_BL % size
+    index_BL, positions_BL = layout.index_BL, layout.positions_BL
+    assert index_BL is not None and positions_BL is not None, "the layout must be complete"
+    return index_BL - positions_BL % size

@@ -32,5 +32,5 @@ class Full:
         """Returns None, or which keys are within reach."""
         if self.reach_B1 is None:
             return None
-        query_BL1, key_B1M = compare(query.index_BL + self.reach_B1, key.index_BL)
-        return query_BL1 >= key_B1M
+        query_BL1, key_B1M = compare(query.index_BL, key.index_BL)
+        return query_BL1 + self.reach_B1[:, :, None] >= key_B1M
