@@ -1,200 +1,263 @@
-"""What makes a comparison unfair, or a mean narrower than it looks: one line for each, beside every table and every plot of it. No JAX."""
+"""Warnings: all that makes a comparison unfair, or a mean narrower than it looks, one line each.
+
+They are printed beside every table and every plot. No JAX.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dlm.reports import scores
-from dlm.reports.groups import Group
+from dlm.reports.groups import Group, all_records
 from dlm.reports.record import Record
 from dlm.reports.scores import BASELINES, UNKNOWN
 
-_FACETS = dict(
-    text="scored on different text",
-    judge="judged by different models",
-    task="asked different tasks",
-)
-_TOLD_APART = (".judge", "evals.bound.windows")  # settings that have lines of their own
+_FACETS = {
+    "text": "scored on different text",
+    "judge": "judged by different models",
+    "task": "asked different tasks",
+}
+# Settings of an evaluator that have a warning of their own.
+_REPORTED_APART = (".judge", "evals.bound.windows")
+
+Lines = list[str]
+Names = Iterable[str]
+Run = tuple[str, Record]  # the model's label, and one of its runs
+Place = tuple[str, str]  # the hash of a text, judge or task, and its title
 
 
 def warnings(groups: list[Group]) -> list[str]:
-    """Everything that is to be said about these models' tables."""
-    runs = [(g.label, r) for g in groups for r in g.records]
-    found = [
-        *different(groups),
-        *_windows(runs),
-        *_settings(runs),
-        *(line for g in groups for line in _left_out(g)),
-    ]
+    """Returns every warning about these models' tables."""
+    runs = _runs(groups)
+    lines = different(groups)
+    lines += _windows(runs)
+    lines += _settings(runs)
+    for group in groups:
+        lines += _excluded(group)
     for label, record in runs:
-        found += _run(label, record)
-    if len(versions := {r.commit: r.code(12) for _, r in runs}) > 1:
-        found.append(
-            f"the runs are of {len(versions)} versions of the code ({', '.join(sorted(versions.values()))})"
-        )
-    return found + _unknown(runs)
+        lines += _single(label, record)
+    lines += _versions(groups)
+    return lines + _unknown(runs)
 
 
-def different(groups: list[Group], names: Iterable[str] = ()) -> list[str]:
-    """A line for what was measured on different text, by different judges or with different tasks, naming the runs: of all scores, or of
-    those of these names alone."""
-    runs = [(g.label, r) for g in groups for r in g.records]
-    wanted = set(names) or {name for _, r in runs for name in r.scores}
-    found = _different(runs, wanted, "text")
-    for name in sorted(wanted):
-        found += [
-            f"{name}: {line}"
-            for facet in ("judge", "task")
-            for line in _different(runs, {name}, facet)
-        ]
-    return found
+def different(groups: list[Group], names: Names = ()) -> list[str]:
+    """Returns a line for each facet in which scores do not compare, with the runs' names.
+
+    A facet is the text, the judge or the task. Only the scores of `names` are compared, or all.
+    """
+    runs = _runs(groups)
+    chosen = set(names)
+    if not chosen:
+        for record in all_records(groups):
+            chosen |= record.scores.keys()
+    lines = _different(runs, chosen, "text")
+    # Every score may have another judge, so these are compared one by one.
+    for name in sorted(chosen):
+        for facet in ("judge", "task"):
+            for line in _different(runs, {name}, facet):
+                lines.append(f"{name}: {line}")
+    return lines
 
 
-def _different(runs: list[tuple[str, Record]], names: set[str], facet: str) -> list[str]:
-    places: dict[tuple[str, str], list[tuple[str, Record]]] = defaultdict(list)
-    for label, record in runs:
-        for place in dict.fromkeys(
-            _measured(record, name, facet) for name in sorted(names & record.scores.keys())
-        ):
+def _runs(groups: list[Group]) -> list[Run]:
+    runs = []
+    for group in groups:
+        for record in group.records:
+            runs.append((group.label, record))
+    return runs
+
+
+def _different(runs: list[Run], names: set[str], facet: str) -> Lines:
+    """A line where the scores of these names differ in a facet."""
+    members: dict[Place, list[Run]] = defaultdict(list)
+    for run in runs:
+        _, record = run
+        common = sorted(names & record.scores.keys())
+        places = [_measured(record, name, facet) for name in common]
+        # A run is one member of a place, however many of its scores were measured there.
+        for place in dict.fromkeys(places):
             if any(place):
-                places[place].append((label, record))
-    if any(
-        digest for digest, _ in places
-    ):  # where a hash is known of some, a name alone tells nothing
-        places = {place: there for place, there in places.items() if place[0]}
-    if len({digest or title for digest, title in places}) < 2:
+                members[place].append(run)
+
+    # Where the hash of some is known, a title alone says nothing.
+    if any(digest for digest, _ in members):
+        members = {place: scored for place, scored in members.items() if place[0]}
+    if len({digest or title for digest, title in members}) < 2:
         return []
-    parts = sorted(f"{title}: {_named(there, runs)}" for (_, title), there in places.items())
-    return [f"{_FACETS[facet]} ({' | '.join(parts)}): these scores do not compare"]
+    parts = []
+    for (_, title), scored in members.items():
+        parts.append(f"{title}: {_named(scored, runs)}")
+    listed = " | ".join(sorted(parts))
+    return [f"{_FACETS[facet]} ({listed}): these scores do not compare"]
 
 
-def _measured(record: Record, name: str, facet: str) -> tuple[str, str]:
-    """(what tells the text, judge or task of a score apart, what it is called): ('', title) where only that is known, ('', '') where it
-    has none."""
+def _measured(record: Record, name: str, facet: str) -> Place:
+    """(hash, title) of the text, judge or task of a score.
+
+    ('', title) where only the title is known, ('', '') where the score has no such facet.
+    """
     score = record.scores[name]
     known = score.get(facet) or {}
-    if facet == "text" and facet not in score and name in ("bits_per_byte", *BASELINES):
-        size = record.scores.get(
-            "held_out_bytes"
-        )  # all that an earlier version tells of the text itself
-        return "", f"{record.text_of(score)}" + (
-            f", {scores.value(size):,.0f} bytes" if size else ""
-        )
+    if facet == "text" and "text" not in score and name in ("bits_per_byte", *BASELINES):
+        return "", _title_of_old_text(record, score)
     if not known:
         return "", ""
-    titles = dict(
-        text=f"{record.text_of(score)}, {scores.text(score)}",
-        judge=f"{known.get('dir')} at step {known.get('step')}, config {str(known.get('config'))[:8]}",
-        task=f"{known.get('rows')} rows, {str(known.get('sha256'))[:8]}",
-    )
-    return scores.identity(score)[facet], titles[facet]
+    digest = scores.identity(score)[facet]
+    if facet == "text":
+        return digest, f"{record.text_of(score)}, {scores.text(score)}"
+    if facet == "judge":
+        config = str(known.get("config"))
+        return digest, f"{known.get('dir')} at step {known.get('step')}, config {config[:8]}"
+    sha256 = str(known.get("sha256"))
+    return digest, f"{known.get('rows')} rows, {sha256[:8]}"
 
 
-def _named(there: list[tuple[str, Record]], runs: list[tuple[str, Record]]) -> str:
-    """The models all of whose runs are there, and the directories of others' runs."""
+def _title_of_old_text(record: Record, score: dict) -> str:
+    """The title of a text whose row is of an earlier version, which recorded only its size."""
+    title = f"{record.text_of(score)}"
+    size = record.scores.get("held_out_bytes")
+    if not size:
+        return title
+    return f"{title}, {scores.value(size):,.0f} bytes"
+
+
+def _named(members: list[Run], runs: list[Run]) -> str:
+    """The models all of whose runs are members; of other models, the directories of the members."""
+    labels = [label for label, _ in runs]
+    directories = {(label, record.workdir) for label, record in members}
+    present = [label for label, _ in directories]
     names: dict[str, None] = {}
-    for label, record in there:
-        whole = sum(
-            one == label for one, _ in dict.fromkeys((one, r.workdir) for one, r in there)
-        ) == sum(one == label for one, _ in runs)
-        names[label if whole else str(record.workdir)] = None
+    for label, record in members:
+        complete = present.count(label) == labels.count(label)
+        name = label if complete else str(record.workdir)
+        names[name] = None
     return ", ".join(names)
 
 
-def _windows(runs: list[tuple[str, Record]]) -> list[str]:
-    windows = {
-        r.scores["bits_per_byte"].get("settings", {}).get("windows", 0)
-        for _, r in runs
-        if "bits_per_byte" in r.scores
-    }
-    if not windows - {0} or (
-        len(windows) == 1 and not any(n in r.scores for _, r in runs for n in BASELINES)
-    ):
+def _windows(runs: list[Run]) -> list[str]:
+    """A line where bits per byte are of part of the text, and differ in it or meet a compressor."""
+    windows = set()
+    compressed = False
+    for _, record in runs:
+        compressed |= any(name in record.scores for name in BASELINES)
+        score = record.scores.get("bits_per_byte")
+        if score is not None:
+            settings = score.get("settings", {})
+            windows.add(settings.get("windows", 0))
+    # 0 windows are the whole text, which is what the compressors read.
+    if not windows - {0}:
         return []
-    told = ", ".join(f"{n} windows" if n else "all" for n in sorted(windows))
-    return [f"bits per byte are of {told} of the held-out text, gzip, xz and order-0 of all of it"]
+    # One selection for all models is fair among them, but not beside a compressor.
+    if len(windows) == 1 and not compressed:
+        return []
+    parts = [f"{number} windows" if number else "all" for number in sorted(windows)]
+    listed = ", ".join(parts)
+    return [
+        f"bits per byte are of {listed} of the held-out text, gzip, xz and order-0 of all of it"
+    ]
 
 
-def _settings(runs: list[tuple[str, Record]]) -> list[str]:
+def _settings(runs: list[Run]) -> list[str]:
     """Settings of one evaluator that are not the same for all models."""
-    found: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    # field → value → the models that have it, in their order
+    labels: dict[str, dict[str, dict[str, None]]] = {}
     for label, record in runs:
         for score in record.scores.values():
-            for field, value in scores.flattened(
-                score.get("settings") or {}, f"evals.{score.get('eval', '?')}"
-            ).items():
-                if not field.endswith(_TOLD_APART):
-                    found[field][str(value)][label] = None
-    told = {
-        field: [f"{value} ({', '.join(labels)})" for value, labels in values.items()]
-        for field, values in found.items()
-    }
-    return [
-        f"{field} is not the same: {' | '.join(values)}"
-        for field, values in told.items()
-        if len(values) > 1
-    ]
+            section = f"evals.{score.get('eval', '?')}"
+            settings = scores.flattened(score.get("settings") or {}, section)
+            for field, value in settings.items():
+                if not field.endswith(_REPORTED_APART):
+                    by_value = labels.setdefault(field, {})
+                    by_value.setdefault(str(value), {})[label] = None
+    lines = []
+    for field, by_value in labels.items():
+        if len(by_value) > 1:
+            parts = [f"{value} ({', '.join(named)})" for value, named in by_value.items()]
+            lines.append(f"{field} is not the same: {' | '.join(parts)}")
+    return lines
 
 
-def _left_out(group: Group) -> list[str]:
-    """Which runs of a model are left out of which means, and why."""
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name in dict.fromkeys(name for r in group.records for name in r.scores):
+def _excluded(group: Group) -> list[str]:
+    """The runs of a model that are excluded from a mean, and why."""
+    names_by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in _score_names(group):
         for record, facets in group.apart(name):
-            found[str(record.workdir), f"measured otherwise ({', '.join(facets)})"].append(name)
+            reason = f"measured otherwise ({', '.join(facets)})"
+            names_by_reason[str(record.workdir), reason].append(name)
+        # A compressor scores the text and not the run, so one run of a model is enough.
+        if name in BASELINES or name == "held_out_bytes":
+            continue
         for record in group.records:
-            if (
-                record.scores
-                and name not in record.scores
-                and name not in (*BASELINES, "held_out_bytes")
-            ):
-                found[str(record.workdir), "missing"].append(name)
-    return [
-        f"{group.label}: {workdir} is not in the mean of {', '.join(names)}, {why}"
-        for (workdir, why), names in found.items()
-    ]
+            if record.scores and name not in record.scores:
+                names_by_reason[str(record.workdir), "missing"].append(name)
+    lines = []
+    for (workdir, reason), names in names_by_reason.items():
+        listed = ", ".join(names)
+        lines.append(f"{group.label}: {workdir} is not in the mean of {listed}, {reason}")
+    return lines
 
 
-def _only_tasks(record: Record) -> bool:
+def _score_names(group: Group) -> Sequence[str]:
+    names: dict[str, None] = {}
+    for record in group.records:
+        names |= dict.fromkeys(record.scores)
+    return list(names)
+
+
+def _single(label: str, record: Record) -> list[str]:
+    """The warnings about one run alone."""
+    lines = []
+    # JSON has no NaN, so the plots leave these out; a mean over them is NaN as well.
+    if not all(map(scores.finite, record.scores.values())):
+        lines.append(
+            f"{label} has scores that are not finite ({record.workdir}): "
+            "they are in the table alone, and so are their means"
+        )
+
+    # A score of an earlier checkpoint is worse than the model's own.
+    score = record.scores.get("bits_per_byte")
+    last = record.updates
+    if score is None:
+        if not _has_tasks_alone(record):
+            command = f"python -m dlm.evaluate --workdir={record.workdir}"
+            lines.append(f"{label} has no held-out score: {command}")
+    elif score.get("step", last) != last:
+        step = score["step"]
+        lines.append(
+            f"{label} was scored at step {step}, but trained to step {last} ({record.workdir})"
+        )
+
+    # --accept_data scores a text that is no longer the one of the training.
+    accepted = {score.get("accepted_data") for score in record.scores.values()}
+    changed = " and ".join(sorted(filter(None, accepted)))
+    if changed:
+        lines.append(f"{label} was scored after its {changed} text had changed ({record.workdir})")
+    return lines
+
+
+def _has_tasks_alone(record: Record) -> bool:
     """Whether the config's evaluators leave likelihoods out, and have scored the run."""
     return bool(record.scores) and "bound" not in record.config.get("evals", ("bound",))
 
 
-def _run(label: str, record: Record) -> list[str]:
-    """What is to be said of one run alone."""
-    found = []
-    if not all(scores.finite(score) for score in record.scores.values()):
-        found.append(
-            f"{label} has scores that are not finite ({record.workdir}): they are in the table alone, and so are their means"
-        )
-    score, last = record.scores.get("bits_per_byte"), record.updates
-    if score is None and not _only_tasks(record):
-        found.append(
-            f"{label} has no held-out score: python -m dlm.evaluate --workdir={record.workdir}"
-        )
-    elif score is not None and score.get("step", last) != last:
-        found.append(
-            f"{label} was scored at step {score['step']}, but trained to step {last} ({record.workdir})"
-        )
-    if changed := {
-        score["accepted_data"] for score in record.scores.values() if score.get("accepted_data")
-    }:
-        found.append(
-            f"{label} was scored after its {' and '.join(sorted(changed))} text had changed ({record.workdir})"
-        )
-    return found
+def _versions(groups: list[Group]) -> list[str]:
+    codes = {record.commit: record.code(12) for record in all_records(groups)}
+    if len(codes) < 2:
+        return []
+    listed = ", ".join(sorted(codes.values()))
+    return [f"the runs are of {len(codes)} versions of the code ({listed})"]
 
 
-def _unknown(runs: list[tuple[str, Record]]) -> list[str]:
-    """What rows of an earlier version do not say."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
+def _unknown(runs: list[Run]) -> list[str]:
+    """A line for the facets that rows of an earlier version lack."""
+    facets: dict[str, dict[str, None]] = {}
     for _, record in runs:
         for score in record.scores.values():
             for facet, value in scores.identity(score).items():
                 if value == UNKNOWN:
-                    found[str(record.workdir)][facet] = None
-    facets = dict.fromkeys(facet for each in found.values() for facet in each)
-    return (
-        [f"an earlier version scored {', '.join(found)}, and did not record: {', '.join(facets)}"]
-        if found
-        else []
-    )
+                    workdir = str(record.workdir)
+                    facets.setdefault(workdir, {})[facet] = None
+    if not facets:
+        return []
+    missing = dict.fromkeys(facet for lacking in facets.values() for facet in lacking)
+    scored = ", ".join(facets)
+    return [f"an earlier version scored {scored}, and did not record: {', '.join(missing)}"]

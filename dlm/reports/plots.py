@@ -1,22 +1,43 @@
-"""Plots as inline SVG: curves with a band over the seeds, bars with 95 % intervals, and what is bought at which price.
+"""Plots as inline SVG: curves with a band over the seeds, bars with intervals, values by cost.
 
-Lines differ in dash and marker as well as in colour, so that black and white suffices; text stays text.
+Lines differ in dash and marker as well as in colour, so that black and white suffices. Text stays
+text.
 """
 
+import contextlib
 import html
 import io
 import math
 import re
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 from dlm.reports.groups import Group
 from dlm.reports.scores import shown
 
-COLOURS = ("#2f6fba", "#c2600d", "#1f8a5b", "#9147a8", "#8a6d1b", "#b8325e", "#3a8f9c", "#6b6b6b")
-DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
+COLOURS = (
+    "#2f6fba",
+    "#c2600d",
+    "#1f8a5b",
+    "#9147a8",
+    "#8a6d1b",
+    "#b8325e",
+    "#3a8f9c",
+    "#6b6b6b",
+)
+DASHES = (
+    "-",
+    (0, (5, 2)),
+    (0, (1.5, 1.5)),
+    (0, (6, 1.5, 1.5, 1.5)),
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_FEW = 6  # prices that are all marked on the axis
+HATCHES = ("", "///", "...", "xx")
 INK = "#767676"  # readable on white and on black
+_WIDTH = 5.4  # inches
+_FEW = 6  # so many different costs are all marked on the axis
+_EARLY = 0.08  # share of the updates in which the loss falls from far above
 _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dlm",
@@ -26,202 +47,255 @@ _SETTINGS = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    **{f"{name}.color": INK for name in ("text", "xtick", "ytick", "grid")},
-    **{f"axes.{name}color": INK for name in ("edge", "label")},
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
 }
 
+Series = dict[int, list[float]]  # step → the values of all seeds
+Point = tuple[float, float]  # (cost, value)
+Priced = tuple[str, float, float, float]  # (label, cost, value, half of its interval)
+Prices = list[Priced]
+Bar = tuple[str, float, float]  # (label, value, half of its interval)
+Style = dict[str, Any]
+
 
 def curves(groups: list[Group], name: str, y_label: str) -> str:
-    """A field of the metrics against updates: the mean over seeds, and a band from the lowest seed to the highest."""
-    lines = [(g, _points(g, name)) for g in groups]
-    lines = [(g, points) for g, points in lines if len(points) > 1]
-    if not lines:
+    """Draws a field of the metrics against updates: the mean over seeds, and a band of all seeds.
+
+    '' where no group has logged it twice.
+    """
+    drawn = []
+    for group in groups:
+        points = _points(group, name)
+        if len(points) > 1:
+            drawn.append((group.label, points))
+    if not drawn:
         return ""
-    with _Figure(f"{y_label} against updates", (5.4, 3.6 + 0.2 * len(lines))) as (figure, axes):
-        for i, (group, points) in enumerate(lines):
-            steps, values = list(points), list(points.values())
-            means = [sum(v) / len(v) for v in values]
-            axes.plot(
-                steps, means, color=_colour(i), linestyle=_dash(i), label=group.label, linewidth=1.6
-            )
-            if max(map(len, values)) > 1:
-                axes.fill_between(
-                    steps,
-                    [min(v) for v in values],
-                    [max(v) for v in values],
-                    color=_colour(i),
-                    alpha=0.18,
-                    linewidth=0,
-                )
-        last = max(max(points) for _, points in lines)
-        late = [
-            v
-            for _, points in lines
-            for step, values in points.items()
-            for v in values
-            if step >= 0.08 * last
-        ]
-        if late:  # the first updates fall from far above
-            pad = 0.05 * (max(late) - min(late)) + 1e-9
-            axes.set_ylim(min(late) - pad, max(late) + pad)
+
+    height = 3.6 + 0.2 * len(drawn)
+    drawing = _Drawing(f"{y_label} against updates", height)
+    with drawing.axes() as axes:
+        for i, (label, points) in enumerate(drawn):
+            _curve(axes, i, label, points)
+        _limit_to_late(axes, [points for _, points in drawn])
         axes.set(xlabel="updates", ylabel=y_label)
         _legend(axes)
-    return figure.svg
+    return drawing.svg
 
 
-def _points(group: Group, name: str) -> dict[int, list[float]]:
-    """The values of all seeds by step; a step at which one is missing or not finite has no mean."""
-    by_step: dict[int, list[float]] = {}
+def _points(group: Group, name: str) -> Series:
+    """The values of all seeds; a step at which one is missing or not finite has no mean."""
+    by_step: Series = {}
     for record in group.records:
         for row in record.metrics:
             if name in row:
-                by_step.setdefault(row["step"], []).append(
-                    math.nan if row[name] is None else row[name]
-                )
+                value = math.nan if row[name] is None else row[name]
+                by_step.setdefault(row["step"], []).append(value)
+
+    # A mean over fewer seeds than elsewhere would make a step in the curve.
     seeds = max(map(len, by_step.values()), default=0)
-    return {
-        step: by_step[step]
-        for step in sorted(by_step)
-        if len(by_step[step]) == seeds and all(map(math.isfinite, by_step[step]))
-    }
+    points = {}
+    for step in sorted(by_step):
+        values = by_step[step]
+        if len(values) == seeds and all(map(math.isfinite, values)):
+            points[step] = values
+    return points
 
 
-def bars(rows: list[tuple[str, float, float]], x_label: str) -> str:
-    """(label, value, half of its 95 % interval), one bar each, from the top; names above the bars, so that a phone has room for both."""
+def _curve(axes, i: int, label: str, points: Series) -> None:
+    """Draws the line of a model and its band."""
+    steps = list(points)
+    values = list(points.values())
+    means = [sum(seeds) / len(seeds) for seeds in values]
+    colour = _colour(i)
+    style = dict(color=colour, linestyle=_dash(i), linewidth=1.6)
+    axes.plot(steps, means, label=label, **style)
+
+    # A band of one seed would look like a certain one.
+    if max(map(len, values)) > 1:
+        lowest = [min(seeds) for seeds in values]
+        highest = [max(seeds) for seeds in values]
+        axes.fill_between(steps, lowest, highest, color=colour, alpha=0.18, linewidth=0)
+
+
+def _limit_to_late(axes, series: list[Series]) -> None:
+    """Fits the axis to all but the first updates, whose values are far above the others."""
+    last = max(max(points) for points in series)
+    late = []
+    for points in series:
+        for step, values in points.items():
+            if step >= _EARLY * last:
+                late += values
+    if late:
+        pad = 0.05 * (max(late) - min(late)) + 1e-9
+        axes.set_ylim(min(late) - pad, max(late) + pad)
+
+
+def bars(rows: list[Bar], x_label: str) -> str:
+    """Draws one bar for each (label, value, half of its 95 % interval), from the top.
+
+    Names are above the bars, so that a phone has room for both.
+    """
     rows = [row for row in rows if math.isfinite(row[1])]
     if not rows:
         return ""
-    with _Figure(
-        f"{x_label}: {', '.join(label for label, *_ in rows)}", (5.4, 0.7 + 0.5 * len(rows))
-    ) as (figure, axes):
-        top = max(value + (error if math.isfinite(error) else 0) for _, value, error in rows) or 1
+    labels = ", ".join(label for label, *_ in rows)
+    drawing = _Drawing(f"{x_label}: {labels}", 0.7 + 0.5 * len(rows))
+    with drawing.axes() as axes:
+        ends = []
         for i, (label, value, error) in enumerate(rows):
-            axes.barh(
-                i,
-                value,
-                color=_colour(i),
-                hatch=("", "///", "...", "xx")[i % 4],
-                edgecolor="white",
-                height=0.42,
-            )
-            if error and math.isfinite(error):
-                axes.errorbar(value, i, xerr=error, color=INK, capsize=3, linewidth=1.2)
-            axes.text(
-                0,
-                i - 0.36,
-                f"{label}: {shown('{:.3f}'.format, value, error)}",
-                va="center",
-                fontsize=9,
-            )
-        axes.set(xlim=(0, 1.05 * top), ylim=(len(rows) - 0.6, -0.7), yticks=[], xlabel=x_label)
-    return figure.svg
+            # An unknown interval is printed, and not drawn.
+            known = error if math.isfinite(error) else 0
+            ends.append(value + known)
+            _bar(axes, i, value, known)
+            words = shown("{:.3f}".format, value, error)
+            axes.text(0, i - 0.36, f"{label}: {words}", va="center", fontsize=9)
+        longest = max(ends) or 1
+        axes.set(xlim=(0, 1.05 * longest), xlabel=x_label)
+        axes.set(ylim=(len(rows) - 0.6, -0.7), yticks=[])
+    return drawing.svg
 
 
-def pareto(
-    points: list[tuple[str, float, float, float]], x_label: str, y_label: str, lower: bool = True
-) -> str:
-    """(label, price, value, half of its interval); a line joins those that no other beats in both. '' where all cost the same."""
-    points = [
-        (*p[:3], p[3] if math.isfinite(p[3]) else 0.0)
-        for p in points
-        if p[1] > 0 and all(map(math.isfinite, p[1:3]))
-    ]
-    if len({p[1] for p in points}) < 2:
+def _bar(axes, i: int, value: float, error: float) -> None:
+    hatch = HATCHES[i % len(HATCHES)]
+    style = dict(color=_colour(i), hatch=hatch, edgecolor="white")
+    axes.barh(i, value, height=0.42, **style)
+    if error:
+        axes.errorbar(value, i, xerr=error, color=INK, capsize=3, linewidth=1.2)
+
+
+def pareto(points: Prices, x_label: str, y_label: str, lower: bool = True) -> str:
+    """Draws values against costs, and joins the points that no other beats in both.
+
+    '' where all cost the same. With `lower` the smaller value is the better one.
+    """
+    drawn = []
+    for label, cost, value, half in points:
+        if cost > 0 and math.isfinite(cost) and math.isfinite(value):
+            error = half if math.isfinite(half) else 0.0
+            drawn.append((label, cost, value, error))
+    costs = sorted({cost for _, cost, _, _ in drawn})
+    if len(costs) < 2:
         return ""
-    from matplotlib.ticker import EngFormatter, NullFormatter
 
-    names = list(dict.fromkeys(p[0] for p in points))
-    with _Figure(
-        f"{y_label} against {x_label}: {', '.join(names)}", (5.4, 3.4 + 0.2 * len(names))
-    ) as (figure, axes):
+    names = list(dict.fromkeys(label for label, *_ in drawn))
+    title = f"{y_label} against {x_label}: {', '.join(names)}"
+    drawing = _Drawing(title, 3.4 + 0.2 * len(names))
+    with drawing.axes() as axes:
         for i, name in enumerate(names):
-            mine = [p for p in points if p[0] == name]
-            xs, ys, errors = ([p[k] for p in mine] for k in (1, 2, 3))
-            options = dict(
-                color=_colour(i),
-                marker=MARKERS[i % len(MARKERS)],
-                linestyle="",
-                markersize=7,
-                capsize=3,
-            )
-            axes.errorbar(xs, ys, yerr=errors if any(errors) else None, label=name, **options)
-        best = front([(p[1], p[2]) for p in points], lower)
-        axes.plot(*zip(*best, strict=True), color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        spread = max(p[1] for p in points) / min(p[1] for p in points)
-        axes.set(xlabel=x_label, ylabel=y_label, xscale="log" if spread > 8 else "linear")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if len(prices := sorted({p[1] for p in points})) <= _FEW and spread > 1.5:
-            axes.set_xticks(prices)
+            mine = [point for point in drawn if point[0] == name]
+            _marks(axes, i, name, mine)
+        best = front([(cost, value) for _, cost, value, _ in drawn], lower)
+        _join(axes, best)
+
+        # Costs within a factor of 8 are easier to compare on a linear axis.
+        spread = costs[-1] / costs[0]
+        scale = "log" if spread > 8 else "linear"
+        axes.set(xlabel=x_label, ylabel=y_label, xscale=scale)
+        _plain_numbers(axes)
+        if len(costs) <= _FEW and spread > 1.5:
+            axes.set_xticks(costs)
         axes.tick_params(axis="x", labelrotation=30)
         _legend(axes)
-    return figure.svg
+    return drawing.svg
+
+
+def _join(axes, frontier: list[Point]) -> None:
+    costs, values = zip(*frontier, strict=True)
+    style = dict(color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot(costs, values, zorder=0, **style)
+
+
+def _marks(axes, i: int, label: str, points: Prices) -> None:
+    """Draws the points of a model with their intervals."""
+    _, costs, values, errors = zip(*points, strict=True)
+    known = errors if any(errors) else None
+    marker = MARKERS[i % len(MARKERS)]
+    style = dict(color=_colour(i), marker=marker, markersize=7)
+    axes.errorbar(costs, values, yerr=known, label=label, linestyle="", capsize=3, **style)
 
 
 def lines(
-    series: dict[str, list[tuple[float, float]]],
+    series: dict[str, list[Point]],
     x_label: str,
     y_label: str,
     least: float = 0.0,
     beside: tuple[str, ...] = (),
 ) -> str:
-    """A line for each name through its (price, value); those `beside` are what the others are compared with, broad and without colour.
+    """Draws a line for each name through its points.
 
-    With `least` the values' axis is logarithmic, and lower values are drawn at it.
+    Args:
+        series: name → [(cost, value), …]
+        x_label: of the costs
+        y_label: of the values
+        least: where positive, the values' axis is logarithmic and lower values are drawn at it
+        beside: names of references, drawn broad and without colour
     """
-    series = {
-        name: sorted((x, max(y, least)) for x, y in points if x > 0 and math.isfinite(y))
-        for name, points in series.items()
-    }
-    series = {name: points for name, points in series.items() if points}
-    if not series:
+    finite = {}
+    for name, points in series.items():
+        line = []
+        for cost, value in points:
+            if cost > 0 and math.isfinite(value):
+                line.append((cost, max(value, least)))
+        if line:
+            finite[name] = sorted(line)
+    if not finite:
         return ""
-    from matplotlib.ticker import EngFormatter, NullFormatter
 
-    with _Figure(
-        f"{y_label} against {x_label}: {', '.join(series)}", (5.4, 3.8 + 0.2 * len(series))
-    ) as (figure, axes):
-        i = 0
-        for name, points in series.items():
+    title = f"{y_label} against {x_label}: {', '.join(finite)}"
+    drawing = _Drawing(title, 3.8 + 0.2 * len(finite))
+    with drawing.axes() as axes:
+        coloured = [name for name in finite if name not in beside]
+        for name, line in finite.items():
             if name in beside:
-                axes.plot(
-                    *zip(*points, strict=True),
-                    label=name,
-                    color=INK,
-                    linewidth=2.4,
-                    linestyle=DASHES[beside.index(name)],
-                    zorder=1,
-                )
-                continue
-            options = dict(
-                color=_colour(i),
-                linestyle=_dash(i),
-                marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
-                markersize=5,
-            )
-            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, **options)
-            i += 1
-        prices = sorted({x for points in series.values() for x, _ in points})
-        if prices[-1] > 4 * prices[0]:
-            axes.set_xscale("log", base=2)  # passes are powers of 2, or nearly
-        axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if least > 0 else "linear")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if len(prices) <= _FEW:
-            axes.set_xticks(prices)
+                style = _reference_style(beside.index(name))
+            else:
+                style = _line_style(coloured.index(name))
+            costs, values = zip(*line, strict=True)
+            axes.plot(costs, values, label=name, **style)
+        costs = sorted({cost for line in finite.values() for cost, _ in line})
+        if costs[-1] > 4 * costs[0]:
+            # Costs are numbers of passes: powers of 2, or nearly.
+            axes.set_xscale("log", base=2)
+        scale = "log" if least > 0 else "linear"
+        axes.set(xlabel=x_label, ylabel=y_label, yscale=scale)
+        _plain_numbers(axes)
+        if len(costs) <= _FEW:
+            axes.set_xticks(costs)
         _legend(axes)
-    return figure.svg
+    return drawing.svg
 
 
-def front(points: list[tuple[float, float]], lower: bool) -> list[tuple[float, float]]:
-    """The points that none beats: nothing is cheaper and as good. `lower`: the smaller value is the better one."""
-    best, frontier = math.inf, []
-    for price, value in sorted(points, key=lambda p: (p[0], p[1] if lower else -p[1])):
-        if (value if lower else -value) < best:
-            best = value if lower else -value
-            frontier.append((price, value))
+def _reference_style(i: int) -> Style:
+    return dict(color=INK, linewidth=2.4, linestyle=DASHES[i], zorder=1)
+
+
+def _line_style(i: int) -> Style:
+    marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+    style = dict(color=_colour(i), linestyle=_dash(i), linewidth=1.4)
+    return style | dict(marker=marker, markersize=5)
+
+
+def front(points: list[Point], lower: bool) -> list[Point]:
+    """Returns the points that none beats: no other is both cheaper and as good.
+
+    With `lower` the smaller value is the better one.
+    """
+    sign = 1 if lower else -1
+    best = math.inf
+    frontier = []
+    # Of equal costs the best value comes first, and hides the others.
+    signed = sorted((cost, sign * value) for cost, value in points)
+    for cost, value in signed:
+        if value < best:
+            best = value
+            frontier.append((cost, sign * value))
     return frontier
 
 
@@ -229,49 +303,59 @@ def _colour(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
 
 
-def _dash(i: int):
+def _dash(i: int) -> Any:
+    # A colour that occurs again has another dash.
     return DASHES[(i + i // len(COLOURS)) % len(DASHES)]
 
 
+def _plain_numbers(axes) -> None:
+    """Labels costs as 10k and 3M."""
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _legend(axes) -> None:
-    """Below the axes: on a phone there is no room beside them."""
-    high = axes.get_window_extent().height / axes.figure.dpi  # inches
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.65 / high), ncols=1, fontsize=9)
+    """Puts the legend below the axes: on a phone there is no room beside them."""
+    inches = axes.get_window_extent().height / axes.figure.dpi
+    anchor = (0.5, -0.65 / inches)
+    axes.legend(loc="upper center", bbox_to_anchor=anchor, ncols=1, fontsize=9)
 
 
-class _Figure:
-    """`with _Figure(title, inches) as (figure, axes)`; afterwards `figure.svg` is the drawing, which says its title to a reader."""
+class _Drawing:
+    """A figure of one plot: `svg` is the drawing once the block of `axes()` has ended.
 
-    def __init__(self, title: str, inches: tuple[float, float]):
-        self._title, self._inches, self.svg = title, inches, ""
+    A screen reader reads the title.
+    """
 
-    def __enter__(self):
+    def __init__(self, title: str, height: float):
+        self._title = title
+        self._inches = (_WIDTH, height)
+        self.svg = ""
+
+    @contextlib.contextmanager
+    def axes(self) -> Iterator[Any]:
         import matplotlib
         from matplotlib.figure import Figure
 
-        self._context = matplotlib.rc_context(_SETTINGS)
-        self._context.__enter__()
-        self._figure = Figure(figsize=self._inches)
-        return self, self._figure.add_subplot()
-
-    def __exit__(self, kind, *rest) -> None:
-        if kind is None:
+        with matplotlib.rc_context(_SETTINGS):
+            figure = Figure(figsize=self._inches)
+            yield figure.add_subplot()
+            # Without a date, equal runs give equal pages.
             text = io.StringIO()
-            self._figure.savefig(
-                text,
-                format="svg",
-                bbox_inches="tight",
-                transparent=True,
-                metadata=dict(Date=None, Creator=None),
-            )
-            drawing = text.getvalue()
-            self.svg = _framed(drawing[drawing.index("<svg") :], html.escape(self._title))
-        self._context.__exit__(kind, *rest)
+            options = dict(bbox_inches="tight", transparent=True)
+            metadata = dict(Date=None, Creator=None)
+            figure.savefig(text, format="svg", metadata=metadata, **options)
+        drawing = text.getvalue()
+        begin = drawing.index("<svg")
+        self.svg = _framed(drawing[begin:], html.escape(self._title))
 
 
 def _framed(drawing: str, title: str) -> str:
-    """The drawing as wide as its place, with ids of its own, since a page holds several."""
-    head, rest = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL).split(">", 1)
+    """The drawing without a size and with ids of its own, since a page contains several."""
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    head, rest = drawing.split(">", 1)
     head = re.sub(r' (?:width|height|xmlns:xlink|version)="[^"]*"', "", head)
     mark = f"p{zlib.crc32(title.encode())}"
     rest = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{mark}-", rest)

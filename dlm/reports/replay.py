@@ -91,7 +91,6 @@ class Trace:
 
 def page(traces: list[Trace], title: str) -> str:
     """Return the whole page as a string of HTML."""
-    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     # Readers without JavaScript see the finished texts.
     texts = [html.escape(trace.text()) for trace in traces]
     parts = dict(
@@ -99,6 +98,12 @@ def page(traces: list[Trace], title: str) -> str:
         data=embed([_data(trace) for trace in traces]),
         final="\n\n".join(texts),
     )
+    return fill_page(Path(__file__).with_suffix(".html"), parts)
+
+
+def fill_page(path: Path, parts: dict[str, str]) -> str:
+    """Return an HTML file with each {{name}} replaced by a part, which is HTML already."""
+    template = path.read_text(encoding="utf-8")
     return _FIELD.sub(lambda match: parts[match[1]], template)
 
 

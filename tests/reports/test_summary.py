@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from dlm.reports import record, summary
+from dlm.reports import figures, record, summary
 from dlm.reports.groups import grouped
 from dlm.reports.replay import GENERATOR
 from tests.reports.conftest import lines, score, write
@@ -97,7 +97,7 @@ def test_every_number_of_passes_is_a_point(tmp_path):
         )
         (run / "evals.jsonl").write_text(lines(scores))
     (group,) = grouped(record.read(runs))
-    (label, four, mean, half), (_, sixteen, *_) = summary._passes(
+    (label, four, mean, half), (_, sixteen, *_) = figures.passes(
         [group], "entropy"
     )  # what is of an older step is of another model
     assert (label, four, mean, sixteen) == ("masked", 3.875, 1.5, 15.875) and half == pytest.approx(
