@@ -57,6 +57,32 @@ _SETTINGS = {
     "hatch.linewidth": 0.6,
 }
 
+_BAND = {
+    "alpha": 0.18,
+    "linewidth": 0,
+}
+_ERROR_BAR = {
+    "color": INK,
+    "capsize": 3,
+    "linewidth": 1.2,
+}
+_FRONT_LINE = {
+    "color": INK,
+    "linewidth": 1,
+    "linestyle": (0, (4, 3)),
+    "zorder": 0,
+}
+_MARK = {
+    "linestyle": "",
+    "markersize": 7,
+    "capsize": 3,
+}
+_LEGEND = {
+    "loc": "upper center",
+    "ncols": 1,
+    "fontsize": 9,
+}
+
 Series = dict[int, list[float]]  # step → the values of all seeds
 Point = tuple[float, float]  # (cost, value)
 Priced = tuple[str, float, float, float]  # (label, cost, value, half of its interval)
@@ -95,8 +121,8 @@ def _points(group: Group, name: str) -> Series:
     for record in group.records:
         for row in record.metrics:
             if name in row:
-                value = math.nan if row[name] is None else row[name]
-                by_step.setdefault(row["step"], []).append(value)
+                values = by_step.setdefault(row["step"], [])
+                values.append(math.nan if row[name] is None else row[name])
 
     # A mean over fewer seeds than elsewhere would make a step in the curve.
     seeds = max(map(len, by_step.values()), default=0)
@@ -121,7 +147,7 @@ def _curve(axes, i: int, label: str, points: Series) -> None:
     if max(map(len, values)) > 1:
         lowest = [min(seeds) for seeds in values]
         highest = [max(seeds) for seeds in values]
-        axes.fill_between(steps, lowest, highest, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(steps, lowest, highest, color=colour, **_BAND)
 
 
 def _limit_to_late(axes, series: list[Series]) -> None:
@@ -133,8 +159,10 @@ def _limit_to_late(axes, series: list[Series]) -> None:
             if step >= _EARLY * last:
                 late += values
     if late:
-        pad = 0.05 * (max(late) - min(late)) + 1e-9
-        axes.set_ylim(min(late) - pad, max(late) + pad)
+        lowest = min(late)
+        highest = max(late)
+        pad = 0.05 * (highest - lowest) + 1e-9
+        axes.set_ylim(lowest - pad, highest + pad)
 
 
 def bars(rows: list[Bar], x_label: str) -> str:
@@ -167,7 +195,7 @@ def _bar(axes, i: int, value: float, error: float) -> None:
     style = dict(color=_colour(i), hatch=hatch, edgecolor="white")
     axes.barh(i, value, height=0.42, **style)
     if error:
-        axes.errorbar(value, i, xerr=error, color=INK, capsize=3, linewidth=1.2)
+        axes.errorbar(value, i, xerr=error, **_ERROR_BAR)
 
 
 def pareto(points: Prices, x_label: str, y_label: str, lower: bool = True) -> str:
@@ -175,6 +203,7 @@ def pareto(points: Prices, x_label: str, y_label: str, lower: bool = True) -> st
 
     '' where all cost the same. With `lower` the smaller value is the better one.
     """
+    # An axis that may be logarithmic has no place for a cost of 0.
     drawn = []
     for label, cost, value, half in points:
         if cost > 0 and math.isfinite(cost) and math.isfinite(value):
@@ -192,7 +221,7 @@ def pareto(points: Prices, x_label: str, y_label: str, lower: bool = True) -> st
             mine = [point for point in drawn if point[0] == name]
             _marks(axes, i, name, mine)
         best = front([(cost, value) for _, cost, value, _ in drawn], lower)
-        _join(axes, best)
+        axes.plot(*zip(*best, strict=True), **_FRONT_LINE)
 
         # Costs within a factor of 8 are easier to compare on a linear axis.
         spread = costs[-1] / costs[0]
@@ -206,19 +235,14 @@ def pareto(points: Prices, x_label: str, y_label: str, lower: bool = True) -> st
     return drawing.svg
 
 
-def _join(axes, frontier: list[Point]) -> None:
-    costs, values = zip(*frontier, strict=True)
-    style = dict(color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    axes.plot(costs, values, zorder=0, **style)
-
-
 def _marks(axes, i: int, label: str, points: Prices) -> None:
     """Draws the points of a model with their intervals."""
+    # Where no interval is known, none is drawn.
     _, costs, values, errors = zip(*points, strict=True)
     known = errors if any(errors) else None
     marker = MARKERS[i % len(MARKERS)]
-    style = dict(color=_colour(i), marker=marker, markersize=7)
-    axes.errorbar(costs, values, yerr=known, label=label, linestyle="", capsize=3, **style)
+    style = dict(color=_colour(i), marker=marker)
+    axes.errorbar(costs, values, yerr=known, label=label, **style, **_MARK)
 
 
 def lines(
@@ -251,6 +275,7 @@ def lines(
     title = f"{y_label} against {x_label}: {', '.join(finite)}"
     drawing = _Drawing(title, 3.8 + 0.2 * len(finite))
     with drawing.axes() as axes:
+        # A reference takes no colour from the others.
         coloured = [name for name in finite if name not in beside]
         for name, line in finite.items():
             if name in beside:
@@ -320,7 +345,7 @@ def _legend(axes) -> None:
     """Puts the legend below the axes: on a phone there is no room beside them."""
     inches = axes.get_window_extent().height / axes.figure.dpi
     anchor = (0.5, -0.65 / inches)
-    axes.legend(loc="upper center", bbox_to_anchor=anchor, ncols=1, fontsize=9)
+    axes.legend(bbox_to_anchor=anchor, **_LEGEND)
 
 
 class _Drawing:

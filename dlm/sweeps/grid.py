@@ -1,11 +1,13 @@
 """Sweeps in plain Python: a point is a set of overrides by dotted name, a sweep a list of points.
 
     def sweep():                                          # in a recipe, beside get_config
-        objective = chain(point("ar", {"objective": "objectives.ar"}), over("objective.process.schedule", "linear", "cosine"))
+        schedules = over("objective.process.schedule", "linear", "cosine")
+        objective = chain(point("ar", {"objective": "objectives.ar"}), schedules)
         return repeat(product(objective, over("nn.width", 64, 128)), seeds=3)
 
-`product` combines every point of one list with every point of the next, `zip` the first with the first, `chain` puts lists end to end,
-`repeat` runs each point with several seeds. A point is named after what it overrides: width=64-seed=1.
+`product` combines every point of one list with every point of the next, `zip` the first with the
+first, `chain` concatenates lists, and `repeat` runs each point with several seeds. A point is named
+after what it overrides: width=64-seed=1.
 """
 
 import builtins
@@ -26,65 +28,75 @@ from dlm.runs import earlier_fields
 
 LOGS = "logs"  # in a sweep's folder, beside the runs' directories
 _LONGEST = 120  # bytes of a name, which becomes a directory's
-_TAKEN = (
-    LOGS,
-    "report.html",
-    "results.csv",
-    "config.json",
-)  # what commands make or look for in a sweep's folder
+# Files and folders that commands create or look for in a sweep's folder.
+_TAKEN = (LOGS, "report.html", "results.csv", "config.json")
+
+Overrides = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Point:
-    """Overrides, and one label for each choice that was made."""
+    """Overrides, and one label for each choice."""
 
     labels: tuple[str, ...]
     overrides: dict[str, Any]
 
     @property
     def name(self) -> str:
-        """One component of a path."""
-        plain = re.sub(r"[^\w.=+-]+", "_", unicodedata.normalize("NFC", "-".join(self.labels)))
-        return plain.encode()[:_LONGEST].decode(errors="ignore") or "run"
+        """The name of the run's directory."""
+        joined = unicodedata.normalize("NFC", "-".join(self.labels))
+        plain = re.sub(r"[^\w.=+-]+", "_", joined)
+        # A character that is cut in two is dropped.
+        name = plain.encode()[:_LONGEST].decode(errors="ignore")
+        return name or "run"
 
 
 def point(label: str, overrides: dict[str, Any]) -> list[Point]:
-    """One point with a name of its own."""
-    return [Point((str(label),), dict(overrides))]
+    """Returns one point with this label."""
+    labels = (str(label),)
+    return [Point(labels, dict(overrides))]
 
 
 def over(field: str, *values: Any) -> list[Point]:
-    """A point for each value of one field."""
-    return [Point((f"{field.rpartition('.')[2]}={to_plain(v)}",), {field: v}) for v in values]
+    """Returns a point for each value of one field."""
+    _, _, leaf = field.rpartition(".")
+    points = []
+    for value in values:
+        points += point(f"{leaf}={to_plain(value)}", {field: value})
+    return points
 
 
 def product(*lists: Sequence[Point]) -> list[Point]:
-    """Every combination of one point of each list; the last list varies fastest."""
-    return [functools.reduce(_both, points) for points in itertools.product(*lists)]
+    """Returns every combination of one point of each list; the last list varies fastest."""
+    return [_joined(points) for points in itertools.product(*lists)]
 
 
 def zip(*lists: Sequence[Point]) -> list[Point]:
-    """The first points of all lists together, then the second ones."""
-    if len({len(points) for points in lists}) > 1:
-        raise UserError(
-            f"zip of lists of {', '.join(str(len(points)) for points in lists)} points: give all the same number"
-        )
-    return [functools.reduce(_both, points) for points in builtins.zip(*lists, strict=True)]
+    """Returns the first points of all lists joined, then the second points, and so on."""
+    lengths = [len(points) for points in lists]
+    if len(set(lengths)) > 1:
+        listed = ", ".join(map(str, lengths))
+        raise UserError(f"zip of lists of {listed} points: give all the same number")
+    return [_joined(points) for points in builtins.zip(*lists, strict=True)]
 
 
 def chain(*lists: Sequence[Point]) -> list[Point]:
-    """The points of all lists, one list after the other."""
-    return [p for points in lists for p in points]
+    """Returns the points of all lists, one list after the other."""
+    return list(itertools.chain(*lists))
 
 
 def repeat(points: Sequence[Point], seeds: int) -> list[Point]:
-    """Each point with the seeds 0 … seeds − 1."""
+    """Returns each point with the seeds 0 … seeds − 1."""
     return product(points, over("seed", *range(seeds)))
 
 
+def _joined(points: Sequence[Point]) -> Point:
+    return functools.reduce(_both, points)
+
+
 def _both(a: Point, b: Point) -> Point:
-    for twice in a.overrides.keys() & b.overrides.keys():
-        raise UserError(f"{twice} is overridden twice, in {a.name} and in {b.name}")
+    for field in a.overrides.keys() & b.overrides.keys():
+        raise UserError(f"{field} is overridden twice, in {a.name} and in {b.name}")
     return Point(a.labels + b.labels, a.overrides | b.overrides)
 
 
@@ -98,71 +110,94 @@ class Sweep:
 
 
 def points_of(target: str) -> list[Point] | None:
-    """What sweep() of FILE.py[:args] returns (sweep(args) where it takes them, as get_config does); None where the recipe has none."""
-    path, arg = recipe.split(target)
+    """Returns the points of sweep() in FILE.py[:args]; None where the recipe has no sweep().
+
+    sweep(args) gets the arguments if it takes them, as get_config does.
+    """
+    path, arguments = recipe.split(target)
     with recipe.errors_in(path):
         sweep = recipe.load_function(path, "sweep")
-        return None if sweep is None else list(recipe.call(sweep, arg) or [])
+        if sweep is None:
+            return None
+        points = recipe.call(sweep, arguments)
+        return list(points or [])
 
 
-def load(target: str, overrides: Sequence[tuple[str, str]] = ()) -> Sweep:
-    """The sweep of FILE.py[:args]; `overrides` (dotted name, text) hold for all of its runs. Every run is validated.
+def load(target: str, overrides: Overrides = ()) -> Sweep:
+    """Returns the sweep of FILE.py[:args], with every run validated.
 
-    Raises UserError for a recipe without sweep(), for names that come twice and for the first run that cannot be built.
+    `overrides` (dotted name, text) apply to all of its runs. Raises UserError for a recipe without
+    sweep(), for names that occur twice and for the first run that cannot be built.
     """
-    base, points = load_recipe(target), points_of(target)
+    base = load_recipe(target)
+    points = points_of(target)
     if points is None:
         raise UserError(f"{target} has no sweep()")
-    if not points or not all(isinstance(p, Point) for p in points):
+    if not points or not all(isinstance(each, Point) for each in points):
         raise UserError(f"sweep() of {target} must return at least one point of dlm.sweeps.grid")
-    _check_names(target, [p.name for p in points])
-    common = tuple(f"--{dotted}={text}" for dotted, text in overrides)
+    _check_names(target, [each.name for each in points])
+
+    # The command line comes before the points, so a point may override it.
+    common = []
     for dotted, text in overrides:
+        common.append(f"--{dotted}={text}")
         override(base, dotted.removeprefix("config."), text)
-    configs = {p.name: _built(base, p) for p in points}
-    flags = {name: (f"--config={target}", *common, *words) for name, (_, words) in configs.items()}
-    return Sweep(tuple(points), {name: run for name, (run, _) in configs.items()}, flags)
+    runs = {}
+    flags = {}
+    for each in points:
+        run, words = _build(base, each)
+        runs[each.name] = run
+        flags[each.name] = (f"--config={target}", *common, *words)
+    return Sweep(tuple(points), runs, flags)
 
 
 def _check_names(target: str, names: Sequence[str]) -> None:
-    """Each is to be a directory of its own, also where a file system takes A and a for the same."""
-    alike: dict[str, str] = {}
+    """Checks that each can be a directory, also where a file system takes A and a for the same."""
+    remedy = "label it otherwise with point()"
+    earlier: dict[str, str] = {}
     for name in names:
         folded = name.casefold()
         if not name[0].isalnum():
             raise UserError(
-                f"sweep() of {target}: the name {name!r} must begin with a letter or a digit: label it otherwise with point()"
+                f"sweep() of {target}: the name {name!r} must begin with a letter or a digit: "
+                f"{remedy}"
             )
         if folded in _TAKEN:
             raise UserError(
-                f"sweep() of {target}: {name!r} is what a sweep keeps beside its runs: label it otherwise with point()"
+                f"sweep() of {target}: {name!r} is what a sweep keeps beside its runs: {remedy}"
             )
-        if folded in alike:
-            both = (
-                repr(name)
-                if alike[folded] == name
-                else f"{alike[folded]!r} or {name!r}, which some file systems take for the same"
-            )
+        if folded in earlier:
+            both = repr(name)
+            if earlier[folded] != name:
+                other = repr(earlier[folded])
+                both = f"{other} or {name!r}, which some file systems take for the same"
             raise UserError(
-                f"sweep() of {target} makes 2 runs with the name {both}: label them apart with point()"
+                f"sweep() of {target} makes 2 runs with the name {both}: "
+                "label them apart with point()"
             )
-        alike[folded] = name
+        earlier[folded] = name
 
 
-def _built(base: dict, p: Point) -> tuple[Run, list[str]]:
-    config, applied, words = copy.deepcopy(base), copy.deepcopy(base), []
-    for field, value in p.overrides.items():
-        text = value if isinstance(value, str) else repr(to_plain(value))
-        put(config, field, to_plain(value))
-        override(applied, field, text)
+def _build(base: dict, each: Point) -> tuple[Run, list[str]]:
+    """The run of a point, and the flags that build the same run in another process."""
+    config = copy.deepcopy(base)
+    from_flags = copy.deepcopy(base)
+    words = []
+    for field, value in each.overrides.items():
+        plain = to_plain(value)
+        text = value if isinstance(value, str) else repr(plain)
+        put(config, field, plain)
+        override(from_flags, field, text)
         words.append(f"--config.{field}={text}")
     try:
         earlier_fields.check(config)
         run = build_run(config)
-        if build_run(applied) != run:
+        # A value that a command line reads otherwise would train another run.
+        if build_run(from_flags) != run:
             raise UserError(
-                f"{' '.join(words)} means something else on a command line; give the whole section as a dictionary"
+                f"{' '.join(words)} means something else on a command line; "
+                "give the whole section as a dictionary"
             )
     except UserError as error:
-        raise UserError(f"run {p.name!r}: {error}") from None
+        raise UserError(f"run {each.name!r}: {error}") from None
     return run, words

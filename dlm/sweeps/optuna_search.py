@@ -1,78 +1,116 @@
-"""Search among a sweep's points with Optuna instead of running all: every label is a choice, runs that differ in their seed are one try.
+"""Searches a sweep's points with Optuna instead of running all of them.
 
-Where all points have equally many labels, as those of a product have, each position is a categorical parameter of its own.
+Each label is a choice; runs that differ only in their seed are one trial. Where all points have
+equally many labels, as those of a product have, each position is a categorical parameter.
 """
 
 import math
 import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from dlm.core.errors import UserError
 from dlm.sweeps.grid import Point
 
-_IDLE = 20  # tries already made that the sampler may suggest in a row before it is handed a new one
+# So often in a row may the sampler suggest a trial that was run before it is given a new one.
+_IDLE = 20
+
+Labels = tuple[str, ...]
+Groups = dict[Labels, list[Point]]
+Score = Callable[[list[Point]], float | None]
 
 
 def search(
-    points: Sequence[Point],
-    tries: int,
-    score: Callable[[list[Point]], float | None],
-    maximize: bool = False,
-    seed: int = 0,
-) -> dict:
-    """{name of the try: score}, best first; `score` gets the points of a try, one for each seed, and None counts as failed.
+    points: Sequence[Point], trials: int, score: Score, maximize: bool = False, seed: int = 0
+) -> dict[str, float | None]:
+    """Returns {name of the trial: score}, best first.
+
+    Args:
+        points: of the sweep
+        trials: the number of different trials to run
+        score: called with the points of a trial, one for each seed; None counts as a failure
+        maximize: whether the largest score is best
+        seed: of the sampler
 
     Raises UserError where Optuna is not installed.
     """
+    optuna = _optuna()
+    groups = _groups(points)
+    labels = list(zip(*groups, strict=True))
+    choices = [sorted(set(position)) for position in labels]
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, trials // 3))
+    direction = "maximize" if maximize else "minimize"
+    study = optuna.create_study(direction=direction, sampler=sampler)
+    scores: dict[Labels, float | None] = {}
+    idle = 0
+    rng = random.Random(seed)
+    while len(scores) < min(trials, len(groups)):
+        # A sampler that is sure of its optimum would suggest it for ever.
+        if idle > _IDLE:
+            untried = [key for key in groups if key not in scores]
+            new = rng.choice(untried)
+            study.enqueue_trial({_parameter(i): label for i, label in enumerate(new)})
+        trial = study.ask()
+        key = _suggested(trial, choices)
+        if key in groups and key not in scores:
+            idle = 0
+            scores[key] = score(groups[key])
+        else:
+            idle += 1
+        value = scores.get(key)
+        if _good(value):
+            study.tell(trial, value)
+        else:
+            study.tell(trial, None, optuna.trial.TrialState.FAIL)
+    return _ordered(scores, maximize)
+
+
+def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
         raise UserError("--search needs Optuna: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    groups = _groups(points)
-    same = len({len(key) for key in groups}) == 1
-    keys = (
-        groups
-        if same
-        else {("-".join(key),): chosen_points for key, chosen_points in groups.items()}
-    )
-    choices = [sorted(set(labels)) for labels in zip(*keys, strict=True)]
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, tries // 3))
-    study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)
-    scores, idle, rng = {}, 0, random.Random(seed)
-    while len(scores) < min(tries, len(keys)):
-        if idle > _IDLE:
-            new = rng.choice([key for key in keys if key not in scores])
-            study.enqueue_trial({f"choice {i}": label for i, label in enumerate(new)})
-        trial = study.ask()
-        key = tuple(
-            trial.suggest_categorical(f"choice {i}", labels) for i, labels in enumerate(choices)
-        )
-        idle = idle + 1 if key in scores or key not in keys else 0
-        if key in keys and key not in scores:
-            scores[key] = score(keys[key])
-        value = scores.get(key)
-        study.tell(trial, *([value] if _good(value) else [None, optuna.trial.TrialState.FAIL]))
-    order = sorted(
-        scores,
-        key=lambda key: (
-            not _good(scores[key]),
-            (scores[key] if _good(scores[key]) else 0) * (-1 if maximize else 1),
-        ),
-    )
-    return {"-".join(key): scores[key] for key in order}
+    return optuna
+
+
+def _parameter(i: int) -> str:
+    return f"choice {i}"
+
+
+def _suggested(trial: Any, choices: list[list[str]]) -> Labels:
+    labels = []
+    for i, options in enumerate(choices):
+        label = trial.suggest_categorical(_parameter(i), options)
+        labels.append(label)
+    return tuple(labels)
+
+
+def _ordered(scores: dict[Labels, float | None], maximize: bool) -> dict[str, float | None]:
+    """The scores by name, the best first and failures last."""
+    sign = -1 if maximize else 1
+
+    def rank(key: Labels) -> tuple[bool, float]:
+        value = scores[key]
+        if value is None or not math.isfinite(value):
+            return True, 0.0
+        return False, sign * value
+
+    return {"-".join(key): scores[key] for key in sorted(scores, key=rank)}
 
 
 def _good(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _groups(points: Sequence[Point]) -> dict[tuple[str, ...], list[Point]]:
-    """The points by their labels, but for the seed's."""
-    groups: dict[tuple[str, ...], list[Point]] = defaultdict(list)
-    for p in points:
-        groups[
-            tuple(label for label in p.labels if not label.startswith("seed=")) or ("run",)
-        ].append(p)
-    return dict(groups)
+def _groups(points: Sequence[Point]) -> Groups:
+    """The points by their labels, without the seed's."""
+    groups: Groups = {}
+    for point in points:
+        labels = [label for label in point.labels if not label.startswith("seed=")]
+        key = tuple(labels) or ("run",)
+        groups.setdefault(key, []).append(point)
+    # Points of unequal length have no positions in common: their whole name is one choice.
+    if len({len(key) for key in groups}) > 1:
+        return {("-".join(key),): members for key, members in groups.items()}
+    return groups

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm.reports import record, summary, table
+from dlm.reports import figures, record, table
 from dlm.reports.fairness import warnings
 from dlm.reports.groups import grouped
 from dlm.reports.record import Record
@@ -57,8 +57,8 @@ def test_bars_of_different_text_stand_in_no_figure_without_the_line(runs):
             run, score("token_accuracy", 0.5, se=0.1, text=dict(TEXT, sha256=digest * 64), **infill)
         )
     found = groups(runs)
-    figures = list(filter(None, summary._plots(found, table.rows(found))))
-    titles = {f.partition("<h2>")[2].partition("</h2>")[0]: "class=warning" in f for f in figures}
+    drawn = list(filter(None, figures.figures(found, table.rows(found))))
+    titles = {f.partition("<h2>")[2].partition("</h2>")[0]: "class=warning" in f for f in drawn}
     assert (
         titles["Infilled tokens that are the original ones"]
         and not titles["Held-out bits per byte"]

@@ -107,7 +107,7 @@ def test_a_directory_that_is_still_being_left_is_waited_for(sent, tmp_path):
     with subprocess.Popen(words, stdout=subprocess.PIPE, env=env) as other:
         other.stdout.readline()
         began = time.monotonic()
-        Fleet([job], 1, tmp_path / "logs", io.StringIO())._await(job)
+        Fleet([job], 1, tmp_path / "logs", io.StringIO())._wait_for_directory(job)
         assert 0.5 < time.monotonic() - began < 20
 
 
@@ -186,9 +186,9 @@ def test_the_board_redraws_on_a_terminal():
             return True
 
     board = worker_pool.Board(["a", "bb"], stream := Terminal())
-    board.tell("a", "step 1", 0)
-    board.tell("bb", "step 1", 1)
-    board.tell("a", "finished", 0, last=True)
+    board.show("a", "step 1", 0)
+    board.show("bb", "step 1", 1)
+    board.show("a", "finished", 0, last=True)
     board.close()
     shown = stream.getvalue().split("\033[2A\033[J")
     assert shown[-1] == "[1/2] a   finished\n[2/2] bb  step 1\n\033[1A\033[J"
