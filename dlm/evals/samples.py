@@ -1,22 +1,25 @@
-"""What the model draws from nothing: how varied it is. Never a quality by itself, always beside one.
+"""The variety of samples drawn without a prompt. It is no quality, and belongs beside one.
 
-entropy      −Σ_v p_v log p_v of the tokens of a sample, nats, mean over the samples: low where a sample repeats itself
-distinct_n   different n-grams of tokens over all of them, in all samples together: low where samples repeat each other
+entropy      −Σ_v p_v log p_v of the tokens of a sample, nats, mean over the samples: low where a
+             sample repeats itself
+distinct_n   different n-grams of tokens over all n-grams, in all samples together: low where
+             samples repeat each other
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from dlm.core.intervals import jackknife
+from dlm.core.contracts.evaluation import EvalContext, Score
 from dlm.core.vocab import Vocab
+from dlm.evals.base import Base, Scores, estimate
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Base):
     num: int = 64  # samples
     length: int = 0  # tokens of each; 0: as long as in training
 
@@ -30,41 +33,45 @@ class Samples:
                 f"num={self.num} must be at least 2 and length={self.length} not negative"
             )
 
-    def run(self, context, step: int) -> Iterator[tuple[str, float, float]]:
-        """(name, value, standard error) over the samples."""
-        yield from variety(
-            [reply.ids for reply in context.draw(self.num, self.length)], context.tokenizer.vocab
-        )
+    def run(self, context: EvalContext, step: int) -> Scores:
+        replies = context.draw(self.num, self.length)
+        yield from variety([reply.ids for reply in replies], context.tokenizer.vocab)
 
 
-def variety(ids_N: list[np.ndarray], vocab: Vocab) -> Iterator[tuple[str, float, float]]:
-    """The scores of some samples, each up to its first end of text."""
+def variety(ids_N: Sequence[np.ndarray], vocab: Vocab) -> Scores:
+    """Yields the scores of some samples, each up to its first end of text."""
     cut_N = [before(vocab, ids) for ids in ids_N]
-    yield "entropy", *jackknife(np.mean, [_entropy(ids) for ids in cut_N])
+    entropy_N = [_entropy(ids) for ids in cut_N]
+    yield estimate("entropy", np.mean, entropy_N)
     for n in (1, 2, 3):
-        grams_N = [
-            Counter(zip(*(ids[i:].tolist() for i in range(n)), strict=False)) for ids in cut_N
-        ]
-        yield (
-            f"distinct_{n}",
-            *jackknife(
-                lambda chosen, grams=grams_N: _distinct([grams[i] for i in chosen]),
-                range(len(grams_N)),
-            ),
-        )
+        yield _distinct(n, [_grams(ids, n) for ids in cut_N])
 
 
 def before(vocab: Vocab, ids: np.ndarray) -> np.ndarray:
-    """The ids up to the first end of text, all of them where there is none."""
+    """Returns the ids up to the first end of text, all of them where there is none."""
     ends = np.flatnonzero(vocab.ending(ids))
     return ids[: ends[0]] if len(ends) else ids
 
 
 def _entropy(ids: np.ndarray) -> float:
-    count_V = np.unique(ids, return_counts=True)[1] / max(len(ids), 1)
-    return float(-(count_V * np.log(count_V)).sum())
+    _, number_V = np.unique(ids, return_counts=True)
+    share_V = number_V / max(len(ids), 1)
+    return float(-(share_V * np.log(share_V)).sum())
 
 
-def _distinct(grams: list[Counter]) -> float:
-    total = sum(g.total() for g in grams)
-    return len(set().union(*grams)) / total if total else 0.0
+def _grams(ids: np.ndarray, n: int) -> Counter:
+    shifted = [ids[i:].tolist() for i in range(n)]
+    return Counter(zip(*shifted, strict=False))
+
+
+def _distinct(n: int, grams_N: list[Counter]) -> Score:
+    """The share of different n-grams."""
+
+    # The jackknife omits one sample after the other, by its number.
+    def share(chosen: np.ndarray) -> float:
+        grams = [grams_N[i] for i in chosen]
+        total = sum(counter.total() for counter in grams)
+        different: set = set().union(*grams)
+        return len(different) / total if total else 0.0
+
+    return estimate(f"distinct_{n}", share, range(len(grams_N)))

@@ -85,7 +85,7 @@ def harness(**changes):
     here, render = "dlm.evals.harness", str
     with contextlib.ExitStack() as stack:
         for name, fake in dict(
-            _ready=lambda: None, Model=told("scores"), _template=lambda context: render
+            _prepare_lm_eval=lambda: None, Model=told("scores"), _template=lambda context: render
         ).items():
             stack.enter_context(mock.patch(f"{here}.{name}", fake))
         stack.enter_context(

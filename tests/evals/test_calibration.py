@@ -69,8 +69,8 @@ def test_bins_tell_errors_apart_that_cancel():
     rows_NS3 = np.array([[[10, 5, 2.0], [10, 5, 8.0]]])
 
     assert (
-        calibration._error(rows_NS3) == pytest.approx(0.3)
-        and calibration._error(rows_NS3.sum(1, keepdims=True)) == 0
+        calibration._calibration_error(rows_NS3) == pytest.approx(0.3)
+        and calibration._calibration_error(rows_NS3.sum(1, keepdims=True)) == 0
     )
     with pytest.raises(ValueError, match="bins=0"):
         Calibration(bins=0)

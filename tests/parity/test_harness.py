@@ -122,7 +122,9 @@ def pair(request, corpus_file):
     if not request.param:  # the tokenizer of HF has no bos: its prefix is eos
         tokenizer.bos = -1
     subject.experiment.tokenizer = tokenizer
-    mine = HarnessLM(Model(RunContext(subject.experiment, params, None)), judged=frozenset({"t"}))
+    mine = HarnessLM(
+        Model(RunContext(subject.experiment, params, None)), greedy_tasks=frozenset({"t"})
+    )
     theirs = HFLM(
         pretrained=model,
         tokenizer=hf_tokenizer(request.param),

@@ -55,7 +55,7 @@ def subject(tmp_path_factory):
 )
 def test_options_that_change_nothing_are_accepted(subject, options, changed):
     model = Model(subject)
-    assert HarnessLM(model)._asked(options) == (
+    assert HarnessLM(model)._requested(options) == (
         dataclasses.replace(model.sampler, **dict(temperature=0.0) | changed),
         256,
         [],
@@ -76,7 +76,7 @@ def test_options_that_change_nothing_are_accepted(subject, options, changed):
 )
 def test_other_options_are_refused_by_name(subject, options, told):
     with pytest.raises(UserError, match=told):
-        HarnessLM(Model(subject))._asked(options)
+        HarnessLM(Model(subject))._requested(options)
 
 
 def test_names_of_special_tokens_and_broken_answers_are_told(subject, monkeypatch):

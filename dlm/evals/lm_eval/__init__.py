@@ -1,1 +1,1 @@
-"""What an evaluation harness asks of a model: log-likelihoods of texts, and texts that go on until a stop string."""
+"""lm-evaluation-harness on our runs: log-likelihoods of texts, and texts up to a stop string."""

@@ -1,15 +1,17 @@
-"""lm_eval's `LM` over one of our runs (lm-evaluation-harness 0.4, https://github.com/EleutherAI/lm-evaluation-harness).
+"""lm_eval's `LM` over one of our runs.
 
-Equal requests are answered once, so what is said of one hangs neither on its place nor on its neighbours. Beside each answer the variance
-of its Monte-Carlo noise is kept: redrawing all answers of a task from normal laws of these variances, and scoring it anew, gives the
-noise's part in the error of each metric, whatever the metric is.
+lm-evaluation-harness 0.4, https://github.com/EleutherAI/lm-evaluation-harness.
 
-Control ids come from the run's chat template alone: the name of a special token in a document, an example or an answer is text, where
-lm_eval's own models take it for the token; how many there were is told.
+Equal requests are answered once, so an answer depends neither on the request's position nor on
+other requests. Beside each answer the variance of its Monte-Carlo noise is stored. Resampling all
+answers of a task from normal laws of these variances, and scoring the task again, gives the noise's
+part in the error of each metric, whatever the metric is.
+
+Control ids come only from the run's chat template. The name of a special token in a document, an
+example or an answer is text, where lm_eval's own models take it for the token; the number of such
+names is reported.
 """
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,181 +23,209 @@ from dlm.core.errors import UserError
 from dlm.core.named import nearest
 from dlm.evals.lm_eval import tokenized
 from dlm.evals.lm_eval.scoring import Model
+from dlm.evals.lm_eval.tokenized import Piece
+from dlm.samplers.plan import Sampler
 from dlm.text.quoted import Quoted
 
-_REDRAWN = 16  # times; the error so found is itself known to 18 %
-_TOKENS = 256  # written where a task does not say how many, as with lm_eval's own models
+Answer = tuple[float, bool]  # (log-likelihood, whether it is what the model would write)
+Spelled = Callable[..., tuple[np.ndarray, int]]
+
+_RESAMPLES = 16  # the error that they give is itself known to 18 %
+_TOKENS = 256  # written where a task does not say how many, as by lm_eval's own models
 _KNOWN = ("until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
-_NEUTRAL = dict.fromkeys(
-    ("num_beams", "num_beam_groups", "num_return_sequences", "n", "best_of"), 1
-)  # what changes nothing
-_NEUTRAL |= dict.fromkeys(
-    ("repetition_penalty", "encoder_repetition_penalty", "typical_p", "guidance_scale"), 1.0
-)
-_NEUTRAL |= dict.fromkeys(
-    ("presence_penalty", "frequency_penalty", "diversity_penalty", "penalty_alpha", "min_p"), 0.0
-)
-_NEUTRAL |= dict.fromkeys(
-    (
-        "no_repeat_ngram_size",
-        "encoder_no_repeat_ngram_size",
-        "min_length",
-        "min_tokens",
-        "min_new_tokens",
-    ),
-    0,
-)
-_NEUTRAL |= dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), 0.0)
-_BEAMS = (
-    "length_penalty",
-    "early_stopping",
-    "use_cache",
-)  # whatever they say, without beams the answer is the same
+# Options that change nothing at these values.
+_NEUTRAL: dict[str, float] = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "n": 1,
+    "best_of": 1,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "typical_p": 1.0,
+    "guidance_scale": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "diversity_penalty": 0.0,
+    "penalty_alpha": 0.0,
+    "min_p": 0.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_tokens": 0,
+    "min_new_tokens": 0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+# Without beams these change nothing at any value.
+_BEAMS = ("length_penalty", "early_stopping", "use_cache")
 
 
 class ScoreInfo(NamedTuple):
-    """What an answer alone does not tell."""
+    """Facts about an answer."""
 
     variance: float = 0.0  # of a log-likelihood's Monte-Carlo noise
     cut: int = 0  # tokens of the context that did not fit
     short: bool = False  # whether there was less room to answer than the task asks for
     names: int = 0  # of special tokens that the texts spell; they are text
-    broken: bool = False  # whether the answer is no UTF-8, and so has '�' for what was written
+    broken: bool = False  # whether the answer is no UTF-8, and so has '�' for some of it
+
+
+class Generation(NamedTuple):
+    """A request to write text."""
+
+    index: int  # among the requests
+    until: Sequence[str]
+    prompt: Piece
+    room: int  # tokens to write
 
 
 class HarnessLM(LM):
-    """`render` turns chat messages into a prompt; None where the run has no template. `judged` names the tasks that ask whether a text is
-    what the model would write."""
+    """Answers lm_eval's requests.
+
+    `render` turns chat messages into a prompt; None where the run has no template. `greedy_tasks`
+    are those with a metric of whether a text is what the model would write.
+    """
 
     def __init__(
-        self, model: Model, render: Callable | None = None, judged: frozenset = frozenset()
+        self,
+        model: Model,
+        render: Callable | None = None,
+        greedy_tasks: frozenset[str] = frozenset(),
     ):
         super().__init__()
-        self.model, self.render, self.judged = model, render, judged
+        self.model = model
+        self.render = render
+        self.greedy_tasks = greedy_tasks
         self.score_info: dict[str, ScoreInfo] = {}  # by the request's arguments
 
-    # ------------------------------------------------------------------------------------------------------- likelihoods
+    @property
+    def _tokenizer(self) -> Any:
+        return self.model.context.tokenizer
 
-    def loglikelihood(self, requests) -> list[tuple[float, bool]]:
-        greedy = any(r.task_name in self.judged for r in requests)
-        return self._scored(
-            requests,
-            lambda context, continuation: self.model.speller.pair(context, continuation),
-            greedy,
-        )
+    def loglikelihood(self, requests: Sequence) -> list[Answer]:
+        greedy = any(request.task_name in self.greedy_tasks for request in requests)
+        return self._answers(requests, self.model.speller.pair, greedy)
 
-    def loglikelihood_rolling(self, requests) -> list[float]:
-        return [value for value, _ in self._scored(requests, self.model.speller.whole, False)]
+    def loglikelihood_rolling(self, requests: Sequence) -> list[float]:
+        answers = self._answers(requests, self.model.speller.whole, greedy=False)
+        return [value for value, _ in answers]
 
-    def _scored(self, requests, spelled: Callable, greedy: bool) -> list[tuple[float, bool]]:
-        """(log-likelihood, greedy) of each request, by the pieces that it is spelled in."""
-        wanted, pieces = {}, []
-        for args in dict.fromkeys(r.args for r in requests):
+    def _answers(self, requests: Sequence, spelled: Spelled, greedy: bool) -> list[Answer]:
+        """The answer to each request, from the scores of the pieces that it is spelled in."""
+        pieces: list[Piece] = []
+        ranges = {}
+        for args in dict.fromkeys(request.args for request in requests):
             texts = [Quoted(text) for text in args]
-            per_request, cut = self.model.speller.pieces(*spelled(*texts), "\x1f".join(args))
-            wanted[args] = (
-                ScoreInfo(cut=cut, names=self._names(*texts)),
-                range(len(pieces), len(pieces) + len(per_request)),
-            )
-            pieces += per_request
+            ids, first = spelled(*texts)
+            own, cut = self.model.speller.pieces(ids, first, "\x1f".join(args))
+            ranges[args] = range(len(pieces), len(pieces) + len(own))
+            self.score_info[str(args)] = ScoreInfo(cut=cut, names=self._names(*texts))
+            pieces += own
         scores = self.model.scores(pieces, greedy)
+
+        # The pieces of a request are independent, so their variances add up.
         answers = {}
-        for args, (score_info, which) in wanted.items():
-            parts = [scores[i] for i in which]
-            self.score_info[str(args)] = score_info._replace(
-                variance=sum(s.variance for s in parts)
-            )
-            answers[args] = (-float(np.sum([s.nats for s in parts])), all(s.greedy for s in parts))
-        return [answers[r.args] for r in requests]
+        for args, indices in ranges.items():
+            parts = [scores[i] for i in indices]
+            variance = sum(part.variance for part in parts)
+            self._note(str(args), variance=variance)
+            nats = float(np.sum([part.nats for part in parts]))
+            answers[args] = (-nats, all(part.greedy for part in parts))
+        return [answers[request.args] for request in requests]
+
+    def _note(self, key: str, **facts: Any) -> None:
+        self.score_info[key] = self.score_info[key]._replace(**facts)
 
     def _names(self, *texts: Quoted) -> int:
-        """How many names of special tokens are text in them, one after the other."""
-        return len(self.model.context.tokenizer.spelled(functools.reduce(operator.add, texts)))
+        """The number of names of special tokens that are text in the joined texts."""
+        joined = texts[0]
+        for text in texts[1:]:
+            joined = joined + text
+        return len(self._tokenizer.spelled(joined))
 
-    # -------------------------------------------------------------------------------------------------------- generation
+    def generate_until(self, requests: Sequence) -> list[str]:
+        """Returns texts up to the first stop string or the end of text.
 
-    def generate_until(self, requests) -> list[str]:
-        """Texts up to the first stop string or the end of text. Of equal requests (`repeats`) each draws for itself."""
-        groups: dict[Any, list] = {}
-        seen: dict[str, int] = {}
+        Equal requests (`repeats`) are answered independently.
+        """
+        # Requests with one sampler are written together.
+        groups: dict[Sampler, list[Generation]] = {}
+        repeats: dict[str, int] = {}
         for i, request in enumerate(requests):
-            context, options = Quoted(request.args[0]), request.args[1]
-            again = seen[str(request.args)] = seen.get(str(request.args), -1) + 1
-            sampler, tokens, until = self._asked(options)
-            prompt, room, cut = self._prompt(context, tokens)
-            self.score_info[str(request.args)] = ScoreInfo(
-                cut=cut, short=room < tokens, names=self._names(context)
-            )
-            groups.setdefault(sampler, []).append(
-                (i, until, prompt._replace(number=tokenized.number(context, again)), room)
-            )
+            context, options = request.args
+            key = str(request.args)
+            repeat = repeats.get(key, 0)
+            repeats[key] = repeat + 1
+            sampler, generation = self._generation(i, Quoted(context), options, repeat, key)
+            groups.setdefault(sampler, []).append(generation)
+
         texts = [""] * len(requests)
         for sampler, members in groups.items():
-            numbers, until, prompts, tokens = zip(*members, strict=True)
-            for i, stops, ids in zip(
-                numbers, until, self.model.write(prompts, tokens, sampler), strict=True
-            ):
-                texts[i], asked = self._text(ids, stops), str(requests[i].args)
-                broken = self.score_info[asked].broken or not self._bytes(ids).startswith(
-                    texts[i].encode()
-                )
-                self.score_info[asked] = self.score_info[asked]._replace(broken=broken)
+            prompts = [member.prompt for member in members]
+            rooms = [member.room for member in members]
+            written = self.model.write(prompts, rooms, sampler)
+            for member, ids in zip(members, written, strict=True):
+                text = self._text(ids, member.until)
+                texts[member.index] = text
+                # Equal requests share their facts: one broken answer marks all of them.
+                key = str(requests[member.index].args)
+                intact = self._bytes(ids).startswith(text.encode())
+                self._note(key, broken=self.score_info[key].broken or not intact)
         return texts
 
-    def _asked(self, options: dict):
-        """(sampler, tokens, stop strings) of a request's options; those that are null are as if they were not there."""
+    def _generation(
+        self, index: int, context: Quoted, options: dict, repeat: int, key: str
+    ) -> tuple[Sampler, Generation]:
+        sampler, tokens, until = self._requested(options)
+        prompt, room, cut = self._prompt(context, tokens)
+        names = self._names(context)
+        self.score_info[key] = ScoreInfo(cut=cut, short=room < tokens, names=names)
+        # Each repetition draws noise of its own.
+        number = tokenized.number(context, repeat)
+        prompt = prompt._replace(number=number)
+        return sampler, Generation(index, until, prompt, room)
+
+    def _requested(self, options: dict) -> tuple[Sampler, int, list[str]]:
+        """(sampler, tokens, stop strings) of a request's options; null ones are ignored."""
         options = {name: value for name, value in options.items() if value is not None}
-        for name in set(options) - set(_KNOWN) - set(_BEAMS):
-            if name not in _NEUTRAL:
-                raise UserError(
-                    f"generation_kwargs.{name} of a task is unknown{nearest(name, _KNOWN)}; known are {', '.join(_KNOWN)}"
-                )
-            if options[name] != _NEUTRAL[name]:
-                option = f"generation_kwargs.{name}={options[name]!r} of a task is not supported"
-                raise UserError(
-                    f"{option}: take it out, or set {_NEUTRAL[name]!r}, which changes nothing"
-                )
+        _check_options(options)
         until = options.get("until") or []
+        if isinstance(until, str):
+            until = [until]
         try:
-            tokens = int(options.get("max_gen_toks") or options.get("max_new_tokens") or _TOKENS)
+            limit = options.get("max_gen_toks") or options.get("max_new_tokens")
+            tokens = int(limit or _TOKENS)
             if tokens < 1:
                 raise ValueError(f"max_gen_toks={tokens} must be positive")
-            temperature = float(options.get("temperature", 1.0))
-            drawn = options.get("do_sample", "temperature" in options and temperature > 0)
-            sharpness = dict(temperature=temperature if drawn else 0.0)
-            sharpness |= dict(top_p=float(options["top_p"])) if drawn and "top_p" in options else {}
-            sharpness |= (
-                dict(top_k=max(int(options["top_k"]), 0)) if drawn and "top_k" in options else {}
-            )  # −1 is off elsewhere
-            return (
-                replace(self.model.sampler, **sharpness),
-                tokens,
-                [until] if isinstance(until, str) else until,
-            )
+            sampler = replace(self.model.sampler, **_sharpness(options))
         except (TypeError, ValueError) as error:
-            raise UserError(
-                f"generation_kwargs of a task: {' '.join(str(error).split())}"
-            ) from None
+            message = " ".join(str(error).split())
+            raise UserError(f"generation_kwargs of a task: {message}") from None
+        return sampler, tokens, until
 
-    def _prompt(self, context: str, tokens: int):
-        """(the prompt, how many tokens may follow, how many it lacks): half of the room may go to the answer, more after a short prompt."""
+    def _prompt(self, context: str, tokens: int) -> tuple[Piece, int, int]:
+        """(the prompt, how many tokens may follow, how many tokens of it were cut).
+
+        Half of the room may be used for the answer, and more after a short prompt.
+        """
         speller = self.model.speller
-        room = min(tokens, max(speller.room - len(speller.encoded(context)), speller.room // 2))
+        free = speller.room - len(speller.encoded(context))
+        room = min(tokens, max(free, speller.room // 2))
         prompt, cut = speller.prompt(context, room)
         return prompt, room, cut
 
     def _text(self, ids: np.ndarray, until: Sequence[str]) -> str:
-        return tokenized.stopped(self.model.context.tokenizer.decode(self._written(ids)), until)
+        text = self._tokenizer.decode(self._before_end(ids))
+        return tokenized.stopped(text, until)
 
     def _bytes(self, ids: np.ndarray) -> bytes:
-        """What was written, of which lm_eval is given the text: that has '�' for what is no UTF-8."""
-        return self.model.context.tokenizer.bytes_of(self._written(ids))
+        """The bytes that were written; the text has '�' for those that are no UTF-8."""
+        return self._tokenizer.bytes_of(self._before_end(ids))
 
-    def _written(self, ids: np.ndarray) -> np.ndarray:
-        ends = np.flatnonzero(self.model.context.tokenizer.vocab.ending(ids))
+    def _before_end(self, ids: np.ndarray) -> np.ndarray:
+        ends = np.flatnonzero(self._tokenizer.vocab.ending(ids))
         return ids[: ends[0]] if len(ends) else ids
-
-    # --------------------------------------------------------------------------------------------------------------- chat
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -208,31 +238,77 @@ class HarnessLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        return self.model.context.tokenizer.fingerprint
+        return self._tokenizer.fingerprint
 
 
-def resampled_error(lm: HarnessLM, task, samples: Sequence[dict], seed: int) -> dict[str, float]:
-    """{'metric,filter': standard error that the Monte-Carlo noise of the log-likelihoods gives it}; empty where there is no noise."""
-    if not any(
-        lm.score_info[str(args)].variance for sample in samples for args in sample["arguments"]
-    ):
+def _check_options(options: dict) -> None:
+    """Raises UserError for an option that would change an answer and is not supported."""
+    for name in options.keys() - {*_KNOWN, *_BEAMS}:
+        if name not in _NEUTRAL:
+            known = ", ".join(_KNOWN)
+            raise UserError(
+                f"generation_kwargs.{name} of a task is unknown{nearest(name, _KNOWN)}; "
+                f"known are {known}"
+            )
+        neutral = _NEUTRAL[name]
+        if options[name] != neutral:
+            raise UserError(
+                f"generation_kwargs.{name}={options[name]!r} of a task is not supported: "
+                f"take it out, or set {neutral!r}, which changes nothing"
+            )
+
+
+def _sharpness(options: dict) -> dict[str, Any]:
+    """The sampler's temperature, top_p and top_k; temperature 0 unless the task samples."""
+    temperature = float(options.get("temperature", 1.0))
+    samples = options.get("do_sample", "temperature" in options and temperature > 0)
+    if not samples:
+        return dict(temperature=0.0)
+    fields: dict[str, Any] = dict(temperature=temperature)
+    if "top_p" in options:
+        fields["top_p"] = float(options["top_p"])
+    if "top_k" in options:
+        # In other libraries −1 means off.
+        fields["top_k"] = max(int(options["top_k"]), 0)
+    return fields
+
+
+def resampled_error(
+    lm: HarnessLM, task: Any, samples: Sequence[dict], seed: int
+) -> dict[str, float]:
+    """Returns {'metric,filter': standard error due to the noise of the log-likelihoods}.
+
+    Empty where there is no noise.
+    """
+    variances = [_variances(lm, sample) for sample in samples]
+    if not any(map(any, variances)):
         return {}
-    random, resampled = np.random.RandomState(seed % 2**32), {}
-    for _ in range(_REDRAWN):
+    random = np.random.RandomState(seed % 2**32)
+    resampled: dict[str, list[float]] = {}
+    for _ in range(_RESAMPLES):
         values: dict[str, list] = {}
-        for sample in samples:
-            answers = [
-                _moved(answer, random.normal() * lm.score_info[str(args)].variance ** 0.5)
-                for answer, args in zip(sample["filtered_resps"], sample["arguments"], strict=True)
-            ]
+        for sample, own in zip(samples, variances, strict=True):
+            answers = []
+            for answer, variance in zip(sample["filtered_resps"], own, strict=True):
+                answers.append(_shifted(answer, random.normal() * variance**0.5))
             for metric, value in task.process_results(sample["doc"], answers).items():
                 values.setdefault(f"{metric},{sample['filter']}", []).append(value)
         for name, each in values.items():
-            resampled.setdefault(name, []).append(
-                float(task.aggregation()[name.partition(",")[0]](each))
-            )
-    return {name: float(np.std(each, ddof=1)) for name, each in resampled.items()}
+            metric, _, _ = name.partition(",")
+            score = float(task.aggregation()[metric](each))
+            resampled.setdefault(name, []).append(score)
+    errors = {}
+    for name, scores in resampled.items():
+        errors[name] = float(np.std(scores, ddof=1))
+    return errors
 
 
-def _moved(answer, by: float):
-    return (answer[0] + by, *answer[1:]) if isinstance(answer, tuple) else answer + by
+def _variances(lm: HarnessLM, sample: dict) -> list[float]:
+    return [lm.score_info[str(args)].variance for args in sample["arguments"]]
+
+
+def _shifted(answer: Any, by: float) -> Any:
+    """An answer with its log-likelihood changed."""
+    if isinstance(answer, tuple):
+        return (answer[0] + by, *answer[1:])
+    return answer + by

@@ -1,13 +1,16 @@
-"""A run as an evaluation harness sees it: pieces of text in, their nats and errors out; prompts in, ids out.
+"""A run as an evaluation harness uses it: nats and errors of pieces of text, and ids after prompts.
 
-    autoregression   exact, and whether every token is the likeliest
-    diffusion        the bound of what is scored, given the text before it, with its Monte-Carlo error; or the exact likelihood under a
-                     sampler whose order does not hang on chance (`evals.exact`); greedy is what the sampler writes at temperature 0
+    autoregression   exact, and whether every token is the most likely one
+    diffusion        the bound of what is scored, given the text before it, with its Monte-Carlo
+                     error; or the exact likelihood under a sampler that reveals positions in an
+                     order without randomness (`evals.exact`). `greedy` compares with what the
+                     sampler writes at temperature 0.
 
-Noise is keyed by a piece's number, which its text decides: neither the order of requests nor their batch changes a score.
+Noise is keyed by a piece's number, which its text determines: neither the order of requests nor
+their batch changes a score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,43 +20,59 @@ import numpy as np
 
 from dlm.core import axes
 from dlm.core.contracts import Canvas, Layout, Output
+from dlm.core.contracts.evaluation import EvalContext
 from dlm.core.errors import UserError
 from dlm.evals import exact
 from dlm.evals.lm_eval import tokenized
-from dlm.evals.lm_eval.tokenized import Piece
+from dlm.evals.lm_eval.tokenized import Ids, Pieces
 from dlm.machine import mesh
 from dlm.nn.visibility import is_autoregressive
 from dlm.samplers.plan import Sampler
 from dlm.samplers.rules.ordered import Ordered
 
+Rooms = Sequence[int]  # tokens to write after each prompt
+
 
 class Score(NamedTuple):
+    """Of a piece."""
+
     nats: float  # −log p, or its bound
     variance: float  # of the noise drawn
-    greedy: bool
+    greedy: bool  # whether the model would write it
+
+
+Scores = list[Score]
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """`count` of an evaluator: (nats_B, variance_B, greedy_B); the last is known of autoregression alone."""
+    """`count` of an evaluator: (nats_B, variance_B, greedy_B).
+
+    greedy_B is known only for autoregression.
+    """
 
     samples: int
     pattern: str
 
     def __call__(self, experiment, params, batch, key):
-        outputs, student = [], experiment.net(params)
+        student = experiment.net(params)
+        outputs = []
 
+        # The one call of an autoregressive bound also says what is most likely.
         def net(canvas: Canvas) -> Output:
-            outputs.append(student(canvas))
-            return outputs[-1]
+            output = student(canvas)
+            outputs.append(output)
+            return output
 
-        estimate = experiment.held(params, experiment.reported(self.pattern)).bound(
-            net, batch, key, self.samples
-        )
+        reported = experiment.reported(self.pattern)
+        objective = experiment.held(params, reported)
+        estimate = objective.bound(net, batch, key, self.samples)
         greedy_B = jnp.zeros(len(batch.tokens_BL), bool)
         if is_autoregressive(experiment.objective.visibility):
-            same_BL = outputs[0].prediction.argmax() == batch.tokens_BL
-            greedy_B = (same_BL | (batch.weights_BL == 0)).all(1)
+            best_BL = outputs[0].prediction.argmax()
+            same_BL = best_BL == batch.tokens_BL
+            ignored_BL = batch.weights_BL == 0
+            greedy_B = (same_BL | ignored_BL).all(1)
         return estimate.nats_BL.sum(1), estimate.variance_B, greedy_B
 
 
@@ -64,121 +83,184 @@ class _Replayed:
     sampler: Sampler
 
     def __call__(self, experiment, params, batch, key):
-        nats_BL, _ = exact.replay(self.sampler, experiment, params, batch, key)
-        return nats_BL.sum(1), jnp.zeros(len(nats_BL)), jnp.zeros(len(nats_BL), bool)
+        replay = exact.Replay(self.sampler)
+        nats_BL, _ = replay(experiment, params, batch, key)
+        nats_B = nats_BL.sum(1)
+        variance_B = jnp.zeros(len(nats_B))
+        greedy_B = jnp.zeros(len(nats_B), bool)
+        return nats_B, variance_B, greedy_B
 
 
 class Model:
-    """Scores and writes in batches of `rows` rows; every row is padded to one of a few lengths."""
+    """Scores and writes in batches of `rows` rows; each row is padded to one of a few lengths."""
 
     def __init__(
         self,
-        context,
+        context: EvalContext,
         rows: int = 0,
         samples: int = 8,
         likelihood: str = "bound",
         pattern: str = "count",
     ):
-        self.context, self.visibility = context, context.objective.visibility
+        """Prepares a run.
+
+        Args:
+            context: of the run
+            rows: of a batch; 0: as many as in training
+            samples: noise draws of a bound
+            likelihood: 'bound', or 'exact' under a sampler
+            pattern: of the bound, as in evals.bound
+        """
+        run = context.experiment.run
+        self.context = context
+        self.visibility = context.objective.visibility
         self.reads = int(self.visibility.shift == "input")  # tokens before a row
-        self.rows = rows or context.experiment.run.data.batch
+        self.rows = rows or run.data.batch
         shares = axes.shards(context.experiment.mesh.shape)
         if self.rows % shares:
             raise UserError(
-                f"evals.harness.batch={self.rows} must be a multiple of the {shares} devices on the data axes"
+                f"evals.harness.batch={self.rows} must be a multiple of the {shares} devices "
+                "on the data axes"
             )
-        self.sampler = context.sampler or context.experiment.run.sampler
-        self.speller = tokenized.Speller(
-            context.tokenizer, self.reads, context.experiment.run.data.length
-        )
-        self.exact = context.experiment.reported(pattern).claims == "exact"
-        count = _Bound(samples, pattern)
-        if likelihood == "exact" and not is_autoregressive(self.visibility):
+        room = run.data.length
+        self.speller = tokenized.Speller(context.tokenizer, self.reads, room)
+        self.sampler = context.sampler or run.sampler
+        reported = context.experiment.reported(pattern)
+        self.exact = reported.claims == "exact"
+        self.nfe: list[int] = []
+        self._count: Callable = _Bound(samples, pattern)
+        if likelihood == "exact" and not self._is_autoregressive:
+            self._replay_sampler()
+
+    @property
+    def _is_autoregressive(self) -> bool:
+        return is_autoregressive(self.visibility)
+
+    def _replay_sampler(self) -> None:
+        """Scores by the exact likelihood under a sampler, by default from left to right."""
+        sampler = self.context.sampler
+        if sampler is None:
             block = self.visibility.block or 0
-            length = block or self.speller.room
-            given = context.sampler or Sampler(rule=Ordered(), steps=length, block=block)
-            self.sampler, self.exact = exact.deterministic(given, context.objective), True
-            count = _Replayed(self.sampler)
-        self._count, self.nfe = count, []
+            steps = block or self.speller.room
+            sampler = Sampler(rule=Ordered(), steps=steps, block=block)
+        objective = self.context.objective
+        self.sampler = exact.deterministic(sampler, objective)
+        self.exact = True
+        self._count = _Replayed(self.sampler)
 
-    def scores(self, pieces: Sequence[Piece], greedy: bool = True) -> list[Score]:
-        """One for each piece. Whether diffusion would write what is scored is asked only if `greedy` matters: it takes a sample."""
-        experiment, by_piece = self.context.experiment, [Score(0.0, 0.0, False)] * len(pieces)
-        count = experiment.counted(self._count)
-        for length, members in tokenized.batches(pieces, self.rows, self.speller.room):
+    def scores(self, pieces: Pieces, greedy: bool = True) -> Scores:
+        """Returns a score for each piece.
+
+        To know what a diffusion model would write takes a sample, which only `greedy` draws.
+        """
+        context = self.context
+        count = context.experiment.counted(self._count)
+        pad = context.tokenizer.pad
+        room = self.speller.room
+        nothing = Score(nats=0.0, variance=0.0, greedy=False)
+        scores = [nothing] * len(pieces)
+        for length, members in tokenized.batches(pieces, self.rows, room):
+            chosen = [pieces[i] for i in members]
             arrays = tokenized.stacked(
-                [pieces[i] for i in members],
-                self.rows,
-                length,
-                self.context.tokenizer.pad,
-                self.reads,
+                chosen, rows=self.rows, length=length, pad=pad, shift=self.reads
             )
-            counts = mesh.fetch(
-                count(self.context.params, experiment.put(arrays), self.context.key)
-            )
-            for i, nats, variance, best in zip(
-                members, *counts, strict=False
-            ):  # the rest of the rows is padding
-                by_piece[i] = Score(float(nats), float(variance), bool(best))
-        if greedy and not is_autoregressive(self.visibility):
-            cut = [Piece(p.ids[: p.first], p.first, p.before, p.number) for p in pieces]
-            wanted = [p.ids[p.first :] for p in pieces]
-            written = self.write(
-                cut, [len(w) for w in wanted], replace(self.sampler, temperature=0.0)
-            )
-            by_piece = [
-                s._replace(greedy=np.array_equal(a, b))
-                for s, a, b in zip(by_piece, wanted, written, strict=True)
-            ]
-        return by_piece
+            batch = context.experiment.put(arrays)
+            counts = count(context.params, batch, context.key)
+            counts = mesh.fetch(counts)
+            # The other rows are padding.
+            for i, nats, variance, best in zip(members, *counts, strict=False):
+                scores[i] = Score(nats=float(nats), variance=float(variance), greedy=bool(best))
+        if greedy and not self._is_autoregressive:
+            return self._with_greedy(pieces, scores)
+        return scores
 
-    def write(
-        self, prompts: Sequence[Piece], tokens: Sequence[int], sampler: Sampler
-    ) -> list[np.ndarray]:
-        """What the sampler puts after each prompt, in so many tokens."""
-        generator = self.context.experiment.generator(
-            self.context.params, sampler, seed=self.context.seed
-        )
+    def _with_greedy(self, pieces: Pieces, scores: Scores) -> Scores:
+        """The scores, compared with what the sampler writes at temperature 0."""
+        prompts = []
+        continuations = []
+        for piece in pieces:
+            start = piece.ids[: piece.first]
+            rest = piece.ids[piece.first :]
+            prompts.append(piece._replace(ids=start))
+            continuations.append(rest)
+        rooms = [len(ids) for ids in continuations]
+        coldest = replace(self.sampler, temperature=0.0)
+        written = self.write(prompts, rooms, coldest)
+        compared = []
+        for i, score in enumerate(scores):
+            greedy = np.array_equal(continuations[i], written[i])
+            compared.append(score._replace(greedy=greedy))
+        return compared
+
+    def write(self, prompts: Pieces, tokens: Rooms, sampler: Sampler) -> list[Ids]:
+        """Returns the ids that the sampler writes after each prompt, so many tokens."""
+        context = self.context
+        make = context.experiment.generator
+        generator = make(context.params, sampler, seed=context.seed)
+        # Prompts of one length and one prefill are written together.
         groups: dict[tuple, list[int]] = {}
-        for i, (prompt, room) in enumerate(zip(prompts, tokens, strict=True)):
+        for i, prompt in enumerate(prompts):
             known = len(prompt.ids)
-            # Read at once is what a power of two allows: one program for many lengths, and the same whoever else is in the batch.
-            prefill = generator.prefill(1 << known.bit_length() - 1) if known else 0
-            groups.setdefault(
-                (prefill, tokenized.bucket(known + room, self.speller.room)), []
-            ).append(i)
-        generated = [np.zeros(0, np.int32)] * len(prompts)
+            # The largest power of two is prefilled: one program for many lengths, and the same
+            # result whichever other prompts are in the batch.
+            prefill = 0
+            if known:
+                power = known.bit_length() - 1
+                prefill = generator.prefill(1 << power)
+            whole = known + tokens[i]
+            length = tokenized.bucket(whole, self.speller.room)
+            members = groups.setdefault((prefill, length), [])
+            members.append(i)
+
+        nothing = np.zeros(0, np.int32)
+        written = [nothing] * len(prompts)
         for (prefill, length), members in sorted(groups.items()):
             for begin in range(0, len(members), self.rows):
                 part = members[begin : begin + self.rows]
-                padded = part + part[-1:] * (self.rows - len(part))
-                canvas = self._canvas(
-                    [prompts[i] for i in padded], [tokens[i] for i in padded], length
-                )
-                index_B = jnp.array([prompts[i].number for i in padded])
-                sampled = jax.device_get(generator.fill(canvas, index_B, prefill))
-                self.nfe.append(int(sampled.nfe))
+                # Batches have one size, so the last prompt is repeated.
+                spare = self.rows - len(part)
+                padded = part + part[-1:] * spare
+                chosen = [prompts[i] for i in padded]
+                rooms = [tokens[i] for i in padded]
+                canvas = self._canvas(chosen, rooms, length)
+                numbers = [prompt.number for prompt in chosen]
+                index_B = jnp.array(numbers)
+                sampled = generator.fill(canvas, index_B, prefill)
+                sampled = jax.device_get(sampled)
+                nfe = int(sampled.nfe)
+                self.nfe.append(nfe)
                 for b, i in enumerate(part):
                     known = len(prompts[i].ids)
-                    generated[i] = sampled.canvas.z_BL[b, known : known + tokens[i]]
-        return generated
+                    row = sampled.canvas.z_BL[b]
+                    written[i] = row[known : known + tokens[i]]
+        return written
 
-    def _canvas(self, prompts: Sequence[Piece], tokens: Sequence[int], length: int) -> Canvas:
-        """Prompts as anchors, masks behind them, then padding, a segment of its own where positions see everything."""
-        vocab, i_L = self.context.tokenizer.vocab, np.arange(length)
-        known_B1 = np.array([[len(p.ids)] for p in prompts])
-        last_B1 = known_B1 + np.array(tokens)[:, None]
-        z_BL = np.where(i_L < last_B1, vocab.mask, vocab.pad)
+    def _canvas(self, prompts: Pieces, tokens: Rooms, length: int) -> Canvas:
+        """Prompts as anchors, then masks, then padding.
+
+        Padding is a segment of its own, where positions attend to the whole canvas.
+        """
+        vocab = self.context.tokenizer.vocab
+        i_L = np.arange(length)
+        lengths = [len(prompt.ids) for prompt in prompts]
+        known_B1 = np.array(lengths)[:, None]
+        tokens_B1 = np.array(tokens)[:, None]
+        last_B1 = known_B1 + tokens_B1
+        in_text_BL = i_L < last_B1
+        z_BL = np.where(in_text_BL, vocab.mask, vocab.pad)
         for b, prompt in enumerate(prompts):
-            z_BL[b, : len(prompt.ids)] = prompt.ids
-        frozen_BL = jnp.asarray((i_L < known_B1) | (i_L >= last_B1))
-        canvas = Canvas(
-            jnp.asarray(z_BL, jnp.int32), jnp.ones(z_BL.shape), frozen_BL, self.visibility
-        )
+            known = len(prompt.ids)
+            z_BL[b, :known] = prompt.ids
+        z_BL = jnp.asarray(z_BL, jnp.int32)
+        t_BL = jnp.ones(z_BL.shape)
+        is_prompt_BL = i_L < known_B1
+        frozen_BL = jnp.asarray(is_prompt_BL | ~in_text_BL)
+        canvas = Canvas(z_BL, t_BL, frozen_BL, self.visibility)
         if self.reads:
-            before_B = jnp.array([p.before for p in prompts], jnp.int32)
+            before = [prompt.before for prompt in prompts]
+            before_B = jnp.array(before, jnp.int32)
             canvas = replace(canvas, before_B=before_B)
-        if is_autoregressive(self.visibility):
+        if self._is_autoregressive:
             return canvas
-        segments_BL = jnp.asarray(i_L < last_B1, jnp.int32)
+        segments_BL = jnp.asarray(in_text_BL, jnp.int32)
         return replace(canvas, layout=Layout(segments_BL))
