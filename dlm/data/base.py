@@ -33,7 +33,9 @@ def is_held_out(document: str, share: float) -> bool:
     So equal documents are in the same split, and adding some moves no others.
     """
     content = document.encode("utf-8", "replace")
-    number = int.from_bytes(hashlib.sha256(content).digest(), "big")
+    # The hash is a number that is uniform below 2²⁵⁶.
+    sha256 = hashlib.sha256(content)
+    number = int.from_bytes(sha256.digest(), "big")
     return number < share * 2**256
 
 
@@ -47,6 +49,7 @@ def digest(documents: Iterable[str]) -> dict:
     count = 0
     for document in documents:
         content = document.encode("utf-8", "replace")
+        # The length marks the border between documents.
         sha256.update(b"%d " % len(content))
         sha256.update(content)
         size += len(content)
@@ -70,6 +73,7 @@ def filtered(documents: Iterable[str], unique: bool, dropped: Counter) -> list[s
     Adds the numbers of the others to `dropped`.
     """
     everything = list(documents)
+    # The order is the corpus's own, also of the first ones of equal documents.
     nonempty = [document for document in everything if document]
     selected = list(dict.fromkeys(nonempty)) if unique else nonempty
     dropped["empty documents"] += len(everything) - len(nonempty)

@@ -20,7 +20,8 @@ POLICY = (
     "no bos stands in the stream (a causal model shifts it in)"
 )
 
-Arrays = dict[str, np.ndarray]
+Array = np.ndarray
+Arrays = dict[str, Array]
 
 
 class Windows:
@@ -36,7 +37,7 @@ class Windows:
         eos: int,
         pad: int,
         order_seed: int | None = None,
-        marked_V: np.ndarray | None = None,
+        marked_V: Array | None = None,
         prompt: int | None = None,
     ):
         """Lay out the stream.
@@ -56,14 +57,14 @@ class Windows:
         self._eos = eos
         self._pad = pad
         self._marked_V = marked_V
-        order = _order(len(tokens.offsets) - 1, order_seed)
-        self._offsets = tokens.offsets[:-1][order]  # in the flat array
-        self._lengths = np.diff(tokens.offsets)[order]
-        ends = np.cumsum(self._lengths + 1)
-        self._starts = np.concatenate([[0], ends])  # in the stream
-        self._prompt_lengths = np.zeros(len(order), np.int64)
-        if prompt is not None:
-            self._prompt_lengths = _up_to(prompt, tokens)[order]
+        begins = tokens.offsets[:-1]
+        order = _order(len(begins), order_seed)
+        self._offsets = begins[order]  # in the flat array
+        lengths = np.diff(tokens.offsets)
+        self._lengths = lengths[order]
+        self._starts = _cumulative(self._lengths + 1)  # in the stream, with eos
+        prompt_lengths = _up_to(prompt, tokens)
+        self._prompt_lengths = prompt_lengths[order]
         self.total = int(self._starts[-1])  # tokens in the stream, eos included
         self._windows = self.total // length
         is_incomplete = self.total % length > 0
@@ -77,60 +78,71 @@ class Windows:
     def prompts(self) -> tuple[float, float]:
         """(Share of documents with a prompt, share of windows that contain only prompts)."""
         with_prompt = self._prompt_lengths > 0
-        blank = 1 - len(self.counting()) / self._windows
+        counting = len(self.counting())
+        blank = 1 - counting / self._windows
         return float(with_prompt.mean()), blank
 
-    def counting(self) -> np.ndarray:
+    def counting(self) -> Array:
         """Return the numbers of the windows in which some token counts in the loss."""
-        borders_N = np.arange(self._windows + 1) * self.length
-        counted_N = self._counted_before(np.minimum(borders_N, self.total))
+        borders_N = self.length * np.arange(self._windows + 1)
+        borders_N = np.minimum(borders_N, self.total)
+        counted_N = self._counted_before(borders_N)
+        # A window counts where the number grows between its borders.
         return np.flatnonzero(np.diff(counted_N))
 
-    def _counted_before(self, at_N: np.ndarray) -> np.ndarray:
+    def _counted_before(self, at_N: Array) -> Array:
         """How many tokens of the stream count before each of these places."""
-        counted = np.cumsum(self._lengths + 1 - self._prompt_lengths)
-        before_N = np.concatenate([[0], counted])
-        # The last place is behind the last document, which has no prompt there.
+        before = _cumulative(self._lengths + 1 - self._prompt_lengths)
+        # The last place is behind the last document: there is no prompt.
+        prompts = np.append(self._prompt_lengths, 0)
         document_N = self._document(at_N)
-        prompt_N = np.append(self._prompt_lengths, 0)[document_N]
         inside_N = at_N - self._starts[document_N]
-        return before_N[document_N] + np.maximum(inside_N - prompt_N, 0)
+        counted_N = np.maximum(inside_N - prompts[document_N], 0)
+        return before[document_N] + counted_N
 
-    def _document(self, at: np.ndarray) -> np.ndarray:
+    def _document(self, at: Array) -> Array:
         """The document at each place of the stream."""
-        return np.searchsorted(self._starts, at, "right") - 1
+        following = np.searchsorted(self._starts, at, "right")
+        return following - 1
 
-    def original_numbers(self, numbers_B: np.ndarray) -> np.ndarray:
+    def original_numbers(self, numbers_B: Array) -> Array:
         """Return the number that each of these windows has among all: the same."""
         return numbers_B
 
     def __getitem__(self, i: int) -> Arrays:
         if not 0 <= i < self._windows:
             raise IndexError(i)
+        rows = self.rows(np.array([i]))
         window = {}
-        for name, array_BL in self.rows(np.array([i])).items():
-            window[name.removesuffix("_BL") + "_L"] = array_BL[0]
+        for name, array_BL in rows.items():
+            stem = name.removesuffix("_BL")
+            window[f"{stem}_L"] = array_BL[0]
         return window
 
-    def rows(self, numbers_B: np.ndarray) -> Arrays:
+    def rows(self, numbers_B: Array) -> Arrays:
         """Stack the windows of these numbers; numbers from `len(self)` on give padding."""
-        # Where each position is in the stream; padding reads its last token, which is replaced.
-        at_BL = numbers_B[:, None] * self.length + np.arange(self.length)
-        end = min(self.total, self._windows * self.length)
+        # Where each position is in the stream.
+        index_L = np.arange(self.length)
+        begin_B = numbers_B * self.length
+        at_BL = begin_B[:, None] + index_L
+        end = min(self.total, len(self) * self.length)
         real_BL = at_BL < end
+        # Padding reads the last token of the stream, which is then replaced.
         at_BL = np.minimum(at_BL, self.total - 1)
         document_BL = self._document(at_BL)
         inside_BL = at_BL - self._starts[document_BL]
         tokens_BL = self._tokens_at(document_BL, inside_BL)
-        tokens_BL = np.where(real_BL, tokens_BL, self._pad).astype(np.int32)
-        # Segments count the documents of a window; its first document may begin before it.
-        segments_BL = document_BL - document_BL[:, :1] + 1
-        positions_BL = np.minimum(inside_BL, np.arange(self.length))
-        counts_BL = real_BL & (inside_BL >= self._prompt_lengths[document_BL])
+        tokens_BL = _padded(tokens_BL, real_BL, self._pad)
+        # Segments count the documents of a window; the first may begin before the window.
+        first_B1 = document_BL[:, :1]
+        segments_BL = document_BL - first_B1 + 1
+        positions_BL = np.minimum(inside_BL, index_L)
+        prompt_BL = self._prompt_lengths[document_BL]
+        counts_BL = real_BL & (inside_BL >= prompt_BL)
         arrays = dict(
             tokens_BL=tokens_BL,
-            segments_BL=np.where(real_BL, segments_BL, 0).astype(np.int32),
-            positions_BL=np.where(real_BL, positions_BL, 0).astype(np.int32),
+            segments_BL=_padded(segments_BL, real_BL, 0),
+            positions_BL=_padded(positions_BL, real_BL, 0),
             weights_BL=counts_BL.astype(np.float32),
             noisable_BL=counts_BL,
         )
@@ -138,37 +150,54 @@ class Windows:
             arrays["marked_BL"] = self._marked_V[tokens_BL]
         return arrays
 
-    def _tokens_at(self, document_BL: np.ndarray, inside_BL: np.ndarray) -> np.ndarray:
+    def _tokens_at(self, document_BL: Array, inside_BL: Array) -> Array:
         """The tokens of documents, with eos behind the last one of each."""
         flat_BL = self._offsets[document_BL] + inside_BL
-        last = max(len(self._tokens.flat) - 1, 0)
-        tokens_BL = self._tokens.at(np.minimum(flat_BL, last))
+        # The place of the last eos is behind the array.
+        last = len(self._tokens.flat) - 1
+        flat_BL = np.minimum(flat_BL, max(last, 0))
+        tokens_BL = self._tokens.at(flat_BL)
         is_eos_BL = inside_BL == self._lengths[document_BL]
         return np.where(is_eos_BL, self._eos, tokens_BL)
 
 
-def _order(documents: int, seed: int | None) -> np.ndarray:
+def _cumulative(lengths: Array) -> Array:
+    """Where each of these lengths begins, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
+def _padded(values_BL: Array, real_BL: Array, pad: int) -> Array:
+    padded_BL = np.where(real_BL, values_BL, pad)
+    return padded_BL.astype(np.int32)
+
+
+def _order(documents: int, seed: int | None) -> Array:
     """The corpus's own order, or a pseudo-random one."""
     if seed is None:
         return np.arange(documents)
     # RandomState, unlike Generator, promises the same numbers in every NumPy version.
-    return np.random.RandomState(seed % 2**32).permutation(documents)
+    random = np.random.RandomState(seed % 2**32)
+    return random.permutation(documents)
 
 
-def _up_to(prompt: int, tokens: Tokens) -> np.ndarray:
+def _up_to(prompt: int | None, tokens: Tokens) -> Array:
     """How many tokens of each document are up to its first `prompt`, inclusive; 0: has none."""
     begins = tokens.offsets[:-1]
     ends = tokens.offsets[1:]
+    if prompt is None:
+        return np.zeros(len(begins), np.int64)
     marks = np.flatnonzero(tokens.flat == prompt)
+    # One more behind the last token, so that every document is followed by a mark.
     marks = np.append(marks, len(tokens.flat))
     first = marks[np.searchsorted(marks, begins)]
-    return np.where(first < ends, first + 1 - begins, 0)
+    lengths = first + 1 - begins
+    return np.where(first < ends, lengths, 0)
 
 
 class Chosen:
     """Some windows of another sequence, in the order of `numbers`."""
 
-    def __init__(self, windows: Windows, numbers: np.ndarray):
+    def __init__(self, windows: Windows, numbers: Array):
         self.length = windows.length
         self._windows = windows
         self._numbers = numbers
@@ -177,27 +206,30 @@ class Chosen:
         return len(self._numbers)
 
     def __getitem__(self, i: int) -> Arrays:
-        return self._windows[int(self._numbers[i])]
+        number = self._numbers[i]
+        return self._windows[int(number)]
 
     @property
     def prompts(self) -> tuple[float, float]:
         """`Windows.prompts` of all windows and documents, chosen or not."""
         return self._windows.prompts
 
-    def original_numbers(self, numbers_B: np.ndarray) -> np.ndarray:
+    def original_numbers(self, numbers_B: Array) -> Array:
         """Return the number that each of these windows has among all: its noise depends on it.
 
         Beyond the last one there is only padding.
         """
         inside_B = numbers_B < len(self)
-        chosen_B = self._numbers[np.where(inside_B, numbers_B, 0)]
+        index_B = np.where(inside_B, numbers_B, 0)
+        chosen_B = self._numbers[index_B]
         return np.where(inside_B, chosen_B, len(self._windows))
 
-    def rows(self, numbers_B: np.ndarray) -> Arrays:
-        return self._windows.rows(self.original_numbers(numbers_B))
+    def rows(self, numbers_B: Array) -> Arrays:
+        original_B = self.original_numbers(numbers_B)
+        return self._windows.rows(original_B)
 
 
-def apart(ids_B: list[np.ndarray], batch: int, length: int, pad: int) -> Arrays:
+def apart(ids_B: list[Array], batch: int, length: int, pad: int) -> Arrays:
     """Lay out texts without packing: each in a row of its own, padded to one shape.
 
     Rows without a text have weight 0.
@@ -205,13 +237,13 @@ def apart(ids_B: list[np.ndarray], batch: int, length: int, pad: int) -> Arrays:
     real_BL = np.zeros((batch, length), bool)
     tokens_BL = np.full((batch, length), pad, np.int32)
     for b, ids in enumerate(ids_B):
-        tokens_BL[b, : len(ids)] = ids
-        real_BL[b, : len(ids)] = True
-    positions_BL = np.where(real_BL, np.arange(length), 0)
+        size = len(ids)
+        tokens_BL[b, :size] = ids
+        real_BL[b, :size] = True
     return dict(
         tokens_BL=tokens_BL,
         segments_BL=real_BL.astype(np.int32),
-        positions_BL=positions_BL.astype(np.int32),
+        positions_BL=_padded(np.arange(length), real_BL, 0),
         weights_BL=real_BL.astype(np.float32),
         noisable_BL=real_BL,
         index_B=np.arange(batch, dtype=np.int32),

@@ -12,8 +12,16 @@ from dataclasses import dataclass
 from dlm.core.named import Seed
 from dlm.tasks.base import Problem, Task
 
-OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
-SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
+SIGNS = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+}
 _KINDS = list(OPERATORS)
 _BRACKETS_AND_SIGN = 3  # characters that each number may cost besides its digits
 
@@ -53,13 +61,15 @@ class Countdown(Task):
         return Problem(f"{listed} {value}=", text)
 
     def grade(self, problem: Problem, answer: str) -> bool:
-        *numbers, target = map(int, problem.prompt[:-1].split())
+        listed = problem.prompt[:-1].split()
+        *numbers, target = map(int, listed)
         try:
             expression = ast.parse(answer.strip(), mode="eval").body
             value, used = _value(expression)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return False
-        return value == target and Counter(used) == Counter(numbers)
+        uses_all = Counter(used) == Counter(numbers)
+        return value == target and uses_all
 
 
 def _value(node: ast.expr) -> tuple[int, list[int]]:

@@ -69,7 +69,8 @@ class StarGraph(Task):
         edges, ends = problem.prompt[:-1].split(" ")
         end, centre = ends.split("-")
         steps = _edges_of([centre, *answer.strip(), end])
-        return len(steps) == self.length and set(steps) <= set(edges.split(","))
+        known = set(edges.split(","))
+        return len(steps) == self.length and known.issuperset(steps)
 
 
 def _edges_of(path: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from dlm.core.named import Seed
 from dlm.tasks.base import Parts, Problem, Task
 
 HOLE = "."
+_DIGITS = "123456789"
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,19 @@ class Sudoku(Task):
     def __getitem__(self, i: int) -> Problem:
         draw = self._random(i)
         cells = self.box**4
-        grid = _Search(draw, self.box).grid()
-        count = max(round(self.holes * cells), 1)
-        holes = set(draw.sample(range(cells), count))
-        puzzle = [HOLE if cell in holes else digit for cell, digit in enumerate(grid)]
-        return Problem("".join(puzzle) + "=", grid)
+        search = _Search(draw, self.box)
+        grid = search.grid()
+        count = round(self.holes * cells)
+        puzzle = list(grid)
+        for cell in draw.sample(range(cells), max(count, 1)):
+            puzzle[cell] = HOLE
+        prompt = "".join(puzzle)
+        return Problem(f"{prompt}=", grid)
 
     def template(self, problem: Problem) -> Parts:
         parts: list[str | int] = []
-        for is_hole, run in itertools.groupby(problem.prompt[:-1], HOLE.__eq__):
+        puzzle = problem.prompt[:-1]
+        for is_hole, run in itertools.groupby(puzzle, HOLE.__eq__):
             cells = "".join(run)
             parts.append(len(cells) if is_hole else cells)
         return tuple(parts)
@@ -63,21 +68,25 @@ class Sudoku(Task):
             if known not in (HOLE, digit):
                 return False
         side = self.box**2
-        digits = [str(digit) for digit in range(1, side + 1)]
-        return all(sorted(unit) == digits for unit in _units(grid, self.box))
+        digits = list(_DIGITS[:side])
+        units = _units(grid, self.box)
+        return all(sorted(unit) == digits for unit in units)
 
 
 def _units(grid: str, s: int) -> Iterator[str]:
     """Yields the digits of each row, column and box."""
     side = s * s
-    for row in range(side):
-        yield grid[row * side : (row + 1) * side]
+    for begin in range(0, len(grid), side):
+        yield grid[begin : begin + side]
     for column in range(side):
         yield grid[column::side]
-    for top in range(0, side, s):
+    # A box is the same s columns of s consecutive rows.
+    band = s * side
+    for top in range(0, len(grid), band):
+        rows = grid[top : top + band]
         for left in range(0, side, s):
-            starts = [row * side + left for row in range(top, top + s)]
-            yield "".join(grid[start : start + s] for start in starts)
+            parts = [rows[i : i + s] for i in range(left, band, side)]
+            yield "".join(parts)
 
 
 class _Search:
@@ -108,7 +117,9 @@ class _Search:
             return True
         row, column = divmod(cell, self._side)
         box = row - row % self._s + column // self._s
-        used = self._rows[row] | self._columns[column] | self._boxes[box]
+        used = self._rows[row]
+        used |= self._columns[column]
+        used |= self._boxes[box]
         for digit in self._orders[row]:
             bit = 1 << digit
             if used & bit:

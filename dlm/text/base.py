@@ -21,15 +21,19 @@ MASK_SIGN = "░"  # how `decode` and `piece` show a mask
 
 # Python's error handler 'surrogateescape' represents a byte that is not UTF-8 by one of these.
 _ESCAPED_BYTE = re.compile("([\udc80-\udcff])")
+_FIRST_ESCAPE = 0xDC00
 _NO_CHARACTER = "\uffff"  # a noncharacter of Unicode, which no text contains
-_NEVER = "(?!)"  # a pattern that matches nothing
 
-Ids = np.ndarray | Sequence[int]
+Array = np.ndarray
+Ids = Array | Sequence[int]
+Opening = tuple[Array, int]  # the ids of a row, the token before it
 
 
 def closing(size: int) -> Vocab:
     """Return the vocabulary of `size` ids whose last four are eos, bos, pad and mask."""
-    return Vocab(size=size, eos=size - 4, bos=size - 3, pad=size - 2, mask=size - 1)
+    begin = size - len(SPECIALS)
+    eos, bos, pad, mask = range(begin, size)
+    return Vocab(size=size, eos=eos, bos=bos, pad=pad, mask=mask)
 
 
 def utf8(text: str) -> bytes:
@@ -37,18 +41,24 @@ def utf8(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def blanked(text: str, spans: list[tuple[int, int]]) -> str:
+def blanked(text: str, spans: quoted.Spans) -> str:
     """Overwrite each (begin, end) span of a text with as many characters that no text contains."""
     characters = list(text)
     for begin, end in spans:
-        characters[begin:end] = _NO_CHARACTER * (end - begin)
+        length = end - begin
+        characters[begin:end] = _NO_CHARACTER * length
     return "".join(characters)
 
 
-def longest_first(names: Sequence[str]) -> re.Pattern[str]:
-    """Compile a pattern for any of the names; of several that begin together, the longest."""
-    alternatives = sorted(names, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, alternatives)) or _NEVER)
+def _joined(parts: list[Array]) -> Array:
+    ids = np.concatenate(parts)
+    return ids.astype(np.int32)
+
+
+def _content(bytes_of_id: list[bytes], ids: Ids) -> bytes:
+    listed = np.asarray(ids).tolist()
+    parts = [bytes_of_id[id] for id in listed]
+    return b"".join(parts)
 
 
 class Tokenizer(ABC):
@@ -72,7 +82,8 @@ class Tokenizer(ABC):
         self.eos = vocab.eos
         self.pad = vocab.pad
         self.mask = vocab.mask
-        self.bytes_V = np.array([len(content) for content in bytes_of_id], np.int32)
+        lengths = [len(content) for content in bytes_of_id]
+        self.bytes_V = np.array(lengths, np.int32)
         self._bytes = bytes_of_id
         # A mask has no bytes, but people need to see where one is.
         self._shown = list(bytes_of_id)
@@ -81,7 +92,7 @@ class Tokenizer(ABC):
     # ------------------------------------------------------------------ implemented by each member
 
     @abstractmethod
-    def encode_all(self, texts: list[str]) -> list[np.ndarray]:
+    def encode_all(self, texts: list[str]) -> list[Array]:
         """Encode many texts at once, int32, without bos or eos."""
 
     @abstractmethod
@@ -100,24 +111,29 @@ class Tokenizer(ABC):
     @property
     def fingerprint(self) -> str:
         """The sha256 of `content`, in hex."""
-        return hashlib.sha256(self.content().encode()).hexdigest()
+        content = self.content().encode()
+        return hashlib.sha256(content).hexdigest()
 
     # -------------------------------------------------------------------------------------- encode
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str) -> Array:
         """Encode one text, int32, without bos or eos."""
         return self.encode_all([text])[0]
 
-    def encode_bytes(self, content: bytes) -> np.ndarray:
+    def encode_bytes(self, content: bytes) -> Array:
         """Encode any bytes, int32: valid UTF-8 as `encode` does, every other byte by its own id."""
-        text, *rest = _ESCAPED_BYTE.split(content.decode("utf-8", "surrogateescape"))
-        parts = [self.encode(text)]
-        # The split alternates: an escaped byte, then the text up to the next one.
-        for escaped, text in zip(rest[::2], rest[1::2], strict=True):
-            byte = ord(escaped) - 0xDC00
-            parts.append(np.array([self._id_of_byte[byte]]))
-            parts.append(self.encode(text))
-        return np.concatenate(parts).astype(np.int32)
+        text = content.decode("utf-8", "surrogateescape")
+        parts = []
+        # The split alternates between valid text and escaped bytes.
+        for i, part in enumerate(_ESCAPED_BYTE.split(text)):
+            is_text = i % 2 == 0
+            if is_text:
+                ids = self.encode(part)
+            else:
+                byte = ord(part) - _FIRST_ESCAPE
+                ids = np.array([self._id_of_byte[byte]])
+            parts.append(ids)
+        return _joined(parts)
 
     @functools.cached_property
     def _id_of_byte(self) -> dict[int, int]:
@@ -125,10 +141,11 @@ class Tokenizer(ABC):
         ids: dict[int, int] = {}
         for id, content in enumerate(self._bytes):
             if len(content) == 1:
-                ids.setdefault(content[0], id)
+                byte = content[0]
+                ids.setdefault(byte, id)
         return ids
 
-    def encode_marked(self, text: str) -> np.ndarray:
+    def encode_marked(self, text: str) -> Array:
         """Encode a chat as published, int32: a special token's name becomes its one id.
 
         In a `Quoted`, a name that contains a character of a stranger is encoded as text.
@@ -137,22 +154,27 @@ class Tokenizer(ABC):
         """
         return self.encode_further(text)
 
-    def encode_further(self, text: str) -> np.ndarray:
+    def encode_further(self, text: str) -> Array:
         """Encode the continuation of another text like `encode_marked`, int32.
 
         Nothing is normalised or put in front, so everything except names keeps its own bytes.
         """
+        # A stranger's names are overwritten, so that the pattern cannot match them.
+        searched = blanked(text, self.spelled(text))
+        id_of_name = self._id_of_name
         parts = []
         end = 0
-        # A stranger's names are overwritten, so that the pattern cannot match them.
-        for match in self._name.finditer(blanked(text, self.spelled(text))):
-            parts.append(self.encode(text[end : match.start()]))
-            parts.append(np.array([self._id_of_name[match[0]]]))
+        for match in self._name.finditer(searched):
+            before = text[end : match.start()]
+            id = id_of_name[match[0]]
+            parts.append(self.encode(before))
+            parts.append(np.array([id]))
             end = match.end()
-        parts.append(self.encode(text[end:]))
-        return np.concatenate(parts).astype(np.int32)
+        rest = text[end:]
+        parts.append(self.encode(rest))
+        return _joined(parts)
 
-    def encode_prompt(self, text: str) -> np.ndarray:
+    def encode_prompt(self, text: str) -> Array:
         """Encode a user's prompt, int32; the name of a special token in it is text.
 
         A published model gets it as it was published, a model trained here as in training.
@@ -165,21 +187,28 @@ class Tokenizer(ABC):
 
     def named(self, text: str) -> list[str]:
         """List the names that a text contains, each once, in the order of their first position."""
-        found_at = [(text.find(name), name) for name in self.names if name in text]
-        return [name for _, name in sorted(found_at)]
+        contained = [name for name in self.names if name in text]
+        # Names at the same position are sorted by themselves.
+        positions = [(text.find(name), name) for name in contained]
+        return [name for _, name in sorted(positions)]
 
-    def spelled(self, text: str) -> list[tuple[int, int]]:
+    def spelled(self, text: str) -> quoted.Spans:
         """List (begin, end) of the names that a stranger wrote; `encode_marked` keeps them text."""
         return quoted.spelled(text, self.names)
 
     @functools.cached_property
     def _name(self) -> re.Pattern[str]:
-        return longest_first(self.names)
+        return quoted.any_of(self.names)
 
     @property
     def _id_of_name(self) -> dict[str, int]:
-        special_ids = (self.eos, self.bos, self.pad, self.mask)
-        return dict(zip(SPECIALS, special_ids, strict=True))
+        eos, bos, pad, mask = SPECIALS
+        return {
+            eos: self.eos,
+            bos: self.bos,
+            pad: self.pad,
+            mask: self.mask,
+        }
 
     # ---------------------------------------------------------------------- what precedes a text
 
@@ -195,50 +224,60 @@ class Tokenizer(ABC):
         A published tokenizer defines this itself. Of the models trained here, those whose input is
         shifted (`shift` 1: position i reads token i − 1) read a bos first, the others read none.
         """
-        has_prefix = bool(shift) if self.adds_bos is None else self.adds_bos
+        has_prefix = self.adds_bos
+        if has_prefix is None:
+            has_prefix = bool(shift)
         return [self.prefix] if has_prefix else []
 
-    def fronted(self, ids: Ids, shift: int) -> np.ndarray:
+    def fronted(self, ids: Ids, shift: int) -> Array:
         """Return the ids, int32, with `front` before them unless they begin with it already."""
         ids_L = np.asarray(ids, np.int32)
         front = self.front(shift)
-        if not front or ids_L[:1].tolist() == front:
+        first = ids_L[:1].tolist()
+        if not front or first == front:
             return ids_L
-        return np.concatenate([np.array(front, np.int32), ids_L])
+        front_ids = np.array(front, np.int32)
+        return np.concatenate([front_ids, ids_L])
 
-    def opening(self, text: str | np.ndarray, shift: int) -> tuple[np.ndarray, int]:
+    def opening(self, text: str | Array, shift: int) -> Opening:
         """Return (the ids of a row that begins with a text or ids, the token before the row).
 
         Where the network's input is shifted, the very first token is not in the row: the network
         reads it as the token before. Packed rows of training have a rule of their own
         (`data.packing`).
         """
-        ids = self.encode_prompt(text) if isinstance(text, str) else text
-        row_L = self.fronted(ids, shift)
+        if isinstance(text, str):
+            text = self.encode_prompt(text)
+        row_L = self.fronted(text, shift)
         if len(row_L) < shift:
             row_L = np.array([self.prefix], np.int32)
-        before = int(row_L[0]) if shift else self.prefix
-        return row_L[shift:], before
+        if not shift:
+            return row_L, self.prefix
+        return row_L[shift:], int(row_L[0])
 
     # -------------------------------------------------------------------------------------- decode
 
     def bytes_of(self, ids: Ids) -> bytes:
         """Join the bytes of the ids: the sum of their `bytes_V`, none for specials and masks."""
-        return b"".join(self._bytes[id] for id in np.asarray(ids).tolist())
+        return _content(self._bytes, ids)
 
     def decode(self, ids: Ids) -> str:
         """Decode for people: broken UTF-8 as '�', masks as '░', other specials left out."""
-        content = b"".join(self._shown[id] for id in np.asarray(ids).tolist())
+        content = _content(self._shown, ids)
         return content.decode("utf-8", "replace")
 
     def piece(self, id: int) -> str:
-        r"""Show one id: its text, part of a character as '\xe2', a special by name, a mask as '░'."""
+        r"""Show one id: text, a part of one as '\xe2', a special by its name, a mask as '░'."""
         # If one id has several of these roles, eos is the name.
-        for special, name in zip((self.eos, self.bos, self.pad), SPECIALS, strict=False):
-            if id == special:
-                return name
-        text = self._shown[int(id)].decode("utf-8", "backslashreplace")
+        ends = (self.eos, self.bos, self.pad)
+        if id in ends:
+            return SPECIALS[ends.index(id)]
+        content = self._shown[int(id)]
+        text = content.decode("utf-8", "backslashreplace")
         if text:
             return text
-        names = (name for name, other in self._id_of_name.items() if other == id)
-        return next(names, "")
+        # The id has no bytes: another special, or none.
+        for name, special in self._id_of_name.items():
+            if special == id:
+                return name
+        return ""

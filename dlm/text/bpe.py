@@ -28,16 +28,22 @@ from dlm.core.named import Place
 from dlm.core.vocab import Vocab
 from dlm.text import bpe_bytes, bpe_learning, pretrained, special_ids
 from dlm.text.base import Tokenizer, blanked, closing, utf8
-from dlm.text.tokenizer_tree import SUPPORTED, TokenizerFiles
+from dlm.text.tokenizer_tree import SUPPORTED, TokenizerFiles, added_ids
 
 FILE = pretrained.FILE  # in a run directory
 
 # Python's `re` splits ASCII like the library's regular expressions, with these classes.
-_ASCII = bpe_learning.PATTERN.replace(r"\p{L}", "a-zA-Z").replace(r"\p{N}", "0-9")
+_ASCII_LETTERS = bpe_learning.PATTERN.replace(r"\p{L}", "a-zA-Z")
+_ASCII = _ASCII_LETTERS.replace(r"\p{N}", "0-9")
 ASCII_PATTERN = re.compile(_ASCII, re.ASCII)
 
 # Bytes without any split: the text is one piece already.
-WHOLE = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
+WHOLE = dict(
+    type="ByteLevel",
+    add_prefix_space=False,
+    trim_offsets=True,
+    use_regex=False,
+)
 
 _CACHED_PIECES = 2**20  # after which the cache of pieces starts again
 
@@ -53,6 +59,9 @@ PROBE = "\n".join(
         "中文字 ▁ ▁▁ Ġ",
     )
 )
+
+
+Stretch = tuple[int, int, list[int]]  # begin, end and ids of a part of a text
 
 
 @dataclass(frozen=True)
@@ -107,20 +116,26 @@ class BPE:
     def vocab(self) -> Vocab:
         if self.path is None:
             return closing(self.size)
-        return self._vocab(pretrained.read(self.path), self.path)
+        files = pretrained.read(self.path)
+        return self._vocab(files, self.path)
 
     def _vocab(self, files: TokenizerFiles, where: str | Path) -> Vocab:
-        published = Published() if self.path is None else self.published
+        # A learned tokenizer has our own names.
+        published = Published()
+        if self.path is not None:
+            published = self.published
         return special_ids.vocab(files, published, str(where))
 
     def fit(self, documents: Iterable[str]) -> Tokenizer:
         """Learn the merges: the same documents in the same order give the same merges."""
         if self.path is not None:
             files = pretrained.read(self.path)
-            return BPETokenizer(files, self._vocab(files, self.path), self.path)
+            vocab = self._vocab(files, self.path)
+            return BPETokenizer(files, vocab, self.path)
         sample = bpe_learning.sample(documents, self.sample)
         tree = bpe_learning.learn(sample, self.size)
-        return BPETokenizer(TokenizerFiles(tree, {}), self.vocab)
+        files = TokenizerFiles(tree, names={})
+        return BPETokenizer(files, self.vocab)
 
     def restore(self, folder: Path) -> Tokenizer:
         """Read the copy that `save` wrote into a run directory, not the published files."""
@@ -149,7 +164,7 @@ class BPETokenizer(Tokenizer):
         spelled = bpe_bytes.piece_bytes(tree)
         bytes_of_id = bpe_bytes.bytes_of_ids(tree, vocab, spelled)
         super().__init__(vocab, bytes_of_id)
-        # Only a published model has ids that its vocabulary excludes explicitly.
+        # Only a vocabulary of a published model lists the ids that it never generates.
         if vocab.excluded is not None:
             self.adds_bos = special_ids.puts_bos(files, vocab.bos)
         self._bare = bpe_bytes.bare(tree, bytes_of_id, spelled)
@@ -167,58 +182,74 @@ class BPETokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, which other libraries read too, published names and template."""
-        pretrained.save(Path(folder), self._files, self.vocab)
+        folder = Path(folder)
+        pretrained.save(folder, self._files, self.vocab)
 
     # -------------------------------------------------------------------------------------- encode
 
     def encode_all(self, texts: list[str]) -> list[np.ndarray]:
-        texts = [text if text.isascii() else utf8(text).decode() for text in texts]
-        fast = [i for i, text in enumerate(texts) if self._own_split and text.isascii()]
-        slow = sorted(set(range(len(texts))) - set(fast))
-        ids_of: dict[int, np.ndarray] = {}
-        if fast:
-            ids_of.update(zip(fast, self._encode_ascii([texts[i] for i in fast]), strict=True))
-        ids_of.update(zip(slow, self._encode_any([texts[i] for i in slow]), strict=True))
-        return [ids_of[i] for i in range(len(texts))]
+        fast = []
+        slow = []
+        for text in texts:
+            is_fast = self._own_split and text.isascii()
+            if is_fast:
+                fast.append(text)
+            else:
+                slow.append(utf8(text).decode())
+        fast_ids = iter(self._encode_ascii(fast))
+        slow_ids = iter(self._encode_any(slow))
+        # Both keep the order of their texts.
+        ids = []
+        for text in texts:
+            is_fast = self._own_split and text.isascii()
+            ids.append(next(fast_ids if is_fast else slow_ids))
+        return ids
 
     def _encode_ascii(self, texts: list[str]) -> list[np.ndarray]:
         """Give the same ids four times as fast: a corpus has few distinct pieces."""
-        pieces_of = [ASCII_PATTERN.findall(text) for text in texts]
+        if not texts:
+            return []
         if len(self._ids_of_piece) > _CACHED_PIECES:
             self._ids_of_piece.clear()
-        new = list(set(itertools.chain.from_iterable(pieces_of)) - self._ids_of_piece.keys())
+        ids_of = self._ids_of_piece
+        rows = [ASCII_PATTERN.findall(text) for text in texts]
+        pieces = set(itertools.chain.from_iterable(rows))
+        new = list(pieces - ids_of.keys())
         encodings = self._whole.encode_batch_fast(new, add_special_tokens=False)
         for piece, encoding in zip(new, encodings, strict=True):
-            self._ids_of_piece[piece] = encoding.ids
-        return [self._joined(map(self._ids_of_piece.__getitem__, row)) for row in pieces_of]
+            ids_of[piece] = encoding.ids
+        return [_joined(ids_of[piece] for piece in row) for row in rows]
 
     def _encode_any(self, texts: list[str]) -> list[np.ndarray]:
         """Encode by the library; hazards stand alone, or are spelled in bytes."""
-        parts_of = [self._hazard.split(text) if self._hazard else [text] for text in texts]
-        flat = [part for parts in parts_of for part in parts]
-        encodings = iter(self._encoder.encode_batch_fast(flat, add_special_tokens=False))
-        rows = []
-        for text, parts in zip(texts, parts_of, strict=True):
-            ids = self._joined(self._ids_of_part(part, next(encodings)) for part in parts)
+        rows = [self._parts(text) for text in texts]
+        flat = list(itertools.chain.from_iterable(rows))
+        batch = self._encoder.encode_batch_fast(flat, add_special_tokens=False)
+        encodings = iter(batch)
+        ids_of_texts = []
+        for text, parts in zip(texts, rows, strict=True):
+            lists = [self._ids_of_part(part, next(encodings)) for part in parts]
+            ids = _joined(lists)
+            size = len(text.encode())
             # The library loses text silently where the file lacks a piece for it.
-            if self.bytes_V[ids].sum() != len(text.encode()):
+            if self.bytes_V[ids].sum() != size:
                 self._refuse()
-            rows.append(ids)
-        return rows
+            ids_of_texts.append(ids)
+        return ids_of_texts
+
+    def _parts(self, text: str) -> list[str]:
+        return self._hazard.split(text) if self._hazard else [text]
 
     def _ids_of_part(self, part: str, encoding: Any) -> list[int]:
-        is_sign = part == bpe_bytes.SPACE and self._hazard is not None
+        is_sign = self._hazard and part == bpe_bytes.SPACE
         return self._sign if is_sign else encoding.ids
-
-    @staticmethod
-    def _joined(lists: Iterable[list[int]]) -> np.ndarray:
-        return np.fromiter(itertools.chain.from_iterable(lists), np.int32)
 
     @functools.cached_property
     def _sign(self) -> list[int]:
         """The ids of '▁' where it stands for itself, not for a space."""
         vocab = self._tree["model"]["vocab"]
-        return [vocab[bpe_bytes.byte_name(byte)] for byte in bpe_bytes.SPACE.encode()]
+        names = map(bpe_bytes.byte_name, bpe_bytes.SPACE.encode())
+        return [vocab[name] for name in names]
 
     def _refuse(self) -> None:
         split = self._tree["pre_tokenizer"] or self._tree["model"]
@@ -233,42 +264,40 @@ class BPETokenizer(Tokenizer):
 
     @functools.cached_property
     def _id_of_name(self) -> dict[str, int]:
-        return {token["content"]: token["id"] for token in self._tree["added_tokens"]}
-
-    @functools.cached_property
-    def _added(self) -> set[int]:
-        return {token["id"] for token in self._tree["added_tokens"]}
+        return added_ids(self._tree)
 
     def encode_marked(self, text: str) -> np.ndarray:
         plain = utf8(text).decode()
         spelled = self.spelled(text)
-        encoding = self._marked.encode(blanked(plain, spelled), add_special_tokens=False)
+        searched = blanked(plain, spelled)
+        encoding = self._marked.encode(searched, add_special_tokens=False)
         if not spelled:
             return np.array(encoding.ids, np.int32)
         # Overwritten names changed the text around them: encode those stretches again, as text.
         begins = [begin for begin, _ in spelled]
         ids: list[int] = []
-        for begin, end, stretch_ids in self._stretches(encoding, len(plain)):
+        for stretch in self._stretches(encoding, len(plain)):
+            begin, end, stretch_ids = stretch
             if any(begin <= at < end for at in begins):
-                stretch_ids = self._encode_nameless(plain[begin:end], begin)
+                text = plain[begin:end]
+                encoder = self._nameless if begin else self._nameless_first
+                stretch_ids = encoder.encode(text, add_special_tokens=False).ids
             ids += stretch_ids
         return np.array(ids, np.int32)
 
-    def _encode_nameless(self, text: str, begin: int) -> list[int]:
-        encoder = self._nameless if begin else self._nameless_first
-        return encoder.encode(text, add_special_tokens=False).ids
-
-    def _stretches(self, encoding: Any, length: int) -> Iterator[tuple[int, int, list[int]]]:
+    def _stretches(self, encoding: Any, length: int) -> Iterator[Stretch]:
         """Yield (begin, end, ids) of the names in a text and of the stretches between them.
 
         The library encodes each stretch independently.
         """
+        added = set(self._id_of_name.values())
         begin = 0
         stretch_ids: list[int] = []
-        for id, (name_begin, name_end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if id not in self._added:
+        for id, span in zip(encoding.ids, encoding.offsets, strict=True):
+            if id not in added:
                 stretch_ids.append(id)
                 continue
+            name_begin, name_end = span
             yield begin, name_begin, stretch_ids
             yield name_end, name_end, [id]
             begin = name_end
@@ -278,27 +307,37 @@ class BPETokenizer(Tokenizer):
     # -------------------------------------------------------------------- the library's tokenizers
 
     def _build(self, tree: dict) -> tokenizers.Tokenizer:
+        text = json.dumps(tree)
         try:
-            return tokenizers.Tokenizer.from_str(json.dumps(tree))
+            return tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library has no narrower one
             raise UserError(f"{self._where} is damaged: {error}") from None
 
     @functools.cached_property
     def _whole(self) -> tokenizers.Tokenizer:
         """Encodes one piece of our own split."""
-        return self._build({**self._bare, "pre_tokenizer": WHOLE})
+        whole = dict(self._bare, pre_tokenizer=WHOLE)
+        return self._build(whole)
 
     @functools.cached_property
     def _marked(self) -> tokenizers.Tokenizer:
         """Encodes as published, with special tokens."""
-        return self._build(bpe_bytes.counted(bpe_bytes.unbounded(self._tree)))
+        unbounded = bpe_bytes.unbounded(self._tree)
+        return self._build(bpe_bytes.counted(unbounded))
 
     @functools.cached_property
     def _nameless_first(self) -> tokenizers.Tokenizer:
         """Encodes the beginning of a text as published, without special tokens."""
-        return self._build(bpe_bytes.nameless(self._tree, self._bare))
+        nameless = bpe_bytes.nameless(self._tree, self._bare)
+        return self._build(nameless)
 
     @functools.cached_property
     def _nameless(self) -> tokenizers.Tokenizer:
         """Encodes the rest of a text, where a prefix that is only for its beginning is left out."""
-        return self._build(bpe_bytes.nameless(self._tree, self._bare, begins=False))
+        nameless = bpe_bytes.nameless(self._tree, self._bare, begins=False)
+        return self._build(nameless)
+
+
+def _joined(lists: Iterable[list[int]]) -> np.ndarray:
+    ids = itertools.chain.from_iterable(lists)
+    return np.fromiter(ids, np.int32)

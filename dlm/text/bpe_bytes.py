@@ -10,6 +10,7 @@ A `tree` is the content of tokenizer.json, as `text.pretrained` checks it.
 import functools
 import json
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dlm.core.vocab import Vocab
@@ -17,15 +18,21 @@ from dlm.core.vocab import Vocab
 SPACE = "▁"
 _NO_BYTE = "\uffff"  # Latin-1 cannot encode it
 
+Spelled = dict[str, bytes]  # the bytes of each piece
+
 
 def _types(node: Any) -> set[str]:
     """Collect the types of all steps of a normalizer or pre-tokenizer."""
+    types: set[str] = set()
+    parts: Iterable[Any] = ()
     if isinstance(node, list):
-        return set().union(*map(_types, node))
-    if isinstance(node, dict):
-        own_type = {str(node.get("type"))}
-        return own_type.union(*map(_types, node.values()))
-    return set()
+        parts = node
+    elif isinstance(node, dict):
+        types.add(str(node.get("type")))
+        parts = node.values()
+    for part in parts:
+        types |= _types(part)
+    return types
 
 
 def over_bytes(tree: dict) -> bool:
@@ -37,7 +44,8 @@ def spaced(tree: dict) -> bool:
     """Whether a space is written as '▁'."""
     if "Metaspace" in _types(tree["pre_tokenizer"]):
         return True
-    return SPACE in json.dumps(tree["normalizer"], ensure_ascii=False)
+    normalizer = json.dumps(tree["normalizer"], ensure_ascii=False)
+    return SPACE in normalizer
 
 
 def byte_name(byte: int) -> str:
@@ -51,15 +59,21 @@ def alphabet() -> dict[str, int]:
 
     Printable Latin-1 stands for itself, the other bytes follow from U+0100 on.
     """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    bytes_of = {chr(byte): byte for byte in printable}
-    for i, byte in enumerate(others):
-        bytes_of[chr(256 + i)] = byte
+    bytes_of = {}
+    others = []
+    for byte in range(256):
+        # Latin-1 without control characters, spaces and the soft hyphen.
+        is_printable = 33 <= byte < 127 or 161 <= byte < 256
+        if is_printable and byte != 173:
+            bytes_of[chr(byte)] = byte
+        else:
+            others.append(byte)
+    for code, byte in enumerate(others, 256):
+        bytes_of[chr(code)] = byte
     return bytes_of
 
 
-def piece_bytes(tree: dict) -> dict[str, bytes]:
+def piece_bytes(tree: dict) -> Spelled:
     """Map the pieces of the vocabulary to their bytes.
 
     An entry that is no piece, such as a special token in the vocabulary, stands for its own text.
@@ -67,14 +81,20 @@ def piece_bytes(tree: dict) -> dict[str, bytes]:
     pieces = tree["model"]["vocab"]
     if over_bytes(tree):
         return {piece: _spelled(piece) for piece in pieces}
-    single = {byte_name(byte): bytes([byte]) for byte in range(256)}
+    bytes_of = {}
     # Where nothing writes spaces as '▁', it is a character like any other.
     space = " " if spaced(tree) else SPACE
-    bytes_of = {}
     for piece in pieces:
         text = piece.replace(SPACE, space)
-        bytes_of[piece] = single.get(piece) or text.encode("utf-8", "replace")
+        bytes_of[piece] = text.encode("utf-8", "replace")
+    for byte, name in enumerate(_byte_names()):
+        if name in bytes_of:
+            bytes_of[name] = bytes([byte])
     return bytes_of
+
+
+def _byte_names() -> list[str]:
+    return [byte_name(byte) for byte in range(256)]
 
 
 @functools.cache
@@ -87,13 +107,15 @@ def _table() -> dict[int, str]:
 
 
 def _spelled(piece: str) -> bytes:
+    text = piece.translate(_table())
     try:
-        return piece.translate(_table()).encode("latin-1")
+        return text.encode("latin-1")
     except UnicodeEncodeError:
+        # Not spelled in the alphabet: a special token, which stands for its name.
         return piece.encode("utf-8", "replace")
 
 
-def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[bytes]:
+def bytes_of_ids(tree: dict, vocab: Vocab, spelled: Spelled) -> list[bytes]:
     """List the bytes of every id: none for specials and for ids that are never produced.
 
     `spelled` are the bytes of the pieces.
@@ -103,10 +125,12 @@ def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[by
     for piece, content in spelled.items():
         content_of_id[pieces[piece]] = content
     for token in tree["added_tokens"]:
+        id = token["id"]
+        name = token["content"]
         if token["special"]:
-            content_of_id[token["id"]] = b""
-        elif token["content"] not in pieces:
-            content_of_id[token["id"]] = token["content"].encode("utf-8", "replace")
+            content_of_id[id] = b""
+        elif name not in pieces:
+            content_of_id[id] = name.encode("utf-8", "replace")
     for id in _silent_ids(tree, vocab):
         content_of_id[id] = b""
     return content_of_id
@@ -114,8 +138,10 @@ def bytes_of_ids(tree: dict, vocab: Vocab, spelled: dict[str, bytes]) -> list[by
 
 def _silent_ids(tree: dict, vocab: Vocab) -> set[int]:
     """Ids without bytes: special ids, unless texts consist of them, and the unknown piece."""
-    silent = {vocab.eos, vocab.mask}
-    silent |= {vocab.bos, vocab.pad, *vocab.stops} - ordinary(tree)
+    silent = {vocab.bos, vocab.pad, *vocab.stops}
+    # Published models may use a piece of text for these, but never for eos or the mask.
+    silent -= ordinary(tree)
+    silent |= {vocab.eos, vocab.mask}
     pieces = tree["model"]["vocab"]
     unknown = tree["model"].get("unk_token")
     if unknown in pieces:
@@ -129,14 +155,17 @@ def names(tree: dict) -> tuple[str, ...]:
     Many tokenizers add single characters, bytes, or runs of spaces and line breaks: those are
     text, not names.
     """
-    byte_names = {byte_name(byte) for byte in range(256)}
+    byte_names = _byte_names()
 
     def is_text(content: str) -> bool:
-        blank = not content.replace(SPACE, " ").strip()
-        return len(content) <= 1 or content in byte_names or blank
+        is_blank = not content.replace(SPACE, " ").strip()
+        return is_blank or len(content) == 1 or content in byte_names
 
-    tokens = tree["added_tokens"]
-    chosen = [t["content"] for t in tokens if t["special"] or not is_text(t["content"])]
+    chosen = []
+    for token in tree["added_tokens"]:
+        name = token["content"]
+        if token["special"] or not is_text(name):
+            chosen.append(name)
     return tuple(dict.fromkeys(chosen))
 
 
@@ -146,49 +175,64 @@ def ordinary(tree: dict) -> set[int]:
     Added tokens are excluded.
     """
     pieces = tree["model"]["vocab"]
-    texts = {left + right for left, right in tree["model"]["merges"]}
+    texts = set(_byte_names())
     texts |= {piece for piece in pieces if len(piece) == 1}
-    texts |= {byte_name(byte) for byte in range(256)}
-    texts -= {token["content"] for token in tree["added_tokens"]}
-    return {pieces[piece] for piece in texts if piece in pieces}
+    for left, right in tree["model"]["merges"]:
+        texts.add(left + right)
+    for token in tree["added_tokens"]:
+        texts.discard(token["content"])
+    return {id for piece, id in pieces.items() if piece in texts}
 
 
-def bare(tree: dict, bytes_of_id: list[bytes], spelled: dict[str, bytes]) -> dict:
+def bare(tree: dict, bytes_of_id: list[bytes], spelled: Spelled) -> dict:
     """Reduce the tree to its merges, so that the bytes of the ids are the bytes of the text.
 
     Without normalisation, added tokens, templates and prefix space, without pieces that would not
     stand for the bytes they consist of, and without any piece named like an added token.
     """
-    names_of_tokens = set(names(tree))
-    pieces = {}
-    for piece, id in tree["model"]["vocab"].items():
-        is_exact = bytes_of_id[id] == spelled[piece] != b""
-        if is_exact and piece not in names_of_tokens:
-            pieces[piece] = id
-
-    def keeps_bytes(left: str, right: str) -> bool:
-        merged = left + right
-        if not (left in pieces and right in pieces and merged in pieces):
-            return False
-        return spelled[left] + spelled[right] == spelled[merged]
-
-    merges = [[left, right] for left, right in tree["model"]["merges"] if keeps_bytes(left, right)]
-    changes = dict(vocab=pieces, merges=merges, dropout=None, unk_token=None)
+    model = dict(tree["model"])
+    pieces = _exact_pieces(tree, bytes_of_id, spelled)
+    model["vocab"] = pieces
+    model["merges"] = list(_exact_merges(tree, pieces, spelled))
+    model["dropout"] = None
+    model["unk_token"] = None
     reduced = unbounded(tree)
     reduced["added_tokens"] = []
     reduced["normalizer"] = _space_writer(tree)
     reduced["pre_tokenizer"] = without_prefix(tree["pre_tokenizer"])
     reduced["decoder"] = None
-    reduced["model"] = {**tree["model"], **changes}
+    reduced["model"] = model
     return reduced
+
+
+def _exact_pieces(tree: dict, bytes_of_id: list[bytes], spelled: Spelled) -> dict[str, int]:
+    """The pieces that stand for the bytes they are spelled in, and are no token's name."""
+    names_of_tokens = set(names(tree))
+    pieces = {}
+    for piece, id in tree["model"]["vocab"].items():
+        content = bytes_of_id[id]
+        is_exact = content == spelled[piece] != b""
+        if is_exact and piece not in names_of_tokens:
+            pieces[piece] = id
+    return pieces
+
+
+def _exact_merges(tree: dict, pieces: dict[str, int], spelled: Spelled) -> Iterator[list[str]]:
+    """The merges of such pieces that keep their bytes."""
+    for left, right in tree["model"]["merges"]:
+        merged = left + right
+        are_pieces = left in pieces and right in pieces and merged in pieces
+        if are_pieces and spelled[left] + spelled[right] == spelled[merged]:
+            yield [left, right]
 
 
 def _space_writer(tree: dict) -> dict | None:
     """The normalizer that writes spaces as '▁', where no pre-tokenizer does."""
-    by_pre_tokenizer = over_bytes(tree) or "Metaspace" in _types(tree["pre_tokenizer"])
-    if not spaced(tree) or by_pre_tokenizer:
+    types = _types(tree["pre_tokenizer"])
+    if "ByteLevel" in types or "Metaspace" in types or not spaced(tree):
         return None
-    return dict(type="Replace", pattern=dict(String=" "), content=SPACE)
+    pattern = dict(String=" ")
+    return dict(type="Replace", pattern=pattern, content=SPACE)
 
 
 def nameless(tree: dict, bare: dict, begins: bool = True) -> dict:
@@ -197,8 +241,11 @@ def nameless(tree: dict, bare: dict, begins: bool = True) -> dict:
     This encodes a text as published in which no name is special. `begins`: it is at the beginning
     of everything that is encoded.
     """
-    split = tree["pre_tokenizer"] if begins else _inside(tree["pre_tokenizer"])
-    return {**bare, "normalizer": tree["normalizer"], "pre_tokenizer": split}
+    split = tree["pre_tokenizer"]
+    named = dict(bare)
+    named["normalizer"] = tree["normalizer"]
+    named["pre_tokenizer"] = split if begins else _inside(split)
+    return named
 
 
 def _inside(node: Any) -> Any:
@@ -207,10 +254,12 @@ def _inside(node: Any) -> Any:
         return [_inside(part) for part in node]
     if not isinstance(node, dict):
         return node
-    node = {key: _inside(part) for key, part in node.items()}
-    if node.get("prepend_scheme") == "first":
-        node["prepend_scheme"] = "never"
-    return node
+    changed = {}
+    for key, part in node.items():
+        changed[key] = _inside(part)
+    if changed.get("prepend_scheme") == "first":
+        changed["prepend_scheme"] = "never"
+    return changed
 
 
 def hazard(tree: dict) -> re.Pattern | None:
@@ -230,7 +279,8 @@ def hazard(tree: dict) -> re.Pattern | None:
 
 def unbounded(tree: dict) -> dict:
     """Remove templates, truncation and padding."""
-    return {**tree, "post_processor": None, "truncation": None, "padding": None}
+    steps = ("post_processor", "truncation", "padding")
+    return {**tree, **dict.fromkeys(steps)}
 
 
 def without_prefix(node: Any) -> Any:
@@ -241,7 +291,10 @@ def without_prefix(node: Any) -> Any:
         return node
     changed = {}
     for key, part in node.items():
-        changed[key] = False if key == "add_prefix_space" else without_prefix(part)
+        changed[key] = without_prefix(part)
+    # Either kind of step may add it.
+    if "add_prefix_space" in changed:
+        changed["add_prefix_space"] = False
     if changed.get("type") == "Metaspace":
         changed["prepend_scheme"] = "never"
     return changed
@@ -252,6 +305,9 @@ def counted(tree: dict) -> dict:
 
     The library numbers those that are not in it itself, whatever the file says.
     """
-    added = {token["content"]: token["id"] for token in tree["added_tokens"]}
-    vocab = tree["model"]["vocab"] | added
-    return {**tree, "model": {**tree["model"], "vocab": vocab}}
+    vocab = dict(tree["model"]["vocab"])
+    for token in tree["added_tokens"]:
+        name = token["content"]
+        vocab[name] = token["id"]
+    model = {**tree["model"], "vocab": vocab}
+    return {**tree, "model": model}

@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from dlm.core.errors import UserError
-from dlm.text.base import SPECIALS, closing, utf8
+from dlm.text.base import SPECIALS, utf8
 
 # The borders that a merge may not cross. A word takes one sign or space before it along ('.append',
 # '_name', ' the'), punctuation takes the line break and indentation after it (':\n        '),
@@ -24,6 +24,13 @@ PATTERN = "|".join(
         r"\s+",
     )
 )
+_SPECIAL_FLAGS = dict(
+    single_word=False,
+    lstrip=False,
+    rstrip=False,
+    normalized=False,
+    special=True,
+)
 
 
 def sample(documents: Iterable[str], characters: int) -> list[str]:
@@ -35,8 +42,11 @@ def sample(documents: Iterable[str], characters: int) -> list[str]:
     if not isinstance(documents, Sequence):
         documents = list(documents)
     chosen = []
-    for i in np.random.RandomState(0).permutation(len(documents)):
-        chosen.append(documents[int(i)][:characters])
+    # RandomState promises the same order in every NumPy version.
+    random = np.random.RandomState(0)
+    for i in random.permutation(len(documents)):
+        document = documents[int(i)]
+        chosen.append(document[:characters])
         characters -= len(chosen[-1])
         if characters <= 0:
             break
@@ -64,13 +74,14 @@ def learn(documents: list[str], size: int) -> dict:
 
 def _closed(tree: dict, size: int) -> dict:
     """Add the four specials as the last ids: to the vocabulary, and as added tokens."""
-    special = closing(size)
-    special_ids = (special.eos, special.bos, special.pad, special.mask)
-    id_of_name = dict(zip(SPECIALS, special_ids, strict=True))
-    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    added = [dict(id=id, content=name, **flags) for name, id in id_of_name.items()]
-    vocab = tree["model"]["vocab"] | id_of_name
-    return {**tree, "added_tokens": added, "model": {**tree["model"], "vocab": vocab}}
+    vocab = dict(tree["model"]["vocab"])
+    added = []
+    for id, name in enumerate(SPECIALS, size - len(SPECIALS)):
+        vocab[name] = id
+        token = dict(id=id, content=name)
+        added.append(token | _SPECIAL_FLAGS)
+    model = dict(tree["model"], vocab=vocab)
+    return dict(tree, added_tokens=added, model=model)
 
 
 def has_our_split(tree: dict) -> bool:
@@ -79,4 +90,7 @@ def has_our_split(tree: dict) -> bool:
     if not isinstance(pre_tokenizer, dict):
         return False
     steps = pre_tokenizer.get("pretokenizers", [])
-    return len(steps) == 2 and steps[0].get("pattern", {}).get("Regex") == PATTERN
+    if len(steps) != 2:
+        return False
+    pattern = steps[0].get("pattern", {})
+    return pattern.get("Regex") == PATTERN

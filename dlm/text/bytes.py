@@ -1,4 +1,7 @@
-"""Bytes as tokens: ids 0–255 are the bytes themselves, then eos, bos, pad and mask (arXiv:2105.13626)."""
+"""Bytes as tokens: ids 0–255 are the bytes themselves, then eos, bos, pad and mask.
+
+Source: arXiv:2105.13626 (ByT5).
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -123,13 +123,15 @@ class Chat:
         """
         _check_messages(messages)
         data = _plain_data(dict(further, messages=list(messages), tools=tools))
+        # The sign must occur neither in the data nor in the template.
         marks = Marks(names, json.dumps(data, ensure_ascii=False), self._source)
         generation_prompt = dict(add_generation_prompt=generation)
 
         # Data may shadow the names of tokens, but not the flag that ends the prompt.
         def rendered(marked_data: dict) -> Quoted:
             values = self._names | dict(documents=None) | marked_data | generation_prompt
-            return marks.taken(self._guarded(lambda: self._sandbox.render(self._template, values)))
+            text = self._guarded(lambda: self._sandbox.render(self._template, values))
+            return marks.taken(text)
 
         text = rendered(marks.put(data))
         self._check(text, rendered, marks, data, names)
@@ -147,7 +149,9 @@ class Chat:
         written = unquoted(text, names)
         if not written:
             return
-        signed = marks.put(data, everywhere=True, but=harmless(self._sought, names))
+        # Texts that the template compares with must stay as they are.
+        spared = harmless(self._sought, names)
+        signed = marks.put(data, everywhere=True, but=spared)
         if signed == data:
             return
         makes = "makes"
@@ -156,6 +160,7 @@ class Chat:
         except UserError:  # the template does not work with signs in the texts
             makes = "may make"
             again = Counter()
+        # The same names, equally often: all of them are the template's own.
         if written == again:
             return
         differing = [name for name in sorted(written | again) if written[name] != again[name]]
@@ -190,6 +195,7 @@ class Chat:
         try:
             return work()
         except (Exception, RecursionError, MemoryError) as error:
+            # Jinja's own messages need no type.
             kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
             line = ""
             if isinstance(error, TemplateSyntaxError | SyntaxError) and error.lineno:

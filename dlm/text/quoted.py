@@ -27,6 +27,11 @@ _MARK = re.compile(r"[^\w\s]")  # neither a letter, a digit, '_' nor white space
 _ESCAPES = frozenset("&%\\{}")  # they begin what stands for another character in some notation
 _NEVER = "(?!)"  # a pattern that matches nothing
 
+Names = Collection[str]
+Span = tuple[int, int]  # begin and end of a name in a text
+Spans = list[Span]
+Where = Callable[[str], set[int]]  # positions in a text
+
 
 class Quoted(str):
     """A text; `quoted` are the positions of a stranger's characters. A name with one is text."""
@@ -36,8 +41,10 @@ class Quoted(str):
     def __new__(cls, text: str, quoted: Iterable[int] | None = None) -> "Quoted":
         """Without `quoted`, all of the text is a stranger's; a Quoted keeps its own positions."""
         self = super().__new__(cls, text)
-        if quoted is None:
-            quoted = text.quoted if isinstance(text, Quoted) else range(len(text))
+        if isinstance(text, Quoted) and quoted is None:
+            quoted = text.quoted
+        elif quoted is None:
+            quoted = range(len(text))
         self.quoted = frozenset(quoted)
         return self
 
@@ -46,72 +53,97 @@ class Quoted(str):
 
     def __add__(self, other: str) -> "Quoted":
         """Join the texts; a plain str contains no character of a stranger."""
+        text = str(self) + str(other)
         moved = {len(self) + position for position in _positions(other)}
-        return Quoted(str(self) + str(other), self.quoted | moved)
+        return Quoted(text, self.quoted | moved)
 
     def __radd__(self, other: str) -> "Quoted":
+        text = str(other) + str(self)
         moved = (len(other) + position for position in self.quoted)
-        return Quoted(str(other) + str(self), moved)
+        return Quoted(text, moved)
 
     def rstrip(self, characters: str | None = None) -> "Quoted":
         text = super().rstrip(characters)
-        remaining = (position for position in self.quoted if position < len(text))
+        length = len(text)
+        remaining = (position for position in self.quoted if position < length)
         return Quoted(text, remaining)
 
 
 def _positions(text: str) -> frozenset[int]:
-    return text.quoted if isinstance(text, Quoted) else frozenset()
+    if isinstance(text, Quoted):
+        return text.quoted
+    return frozenset()
 
 
-def places(text: str, names: Collection[str]) -> Iterator[tuple[int, int]]:
+def any_of(names: Names) -> re.Pattern[str]:
+    """Compile a pattern for any of the names; of several that begin together, the longest."""
+    by_length = sorted(names, key=len, reverse=True)
+    alternatives = "|".join(map(re.escape, by_length))
+    return re.compile(alternatives or _NEVER)
+
+
+def places(text: str, names: Names) -> Iterator[Span]:
     """Yield (begin, end) of every name in the text, overlapping ones included."""
     for name in names:
         begin = text.find(name)
         while begin >= 0:
-            yield begin, begin + len(name)
+            end = begin + len(name)
+            yield begin, end
             begin = text.find(name, begin + 1)
 
 
-def spelled(text: str, names: Collection[str]) -> list[tuple[int, int]]:
+def spelled(text: str, names: Names) -> Spans:
     """List (begin, end) of names with a stranger's characters, in order, overlaps as one span."""
     quoted = _positions(text)
-    spans: list[tuple[int, int]] = []
+    spans: Spans = []
     # Most texts have no quoted part and need no search.
     if not quoted:
         return spans
-    for begin, end in sorted(places(text, names)):
+    ordered = sorted(places(text, names))
+    for begin, end in ordered:
         if quoted.isdisjoint(range(begin, end)):
             continue
+        last_begin, last_end = spans[-1] if spans else (0, 0)
         # A name that overlaps the last span extends it.
-        if spans and begin < spans[-1][1]:
-            begin, last_end = spans.pop()
+        if begin < last_end:
+            spans.pop()
+            begin = last_begin
             end = max(last_end, end)
         spans.append((begin, end))
     return spans
 
 
-def unquoted(text: Quoted, names: Collection[str]) -> Counter[str]:
+def unquoted(text: Quoted, names: Names) -> Counter[str]:
     """Count how often the text contains each name without any character of a stranger."""
-    spans = places(text, names)
-    own = (span for span in spans if text.quoted.isdisjoint(range(*span)))
-    return Counter(text[begin:end] for begin, end in own)
+    count: Counter[str] = Counter()
+    for begin, end in places(text, names):
+        positions = range(begin, end)
+        if text.quoted.isdisjoint(positions):
+            name = text[begin:end]
+            count[name] += 1
+    return count
 
 
-def harmless(sought: Iterable[str], names: Collection[str]) -> list[str]:
+def harmless(sought: Iterable[str], names: Names) -> list[str]:
     """Select texts, of those that a template looks for, whose marks cannot make up a name.
 
     The marks of all the selected texts together contain those of no name.
     """
-    marks_of_names = [set(_MARK.findall(name)) for name in names]
+    marks_of_names = list(map(_marks_in, names))
     selected: list[str] = []
     marks: set[str] = set()
     for text in sought:
-        more = marks.union(_MARK.findall(text))
-        completes_a_name = any(own and own <= more for own in marks_of_names)
-        if not more & _ESCAPES and not completes_a_name:
+        more = marks | _marks_in(text)
+        completes_name = any(own and own <= more for own in marks_of_names)
+        has_escape = bool(more & _ESCAPES)
+        if not has_escape and not completes_name:
             selected.append(text)
             marks = more
     return selected
+
+
+def _marks_in(text: str) -> set[str]:
+    return set(_MARK.findall(text))
 
 
 class Marks:
@@ -120,11 +152,16 @@ class Marks:
     The sign is a character that neither the template nor the data contain.
     """
 
-    def __init__(self, names: Collection[str], *written: str):
+    def __init__(self, names: Names, *written: str):
         """Choose the sign; `written` are all texts that must not contain it."""
         self._names = names
-        self._beginnings = {name[:k] for name in names for k in range(1, len(name))}
-        self._longest = max(map(len, self._beginnings), default=0)
+        # A whole name is no beginning: it needs nothing more.
+        self._beginnings: set[str] = set()
+        for name in names:
+            for length in range(1, len(name)):
+                self._beginnings.add(name[:length])
+        lengths = map(len, self._beginnings)
+        self._longest = max(lengths, default=0)
         self.sign = self._unused_sign(written)
         self._escaped_sign = _escaped(self.sign)
 
@@ -132,15 +169,16 @@ class Marks:
     def _unused_sign(written: tuple[str, ...]) -> str:
         for sign in _SIGNS:
             # JSON may write the sign as an escape, so that is searched for too.
-            escaped = _escaped(sign)
-            if not any(sign in text or escaped in text for text in written):
+            forms = (sign, _escaped(sign))
+            is_used = any(form in text for text in written for form in forms)
+            if not is_used:
                 return sign
         raise UserError(
             "the messages of a chat contain every sign for private use: "
             "take out the characters that are no text"
         )
 
-    def put(self, data: Any, everywhere: bool = False, but: Collection[str] = ()) -> Any:
+    def put(self, data: Any, everywhere: bool = False, but: Names = ()) -> Any:
         """Put the sign into all names in plain data.
 
         A text that ends with the beginning of a name gets one too, because the next text may
@@ -149,45 +187,69 @@ class Marks:
         """
         if not everywhere:
             return self._signed(data, self._of_names)
-        alternatives = map(re.escape, sorted(but, key=len, reverse=True))
-        spared = re.compile("|".join(alternatives) or _NEVER)
+        spared = any_of(but)
 
         def of_names_and_marks(text: str) -> set[int]:
-            unspared = spared.sub(lambda match: " " * len(match[0]), text)
-            marks = {match.start() for match in _MARK.finditer(unspared)}
-            return self._of_names(text) | marks
+            # A spared text is overwritten by blanks, which are no marks.
+            searched = spared.sub(_blanks, text)
+            positions = self._of_names(text)
+            for mark in _MARK.finditer(searched):
+                positions.add(mark.start())
+            return positions
 
         return self._signed(data, of_names_and_marks)
 
-    def _signed(self, value: Any, where: Callable[[str], set[int]]) -> Any:
-        """Put the sign behind the characters at the positions `where(text)` of every text."""
+    def _signed(self, value: Any, where: Where) -> Any:
+        """Puts the sign behind the characters at the positions `where(text)` of every text."""
         if isinstance(value, dict):
-            pairs = value.items()
-            return {self._signed(key, where): self._signed(part, where) for key, part in pairs}
+            signed = {}
+            for key, part in value.items():
+                signed_key = self._signed(key, where)
+                signed[signed_key] = self._signed(part, where)
+            return signed
         if isinstance(value, list):
             return [self._signed(part, where) for part in value]
         if not isinstance(value, str):
             return value
-        behind = (position + 1 for position in sorted(where(value)))
-        cuts = itertools.pairwise([0, *behind, len(value)])
-        return self.sign.join(value[begin:end] for begin, end in cuts)
+        return self._signed_text(value, where(value))
+
+    def _signed_text(self, text: str, positions: set[int]) -> str:
+        parts = []
+        begin = 0
+        for position in sorted(positions):
+            end = position + 1
+            parts.append(text[begin:end])
+            begin = end
+        parts.append(text[begin:])
+        return self.sign.join(parts)
 
     def _of_names(self, text: str) -> set[int]:
         """Positions where a name begins, whole or at the end of the text."""
-        begins = {begin for begin, _ in places(text, self._names)}
+        begins = set()
+        for begin, _ in places(text, self._names):
+            begins.add(begin)
         # A template may trim the text before it joins the next one.
         trimmed = text.rstrip()
-        for length in range(1, min(self._longest, len(trimmed)) + 1):
-            if trimmed[-length:] in self._beginnings:
-                begins.add(len(trimmed) - length)
+        longest = min(self._longest, len(trimmed))
+        for length in range(1, longest + 1):
+            begin = len(trimmed) - length
+            if trimmed[begin:] in self._beginnings:
+                begins.add(begin)
         return begins
 
     def taken(self, text: str) -> Quoted:
         """Remove the signs; the character before each of them is quoted."""
-        signs = re.escape(self.sign) + "|" + re.escape(self._escaped_sign)
-        parts = re.split(signs, text)
-        ends = itertools.accumulate(map(len, parts[:-1]))
-        return Quoted("".join(parts), (end - 1 for end in ends if end))
+        signs = any_of((self.sign, self._escaped_sign))
+        parts = signs.split(text)
+        # Each part but the last ends with a stranger's character.
+        lengths = map(len, parts[:-1])
+        ends = itertools.accumulate(lengths)
+        positions = (end - 1 for end in ends if end)
+        return Quoted("".join(parts), positions)
+
+
+def _blanks(match: re.Match[str]) -> str:
+    return " " * len(match[0])
 
 
 def _escaped(sign: str) -> str:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 from dlm.core.errors import UserError
 from dlm.core.vocab import Vocab
 from dlm.text import bpe_bytes
-from dlm.text.tokenizer_tree import FLAGS, OURS, OUTSIDE, TokenizerFiles, by_id, id_of_content
+from dlm.text.tokenizer_tree import (
+    FLAGS,
+    OURS,
+    OUTSIDE,
+    TokenizerFiles,
+    added_ids,
+    by_id,
+    id_of_content,
+)
 
 if TYPE_CHECKING:
     from dlm.text.bpe import Published
@@ -20,48 +28,49 @@ NAMES = dict(
 )
 _CONFIG = "config.text.published"
 
+Chosen = dict[str, int]  # the id of each kind of special
+
 
 def vocab(files: TokenizerFiles, published: "Published", where: str) -> Vocab:
     """Choose the special ids: as `published` sets them, else by name, else as it describes.
 
     Raises UserError for ids that do not exist or are in use.
     """
-    ids = id_of_content(files.tree).values()
-    end = 1 + max(ids)
+    end = 1 + max(files.ids)
     rows = published.rows or end
     if rows < end:
         raise UserError(f"{_CONFIG}.rows={rows} is less than the {end} ids of {where}")
     chosen = _known_ids(files, published, rows, where)
     generates_all = published.says == "all"
-    # The remaining ones get ids above the tokenizer's, in this order.
-    free = (id for id in itertools.count(end) if id not in chosen.values())
     for kind in NAMES:
         if kind in chosen:
             continue
         shares_eos = generates_all and kind in ("bos", "pad")
-        chosen[kind] = chosen["eos"] if shares_eos else next(free)
+        # The others get the first free ids above the tokenizer's.
+        chosen[kind] = chosen["eos"] if shares_eos else _free_id(end, chosen)
     _check(files, published, chosen, rows, where)
-    size = max(rows, 1 + max(chosen.values()))
+    largest = max(chosen.values())
+    size = max(rows, 1 + largest)
     excluded = None
     if generates_all:
         mask = chosen["mask"]
-        excluded = (mask, *(id for id in range(rows, size) if id != mask))
+        appended = [id for id in range(rows, size) if id != mask]
+        excluded = (mask, *appended)
     return Vocab(size=size, **chosen, excluded=excluded, stops=published.stops)
 
 
-def _known_ids(
-    files: TokenizerFiles, published: "Published", rows: int, where: str
-) -> dict[str, int]:
+def _free_id(begin: int, chosen: Chosen) -> int:
+    used = set(chosen.values())
+    return next(id for id in itertools.count(begin) if id not in used)
+
+
+def _known_ids(files: TokenizerFiles, published: "Published", rows: int, where: str) -> Chosen:
     """The special ids that `published` sets or that the tokenizer has by name."""
-    id_of_name = {token["content"]: token["id"] for token in files.tree["added_tokens"]}
-    chosen = {}
-    for kind, names in NAMES.items():
+    chosen: Chosen = {}
+    for kind in NAMES:
         id = getattr(published, kind)
         if id < 0:
-            # A model that generates everything was used with the special of its own config.
-            own = files.names.get(f"{kind}_token") if published.says == "all" else None
-            candidates = names if own is None else (own, *names)
-            id = next((id_of_name[name] for name in candidates if name in id_of_name), None)
+            id = _named_id(files, published, kind)
         if id is None:
             continue
         if id >= rows:
@@ -70,10 +79,23 @@ def _known_ids(
     return chosen
 
 
+def _named_id(files: TokenizerFiles, published: "Published", kind: str) -> int | None:
+    id_of_name = added_ids(files.tree)
+    names = list(NAMES[kind])
+    # A model that generates everything was used with the special of its own config.
+    own = files.names.get(f"{kind}_token")
+    if own is not None and published.says == "all":
+        names.insert(0, own)
+    for name in names:
+        if name in id_of_name:
+            return id_of_name[name]
+    return None
+
+
 def _check(
     files: TokenizerFiles,
     published: "Published",
-    chosen: dict[str, int],
+    chosen: Chosen,
     rows: int,
     where: str,
 ) -> None:
@@ -82,14 +104,17 @@ def _check(
         raise UserError(
             f"{_CONFIG}.stops={stops}: {where} and its model have {rows} ids, from 0 on"
         )
-    mask = chosen["mask"]
-    if mask in (*stops, chosen["eos"], chosen["bos"], chosen["pad"]):
+    others = dict(chosen)
+    mask = others.pop("mask")
+    if mask in stops or mask in others.values():
         raise UserError(
             f"{_CONFIG}: the mask must have an id of its own in {where}, "
             f"and {mask} is that of another"
         )
     # bos and pad of a model that generates everything may be pieces of text.
-    kinds = ("eos", "mask") if published.says == "all" else tuple(NAMES)
+    kinds = tuple(NAMES)
+    if published.says == "all":
+        kinds = ("eos", "mask")
     text_ids = bpe_bytes.ordinary(files.tree)
     for kind in kinds:
         if chosen[kind] in text_ids:
@@ -106,10 +131,13 @@ def with_specials(tree: dict, vocab: Vocab) -> dict:
     pieces = tree["model"]["vocab"]
     added = []
     for token in tree["added_tokens"]:
-        outside = {} if token["content"] in pieces else {OUTSIDE: True}
-        added.append({**token, **outside})
+        marked = dict(token)
+        if token["content"] not in pieces:
+            marked[OUTSIDE] = True
+        added.append(marked)
     added += _lacking_specials(tree, vocab)
-    return bpe_bytes.counted({**tree, "added_tokens": by_id(added)})
+    tree = dict(tree, added_tokens=by_id(added))
+    return bpe_bytes.counted(tree)
 
 
 def _lacking_specials(tree: dict, vocab: Vocab) -> list[dict]:
@@ -122,8 +150,13 @@ def _lacking_specials(tree: dict, vocab: Vocab) -> list[dict]:
         name = f"<|{kind}|>"
         if id not in used_ids:
             names[id] = name if name not in ids else f"<|{kind} {id}|>"
-    flags = FLAGS | dict(special=True)
-    return [dict(id=id, content=name, **flags, **{OURS: True}) for id, name in names.items()]
+    tokens = []
+    for id, name in names.items():
+        token = dict(id=id, content=name) | FLAGS
+        token["special"] = True
+        token[OURS] = True
+        tokens.append(token)
+    return tokens
 
 
 def puts_bos(files: TokenizerFiles, bos: int) -> bool:
@@ -141,6 +174,7 @@ def _first_ids(step: dict) -> tuple[int, ...]:
     if step.get("type") != "TemplateProcessing":
         return ()
     pieces = step.get("single") or [{}]
-    name = pieces[0].get("SpecialToken", {}).get("id")
-    special = step.get("special_tokens", {}).get(name, {})
+    first = pieces[0].get("SpecialToken", {})
+    tokens = step.get("special_tokens", {})
+    special = tokens.get(first.get("id"), {})
     return tuple(special.get("ids", ()))

@@ -14,7 +14,7 @@ import functools
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Sized
 from types import BuiltinMethodType, MethodType, MethodWrapperType
 from typing import Any
 
@@ -22,16 +22,16 @@ from jinja2 import Template, ext, nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import _PassArg
-from jinja2.visitor import NodeTransformer
+
+from dlm.text.template_tree import STEP, Counted, Generation, comparands
 
 WORK = 10**8  # characters
-STEP = 100  # characters that one step costs
 LARGEST = 10**6  # characters of a template
 _LARGEST_RESULT = 10 * LARGEST  # characters that one rendering may write
 _LARGEST_INDENT = 32
 _NODE = 64  # work for a value, however small
 _OVERHEAD = 8  # characters that a small result costs
-_GLOBALS = ("range", "dict", "namespace", "joiner", "cycler")
+_GLOBALS = frozenset({"range", "dict", "namespace", "joiner", "cycler"})
 
 # Filters that do not look inside the elements of a list, so its length is what they cost.
 _SHALLOW = frozenset(
@@ -66,7 +66,6 @@ _SHALLOW = frozenset(
 # A field of a width of four digits or more, or of one that is computed.
 _WIDE = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)|\{[^{}]*:[^{}]*(\d{4}|\{)")
 _FORMATTING = ("format", "format_map", "%", "translate")
-_SEARCHES = ("startswith", "endswith", "get")
 _METHODS = (BuiltinMethodType, MethodType, MethodWrapperType)
 
 
@@ -84,7 +83,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             optimized=False,  # the optimizer would compute constants while it compiles
-            extensions=[ext.loopcontrols, _Generation],
+            extensions=[ext.loopcontrols, Generation],
             finalize=self._weighed,
         )
         self._meter = threading.local()
@@ -92,20 +91,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for name, function in list(self.filters.items()):
             self.filters[name] = self._metered(name, function)
         self.filters["tojson"] = self._metered("tojson", _tojson)
-        # `_Counted` writes these into the template.
+        # `Counted` writes these into the template.
         self.filters["spent"] = self._weighed
         self.filters["joined"] = self._joined
         self.filters["step"] = self._step
-        known = {name: self.globals[name] for name in _GLOBALS if name in self.globals}
-        self.globals = {**known, **names}
+        for name in self.globals.keys() - _GLOBALS:
+            del self.globals[name]
+        self.globals.update(names)
 
     def read(self, source: str) -> Template:
         """Compile the template, with all its loops counted."""
         if len(source) > LARGEST:
             raise TemplateError(f"it has {len(source)} characters, and at most {LARGEST} are read")
         self._meter.left = WORK
-        code = self.compile(_Counted().visit(self.parse(source)))
-        return self.template_class.from_code(self, code, self.make_globals(None), None)
+        tree = Counted().visit(self.parse(source))
+        code = self.compile(tree)
+        names = self.make_globals(None)
+        return self.template_class.from_code(self, code, names, None)
 
     def sought(self, source: str) -> list[str]:
         """List the texts that a template compares its data with.
@@ -113,10 +115,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         Those are operands of ==, in, …, what a text is to begin or end with, and keys.
         """
         texts = []
-        for node in _comparands(self.parse(source)):
-            parts = node.items if isinstance(node, nodes.List | nodes.Tuple) else [node]
-            constants = [part.value for part in parts if isinstance(part, nodes.Const)]
-            texts += [value for value in constants if isinstance(value, str)]
+        for node in comparands(self.parse(source)):
+            parts = [node]
+            if isinstance(node, nodes.List | nodes.Tuple):
+                parts = node.items
+            for part in parts:
+                value = part.value if isinstance(part, nodes.Const) else None
+                if isinstance(value, str):
+                    texts.append(value)
         return texts
 
     def render(self, template: Template, values: dict) -> str:
@@ -177,8 +183,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             pieces = len(args[0]) if args else 1
             self._spend(pieces * len(str(value)))
         elif name == "replace" and len(args) > 1:
-            text, old, new = str(value), str(args[0]), str(args[1])
-            self._spend(text.count(old) * len(new))
+            old, new = map(str, args[:2])
+            count = str(value).count(old)
+            self._spend(count * len(new))
         elif name in _FORMATTING:
             text = str(value)
             if _WIDE.search(text):
@@ -186,8 +193,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._spend(len(text) * self._weight(*args))
         # Any number may be a width or a count.
         numbers = [abs(arg) for arg in args if isinstance(arg, int)]
+        largest = max([1, *numbers])
         size = len(value) if isinstance(value, Sized) else 1
-        self._spend(STEP + (size + _OVERHEAD) * max([1, *numbers]))
+        self._spend(STEP + (size + _OVERHEAD) * largest)
         return args
 
     def _metered(self, name: str, function: Callable) -> Callable:
@@ -240,7 +248,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return None
 
         def metered(*args, **kwargs):
-            self._charge_result("format", value.__self__, (*args, *kwargs.values()))
+            options = (*args, *kwargs.values())
+            self._charge_result("format", value.__self__, options)
             return formatted(*args, **kwargs)
 
         return metered
@@ -258,6 +267,10 @@ def _size(value: Any) -> int:
     return value.bit_length() // 3 if isinstance(value, int) else 1
 
 
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, Sized) else _OVERHEAD
+
+
 def _elements(value: Any) -> list:
     if isinstance(value, dict):
         return [*value, *value.values()]
@@ -267,29 +280,17 @@ def _elements(value: Any) -> list:
 def _binop_work(operator: str, left: Any, right: Any) -> int:
     """Characters that `left operator right` may have."""
     if operator == "+":
-        return sum(len(side) if isinstance(side, Sized) else _OVERHEAD for side in (left, right))
+        return _length(left) + _length(right)
     if isinstance(right, int) and operator in ("*", "**"):
         if isinstance(left, Sized):
             return (len(left) + _OVERHEAD) * abs(right)
         bits = left.bit_length() + 1 if isinstance(left, int) else 1
-        return bits * abs(right) if operator == "**" else bits + right.bit_length()
+        if operator == "**":
+            return bits * abs(right)
+        return bits + right.bit_length()
     if operator == "*" and isinstance(right, Sized):
         return (len(right) + _OVERHEAD) * abs(left) if isinstance(left, int) else 1
     return 0
-
-
-def _comparands(tree: nodes.Template) -> Iterator[nodes.Expr]:
-    """Expressions that a template compares data with, in the order of the template."""
-    for node in tree.find_all((nodes.Compare, nodes.Getitem, nodes.Call)):
-        if isinstance(node, nodes.Compare):
-            yield node.expr
-            yield from (operand.expr for operand in node.ops)
-        elif isinstance(node, nodes.Getitem):
-            yield node.arg
-        elif isinstance(node, nodes.Call):
-            method = node.node
-            if isinstance(method, nodes.Getattr) and method.attr in _SEARCHES:
-                yield from node.args[:1]
 
 
 def _tojson(
@@ -309,71 +310,3 @@ def _tojson(
         separators=separators,
         sort_keys=sort_keys,
     )
-
-
-class _Generation(ext.Extension):
-    """Keeps the content of {% generation %} … {% endgeneration %}.
-
-    The tag marks a model's own words for training.
-    """
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
-class _Counted(NodeTransformer):
-    """Makes a template spend.
-
-    Every step of a loop and every body of a macro does, and so does everything that grows or is
-    searched without a call.
-    """
-
-    def visit_For(self, node):
-        self.generic_visit(node)
-        node.body.insert(0, self._step(node))
-        # The filter of a loop runs for elements that never reach its body.
-        if node.test is not None:
-            node.test = self._node(nodes.And, node, self._step(node).node, node.test)
-        return node
-
-    def visit_Macro(self, node):
-        self.generic_visit(node)
-        node.body.insert(0, self._step(node))
-        return node
-
-    visit_CallBlock = visit_Macro
-
-    def visit_Concat(self, node):
-        self.generic_visit(node)
-        texts = self._node(nodes.List, node, node.nodes)
-        return self._filter(node, texts, "joined")
-
-    def visit_Compare(self, node):
-        self.generic_visit(node)
-        node.expr = self._filter(node, node.expr, "spent")
-        for operand in node.ops:
-            operand.expr = self._filter(node, operand.expr, "spent")
-        return node
-
-    def visit_Getitem(self, node):
-        self.generic_visit(node)
-        # A slice copies, an element does not.
-        if isinstance(node.arg, nodes.Slice):
-            node.node = self._filter(node, node.node, "spent")
-        return node
-
-    def _step(self, node):
-        """The statement that spends for one step, and for the text written in it."""
-        written = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
-        amount = self._node(nodes.Const, node, STEP + written)
-        return self._node(nodes.ExprStmt, node, self._filter(node, amount, "step"))
-
-    def _filter(self, at, value, name: str):
-        return self._node(nodes.Filter, at, value, name, [], [], None, None)
-
-    def _node(self, kind, at, *fields):
-        return kind(*fields, lineno=at.lineno, environment=at.environment)

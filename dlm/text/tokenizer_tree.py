@@ -15,12 +15,21 @@ from dlm.text import bpe_bytes
 # In a saved copy: an added token that is ours, and one that the model's vocabulary lacked.
 OURS = "appended"
 OUTSIDE = "outside"
-FLAGS = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=False)
+FLAGS = dict(
+    single_word=False,
+    lstrip=False,
+    rstrip=False,
+    normalized=False,
+    special=False,
+)
 SUPPORTED = (
     "only BPE over bytes, or over characters with byte_fallback, gives the exact bytes of every id"
 )
 _LARGEST = 2**24  # ids; some arrays have one entry for each id
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
+
+Merges = list[list[str]]  # pairs of pieces
+
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
@@ -35,19 +44,30 @@ class TokenizerFiles(NamedTuple):
     @property
     def ids(self) -> set[int]:
         """The ids of all pieces and added tokens."""
-        return set(id_of_content(self.tree).values())
+        by_content = id_of_content(self.tree)
+        return set(by_content.values())
 
     @property
     def own_eos(self) -> int | None:
         """The id of the eos_token that the files name."""
         name = self.names.get("eos_token")
-        return None if name is None else id_of_content(self.tree).get(name)
+        if name is None:
+            return None
+        return id_of_content(self.tree).get(name)
+
+
+def added_ids(tree: dict) -> dict[str, int]:
+    """Map the names of added tokens to their ids."""
+    ids = {}
+    for token in tree["added_tokens"]:
+        name = token["content"]
+        ids[name] = token["id"]
+    return ids
 
 
 def id_of_content(tree: dict) -> dict[str, int]:
     """Map all pieces and added tokens to their ids."""
-    added = {token["content"]: token["id"] for token in tree["added_tokens"]}
-    return tree["model"]["vocab"] | added
+    return tree["model"]["vocab"] | added_ids(tree)
 
 
 def by_id(tokens: list[dict]) -> list[dict]:
@@ -58,11 +78,13 @@ def by_id(tokens: list[dict]) -> list[dict]:
 def complete_token(token: dict) -> dict:
     """Add the flags that an added token lacks; raises ValueError where it is none."""
     content = token["content"]
-    if not isinstance(content, str) or not content or type(token["id"]) is not int:
+    has_id = type(token["id"]) is int
+    if not isinstance(content, str) or not content or not has_id:
         raise ValueError
     complete = dict(token)
     for flag, default in FLAGS.items():
-        if not isinstance(token.get(flag), bool):
+        value = token.get(flag)
+        if not isinstance(value, bool):
             complete[flag] = default
     return complete
 
@@ -73,35 +95,48 @@ def checked(tree: dict, path: Path) -> dict:
     Raises UserError for other kinds of tokenizers and for damaged files.
     """
     model = tree.get("model")
-    model = model if isinstance(model, dict) else {}
+    if not isinstance(model, dict):
+        model = {}
     kind = _checked_kind(model, path)
     added, merges = _tokens_and_merges(tree, model, path)
-    # A copy that we saved marks our own tokens, and those that its vocabulary lacked at first.
-    ours = {token["content"] for token in added if token.get(OURS)}
-    outside = {token["content"] for token in added if token.get(OUTSIDE)}
-    own_vocab = {}
-    for piece, id in model["vocab"].items():
-        if piece not in ours | outside:
-            own_vocab[piece] = id
-    published = []
-    for token in added:
-        if token["content"] not in ours:
-            published.append({key: value for key, value in token.items() if key != OUTSIDE})
-    _check_merges(merges, own_vocab, path)
+    published, vocab = _without_ours(added, model["vocab"])
+    _check_merges(merges, vocab, path)
     checked_tree = dict(tree)
     for step in _STEPS:
         checked_tree[step] = tree.get(step)
     checked_tree["added_tokens"] = by_id(published)
-    checked_tree["model"] = {"type": kind, **model, "vocab": own_vocab, "merges": merges}
+    checked_model = {"type": kind, **model}
+    checked_model["vocab"] = vocab
+    checked_model["merges"] = merges
+    checked_tree["model"] = checked_model
     _check_keeps_bytes(checked_tree, path)
     return checked_tree
+
+
+def _without_ours(added: list[dict], vocab: dict[str, int]) -> tuple[list[dict], dict[str, int]]:
+    """(The published tokens, the published vocabulary).
+
+    A copy that we saved marks our own tokens, and those that its vocabulary lacked at first.
+    """
+    published = []
+    own_vocab = dict(vocab)
+    for token in added:
+        is_ours = token.get(OURS)
+        if is_ours or token.get(OUTSIDE):
+            own_vocab.pop(token["content"], None)
+        if not is_ours:
+            unmarked = dict(token)
+            unmarked.pop(OUTSIDE, None)
+            published.append(unmarked)
+    return published, own_vocab
 
 
 def _checked_kind(model: dict, path: Path) -> str:
     default = "BPE" if "merges" in model else "unknown"
     kind = model.get("type") or default
     has_vocab = isinstance(model.get("vocab"), dict)
-    if kind != "BPE" or not has_vocab or not isinstance(model.get("merges"), list):
+    has_merges = isinstance(model.get("merges"), list)
+    if kind != "BPE" or not has_vocab or not has_merges:
         raise UserError(f"{path} is a tokenizer of type {kind}: {SUPPORTED}")
     for affix in _AFFIXES:
         if model.get(affix):
@@ -112,12 +147,17 @@ def _checked_kind(model: dict, path: Path) -> str:
     return kind
 
 
-def _tokens_and_merges(tree: dict, model: dict, path: Path) -> tuple[list[dict], list[list[str]]]:
+def _tokens_and_merges(tree: dict, model: dict, path: Path) -> tuple[list[dict], Merges]:
+    listed = tree.get("added_tokens") or []
+    merges = []
     try:
-        added = [complete_token(token) for token in tree.get("added_tokens") or []]
-        # Older files write a merge as one text, newer ones as a pair.
-        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        merges = [[a, b] for a, b in pairs if isinstance(a, str) and isinstance(b, str)]
+        added = [complete_token(token) for token in listed]
+        for merge in model["merges"]:
+            # Older files write a merge as one text, newer ones as a pair.
+            pair = merge.split(" ") if isinstance(merge, str) else merge
+            left, right = pair
+            if isinstance(left, str) and isinstance(right, str):
+                merges.append([left, right])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
             f"{path} is damaged: an added token or a merge has not the form that it must have"
@@ -125,10 +165,11 @@ def _tokens_and_merges(tree: dict, model: dict, path: Path) -> tuple[list[dict],
     return added, merges
 
 
-def _check_merges(merges: list[list[str]], vocab: dict[str, int], path: Path) -> None:
+def _check_merges(merges: Merges, vocab: dict[str, int], path: Path) -> None:
     for merge in merges:
         left, right = merge
-        if not (left in vocab and right in vocab and left + right in vocab):
+        pieces = (left, right, left + right)
+        if not all(piece in vocab for piece in pieces):
             raise UserError(
                 f"{path} is damaged: the merge {merge} is of, or makes, "
                 "a piece that the vocabulary has not"
@@ -140,13 +181,15 @@ def _check_keeps_bytes(tree: dict, path: Path) -> None:
     model = tree["model"]
     vocab = model["vocab"]
     if bpe_bytes.over_bytes(tree):
-        lacking = [sign for sign in bpe_bytes.alphabet() if sign not in vocab]
+        alphabet = bpe_bytes.alphabet()
+        lacking = [sign for sign in alphabet if sign not in vocab]
         if lacking:
             raise UserError(f"{path} has no piece for {len(lacking)} of the 256 bytes: {SUPPORTED}")
         return
+    names = map(bpe_bytes.byte_name, range(256))
     if model.get("byte_fallback") is not True:
         missing = "byte_fallback"
-    elif any(bpe_bytes.byte_name(byte) not in vocab for byte in range(256)):
+    elif not all(name in vocab for name in names):
         missing = "pieces for all 256 bytes"
     else:
         return
@@ -160,15 +203,16 @@ def check_ids(tree: dict, path: Path) -> None:
     """Check that each piece has one id and each id one piece, within a range for arrays."""
     piece_of: dict[int, str] = {}
     for piece, id in _pieces(tree):
-        if type(id) is not int or not 0 <= id < _LARGEST:
+        is_id = type(id) is int and 0 <= id < _LARGEST
+        if not is_id:
             raise UserError(f"{path} is damaged: the id {id!r} of {piece!r} is out of range")
         other = piece_of.setdefault(id, piece)
         if other != piece:
             raise UserError(f"{path} is damaged: the id {id} is that of {other!r} and of {piece!r}")
     vocab = tree["model"]["vocab"]
-    for token in tree["added_tokens"]:
-        if vocab.get(token["content"], token["id"]) != token["id"]:
-            raise UserError(f"{path} is damaged: {token['content']!r} has two ids")
+    for name, id in added_ids(tree).items():
+        if vocab.get(name, id) != id:
+            raise UserError(f"{path} is damaged: {name!r} has two ids")
 
 
 def _pieces(tree: dict) -> Iterator[tuple[str, Any]]:

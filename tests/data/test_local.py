@@ -48,14 +48,16 @@ def test_forms(tmp_path):
     assert everything(tmp_path / "deep/c.txt", unit="line") == ["and another", "one", "paragraph"]
 
 
-SIGNS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029\0\ufeff"  # which end no line, though str.splitlines ends one at the first eight
+# They end no line, though str.splitlines ends one at the first eight.
+SIGNS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029\0\ufeff"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lines_end_at_line_ends_alone(tmp_path, end):
     texts = [f"one{sign}two {end!r}" for sign in SIGNS]
     assert files.lines(end.join(texts)) == files.lines(end.join(texts) + end) == texts
-    assert files.lines(f"a{end}{end}b") == ["a", "", "b"] and files.lines("") == []
+    assert files.lines(f"a{end}{end}b") == ["a", "", "b"]
+    assert files.lines("") == []
     (tmp_path / "a.txt").write_bytes((end.join(texts) + end).encode())
     assert everything(tmp_path / "a.txt", unit="line") == sorted(texts)
     rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
@@ -66,11 +68,13 @@ def test_lines_end_at_line_ends_alone(tmp_path, end):
 def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
     content = "".join(f"scene {i}\n" + "words and words\n" * 30 + "\n" for i in range(300))
     (tmp_path / "book.txt").write_text(content)
-    source = Local((str(tmp_path / "book.txt"),), held_out=0.3)
+    path = tmp_path / "book.txt"
+    source = Local((str(path),), held_out=0.3)
     parts = source._read(source.paths, Counter())
-    assert "".join(parts) == content and all(
-        p.startswith("scene") and 8000 < len(p) <= 16384 for p in parts[:-1]
-    )
+    assert "".join(parts) == content
+    for part in parts[:-1]:
+        assert part.startswith("scene")
+        assert 8000 < len(part) <= 16384
     assert set(source.documents("train")).isdisjoint(source.documents("held_out"))
     (tmp_path / "line.txt").write_text("x" * 100_000)  # no border anywhere
     assert "".join(everything(tmp_path / "line.txt")) == "x" * 100_000
@@ -78,7 +82,7 @@ def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
 
 
 def test_odd_bytes_are_kept_as_they_are(tmp_path):
-    """NUL, CRLF, a byte order mark, an empty document among others, a line of 10 MB: text like any other, byte for byte."""
+    """NUL, CRLF, a byte order mark, an empty document, a line of 10 MB are kept byte for byte."""
     content = "a\0b\r\n\ufeffc\u2028d"
     (tmp_path / "odd.txt").write_bytes(content.encode())
     assert everything(tmp_path / "odd.txt") == [content]
@@ -91,18 +95,19 @@ def test_odd_bytes_are_kept_as_they_are(tmp_path):
 
 def test_frequent_documents_stay_frequent(tmp_path):
     """A corpus drawn from a law keeps the law; what is dropped is counted."""
-    (tmp_path / "a.txt").write_text(
-        "".join(f"line {i}\n" for i in range(300)) + "again\n\n \n" * 200
-    )
+    lines = "".join(f"line {i}\n" for i in range(300))
+    (tmp_path / "a.txt").write_text(lines + "again\n\n \n" * 200)
     source = Local((str(tmp_path / "a.txt"),), unit="line", held_out=0.3)
     splits = [source.documents(split) for split in ("train", "held_out")]
-    assert sorted(map(len, splits), reverse=True)[0] > 200 and sum(map(len, splits)) == 500
-    assert sum(split.count("again") == 200 for split in splits) == 1 and not set(splits[0]) & set(
-        splits[1]
-    )
+    sizes = list(map(len, splits))
+    assert max(sizes) > 200
+    assert sum(sizes) == 500
+    assert sum(split.count("again") == 200 for split in splits) == 1
+    assert not set(splits[0]) & set(splits[1])
     assert source.dropped == {"empty lines": 400}
     once = replace(source, unique=True)
-    assert sum(len(once.documents(split)) for split in ("train", "held_out")) == 301
+    documents = once.documents("train") + once.documents("held_out")
+    assert len(documents) == 301
     assert once.dropped == {"empty lines": 400, "duplicates": 199}
     rows = ["x", "x", "", "\\ud800y\\udfff"]
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{row}"}}\n' for row in rows))
@@ -117,13 +122,10 @@ def test_frequent_documents_stay_frequent(tmp_path):
 def test_held_out_files_are_never_trained_on(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
     (tmp_path / "b.txt").write_text("two\nfour\n")
-    source = Local(
-        (str(tmp_path / "a.txt"),), unit="line", held_out_paths=(str(tmp_path / "b.txt"),)
-    )
-    assert (source.documents("train"), source.documents("held_out")) == (
-        ["one", "three"],
-        ["two", "four"],
-    )
+    paths, held_out_paths = (str(tmp_path / "a.txt"),), (str(tmp_path / "b.txt"),)
+    source = Local(paths, unit="line", held_out_paths=held_out_paths)
+    assert source.documents("train") == ["one", "three"]
+    assert source.documents("held_out") == ["two", "four"]
     assert source.dropped == {"training documents that are held out as well": 1}
 
 
@@ -242,22 +244,23 @@ HELD = [
 
 
 @pytest.mark.parametrize(
-    "name, given, expected, fields", HELD, ids=[str(n) for n in range(len(HELD))]
+    "name, written, expected, fields", HELD, ids=[str(n) for n in range(len(HELD))]
 )
-def test_what_a_file_holds(tmp_path, name, given, expected, fields):
-    """The documents, or the line that is said."""
-    (tmp_path / name).write_bytes(given if isinstance(given, bytes) else given.encode())
+def test_the_content_of_a_file(tmp_path, name, written, expected, fields):
+    """The documents, or the error's line."""
+    (tmp_path / name).write_bytes(written if isinstance(written, bytes) else written.encode())
     source = Local((str(tmp_path / name),), held_out=1.0, **fields)
     if isinstance(expected, list):
         assert source.documents("held_out") == expected
         return
     with pytest.raises(UserError, match=expected) as error:
         source.documents("held_out")
-    assert "\n" not in str(error.value) and name in str(error.value)
+    message = str(error.value)
+    assert "\n" not in message and name in message
 
 
 def test_names_of_files(tmp_path):
-    """A bracket is a pattern, a file is read once under all its names, a link must lead somewhere."""
+    """A bracket is a pattern, a file is read once under all its names, a link needs a target."""
     folder = tmp_path / "a [b]"
     folder.mkdir()
     (folder / "c.txt").write_text("c")
@@ -267,10 +270,9 @@ def test_names_of_files(tmp_path):
     assert everything(
         folder / "c.txt", tmp_path / "*.txt", tmp_path / "a ?b?" / ".." / "link.txt"
     ) == ["c"]
-    with pytest.raises(
-        UserError,
-        match=r"a \[b\]/\*\*/\*.txt, in which \[ begins a pattern: .* here .*a \[\[\]b\]/\*\*/\*.txt$",
-    ):
+    pattern = r"a \[b\]/\*\*/\*.txt, in which \[ begins a pattern"
+    literal = r"here .*a \[\[\]b\]/\*\*/\*.txt$"
+    with pytest.raises(UserError, match=f"{pattern}: .* {literal}"):
         everything(folder / "**/*.txt")
     with pytest.raises(UserError, match=r"no file matches .*\[d\]/\*$"):
         everything(tmp_path / "[d]/*")

@@ -1,4 +1,7 @@
-"""TFDS without TensorFlow: our builder's data sets come back whole; what is not prepared fails at once."""
+"""TFDS without TensorFlow: our builder's data sets are read exactly.
+
+A data set that is not prepared is an error at once.
+"""
 
 import json
 import os
@@ -14,8 +17,8 @@ from dlm.data.tfds import Tfds
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A data set written by the command, with a `tensorflow` in the way that tells when it is imported."""
+def prepared(tmp_path_factory):
+    """A data set that the command wrote; a false `tensorflow` leaves a file if it is imported."""
     folder = tmp_path_factory.mktemp("tfds")
     (folder / "fake/tensorflow").mkdir(parents=True)
     (folder / "fake/tensorflow/__init__.py").write_text(
@@ -25,7 +28,8 @@ def made(tmp_path_factory):
     script = f"""
 import sys
 from dlm.data import tfds
-code = tfds.main(['--paths', {str(folder / "a.txt")!r}, '--name=notes', '--data_dir={folder}', '--unit=paragraph', '--held_out=0.2'])
+flags = ['--name=notes', '--data_dir={folder}', '--unit=paragraph', '--held_out=0.2']
+code = tfds.main(['--paths', {str(folder / "a.txt")!r}, *flags])
 assert code == 0
 print(len(tfds.Tfds('notes', data_dir={str(folder)!r}).documents('held_out')[0]))
 """
@@ -36,13 +40,13 @@ print(len(tfds.Tfds('notes', data_dir={str(folder)!r}).documents('held_out')[0])
     return folder
 
 
-def test_round_trip_without_tensorflow(made):
-    local = Local((str(made / "a.txt"),), unit="paragraph", held_out=0.2)
-    source = Tfds("notes", data_dir=str(made))
+def test_round_trip_without_tensorflow(prepared):
+    local = Local((str(prepared / "a.txt"),), unit="paragraph", held_out=0.2)
+    source = Tfds("notes", data_dir=str(prepared))
     for split in ("train", "held_out"):
         assert sorted(source.documents(split)) == sorted(local.documents(split))
-    assert not (made / "imported").exists() and "tensorflow" not in sys.modules
-    half = Tfds("notes:1.0.0", train="train[:50%]", data_dir=str(made))
+    assert not (prepared / "imported").exists() and "tensorflow" not in sys.modules
+    half = Tfds("notes:1.0.0", train="train[:50%]", data_dir=str(prepared))
     assert len(half.documents("train")) == len(local.documents("train")) // 2
     prints = {
         source.fingerprint("train"),
@@ -52,7 +56,7 @@ def test_round_trip_without_tensorflow(made):
     assert len(prints) == 3
 
 
-def test_mistakes(made):
+def test_mistakes(prepared):
     for fields, message in [
         (dict(dataset="note"), "'note' is not prepared .*did you mean 'notes'.*array_record"),
         (dict(dataset="notes:2.0.0"), "not prepared"),
@@ -60,7 +64,7 @@ def test_mistakes(made):
         (dict(dataset="notes", train="trian"), "no split 'trian': train, test"),
     ]:
         with pytest.raises(UserError, match=message):
-            Tfds(**fields, data_dir=str(made)).documents("train")
+            Tfds(**fields, data_dir=str(prepared)).documents("train")
 
 
 def test_the_newest_version_is_read_and_configs_are_named(tmp_path):
@@ -76,23 +80,23 @@ def test_the_newest_version_is_read_and_configs_are_named(tmp_path):
         tfds._prepared("b", tmp_path)
 
 
-def test_a_data_set_that_only_tensorflow_could_read(made):
-    other = made / "records/1.0.0"
+def test_a_data_set_that_only_tensorflow_could_read(prepared):
+    other = prepared / "records/1.0.0"
     other.mkdir(parents=True)
-    for file in (made / "notes/1.0.0").glob("*.json"):
+    for file in (prepared / "notes/1.0.0").glob("*.json"):
         (other / file.name).write_text(file.read_text())
     info = json.loads((other / "dataset_info.json").read_text()) | dict(
         name="records", fileFormat="tfrecord"
     )
     (other / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match="stored as tfrecord"):
-        Tfds("records", data_dir=str(made)).documents("train")
+        Tfds("records", data_dir=str(prepared)).documents("train")
 
 
-def test_a_prepared_data_set_is_not_overwritten(made, capsys):
-    assert tfds.main(["--paths", str(made / "a.txt"), "--name=notes", f"--data_dir={made}"]) == 2
-    assert tfds.main(["--paths", str(made / "a.txt"), "--name=Notes!", f"--data_dir={made}"]) == 2
-    assert tfds.main(["--paths", str(made / "b.txt"), "--name=other", f"--data_dir={made}"]) == 2
+def test_a_prepared_data_set_is_not_overwritten(prepared, capsys):
+    for file, name in (("a.txt", "notes"), ("a.txt", "Notes!"), ("b.txt", "other")):
+        flags = [f"--name={name}", f"--data_dir={prepared}"]
+        assert tfds.main(["--paths", str(prepared / file), *flags]) == 2
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["error"] * 3
 
 

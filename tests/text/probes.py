@@ -1,6 +1,10 @@
-"""Tiny tokenizers of every kind that is published, made by the `tokenizers` library, and texts that tokenizers are known to spoil."""
+"""Tiny tokenizers of every published kind, and texts that tokenizers are known to spoil.
+
+The library `tokenizers` builds them.
+"""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -39,30 +43,37 @@ def _trained(tokenizer, size, **options) -> dict:
 
 
 def characters(prefix: str, **model) -> dict:
-    """As SentencePiece makes them: 'normalizer' writes '▁' by a normalizer, 'first' and 'always' by Metaspace."""
-    made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    """As SentencePiece: 'normalizer' writes '▁' by a normalizer, 'first' and 'always' by Metaspace.
+
+    `model` changes fields of the model.
+    """
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
     if prefix == "normalizer":
-        made.normalizer = normalizers.Sequence(
+        tokenizer.normalizer = normalizers.Sequence(
             [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
         )
     else:
-        made.pre_tokenizer = pre_tokenizers.Metaspace(
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
             prepend_scheme=prefix, split=prefix == "always"
         )
-    tree = _trained(made, 380, special_tokens=[*SPECIALS, *(f"<0x{b:02X}>" for b in range(256))])
+    tree = _trained(
+        tokenizer, 380, special_tokens=[*SPECIALS, *(f"<0x{b:02X}>" for b in range(256))]
+    )
     tree["added_tokens"] = [token for token in tree["added_tokens"] if token["content"] in SPECIALS]
     return _with_tool(tree) | dict(model=tree["model"] | model)
 
 
 def over_bytes(**changes) -> dict:
     """As those of Llama 3 and Qwen: a regex, bytes, NFC."""
-    made = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
     split = pre_tokenizers.Split(Regex(r"\p{N}{1,3}| ?\p{L}+|\s+|[^\s\p{L}\p{N}]+"), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
-    made.normalizer = normalizers.NFC()
-    tree = _trained(made, 300, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.normalizer = normalizers.NFC()
+    tree = _trained(tokenizer, 300, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     n = len(tree["model"]["vocab"])
     tree["added_tokens"] = [
         dict(id=n + i, content=name, special=True, **FLAGS) for i, name in enumerate(SPECIALS)
@@ -92,16 +103,18 @@ def _with_tool(tree: dict) -> dict:
     )
 
 
+def like_gpt2() -> dict:
+    """With a prefix space and without a regex of its own."""
+    split = dict(type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True)
+    return over_bytes(pre_tokenizer=split)
+
+
 KINDS = dict(
     bytes=over_bytes,
-    gpt2=lambda: over_bytes(
-        pre_tokenizer=dict(
-            type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True
-        )
-    ),
-    normalizer=lambda: characters("normalizer"),
-    first=lambda: characters("first"),
-    always=lambda: characters("always", ignore_merges=True),
+    gpt2=like_gpt2,
+    normalizer=functools.partial(characters, "normalizer"),
+    first=functools.partial(characters, "first"),
+    always=functools.partial(characters, "always", ignore_merges=True),
 )
 
 
@@ -122,7 +135,8 @@ def known(tmp_path, **changes):
     return dataclasses.astuple(build_member(config, "text").vocab)
 
 
-ROWS = {  # what tests/test_fields.py asks of every field; the tokenizer has the ids 0 … 303, <s> and </s> are 301 and 302
+# The rows of tests/test_fields.py. The tokenizer has ids 0 … 303, <s> and </s> are 301 and 302.
+ROWS = {
     "BPE.published": (known, dict(rows=400), {}),
     **{
         f"Published.{k}": (known, v, {})

@@ -1,4 +1,7 @@
-"""The bytes of every id are exact, whatever kind of BPE was published: no text is lost, and none spells a special."""
+"""The bytes of every id are exact for every published kind of BPE.
+
+No text is lost, and none spells a special token.
+"""
 
 import json
 
@@ -12,53 +15,48 @@ from tests.text.test_text import carries_bytes, unicode
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def made(request, tmp_path_factory):
-    return KINDS[request.param](), write(
-        tmp_path_factory.mktemp("published"), KINDS[request.param]()
-    )
+def published(request, tmp_path_factory):
+    """(The tree of a tokenizer, its folder)."""
+    tree = KINDS[request.param]()
+    return tree, write(tmp_path_factory.mktemp("published"), tree)
 
 
-def test_no_text_is_changed_and_no_special_spelled(made):
-    tokenizer = BPE(path=made[1]).fit(())
+def test_no_text_is_changed_and_no_special_spelled(published):
+    tokenizer = BPE(path=published[1]).fit(())
     texts = [*NASTY, *unicode(3, 150), " ".join(NASTY)]
     silent = {i for i, n in enumerate(tokenizer.bytes_V) if n == 0}
     for text, ids in zip(texts, tokenizer.encode_all(texts), strict=True):
-        assert tokenizer.decode(ids) == text and tokenizer.bytes_V[ids].sum() == len(text.encode())
+        size = len(text.encode())
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.bytes_V[ids].sum() == size
         assert not silent & set(ids.tolist())
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a?b"
 
 
-def test_any_bytes_are_carried(made):
-    carries_bytes(BPE(path=made[1]).fit(()))
+def test_any_bytes_are_carried(published):
+    carries_bytes(BPE(path=published[1]).fit(()))
 
 
 def test_the_unknown_piece_stands_for_nothing(tmp_path):
-    """Also where the file does not list it as an added token: its name is text, the id itself says nothing."""
+    """Its name is text and its id has no bytes, even if the file does not list it as added."""
     tree = characters("first")
     tree["added_tokens"] = [token for token in tree["added_tokens"] if token["content"] != "<unk>"]
     tokenizer, unknown = BPE(path=write(tmp_path, tree)).fit(()), tree["model"]["vocab"]["<unk>"]
-    assert (
-        tokenizer.decode([unknown]) == "" == tokenizer.piece(unknown)
-        and tokenizer.bytes_V[unknown] == 0
-    )
-    assert tokenizer.bytes_of([unknown]) == b"" and unknown not in tokenizer.encode("a <unk>")
+    assert tokenizer.decode([unknown]) == "" == tokenizer.piece(unknown)
+    assert tokenizer.bytes_V[unknown] == 0
+    assert tokenizer.bytes_of([unknown]) == b""
+    assert unknown not in tokenizer.encode("a <unk>")
 
 
-def test_marked_ids_are_the_library_s(made):
-    tokenizer, library = (
-        BPE(path=made[1]).fit(()),
-        tokenizers.Tokenizer.from_str(json.dumps(made[0])),
-    )
+def test_marked_ids_are_the_library_s(published):
+    tree, folder = published
+    tokenizer = BPE(path=folder).fit(())
+    library = tokenizers.Tokenizer.from_str(json.dumps(tree))
     for text in NASTY:
-        assert (
-            tokenizer.encode_marked(text).tolist()
-            == library.encode(text, add_special_tokens=False).ids
-        ), text
-    assert (
-        tokenizer.encode_marked("</s>").tolist()[-1]
-        == tokenizer.eos
-        != tokenizer.encode("</s>")[-1]
-    )
+        expected = library.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode_marked(text).tolist() == expected, text
+    assert tokenizer.encode_marked("</s>").tolist()[-1] == tokenizer.eos
+    assert tokenizer.encode("</s>")[-1] != tokenizer.eos
 
 
 def test_the_bytes_of_each_kind_of_piece():

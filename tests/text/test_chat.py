@@ -1,4 +1,7 @@
-"""Chats: templates are rendered as published, special tokens become their one id, and each mistake is one line."""
+"""Chats: templates are rendered as published, special tokens become one id each.
+
+Each mistake is one line.
+"""
 
 import datetime
 import json
@@ -29,32 +32,26 @@ def test_a_template_is_rendered_as_it_was_published():
     chat = Chat(TEMPLATE, dict(bos_token="<s>", eos_token="</s>"))
     assert chat.render([dict(role="system", content="x"), *MESSAGES], generation=False) == RENDERED
     tools = [dict(type="function", function=dict(name="<é&'>"))]
-    assert (
-        chat.render(MESSAGES, tools=tools)
-        == RENDERED + json.dumps(tools, ensure_ascii=False) + "[assistant]"
-    )
-    assert (
-        Chat("{{ bos_token }}{{ thinking }}{{ documents is none }}").render(MESSAGES, thinking="no")
-        == "noTrue"
-    )
+    as_json = json.dumps(tools, ensure_ascii=False)
+    assert chat.render(MESSAGES, tools=tools) == RENDERED + as_json + "[assistant]"
+    chat = Chat("{{ bos_token }}{{ thinking }}{{ documents is none }}")
+    assert chat.render(MESSAGES, thinking="no") == "noTrue"
     assert MESSAGES[0] == dict(role="user", content=" Hi <é> ")
 
 
 @pytest.mark.parametrize("form", ["text", "list", "file"])
 def test_the_template_of_a_folder_and_of_a_run_s_copy(tmp_path, form):
-    given = dict(text=dict(chat_template=TEMPLATE), file=dict(chat_template="{{ 1 }}"))
-    given["list"] = dict(
-        chat_template=[
-            dict(name="tool_use", template="{{ 2 }}"),
-            dict(name="default", template=TEMPLATE),
-        ]
-    )
+    templates = dict(text=TEMPLATE, file="{{ 1 }}")
+    templates["list"] = [
+        dict(name="tool_use", template="{{ 2 }}"),
+        dict(name="default", template=TEMPLATE),
+    ]
     path = write(
         tmp_path / "published",
         over_bytes(),
         bos_token=dict(content="<s>", lstrip=False),
         eos_token="</s>",
-        **given[form],
+        chat_template=templates[form],
     )
     if form == "file":
         (tmp_path / "published" / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
@@ -63,30 +60,30 @@ def test_the_template_of_a_folder_and_of_a_run_s_copy(tmp_path, form):
     tokenizer.save(tmp_path / "run")
     for folder in (path, tmp_path / "run"):
         ids = Chat.of(folder).encode(tokenizer, MESSAGES, generation=False)
-        assert tokenizer.decode(ids) == "[user]Hi <é>\n\n[assistant]yo" and ids[0] == tokenizer.bos
+        assert tokenizer.decode(ids) == "[user]Hi <é>\n\n[assistant]yo"
+        assert ids[0] == tokenizer.bos
         assert (ids == tokenizer.eos).sum() == 1
 
 
 def test_the_plain_chat_goes_with_any_tokenizer():
     text = "<|user|>\n Hi <é> <|eos|>\n<|assistant|>\nyo<|eos|>\n"
-    assert (
-        Chat.default().render(MESSAGES, generation=False) == text
-        and Chat.default().render(MESSAGES) == text + "<|assistant|>\n"
-    )
+    prompt = text + "<|assistant|>\n"
+    assert Chat.default().render(MESSAGES, generation=False) == text
+    assert Chat.default().render(MESSAGES) == prompt
     tokenizer = Bytes().fit(())
     ids = Chat.default().encode(tokenizer, MESSAGES)
-    assert (
-        tokenizer.decode(ids) == (text + "<|assistant|>\n").replace("<|eos|>", "")
-        and (ids == tokenizer.eos).sum() == 2
-    )
+    assert tokenizer.decode(ids) == prompt.replace("<|eos|>", "")
+    assert (ids == tokenizer.eos).sum() == 2
     with pytest.raises(UserError, match="plain chat cannot be used: the role robot is none of"):
         Chat.default().render([dict(role="robot", content="")])
 
 
-def test_the_day_is_told_only_where_it_is_given():
-    template = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}some day{% endif %}"
+def test_the_date_is_known_only_where_it_is_set():
+    date = "{{ strftime_now('%d %b %Y') }}"
+    template = "{% if strftime_now is defined %}" + date + "{% else %}some day{% endif %}"
     assert Chat(template).render(MESSAGES) == "some day"
-    assert Chat(template, today=datetime.date(2024, 7, 26)).render(MESSAGES) == "26 Jul 2024"
+    today = datetime.date(2024, 7, 26)
+    assert Chat(template, today=today).render(MESSAGES) == "26 Jul 2024"
 
 
 @pytest.mark.parametrize(
@@ -103,18 +100,19 @@ def test_the_day_is_told_only_where_it_is_given():
     ],
     ids=lambda v: v[:30],
 )
-def test_a_wrong_template_is_told_in_one_line(template, line):
-    with pytest.raises(UserError, match=line) as told:
+def test_a_wrong_template_is_an_error_of_one_line(template, line):
+    with pytest.raises(UserError, match=line) as error:
         Chat(template, where="there").render(MESSAGES)
-    assert "\n" not in str(told.value) and "the chat template of there" in str(told.value)
+    message = str(error.value)
+    assert "\n" not in message and "the chat template of there" in message
 
 
 def test_a_missing_template_and_what_is_no_chat(tmp_path):
-    for given in ({}, dict(chat_template=[dict(name="rag", template="x")])):
-        with pytest.raises(
-            UserError, match="has no chat template: there is no chat_template.jinja"
-        ):
-            Chat.of(write(tmp_path, over_bytes(), bos_token="<s>", **given))
+    absent = "has no chat template: there is no chat_template.jinja"
+    for config in ({}, dict(chat_template=[dict(name="rag", template="x")])):
+        folder = write(tmp_path, over_bytes(), bos_token="<s>", **config)
+        with pytest.raises(UserError, match=absent):
+            Chat.of(folder)
     with pytest.raises(UserError, match="chat_template is text, or a list"):
         Chat.of(write(tmp_path, over_bytes(), chat_template=3))
     for messages in ([], "Hi", ["Hi"], [dict(content="Hi")]):

@@ -1,4 +1,7 @@
-"""A template that makes a special token's name out of a text that held none is refused; ordinary templates are not."""
+"""A template that makes a special token's name out of a text without one is refused.
+
+Ordinary templates are not.
+"""
 
 import json
 
@@ -10,7 +13,8 @@ from dlm.text.chat import Chat
 from dlm.text.quoted import Marks, harmless
 
 TOKENIZER = Bytes().fit(())
-FORGERIES = {  # what a template does to the text `t`, and a text of which that makes the name of the mask
+# What a template does to the text `t`, and a text out of which that makes the name of the mask.
+FORGERIES = {
     "replace": ("t | replace('<image>', '')", "<|mas<image>k|>"),
     "looked for": ("t.replace('/x', '') if '/x' in t else t", "<|mas/xk|>"),
     "split": ("t.split('</think>') | join('')", "<|ma</think>sk|>"),
@@ -36,28 +40,37 @@ def test_a_name_that_a_template_makes_out_of_a_text_is_refused(case, monkeypatch
     messages = [dict(role="user", content=content)]
     with pytest.raises(UserError) as error:
         chat.encode(TOKENIZER, messages)
-    told = {
+    special_cases = {
         "format": ("may make", "<|eos|>, <|mask|>"),
         "with one less": ("makes", "<|mask|>, <|pad|>"),
     }
-    does, names = told.get(case, ("makes", "<|mask|>"))
-    wanted = f"the chat template of there {does} special tokens ({names}) out of a message's text: change the message, or use "
-    assert str(error.value).startswith(wanted) and "\n" not in str(error.value)
+    makes, names = special_cases.get(case, ("makes", "<|mask|>"))
+    expected = (
+        f"the chat template of there {makes} special tokens ({names}) "
+        "out of a message's text: change the message, or use "
+    )
+    message = str(error.value)
+    assert message.startswith(expected) and "\n" not in message
     tame = chat.encode(TOKENIZER, [dict(role="user", content=", & <qqq>")])
-    assert (tame == TOKENIZER.eos).sum() == 1 and not (tame == TOKENIZER.mask).any()
-    monkeypatch.setattr(chat, "_check", lambda *given: None)
+    assert (tame == TOKENIZER.eos).sum() == 1
+    assert not (tame == TOKENIZER.mask).any()
+    monkeypatch.setattr(chat, "_check", lambda *arguments: None)
     assert (chat.encode(TOKENIZER, messages) == TOKENIZER.mask).sum() == 1, "or nothing was forged"
 
 
 ORDINARY = """\
 {%- for m in messages %}{% set text = m.content | trim %}
-{%- if m.role == 'tool_response' or m.role in ['x-tool', 'y'] %}<|bos|>{% endif %}{{ '<|' ~ m.role ~ '|>' }}
-{%- if text.startswith('<tool_response>') and text.endswith(('</tool_response>', '!')) %}<|pad|>{% endif %}
+{%- if m.role == 'tool_response' or m.role in ['x-tool', 'y'] %}<|bos|>{% endif %}
+{{- '<|' ~ m.role ~ '|>' }}
+{%- if text.startswith('<tool_response>') and text.endswith(('</tool_response>', '!')) -%}
+<|pad|>{% endif %}
 {%- if '</think>' in text %}{{ text.split('</think>')[-1].lstrip('\\n') }}<|eos|>
 {%- elif '/no_think' in text %}{{ text.replace('/no_think', '') | trim }}<|eos|><|mask|>
 {%- else %}{{ text }}<|eos|>{% endif %}
-{%- for call in m.tool_calls %}{{ call.function.name ~ call.function.arguments | tojson }}<|eos|>{% endfor %}
-{%- if m.made and m.made['x-kind'] %}<|pad|>{% endif %}{% if m.made and m.made.get('a.b') %}<|bos|>{% endif %}{% endfor %}"""
+{%- for call in m.tool_calls -%}
+{{ call.function.name ~ call.function.arguments | tojson }}<|eos|>{% endfor %}
+{%- if m.made and m.made['x-kind'] %}<|pad|>{% endif %}
+{%- if m.made and m.made.get('a.b') %}<|bos|>{% endif %}{% endfor %}"""
 CALLS = [
     dict(
         type="tool_call",
@@ -85,17 +98,16 @@ TURNS = [  # a message, and what the template makes of it
 
 def test_templates_that_look_for_texts_and_write_them_as_they_are_are_not_refused():
     chat = Chat(ORDINARY)
-    for turn, wanted in [*TURNS, (None, None)]:
-        messages, text = (
-            ([turn], wanted)
-            if turn
-            else ([turn for turn, _ in TURNS], "".join(wanted for _, wanted in TURNS))
-        )
-        assert chat.render(messages, names=TOKENIZER.names) == text == chat.render(messages), turn
+    chats = [([turn], text) for turn, text in TURNS]
+    # And all of the turns as one chat.
+    messages = [turn for turn, _ in TURNS]
+    chats.append((messages, "".join(text for _, text in TURNS)))
+    for turns, text in chats:
+        assert chat.render(turns, names=TOKENIZER.names) == text, turns
+        assert chat.render(turns) == text, turns
     ids = chat.encode(TOKENIZER, messages).tolist()
-    assert [
-        ids.count(i) for i in (TOKENIZER.eos, TOKENIZER.bos, TOKENIZER.pad, TOKENIZER.mask)
-    ] == [11, 4, 2, 1]
+    specials = (TOKENIZER.eos, TOKENIZER.bos, TOKENIZER.pad, TOKENIZER.mask)
+    assert [ids.count(i) for i in specials] == [11, 4, 2, 1]
 
 
 @pytest.mark.parametrize(("content", "rendered"), [("no sign in it_1", 1), ("a.", 2)])
@@ -109,7 +121,7 @@ def test_a_chat_is_rendered_twice_only_where_a_name_could_be_made(content, rende
         monkeypatch.setattr(
             chat._sandbox,
             "render",
-            lambda *given, work=work, seen=seen: seen.append(given) or work(*given),
+            lambda *values, work=work, seen=seen: seen.append(values) or work(*values),
         )
         chat.encode(TOKENIZER, [dict(role="user", content=content)])
         assert len(seen) == times

@@ -106,6 +106,7 @@ def test_long_ranges_and_long_outputs_are_refused():
 
 
 def test_a_long_chat_is_far_below_the_bounds():
-    template = "{% for m in messages %}{{ m.role ~ ': ' + m.content.split('</think>')[-1].strip() | replace('a', 'b') }}{% endfor %}"
+    reply = "m.content.split('</think>')[-1].strip() | replace('a', 'b')"
+    template = "{% for m in messages %}{{ m.role ~ ': ' + " + reply + " }}{% endfor %}"
     long = [dict(role="user", content="a" * 1000)] * 1000
     assert Chat(template).render(long).count("b") == 10**6

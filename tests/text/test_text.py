@@ -1,4 +1,4 @@
-"""What every tokenizer promises: exact round trips, exact bytes, specials that no text can spell."""
+"""Every tokenizer: exact round trips, exact bytes, special tokens that no text can spell."""
 
 import random
 
@@ -53,7 +53,10 @@ def test_round_trip_and_exact_bytes(tokenizer):
 
 
 def broken(seed: int) -> list[bytes]:
-    """Bytes of which many are no UTF-8: random ones, cut characters, surrogates, overlong forms, text with a stray byte."""
+    """Bytes, many of them no UTF-8.
+
+    Random ones, cut characters, surrogates, overlong forms, text with a stray byte.
+    """
     r = random.Random(seed)
     cut = [sign.encode()[a:b] for sign in ("é", "中", "🎉") for a in range(3) for b in range(a, 5)]
     known = [
@@ -68,14 +71,12 @@ def broken(seed: int) -> list[bytes]:
 
 
 def carries_bytes(tokenizer):
-    """Any bytes come back exactly, and cost what the ids say."""
+    """Any bytes are encoded exactly, and their number is the sum of the ids'."""
     for content in broken(5):
         ids = tokenizer.encode_bytes(content)
-        assert (
-            tokenizer.bytes_of(ids) == content
-            and tokenizer.bytes_V[ids].sum() == len(content)
-            and ids.dtype == np.int32
-        )
+        assert tokenizer.bytes_of(ids) == content
+        assert tokenizer.bytes_V[ids].sum() == len(content)
+        assert ids.dtype == np.int32
         assert tokenizer.decode(ids) == content.decode("utf-8", "replace")
     for string in ODD:
         np.testing.assert_array_equal(
@@ -138,10 +139,13 @@ def test_lone_surrogates_become_question_marks(tokenizer):
 
 
 def test_what_precedes_a_text():
-    """bos in front as the published tokenizer says, once; of models trained here before rows that are read from the token before on."""
+    """One bos as the published tokenizer has it.
+
+    Of models trained here it precedes rows of networks with shifted input.
+    """
     tokenizer = Bytes().fit(())
     bos, eos, a, b = tokenizer.bos, tokenizer.eos, ord("a"), ord("b")
-    for adds, shift, given, ids, before in [
+    for adds, shift, prompt, ids, before in [
         (None, 0, "ab", [a, b], bos),
         (None, 1, "ab", [a, b], bos),
         (None, 1, "", [], bos),
@@ -155,19 +159,18 @@ def test_what_precedes_a_text():
         (True, 1, [bos, a], [a], bos),
     ]:
         tokenizer.adds_bos = adds
-        found = tokenizer.opening(given if isinstance(given, str) else np.array(given), shift)
-        assert (found[0].tolist(), found[1]) == (ids, before), (adds, shift, given)
+        text = prompt if isinstance(prompt, str) else np.array(prompt)
+        row, token_before = tokenizer.opening(text, shift)
+        assert (row.tolist(), token_before) == (ids, before), (adds, shift, prompt)
     tokenizer.bos = -1
     assert tokenizer.opening("", 1)[1] == eos
 
 
-def test_a_text_is_told_as_published_and_goes_on_without_what_is_put_in_front(tmp_path):
+def test_a_prompt_is_encoded_as_published_and_its_continuation_without_prefix(tmp_path):
     tokenizer = BPE(path=write(tmp_path, KINDS["first"]()), published=Published(says="all")).fit(())
-    assert (
-        tokenizer.encode_prompt("a").tolist()
-        == tokenizer.encode_marked("a").tolist()
-        != tokenizer.encode("a").tolist()
-    )
+    as_published = tokenizer.encode_marked("a").tolist()
+    assert tokenizer.encode_prompt("a").tolist() == as_published
+    assert tokenizer.encode("a").tolist() != as_published
     assert tokenizer.encode_further("a</s>a").tolist() == [
         *tokenizer.encode("a"),
         tokenizer.eos,
