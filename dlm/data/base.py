@@ -61,6 +61,7 @@ def split_by_hash(documents: Iterable[str], share: float) -> Splits:
     """Split documents by `is_held_out`, in their order."""
     train: list[str] = []
     held_out: list[str] = []
+    # Each split keeps the order of the corpus.
     for document in documents:
         split = held_out if is_held_out(document, share) else train
         split.append(document)

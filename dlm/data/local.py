@@ -135,6 +135,7 @@ def _files(pattern: str) -> list[Path]:
         raise UserError(f"{pattern} is a folder: name its files, such as {example}")
     if os.path.isfile(pattern):
         return [Path(pattern)]
+    # Not a file itself, so a pattern.
     matches = glob.glob(pattern, recursive=True)
     files_matched = sorted(Path(path) for path in matches if not os.path.isdir(path))
     for path in files_matched:

@@ -66,6 +66,7 @@ class Windows:
         prompt_lengths = _up_to(prompt, tokens)
         self._prompt_lengths = prompt_lengths[order]
         self.total = int(self._starts[-1])  # tokens in the stream, eos included
+        # Training drops the incomplete last window, evaluation pads it.
         self._windows = self.total // length
         is_incomplete = self.total % length > 0
         if order_seed is None and is_incomplete:
@@ -219,6 +220,7 @@ class Chosen:
 
         Beyond the last one there is only padding.
         """
+        # Rows that fill the last batch have numbers beyond the last window.
         inside_B = numbers_B < len(self)
         index_B = np.where(inside_B, numbers_B, 0)
         chosen_B = self._numbers[index_B]

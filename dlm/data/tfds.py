@@ -49,6 +49,7 @@ class Tfds(Source):
                 f"{self.dataset} has no field {self.field!r}: {', '.join(fields)}"
                 f"{nearest(self.field, fields)}"
             )
+        # TFDS has no narrower errors for a wrong format and for an unknown split.
         name = self._split_name(split)
         try:
             source = builder.as_data_source(name)
@@ -63,6 +64,7 @@ class Tfds(Source):
 
     def fingerprint(self, split: Split) -> str:
         """Hash the names, sizes and times of the files: reading all texts would take too long."""
+        # The folder is part of the hash, because names and sizes alone may coincide.
         folder = self._folder()
         digest = hashlib.sha256((folder / _INFO).read_bytes())
         digest.update("".join(_sizes(folder)).encode())
@@ -116,6 +118,7 @@ def prepare(source: Local, name: str, data_dir: str | None = None) -> Path:
     root = _data_dir(data_dir)
     if (root / name).exists():
         raise UserError(f"{root / name} exists already: choose another name or remove it")
+    # Read before anything is written, so that mistakes leave nothing behind.
     documents = dict(train=source.documents("train"), test=source.documents("held_out"))
     tfds.disable_progress_bar()
     builder_class = _builder_class(name)
@@ -178,6 +181,7 @@ def _prepared(dataset: str, root: Path) -> Path:
     if versions:
         return max(versions, key=_version_number)
     infos = (root / path).glob(f"*/*/{_INFO}")
+    # Without a version here, there may be configs, one level deeper.
     configs = sorted({info.parent.parent.name for info in infos})
     if configs:
         names = ", ".join(f"{path}/{config}" for config in configs)

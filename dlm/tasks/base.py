@@ -44,4 +44,5 @@ class Task(ABC):
 
     def _random(self, i: int) -> random.Random:
         """The random numbers of problem i."""
+        # Seeded by text, so that no two tasks, seeds or numbers share their draws.
         return random.Random(f"{type(self).__name__} {self.seed} {i}")

@@ -57,10 +57,12 @@ class Countdown(Task):
                 text = f"({text})"
             text += f"{SIGNS[kind]}{number}"
             value = OPERATORS[kind](value, number)
+        # Sorted, so that the order tells nothing about the expression.
         listed = " ".join(map(str, sorted(numbers)))
         return Problem(f"{listed} {value}=", text)
 
     def grade(self, problem: Problem, answer: str) -> bool:
+        # The answer is checked against the prompt, not against the known answer.
         listed = problem.prompt[:-1].split()
         *numbers, target = map(int, listed)
         try:

@@ -59,6 +59,7 @@ class StarGraph(Task):
         arms = []
         for begin in range(0, self._edges, self.length):
             arms.append([centre, *others[begin : begin + self.length]])
+        # The prompt must not reveal which edges form an arm.
         edges = [edge for arm in arms for edge in _edges_of(arm)]
         draw.shuffle(edges)
         path = draw.choice(arms)

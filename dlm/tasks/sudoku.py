@@ -46,6 +46,7 @@ class Sudoku(Task):
         grid = search.grid()
         count = round(self.holes * cells)
         puzzle = list(grid)
+        # At least one hole, also in a small grid.
         for cell in draw.sample(range(cells), max(count, 1)):
             puzzle[cell] = HOLE
         prompt = "".join(puzzle)
@@ -64,6 +65,7 @@ class Sudoku(Task):
         grid = answer.strip()
         if len(grid) != self.box**4:
             return False
+        # Every given must still be there.
         for known, digit in zip(puzzle, grid, strict=True):
             if known not in (HOLE, digit):
                 return False
@@ -124,6 +126,7 @@ class _Search:
             bit = 1 << digit
             if used & bit:
                 continue
+            # Try the digit, and take it back if the rest cannot be filled.
             self._toggle(row, column, box, bit)
             self._cells[cell] = str(digit)
             if self._fill(cell + 1):

@@ -25,6 +25,7 @@ def _types(node: Any) -> set[str]:
     """Collect the types of all steps of a normalizer or pre-tokenizer."""
     types: set[str] = set()
     parts: Iterable[Any] = ()
+    # Steps are nested: a sequence contains others.
     if isinstance(node, list):
         parts = node
     elif isinstance(node, dict):
@@ -42,6 +43,7 @@ def over_bytes(tree: dict) -> bool:
 
 def spaced(tree: dict) -> bool:
     """Whether a space is written as '▁'."""
+    # Either a pre-tokenizer or a normalizer writes it.
     if "Metaspace" in _types(tree["pre_tokenizer"]):
         return True
     normalizer = json.dumps(tree["normalizer"], ensure_ascii=False)
@@ -87,6 +89,7 @@ def piece_bytes(tree: dict) -> Spelled:
     for piece in pieces:
         text = piece.replace(SPACE, space)
         bytes_of[piece] = text.encode("utf-8", "replace")
+    # '<0xE2>' is a byte, whatever it spells.
     for byte, name in enumerate(_byte_names()):
         if name in bytes_of:
             bytes_of[name] = bytes([byte])
@@ -100,6 +103,7 @@ def _byte_names() -> list[str]:
 @functools.cache
 def _table() -> dict[int, str]:
     """Map the alphabet to Latin-1, whose characters are bytes, and other Latin-1 to no byte."""
+    # A character of Latin-1 that is not in the alphabet must not become a byte.
     table = dict.fromkeys(range(256), _NO_BYTE)
     for character, byte in alphabet().items():
         table[ord(character)] = chr(byte)
@@ -122,6 +126,7 @@ def bytes_of_ids(tree: dict, vocab: Vocab, spelled: Spelled) -> list[bytes]:
     """
     pieces = tree["model"]["vocab"]
     content_of_id = [b""] * vocab.size
+    # The vocabulary may have gaps, and the model more rows than the vocabulary.
     for piece, content in spelled.items():
         content_of_id[pieces[piece]] = content
     for token in tree["added_tokens"]:
@@ -142,6 +147,7 @@ def _silent_ids(tree: dict, vocab: Vocab) -> set[int]:
     # Published models may use a piece of text for these, but never for eos or the mask.
     silent -= ordinary(tree)
     silent |= {vocab.eos, vocab.mask}
+    # The unknown piece replaces text that it does not contain.
     pieces = tree["model"]["vocab"]
     unknown = tree["model"].get("unk_token")
     if unknown in pieces:
@@ -161,6 +167,7 @@ def names(tree: dict) -> tuple[str, ...]:
         is_blank = not content.replace(SPACE, " ").strip()
         return is_blank or len(content) == 1 or content in byte_names
 
+    # In the order of their ids, each once.
     chosen = []
     for token in tree["added_tokens"]:
         name = token["content"]
@@ -194,6 +201,7 @@ def bare(tree: dict, bytes_of_id: list[bytes], spelled: Spelled) -> dict:
     pieces = _exact_pieces(tree, bytes_of_id, spelled)
     model["vocab"] = pieces
     model["merges"] = list(_exact_merges(tree, pieces, spelled))
+    # Dropout would make the ids random, an unknown piece would lose bytes.
     model["dropout"] = None
     model["unk_token"] = None
     reduced = unbounded(tree)
@@ -269,6 +277,7 @@ def hazard(tree: dict) -> re.Pattern | None:
     """
     if over_bytes(tree):
         return None
+    # With `ignore_merges` the library takes a whole word for a piece, also the name of a byte.
     patterns = []
     if spaced(tree):
         patterns.append(SPACE)

@@ -12,6 +12,7 @@ import numpy as np
 from dlm.core.vocab import Vocab
 from dlm.text.base import Tokenizer, closing, utf8
 
+# ByteTokenizer accepts larger vocabularies, whose further ids are never produced.
 _BYTES = 256
 _SPECIALS = 4
 
@@ -42,6 +43,7 @@ class ByteTokenizer(Tokenizer):
         super().__init__(vocab, single_bytes + no_bytes)
 
     def encode_all(self, texts: list[str]) -> list[np.ndarray]:
+        # The bytes are the ids.
         byte_arrays = [np.frombuffer(utf8(text), np.uint8) for text in texts]
         return [array.astype(np.int32) for array in byte_arrays]
 

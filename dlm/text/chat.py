@@ -75,6 +75,7 @@ class Chat:
         self._source = template
         self._names = names or {}
         self._where = where
+        # A template without a date is the same every day.
         functions: dict[str, Callable] = {}
         if today:
             functions["strftime_now"] = today.strftime
@@ -85,6 +86,7 @@ class Chat:
     @classmethod
     def of(cls, folder: str | Path, today: datetime.date | None = None) -> "Chat":
         """Load the template of a published folder, or of a run directory with a copy."""
+        # The template may be a file of its own or a field of the settings.
         folder = Path(folder).expanduser()
         template = pretrained.template(folder)
         if template is None:

@@ -70,6 +70,7 @@ def read(path: str | Path) -> TokenizerFiles:
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, stamps: tuple) -> TokenizerFiles:
     folder = _folder(path)
+    # A file of another name stands for itself: nothing beside it belongs to it.
     if folder is None:
         tree = checked(load(path), path)
         check_ids(tree, path)
@@ -80,6 +81,7 @@ def _read(path: Path, stamps: tuple) -> TokenizerFiles:
     tree = checked(raw, source)
     tree = {**tree, "added_tokens": _all_added(tree, folder, config, names)}
     check_ids(tree, source)
+    # Without this setting the post-processor decides (`special_ids.puts_bos`).
     adds_bos = config.get("add_bos_token")
     if not isinstance(adds_bos, bool):
         adds_bos = None
@@ -107,9 +109,8 @@ def _folder(path: Path) -> Path | None:
 
 
 def _absent(path: Path) -> str:
-    return (
-        f"no tokenizer {path}; a run that began with it keeps a copy: --config.text.path=RUN/{FILE}"
-    )
+    remedy = f"--config.text.path=RUN/{FILE}"
+    return f"no tokenizer {path}; a run that began with it keeps a copy: {remedy}"
 
 
 def load(path: Path) -> dict:
@@ -128,6 +129,7 @@ def load(path: Path) -> dict:
 def settings(folder: Path) -> dict:
     """Read tokenizer_config.json over special_tokens_map.json; {} where there is neither."""
     merged: dict = {}
+    # The later file is the newer format and wins.
     for name in (MAP, CONFIG):
         if (folder / name).is_file():
             merged |= load(folder / name)
@@ -157,6 +159,7 @@ def template(folder: Path) -> str | None:
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
     chosen = settings(folder).get("chat_template")
+    # Models with several templates list them with names.
     if isinstance(chosen, list):
         named = [entry for entry in chosen if isinstance(entry, dict)]
         by_name = {entry.get("name"): entry.get("template") for entry in named}
@@ -215,6 +218,7 @@ def _merges(path: Path) -> list[str]:
         lines = files.lines(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    # The first line may name the version of the format.
     merges = [line for line in lines if line.strip() and not line.startswith("#version")]
     if any(merge.endswith("</w>") for merge in merges):
         raise UserError(f"{path} marks the ends of words (</w>): {SUPPORTED}")
@@ -240,6 +244,7 @@ def _all_added(tree: dict, folder: Path, config: dict, names: dict[str, str]) ->
         if content in pieces:
             token = dict(id=pieces[content], content=content, special=True)
             added[content] = complete_token(token)
+    # Some files name a token special that tokenizer.json adds as a plain one.
     for content in special & added.keys():
         if not added[content]["special"]:
             added[content] = dict(added[content], special=True)
@@ -248,6 +253,7 @@ def _all_added(tree: dict, folder: Path, config: dict, names: dict[str, str]) ->
 
 def _listed(folder: Path, config: dict) -> Iterator[dict]:
     """The added tokens of tokenizer_config.json and added_tokens.json."""
+    # Keyed by id, as text.
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         for id, token in decoder.items():
@@ -259,6 +265,7 @@ def _listed(folder: Path, config: dict) -> Iterator[dict]:
 
 def _additional_specials(config: dict) -> list[str]:
     tokens = config.get("additional_special_tokens") or config.get("extra_special_tokens")
+    # Newer files map roles to tokens.
     if isinstance(tokens, dict):
         tokens = list(tokens.values())
     if not isinstance(tokens, list):
@@ -273,6 +280,7 @@ def save(folder: Path, tokenizer: TokenizerFiles, vocab: Vocab) -> None:
     """Write files that `read` and other libraries read."""
     if tokenizer.template is not None:
         files.write(folder / TEMPLATE, tokenizer.template)
+    # Of the settings only what `read` uses.
     config: dict[str, Any] = dict(tokenizer.names)
     if tokenizer.adds_bos is not None:
         config["add_bos_token"] = tokenizer.adds_bos

@@ -36,6 +36,7 @@ def vocab(files: TokenizerFiles, published: "Published", where: str) -> Vocab:
 
     Raises UserError for ids that do not exist or are in use.
     """
+    # The embedding of a model may have more rows than its tokenizer has ids.
     end = 1 + max(files.ids)
     rows = published.rows or end
     if rows < end:
@@ -51,6 +52,7 @@ def vocab(files: TokenizerFiles, published: "Published", where: str) -> Vocab:
     _check(files, published, chosen, rows, where)
     largest = max(chosen.values())
     size = max(rows, 1 + largest)
+    # None: bos, pad and mask, as `Vocab` defines.
     excluded = None
     if generates_all:
         mask = chosen["mask"]
@@ -69,6 +71,7 @@ def _known_ids(files: TokenizerFiles, published: "Published", rows: int, where: 
     chosen: Chosen = {}
     for kind in NAMES:
         id = getattr(published, kind)
+        # −1 asks for the id by its name.
         if id < 0:
             id = _named_id(files, published, kind)
         if id is None:
@@ -104,6 +107,7 @@ def _check(
         raise UserError(
             f"{_CONFIG}.stops={stops}: {where} and its model have {rows} ids, from 0 on"
         )
+    # A sampler could not distinguish a mask from text otherwise.
     others = dict(chosen)
     mask = others.pop("mask")
     if mask in stops or mask in others.values():
@@ -132,6 +136,7 @@ def with_specials(tree: dict, vocab: Vocab) -> dict:
     added = []
     for token in tree["added_tokens"]:
         marked = dict(token)
+        # `counted` below adds it to the vocabulary, which the mark undoes on reading.
         if token["content"] not in pieces:
             marked[OUTSIDE] = True
         added.append(marked)

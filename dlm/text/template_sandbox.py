@@ -87,6 +87,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=self._weighed,
         )
         self._meter = threading.local()
+        # Every filter is replaced by one that spends.
         del self.filters["tojson"]
         for name, function in list(self.filters.items()):
             self.filters[name] = self._metered(name, function)
@@ -128,6 +129,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def render(self, template: Template, values: dict) -> str:
         """Render the template; raises SecurityError above the bounds."""
         self._meter.left = WORK
+        # Part by part, so that a long result is refused before it is joined.
         parts = []
         size = 0
         for part in template.generate(values):

@@ -37,6 +37,7 @@ class Generation(ext.Extension):
     tags = {"generation"}
 
     def parse(self, parser):
+        # The content is a scope of its own, as in the library that introduced the tag.
         tag = next(parser.stream)
         ends = ("name:endgeneration",)
         body = parser.parse_statements(ends, drop_needle=True)
@@ -88,6 +89,7 @@ class Counted(NodeTransformer):
 
     def _step(self, node):
         """The statement that spends for one step, and for the text written in it."""
+        # Text between tags is written without a call, so it is paid here.
         cost = STEP
         for text in node.find_all(nodes.TemplateData):
             cost += len(text.data)

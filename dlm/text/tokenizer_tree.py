@@ -22,9 +22,8 @@ FLAGS = dict(
     normalized=False,
     special=False,
 )
-SUPPORTED = (
-    "only BPE over bytes, or over characters with byte_fallback, gives the exact bytes of every id"
-)
+_KINDS = "BPE over bytes, or over characters with byte_fallback"
+SUPPORTED = f"only {_KINDS}, gives the exact bytes of every id"
 _LARGEST = 2**24  # ids; some arrays have one entry for each id
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 
@@ -102,6 +101,7 @@ def checked(tree: dict, path: Path) -> dict:
     published, vocab = _without_ours(added, model["vocab"])
     _check_merges(merges, vocab, path)
     checked_tree = dict(tree)
+    # A missing step is None from here on.
     for step in _STEPS:
         checked_tree[step] = tree.get(step)
     checked_tree["added_tokens"] = by_id(published)
@@ -132,6 +132,7 @@ def _without_ours(added: list[dict], vocab: dict[str, int]) -> tuple[list[dict],
 
 
 def _checked_kind(model: dict, path: Path) -> str:
+    # Old files do not name the type.
     default = "BPE" if "merges" in model else "unknown"
     kind = model.get("type") or default
     has_vocab = isinstance(model.get("vocab"), dict)
@@ -180,12 +181,14 @@ def _check_keeps_bytes(tree: dict, path: Path) -> None:
     """Refuses a tokenizer without a piece for each byte."""
     model = tree["model"]
     vocab = model["vocab"]
+    # Over bytes: the alphabet needs a piece for each.
     if bpe_bytes.over_bytes(tree):
         alphabet = bpe_bytes.alphabet()
         lacking = [sign for sign in alphabet if sign not in vocab]
         if lacking:
             raise UserError(f"{path} has no piece for {len(lacking)} of the 256 bytes: {SUPPORTED}")
         return
+    # Over characters: any character without a piece must fall back to bytes.
     names = map(bpe_bytes.byte_name, range(256))
     if model.get("byte_fallback") is not True:
         missing = "byte_fallback"
@@ -209,6 +212,7 @@ def check_ids(tree: dict, path: Path) -> None:
         other = piece_of.setdefault(id, piece)
         if other != piece:
             raise UserError(f"{path} is damaged: the id {id} is that of {other!r} and of {piece!r}")
+    # An added token may be in the vocabulary too, under the same id.
     vocab = tree["model"]["vocab"]
     for name, id in added_ids(tree).items():
         if vocab.get(name, id) != id:
