@@ -117,7 +117,7 @@ def rows(content: str, file: Path) -> Iterator[tuple[str, dict]]:
         if not isinstance(row, dict):
             raise UserError(f"{file}, {where}: not a JSON object but {json.dumps(row):.40}")
         if isinstance(row, _Twice):
-            raise UserError(f"{file}, {where}: a name stands twice in this object")
+            raise UserError(f"{file}, {where}: a name occurs twice in this object")
         yield where, row
 
 

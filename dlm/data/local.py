@@ -121,8 +121,7 @@ class Local(Source):
         name = file.name.lower().removesuffix(".gz")
         if name.endswith(_TABLES):
             raise UserError(
-                f"{file} is a table: write it as JSON lines, "
-                "or say form='text' to take it as it stands"
+                f"{file} is a table: write it as JSON lines, or say form='text' to read it as it is"
             )
         return name.endswith(_ROWS)
 

@@ -17,7 +17,7 @@ from dlm.data.token_cache import Tokens
 POLICY = (
     "eos ends every document, counts in the loss and carries 0 bytes; "
     "padding is segment 0, has weight 0, is never noised and never attended to by real tokens; "
-    "no bos stands in the stream (a causal model shifts it in)"
+    "no bos is in the stream (a causal model shifts it in)"
 )
 
 Array = np.ndarray

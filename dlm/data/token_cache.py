@@ -38,8 +38,8 @@ class Tokens(NamedTuple):
         ids = self.flat[index]
         if ids.size and ids.max() >= self.size:
             raise UserError(
-                f"{self.file} is damaged: it holds id {ids.max()}, "
-                f"and the vocabulary {self.size} ids; delete it and start again"
+                f"{self.file} is damaged: it contains id {ids.max()}, "
+                f"and the vocabulary has {self.size} ids; delete it and start again"
             )
         return ids
 

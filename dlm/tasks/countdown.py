@@ -57,7 +57,7 @@ class Countdown(Task):
                 text = f"({text})"
             text += f"{SIGNS[kind]}{number}"
             value = OPERATORS[kind](value, number)
-        # Sorted, so that the order tells nothing about the expression.
+        # Sorted, so that the order reveals nothing about the expression.
         listed = " ".join(map(str, sorted(numbers)))
         return Problem(f"{listed} {value}=", text)
 

@@ -54,7 +54,7 @@ class StarGraph(Task):
 
     def __getitem__(self, i: int) -> Problem:
         draw = self._random(i)
-        # Letters are assigned to nodes anew in each problem.
+        # Each problem assigns its letters to nodes at random.
         centre, *others = draw.sample(NAMES[: self.names], self._edges + 1)
         arms = []
         for begin in range(0, self._edges, self.length):

@@ -148,7 +148,7 @@ class Tokenizer(ABC):
     def encode_marked(self, text: str) -> Array:
         """Encode a chat as published, int32: a special token's name becomes its one id.
 
-        In a `Quoted`, a name that contains a character of a stranger is encoded as text.
+        In a `Quoted`, a name that contains an untrusted character is encoded as text.
         Normalisation and the prefix space are those of the published file. No bos, eos or template
         is added.
         """
@@ -159,7 +159,7 @@ class Tokenizer(ABC):
 
         Nothing is normalised or put in front, so everything except names keeps its own bytes.
         """
-        # A stranger's names are overwritten, so that the pattern cannot match them.
+        # Untrusted names are overwritten, so that the pattern cannot match them.
         searched = blanked(text, self.spelled(text))
         id_of_name = self._id_of_name
         parts = []
@@ -193,7 +193,7 @@ class Tokenizer(ABC):
         return [name for _, name in sorted(positions)]
 
     def spelled(self, text: str) -> quoted.Spans:
-        """List (begin, end) of the names that a stranger wrote; `encode_marked` keeps them text."""
+        """List (begin, end) of the names in untrusted text, which `encode_marked` keeps as text."""
         return quoted.spelled(text, self.names)
 
     @functools.cached_property

@@ -221,7 +221,7 @@ class BPETokenizer(Tokenizer):
         return [_joined(ids_of[piece] for piece in row) for row in rows]
 
     def _encode_any(self, texts: list[str]) -> list[np.ndarray]:
-        """Encode by the library; hazards stand alone, or are spelled in bytes."""
+        """Encode by the library; hazards are separate parts, or spelled in bytes."""
         rows = [self._parts(text) for text in texts]
         flat = list(itertools.chain.from_iterable(rows))
         batch = self._encoder.encode_batch_fast(flat, add_special_tokens=False)
@@ -246,7 +246,7 @@ class BPETokenizer(Tokenizer):
 
     @functools.cached_property
     def _sign(self) -> list[int]:
-        """The ids of '▁' where it stands for itself, not for a space."""
+        """The ids of '▁' where it means itself, not a space."""
         vocab = self._tree["model"]["vocab"]
         names = map(bpe_bytes.byte_name, bpe_bytes.SPACE.encode())
         return [vocab[name] for name in names]

@@ -78,7 +78,7 @@ def alphabet() -> dict[str, int]:
 def piece_bytes(tree: dict) -> Spelled:
     """Map the pieces of the vocabulary to their bytes.
 
-    An entry that is no piece, such as a special token in the vocabulary, stands for its own text.
+    An entry that is no piece, such as a special token in the vocabulary, means its own text.
     """
     pieces = tree["model"]["vocab"]
     if over_bytes(tree):
@@ -312,7 +312,7 @@ def without_prefix(node: Any) -> Any:
 def counted(tree: dict) -> dict:
     """Add the added tokens to the vocabulary.
 
-    The library numbers those that are not in it itself, whatever the file says.
+    The library numbers those that are not in it itself, whatever the file contains.
     """
     vocab = dict(tree["model"]["vocab"])
     for token in tree["added_tokens"]:

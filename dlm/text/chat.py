@@ -119,8 +119,8 @@ class Chat:
             messages: dictionaries with role and content.
             generation: end where the assistant is to write.
             tools: descriptions of tools, for templates that use them.
-            names: names of special tokens. Where the data spell one, the result marks it as a
-                stranger's; where the template makes one out of data that spell none, UserError.
+            names: names of special tokens. Where the data spell one, the result marks it as
+                untrusted; where the template makes one out of data that spell none, UserError.
             further: variables of the template's own.
         """
         _check_messages(messages)
@@ -193,7 +193,7 @@ class Chat:
         return tokenizer.encode_marked(text)
 
     def _guarded(self, work: Callable[[], Result]) -> Result:
-        """Turns whatever a stranger's program raises into one line."""
+        """Turns whatever an untrusted program raises into one line."""
         try:
             return work()
         except (Exception, RecursionError, MemoryError) as error:

@@ -70,7 +70,7 @@ def read(path: str | Path) -> TokenizerFiles:
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, stamps: tuple) -> TokenizerFiles:
     folder = _folder(path)
-    # A file of another name stands for itself: nothing beside it belongs to it.
+    # A file of another name is complete: nothing beside it belongs to it.
     if folder is None:
         tree = checked(load(path), path)
         check_ids(tree, path)
@@ -122,7 +122,7 @@ def load(path: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path} is damaged: it holds a {type(tree).__name__}, not an object")
+        raise UserError(f"{path} is damaged: it contains a {type(tree).__name__}, not an object")
     return tree
 
 

@@ -1,6 +1,6 @@
-"""Quoted: text in which the names of special tokens that strangers wrote stay text.
+"""Quoted: untrusted text, in which the names of special tokens stay text.
 
-    template's own  '<|user|>'   stranger's  'say <|eos|>'   template's own  '<|eos|>'
+    template's own  '<|user|>'   untrusted  'say <|eos|>'   template's own  '<|eos|>'
     ids                   1 id                plain pieces                        1 id
 
 A `Quoted` keeps this when texts are joined. A chat template does not know the type, so there each
@@ -24,7 +24,7 @@ from dlm.core.errors import UserError
 # First the space of no width, invisible if one is left in a text; then characters for private use.
 _SIGNS = ("\u200b", *map(chr, range(0x100000, 0x10FFFE)))
 _MARK = re.compile(r"[^\w\s]")  # neither a letter, a digit, '_' nor white space
-_ESCAPES = frozenset("&%\\{}")  # they begin what stands for another character in some notation
+_ESCAPES = frozenset("&%\\{}")  # they begin the escape of a character in some notation
 _NEVER = "(?!)"  # a pattern that matches nothing
 
 Names = Collection[str]
@@ -34,12 +34,12 @@ Where = Callable[[str], set[int]]  # positions in a text
 
 
 class Quoted(str):
-    """A text; `quoted` are the positions of a stranger's characters. A name with one is text."""
+    """A text; `quoted` are the positions of untrusted characters. A name with one is text."""
 
     quoted: frozenset[int]
 
     def __new__(cls, text: str, quoted: Iterable[int] | None = None) -> "Quoted":
-        """Without `quoted`, all of the text is a stranger's; a Quoted keeps its own positions."""
+        """Without `quoted`, all of the text is untrusted; a Quoted keeps its own positions."""
         self = super().__new__(cls, text)
         if isinstance(text, Quoted) and quoted is None:
             quoted = text.quoted
@@ -52,7 +52,7 @@ class Quoted(str):
         return str(self), self.quoted
 
     def __add__(self, other: str) -> "Quoted":
-        """Join the texts; a plain str contains no character of a stranger."""
+        """Join the texts; a plain str contains no untrusted character."""
         text = str(self) + str(other)
         moved = {len(self) + position for position in _positions(other)}
         return Quoted(text, self.quoted | moved)
@@ -93,7 +93,7 @@ def places(text: str, names: Names) -> Iterator[Span]:
 
 
 def spelled(text: str, names: Names) -> Spans:
-    """List (begin, end) of names with a stranger's characters, in order, overlaps as one span."""
+    """List (begin, end) of names with untrusted characters, in order, overlaps as one span."""
     quoted = _positions(text)
     spans: Spans = []
     # Most texts have no quoted part and need no search.
@@ -114,7 +114,7 @@ def spelled(text: str, names: Names) -> Spans:
 
 
 def unquoted(text: Quoted, names: Names) -> Counter[str]:
-    """Count how often the text contains each name without any character of a stranger."""
+    """Count how often the text contains each name without any untrusted character."""
     count: Counter[str] = Counter()
     for begin, end in places(text, names):
         positions = range(begin, end)
@@ -241,7 +241,7 @@ class Marks:
         """Remove the signs; the character before each of them is quoted."""
         signs = any_of((self.sign, self._escaped_sign))
         parts = signs.split(text)
-        # Each part but the last ends with a stranger's character.
+        # Each part but the last ends with an untrusted character.
         lengths = map(len, parts[:-1])
         ends = itertools.accumulate(lengths)
         positions = (end - 1 for end in ends if end)

@@ -71,7 +71,7 @@ def _known_ids(files: TokenizerFiles, published: "Published", rows: int, where: 
     chosen: Chosen = {}
     for kind in NAMES:
         id = getattr(published, kind)
-        # −1 asks for the id by its name.
+        # −1: find the id by its name.
         if id < 0:
             id = _named_id(files, published, kind)
         if id is None:

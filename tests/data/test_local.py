@@ -94,7 +94,7 @@ def test_odd_bytes_are_kept_as_they_are(tmp_path):
 
 
 def test_frequent_documents_stay_frequent(tmp_path):
-    """A corpus drawn from a law keeps the law; what is dropped is counted."""
+    """A sampled corpus keeps its distribution; dropped documents are counted."""
     lines = "".join(f"line {i}\n" for i in range(300))
     (tmp_path / "a.txt").write_text(lines + "again\n\n \n" * 200)
     source = Local((str(tmp_path / "a.txt"),), unit="line", held_out=0.3)
@@ -206,7 +206,7 @@ HELD = [
     ("arrays.jsonl", '["a"]\n["b"]\n', r'arrays.jsonl, line 1: not a JSON object but \["a"\]', {}),
     ("entries.json", '[{"text": "a"}, 3]', "entries.json, entry 2: not a JSON object but 3", {}),
     ("null.json", "null", "null.json, line 1: not a JSON object but null", {}),
-    ("twice.jsonl", '{"text": "a", "text": "b"}', "twice.jsonl, line 1: a name stands twice", {}),
+    ("twice.jsonl", '{"text": "a", "text": "b"}', "twice.jsonl, line 1: a name occurs twice", {}),
     (
         "wrapped.json",
         '{"rows": [{"text": "a"}]}',

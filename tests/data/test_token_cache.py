@@ -106,7 +106,7 @@ def test_files_that_were_meddled_with_run_nothing_and_reach_no_model(counted, tm
     np.save(flat, np.full(24, 300, np.uint16))
     tokens = token_cache.tokenized(tokenizer, DOCUMENTS, tmp_path)
     windows = packing.Windows(tokens, 8, tokenizer.eos, tokenizer.pad)
-    line = f"damaged: it holds id 300, and the vocabulary {tokenizer.size} ids; delete it"
+    line = f"damaged: it contains id 300, and the vocabulary has {tokenizer.size} ids; delete it"
     with pytest.raises(UserError, match=f"{flat.name} is {line}"):
         windows.rows(np.arange(2))
 

@@ -13,7 +13,7 @@ from dlm.text.chat import Chat
 from dlm.text.quoted import Marks, harmless
 
 TOKENIZER = Bytes().fit(())
-# What a template does to the text `t`, and a text out of which that makes the name of the mask.
+# A change of the text `t` by a template, and a text that it turns into the name of the mask.
 FORGERIES = {
     "replace": ("t | replace('<image>', '')", "<|mas<image>k|>"),
     "looked for": ("t.replace('/x', '') if '/x' in t else t", "<|mas/xk|>"),

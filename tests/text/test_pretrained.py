@@ -337,7 +337,7 @@ def test_files_that_are_missing_or_cut_short(tmp_path):
     for name, content, line in [
         ("tokenizer.json", whole[:-20], "tokenizer.json is damaged: "),
         ("tokenizer.json", "[" * 10**5, "tokenizer.json is damaged: "),
-        ("tokenizer.json", "[1]", "tokenizer.json is damaged: it holds a list"),
+        ("tokenizer.json", "[1]", "tokenizer.json is damaged: it contains a list"),
         (
             "tokenizer.model",
             "",

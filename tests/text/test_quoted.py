@@ -1,4 +1,4 @@
-"""Text of strangers stays text: no message, tool or document makes a control id.
+"""Untrusted text stays text: no message, tool or document makes a control id.
 
 All of it is decoded exactly.
 """

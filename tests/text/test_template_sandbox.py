@@ -1,4 +1,4 @@
-"""A stranger's template gets neither at the interpreter nor at the machine's memory and time."""
+"""An untrusted template reaches neither the interpreter nor the machine's memory and time."""
 
 import time
 import tracemalloc
