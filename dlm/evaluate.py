@@ -137,25 +137,26 @@ def main(argv: list[str] | None = None) -> None:
 
     accepted = ""
     if not args.data and any(evaluator.reads for evaluator in evaluators.values()):
-        accepted = changed_text(context, args.accept_data)
+        accepted = changed_text(context, workdir, args.accept_data)
     other = dict(data=str(args.data), **dict(reading)) if args.data else {}
     own = build_evaluators(configured, names, [])
     call = Call.of(context, own, other, accepted)
+    step = context.step or 0
 
     # Each is printed and stored as soon as it is there: the next may take hours, and fail.
     records: list[Record] = []
     with added:
         for name, evaluator in evaluators.items():
-            new = scored(context, context.step, name, evaluator, call)
+            new = scored(context, step, name, evaluator, call)
             if not args.json:
                 text = args.data or "held-out text"
-                head = f"{workdir}, update {context.step}, {text}, seed {context.seed}"
+                head = f"{workdir}, update {step}, {text}, seed {context.seed}"
                 say("" if records else head)
                 say(table(new))
             added(new)
             records += new
         if args.json:
-            result = dict(workdir=str(workdir), step=context.step, seed=context.seed)
+            result = dict(workdir=str(workdir), step=step, seed=context.seed)
             cli.emit(dict(result, scores=records))
 
 
@@ -187,7 +188,7 @@ def _of_section(overrides: Overrides, section: str) -> Overrides:
     return [override for override in overrides if override[0].startswith(f"{section}.")]
 
 
-def changed_text(context: "RunContext", accept: bool) -> str:
+def changed_text(context: "RunContext", workdir: Path, accept: bool) -> str:
     """Returns which text of the run has changed since training, '' where none has.
 
     Raises UserError for a change that the user does not accept.
@@ -197,9 +198,9 @@ def changed_text(context: "RunContext", accept: bool) -> str:
     def fingerprint() -> str:
         return loader.fingerprint(context.tokenizer)
 
-    changed = directory.changed_text(context.folder, fingerprint, loader.held_out_fingerprint)
+    changed = directory.changed_text(workdir, fingerprint, loader.held_out_fingerprint)
     if changed:
-        warning = f"the {changed} text of {context.folder} has changed since it was trained"
+        warning = f"the {changed} text of {workdir} has changed since it was trained"
         if not accept:
             raise UserError(f"{warning}: restore it, or score what is there now by --accept_data")
         say(warning)

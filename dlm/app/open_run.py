@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import jax.numpy as jnp
 
 from dlm.app.experiment import Experiment
 from dlm.core import console
@@ -35,7 +35,7 @@ def reopen(workdir: Path, step: int | None = None, whole: bool = False) -> Opene
     # Moments are two thirds of a state, and only training reads them.
     if not whole:
         params = weights.load(workdir, step, abstract.params)
-        return experiment, State(np.int32(step), params, None, None)
+        return experiment, State(jnp.int32(step), params, None, None)
     store = checkpoint.Store(workdir, run.intervals.keep)
     restored = store.restore(abstract, step)
     store.close()

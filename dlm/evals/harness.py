@@ -189,8 +189,9 @@ def _numbers(metrics: dict) -> Iterator[tuple[str, float, float]]:
             continue
         error = metrics.get(f"{metric}_stderr,{filter_name}")
         # lm_eval says "N/A" where it knows no error.
-        known = isinstance(error, (int, float))
-        yield key, float(value), float(error) if known else math.nan
+        if not isinstance(error, (int, float)):
+            error = math.nan
+        yield key, float(value), float(error)
 
 
 def identity(name: str, tasks: dict, results: Results) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _standard_error(values: list[float]) -> float:
 
 
 def _sum(*parts: np.ndarray) -> np.ndarray:
-    return np.sum(parts, 0, dtype=np.float64)
+    return np.asarray(np.sum(parts, 0, dtype=np.float64))
 
 
 def tables(routed: Sums, active: int, devices: int) -> list[dict]:

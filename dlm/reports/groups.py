@@ -109,10 +109,11 @@ def grouped(records: list[Record]) -> list[Group]:
 def labels(configs: list[Config]) -> list[str]:
     """Returns short names: the objective, and as few other fields as distinguish the configs."""
     # The objective always comes first, whether or not it distinguishes.
-    every = set()
+    every: set[str] = set()
     for config in configs:
         every |= config.keys()
-    candidates = filter(_names_model, every - {"objective.name"})
+    every.discard("objective.name")
+    candidates = [field for field in every if _names_model(field)]
 
     # A field is used only where it splits a class that the fields before it leave together.
     chosen = ["objective.name"]

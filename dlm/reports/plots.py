@@ -38,7 +38,7 @@ INK = "#767676"  # readable on white and on black
 _WIDTH = 5.4  # inches
 _FEW = 6  # so many different costs are all marked on the axis
 _EARLY = 0.08  # share of the updates in which the loss falls from far above
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dlm",
     "font.family": "sans-serif",
@@ -284,15 +284,15 @@ def lines(
                 style = _line_style(coloured.index(name))
             costs, values = zip(*line, strict=True)
             axes.plot(costs, values, label=name, **style)
-        costs = sorted({cost for line in finite.values() for cost, _ in line})
-        if costs[-1] > 4 * costs[0]:
+        prices = sorted({cost for line in finite.values() for cost, _ in line})
+        if prices[-1] > 4 * prices[0]:
             # Costs are numbers of passes: powers of 2, or nearly.
             axes.set_xscale("log", base=2)
         scale = "log" if least > 0 else "linear"
         axes.set(xlabel=x_label, ylabel=y_label, yscale=scale)
         _plain_numbers(axes)
-        if len(costs) <= _FEW:
-            axes.set_xticks(costs)
+        if len(prices) <= _FEW:
+            axes.set_xticks(prices)
         _legend(axes)
     return drawing.svg
 
@@ -369,7 +369,7 @@ class _Drawing:
             yield figure.add_subplot()
             # Without a date, equal runs give equal pages.
             text = io.StringIO()
-            options = dict(bbox_inches="tight", transparent=True)
+            options: Style = dict(bbox_inches="tight", transparent=True)
             metadata = dict(Date=None, Creator=None)
             figure.savefig(text, format="svg", metadata=metadata, **options)
         drawing = text.getvalue()

@@ -172,8 +172,8 @@ def read(paths: list[str]) -> list[Record]:
                 records[workdir.resolve()] = record
     if not records:
         raise errors[0]
-    for error in errors:
-        console.say(f"left out: {error}")
+    for reason in errors:
+        console.say(f"left out: {reason}")
     return list(records.values())
 
 
@@ -260,7 +260,7 @@ def _is_valid(value: Any, types: Types) -> bool:
     # To Python a bool is an int; and JSON has integers too large for a float.
     if not isinstance(value, types) or isinstance(value, bool):
         return False
-    return int not in types or abs(value) <= sys.float_info.max
+    return not isinstance(value, (int, float)) or abs(value) <= sys.float_info.max
 
 
 def _json(path: Path) -> Any:

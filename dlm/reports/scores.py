@@ -48,7 +48,7 @@ _MEMBERS = ("objective", "text", "data.source")
 def flattened(config: Any, above: str = "") -> Fields:
     """Returns {'nn.width': 64, …}; a member that is only a name gets a field `name`."""
     if isinstance(config, dict):
-        fields = {}
+        fields: Fields = {}
         for key, value in config.items():
             dotted = f"{above}.{key}" if above else key
             fields |= flattened(value, dotted)

@@ -1,4 +1,4 @@
-"""A context that notes what an evaluator asks for and answers as it is told: no network, no sampling."""
+"""A context that records the requests of an evaluator and returns prepared answers."""
 
 import types
 
@@ -10,7 +10,7 @@ from dlm.text.bytes import Bytes
 
 
 class Asked:
-    """`fill(n, hole)` is what stands in the hole of the n-th template asked for: ids, or a string."""
+    """`fill(n, hole)` fills the hole of the n-th template: it returns ids or a string."""
 
     def __init__(
         self,

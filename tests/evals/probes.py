@@ -1,4 +1,4 @@
-"""What the fields of evaluators, tasks and generated corpora change; the rows of tests/test_fields.py ask here."""
+"""Probes for tests/test_fields.py: results that the fields of evaluators and tasks change."""
 
 import contextlib
 import sys
@@ -27,11 +27,16 @@ def asked(name, defaults):
             ]
             * 3
         )
-        context.open_run = lambda workdir: (_ for _ in ()).throw(UserError(workdir))
+
+        def open_run(workdir):
+            raise UserError(workdir)
+
+        context.open_run = open_run
         evaluator = build_member(dict(name=f"evals.{name}", **defaults | changes), "evals")
         try:
             return scores(evaluator, context), str(context.asked)
-        except UserError as error:  # the judge that is asked for
+        except UserError as error:
+            # It names the judge.
             return str(error), str(context.asked)
 
     probe.__name__ = name
@@ -39,14 +44,20 @@ def asked(name, defaults):
 
 
 def judged(**changes):
-    """What a judge is given to read."""
-    context, judge = Asked(), types.SimpleNamespace(objective=types.SimpleNamespace(claims="exact"))
-    context.open_run = lambda workdir: judge
+    """The requests for samples that a judge would score."""
+    context = Asked()
+    objective = types.SimpleNamespace(claims="exact")
+    judge = types.SimpleNamespace(objective=objective)
+
+    def open_run(workdir):
+        return judge
+
+    context.open_run = open_run
+    evaluator = build_member(dict(name="evals.gen_ppl", judge="a", **changes), "evals")
+    # This judge has no folder, so it ends the evaluation after the samples are drawn.
     try:
-        list(
-            build_member(dict(name="evals.gen_ppl", judge="a", **changes), "evals").run(context, 0)
-        )
-    except AttributeError:  # this judge cannot read
+        list(evaluator.run(context, 0))
+    except AttributeError:
         return str(context.asked)
 
 
@@ -62,11 +73,11 @@ def calibration(**changes):
 
 
 def harness(**changes):
-    """What lm_eval and the model are asked by the evaluator; stand-ins answer, so that lm_eval need not be there."""
+    """The calls of lm_eval and of the model; stand-ins answer, so lm_eval may be missing."""
     said, quiet = [], contextlib.nullcontext()
 
     def told(name, answer=None):
-        return lambda *given, **options: said.append((name, given, options)) or answer
+        return lambda *arguments, **options: said.append((name, arguments, options)) or answer
 
     task = types.SimpleNamespace(
         OUTPUT_TYPE="loglikelihood_rolling",
@@ -146,8 +157,8 @@ def _scored(corpus, name, **changes):
     from tests.evals.test_exact import context, says_e
 
     evaluator = build_member(dict(name=f"evals.{name}", windows=4) | changes, "evals")
-    made = context(corpus)
-    return str(scores(evaluator, says_e(made) if name == "tokens" else made))
+    run_context = context(corpus)
+    return str(scores(evaluator, says_e(run_context) if name == "tokens" else run_context))
 
 
 def exact(corpus, **changes):

@@ -18,27 +18,33 @@ from tests.evals.asked import scores
 
 
 def measured(objective, tokens_BL, logits_V, batches=1, **fields):
-    """What calibration says of a model that answers every position with one law."""
+    """The scores of a model that predicts one law at every position."""
 
     def net(canvas):
         assert canvas.visibility == objective.visibility
-        return Output(
-            Dense(jnp.broadcast_to(jnp.asarray(logits_V), (*canvas.z_BL.shape, logits_V.shape[-1])))
-        )
+        shape = (*canvas.z_BL.shape, logits_V.shape[-1])
+        return Output(Dense(jnp.broadcast_to(jnp.asarray(logits_V), shape)))
 
-    asked, run = [], types.SimpleNamespace(nn=types.SimpleNamespace(vocab=tiny.VOCAB))
+    def counted(count):
+        return jax.jit(lambda *arguments: count(experiment, *arguments))
+
+    limits = []
+    run = types.SimpleNamespace(nn=types.SimpleNamespace(vocab=tiny.VOCAB))
     experiment = types.SimpleNamespace(
-        net=lambda params: net, objective=objective, run=run, held=lambda params: objective
+        net=lambda params: net,
+        objective=objective,
+        run=run,
+        held=lambda params: objective,
+        counted=counted,
     )
-    experiment.counted = lambda count: jax.jit(lambda *given: count(experiment, *given))
     context = types.SimpleNamespace(
         experiment=experiment,
         params=None,
         key=jax.random.key(0),
         details={},
-        held_out=lambda limit: asked.append(limit) or iter([tiny.batch(tokens_BL)] * batches),
+        held_out=lambda limit: limits.append(limit) or iter([tiny.batch(tokens_BL)] * batches),
     )
-    return scores(Calibration(**fields), context), asked
+    return scores(Calibration(**fields), context), limits
 
 
 MASKED = Masked(process=build_member("mask", "noise", tiny.VOCAB), vocab=tiny.VOCAB)
@@ -50,12 +56,14 @@ def test_a_known_gap(objective):
     """Sure of token 3 with probability 0.6, while all tokens are 3, or a quarter of them."""
     logits_V = np.full(20, -np.inf, np.float32)
     logits_V[[3, 4]] = np.log([0.6, 0.4])
-    always, asked = measured(objective, np.full((8, 16), 3), logits_V, windows=5)
-    assert always["ece"][0] == pytest.approx(0.4, abs=1e-5) and asked == [5]
+    always, limits = measured(objective, np.full((8, 16), 3), logits_V, windows=5)
+    assert always["ece"][0] == pytest.approx(0.4, abs=1e-5)
+    assert limits == [5]
     assert (always["accuracy"][0], always["confidence"][0]) == (
         1.0,
         pytest.approx(0.6, abs=1e-5),
-    ) and always["ece"][1] < 1e-6
+    )
+    assert always["ece"][1] < 1e-6
     quarter = np.where(np.arange(64 * 16).reshape(64, 16) % 4 == 0, 3, 5)
     seldom, _ = measured(objective, quarter, logits_V)
     assert seldom["accuracy"][0] == pytest.approx(
@@ -65,12 +73,13 @@ def test_a_known_gap(objective):
 
 
 def test_bins_tell_errors_apart_that_cancel():
-    """One bin sees only the mean: as often right as sure. Two see that low confidence is too low and high too high."""
+    """One bin sees only the means, which are equal.
+
+    Two bins see that low confidences are too low and high ones too high.
+    """
     rows_NS3 = np.array([[[10, 5, 2.0], [10, 5, 8.0]]])
 
-    assert (
-        calibration._calibration_error(rows_NS3) == pytest.approx(0.3)
-        and calibration._calibration_error(rows_NS3.sum(1, keepdims=True)) == 0
-    )
+    assert calibration._calibration_error(rows_NS3) == pytest.approx(0.3)
+    assert calibration._calibration_error(rows_NS3.sum(1, keepdims=True)) == 0
     with pytest.raises(ValueError, match="bins=0"):
         Calibration(bins=0)

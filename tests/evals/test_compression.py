@@ -1,4 +1,4 @@
-"""Compression: bits per byte of the bytes and of where documents end, against what the formulas say."""
+"""Compression: bits per byte of the text and of its documents' ends, against the formulas."""
 
 import gzip
 import lzma
@@ -13,17 +13,17 @@ from dlm.text.bytes import Bytes
 
 
 def scores(*documents):
-    found = list(Compression().run(types.SimpleNamespace(held_out_documents=documents), 0))
-    assert all(se == 0 for _, _, se in found)
-    return {name: value for name, value, _ in found}
+    results = list(Compression().run(types.SimpleNamespace(held_out_documents=documents), 0))
+    assert all(se == 0 for _, _, se in results)
+    return {name: value for name, value, _ in results}
 
 
 def test_known_texts():
     abcd = scores("abcd" * 4, "dcba" * 4)
-    assert (
-        abcd["order0_bits_per_byte"] == pytest.approx((32 * log2(34 / 8) + 2 * log2(34 / 2)) / 32)
-        and abcd["held_out_bytes"] == 32
+    assert abcd["order0_bits_per_byte"] == pytest.approx(
+        (32 * log2(34 / 8) + 2 * log2(34 / 2)) / 32
     )
+    assert abcd["held_out_bytes"] == 32
     assert scores("aaab")["order0_bits_per_byte"] == pytest.approx(
         (3 * log2(5 / 3) + 2 * log2(5)) / 4
     )
@@ -50,7 +50,8 @@ def test_compressors_see_the_documents_in_order_and_pay_for_their_ends():
 
 def test_half_of_a_pair_of_surrogates_is_read_as_tokenizers_read_it():
     text = "a\ud800b"
-    assert scores(text) == scores("a?b") and Bytes().fit(()).encode(text).tolist() == [*b"a?b"]
+    assert scores(text) == scores("a?b")
+    assert Bytes().fit(()).encode(text).tolist() == [*b"a?b"]
 
 
 def test_nothing_held_out_is_told():

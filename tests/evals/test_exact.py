@@ -1,4 +1,4 @@
-"""The evaluators that read held-out text with a real, if tiny, network: exact likelihood beside the bound, masked tokens by kind."""
+"""Evaluators of held-out text with a tiny network: exact likelihood and masked tokens."""
 
 import dataclasses
 
@@ -50,20 +50,20 @@ def masked(corpus):
 
 
 def test_the_gap_is_the_bound_less_the_exact_likelihood(masked):
-    found = scores(exact(windows=8, steps=4, samples=2), masked)
-    bits, gap = found["exact_bits_per_byte"], found["gap_bits_per_byte"]
+    results = scores(exact(windows=8, steps=4, samples=2), masked)
+    bits, gap = results["exact_bits_per_byte"], results["gap_bits_per_byte"]
     batch = next(iter(masked.held_out(8)))
     bound = masked.experiment.bound(2)(masked.params, batch, masked.key)
     size = (masked.tokenizer.bytes_V[batch.tokens_BL] * batch.weights_BL).sum()
     assert bits[0] + gap[0] == pytest.approx(
         float(bound.nats_BL.sum()) / np.log(2) / float(size), rel=1e-5
     )
-    assert bits[1] == 0 and gap[1] == pytest.approx(
+    assert bits[1] == 0
+    assert gap[1] == pytest.approx(
         float(bound.variance_B.sum()) ** 0.5 / np.log(2) / float(size), rel=1e-5
     )
-    assert (
-        masked.details["nfe"] == 4 and masked.details["sampler"]["rule"]["order"] == "left_to_right"
-    )
+    assert masked.details["nfe"] == 4
+    assert masked.details["sampler"]["rule"]["order"] == "left_to_right"
 
 
 def test_an_autoregressive_model_has_no_gap_and_blocks_have_their_own_passes(corpus):
@@ -71,54 +71,52 @@ def test_an_autoregressive_model_has_no_gap_and_blocks_have_their_own_passes(cor
     assert ar["gap_bits_per_byte"] == (0.0, 0.0)
     blocks = context(corpus, dict(name="block", size=8))
     scores(exact(windows=8, samples=2), blocks)
-    assert blocks.details["nfe"] == 32 and blocks.details["sampler"]["block"] == 8
+    assert blocks.details["nfe"] == 32
+    assert blocks.details["sampler"]["block"] == 8
 
 
 def test_bytes_of_prompts_are_not_counted(corpus):
-    """Nats and bytes of the same text: of each held-out paragraph what stands behind its first space."""
-    asked = context(corpus, "ar", sampler=dict(steps=1, block=1), data__prompt=" ")
-    answers = [text.partition(" ")[2] for text in asked.held_out_documents]
+    """Nats and bytes are of the same text: of each paragraph all that follows its first space."""
+    run_context = context(corpus, "ar", sampler=dict(steps=1, block=1), data__prompt=" ")
+    answers = [text.partition(" ")[2] for text in run_context.held_out_documents]
     size, tokens = sum(len(a.encode()) for a in answers), sum(len(a.encode()) + 1 for a in answers)
-    bound = scores(HeldOut(samples=2), asked)
+    bound = scores(HeldOut(samples=2), run_context)
     nats = bound["nats_per_token"][0] * tokens
     assert bound["bits_per_byte"][0] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
-    assert scores(exact(windows=0, samples=2), asked)["exact_bits_per_byte"][0] == pytest.approx(
-        nats / np.log(2) / size, rel=1e-5
-    )
+    assert scores(exact(windows=0, samples=2), run_context)["exact_bits_per_byte"][
+        0
+    ] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
 
 
 def test_a_sampler_that_is_given_is_the_one_that_is_scored(masked):
-    given = dataclasses.replace(
+    confident = dataclasses.replace(
         masked.experiment.run.sampler,
         rule=build_member(dict(name="confident", confidence="top"), "samplers.rules"),
         steps=3,
     )
     scores(
-        exact(windows=8, samples=2), asked := dataclasses.replace(masked, sampler=given, details={})
+        exact(windows=8, samples=2),
+        run_context := dataclasses.replace(masked, sampler=confident, details={}),
     )
-    assert (
-        asked.details["nfe"] == 3
-        and asked.details["sampler"]["rule"]["name"] == "samplers.rules.confident"
-    )
+    assert run_context.details["nfe"] == 3
+    assert run_context.details["sampler"]["rule"]["name"] == "samplers.rules.confident"
     with pytest.raises(UserError, match="samplers.rules.ancestral reveals positions at random"):
         scores(exact(windows=8), dataclasses.replace(masked, sampler=masked.experiment.run.sampler))
 
 
 def test_masked_tokens_are_scored_by_kind(corpus, masked):
-    """Parameters that always answer 'e': right where an e was masked, so among the marked vowels alone."""
-    found = scores(MaskedTokens(windows=8, rate=0.5), says_e(masked))
+    """A model that always predicts 'e' is right only where an e was masked, a marked vowel."""
+    results = scores(MaskedTokens(windows=8, rate=0.5), says_e(masked))
     text = np.concatenate(
         [np.asarray(b.tokens_BL)[np.asarray(b.weights_BL) > 0] for b in masked.held_out(8)]
     )
     vowels = np.isin(text, [*b"aeiou"])
-    assert found["unmarked_token_accuracy"][0] == 0
-    assert found["marked_token_accuracy"][0] == pytest.approx(
+    assert results["unmarked_token_accuracy"][0] == 0
+    assert results["marked_token_accuracy"][0] == pytest.approx(
         (text[vowels] == ord("e")).mean(), abs=0.12
     )
-    assert (
-        found["token_accuracy"][0] == pytest.approx((text == ord("e")).mean(), abs=0.05)
-        and found["token_accuracy"][1] > 0
-    )
+    assert results["token_accuracy"][0] == pytest.approx((text == ord("e")).mean(), abs=0.05)
+    assert results["token_accuracy"][1] > 0
     with pytest.raises(UserError, match="predicts none"):
         scores(MaskedTokens(), context(corpus, "ar", sampler=dict(steps=1, block=1)))
 

@@ -1,5 +1,9 @@
-"""What an evaluation harness is answered, without lm_eval: how requests become rows, and what rows cost. (tests/parity has the rest.)"""
+"""The evaluation harness without lm_eval: from requests to rows, and what rows cost.
 
+tests/parity tests the rest.
+"""
+
+import itertools
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -35,36 +39,54 @@ def ids(text):
     return [*text.encode()]
 
 
-# ------------------------------------------------------------------------------------------------------------------ rows
+def pair_ids(speller, context, continuation):
+    spelled, _ = speller.pair(context, continuation)
+    return spelled.tolist()
+
+
+# -------------------------------------------------------------------------------------- rows
 
 
 def test_a_continuation_takes_the_spaces_before_it_and_is_cut_by_length():
-    found, first = speller(shift=0).pair("ab  ", "cd")
-    assert found.tolist() == ids("ab  cd") and first == 2
+    spelled_ids, first = speller(shift=0).pair("ab  ", "cd")
+    assert spelled_ids.tolist() == ids("ab  cd")
+    assert first == 2
     merging = speller(shift=0)
-    merging.tokenizer.encode_marked = lambda text: ids(
-        text.replace("bc", "X")
-    )  # a token that reaches over the border
-    assert merging.pair("ab", "cd")[0][merging.pair("ab", "cd")[1] :].tolist() == ids("cd")
+
+    # A token that reaches over the border.
+    def encode_marked(text):
+        return ids(text.replace("bc", "X"))
+
+    merging.tokenizer.encode_marked = encode_marked
+    spelled_ids, first = merging.pair("ab", "cd")
+    assert spelled_ids[first:].tolist() == ids("cd")
 
 
 SENTENCES = [
-    "the answer is the answer", "an answer and  another one", "we answered: yes, no", "nobody knew\nthe answer", "who asks, who answers?",
-    "answering answers nothing", "1234 and 12345", "é, naïve answers", "  two blanks  ", "the end; the endless end",
-]  # fmt: skip
+    "the answer is the answer",
+    "an answer and  another one",
+    "we answered: yes, no",
+    "nobody knew\nthe answer",
+    "who asks, who answers?",
+    "answering answers nothing",
+    "1234 and 12345",
+    "é, naïve answers",
+    "  two blanks  ",
+    "the end; the endless end",
+]
 
 
 @pytest.mark.parametrize("kind", ["learned", "first", "always", "normalizer"])
 def test_what_is_scored_spells_the_continuation_and_nothing_else(kind, tmp_path):
     """For every cut of every sentence; the tokens of many reach over it."""
-    given = (
+    unfitted = (
         BPE(size=330)
         if kind == "learned"
         else BPE(path=write(tmp_path, PUBLISHED[kind]()), published=Published(says="all"))
     )
-    made, merged = given.fit(SENTENCES * 4), 0
-    for shift, text in ((shift, text) for shift in (0, 1) for text in SENTENCES):
-        spelled = Speller(made, shift, 400)
+    fitted, merged = unfitted.fit(SENTENCES * 4), 0
+    for shift, text in itertools.product((0, 1), SENTENCES):
+        spelled = Speller(fitted, shift, 400)
         for cut in range(
             kind != "learned", len(text)
         ):  # what a published tokenizer puts in front of a text is its own
@@ -72,7 +94,9 @@ def test_what_is_scored_spells_the_continuation_and_nothing_else(kind, tmp_path)
             whole, first = spelled.pair(prefix, continuation)
             (piece,), _ = spelled.pieces(whole, first, text)
             if stripped := prefix.rstrip():
-                assert made.bytes_of(piece.ids[piece.first :]) == text[len(stripped) :].encode(), (
+                assert (
+                    fitted.bytes_of(piece.ids[piece.first :]) == text[len(stripped) :].encode()
+                ), (
                     prefix,
                     continuation,
                 )
@@ -82,18 +106,16 @@ def test_what_is_scored_spells_the_continuation_and_nothing_else(kind, tmp_path)
 
 
 def test_a_choice_that_merges_is_scored_as_the_others_are():
-    made = BPE(size=330).fit(["the answer is the answer"] * 9)
-    assert len(made.encode("the answer")) <= len(made.encode("the ans")), (
+    fitted = BPE(size=330).fit(["the answer is the answer"] * 9)
+    assert len(fitted.encode("the answer")) <= len(fitted.encode("the ans")), (
         "what was left to score was nothing"
     )
     for shift in (0, 1):
-        spelled = Speller(made, shift, 40)
+        spelled = Speller(fitted, shift, 40)
         for choice in ("wer", "wers", "x"):
             (piece,), _ = spelled.pieces(*spelled.pair("the ans", choice), choice)
-            assert (
-                made.decode(piece.ids[piece.first :]) == choice
-                and made.decode(piece.ids[: piece.first]) == "the ans"
-            )
+            assert fitted.decode(piece.ids[piece.first :]) == choice
+            assert fitted.decode(piece.ids[: piece.first]) == "the ans"
         assert spelled.pieces(*spelled.pair("the ans", ""), "") == ([], 0), (
             "an empty one alone costs nothing"
         )
@@ -101,43 +123,51 @@ def test_a_choice_that_merges_is_scored_as_the_others_are():
 
 def test_a_continuation_without_tokens_is_no_sum():
     silent = speller(shift=0)
-    silent.tokenizer.encode_marked = lambda text: ids(
-        text.replace("\u200d", "")
-    )  # as a normaliser that drops it
+
+    # As a normaliser that drops it.
+    def encode_marked(text):
+        return ids(text.replace("\u200d", ""))
+
+    silent.tokenizer.encode_marked = encode_marked
     with pytest.raises(UserError, match=r"'\\u200d' has no tokens to score \(after 'ab'\)"):
         silent.pair("ab", "\u200d")
     bare = speller(1, adds_bos=False)
-    for prefix in (
-        "",
-        " ",
-        "\n\n",
-    ):  # nothing is left of it, so that something must stand before what is scored
-        found, first = bare.pair(prefix, "b")
-        assert found.tolist() == [257, *ids(prefix + "b")] and first == 1
+    # Nothing is left of these, so something has to precede what is scored.
+    for prefix in ("", " ", "\n\n"):
+        spelled_ids, first = bare.pair(prefix, "b")
+        assert spelled_ids.tolist() == [257, *ids(prefix + "b")]
+        assert first == 1
 
 
 def test_a_name_in_what_goes_on_is_one_token():
     spelled = speller(0)
-    spelled.tokenizer.encode_marked = lambda text: ids("X") if text != "a" else ids("a")
-    assert spelled.pair("a", "b<|eos|>c")[0].tolist() == [*ids("ab"), 256, *ids("c")]
+
+    def encode_marked(text):
+        return ids("X") if text != "a" else ids("a")
+
+    spelled.tokenizer.encode_marked = encode_marked
+    assert pair_ids(spelled, "a", "b<|eos|>c") == [*ids("ab"), 256, *ids("c")]
 
 
 def test_what_stands_in_front():
     bos, eos = 257, 256
-    assert speller(1).pair("a", "b")[0].tolist() == [
-        bos,
-        *ids("ab"),
-    ]  # a run of ours has always read one first
-    assert speller(0).pair("a", "b")[0].tolist() == ids("ab") and speller(0).pair("", "b")[1] == 0
-    assert speller(1, adds_bos=False).pair("a", "b")[0].tolist() == ids("ab")
-    assert speller(0, adds_bos=True).pair("a", "b")[0].tolist() == [bos, *ids("ab")]
-    assert speller(1, adds_bos=False).pair("", "b")[0].tolist() == [bos, *ids("b")]
+    # Our own runs have always read one first.
+    assert pair_ids(speller(1), "a", "b") == [bos, *ids("ab")]
+    assert pair_ids(speller(0), "a", "b") == ids("ab")
+    assert speller(0).pair("", "b")[1] == 0
+    assert pair_ids(speller(1, adds_bos=False), "a", "b") == ids("ab")
+    assert pair_ids(speller(0, adds_bos=True), "a", "b") == [bos, *ids("ab")]
+    assert pair_ids(speller(1, adds_bos=False), "", "b") == [bos, *ids("b")]
     without = speller(1, adds_bos=False)
     without.tokenizer.bos = -1
-    assert without.pair("", "b")[0].tolist() == [eos, *ids("b")]
+    assert pair_ids(without, "", "b") == [eos, *ids("b")]
     marked = speller(1, adds_bos=True)
-    marked.tokenizer.encode_marked = lambda text: [bos, *ids(text)]
-    assert marked.pair("a", "b")[0].tolist() == [bos, *ids("ab")]  # once
+
+    def encode_marked(text):
+        return [bos, *ids(text)]
+
+    marked.tokenizer.encode_marked = encode_marked
+    assert pair_ids(marked, "a", "b") == [bos, *ids("ab")]  # once
 
 
 @pytest.mark.parametrize("shift", [0, 1])
@@ -146,8 +176,10 @@ def test_each_token_is_scored_once_with_all_the_text_that_fits(shift, length):
     text = "".join(map(chr, range(65, 65 + length)))
     whole, first = speller(shift).whole(text)
     pieces, cut = speller(shift).pieces(whole, first, text)
-    assert [i for p in pieces for i in p.ids[p.first :]] == ids(text) and cut == 0
-    assert all(len(p.ids) <= 8 for p in pieces) and all(len(p.ids) == 8 for p in pieces[1:])
+    assert [i for p in pieces for i in p.ids[p.first :]] == ids(text)
+    assert cut == 0
+    assert all(len(p.ids) <= 8 for p in pieces)
+    assert all(len(p.ids) == 8 for p in pieces[1:])
     assert len({p.number for p in pieces}) == len(pieces)
     for p in pieces if shift else ():
         assert p.before == (257 if p.ids[0] == ord("A") else p.ids[0] - 1)
@@ -155,57 +187,65 @@ def test_each_token_is_scored_once_with_all_the_text_that_fits(shift, length):
 
 def test_a_long_context_is_cut_from_the_left_and_the_cut_is_told():
     for shift in (0, 1):
-        (piece,), cut = speller(shift).pieces(*speller(shift).pair("0123456789", "ab"), "x")
-        assert piece.ids.tolist() == ids("456789ab") and piece.first == 6 and cut == 4
+        spelled = speller(shift).pair("0123456789", "ab")
+        (piece,), cut = speller(shift).pieces(*spelled, "x")
+        assert piece.ids.tolist() == ids("456789ab")
+        assert piece.first == 6
+        assert cut == 4
         assert not shift or piece.before == ord("3")
     piece, cut = speller(1).prompt("0123456789", 3)
     assert (piece.ids.tolist(), piece.before, cut) == (ids("6789"), ord("5"), 6)
-    assert speller(1).prompt("", 3)[0].before == 257 and speller(0).prompt("", 3)[0].ids.size == 0
+    assert speller(1).prompt("", 3)[0].before == 257
+    assert speller(0).prompt("", 3)[0].ids.size == 0
 
 
 def test_noise_is_keyed_by_the_text_and_nothing_else():
-    a, b = (speller().pieces(*speller().pair("ab", c), c)[0][0].number for c in ("c", "d"))
-    assert a != b and a == speller().pieces(*speller().pair("ab", "c"), "c")[0][0].number
-    assert (
-        len({tokenized.number(f"{n}") for n in range(500)}) == 500
-        and 0 <= tokenized.number("x") < 2**31
-    )
+    def number(continuation):
+        spelled = speller().pair("ab", continuation)
+        (piece,), _ = speller().pieces(*spelled, continuation)
+        return piece.number
+
+    assert number("c") != number("d")
+    assert number("c") == number("c")
+    assert len({tokenized.number(f"{n}") for n in range(500)}) == 500
+    assert 0 <= tokenized.number("x") < 2**31
 
 
 def test_few_lengths_hold_all_and_only_what_is_scored_is_noised():
-    assert {tokenized.bucket(n, 100) for n in range(1, 101)} == {16, 24, 32, 48, 64, 96, 100}
-    assert all(n <= tokenized.bucket(n, 100) for n in range(1, 101)) and tokenized.bucket(7, 5) == 7
+    sizes = [tokenized.bucket(n, 100) for n in range(1, 101)]
+    assert set(sizes) == {16, 24, 32, 48, 64, 96, 100}
+    assert all(n <= size for n, size in enumerate(sizes, 1))
+    assert tokenized.bucket(7, 5) == 7
     pieces = [Piece(np.arange(n), n - 1, 9, n) for n in (3, 20, 5)]
     assert list(tokenized.batches(pieces, 2, 32)) == [(16, [0, 2]), (24, [1])]
     rows = tokenized.stacked(pieces[:1], 2, 16, 18, 1)
-    assert (
-        np.flatnonzero(rows["noisable_BL"]).tolist()
-        == [2]
-        == np.flatnonzero(rows["weights_BL"]).tolist()
-    )
-    assert rows["before_B"].tolist() == [9, 18] and rows["index_B"].tolist() == [3, 0]
+    for name in ("noisable_BL", "weights_BL"):
+        assert np.flatnonzero(rows[name]).tolist() == [2]
+    assert rows["before_B"].tolist() == [9, 18]
+    assert rows["index_B"].tolist() == [3, 0]
 
 
 def test_a_text_ends_at_its_first_stop_string():
-    assert (
-        tokenized.stopped("one\ntwo. three", [". ", "\n", ""]) == "one"
-        and tokenized.stopped("one", ["x"]) == "one"
-    )
+    assert tokenized.stopped("one\ntwo. three", [". ", "\n", ""]) == "one"
+    assert tokenized.stopped("one", ["x"]) == "one"
 
 
-# ---------------------------------------------------------------------------------------------------------------- scores
+# ------------------------------------------------------------------------------------ scores
 
 
 @pytest.fixture(scope="module")
-def asked(corpus):
+def run_contexts(corpus):
     return {name: context(corpus, **{"objective": "masked"} | kind) for name, kind in KINDS.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ar", "masked", "block", "adapted"])
-def test_what_precedes_a_text_is_the_same_wherever_it_is_written_on(asked, kind, corpus):
-    """Whether a published tokenizer puts a bos in front or not, for prompts of no, one and many tokens: `sample` and the harness."""
-    one = context(corpus, "adapted") if kind == "adapted" else asked[kind]
+def test_what_precedes_a_text_is_the_same_wherever_it_is_written_on(run_contexts, kind, corpus):
+    """`sample` and the harness agree, for prompts of no, one and many tokens.
+
+    Some published tokenizers put a bos before a text, others do not.
+    """
+    one = context(corpus, "adapted") if kind == "adapted" else run_contexts[kind]
     model, tokenizer = Model(one, rows=3), one.tokenizer
     one_by_one = (
         {}
@@ -221,7 +261,7 @@ def test_what_precedes_a_text_is_the_same_wherever_it_is_written_on(asked, kind,
     )
     try:
         for tokenizer.adds_bos in (None, False, True):
-            told = model.write(
+            answers = model.write(
                 [model.speller.prompt(text, 6)[0] for text in texts], [6] * 3, greedy
             )
             replies = one.experiment.generator(one.params, greedy)(
@@ -229,13 +269,13 @@ def test_what_precedes_a_text_is_the_same_wherever_it_is_written_on(asked, kind,
             )
             assert all(
                 np.array_equal(r.ids[len(text) :], ids)
-                for r, text, ids in zip(replies, texts, told, strict=True)
+                for r, text, ids in zip(replies, texts, answers, strict=True)
             )
             assert all(
                 r.text.startswith(text) and r.frozen.sum() == len(text)
                 for r, text in zip(replies, texts, strict=True)
             )
-            written[tokenizer.adds_bos] = [ids.tolist() for ids in told]
+            written[tokenizer.adds_bos] = [ids.tolist() for ids in answers]
     finally:
         tokenizer.adds_bos = None
     assert written[None] == written[kind == "ar"] != written[kind != "ar"]
@@ -258,8 +298,8 @@ PAIRS = [("the cat", " sat"), ("", "red barns"), ("a mat", " ran"), ("x", "yes")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ar", "masked"])
-def test_a_score_depends_on_neither_its_batch_nor_its_place(asked, kind):
-    one, pieces = asked[kind], pieces_of(asked[kind], *PAIRS)
+def test_a_score_depends_on_neither_its_batch_nor_its_place(run_contexts, kind):
+    one, pieces = run_contexts[kind], pieces_of(run_contexts[kind], *PAIRS)
     model = Model(one, rows=3, samples=4)
     together = model.scores(pieces, greedy=False)
     assert (
@@ -272,9 +312,12 @@ def test_a_score_depends_on_neither_its_batch_nor_its_place(asked, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ar", "masked", "block"])
-def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(asked, kind):
-    """To 1, where a single token is scored; its bound is exact where one is always masked, as it is unless asked otherwise."""
-    one = asked[kind]
+def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(run_contexts, kind):
+    """They sum to 1, where a single token is scored.
+
+    Its bound is exact where exactly one token is masked, as it is by default.
+    """
+    one = run_contexts[kind]
     model = Model(one, rows=257, likelihood="exact")
 
     def every(continuation):
@@ -298,8 +341,8 @@ def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(aske
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ar", "masked"])
-def test_greedy_is_what_the_model_would_write(asked, kind):
-    one = says_e(asked[kind])
+def test_greedy_is_what_the_model_would_write(run_contexts, kind):
+    one = says_e(run_contexts[kind])
     scores = Model(one, rows=2, samples=2).scores(
         pieces_of(one, ("the", "ee"), ("the", "ef"), ("", "eee"))
     )
@@ -308,8 +351,8 @@ def test_greedy_is_what_the_model_would_write(asked, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ar", "masked"])
-def test_what_is_written_depends_on_neither_its_batch_nor_its_place(asked, kind):
-    model = Model(asked[kind], rows=3)
+def test_what_is_written_depends_on_neither_its_batch_nor_its_place(run_contexts, kind):
+    model = Model(run_contexts[kind], rows=3)
     prompts = [model.speller.prompt(text, 6)[0] for text in ("the cat", "a", "red barn", "up to")]
     together = model.write(prompts, [6, 4, 6, 5], model.sampler)
     assert [len(w) for w in together] == [6, 4, 6, 5]

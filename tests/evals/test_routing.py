@@ -12,70 +12,79 @@ from dlm.nn.config import Experts
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.routers.topk import TopK
 
-# Four experts on two devices; two tokens with few masks pick {0, 1} and {0, 2}, one with many picks {0, 1}, of which 1 has no room.
+# Four experts on two devices. Two tokens with few masks choose {0, 1} and {0, 2}; one with many
+# masks chooses {0, 1}, and expert 1 has no room for it.
 PICKS = {0: [(0, 1), (0, 2)], 3: [(0, 1)]}
 
 
 def sums():
-    told = dict(
-        load_NZE=np.zeros((1, 4, 4)),
-        tokens_NZ=np.zeros((1, 4)),
-        entropy_NZ=np.zeros((1, 4)),
-        dropped_NZ=np.zeros((1, 4)),
-    )
-    told["together_NZEE"] = np.zeros((1, 4, 4, 4))
+    load_ZE = np.zeros((4, 4))
+    together_ZEE = np.zeros((4, 4, 4))
+    tokens_Z = np.zeros(4)
+    dropped_Z = np.zeros(4)
     for z, tokens in PICKS.items():
         for pair in tokens:
-            told["tokens_NZ"][0, z] += 1
-            told["entropy_NZ"][0, z] += 0.5
-            for e in pair:
-                told["load_NZE"][0, z, e] += 1
-                told["together_NZEE"][0, z, e, list(pair)] += 1
-    told["dropped_NZ"][0, 3] = 1
-    return told
+            tokens_Z[z] += 1
+            for expert in pair:
+                load_ZE[z, expert] += 1
+                together_ZEE[z, expert, list(pair)] += 1
+    dropped_Z[3] = 1
+    return {
+        "load_NZE": load_ZE[None],
+        "tokens_NZ": tokens_Z[None],
+        "entropy_NZ": 0.5 * tokens_Z[None],
+        "dropped_NZ": dropped_Z[None],
+        "together_NZEE": together_ZEE[None],
+    }
 
 
 def test_tables_of_all_tokens_and_of_those_in_a_bucket():
     (layer,) = tables(sums(), active=2, devices=2)
     assert list(layer) == ["all", "masked 0 to 0.25", "masked 0.75 to 1"]
-    whole, many = layer["all"], layer["masked 0.75 to 1"]
-    assert whole["tokens"] == 3 and whole["load"] == [2.0, 1.333, 0.667, 0.0]
-    assert whole["device_load"] == [1.667, 0.333] and whole["imbalance"] == 1.3333
-    assert (
-        whole["dropped"] == round(1 / 6, 5) and whole["entropy"] == 0.5 and many["dropped"] == 0.5
-    )
-    assert whole["together"][1][2] == 0.0 and whole["together"][0][1] == 1.0, (
-        "never together; as often as chance has it"
-    )
-    assert many["tokens"] == 1 and many["load"] == [2.0, 2.0, 0.0, 0.0]
+    whole = layer["all"]
+    many = layer["masked 0.75 to 1"]
+    assert whole["tokens"] == 3
+    assert whole["load"] == [2.0, 1.333, 0.667, 0.0]
+    assert whole["device_load"] == [1.667, 0.333]
+    assert whole["imbalance"] == 1.3333
+    assert whole["dropped"] == round(1 / 6, 5)
+    assert whole["entropy"] == 0.5
+    assert many["dropped"] == 0.5
+    assert whole["together"][1][2] == 0.0
+    assert whole["together"][0][1] == 1.0, "never together; as often as chance has it"
+    assert many["tokens"] == 1
+    assert many["load"] == [2.0, 2.0, 0.0, 0.0]
 
 
 def test_figures_are_means_over_the_layers():
-    told = {k: np.concatenate([v, np.ones_like(v)]) for k, v in sums().items()}
-    found = {k: float(v) for k, v in router_metrics.means(told, 2, 2).items()}
-    assert found["router_imbalance"] == pytest.approx((4 / 3 + 0) / 2) and found[
-        "router_busiest"
-    ] == pytest.approx((2 + 1) / 2)
-    assert found["router_dropped"] == pytest.approx((1 / 6 + 4 / 4 / 2) / 2) and found[
-        "router_entropy"
-    ] == pytest.approx((0.5 + 1) / 2)
+    routed = {}
+    for name, layer in sums().items():
+        even = np.ones_like(layer)
+        routed[name] = np.concatenate([layer, even])
+    figures = router_metrics.means(routed, 2, 2)
+    figures = {name: float(value) for name, value in figures.items()}
+    assert figures["router_imbalance"] == pytest.approx((4 / 3 + 0) / 2)
+    assert figures["router_busiest"] == pytest.approx((2 + 1) / 2)
+    assert figures["router_dropped"] == pytest.approx((1 / 6 + 4 / 4 / 2) / 2)
+    assert figures["router_entropy"] == pytest.approx((0.5 + 1) / 2)
 
 
-def test_how_many_devices_loads_are_told_for():
-    grouped, free = (Experts(count=12, per_token=4, router=r) for r in (MoGE(groups=4), TopK()))
-    assert [router_metrics.devices(e, ep) for e in (grouped, free) for ep in (2, 1)] == [2, 4, 2, 4]
+def test_over_how_many_devices_load_is_measured():
+    for router in (MoGE(groups=4), TopK()):
+        experts = Experts(count=12, per_token=4, router=router)
+        assert router_metrics.devices(experts, 2) == 2
+        assert router_metrics.devices(experts, 1) == 4
 
 
-def test_what_cannot_be_told_is_refused():
-    dense = types.SimpleNamespace(
-        experiment=types.SimpleNamespace(
-            run=types.SimpleNamespace(nn=types.SimpleNamespace(experts=Experts()))
-        )
-    )
+def test_what_cannot_be_measured_is_refused():
+    nn = types.SimpleNamespace(experts=Experts())
+    run = types.SimpleNamespace(nn=nn)
+    experiment = types.SimpleNamespace(run=run)
+    dense = types.SimpleNamespace(experiment=experiment)
     with pytest.raises(UserError, match="this model has no experts"):
         list(Routing().run(dense, 0))
-    dense.experiment.run.nn.experts = Experts(count=12, per_token=4, router=TopK())
-    dense.experiment.mesh = None
+    nn.experts = Experts(count=12, per_token=4, router=TopK())
+    experiment.mesh = None
     with pytest.raises(UserError, match="evals.routing.devices=5 must divide nn.experts.count=12"):
         list(Routing(devices=5).run(dense, 0))
     with pytest.raises(ValueError, match="windows=-1"):

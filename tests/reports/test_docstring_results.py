@@ -1,4 +1,4 @@
-"""Results in a recipe's docstring: written where they belong, of its own runs alone, and stale once the recipe changes."""
+"""Results in a recipe's docstring: at their place, of its own runs, stale once it changes."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def sweep():
 
 
 @pytest.fixture
-def made(tmp_path, corpus):
+def shipped(tmp_path, corpus):
     """(recipe, its runs)."""
     path, config = tmp_path / "recipe.py", tiny.recipe(corpus)
     path.write_text(RECIPE.format(path=path, n=1, config=config))
@@ -54,43 +54,41 @@ def made(tmp_path, corpus):
     return path, groups.grouped(record.read([tmp_path]))
 
 
-def test_results_stand_between_their_markers_with_what_made_them(made, tmp_path):
-    path, found = made
+def test_results_stand_between_their_markers_with_what_made_them(shipped, tmp_path):
+    path, models = shipped
     for _ in range(2):  # the second time over the first
-        assert docstring_results.write(str(path), found) == path
+        assert docstring_results.write(str(path), models) == path
     text = path.read_text()
-    made_by = f"config {docstring_results.digest(str(path))}, commit abcdef0, 2 × Z80, Python 3.11, seeds 0 1"
-    assert (
-        text.count(f"    === results of {path}, {made_by} ===\n    model") == 1
-        and f"{path}:n=1, none yet" in text
-    )
-    assert (
-        "    masked   bound   2.500 ± 6.356" in text
-        and "\n    ± is half of the 95 % interval" in text
-        and text.count("=== end of results ===") == 2
-    )
+    digest = docstring_results.digest(str(path))
+    made_by = f"config {digest}, commit abcdef0, 2 × Z80, Python 3.11, seeds 0 1"
+    assert text.count(f"    === results of {path}, {made_by} ===\n    model") == 1
+    assert f"{path}:n=1, none yet" in text
+    assert "    masked   bound   2.500 ± 6.356" in text
+    assert "\n    ± is half of the 95 % interval" in text
+    assert text.count("=== end of results ===") == 2
     compile(text, "recipe.py", "exec")
-    assert "    note: masked" not in text and docstring_results.stale(path) == []
+    assert "    note: masked" not in text
+    assert docstring_results.stale(path) == []
     (tmp_path / "seed=0" / "commit.txt").write_text("fedcba+changes\n")
     docstring_results.write(str(path), groups.grouped(record.read([tmp_path])))
     assert ", commit fedcba+changes and abcdef0, " in path.read_text(), (
         "code with changes is not that of its commit"
     )
     assert (
-        "\n    note: the runs are of 2 versions of the code (abcdef0123, fedcba+changes)\n    === end"
-        in path.read_text()
+        "\n    note: the runs are of 2 versions of the code (abcdef0123, fedcba+changes)\n"
+        "    === end" in path.read_text()
     )
     path.write_text(text.replace("'lr': 0.01", "'lr': 0.02"))
     assert docstring_results.stale(path) == [str(path)]
 
 
-def test_runs_of_another_recipe_and_recipes_without_a_place_are_refused(made, tmp_path):
-    path, found = made
+def test_runs_of_another_recipe_and_recipes_without_a_place_are_refused(shipped, tmp_path):
+    path, models = shipped
     path.write_text(path.read_text().replace("'lr': 0.01", "'lr': 0.02"))
     with pytest.raises(UserError, match="seed=0 is no run of .*recipe.py: optim.lr: 0.02 → 0.01"):
-        docstring_results.write(str(path), found)
+        docstring_results.write(str(path), models)
     with pytest.raises(UserError, match="has no place for results of .*: put the two lines"):
-        docstring_results.write(f"{path}:n=2", found)
+        docstring_results.write(f"{path}:n=2", models)
     assert "none yet" in path.read_text()
 
 

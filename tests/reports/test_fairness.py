@@ -1,4 +1,4 @@
-"""What is said of comparisons and means that are not what they look like, and that nothing else is."""
+"""Warnings about unfair comparisons and narrow means, and no others."""
 
 import itertools
 import json
@@ -42,10 +42,8 @@ def test_equal_runs_are_told_nothing_and_unfair_comparisons_are_named(runs):
     assert text == f"scored on different text ({one} | {other}): these scores do not compare", (
         "its gzip was measured on the old text"
     )
-    assert (
-        "ar was scored at step 40, but trained to step 60" in step
-        and "2 versions of the code (abc123, def456)" in commits
-    )
+    assert "ar was scored at step 40, but trained to step 60" in step
+    assert "2 versions of the code (abc123, def456)" in commits
     (runs[0] / "evals.jsonl").unlink()
     assert any(line.startswith("masked has no held-out score") for line in warnings(groups(runs)))
 
@@ -56,14 +54,12 @@ def test_bars_of_different_text_stand_in_no_figure_without_the_line(runs):
         add(
             run, score("token_accuracy", 0.5, se=0.1, text=dict(TEXT, sha256=digest * 64), **infill)
         )
-    found = groups(runs)
-    drawn = list(filter(None, figures.figures(found, table.rows(found))))
+    result = groups(runs)
+    drawn = list(filter(None, figures.figures(result, table.rows(result))))
     titles = {f.partition("<h2>")[2].partition("</h2>")[0]: "class=warning" in f for f in drawn}
-    assert (
-        titles["Infilled tokens that are the original ones"]
-        and not titles["Held-out bits per byte"]
-        and not titles["Training"]
-    )
+    assert titles["Infilled tokens that are the original ones"]
+    assert not titles["Held-out bits per byte"]
+    assert not titles["Training"]
 
 
 def test_judges_tasks_and_settings_that_differ_are_named(runs):
@@ -92,7 +88,8 @@ def test_judges_tasks_and_settings_that_differ_are_named(runs):
         )
     judges, tasks, num = warnings(groups(runs))
     assert judges.startswith(
-        "gen_ppl: judged by different models (there at step 1, config cccccccc: masked | there at step 2"
+        "gen_ppl: judged by different models "
+        "(there at step 1, config cccccccc: masked | there at step 2"
     )
     assert tasks.startswith(
         "sudoku_accuracy: asked different tasks (9 rows, 11111111: masked | 9 rows, 22222222: ar)"
@@ -102,12 +99,13 @@ def test_judges_tasks_and_settings_that_differ_are_named(runs):
 
 def test_an_older_steps_score_does_not_replace_a_newer_ones_and_part_of_the_text_is_named(runs):
     add(runs[0], score("bits_per_byte", 9.0, step=20))
-    assert groups(runs)[0].score("bits_per_byte")[0] == 3.014 and warnings(groups(runs)) == []
+    assert groups(runs)[0].score("bits_per_byte")[0] == 3.014
+    assert warnings(groups(runs)) == []
     add(runs[0], score("bits_per_byte", 3.0, settings=dict(windows=9)))
     (said,) = warnings(groups(runs))
-    assert (
-        said
-        == "bits per byte are of all, 9 windows of the held-out text, gzip, xz and order-0 of all of it"
+    assert said == (
+        "bits per byte are of all, 9 windows of the held-out text, "
+        "gzip, xz and order-0 of all of it"
     )
 
 
@@ -125,16 +123,14 @@ def test_rows_of_an_earlier_version_are_shown_as_before_and_what_they_do_not_say
         (run / "evals.jsonl").write_text(lines(rows))
     masked, ar = groups(runs)
     split, (text, unknown) = "held-out split of local", warnings([masked, ar])
-    assert (
-        masked.score("bits_per_byte") == (3.014, pytest.approx(0.01176))
-        and table.rows([masked])[0].data == split
+    assert masked.score("bits_per_byte") == (3.014, pytest.approx(0.01176))
+    assert table.rows([masked])[0].data == split
+    sizes = f"{split}, 1,000 bytes: masked | {split}, 1,001 bytes: ar"
+    assert text == f"scored on different text ({sizes}): these scores do not compare"
+    assert unknown.startswith(
+        f"an earlier version scored {runs[0]}, {runs[1]}, and did not record: "
     )
-    told = f"{split}, 1,000 bytes: masked | {split}, 1,001 bytes: ar"
-    assert text == f"scored on different text ({told}): these scores do not compare"
-    assert (
-        unknown.startswith(f"an earlier version scored {runs[0]}, {runs[1]}, and did not record: ")
-        and "text" in unknown
-    )
+    assert "text" in unknown
 
 
 def test_data_that_were_accepted_are_named(runs):
@@ -143,7 +139,7 @@ def test_data_that_were_accepted_are_named(runs):
     assert said == f"masked was scored after its training text had changed ({runs[0]})"
 
 
-# ------------------------------------------------------------------------------------------------------------------- means
+# ------------------------------------------------------------------------------------- means
 
 CONFIG = {"objective": "objectives.masked", "steps": 40, "data": {"batch": 8, "length": 16}}
 
@@ -189,32 +185,30 @@ PAIRS = st.sampled_from(sorted(DIFFERENT)).flatmap(
 @given(PAIRS, st.permutations(range(3)))
 def test_what_differs_in_one_thing_is_in_no_mean_without_a_line_that_says_so(change, order):
     records = [made(0), made(1), made(2, **change)]
-    found = grouped([records[i] for i in order])
-    whole = next(g for g in found if records[0] in g.records)
+    result = grouped([records[i] for i in order])
+    whole = next(g for g in result if records[0] in g.records)
     if records[2] not in whole.kept("bits_per_byte"):
         assert whole.score("bits_per_byte")[0] == pytest.approx(3.005)
-        named = len(found) > 1 and len({g.label for g in found}) > 1
-        assert named or any("run2 is not in the mean" in line for line in warnings(found)), change
+        named = len(result) > 1 and len({g.label for g in result}) > 1
+        assert named or any("run2 is not in the mean" in line for line in warnings(result)), change
     else:
-        assert ... in change.values() and any(
-            "run2" in line and "did not record" in line for line in warnings(found)
-        ), change
+        assert ... in change.values()
+        assert any("run2" in line and "did not record" in line for line in warnings(result)), change
 
 
 def test_equal_runs_are_one_mean_in_any_order():
     for order in itertools.permutations(range(3)):
         (one,) = grouped([made(i) for i in order])
-        assert len(one.kept("bits_per_byte")) == 3 and warnings([one]) == []
+        assert len(one.kept("bits_per_byte")) == 3
+        assert warnings([one]) == []
 
 
 def test_a_seed_that_is_not_finite_makes_the_mean_not_finite_in_words():
     (one,) = grouped([made(0), made(1), made(2, value=None, finite=False)])
     mean, half = one.score("bits_per_byte")
-    assert (
-        math.isnan(mean)
-        and math.isnan(half)
-        and any("not finite (run2)" in line for line in warnings([one]))
-    )
+    assert math.isnan(mean)
+    assert math.isnan(half)
+    assert any("not finite (run2)" in line for line in warnings([one]))
 
 
 def test_a_score_that_one_seed_lacks_is_named():
@@ -223,9 +217,8 @@ def test_a_score_that_one_seed_lacks_is_named():
     assert "masked: run1 is not in the mean of ece, missing" in warnings(grouped(records))
     assert table.rows(grouped(records))[0].seeds == 2
     records[0].evals.append(score("gzip_bits_per_byte", 2.0, eval="compression", settings={}))
-    assert len(warnings(grouped([made(0), made(1)]))) == 0 and not any(
-        "gzip" in line for line in warnings(grouped(records))
-    )
+    assert len(warnings(grouped([made(0), made(1)]))) == 0
+    assert not any("gzip" in line for line in warnings(grouped(records)))
     records[1].evals.clear()
     records = [Record(**vars(r) | dict(evals=r.evals)) for r in (made(0), made(1))]
     records[1].evals.clear()
@@ -235,19 +228,20 @@ def test_a_score_that_one_seed_lacks_is_named():
     assert table.rows(grouped(records))[0].seeds == 1, "of the two runs, one is in the mean"
 
 
-def test_a_text_that_is_not_known_is_not_said_to_be_another_one_and_runs_of_one_model_are_named_apart():
+def test_an_unknown_text_is_no_other_one_and_runs_of_one_model_are_named():
     old = made(1, text=..., differs=...)
     assert not any("different text" in line for line in warnings(grouped([made(0), old])))
-    found = warnings(grouped([made(0), made(1), made(2, text=dict(TEXT, sha256="f" * 64))]))
-    assert any("a1b2c3d4: run0, run1 | " in line and "ffffffff: run2)" in line for line in found)
+    result = warnings(grouped([made(0), made(1), made(2, text=dict(TEXT, sha256="f" * 64))]))
+    assert any("a1b2c3d4: run0, run1 | " in line and "ffffffff: run2)" in line for line in result)
 
 
 def test_other_scores_say_the_step_that_they_are_of():
     records = [made(0), made(1)]
     for record_, step in zip(records, (40, 20), strict=True):
         record_.evals.append(score("bits_per_byte", 1.0, step=step, differs=dict(seed=9)))
-    told = table.others_as_text(table.others(grouped(records)))
-    assert "masked, seed=9: bits" in told and "masked, seed=9, at step 20: bits" in told
+    described = table.others_as_text(table.others(grouped(records)))
+    assert "masked, seed=9: bits" in described
+    assert "masked, seed=9, at step 20: bits" in described
     same = [made(0), made(1)]
     for record_ in same:
         record_.evals.append(score("bits_per_byte", 1.0, differs=dict(seed=9), seed=9, se=0.01))

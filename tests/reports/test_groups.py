@@ -20,16 +20,13 @@ def test_seeds_of_one_config_are_one_model_with_students_interval(tmp_path):
     one, other = made(
         tmp_path, dict(seed=0), dict(seed=1), dict(seed=2), dict(seed=0, nn=dict(width=8))
     )
-    assert [r.workdir.name for r in one.records] == ["run0", "run1", "run2"] and len(
-        other.records
-    ) == 1
+    assert [r.workdir.name for r in one.records] == ["run0", "run1", "run2"]
+    assert len(other.records) == 1
     mean, half = one.score("bits_per_byte")
     low, high = stats.t.interval(0.95, 2, loc=3.0, scale=1.0 / 3**0.5)
     assert (mean, half) == (3.0, pytest.approx((high - low) / 2, rel=1e-3))
-    assert (
-        other.score("bits_per_byte") == (5.0, pytest.approx(0.196))
-        and other.score("nothing") is None
-    )
+    assert other.score("bits_per_byte") == (5.0, pytest.approx(0.196))
+    assert other.score("nothing") is None
 
 
 def test_the_quantiles_are_students():
@@ -51,7 +48,7 @@ def test_names_are_as_short_as_tells_the_models_apart(tmp_path):
     linear, cosine = (
         dict(name="objectives.masked", process=dict(schedule=s)) for s in ("linear", "cosine")
     )
-    found = made(
+    models = made(
         tmp_path,
         dict(objective="ar", sampler=dict(steps=1)),
         *(
@@ -59,7 +56,7 @@ def test_names_are_as_short_as_tells_the_models_apart(tmp_path):
             for w in (8, 16)
         ),
     )
-    assert [g.label for g in found] == ["ar", "masked, width=8", "masked, width=16"]
+    assert [g.label for g in models] == ["ar", "masked, width=8", "masked, width=16"]
     configs = [
         dict(objective=o, nn=dict(width=w, wide=w > 8), seed=s)
         for o in (linear, cosine)
@@ -81,14 +78,15 @@ def test_names_are_as_short_as_tells_the_models_apart(tmp_path):
 
 
 def test_runs_that_are_short_of_their_steps_are_a_model_of_their_own_and_marked(tmp_path):
-    found = made(tmp_path, dict(seed=0), dict(seed=1), dict(seed=2, steps=40))
-    half = found[0].records[1]
+    models = made(tmp_path, dict(seed=0), dict(seed=1), dict(seed=2, steps=40))
+    half = models[0].records[1]
     (half.workdir / "metrics.jsonl").write_text('{"step": 20, "loss": 1.0}\n')
     (half.workdir / "evals.jsonl").write_text(
         (half.workdir / "evals.jsonl").read_text().replace('"step": 40', '"step": 20')
     )
     whole, short = groups.grouped(record.read([tmp_path]))
-    assert [len(g.records) for g in (whole, short)] == [2, 1] and (whole.label, short.label) == (
+    assert [len(g.records) for g in (whole, short)] == [2, 1]
+    assert (whole.label, short.label) == (
         "masked",
         "masked, 20 of 40 updates",
     )
@@ -110,17 +108,16 @@ VERSIONS = {
 
 @pytest.mark.parametrize("commit", VERSIONS)
 def test_code_with_changes_is_told_from_its_commit_wherever_it_is_named(commit, tmp_path):
-    found = made(tmp_path, dict(seed=0), dict(seed=1))
-    (found[0].records[1].workdir / "commit.txt").write_text(f"{commit}\n")
-    found = groups.grouped(record.read([tmp_path]))
-    assert [g.label for g in found] == [
+    models = made(tmp_path, dict(seed=0), dict(seed=1))
+    (models[0].records[1].workdir / "commit.txt").write_text(f"{commit}\n")
+    models = groups.grouped(record.read([tmp_path]))
+    assert [g.label for g in models] == [
         "masked (commit abc123)",
         f"masked (commit {VERSIONS[commit]})",
     ]
-    (line,) = [line for line in fairness.warnings(found) if "versions of the code" in line]
-    assert line.endswith(f"({', '.join(sorted(['abc123', found[1].records[0].code(12)]))})") and (
-        "+changes" in line
-    ) == ("+" in commit)
+    (line,) = [line for line in fairness.warnings(models) if "versions of the code" in line]
+    assert line.endswith(f"({', '.join(sorted(['abc123', models[1].records[0].code(12)]))})")
+    assert ("+changes" in line) == ("+" in commit)
 
 
 def test_runs_of_one_config_and_one_seed_stay_apart(tmp_path):

@@ -1,4 +1,4 @@
-"""The replay page: it says what the trace says, is one file without network, and no text can break out of it."""
+"""The replay page: it has the trace's data, needs no network, and no text can break out of it."""
 
 import json
 import re
@@ -111,9 +111,8 @@ def test_every_control_has_a_name():
         for tag, a in elements
         if tag in ("button", "select") or (tag == "input" and a["type"] == "range")
     ]
-    assert len(controls) == 8 and all(
-        "aria-label" in a or a["id"] in labelled or a["id"] == "play" for a in controls
-    )
+    assert len(controls) == 8
+    assert all("aria-label" in a or a["id"] in labelled or a["id"] == "play" for a in controls)
 
 
 def test_only_changes_are_stored():

@@ -1,4 +1,4 @@
-"""The table: the last score of a name, its claim and interval, the median speed; and a line for each unfair comparison."""
+"""The table: the last score of a name, its claim and interval, the median speed."""
 
 import csv
 import json
@@ -35,11 +35,9 @@ def test_accuracies_have_columns_of_their_own(runs):
         )
     head, _, masked, ar, _ = table.as_text(table.rows(groups(runs))).splitlines()
     at = head.index("brackets accuracy")
-    assert (
-        masked[at : at + 13] == "0.250 ± 0.196"
-        and ar[at : at + 13] == " " * 13
-        and head.index("seeds") > at
-    )
+    assert masked[at : at + 13] == "0.250 ± 0.196"
+    assert ar[at : at + 13] == " " * 13
+    assert head.index("seeds") > at
 
 
 def test_csv_has_a_line_for_each_run_with_every_score_its_error_and_origin(runs):
@@ -76,7 +74,9 @@ def test_only_the_newest_samples_are_shown(runs):
         ("sample", 3),
         ("infill", 0),
     ]
-    assert len(ar.shown()) == 3 and ar.one_sided and not masked.one_sided
+    assert len(ar.shown()) == 3
+    assert ar.one_sided
+    assert not masked.one_sided
 
 
 def test_a_folder_of_runs_is_read_in_the_order_of_its_numbers_and_what_has_not_begun_is_left_out(
@@ -125,7 +125,10 @@ def test_a_directory_without_a_run_is_told(tmp_path):
 
 
 def test_what_was_asked_otherwise_stands_in_lines_of_its_own_and_changes_no_other(runs):
-    """Another text, other settings, another sampler and another seed; also the first two of them by a version that did not say so."""
+    """Another text, other settings, another sampler and another seed.
+
+    An earlier version did not record the first two.
+    """
     config = json.loads((runs[0] / "config.json").read_text()) | dict(
         evals=dict(bound=dict(name="evals.bound", samples=4, windows=0))
     )
@@ -139,13 +142,13 @@ def test_what_was_asked_otherwise_stands_in_lines_of_its_own_and_changes_no_othe
         )
         for letter in "ab"
     ]
-    asked = [
+    calls = [
         *there,
         dict(differs={"evals.bound.windows": 2}),
         dict(differs={"sampler.steps": 4}),
         dict(differs=dict(seed=1), seed=1),
     ]
-    rows = [score("bits_per_byte", 1.0, se=0.01, **changes) for changes in asked]
+    rows = [score("bits_per_byte", 1.0, se=0.01, **changes) for changes in calls]
     old = [
         score("bits_per_byte", 1.0, se=0.01, **changes)
         for changes in (dict(data="y.txt"), dict(settings=dict(samples=4, windows=2)))
@@ -155,7 +158,7 @@ def test_what_was_asked_otherwise_stands_in_lines_of_its_own_and_changes_no_othe
     with (runs[0] / "evals.jsonl").open("a") as file:
         file.write(lines([*rows, *old, score("bits_per_byte", 2.0, step=20, differs=dict(seed=1))]))
     assert (table.as_text(table.rows(groups(runs))), table.as_csv(groups(runs))) == before
-    told = table.others_as_text(table.others(groups(runs)))
+    described = table.others_as_text(table.others(groups(runs)))
     for words in (
         "masked, data=x.txt (162 bytes, aaaaaaaa): bits_per_byte 1.000 ± 0.020",
         "masked, data=x.txt (162 bytes, bbbbbbbb): bits_per_byte 1.000 ± 0.020",
@@ -164,5 +167,6 @@ def test_what_was_asked_otherwise_stands_in_lines_of_its_own_and_changes_no_othe
         "masked, seed=1: bits_per_byte 1.000 ± 0.020",
         "masked, data=y.txt: bits_per_byte 1.000 ± 0.020",
     ):
-        assert f"  {words}\n" in told
-    assert len(table.others(groups(runs))) == 6 and table.others_as_text([]) == ""
+        assert f"  {words}\n" in described
+    assert len(table.others(groups(runs))) == 6
+    assert table.others_as_text([]) == ""

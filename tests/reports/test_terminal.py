@@ -1,4 +1,4 @@
-"""The terminal replay: frames without a terminal, styles with one, and the cursor always given back."""
+"""The terminal replay: frames without a terminal, styles with one, a cursor at the end."""
 
 import io
 import re
@@ -34,21 +34,18 @@ def test_without_a_terminal_a_few_plain_frames():
         "a░c\n",
         "ab\nc\n",
     ]
-    assert (
-        "\x1b" not in stream.getvalue()
-        and "step 2 of 3, time 0.300, 1 blanks left" in stream.getvalue()
-    )
+    assert "\x1b" not in stream.getvalue()
+    assert "step 2 of 3, time 0.300, 1 blanks left" in stream.getvalue()
 
 
 def test_a_terminal_gets_every_step_in_colour():
     stream = Terminal()
     terminal.animate(TRACE, stream, delay=0)
     first, *steps = stream.getvalue().split("\x1b[H")[1:]
-    assert len(steps) == 3 and re.sub(r"\x1b\[[\d;?]*\w", "", steps[-1]).startswith(
-        "s: step 3 of 3"
-    )
+    assert len(steps) == 3
+    assert re.sub(r"\x1b\[[\d;?]*\w", "", steps[-1]).startswith("s: step 3 of 3")
     assert "\x1b[4ma" in first  # given: underlined
-    new, kept = (re.search(r"\x1b\[([\d;]+)mc", step)[1] for step in steps[1:])
-    assert new == kept + ";7"  # committed at step 2: reversed there, the same colour later
+    new, older = (re.search(r"\x1b\[([\d;]+)mc", step)[1] for step in steps[1:])
+    assert new == older + ";7"  # committed at step 2: reversed there, the same colour later
     assert "\x1b[31m░" in steps[1]  # taken back
     assert stream.getvalue().endswith("\x1b[?25h\n")

@@ -1,4 +1,4 @@
-"""Sweeps in plain Python: points combine, their names tell them apart, and a mistake is told before anything runs."""
+"""Sweeps in plain Python: points combine, names differ, mistakes are found before a run."""
 
 import itertools
 from pathlib import Path
@@ -32,9 +32,8 @@ def test_points_combine():
         {"nn.width": 16, "optim.lr": 0.2},
     ]
     assert names(chain(a, point("a/b c", {}))) == ["width=8", "width=16", "a_b_c"]
-    assert [p.overrides["seed"] for p in repeat(a, 2)] == [0, 1, 0, 1] and names(repeat(a, 2))[
-        1
-    ] == "width=8-seed=1"
+    assert [p.overrides["seed"] for p in repeat(a, 2)] == [0, 1, 0, 1]
+    assert names(repeat(a, 2))[1] == "width=8-seed=1"
     with pytest.raises(UserError, match="zip of lists of 2, 1 points"):
         grid.zip(a, over("seed", 0))
     with pytest.raises(UserError, match="nn.width is overridden twice, in width=8 and in width=8"):
@@ -43,7 +42,9 @@ def test_points_combine():
 
 def written(path, config, body):
     path.write_text(
-        f"from dlm.sweeps.grid import *\ndef get_config(arg=None):\n    return {config!r}\ndef sweep():\n    return {body}\n"
+        "from dlm.sweeps.grid import *\n"
+        f"def get_config(arg=None):\n    return {config!r}\n"
+        f"def sweep():\n    return {body}\n"
     )
     return str(path)
 
@@ -52,11 +53,15 @@ def test_a_run_is_what_its_flags_build(tmp_path):
     """Names, sections, tuples, None and numbers survive the command line that the sweep prints."""
     config = tiny.recipe("corpus.txt")
     body = """product(
-        chain(point('ar', {'objective': {'name': 'objectives.ar'}, 'sampler': {'steps': 1, 'block': 1}}),
+        chain(point('ar', {'objective': {'name': 'objectives.ar'},
+                           'sampler': {'steps': 1, 'block': 1}}),
               point('masked', {'objective': 'masked'})),
-        over('data.source.paths', ('a b.txt', "it's.txt")), over('data.source.held_out_paths', None, ['x']), over('optim.lr', 1e-3, 2))"""
+        over('data.source.paths', ('a b.txt', "it's.txt")),
+        over('data.source.held_out_paths', None, ['x']),
+        over('optim.lr', 1e-3, 2))"""
     sweep = grid.load(written(tmp_path / "r.py", config, body), [("config.steps", "9")])
-    assert len(sweep.runs) == 8 and {run.steps for run in sweep.runs.values()} == {9}
+    assert len(sweep.runs) == 8
+    assert {run.steps for run in sweep.runs.values()} == {9}
     for name, run in sweep.runs.items():
         target, *words = sweep.flags[name]
         again = load_recipe(target.removeprefix("--config="))
@@ -65,7 +70,8 @@ def test_a_run_is_what_its_flags_build(tmp_path):
             override(again, dotted, text)
         assert build_run(again) == run
     lr = {run.optim.lr for run in sweep.runs.values()}
-    assert lr == {1e-3, 2.0} and {type(r.objective).__name__ for r in sweep.runs.values()} == {
+    assert lr == {1e-3, 2.0}
+    assert {type(r.objective).__name__ for r in sweep.runs.values()} == {
         "AR",
         "Masked",
     }
@@ -107,7 +113,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(
-    "said, labels", [(said, one) for said, found in REFUSED.items() for one in found], ids=str
+    "said, labels", [(said, one) for said, bodies in REFUSED.items() for one in bodies], ids=str
 )
 def test_a_name_that_is_no_directory_of_its_own_is_refused(said, labels, tmp_path):
     body = (
@@ -131,17 +137,15 @@ def test_a_name_that_is_no_directory_of_its_own_is_refused(said, labels, tmp_pat
     )
 )
 def test_a_name_is_one_component_of_a_path(labels):
-    made = product(*(point(label, {f"f{i}": 1}) for i, label in enumerate(labels)))[0].name
+    joined = product(*(point(label, {f"f{i}": 1}) for i, label in enumerate(labels)))[0].name
     try:
-        grid._check_names("r.py", [made])
+        grid._check_names("r.py", [joined])
     except UserError:
         return
-    assert (
-        Path("sweep", made).parent == Path("sweep")
-        and not made.startswith(".")
-        and len(made.encode()) <= 120
-        and made.isprintable()
-    )
+    assert Path("sweep", joined).parent == Path("sweep")
+    assert not joined.startswith(".")
+    assert len(joined.encode()) <= 120
+    assert joined.isprintable()
 
 
 def test_points_may_be_yielded(tmp_path):

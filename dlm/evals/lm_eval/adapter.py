@@ -74,7 +74,7 @@ class ScoreInfo(NamedTuple):
 class Generation(NamedTuple):
     """A request to write text."""
 
-    index: int  # among the requests
+    request: int  # its number
     until: Sequence[str]
     prompt: Piece
     room: int  # tokens to write
@@ -167,9 +167,9 @@ class HarnessLM(LM):
             written = self.model.write(prompts, rooms, sampler)
             for member, ids in zip(members, written, strict=True):
                 text = self._text(ids, member.until)
-                texts[member.index] = text
+                texts[member.request] = text
                 # Equal requests share their facts: one broken answer marks all of them.
-                key = str(requests[member.index].args)
+                key = str(requests[member.request].args)
                 intact = self._bytes(ids).startswith(text.encode())
                 self._note(key, broken=self.score_info[key].broken or not intact)
         return texts
