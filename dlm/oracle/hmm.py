@@ -1,10 +1,12 @@
-"""A hidden Markov chain: long-range dependence whose posteriors are still exact, by forward–backward in log space.
+"""A hidden Markov chain: long-range dependence whose posteriors are still exact.
 
-    s_1 ─> s_2 ─> … ─> s_L        forward  f_i(s) = log p(s_i = s, what is told before i)
-     │      │           │         backward b_i(s) = log p(what is told after i | s_i = s)
-    x_1    x_2         x_L        p(x_i = v | what is told of the others) ∝ Σ_s exp(f_i + b_i)(s) · emit(s, v)
+    s_1 ─> s_2 ─> … ─> s_L        forward  f_i(s) = log p(s_i = s, evidence before i)
+     │      │           │         backward b_i(s) = log p(evidence after i | s_i = s)
+    x_1    x_2         x_L
 
-S hidden states, V tokens.
+    p(x_i = v | evidence on the others) ∝ Σ_s exp(f_i + b_i)(s) · emit(s, v)
+
+Forward–backward runs in log space. S hidden states, V tokens.
 """
 
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.nn import logsumexp
 
 from dlm.core import keys
@@ -19,14 +22,15 @@ from dlm.oracle.world import World
 
 
 def random_rows(rng: np.random.Generator, *shape: int, spread: float = 1.0) -> np.ndarray:
-    """Log-probabilities of random laws along the last axis."""
+    """Returns log-probabilities of random laws along the last axis."""
     logits = spread * rng.normal(size=shape)
-    return (logits - np.logaddexp.reduce(logits, -1, keepdims=True)).astype(np.float32)
+    total = np.logaddexp.reduce(logits, -1, keepdims=True)
+    return (logits - total).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Hmm(World):
-    """log start_S, log step_SS (from row to column), log emit_SV; rows are normalised laws, −inf allowed."""
+    """Log-probabilities of start, step (from row to column) and emission; −inf is allowed."""
 
     length: int
     start_S: np.ndarray
@@ -35,64 +39,106 @@ class Hmm(World):
 
     @classmethod
     def random(
-        cls, states: int, size: int, length: int, seed: int = 0, spread: float = 1.0
+        cls,
+        states: int,
+        size: int,
+        length: int,
+        seed: int = 0,
+        spread: float = 1.0,
     ) -> "Hmm":
+        """Draws random laws for everything.
+
+        Args:
+          states: number of hidden states.
+          size: number of tokens.
+          length: of a sequence.
+          seed: of the draw.
+          spread: standard deviation of the logits.
+        """
         rng = np.random.default_rng(seed)
-        shapes = (states,), (states, states), (states, size)
-        return cls(length, *(random_rows(rng, *shape, spread=spread) for shape in shapes))
+        # Drawn in this order, which the seed depends on.
+        start_S = random_rows(rng, states, spread=spread)
+        step_SS = random_rows(rng, states, states, spread=spread)
+        emit_SV = random_rows(rng, states, size, spread=spread)
+        return cls(length, start_S, step_SS, emit_SV)
 
     @property
-    def size(self) -> int:
+    def size(self) -> int:  # type: ignore[override]  # of a frozen dataclass nothing is written
+        """The number of tokens."""
         return self.emit_SV.shape[1]
 
-    def posterior(self, evidence_BLV):
+    def posterior(self, evidence_BLV: Array) -> Array:
+        """Returns log p(x_i = v | evidence on the other positions), unnormalised."""
         evidence_LBS = self._emitted(evidence_BLV)
 
         def backward(after_BS, evidence_BS):
-            before_BS = logsumexp(self.step_SS + (after_BS + evidence_BS)[:, None, :], -1)
+            following_BS = after_BS + evidence_BS
+            step_BSS = self.step_SS + following_BS[:, None, :]
+            # Over all states at i + 1.
+            before_BS = logsumexp(step_BSS, -1)
             return before_BS, after_BS
 
-        _, backward_LBS = jax.lax.scan(
-            backward, jnp.zeros_like(evidence_LBS[0]), evidence_LBS, reverse=True
-        )
+        last_BS = jnp.zeros_like(evidence_LBS[0])
+        _, backward_LBS = jax.lax.scan(backward, last_BS, evidence_LBS, reverse=True)
         log_LBS = self._forward(evidence_LBS) + backward_LBS
-        return logsumexp(log_LBS[..., None] + self.emit_SV, -2).swapaxes(0, 1)
+        # From states to tokens.
+        log_LBSV = log_LBS[..., None] + self.emit_SV
+        log_LBV = logsumexp(log_LBSV, -2)
+        return log_LBV.swapaxes(0, 1)
 
-    def log_prob(self, x_BL):
-        evidence_LBS = jnp.asarray(self.emit_SV).T[x_BL].swapaxes(0, 1)
-        return logsumexp(self._forward(evidence_LBS)[-1] + evidence_LBS[-1], -1)
+    def log_prob(self, x_BL: Array) -> Array:
+        """Returns log p(x), nats_B."""
+        emit_VS = jnp.asarray(self.emit_SV).T
+        evidence_LBS = emit_VS[x_BL].swapaxes(0, 1)
+        last_BS = self._forward(evidence_LBS)[-1]
+        return logsumexp(last_BS + evidence_LBS[-1], -1)
 
-    def sample(self, key, n):
+    def sample(self, key: Array, n: int) -> Array:
+        """Draws n sequences, x_BL."""
+        emit_SV = jnp.asarray(self.emit_SV)
+        step_SS = jnp.asarray(self.step_SS)
+        row_B = jnp.arange(n)
+
         def draw(state_B, i):
-            key_B = keys.per_sample(jax.random.fold_in(key, i), jnp.arange(n))
-            token_B = _choose(key_B, jnp.asarray(self.emit_SV)[state_B])
-            next_B = _choose(
-                jax.vmap(jax.random.fold_in, (0, None))(key_B, 1),
-                jnp.asarray(self.step_SS)[state_B],
-            )
+            position_key = jax.random.fold_in(key, i)
+            key_B = keys.per_sample(position_key, row_B)
+            step_key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, 1)
+            # The state emits a token and is followed by another state.
+            token_B = _choose(key_B, emit_SV[state_B])
+            next_B = _choose(step_key_B, step_SS[state_B])
             return next_B, token_B
 
-        key_B = keys.per_sample(jax.random.fold_in(key, self.length), jnp.arange(n))
-        start_S = jax.lax.optimization_barrier(
-            jnp.asarray(self.start_S)
-        )  # else XLA folds n copies of it, for minutes
-        first_B = _choose(key_B, jnp.broadcast_to(start_S, (n, len(start_S))))
-        return jax.lax.scan(draw, first_B, jnp.arange(self.length))[1].T
+        start_key = jax.random.fold_in(key, self.length)
+        key_B = keys.per_sample(start_key, row_B)
+        # Without the barrier XLA folds n copies of the law, for minutes.
+        start_S = jax.lax.optimization_barrier(jnp.asarray(self.start_S))
+        start_BS = jnp.broadcast_to(start_S, (n, len(start_S)))
+        first_B = _choose(key_B, start_BS)
+        _, x_LB = jax.lax.scan(draw, first_B, jnp.arange(self.length))
+        return x_LB.T
 
-    def _emitted(self, evidence_BLV):
-        """log p(what is told of x_i | s_i), position first, for the scans."""
-        return logsumexp(self.emit_SV + evidence_BLV[..., None, :], -1).swapaxes(0, 1)
+    def _emitted(self, evidence_BLV: Array) -> Array:
+        """Returns log p(evidence on x_i | s_i), position first, for the scans."""
+        log_BLSV = self.emit_SV + evidence_BLV[..., None, :]
+        log_BLS = logsumexp(log_BLSV, -1)
+        return log_BLS.swapaxes(0, 1)
 
-    def _forward(self, evidence_LBS):
-        """log p(s_i, what is told before i), position first."""
+    def _forward(self, evidence_LBS: Array) -> Array:
+        """Returns log p(s_i, evidence before i), position first."""
 
         def forward(before_BS, evidence_BS):
             here_BS = before_BS + evidence_BS
-            return logsumexp(here_BS[:, :, None] + self.step_SS, 1), before_BS
+            # Over all states at i.
+            step_BSS = here_BS[:, :, None] + self.step_SS
+            next_BS = logsumexp(step_BSS, 1)
+            return next_BS, before_BS
 
         start_BS = jnp.broadcast_to(self.start_S, evidence_LBS.shape[1:])
-        return jax.lax.scan(forward, start_BS, evidence_LBS)[1]
+        _, forward_LBS = jax.lax.scan(forward, start_BS, evidence_LBS)
+        return forward_LBS
 
 
-def _choose(key_B, logits_BV):
-    return keys.categorical(key_B, logits_BV[:, None])[:, 0]
+def _choose(key_B: Array, logits_BV: Array) -> Array:
+    """Draws one index for each row."""
+    index_B1 = keys.categorical(key_B, logits_BV[:, None])
+    return index_B1[:, 0]
