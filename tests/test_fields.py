@@ -507,7 +507,7 @@ def test_what_changes_the_execution_alone_does_change_it(corpus):
         made = build_member("masked", "objectives", tiny.VOCAB)
 
         def loss(p, b):
-            return made.loss(tiny.net(config, p), b, jax.random.key(0)).nats_sum
+            return made.loss(tiny.models(config, p), b, jax.random.key(0)).nats_sum
 
         return str(
             jax.make_jaxpr(jax.grad(loss))(tiny.shapes(config), tiny.batch(tiny.tokens(2, 6)))

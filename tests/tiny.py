@@ -17,7 +17,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from dlm.core import axes
-from dlm.core.contracts import Batch, Canvas, Layout
+from dlm.core.contracts import Batch, Canvas, Layout, Models
 from dlm.core.vocab import Vocab
 from dlm.nn import transformer
 from dlm.nn.attend.dense import DenseAttention
@@ -71,6 +71,11 @@ def net(config, params=None):
     if params is None:
         params = random_params(config)
     return transformer.net_of(transformer.Transformer(config), params)
+
+
+def models(config, params=None, **more) -> Models:
+    """The network as an objective receives it."""
+    return Models(net(config, params), **more)
 
 
 def canvas(z_BL, t=0.5, visibility=None, cache=None, **arrays) -> Canvas:

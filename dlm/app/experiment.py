@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import axes, keys
-from dlm.core.contracts import Batch, Cache, Canvas, Net, Output, State
+from dlm.core.contracts import Batch, Cache, Canvas, Loss, Models, Net, Output, Process, State
 from dlm.core.errors import UserError
 from dlm.core.run import Run
 from dlm.core.vocab import Vocab
@@ -59,9 +59,9 @@ class Experiment:
 
     def _fresh(self) -> State:
         params = transformer.initialise(self.model, keys.key(self.root, "init"))
-        if hasattr(self.objective, "init"):
-            params["objective"] = self.objective.init(keys.key(self.root, "objective"))
-        return create_state(params, self.run.optim, self.optimizer, self.objective.memory())
+        if own := self.objective.init(keys.key(self.root, "objective")):
+            params["objective"] = own
+        return create_state(params, self.run.optim, self.optimizer, self.objective.statistics())
 
     def _shardings(self, abstract):
         return mesh.state_shardings(self.mesh, abstract)
@@ -108,20 +108,23 @@ class Experiment:
             out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None),
         )
 
-    def loss(self, params, batch: Batch, key):
-        """The objective's Loss of these parameters; with experts, what was routed where is among its sums."""
-        routing_sums, student = [], self.net(params)
+    def models(self, params, statistics=None, progress: jax.Array | float = 1.0) -> Models:
+        """Returns what an objective may call or read beside the batch, with these parameters."""
+        return Models(self.net(params), params.get("objective", {}), statistics, progress)
 
-        def net(canvas: Canvas) -> Output:
-            output = student(canvas)
-            routing_sums.extend([output.routing] if output.routing else [])
-            return output
+    def loss(
+        self, params, batch: Batch, key, statistics=None, progress: jax.Array | float = 1.0
+    ) -> Loss:
+        """Returns the objective's loss.
 
-        loss = self.held(params).loss(net, batch, key)
-        if routing_sums:
-            routed = jax.tree.map(lambda *parts: sum(parts), *routing_sums)
-            loss = replace(loss, metrics=loss.metrics | dict(routed=routed))
-        return loss
+        Args:
+          params: parameters of the network, and the objective's own.
+          batch: packed sequences.
+          key: the noise key of the step.
+          statistics: what the objective carries from update to update.
+          progress: fraction of the updates done.
+        """
+        return self.objective.loss(self.models(params, statistics, progress), batch, key)
 
     def _route(self, params, routed):
         """The parameters with their routers' biases moved, and figures for the logs."""
@@ -132,10 +135,10 @@ class Experiment:
             params = router_metrics.updated_biases(params, routed, e.router.bias)
         return params, metrics
 
-    def held(self, params, objective=None):
-        """The objective (or another one of the run), with what it has learned itself."""
-        objective = objective or self.objective
-        return objective.holding(params["objective"]) if hasattr(objective, "init") else objective
+    def process_of(self, params) -> Process:
+        """Returns the process with the objective's own parameters; masks where there is none."""
+        own = params.get("objective", {})
+        return self.objective.process_of(own) or MaskNoise(vocab=self.run.nn.vocab)
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Batches of updates `step` + 1, `step` + 2, …, on the devices."""
@@ -180,9 +183,7 @@ class Experiment:
         """The jitted `bound(params, batch, key) → Bound`."""
 
         def estimate(params, batch, key):
-            return self.held(params, self.reported(pattern)).bound(
-                self.net(params), batch, key, samples
-            )
+            return self.reported(pattern).bound(self.models(params), batch, key, samples)
 
         return jax.jit(estimate)
 
@@ -202,14 +203,13 @@ class Experiment:
     def generator(self, params, sampler, *, seed: int = 0, trace: bool = False) -> Generator:
         """Requests to replies with these parameters; one sampler compiles once, whatever the parameters and the seed."""
         if (sampler, trace) not in self._generators:
-            masks = MaskNoise(vocab=self.run.nn.vocab)
             given = (
                 self.net,
                 self.empty_cache,
                 params,
                 self.tokenizer,
                 sampler,
-                lambda p: self.held(p).process or masks,
+                self.process_of,
                 self.objective.visibility,
             )
             lies = mesh.replicated(self.mesh) if self.mesh.size > 1 else None
@@ -237,11 +237,9 @@ class VocabOnlyTokenizer:
 
 def check_sampler(run: Run) -> None:
     """Refuses, before it is trained, a sampler that cannot draw from it: an override of the objective leaves the recipe's sampler."""
-    own = (
-        None if hasattr(run.objective, "init") else run.objective.process
-    )  # what is learned is masks' as well
+    process = run.objective.process or MaskNoise(vocab=run.nn.vocab)
     try:
-        resolve(run.sampler, own or MaskNoise(vocab=run.nn.vocab), run.objective.visibility)
+        resolve(run.sampler, process, run.objective.visibility)
     except UserError as error:
         raise UserError(
             f"config.{error}" if str(error).startswith("sampler.") else f"config.sampler: {error}"

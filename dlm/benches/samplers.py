@@ -320,7 +320,7 @@ class Trained:
         self.subject = RunContext(experiment, state.averaged, experiment.run.data.source, seed)
         self.judge = gen_ppl.trusted(self.subject, judge, "--judge")
         self.samples = samples
-        self.process = experiment.held(state.averaged).process
+        self.process = experiment.process_of(state.averaged)
 
     def row(self, sampler, steps: int) -> dict:
         """Scores of the samples, and what they cost; timed are calls after the first, which compiles."""

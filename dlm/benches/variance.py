@@ -114,13 +114,13 @@ def _scatter(experiment, params, batch, objective, draws: int) -> dict:
 
     from dlm.core import keys
 
-    net = experiment.net(params)
+    statistics = None
     key_S = jax.random.split(keys.key(experiment.root, "noise"), draws)
     if objective.times == "importance":
-        batch = _measured(objective, net, batch, key_S)
+        statistics = _measured(objective, experiment.models(params), batch, key_S)
 
     def nats(params, key):
-        loss = objective.loss(experiment.net(params), batch, key)
+        loss = objective.loss(experiment.models(params, statistics), batch, key)
         return loss.nats_sum / loss.weight_sum
 
     def draw(total, key):
@@ -143,17 +143,16 @@ def _scatter(experiment, params, batch, objective, draws: int) -> dict:
     )
 
 
-def _measured(objective, net, batch, key_S):
-    """The batch with the mean square of its costs at each time, as training comes to know them."""
+def _measured(objective, models, batch, key_S):
+    """Returns the mean squares of the costs at each time, as training measures them."""
     import jax
 
     from dlm.noise import time_sampling
 
     def cost(key):
-        return objective.loss(net, batch, key).seen
+        return objective.loss(models, batch, key).statistics
 
     sums = jax.jit(lambda key_S: jax.lax.map(cost, key_S).sum(0))(
         jax.vmap(lambda k: jax.random.fold_in(k, 1))(key_S)
     )
-    memory = time_sampling.updated_costs(objective.memory(), sums)
-    return replace(batch, cost_BT=memory[None] + 0 * batch.weights_BL[:, :1])
+    return time_sampling.updated_costs(objective.statistics(), sums)

@@ -10,7 +10,7 @@ Every held-out token that the objective has the model predict counts once: the m
 draw of time and noise, or all of them for an autoregressive model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -65,12 +65,13 @@ class Calibration(Base):
             calls.append((canvas.z_BL, output.prediction))
             return output
 
-        experiment.held(params).loss(net, batch, key)
+        models = replace(experiment.models(params), student=net)
+        experiment.objective.loss(models, batch, key)
         z_BL, prediction = calls[0]
         counted_BL = batch.weights_BL > 0
         process = experiment.objective.process
-        if process is not None and process.final:
-            counted_BL &= z_BL == experiment.run.nn.vocab.mask
+        if process is not None:
+            counted_BL &= process.undecided(z_BL, batch.layout)
 
         confidence_BL = prediction.confidence("top")
         right_BL = prediction.argmax() == batch.tokens_BL

@@ -134,7 +134,7 @@ class Replay:
 
     def __call__(self, experiment, params, batch, key):
         net = experiment.net(params)
-        process = experiment.held(params).process
+        process = experiment.process_of(params)
         visibility = experiment.objective.visibility
         return replayed(net, self.sampler, process, visibility, batch, key)
 

@@ -75,7 +75,7 @@ class Routing(Base):
     def count(self, experiment, params, batch, key):
         """Returns the routing sums of the loss of a batch."""
         loss = experiment.loss(params, batch, key)
-        return loss.metrics["routed"]
+        return loss.routing
 
 
 def _standard_error(values: list[float]) -> float:

@@ -39,7 +39,7 @@ class MaskedTokens(Base):
             )
 
     def run(self, context: EvalContext, step: int) -> Scores:
-        if not hasattr(context.objective, "read"):
+        if not context.objective.fills_masks:
             raise UserError(
                 "evals.tokens asks for masked tokens, and this run's objective predicts none: "
                 "it needs objectives.masked or its kin"
@@ -72,10 +72,10 @@ class MaskedTokens(Base):
         rate_11 = jnp.full((1, 1), self.rate)
         z_BL = noise.corrupt(key_B, batch.tokens_BL, rate_11, batch.noisable_BL)
 
-        net = experiment.net(params)
+        models = experiment.models(params)
         t_BL = jnp.full(z_BL.shape, self.rate)
-        output = objective.read(net, batch, z_BL, t_BL)
-        masked_BL = z_BL == objective.vocab.mask
+        output = objective.read(models, batch, z_BL, t_BL)
+        masked_BL = noise.undecided(z_BL, batch.layout)
         masked_BL &= batch.weights_BL > 0
         right_BL = output.prediction.argmax() == batch.tokens_BL
         marked_BL = jnp.zeros(z_BL.shape, bool)

@@ -12,9 +12,10 @@ the probability of destruction, α = 1 − t, with
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
+from dlm.noise import divergence
 from dlm.noise.base import MixtureProcess
 
 
@@ -33,25 +34,43 @@ class HybridNoise(MixtureProcess):
         """The constant B of the paper."""
         return 2 * self.uniform / (1 - self.uniform)
 
-    def alpha(self, t: jax.Array) -> jax.Array:
+    def alpha(self, t: Array) -> Array:
         """Returns the probability that a token survives to time t."""
         return 1 - t
 
-    def noise_probs(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def noise_probs(self, t: Array) -> tuple[Array, Array]:
         """Returns (m, u): the probability of a mask, and of uniform noise."""
         tau, c = self._paper_clock(t)
         return tau / (1 + c), c / (1 + c)
 
-    def noise_rates(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def noise_rates(self, t: Array) -> tuple[Array, Array]:
         """Returns −α' = 1, shared as 2τ : c between masks and uniform noise."""
         tau, c = self._paper_clock(t)
-        masks = 2 * tau / jnp.maximum(2 * tau + c, 1e-30)
+        # At t = 0 both rates vanish.
+        both = jnp.maximum(2 * tau + c, 1e-30)
+        masks = 2 * tau / both
         return masks, 1 - masks
 
-    def _paper_clock(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def dynamic_weight(self, x_BL: Array, z_BL: Array, t_BL: Array) -> Array:
+        """Returns α × the weights of section 4.2: 2 on masks, 1 on noise, less on kept tokens.
+
+        A kept token weighs B/n √((1 − α)/α), at most 1.
+        """
+        alpha_BL = jnp.maximum(self.alpha(t_BL), divergence.TINY)
+        odds_BL = (1 - alpha_BL) / alpha_BL
+        rare_BL = self.ratio / len(self.ids) * jnp.sqrt(odds_BL)
+        rare_BL = jnp.minimum(rare_BL, 1)
+        weight_BL = jnp.where(z_BL == x_BL, rare_BL, 1.0)
+        weight_BL = jnp.where(z_BL == self.vocab.mask, 2.0, weight_BL)
+        return alpha_BL * weight_BL
+
+    def _paper_clock(self, t: Array) -> tuple[Array, Array]:
         """Returns (τ, c): the paper's time at our time t, and its c."""
         k = (self.ratio * (1 - t)) ** 2
         # The quadratic's small root, in the form without cancellation.
-        root = jnp.sqrt(k * (k + 4 * t * (1 - t)))
-        tau = 2 * t**2 / jnp.maximum(2 * t + k + root, 1e-30)
-        return tau, self.ratio * jnp.sqrt(tau * jnp.maximum(1 - tau, 0))
+        square = k * (k + 4 * t * (1 - t))
+        divisor = 2 * t + k + jnp.sqrt(square)
+        tau = 2 * t**2 / jnp.maximum(divisor, 1e-30)
+        # Rounding may bring τ above 1.
+        left = jnp.maximum(1 - tau, 0)
+        return tau, self.ratio * jnp.sqrt(tau * left)

@@ -1,73 +1,135 @@
-"""How the times of a batch are drawn: uniform on [0, 1), or divided by their density, so that no kind changes a loss's mean.
+"""How the times of a batch are drawn; no kind changes the mean of a loss.
 
-    iid           u_b                                          independent
-    stratified    (π(b) + u_b)/B                               one in each B-th of [0, 1), in a random order over the global batch
-    antithetic    u, 1 − u, u', 1 − u', …                      neighbours b = 2j, 2j + 1 mirror each other
-    importance    F⁻¹(stratified)                              density p ∝ √E[cost² | t], from a running mean over buckets of t; the cost is
-                                                               divided by it (arXiv:2102.09672, section 3.3)
+    iid           u_b                       independent
+    stratified    (π(b) + u_b)/B            one in each B-th of [0, 1), in a random order
+    antithetic    u, 1 − u, u', 1 − u', …   neighbours b = 2j, 2j + 1 mirror each other
+    importance    F⁻¹(stratified)           density p ∝ √E[cost² | t]; the cost is divided by it
 
-A sample may consist of parts (blocks) with times of their own; stratified ones are turned from part to part by the golden ratio, so that
-they are spread within a sample as well. A sample's number and the step decide its times, whatever batch, host or microbatch it is in.
+Strata are over the global batch. The costs of `importance` are running means over buckets of t
+(arXiv:2102.09672, section 3.3).
+
+A sample may consist of parts (blocks) with times of their own. Stratified ones are shifted from
+part to part by the golden ratio, so that they are spread within a sample as well. A sample's
+number and the step determine its times, whatever batch, host or microbatch it is in.
+
+Shapes: B samples, P parts of each, T buckets of time.
 """
 
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from dlm.core import keys
+from dlm.core.contracts import Batch
 
 Kind = Literal["stratified", "iid", "antithetic", "importance"]
 BUCKETS = 32
-_PLAIN, _KEPT = (
-    0.1,
-    0.95,
-)  # share of uniform times among those of importance; how much of a running mean an update leaves
+_UNIFORM_SHARE = 0.1  # of the times of `importance`
+_DECAY = 0.95  # of the running means, per update
 _GOLDEN = 0.6180339887
 
 
-def draw(kind: str, index_B: jax.Array, total: int, key: jax.Array, parts: int = 1) -> jax.Array:
-    """u_BP of the samples with these global numbers, of a global batch of `total`, one for each of their `parts`; `key` is the step's."""
-    own_B = index_B // 2 if kind == "antithetic" else index_B
-    u_BP = keys.uniform_BL(keys.per_sample(keys.key(key, "time"), own_B), parts)
+def draw(
+    kind: str,
+    batch: Batch,
+    key: Array,
+    statistics: Array | None = None,
+    part_BL: Array | None = None,
+) -> tuple[Array, Array]:
+    """Returns (u_BL, density_BL): times in [0, 1), and the density with which they are drawn.
+
+    Args:
+      kind: one of `Kind`.
+      batch: gives the global sample numbers.
+      key: the step's key.
+      statistics: running mean squares of the costs, [T]; for `importance`.
+      part_BL: number of the part that each position belongs to; None: one time for the row.
+    """
+    index_B = batch.index_B
+    B, L = batch.tokens_BL.shape
+    number_B = index_B
+    # Of an antithetic pair both neighbours use the same number.
     if kind == "antithetic":
-        return jnp.where(index_B[:, None] % 2 == 0, u_BP, 1 - u_BP)
-    if kind == "iid":
-        return u_BP
-    stratum_B1 = jax.random.permutation(keys.key(key, "strata"), total)[index_B % total][:, None]
-    return ((stratum_B1 + u_BP) / total + jnp.arange(parts) * _GOLDEN) % 1
+        number_B = index_B // 2
+    key_B = keys.per_sample(keys.key(key, "time"), number_B)
+    parts = 1 if part_BL is None else L
+    u_BP = keys.uniform_BL(key_B, parts)
+    if kind == "antithetic":
+        even_B1 = index_B[:, None] % 2 == 0
+        u_BP = jnp.where(even_B1, u_BP, 1 - u_BP)
+    # Each sample has a stratum of its own, in an order that changes with the step.
+    if kind in ("stratified", "importance"):
+        order_key = keys.key(key, "strata")
+        order_B = jax.random.permutation(order_key, batch.total)
+        place_B = index_B % batch.total
+        stratum_B1 = order_B[place_B][:, None]
+        shift_P = jnp.arange(parts) * _GOLDEN
+        spread_BP = (stratum_B1 + u_BP) / batch.total
+        u_BP = (spread_BP + shift_P) % 1
+    # More times where costs were large; the density corrects for it.
+    density_BP = jnp.ones((B, 1))
+    if kind == "importance":
+        if statistics is None:
+            statistics = initial_costs()
+        u_BP, density_BP = importance_times(u_BP, statistics[None])
+    # From parts to positions.
+    if part_BL is not None:
+        u_BP = jnp.take_along_axis(u_BP, part_BL, 1)
+    u_BL = jnp.broadcast_to(u_BP, (B, L))
+    return u_BL, jnp.broadcast_to(density_BP, (B, L))
 
 
-def initial_costs() -> jax.Array:
-    """What is remembered of each bucket before the first update: the mean square of a sample's cost, 0 for none yet."""
+def initial_costs() -> Array:
+    """Returns the mean square of the costs in each bucket before the first update; 0 for none."""
     return jnp.zeros(BUCKETS)
 
 
-def importance_times(u_BP: jax.Array, square_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(t_BP, density_BP): uniform numbers moved to where costs were large."""
+def importance_times(u_BP: Array, square_BT: Array) -> tuple[Array, Array]:
+    """Returns (t_BP, density_BP): uniform numbers moved to where costs were large."""
+    # A bucket without costs counts like the mean of the others.
     has_cost_BT = square_BT > 0
-    mean_B1 = square_BT.sum(1, keepdims=True) / jnp.maximum(has_cost_BT.sum(1, keepdims=True), 1)
-    size_BT = jnp.sqrt(jnp.where(has_cost_BT, square_BT, jnp.where(mean_B1 > 0, mean_B1, 1.0)))
-    p_BT = (1 - _PLAIN) * size_BT / size_BT.sum(1, keepdims=True) + _PLAIN / BUCKETS
+    known_B1 = has_cost_BT.sum(1, keepdims=True)
+    sum_B1 = square_BT.sum(1, keepdims=True)
+    mean_B1 = sum_B1 / jnp.maximum(known_B1, 1)
+    mean_B1 = jnp.where(mean_B1 > 0, mean_B1, 1.0)
+    filled_BT = jnp.where(has_cost_BT, square_BT, mean_B1)
+    # The density: in proportion to the costs, with a share of uniform times.
+    size_BT = jnp.sqrt(filled_BT)
+    total_B1 = size_BT.sum(1, keepdims=True)
+    costly_BT = (1 - _UNIFORM_SHARE) * size_BT / total_B1
+    p_BT = costly_BT + _UNIFORM_SHARE / BUCKETS
+
+    # The inverse of the piecewise linear distribution function.
     ends_BT = jnp.cumsum(p_BT, 1)
-    bucket_BP = jnp.minimum((u_BP[:, :, None] >= ends_BT[:, None, :]).sum(-1), BUCKETS - 1)
+    passed_BPT = u_BP[:, :, None] >= ends_BT[:, None, :]
+    bucket_BP = jnp.minimum(passed_BPT.sum(-1), BUCKETS - 1)
     p_BP = jnp.take_along_axis(p_BT, bucket_BP, 1)
-    inside_BP = (u_BP - jnp.take_along_axis(ends_BT, bucket_BP, 1) + p_BP) / p_BP
-    return (bucket_BP + jnp.clip(inside_BP, 0, 1 - 1e-6)) / BUCKETS, p_BP * BUCKETS
+    end_BP = jnp.take_along_axis(ends_BT, bucket_BP, 1)
+    inside_BP = (u_BP - end_BP + p_BP) / p_BP
+    inside_BP = jnp.clip(inside_BP, 0, 1 - 1e-6)
+    t_BP = (bucket_BP + inside_BP) / BUCKETS
+    return t_BP, p_BP * BUCKETS
 
 
-def bucket_costs(t_B: jax.Array, cost_B: jax.Array) -> jax.Array:
-    """[2, T]: sums of squares and numbers of samples in each bucket; they add up over microbatches and hosts."""
-    bucket_B = jnp.clip((t_B * BUCKETS).astype(int), 0, BUCKETS - 1)
+def bucket_costs(t_B: Array, cost_B: Array) -> Array:
+    """Returns the sums of squares and the numbers of samples in each bucket, [2, T].
+
+    They add up over microbatches and hosts.
+    """
+    bucket_B = (t_B * BUCKETS).astype(int)
+    bucket_B = jnp.clip(bucket_B, 0, BUCKETS - 1)
     one_BT = jax.nn.one_hot(bucket_B, BUCKETS)
-    return jnp.stack([jnp.square(cost_B) @ one_BT, one_BT.sum(0)])
+    square_sum_T = jnp.square(cost_B) @ one_BT
+    return jnp.stack([square_sum_T, one_BT.sum(0)])
 
 
-def updated_costs(square_T: jax.Array, sums_2T: jax.Array) -> jax.Array:
-    """The running means after an update."""
-    mean_T = sums_2T[0] / jnp.maximum(sums_2T[1], 1)
-    return jnp.where(
-        sums_2T[1] == 0,
-        square_T,
-        jnp.where(square_T == 0, mean_T, _KEPT * square_T + (1 - _KEPT) * mean_T),
-    )
+def updated_costs(square_T: Array, sums_2T: Array) -> Array:
+    """Returns the running means after an update."""
+    square_sum_T, count_T = sums_2T
+    mean_T = square_sum_T / jnp.maximum(count_T, 1)
+    running_T = _DECAY * square_T + (1 - _DECAY) * mean_T
+    # The first costs of a bucket replace the 0 that stands for none.
+    running_T = jnp.where(square_T == 0, mean_T, running_T)
+    return jnp.where(count_T == 0, square_T, running_T)

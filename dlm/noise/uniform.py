@@ -7,12 +7,12 @@ Duo's process is this one: its Gaussian origin only shapes the schedule.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from dlm.core.config import member
+from dlm.core.contracts import Schedule
 from dlm.noise.base import MixtureProcess
 from dlm.noise.schedules.linear import Linear
 
@@ -21,14 +21,14 @@ from dlm.noise.schedules.linear import Linear
 class UniformNoise(MixtureProcess):
     """Replaces tokens by others, all equally likely."""
 
-    schedule: Any = member("noise.schedules", Linear())
+    schedule: Schedule = member("noise.schedules", Linear())
 
-    def noise_probs(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def noise_probs(self, t: Array) -> tuple[Array, Array]:
         """Returns (m, u): the probability of a mask, and of uniform noise."""
         p_noised = self.schedule.noised(t)
         return jnp.zeros_like(p_noised), p_noised
 
-    def noise_rates(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def noise_rates(self, t: Array) -> tuple[Array, Array]:
         """Returns −α'(t), all of it towards uniform noise."""
         speed = self.schedule.rate(t) * self.schedule.noised(t)
         return jnp.zeros_like(speed), speed

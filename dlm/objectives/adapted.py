@@ -1,28 +1,34 @@
-"""Masked diffusion that goes on from an autoregressive model (DiffuLLaMA, arXiv:2410.17891, section 3; Dream, arXiv:2508.15487).
+"""Masked diffusion that continues the training of an autoregressive model.
 
-    shift    token i is predicted where token i − 1 is read, as the model has learned to       logits_i ← network(z)_{i−1}
-    reach_warmup   at first a position sees what stands before it and itself, as the model is used to; how far it looks ahead grows with the
-             share s of the updates that are done, until at s = reach_warmup it sees everything      reach = ⌊L · s / reach_warmup⌋
+    shift           token i is predicted at token i − 1, as the model has learned to:
+                    logits_i ← network(z)_{i−1}
+    reach_warmup    at first a position attends to itself and to what precedes it, as the model
+                    does. How far it looks ahead grows with the share s of the updates done,
+                    until at s = reach_warmup it attends to everything:
+                    reach = ⌊L · s / reach_warmup⌋
 
-The bound that is reported is that of `masked` with the attention opened, at any time.
+(DiffuLLaMA, arXiv:2410.17891, section 3; Dream, arXiv:2508.15487.) What is reported is the bound
+of `masked` with full attention, at any time.
 """
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax.numpy as jnp
+from jax import Array
 
-from dlm.core.contracts import Batch, Canvas
+from dlm.core.contracts import Batch, Canvas, Claim, Models, Output
 from dlm.nn.visibility.full import Full
+from dlm.objectives.base import is_over
 from dlm.objectives.masked import Masked
 
 
 @dataclass(frozen=True)
 class Adapted(Masked):
+    """Predicts with the shift of an autoregressive model, within a reach that grows."""
+
     shift: Literal[0, 1] = 1
-    reach_warmup: float = (
-        0.0  # share of the updates after which everything is seen; 0: from the first on
-    )
+    reach_warmup: float = 0.0  # share of the updates until everything is visible; 0: from the start
 
     def __post_init__(self):
         super().__post_init__()
@@ -31,22 +37,27 @@ class Adapted(Masked):
 
     @property
     def visibility(self) -> Full:
-        """Everything is seen, in training within a reach that grows."""
+        """Everything is visible, to a shifted output."""
         return Full("output" if self.shift else "none")
 
     @property
-    def loss_claims(self) -> str:
+    def loss_claims(self) -> Claim:
+        """A limited reach is another model than the one that is reported."""
         return "heuristic" if self.reach_warmup else super().loss_claims
 
-    def training_nats(self, net, batch: Batch, z_BL, t_BL, key):
-        t_BL = self.network_time(batch, z_BL, t_BL)
-        visibility = self.visibility_in_training(batch)
-        output = net(Canvas.of(batch, z_BL, t_BL, visibility))
-        return self.weighted_nats(self.weights, output, batch, z_BL, t_BL)
+    def read(
+        self,
+        models: Models,
+        batch: Batch,
+        z_BL: Array,
+        t_BL: Array,
+    ) -> Output:
+        """Returns the network's output within the present reach."""
+        return models.student(Canvas.of(batch, z_BL, t_BL, self._visibility_at(models, batch)))
 
-    def visibility_in_training(self, batch: Batch) -> Full:
-        """Limits the reach; without a count of updates everything is seen."""
-        if not self.reach_warmup or batch.progress_B1 is None:
+    def _visibility_at(self, models: Models, batch: Batch) -> Full:
+        if is_over(self.reach_warmup, models.progress):
             return self.visibility
-        reach_B1 = jnp.floor(batch.tokens_BL.shape[1] * batch.progress_B1 / self.reach_warmup)
-        return replace(self.visibility, reach_B1=reach_B1.astype(jnp.int32))
+        rows, length = batch.tokens_BL.shape
+        reach = jnp.floor(length * models.progress / self.reach_warmup).astype(jnp.int32)
+        return replace(self.visibility, reach_B1=jnp.full((rows, 1), reach))

@@ -1,42 +1,49 @@
-"""Autoregression: log p(x) = Σ_i log p(x_i | x_<i), exact, on the same backbone under a causal mask.
+"""Autoregression, exact: log p(x) = Σ_i log p(x_i | x_<i), on the same backbone.
 
-With `dropout` each token that the model reads in training is a mask with that probability, while all are still predicted: the control
-for what masked diffusion gains from its corrupted input when data are repeated (arXiv:2510.04071). What is reported stays exact.
+With `dropout` each token of the input is a mask with that probability in training, while all are
+still predicted. It is the control for the gain of masked diffusion from its corrupted input where
+data are repeated (arXiv:2510.04071). What is reported stays exact.
 
-With `mtp_weight` = λ the layers that predict from k tokens further back (`nn.mtp_layers` = D of them) are trained too, and through them the layers
-below learn to know more than the next token (multi-token prediction, DeepSeek-V3, arXiv:2412.19437, eq. 24 and 25):
+With `mtp_weight` = λ the D layers that predict from k tokens further back (`nn.mtp_layers`) are
+trained too, and through them the layers below learn to know more than the next token (multi-token
+prediction, DeepSeek-V3, arXiv:2412.19437, eq. 24 and 25):
 
-    loss = Σ_i −log p(x_i | x_<i)  +  λ/D Σ_k Σ_{i > k} −log p_k(x_i | x_<i)      p_k: layer k ahead, i counted from 0 in its segment
+    loss = Σ_i −log p(x_i | x_<i)  +  λ/D Σ_k Σ_{i > k} −log p_k(x_i | x_<i)
 
-Positions i ≤ k, which have no token k + 1 back, do not count. The weight is as the paper's: 0.3 at first, 0.1 late.
+p_k is layer k ahead; i is counted from 0 in its segment. Positions i ≤ k, which have no token
+k + 1 back, do not count. The weight is as the paper's: 0.3 at first, 0.1 late.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Bound, Canvas, Loss, Output, UnbiasedLoss, Visibility
-from dlm.core.vocab import Vocab
+from dlm.core.contracts import (
+    Batch,
+    Bound,
+    Canvas,
+    Claim,
+    Loss,
+    Mean,
+    Models,
+    Output,
+    Prediction,
+    UnbiasedLoss,
+)
 from dlm.nn.visibility.causal import Causal
 from dlm.noise.mask import MaskNoise
+from dlm.objectives.base import Base
 
 
 @dataclass(frozen=True)
-class AR:
-    dropout: float = 0.0  # share of the input tokens that are masked in training
-    mtp_weight: float = (
-        0.0  # λ, the weight of what layers predict from further back; where nn.mtp_layers > 0
-    )
-    vocab: Vocab | None = None
+class AR(Base):
+    """Predicts each token from those before it."""
 
-    claims: ClassVar = "exact"
-    visibility: ClassVar[Visibility] = Causal()
-    process: ClassVar = None
-    token_passes: ClassVar = 1
+    dropout: float = 0.0  # share of the input tokens that are masked in training
+    mtp_weight: float = 0.0  # λ, the weight of the layers that predict from further back
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:
@@ -44,62 +51,91 @@ class AR:
         if not 0 <= self.mtp_weight < math.inf:
             raise ValueError(f"mtp_weight={self.mtp_weight} must not be negative")
 
-    def counted(self) -> "AR":
-        """Itself: nothing is destroyed."""
-        return self
-
-    def memory(self):
-        """Nothing is remembered from update to update."""
-        return None
+    @property
+    def claims(self) -> Claim:
+        """What `bound` returns is the likelihood itself."""
+        return "exact"
 
     @property
-    def loss_claims(self) -> str:
+    def loss_claims(self) -> Claim:
+        """A masked input and layers ahead change the loss."""
         return "heuristic" if self.dropout or self.mtp_weight else "exact"
 
-    def bound_nats(self, net, batch: Batch, z_BL, t_BL):
-        """−log p(x_i | x_<i), nats; `z` is the clean sequence, `t` is 0."""
-        return _nats(self._read(net, batch, z_BL, t_BL).prediction, batch)
+    @property
+    def visibility(self) -> Causal:
+        """Each position attends to those before it."""
+        return Causal()
 
-    def loss(self, net, batch: Batch, key: jax.Array) -> Loss:
-        """Nats of the batch, exact without dropout and layers ahead; with dropout, those of the tokens behind an input of which a part is
-        masked. Beside the layers ahead the exact ones are told as `nats_sum`."""
-        z_BL = batch.tokens_BL
-        if self.dropout:
-            key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
-            z_BL = MaskNoise(vocab=self.vocab).corrupt(
-                key_B, z_BL, jnp.full((1, 1), self.dropout), batch.noisable_BL
-            )
-        output = self._read(net, batch, z_BL, jnp.zeros(z_BL.shape))
+    def loss(self, models: Models, batch: Batch, key: Array) -> Loss:
+        """Returns the nats of the batch, behind a partly masked input where there is dropout."""
+        z_BL = self._dropped(batch, key) if self.dropout else batch.tokens_BL
+        output = self._read(models, batch, z_BL)
         nats, weight = _nats(output.prediction, batch).sum(), batch.weights_BL.sum()
+        kind = Loss if self.dropout else UnbiasedLoss
         if not self.mtp_weight:
-            return (Loss if self.dropout else UnbiasedLoss)(nats, weight)
-        mtp_nats = self._mtp_nats(output, batch)
-        exact_sums = {} if self.dropout else dict(nats_sum=nats)
+            return kind(nats, weight, routing=output.routing)
+        # The layers ahead; the exact nats are logged beside the sum.
+        ahead_nats = _ahead_nats(output.heads["mtp"], batch)
         return Loss(
-            nats + self.mtp_weight * mtp_nats, weight, dict(ahead_sum=mtp_nats, **exact_sums)
+            nats + self.mtp_weight * ahead_nats,
+            weight,
+            dict(ahead_loss=Mean(ahead_nats, weight)),
+            output.routing,
+            exact_sum=None if self.dropout else nats,
         )
 
-    def bound(self, net, batch: Batch, key: jax.Array, samples: int) -> Bound:
-        """The exact negative log-likelihood; its variance is 0 whatever the number of samples."""
+    def bound(
+        self,
+        models: Models,
+        batch: Batch,
+        key: Array,
+        samples: int,
+    ) -> Bound:
+        """Returns the exact negative log-likelihood, with variance 0."""
         del key, samples
-        nats_BL = self.bound_nats(net, batch, batch.tokens_BL, jnp.zeros(batch.tokens_BL.shape))
+        zero_BL = jnp.zeros(batch.tokens_BL.shape)
+        nats_BL = self.bound_nats(models, batch, batch.tokens_BL, zero_BL)
         return Bound(nats_BL, jnp.zeros(batch.index_B.shape))
 
-    def _read(self, net, batch: Batch, z_BL, t_BL) -> Output:
-        return net(Canvas.of(batch, z_BL, t_BL, self.visibility))
+    def bound_nats(
+        self,
+        models: Models,
+        batch: Batch,
+        z_BL: Array,
+        t_BL: Array,
+    ) -> Array:
+        """Returns −log p(x_i | x_<i), nats_BL; `z` is the clean sequence."""
+        del t_BL
+        return _nats(self._read(models, batch, z_BL).prediction, batch)
 
-    def _mtp_nats(self, output: Output, batch: Batch) -> jax.Array:
-        """Nats of the layers ahead, their mean; layer k counts where a token k + 1 back is in the same segment."""
-        predictions, total = output.heads["mtp"], jnp.float32(0)
-        segments_BL = batch.layout.segments_BL
-        for k, prediction in enumerate(predictions, 1):
-            counted_BL = jnp.arange(batch.tokens_BL.shape[1])[None] > k
-            if segments_BL is not None:
-                counted_BL &= segments_BL == jnp.roll(segments_BL, k + 1, 1)
-            total += jnp.where(counted_BL, _nats(prediction, batch), 0.0).sum()
-        return total / len(predictions)
+    def _read(self, models: Models, batch: Batch, z_BL: Array) -> Output:
+        zero_BL = jnp.zeros(z_BL.shape)
+        return models.student(Canvas.of(batch, z_BL, zero_BL, self.visibility))
+
+    def _dropped(self, batch: Batch, key: Array) -> Array:
+        """Returns the tokens with a share of masks."""
+        key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
+        t_11 = jnp.full((1, 1), self.dropout)
+        noise = MaskNoise(vocab=self.vocab)
+        return noise.corrupt(key_B, batch.tokens_BL, t_11, batch.noisable_BL)
 
 
-def _nats(prediction, batch: Batch) -> jax.Array:
+def _ahead_nats(predictions: tuple[Prediction, ...], batch: Batch) -> Array:
+    """Returns the mean of the nats of the layers ahead.
+
+    Layer k counts where the token k + 1 back is in the same segment.
+    """
+    total = jnp.float32(0)
+    segments_BL = batch.layout.segments_BL
+    for k, prediction in enumerate(predictions, 1):
+        counted_BL = jnp.arange(batch.tokens_BL.shape[1])[None] > k
+        if segments_BL is not None:
+            counted_BL &= segments_BL == jnp.roll(segments_BL, k + 1, 1)
+        total += jnp.where(counted_BL, _nats(prediction, batch), 0.0).sum()
+    return total / len(predictions)
+
+
+def _nats(prediction: Prediction, batch: Batch) -> Array:
+    """Returns the weighted nats of each token; padding counts 0."""
     nats_BL = -prediction.log_prob(batch.tokens_BL)
     return jnp.where(batch.weights_BL > 0, nats_BL * batch.weights_BL, 0.0)

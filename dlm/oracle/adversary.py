@@ -1,28 +1,47 @@
-"""The adversary: gradient ascent on the mass that a bound spends, over every network there could be.
+"""The adversary: gradient ascent on the mass that a bound spends, over all networks.
 
-    spent = sup over networks of Σ_x exp(−bound(x))          at most 1 for a bound, above 1 it is none
+    spent = sup over networks of Σ_x exp(−bound(x))          at most 1 for a bound, else it is none
 
-A random network wastes so much mass that a wrong bound still sums below 1. So the worst network is trained. It is a free table of logits,
-with one row for everything that a position can be shown. x and z are enumerated, t runs over quadrature nodes.
+A random network wastes so much mass that a wrong bound still sums below 1. So the worst network is
+trained. It is a free table of logits, with one row for every different context of a position. x
+and z are enumerated, t runs over quadrature nodes.
 
-It sees what is charged too little. What is charged too much is seen by the other law, bound = −log p with the oracle.
+This law finds what is charged too little. The other law, bound = −log p with the oracle, finds
+what is charged too much.
+
+Axes: R rows, each a triple (x, z, t) that is possible; S starts.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
-from dlm.core.contracts import Batch, Canvas, Dense, Net, Output
+from dlm.core.contracts import Batch, Canvas, Dense, Models, Net, Output
+from dlm.core.vocab import Vocab
 from dlm.oracle import enumeration
 from dlm.oracle.world import views
+
+_SPREAD = 2.0  # standard deviation of the first logits
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Settings of the optimiser; the learning rate falls as rate·(1 − k/steps)^½."""
+
+    steps: int = 500
+    starts: int = 3  # random tables
+    rate: float = 0.3
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Every (x, z, t) with a chance: the rows of one batch."""
+    """Every possible (x, z, t): the rows of one batch."""
 
     batch: Batch
     z_RL: np.ndarray
@@ -33,129 +52,200 @@ class _Rows:
 
 
 def spent(
-    objective, vocab, length: int, *, nodes=12, steps=500, starts=3, rate=0.3, seed=0, timed=False
+    objective,
+    vocab: Vocab,
+    length: int,
+    *,
+    nodes: int = 12,
+    timed: bool = False,
+    ascent: Ascent = Ascent(),
 ) -> float:
-    """Returns the greatest Σ_x exp(−bound(x)) that Adam finds from `starts` random tables of spread 2.
+    """Returns the greatest Σ_x exp(−bound(x)) that Adam finds.
 
-    The learning rate falls as rate·(1 − k/steps)^½. A `timed` network also sees the time, so its table has a row for each node too.
+    Args:
+      objective: gives the bound.
+      vocab: ids of the texts.
+      length: of the texts.
+      nodes: quadrature nodes in time.
+      timed: whether the network is given the time, so that its table has a row for each node too.
+      ascent: settings of the optimiser.
     """
     rows = _rows(objective, vocab, length, nodes)
-    shown = _shown(objective, rows, vocab, timed)
+    contexts = _contexts(objective, rows, vocab, timed)
     ids_V = enumeration.alphabet(vocab)[:-1]
-    sizes = [int(index_RL.max()) + 1 for index_RL in shown]
 
-    def log_spent(tables: list[jax.Array]) -> jax.Array:
-        nats_R = _bound_nats(objective, rows, _looked_up(tables, shown, ids_V, vocab.size))
-        nats_X = jax.ops.segment_sum(rows.share_R * nats_R, rows.text_R, rows.texts)
+    def log_spent(tables: list[Array]) -> Array:
+        net = _table_net(tables, contexts, ids_V, vocab.size)
+        nats_R = rows.share_R * _bound_nats(objective, rows, net)
+        nats_X = jax.ops.segment_sum(nats_R, rows.text_R, rows.texts)
         return jax.nn.logsumexp(-nats_X)
 
-    optimizer = optax.adam(lambda k: rate * jnp.sqrt(1 - k / steps))
+    def climb_from(key: Array) -> Array:
+        tables = _random_tables(key, contexts, len(ids_V))
+        return _climb(log_spent, tables, ascent)
 
-    def climb(key: jax.Array) -> jax.Array:
-        keys = jax.random.split(key, len(sizes))
-        tables = [
-            2 * jax.random.normal(k, (size, len(ids_V)))
-            for k, size in zip(keys, sizes, strict=True)
-        ]
-
-        def step(carry, _):
-            tables, state = carry
-            gradient = jax.grad(lambda tables: -log_spent(tables))(tables)
-            updates, state = optimizer.update(gradient, state)
-            return (optax.apply_updates(tables, updates), state), None
-
-        (tables, _), _ = jax.lax.scan(step, (tables, optimizer.init(tables)), length=steps)
-        return log_spent(tables)
-
-    reached_S = jax.jit(lambda keys: jax.lax.map(climb, keys))(
-        jax.random.split(jax.random.key(seed), starts)
-    )
-    return float(np.exp(np.asarray(reached_S, np.float64).max()))
+    # One program, one start after the other: memory is that of one.
+    root = jax.random.key(ascent.seed)
+    keys_S = jax.random.split(root, ascent.starts)
+    climb_all = jax.jit(lambda keys: jax.lax.map(climb_from, keys))
+    reached_S = np.asarray(climb_all(keys_S), np.float64)
+    return float(np.exp(reached_S.max()))
 
 
-def _rows(objective, vocab, length: int, nodes: int) -> _Rows:
+def _random_tables(
+    key: Array,
+    contexts: list[np.ndarray],
+    width: int,
+) -> list[Array]:
+    """Returns a table of logits for each call of the network."""
+    tables = []
+    keys = jax.random.split(key, len(contexts))
+    for k, index_RL in zip(keys, contexts, strict=True):
+        # A row for each context.
+        size = int(index_RL.max()) + 1
+        normal = jax.random.normal(k, (size, width))
+        tables.append(_SPREAD * normal)
+    return tables
+
+
+def _climb(log_spent: Callable, tables: list[Array], ascent: Ascent) -> Array:
+    """Returns the value at the end of the ascent from these tables."""
+
+    def rate_at(k):
+        return ascent.rate * jnp.sqrt(1 - k / ascent.steps)
+
+    optimizer = optax.adam(rate_at)
+    descend = jax.grad(lambda tables: -log_spent(tables))
+
+    def step(carry, _):
+        tables, state = carry
+        updates, state = optimizer.update(descend(tables), state)
+        return (optax.apply_updates(tables, updates), state), None
+
+    first = tables, optimizer.init(tables)
+    (tables, _), _ = jax.lax.scan(step, first, length=ascent.steps)
+    return log_spent(tables)
+
+
+# ---------------------------------------------------------------------------------- enumeration
+
+
+def _rows(objective, vocab: Vocab, length: int, nodes: int) -> _Rows:
     ids = enumeration.alphabet(vocab)
-    x_XL = ids[enumeration.all_sequences(len(ids) - 1, length)]
-    batch = _batch(x_XL)
+    number_XL = enumeration.all_sequences(len(ids) - 1, length)
+    x_XL = ids[number_XL]
+    X = len(x_XL)
+    # Without a process the text itself is the only row.
     if objective.process is None:
-        ones_R = np.ones(len(x_XL))
-        return _Rows(
-            batch,
-            x_XL,
-            np.zeros((len(x_XL), 1), np.float32),
-            ones_R,
-            np.arange(len(x_XL)),
-            len(x_XL),
-        )
+        zero_X1 = np.zeros((X, 1), np.float32)
+        batch, one_X = _batch(x_XL), np.ones(X)
+        text_X = np.arange(X)
+        return _Rows(batch, x_XL, zero_X1, one_X, text_X, X)
+
+    # Every pair of a text and a noised sequence, at every time.
     times_T, weight_T = enumeration.times_and_weights(objective, length, nodes)
-    text_R, z_RL = enumeration.support(
-        objective, batch, enumeration.states(objective, vocab, length), times_T
-    )
-    t_RT = np.tile(times_T.astype(np.float32), len(text_R))[:, None]
-    share_RT = np.tile(weight_T, len(text_R))
-    text_RT, z_RTL = (np.repeat(a, len(times_T), 0) for a in (text_R, z_RL))
-    log_q_R = np.asarray(
-        enumeration.log_q(objective, _batch(x_XL[text_RT]), z_RTL, t_RT), np.float64
-    ).sum(-1)
-    share_RT = share_RT * np.exp(log_q_R)
-    kept = share_RT > 0
-    text_R = text_RT[kept]
-    return _Rows(_batch(x_XL[text_R]), z_RTL[kept], t_RT[kept], share_RT[kept], text_R, len(x_XL))
+    states_ZL = enumeration.states(objective, vocab, length)
+    texts = _batch(x_XL)
+    text_R, z_RL = enumeration.support(objective, texts, states_ZL, times_T)
+    time_T = times_T.astype(np.float32)
+    t_R = np.tile(time_T, len(text_R))
+    t_R1 = t_R[:, None]
+    share_R = np.tile(weight_T, len(text_R))
+    text_R = np.repeat(text_R, len(times_T), 0)
+    z_RL = np.repeat(z_RL, len(times_T), 0)
+
+    # Without those that are impossible at their time.
+    batch = _batch(x_XL[text_R])
+    log_q_RL = enumeration.log_q(objective, {}, batch, z_RL, t_R1)
+    log_q_R = np.asarray(log_q_RL, np.float64).sum(-1)
+    share_R = share_R * np.exp(log_q_R)
+    possible = share_R > 0
+    text_R = text_R[possible]
+    batch = _batch(x_XL[text_R])
+    z_RL, t_R1 = z_RL[possible], t_R1[possible]
+    return _Rows(batch, z_RL, t_R1, share_R[possible], text_R, X)
 
 
 def _batch(x_BL: np.ndarray) -> Batch:
     ones_BL = np.ones(x_BL.shape, np.float32)
-    return Batch(x_BL, ones_BL, ones_BL > 0, np.arange(len(x_BL), dtype=np.int32))
+    index_B = np.arange(len(x_BL), dtype=np.int32)
+    return Batch(x_BL, ones_BL, ones_BL > 0, index_B)
 
 
-def _bound_nats(objective, rows: _Rows, net: Net) -> jax.Array:
-    """nats_R of each row."""
-    t_RL = jnp.broadcast_to(jnp.asarray(rows.t_R1), rows.z_RL.shape)
-    return objective.bound_nats(net, rows.batch, jnp.asarray(rows.z_RL), t_RL).sum(-1)
+def _bound_nats(objective, rows: _Rows, net: Net) -> Array:
+    """Returns the nats of each row."""
+    z_RL = jnp.asarray(rows.z_RL)
+    t_R1 = jnp.asarray(rows.t_R1)
+    t_RL = jnp.broadcast_to(t_R1, z_RL.shape)
+    nats_RL = objective.bound_nats(Models(net), rows.batch, z_RL, t_RL)
+    return nats_RL.sum(-1)
 
 
-def _shown(objective, rows: _Rows, vocab, timed: bool) -> list[np.ndarray]:
-    """For each call of the network, the number of what position i of row r is shown, index_RL: equal numbers for equal sights."""
+# --------------------------------------------------------------------------------- the network
+
+
+def _contexts(
+    objective,
+    rows: _Rows,
+    vocab: Vocab,
+    timed: bool,
+) -> list[np.ndarray]:
+    """Returns the number of the context of position i of row r, index_RL, for each network call.
+
+    Equal numbers are equal contexts.
+    """
     calls = []
 
     def net(canvas: Canvas) -> Output:
-        calls.append(_sights(canvas, vocab.mask, timed))
-        return Output(Dense(jnp.zeros((*canvas.z_BL.shape, vocab.size))))
+        calls.append(_numbered(canvas, vocab.mask, timed))
+        logits_BLV = jnp.zeros((*canvas.z_BL.shape, vocab.size))
+        return Output(Dense(logits_BLV))
 
     _bound_nats(objective, rows, net)
     return calls
 
 
-def _sights(canvas: Canvas, mask: int, timed: bool) -> np.ndarray:
-    """Numbers the different things that a position is shown, index_BL.
+def _numbered(canvas: Canvas, mask: int, timed: bool) -> np.ndarray:
+    """Numbers the different contexts of a position, index_BL.
 
-    They are its index, the tokens that the visibility lets it see, and the row's other arrays.
+    A context is the position's index, the tokens that the visibility lets it attend to, and the
+    row's other arrays.
     """
     B, L = canvas.z_BL.shape
     seen_BLM = np.asarray(views(canvas, mask))
-    # Tokens, and those of a clean stream, are shown by `views` as the visibility allows.
+    # Tokens, and those of a clean stream, are in `views` as the visibility allows.
     rest = replace(canvas, z_BL=None)
     if canvas.visibility.streams == 2:
         rest = replace(rest, clean_BL=None)
     if not timed:
         rest = replace(rest, t_BL=None)
+    # Every array of the row belongs to the context of each of its positions.
     arrays = jax.tree.leaves(rest)
-    rest_BK = np.concatenate([np.asarray(x, np.float64).reshape(B, -1) for x in arrays], 1)
-    rest_BLK = np.broadcast_to(rest_BK[:, None], (B, L, rest_BK.shape[1]))
-    index_BL1 = np.broadcast_to(np.arange(L)[None, :, None], (B, L, 1))
-    all_NK = np.concatenate([index_BL1, seen_BLM, rest_BLK], -1).reshape(B * L, -1)
-    return np.unique(all_NK, axis=0, return_inverse=True)[1].reshape(B, L)
+    leaves = [np.asarray(array, np.float64) for array in arrays]
+    columns = [leaf.reshape(B, -1) for leaf in leaves]
+    rest_B1K = np.concatenate(columns, 1)[:, None]
+    rest_BLK = np.broadcast_to(rest_B1K, (B, L, rest_B1K.shape[-1]))
+    index_1L1 = np.arange(L)[None, :, None]
+    index_BL1 = np.broadcast_to(index_1L1, (B, L, 1))
+    context_BLK = np.concatenate([index_BL1, seen_BLM, rest_BLK], -1)
+    context_NK = context_BLK.reshape(B * L, -1)
+    _, number_N = np.unique(context_NK, axis=0, return_inverse=True)
+    return number_N.reshape(B, L)
 
 
-def _looked_up(
-    tables: list[jax.Array], shown: list[np.ndarray], ids_V: np.ndarray, size: int
+def _table_net(
+    tables: list[Array],
+    contexts: list[np.ndarray],
+    ids_V: np.ndarray,
+    size: int,
 ) -> Net:
-    """A network whose n-th call reads its logits from the n-th table."""
-    remaining = iter(zip(tables, shown, strict=True))
+    """Returns a network whose n-th call reads its logits from the n-th table."""
+    remaining = iter(zip(tables, contexts, strict=True))
 
     def net(canvas: Canvas) -> Output:
         table, index_RL = next(remaining)
-        logits_RLV = jnp.full((*index_RL.shape, size), -jnp.inf).at[..., ids_V].set(table[index_RL])
+        excluded_RLV = jnp.full((*index_RL.shape, size), -jnp.inf)
+        logits_RLV = excluded_RLV.at[..., ids_V].set(table[index_RL])
         return Output(Dense(logits_RLV))
 
     return net

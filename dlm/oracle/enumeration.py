@@ -1,9 +1,12 @@
-"""Exact answers on small worlds: a bound by enumeration and quadrature, a sampler's output law by propagation, distances.
+"""Exact answers on small worlds: bounds, the output law of a sampler, distances.
 
-    bound(x) = ∫₀¹ dt Σ_z q(z_t = z | x) Σ_i terms_i(z, t)          q = exp(objective.log_q), which for most is a product over positions
+    bound(x) = ∫₀¹ dt Σ_z q(z_t = z | x) Σ_i nats_i(z, t)          q = exp(objective.log_q)
 
-A Monte-Carlo bound is unbiased, but its exponential is not: Σ_x exp(−bound) read 7.11 with one draw where the truth is 1. So
-nothing here is drawn: z runs over every sequence that `objective.log_q` allows, t over quadrature nodes, sums are in float64.
+A Monte-Carlo bound is unbiased, but its exponential is not: Σ_x exp(−bound) was 7.11 with one draw
+where the truth is 1. So nothing here is drawn: z runs over every sequence that `objective.log_q`
+allows, t over quadrature nodes, and sums are in float64.
+
+Axes: X all texts, Z all noised sequences, R pairs (x, z), T times.
 """
 
 from dataclasses import replace
@@ -12,158 +15,289 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from dlm.core.contracts import Batch, Canvas, Layout
+from dlm.core.contracts import Batch, Canvas, Layout, Models, Net, Transition
+from dlm.core.vocab import Vocab
 
 _ROWS = 4096  # rows of one compiled call
-_FEW = 12  # times at which to look for what may happen; of more than that the middle one tells it
+# With at most so many times each is tried for what may happen; with more the middle one shows it.
+_FEW = 12
 
 
 def all_sequences(size: int, length: int) -> np.ndarray:
-    """Every sequence of `length` ids below `size`, x_XL, the last position running fastest."""
-    return np.indices((size,) * length).reshape(length, -1).T.astype(np.int32)
+    """Returns every sequence of `length` ids below `size`, x_XL, the last position fastest."""
+    shape = (size,) * length
+    x_LX = np.indices(shape).reshape(length, -1)
+    return x_LX.T.astype(np.int32)
 
 
 def total_variation(p_X, q_X) -> float:
-    """Half the L1 distance of two laws."""
-    return 0.5 * float(np.abs(np.asarray(p_X, np.float64) - np.asarray(q_X, np.float64)).sum())
+    """Returns half the L1 distance of two laws."""
+    p_X = np.asarray(p_X, np.float64)
+    q_X = np.asarray(q_X, np.float64)
+    return 0.5 * float(np.abs(p_X - q_X).sum())
 
 
-def alphabet(vocab) -> np.ndarray:
-    """What a canvas may hold: the ids a model may generate, then the mask."""
-    return np.array([i for i in range(vocab.size) if i not in vocab.never] + [vocab.mask], np.int32)
+def alphabet(vocab: Vocab) -> np.ndarray:
+    """Returns the ids that a canvas may hold: those that a model may generate, then the mask."""
+    tokens = [i for i in range(vocab.size) if i not in vocab.never]
+    return np.array([*tokens, vocab.mask], np.int32)
 
 
-def states(objective, vocab, length: int) -> np.ndarray:
-    """Every destroyed sequence that an objective may draw, z_ZL."""
+def states(objective, vocab: Vocab, length: int) -> np.ndarray:
+    """Returns every noised sequence that an objective may draw, z_ZL."""
     z_ZL = objective.support(vocab, length)
-    return alphabet(vocab)[all_sequences(len(alphabet(vocab)), length)] if z_ZL is None else z_ZL
+    if z_ZL is not None:
+        return z_ZL
+    ids = alphabet(vocab)
+    return ids[all_sequences(len(ids), length)]
+
+
+# -------------------------------------------------------------------------------------- bounds
 
 
 def exact_bound(
-    objective, net, x_BL, vocab, layout=None, *, noisable_BL=None, nodes: int = 64
+    objective,
+    net: Net,
+    x_BL,
+    vocab: Vocab,
+    layout: Layout | None = None,
+    *,
+    noisable_BL=None,
+    nodes: int = 64,
+    own: dict | None = None,
 ) -> np.ndarray:
-    """The objective's bound on −log p of each row, nats_B, with no sampling error.
+    """Returns the objective's bound on −log p of each row, nats_B, with no sampling error.
 
-    Positions outside `noisable_BL` are given: they are never corrupted and not counted, so the bound is conditional on them.
-    `nodes` Gauss–Legendre points in t for continuous time; a T-step objective has its own T points.
+    Args:
+      objective: the objective.
+      net: the network; static under `jit`.
+      x_BL: texts.
+      vocab: their ids.
+      layout: their layout.
+      noisable_BL: positions that are corrupted and counted; the bound is conditional on the rest.
+      nodes: Gauss–Legendre points for continuous time; a T-step objective has its own T points.
+      own: the objective's own parameters.
     """
-    x_BL = np.asarray(x_BL, np.int32)
-    noisable_BL = np.ones(x_BL.shape, bool) if noisable_BL is None else np.asarray(noisable_BL)
-    batch = Batch(
-        x_BL,
-        noisable_BL.astype(np.float32),
-        noisable_BL,
-        np.arange(len(x_BL), dtype=np.int32),
-        layout or Layout(),
-    )
+    own = own or {}
+    batch = _batch(x_BL, noisable_BL, layout)
+    B, L = batch.tokens_BL.shape
     if objective.process is None:
-        return _bound_nats(
-            objective, net, batch, x_BL, np.zeros((len(x_BL), 1), np.float32)
-        ).astype(np.float64)
-    z_ZL = states(objective, vocab, x_BL.shape[1])
-    times_T, weight_T = times_and_weights(objective, x_BL.shape[1], nodes)
-    row_R, z_RL = support(
-        objective,
-        batch,
-        z_ZL,
-        times_T if len(times_T) <= _FEW else times_T[len(times_T) // 2 :][:1],
-    )
+        zero_B1 = np.zeros((B, 1), np.float32)
+        nats_B = _bound_nats(objective, net, own, batch, batch.tokens_BL, zero_B1)
+        return nats_B.astype(np.float64)
+
+    # Every pair of a text and a noised sequence that it may become.
+    z_ZL = states(objective, vocab, L)
+    times_T, weight_T = times_and_weights(objective, L, nodes)
+    tried_T = times_T
+    if len(times_T) > _FEW:
+        middle = len(times_T) // 2
+        tried_T = times_T[middle : middle + 1]
+    row_R, z_RL = support(objective, batch, z_ZL, tried_T, own)
     batch_R = _rows(batch, row_R)
-    nats_B = np.zeros(len(x_BL))
+
+    # The sum over z and the quadrature over t.
+    nats_B = np.zeros(B)
     for t, weight in zip(times_T, weight_T, strict=True):
         t_R1 = np.full((len(row_R), 1), t, np.float32)
-        q_R = np.exp(np.asarray(log_q(objective, batch_R, z_RL, t_R1), np.float64).sum(-1))
-        bound_nats_R = _bound_nats(objective, net, batch_R, z_RL, t_R1).astype(np.float64)
-        np.add.at(nats_B, row_R, weight * np.where(q_R > 0, q_R * bound_nats_R, 0.0))
+        q_R = np.exp(_sum_log_q(objective, own, batch_R, z_RL, t_R1))
+        nats_R = _bound_nats(objective, net, own, batch_R, z_RL, t_R1)
+        cost_R = q_R * nats_R.astype(np.float64)
+        # A sequence that is impossible at this time may cost infinitely much.
+        cost_R = np.where(q_R > 0, cost_R, 0.0)
+        np.add.at(nats_B, row_R, weight * cost_R)
     return nats_B
 
 
-def ancestral_law(
-    net, process, visibility, steps: int, vocab, length: int, layout=None
-) -> np.ndarray:
-    """The output law of the ancestral sampler with `steps` equal steps, p_X in the order of `all_sequences`.
+def _batch(x_BL, noisable_BL, layout: Layout | None) -> Batch:
+    x_BL = np.asarray(x_BL, np.int32)
+    if noisable_BL is None:
+        noisable_BL = np.ones(x_BL.shape, bool)
+    noisable_BL = np.asarray(noisable_BL)
+    weights_BL = noisable_BL.astype(np.float32)
+    index_B = np.arange(len(x_BL), dtype=np.int32)
+    return Batch(x_BL, weights_BL, noisable_BL, index_B, layout or Layout())
 
-    The distribution over every state of the canvas is propagated through `process.reverse`; what is left on states that still
-    hold a mask is missing from the sum of the returned law.
+
+def _sum_log_q(objective, own: dict, batch: Batch, z_BL, t_B1) -> np.ndarray:
+    """Returns log q(z | x) of each row, in float64."""
+    log_q_BL = log_q(objective, own, batch, z_BL, t_B1)
+    return np.asarray(log_q_BL, np.float64).sum(-1)
+
+
+def times_and_weights(
+    objective,
+    length: int,
+    nodes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the nodes and weights of a quadrature in t of total weight 1 on (0, 1).
+
+    dt ∝ u³(1 − u)³ du smooths the fractional powers that a schedule may have at either end. An
+    objective that is constant on cells of [0, 1] gives their number by `time_cells(length)`, and
+    is evaluated at their ends.
     """
-    ids = alphabet(vocab)
-    z_ZL = ids[all_sequences(len(ids), length)]
-    p_Z = np.exp(
-        np.asarray(
-            process.log_q(z_ZL, np.ones((1, 1), np.float32), np.zeros_like(z_ZL)), np.float64
-        ).sum(-1)
-    )
-    layout = jax.tree.map(partial(np.broadcast_to, shape=z_ZL.shape), layout or Layout())
-    open_ZL = np.zeros(z_ZL.shape, bool)
-    canvas = Canvas(z_ZL, np.zeros(z_ZL.shape, np.float32), open_ZL, visibility, layout)
-    for k in range(steps, 0, -1):
-        t, s = np.float32(k / steps), np.float32((k - 1) / steps)
-        p_ZLV = np.asarray(_reverse(net, process, canvas, t, s), np.float64)
-        kernel_ZZ = np.ones((len(z_ZL), 1))
-        for i in range(length):
-            kernel_ZZ = (kernel_ZZ[:, :, None] * p_ZLV[:, i][:, None, ids]).reshape(len(z_ZL), -1)
-        p_Z = p_Z @ kernel_ZZ
-    return p_Z[(z_ZL != vocab.mask).all(-1)]
-
-
-def times_and_weights(objective, length, nodes):
-    """Quadrature in t of weight 1 on (0, 1); dt ∝ u³(1 − u)³ du smooths the fractional powers that a schedule may have at either end.
-
-    An objective that is constant on cells of [0, 1] says so by `cells(length)`, their number, and is read at their ends.
-    """
-    time_cells = objective.time_cells(length)
-    if time_cells:
-        return np.arange(1, time_cells + 1) / time_cells, np.full(time_cells, 1 / time_cells)
+    cells = objective.time_cells(length)
+    if cells:
+        ends = np.arange(1, cells + 1) / cells
+        return ends, np.full(cells, 1 / cells)
     u, weight = np.polynomial.legendre.leggauss(nodes)
+    # From (−1, 1) to (0, 1), and from u to t.
     u = (u + 1) / 2
-    return u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3), weight / 2 * 140 * u**3 * (1 - u) ** 3
+    t = u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3)  # formula
+    slope = 140 * u**3 * (1 - u) ** 3
+    return t, weight / 2 * slope
 
 
-def support(objective, batch, z_ZL, times_T):
-    """(row of x, z) for every pair that has a chance under q at some of the times."""
-    row_R, z_RL = (
-        np.repeat(np.arange(len(batch.tokens_BL)), len(z_ZL)),
-        np.tile(z_ZL, (len(batch.tokens_BL), 1)),
-    )
-    batch_R, fits_R = _rows(batch, row_R), np.zeros(len(row_R), bool)
+def support(
+    objective, batch: Batch, z_ZL: np.ndarray, times_T, own: dict | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (row of x, z) for every pair that q makes possible at some of the times.
+
+    Args:
+      objective: the objective.
+      batch: the texts.
+      z_ZL: the noised sequences.
+      times_T: the times to try.
+      own: the objective's own parameters.
+    """
+    texts = len(batch.tokens_BL)
+    text_X = np.arange(texts)
+    row_R = np.repeat(text_X, len(z_ZL))
+    z_RL = np.tile(z_ZL, (texts, 1))
+    batch_R = _rows(batch, row_R)
+    possible_R = np.zeros(len(row_R), bool)
     for t in times_T:
-        fits_R |= np.isfinite(
-            log_q(objective, batch_R, z_RL, np.full((len(row_R), 1), t, np.float32))
-        ).all(-1)
-    return row_R[fits_R], z_RL[fits_R]
-
-
-def _rows(batch, row_R):
-    return jax.tree.map(lambda a: np.asarray(a)[row_R], batch)
+        t_R1 = np.full((len(row_R), 1), t, np.float32)
+        log_q_RL = log_q(objective, own or {}, batch_R, z_RL, t_R1)
+        possible_R |= np.isfinite(log_q_RL).all(-1)
+    return row_R[possible_R], z_RL[possible_R]
 
 
 @partial(jax.jit, static_argnums=0)
-def log_q(objective, batch, z_BL, t_B1):
-    return objective.log_q(batch, z_BL, jnp.broadcast_to(t_B1, z_BL.shape))
+def log_q(objective, own: dict, batch: Batch, z_BL, t_B1) -> Array:
+    """Returns log q(z | x) in parts along the positions, by one compiled program."""
+    t_BL = jnp.broadcast_to(t_B1, z_BL.shape)
+    return objective.log_q(batch, z_BL, t_BL, own)
+
+
+def _rows(batch: Batch, row_R: np.ndarray) -> Batch:
+    """Returns the rows of a batch with these numbers."""
+    return jax.tree.map(lambda a: np.asarray(a)[row_R], batch)
+
+
+def _cut(arrays, part: slice):
+    """Returns a part of the rows of a tree of arrays."""
+    return jax.tree.map(lambda a: a[part], arrays)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _terms_jit(objective, net, batch, z_BL, t_B1):
-    return objective.bound_nats(net, batch, z_BL, jnp.broadcast_to(t_B1, z_BL.shape)).sum(-1)
+def _row_nats(
+    objective,
+    net: Net,
+    own: dict,
+    batch: Batch,
+    z_BL,
+    t_B1,
+) -> Array:
+    t_BL = jnp.broadcast_to(t_B1, z_BL.shape)
+    models = Models(net, own)
+    nats_BL = objective.bound_nats(models, batch, z_BL, t_BL)
+    return nats_BL.sum(-1)
 
 
-def _bound_nats(objective, net, batch, z_BL, t_B1):
-    """Σ_i terms per row, in compiled calls of one shape or two."""
-    rows = len(z_BL)
-    parts = [slice(i, i + _ROWS) for i in range(0, rows, _ROWS)]
+def _bound_nats(
+    objective,
+    net: Net,
+    own: dict,
+    batch: Batch,
+    z_BL,
+    t_B1,
+) -> np.ndarray:
+    """Returns the nats of each row, in compiled calls of at most two shapes."""
+    parts = []
+    everything = (batch, z_BL, t_B1)
+    for begin in range(0, len(z_BL), _ROWS):
+        part = slice(begin, begin + _ROWS)
+        rows, z_RL, t_R1 = _cut(everything, part)
+        nats_R = _row_nats(objective, net, own, rows, z_RL, t_R1)
+        parts.append(np.asarray(nats_R))
+    return np.concatenate(parts)
 
-    def cut(part):
-        return jax.tree.map(lambda a: a[part], batch)
 
-    return np.concatenate(
-        [np.asarray(_terms_jit(objective, net, cut(p), z_BL[p], t_B1[p])) for p in parts]
-    )
+# ------------------------------------------------------------------------------------ samplers
+
+
+def ancestral_law(
+    net: Net,
+    process,
+    visibility,
+    steps: int,
+    vocab: Vocab,
+    length: int,
+    layout: Layout | None = None,
+) -> np.ndarray:
+    """Returns the output law of the ancestral sampler, p_X in the order of `all_sequences`.
+
+    The distribution over every state of the canvas is propagated through `process.reverse`. The
+    probability of states that still contain a mask is missing from the sum of the law.
+
+    Args:
+      net: the network; static under `jit`.
+      process: how tokens are destroyed.
+      visibility: of the canvas.
+      steps: number of equal steps.
+      vocab: the ids.
+      length: of a sequence.
+      layout: of the canvas.
+    """
+    ids = alphabet(vocab)
+    z_ZL = ids[all_sequences(len(ids), length)]
+    # The law at time 1, which does not depend on the text.
+    time_11 = np.ones((1, 1), np.float32)
+    log_p_ZL = process.log_q(z_ZL, time_11, np.zeros_like(z_ZL))
+    log_p_Z = np.asarray(log_p_ZL, np.float64).sum(-1)
+    p_Z = np.exp(log_p_Z)
+    # Every state is a row of one canvas.
+    to_rows = partial(np.broadcast_to, shape=z_ZL.shape)
+    layout = jax.tree.map(to_rows, layout or Layout())
+    zero_ZL = np.zeros(z_ZL.shape, np.float32)
+    canvas = Canvas(z_ZL, zero_ZL, zero_ZL > 0, visibility, layout)
+    for k in range(steps, 0, -1):
+        t = np.float32(k / steps)
+        s = np.float32((k - 1) / steps)
+        law_ZLV = _reverse(net, process, canvas, t, s)
+        p_ZLV = np.asarray(law_ZLV, np.float64)
+        # The positions of a state change independently of each other.
+        kernel_ZZ = np.ones((len(z_ZL), 1))
+        for i in range(length):
+            p_ZV = p_ZLV[:, i][:, None, ids]
+            kernel_ZZV = kernel_ZZ[:, :, None] * p_ZV
+            kernel_ZZ = kernel_ZZV.reshape(len(z_ZL), -1)
+        p_Z = p_Z @ kernel_ZZ
+    masks_Z = np.isin(z_ZL, vocab.mask).any(-1)
+    return p_Z[~masks_Z]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _reverse(net, process, canvas: Canvas, t, s):
-    t_B, s_B = jnp.full(len(canvas.z_BL), t), jnp.full(len(canvas.z_BL), s)
-    t_BL = jnp.broadcast_to(t_B[:, None], canvas.z_BL.shape)
+def _reverse(net: Net, process, canvas: Canvas, t, s) -> Array:
+    """Returns p(z_s | z_t) of each position, probs_BLV."""
+    z_BL, rows = canvas.z_BL, len(canvas.z_BL)
+    t_B = jnp.full(rows, t)
+    s_B = jnp.full(rows, s)
+    t_BL = jnp.broadcast_to(t_B[:, None], z_BL.shape)
     output = net(replace(canvas, t_BL=t_BL))
-    return process.reverse(output.prediction, canvas.z_BL, t_B, s_B)
+    step = process.reverse(output.prediction, z_BL, t_B, s_B)
+    return step_law(step, z_BL)
+
+
+def step_law(step: Transition, z_BL) -> Array:
+    """Returns the probabilities of the token after a transition, probs_BLV."""
+    change_BL = jnp.clip(step.change_BL, 0, 1)
+    change_BL1 = change_BL[..., None]
+    # Where nothing can change the law of the new token is undefined.
+    probs_BLV = step.tokens.probs()
+    new_BLV = jnp.where(change_BL1 > 0, change_BL1 * probs_BLV, 0.0)
+    same_BLV = jax.nn.one_hot(z_BL, probs_BLV.shape[-1])
+    return new_BLV + (1 - change_BL1) * same_BLV

@@ -228,7 +228,7 @@ def _check_noise(sampler: Sampler, process) -> None:
             "sampler.cache.kind='delayed' computes masks only, and this model's noise leaves none: "
             "use 'dual' or 'prefix'"
         )
-    shared = hasattr(process, "time_of")
+    shared = process.schedule is not None
     if sampler.remask and not (process.final and shared):
         raise UserError(
             f"sampler.remask={_name(sampler.remask)} needs masks with one schedule for all tokens, "

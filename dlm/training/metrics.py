@@ -9,6 +9,8 @@ from dlm.machine import hosts
 from dlm.runs.logs import Logs
 
 LN2 = float(np.log(2.0))
+# The sums of an update, but for those of single metrics.
+_NAMES = ("loss_sum", "weight_sum", "nats_sum", "bytes_sum", "skipped_sum", "empty_sum")
 
 
 class Diverged(Exception):
@@ -63,7 +65,7 @@ class Meter:
             return
         step, sums = self._pending
         self._pending = None
-        self.rows.append(jax.tree.map(float, jax.device_get(sums)))
+        self.rows.append(_plain(jax.device_get(sums)))
         if self.rows[-1].get("skipped_sum"):
             self._streak.append(step)
         elif not self.rows[-1].get("empty_sum"):
@@ -85,7 +87,7 @@ class Meter:
 
     def _emit(self, step: int) -> None:
         now = time.perf_counter()
-        total = {k: sum(row.get(k, 0.0) for row in self.rows) for k in self.rows[-1]}
+        total = {k: sum(row.get(k, 0.0) for row in self.rows) for k in _NAMES}
         speed = sum(row["weight_sum"] for row in self.rows[self._untimed :]) / (now - self._begin)
         left = {name: int(total.get(f"{name}_sum", 0)) for name in ("skipped", "empty")}
         updates = [
@@ -109,21 +111,28 @@ def _done(x) -> bool:
     return isinstance(x, jax.Array) and x.is_ready()
 
 
+def _plain(sums: dict) -> dict:
+    """The sums of an update as numbers, of each metric a pair (sum of values, sum of counts)."""
+    metrics = sums.get("metrics", {})
+    row = {name: float(value) for name, value in sums.items() if name != "metrics"}
+    pairs = {name: (float(m.value_sum), float(m.count_sum)) for name, m in metrics.items()}
+    return row | dict(metrics=pairs)
+
+
+def _mean(name: str, updates: list[dict]) -> float:
+    """The mean of a metric over updates."""
+    pairs = [row["metrics"][name] for row in updates if name in row.get("metrics", {})]
+    values, counts = zip(*pairs, strict=True)
+    return sum(values) / max(sum(counts), 1.0)
+
+
 def _means(total: dict, updates: list[dict]) -> dict:
-    tokens = max(total["weight_sum"], 1.0)
-    return dict(
-        loss=total["loss_sum"] / tokens,
-        **(
-            {"bits_per_byte": total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0)}
-            if "nats_sum" in total
-            else {}
-        ),
-        grad_norm=updates[-1]["grad_norm"],
-        **({"masked_share": total["masked_sum"] / tokens} if "masked_sum" in total else {}),
-        **({"ahead_loss": total["ahead_sum"] / tokens} if "ahead_sum" in total else {}),
-        **{
-            k: sum(row[k] for row in updates) / len(updates)
-            for k in total
-            if k.startswith("router_")
-        },
-    )
+    """The columns of a row: each metric over what it counts."""
+    row = dict(loss=total["loss_sum"] / max(total["weight_sum"], 1.0))
+    if any("nats_sum" in update for update in updates):
+        row["bits_per_byte"] = total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0)
+    row["grad_norm"] = updates[-1]["grad_norm"]
+    # An earlier version kept no pairs in the rows of an update under way.
+    for name in updates[-1].get("metrics", {}):
+        row[name] = _mean(name, updates)
+    return row

@@ -41,7 +41,8 @@ def test_both_variances_are_those_of_a_plain_loop(trained, capsys, monkeypatch):
     value = jax.jit(
         jax.value_and_grad(
             lambda p, key: (
-                (loss := objective.loss(experiment.net(p), batch, key)).nats_sum / loss.weight_sum
+                (loss := objective.loss(experiment.models(p), batch, key)).nats_sum
+                / loss.weight_sum
             )
         )
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlm.core.config import build_member
-from dlm.core.contracts import Dense, Output
+from dlm.core.contracts import Dense, Models, Output
 from dlm.evals import calibration
 from dlm.evals.calibration import Calibration
 from dlm.objectives.ar import AR
@@ -34,7 +34,7 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
         net=lambda params: net,
         objective=objective,
         run=run,
-        held=lambda params: objective,
+        models=lambda params: Models(net),
         counted=counted,
     )
     context = types.SimpleNamespace(

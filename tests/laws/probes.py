@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlm.core.config import build_member
+from dlm.core.contracts import Models
 from tests import tiny
 from tests.samplers import test_blockwise as sampler_tests
 
@@ -15,7 +16,8 @@ def objective(**changes):
     made = build_member(dict(name="masked") | changes, "objectives", tiny.VOCAB)
     batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
     return tiny.program(
-        lambda key: made.loss(sampler_tests.neighbours, batch, key).nats_sum, jax.random.key(0)
+        lambda key: made.loss(Models(sampler_tests.neighbours), batch, key).nats_sum,
+        jax.random.key(0),
     )
 
 
@@ -23,11 +25,8 @@ def blocks(**changes):
     """The loss of block diffusion half-way through a run."""
     made = build_member(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
     batch = tiny.batch(tiny.tokens(8, 6))
-    batch = dataclasses.replace(batch, progress_B1=jnp.full((8, 1), 0.1))
-    return tiny.program(
-        lambda key: made.loss(tiny.net(tiny.model_config()), batch, key).nats_sum,
-        jax.random.key(0),
-    )
+    models = tiny.models(tiny.model_config(), progress=jnp.float32(0.1))
+    return tiny.program(lambda key: made.loss(models, batch, key).nats_sum, jax.random.key(0))
 
 
 def kin(name):
@@ -36,21 +35,17 @@ def kin(name):
     def probe(**changes):
         made = build_member(dict(name=name.lower()) | changes, "objectives", tiny.VOCAB)
         batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
-        fields = dict(
-            marked_BL=batch.tokens_BL % 2, cost_BT=jnp.arange(32.0)[None] + jnp.ones((4, 1))
-        )
-        batch = dataclasses.replace(batch, **fields)
-        if name == "Adapted":  # it asks a network otherwise, a share of the updates being done
-            batch = dataclasses.replace(batch, progress_B1=jnp.full((4, 1), 0.1))
-            params, config = tiny.shapes(tiny.model_config()), tiny.model_config()
-            return tiny.program(
-                lambda p, key: made.loss(tiny.net(config, p), batch, key).nats_sum,
-                params,
-                jax.random.key(0),
-            )
-        return tiny.program(
-            lambda key: made.loss(sampler_tests.neighbours, batch, key).nats_sum, jax.random.key(0)
-        )
+        batch = dataclasses.replace(batch, marked_BL=batch.tokens_BL % 2)
+        if name == "Adapted":  # the network is called otherwise early in training
+            config = tiny.model_config()
+
+            def early(params, key):
+                models = tiny.models(config, params, progress=jnp.float32(0.1))
+                return made.loss(models, batch, key).nats_sum
+
+            return tiny.program(early, tiny.shapes(config), jax.random.key(0))
+        models = Models(sampler_tests.neighbours, statistics=jnp.arange(32.0) + 1)
+        return tiny.program(lambda key: made.loss(models, batch, key).nats_sum, jax.random.key(0))
 
     probe.__name__ = name
     return probe
@@ -124,7 +119,7 @@ def dropped(**changes):
     )
     batch, params = tiny.batch(tiny.tokens(2, 6)), tiny.shapes(config)
     return tiny.program(
-        lambda p, key: made.loss(tiny.net(config, p), batch, key).nats_sum,
+        lambda p, key: made.loss(Models(tiny.net(config, p)), batch, key).nats_sum,
         params,
         jax.random.key(0),
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from dlm.core.config import build_member
+from dlm.core.contracts import Canvas
 from dlm.core.vocab import Vocab
 from dlm.nn.visibility.full import Full
 from dlm.noise.schedules.geometric import Geometric
@@ -42,9 +43,9 @@ def test_nor_one_that_knows_the_time(name):
 class DividedByMasked(Masked):
     """The mean over masked positions instead of their weighted sum."""
 
-    def bound_nats(self, net, batch, z_BL, t_BL):
+    def bound_nats(self, models, batch, z_BL, t_BL):
         masked_B1 = (z_BL == self.vocab.mask).sum(-1, keepdims=True)
-        return super().bound_nats(net, batch, z_BL, t_BL) / jnp.maximum(masked_B1, 1)
+        return super().bound_nats(models, batch, z_BL, t_BL) / jnp.maximum(masked_B1, 1)
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Leaking(Masked):
 
     visibility: ClassVar = Full()
 
-    def read(self, net, batch, z_BL, t_BL):
-        return net(self.canvas(batch, z_BL, t_BL, target_BL=batch.tokens_BL))
+    def read(self, models, batch, z_BL, t_BL):
+        target = dict(target_BL=batch.tokens_BL)
+        return models.student(Canvas.of(batch, z_BL, t_BL, self.visibility, **target))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core.contracts import Dense, Layout, Output
+from dlm.core.contracts import Dense, Layout, Models, Output
 from dlm.core.errors import UserError
 from dlm.oracle.enumeration import exact_bound
 from tests.laws import worlds as w
@@ -94,12 +94,13 @@ def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(c
     want, above, below = (
         exact_bound(objective, NEAR, np.tile(x_XL, (3, 1)), w.VOCAB, layout).reshape(3, n).sum(1)
     )
-    cost_BT = np.tile(np.linspace(3, 0.1, 32) ** 4, (n, 1)).astype(np.float32)
-    batch = w.batch_of(x_XL, cost_BT=cost_BT)
+    square_T = (np.linspace(3, 0.1, 32) ** 4).astype(np.float32)
+    batch = w.batch_of(x_XL)
 
     def loss(s, key):
         table_ZLV = jnp.where(FINITE, jnp.where(FINITE, w.TABLES[3], 0.0) + s * DIRECTION, -jnp.inf)
-        return objective.loss(w.table_net(table_ZLV[None]), batch, key).nats_sum
+        models = Models(w.table_net(table_ZLV[None]), statistics=square_T)
+        return objective.loss(models, batch, key).nats_sum
 
     both = jax.jit(
         lambda keys: jax.lax.map(lambda key: jax.jvp(lambda s: loss(s, key), (0.0,), (1.0,)), keys)
@@ -116,10 +117,8 @@ def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(c
 def test_a_complement_of_a_count_masks_the_rest_and_never_nothing():
     objective = w.objective(dict(name="masked", pattern="count", coupling="complementary"))
     batch = w.batch_of(np.tile(w.X_XL, (4, 1)))
-    (one_BL, *_), (other_BL, *_) = jax.jit(lambda key: objective.views(batch, key))(
-        jax.random.key(0)
-    )
-    one_BL, other_BL = np.asarray(one_BL) == w.VOCAB.mask, np.asarray(other_BL) == w.VOCAB.mask
+    views = jax.jit(lambda batch: [canvas.z_BL for canvas in recorded(objective, batch)])(batch)
+    one_BL, other_BL = (np.asarray(z_BL) == w.VOCAB.mask for z_BL in views)
     whole_B = one_BL.all(1)
     assert (
         (other_BL[whole_B]).all()
@@ -140,7 +139,7 @@ def recorded(objective, batch, table=0):
         layout = dataclasses.replace(canvas.layout, segments_BL=layout.segments_BL)
         return w.tables(dataclasses.replace(canvas, layout=layout))
 
-    objective.loss(net, batch, jax.random.key(0))
+    objective.loss(Models(net), batch, jax.random.key(0))
     return seen
 
 
@@ -185,8 +184,9 @@ def test_weights_that_look_at_kept_neighbours():
         return Output(Dense(jnp.zeros((1, 6, w.VOCAB.size))))
 
     objective = w.objective(dict(name="masked", weights="context"))
-    nats_BL = jax.jit(lambda z_BL, t_BL: objective.training_nats(half, batch, z_BL, t_BL, None))(
-        z_BL, jnp.full((1, 6), 0.5)
+    t_BL = jnp.full((1, 6), 0.5)
+    nats_BL, _ = jax.jit(lambda z_BL: objective.view_nats(Models(half), batch, None, z_BL, t_BL))(
+        z_BL
     )
 
     def near(*distances):
@@ -208,11 +208,8 @@ def test_dynamic_weights_of_hybrid_noise():
     def told(canvas):
         return Output(Dense(jnp.log(jnp.asarray(told_V))[None, None] + jnp.zeros((1, 3, 1))))
 
-    found_L = np.asarray(
-        jax.jit(lambda z_BL, t: objective.training_nats(told, w.batch_of(x_BL), z_BL, t, None))(
-            z_BL, t
-        )
-    )[0]
+    prediction, one_BL = told(None).prediction, jnp.ones(x_BL.shape)
+    found_L = np.asarray(jax.jit(objective._dynamic)(prediction, x_BL, z_BL, t, one_BL))[0]
     alpha, uniform = float(noise.alpha(0.3)), float(noise.noise_probs(0.3)[1])
 
     def laws(p_V):

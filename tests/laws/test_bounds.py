@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core.contracts import Output, UnbiasedLoss
+from dlm.core.contracts import Models, Output, UnbiasedLoss
 from dlm.nn import config, transformer
 from dlm.objectives.masked import Masked
 from dlm.oracle.enumeration import exact_bound
@@ -70,7 +70,7 @@ def test_every_member_says_what_it_claims(member):
         objective.claims,
         "heuristic",
     )
-    loss = jax.eval_shape(lambda: objective.loss(w.tables, batch, jax.random.key(0)))
+    loss = jax.eval_shape(lambda: objective.loss(Models(w.tables), batch, jax.random.key(0)))
     assert isinstance(loss, UnbiasedLoss) == (objective.loss_claims == objective.claims)
 
 
@@ -121,8 +121,8 @@ def test_a_grid_of_times_has_a_bound_of_its_own():
 class DividedByMasked(Masked):
     """The mean over masked positions in the place of their weighted sum: the usual mistake."""
 
-    def bound_nats(self, net, batch, z_BL, t_B):
-        return super().bound_nats(net, batch, z_BL, t_B) / jnp.maximum(
+    def bound_nats(self, models, batch, z_BL, t_B):
+        return super().bound_nats(models, batch, z_BL, t_B) / jnp.maximum(
             (z_BL == self.vocab.mask).sum(-1, keepdims=True), 1
         )
 
@@ -131,8 +131,9 @@ class DividedByMasked(Masked):
 class Unweighted(Masked):
     """Plain cross-entropy of what is masked."""
 
-    def weight(self, t):
-        return jnp.ones_like(t)
+    def bound_nats(self, models, batch, z_BL, t_BL):
+        prediction = self.read(models, batch, z_BL, t_BL).prediction
+        return self.nats("flat", prediction, batch, z_BL, t_BL)
 
 
 @pytest.mark.parametrize("wrong", [DividedByMasked, Unweighted])
@@ -231,8 +232,8 @@ def test_the_reported_bound_and_the_loss(member):
 
     def both(key):
         return (
-            objective.bound(w.tables, batch, key, 8),
-            objective.loss(w.tables, batch, key),
+            objective.bound(Models(w.tables), batch, key, 8),
+            objective.loss(Models(w.tables), batch, key),
         )
 
     bound, loss = jax.jit(jax.vmap(both))(jax.random.split(jax.random.key(0), SEEDS))
@@ -268,7 +269,7 @@ def test_gradients_are_finite_at_every_time(member):
             jnp.where(jnp.arange(w.VOCAB.size) < w.V, finite_KZLV[3:] * scale, -jnp.inf)
         )
         z_BL = batch.tokens_BL if objective.process is None else gone_BL
-        return objective.bound_nats(net, batch, z_BL, jnp.full(z_BL.shape, t)).sum()
+        return objective.bound_nats(Models(net), batch, z_BL, jnp.full(z_BL.shape, t)).sum()
 
     grads = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(
         jnp.ones((len(w.Z_ZL), w.L, w.VOCAB.size)), jnp.array([1e-6, 0.5, 1.0])

@@ -5,35 +5,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core.contracts import Models
 from dlm.nn.visibility.full import Full
 from dlm.oracle.enumeration import ancestral_law, exact_bound, total_variation
 from tests.laws import worlds as w
 
 pytestmark = pytest.mark.slow
 POWERS = {"power_V": jnp.array([-0.7, 0.9, 0.2, 0.0, 0.0, 0.0])}
-HELD = w.objective(dict(name="learned")).holding(POWERS)
+LEARNED = w.objective(dict(name="learned"))
+PROCESS = LEARNED.process_of(POWERS)
 
 
 def test_a_bound_for_any_schedules_and_exact_with_their_posterior():
     for k, world in enumerate(w.WORLDS):
-        bound_X = exact_bound(HELD, world.under(HELD.process, own=True), w.X_XL, w.VOCAB)
+        bound_X = exact_bound(LEARNED, world.under(PROCESS, own=True), w.X_XL, w.VOCAB, own=POWERS)
         np.testing.assert_allclose(bound_X, -np.log(w.law(world)), atol=1e-5)
         blind_X = exact_bound(
-            HELD, w.table_net(w.TABLES[k : k + 1]), w.X_XL, w.VOCAB
+            LEARNED, w.table_net(w.TABLES[k : k + 1]), w.X_XL, w.VOCAB, own=POWERS
         )  # does not know what a mask tells
         assert np.exp(-blind_X).sum() < 1 - 1e-3
     for table in (3, 4):
-        assert (
-            np.exp(
-                -exact_bound(HELD, w.tables, w.X_XL, w.VOCAB, w.for_table(table, len(w.X_XL)))
-            ).sum()
-            < 0.99
-        )
+        layout = w.for_table(table, len(w.X_XL))
+        bound_X = exact_bound(LEARNED, w.tables, w.X_XL, w.VOCAB, layout, own=POWERS)
+        assert np.exp(-bound_X).sum() < 0.99
 
 
 def test_its_sampler_draws_from_p_as_steps_grow():
     """Tokens of large w come first, and the law still tends to p: what is left falls by half as steps double."""
-    world, process = w.WORLDS[1], HELD.process
+    world, process = w.WORLDS[1], PROCESS
 
     def law(steps):
         return ancestral_law(world.under(process, own=True), process, Full(), steps, w.VOCAB, w.L)
@@ -43,12 +42,11 @@ def test_its_sampler_draws_from_p_as_steps_grow():
 
 
 def test_equal_schedules_are_masked_diffusion():
-    even = w.objective(dict(name="learned")).holding({"power_V": jnp.full(w.VOCAB.size, 0.4)})
+    even = {"power_V": jnp.full(w.VOCAB.size, 0.4)}
     fields = w.for_table(3, len(w.X_XL))
     masked_X = exact_bound(w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, fields)
-    np.testing.assert_allclose(
-        exact_bound(even, w.tables, w.X_XL, w.VOCAB, fields), masked_X, rtol=1e-5
-    )
+    even_X = exact_bound(LEARNED, w.tables, w.X_XL, w.VOCAB, fields, own=even)
+    np.testing.assert_allclose(even_X, masked_X, rtol=1e-5)
 
 
 SMALL = w.X_XL[::5]
@@ -62,15 +60,15 @@ def enumerated(own, table, nodes=48, scored=True):
         u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3),
         weight / 2 * 140 * u**3 * (1 - u) ** 3,
     )
-    held = w.objective(dict(name="learned")).holding(own)
+    models = Models(w.table_net(table), own)
     x_RL, z_RL = np.repeat(SMALL, len(w.Z_ZL), 0), np.tile(w.Z_ZL, (len(SMALL), 1))
     fits_R = ((z_RL == x_RL) | (z_RL == w.VOCAB.mask)).all(1)
     batch, z_RL = w.batch_of(x_RL[fits_R]), z_RL[fits_R]
 
     def at(t):
         t_RL = jnp.full(z_RL.shape, t)
-        bound_nats_R = held.bound_nats(w.table_net(table), batch, z_RL, t_RL).sum(1)
-        q_R = jnp.exp(held.log_q(batch, z_RL, t_RL).sum(1))
+        bound_nats_R = LEARNED.bound_nats(models, batch, z_RL, t_RL).sum(1)
+        q_R = jnp.exp(LEARNED.log_q(batch, z_RL, t_RL, own).sum(1))
         return ((q_R if scored else jax.lax.stop_gradient(q_R)) * bound_nats_R).sum()
 
     return jax.lax.map(at, jnp.asarray(t_T, jnp.float32)) @ jnp.asarray(weight_T, jnp.float32)
@@ -83,12 +81,8 @@ def test_the_gradient_estimator_is_that_of_the_bound():
     batch = w.batch_of(SMALL)
 
     def loss(own, table, key):
-        return (
-            w.objective(dict(name="learned", times="iid"))
-            .holding(own)
-            .loss(w.table_net(table), batch, key)
-            .nats_sum
-        )
+        objective = w.objective(dict(name="learned", times="iid"))
+        return objective.loss(Models(w.table_net(table), own), batch, key).nats_sum
 
     want = jax.jit(jax.grad(enumerated, (0, 1)))(POWERS, finite)
     blind = jax.jit(jax.grad(lambda own: enumerated(own, finite, scored=False)))(POWERS)

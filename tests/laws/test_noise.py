@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Dense, Layout, Output
+from dlm.core.contracts import Batch, Dense, Layout, Models, Output
 from dlm.oracle.world import views
 from tests.laws import worlds as w
 
@@ -48,9 +48,9 @@ def test_all_that_is_not_kept_is_a_mask_or_noise_and_speeds_are_derivatives(proc
 @pytest.mark.parametrize("process", w.ABSORBING, ids=w.title)
 def test_rates_are_accurate_next_to_the_clean_end(process):
     noise, small = w.process(process), jnp.float32(1e-6)
-    gone, slope, rate = jax.jit(lambda t: (*jax.value_and_grad(noise.mask_prob)(t), noise.rate(t)))(
-        small
-    )
+    gone, slope, rate = jax.jit(
+        lambda t: (*jax.value_and_grad(noise.schedule.noised)(t), noise.schedule.rate(t))
+    )(small)
     np.testing.assert_allclose(
         rate * 1e-6, np.float64(1e-6) * np.float64(slope) / np.float64(gone), rtol=1e-4
     )
@@ -117,7 +117,7 @@ def test_loss_does_not_depend_on_how_a_batch_is_cut_or_padded(member):
     objective, batch = w.objective(member), _batch()
     loss = jax.jit(
         lambda batch, step: objective.loss(
-            _prefix_net, batch, keys.key(keys.root(0), "noise", step)
+            Models(_prefix_net), batch, keys.key(keys.root(0), "noise", step)
         )
     )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.core.contracts import Batch, Dense, Layout, Output
+from dlm.core.contracts import Batch, Dense, Layout, Models, Output
 from dlm.nn.visibility import two_streams
 from tests.laws import worlds as w
 
@@ -58,12 +58,11 @@ def nats(ids_BL, t, x_BL=X_BL):
 
 def training_nats(config, batch=BATCH, z_BL=Z_BL):
     """What the view z costs in training at the time T."""
-    objective = w.objective(config)
+    objective, models = w.objective(config), Models(told)
 
     def view(z_BL):
-        return objective.training_nats(
-            told, batch, z_BL, jnp.full(z_BL.shape, T), jax.random.key(0)
-        )
+        t_BL = jnp.full(z_BL.shape, T)
+        return objective.view_nats(models, batch, jax.random.key(0), z_BL, t_BL)[0]
 
     return np.asarray(jax.jit(view)(z_BL))
 
@@ -110,9 +109,9 @@ def test_each_group_of_a_partition_is_told_the_share_that_is_asked_for():
     """t of the group of rate t, 1 − t of the other; each counts by half and is divided by its own rate."""
     asked_BL = np.full_like(X_BL, w.VOCAB.mask)
     want_BL = np.where(MASKED_BL, nats(asked_BL, T) / T, nats(asked_BL, 1 - T) / (1 - T)) / 2
-    np.testing.assert_allclose(
-        training_nats(dict(name="partition")), WEIGHTS_BL * want_BL, rtol=1e-5
-    )
+    objective, t_BL = w.objective(dict(name="partition")), jnp.full(X_BL.shape, T)
+    found_BL = objective.bound_nats(Models(told), BATCH, jnp.asarray(Z_BL), t_BL)
+    np.testing.assert_allclose(found_BL, WEIGHTS_BL * want_BL, rtol=1e-5)
 
 
 def test_dropout_predicts_every_token_behind_an_input_that_is_partly_masked():
@@ -122,7 +121,7 @@ def test_dropout_predicts_every_token_behind_an_input_that_is_partly_masked():
         seen.append(canvas)
         return told(canvas)
 
-    loss = w.objective(dict(name="ar", dropout=0.5)).loss(heard, BATCH, jax.random.key(1))
+    loss = w.objective(dict(name="ar", dropout=0.5)).loss(Models(heard), BATCH, jax.random.key(1))
     z_BL, t_BL = np.asarray(seen[0].z_BL), np.asarray(seen[0].t_BL)
     dropped_BL = z_BL == w.VOCAB.mask
     assert (
@@ -144,11 +143,17 @@ def test_both_views_of_priority_give_every_position_the_same_weight():
     object.__setattr__(
         objective,
         "draw_times",
-        lambda batch, key: (jnp.broadcast_to(t_T1, x_TL.shape), jnp.ones(x_TL.shape)),
+        lambda models, batch, key: (jnp.broadcast_to(t_T1, x_TL.shape), jnp.ones(x_TL.shape)),
     )
-    first, inverse = (
-        np.asarray(density_TL) for _, _, density_TL in objective.views(batch, jax.random.key(0))
-    )
+    densities, sums = [], objective.sums
+
+    def recorded(batch, nats_BL, masked_BL, time, routing):
+        densities.append(np.asarray(time[1]))
+        return sums(batch, nats_BL, masked_BL, time, routing)
+
+    object.__setattr__(objective, "sums", recorded)
+    objective.loss(Models(told), batch, jax.random.key(0))
+    first, inverse = densities
     gone_TL = np.where(x_TL == 1, 1 - (1 - t_T1) ** k, t_T1**k)
     for density_TL, share_TL in ((first, gone_TL), (inverse, 1 - gone_TL)):
         np.testing.assert_allclose(weight_T / 2 @ (share_TL / density_TL), 1.0, atol=1e-3)

@@ -3,18 +3,16 @@
 import dataclasses
 import itertools
 import typing
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dlm
 from dlm.core.config import build_member
 from dlm.core.contracts import Batch, Dense, Layout, Output
 from dlm.core.errors import UserError
-from dlm.core.families import exposed
+from dlm.core.families import exposed, member_names
 from dlm.oracle.enumeration import all_sequences, alphabet
 from dlm.oracle.hmm import Hmm
 from dlm.oracle.markov import Markov
@@ -109,11 +107,8 @@ def rows(batch, which):
 
 
 def listed(family):
-    return sorted(
-        p.stem
-        for p in (Path(dlm.__file__).parent / family).glob("*.py")
-        if p.stem not in ("__init__", "base")
-    )
+    """The members of a family, by their files."""
+    return member_names(family.replace("/", "."))
 
 
 def choices(family, wanted):

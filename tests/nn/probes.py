@@ -33,7 +33,7 @@ def network(**changes):
     objective = build_member("masked", "objectives", tiny.VOCAB)
     params, batch = tiny.shapes(config), tiny.batch(tiny.tokens(2, 6))
     return tiny.program(
-        lambda p, key: objective.loss(tiny.net(config, p), batch, key).nats_sum,
+        lambda p, key: objective.loss(tiny.models(config, p), batch, key).nats_sum,
         params,
         jax.random.key(0),
     )

@@ -60,21 +60,19 @@ def test_reach_opens_the_attention_from_causal_to_full():
 )
 def test_the_reach_grows_with_the_updates(anneal, progress, want):
     batch = tiny.batch(X_BL)
-    told = dataclasses.replace(batch, progress_B1=jnp.full((2, 1), progress))
+    over, now = tiny.models(CONFIG), tiny.models(CONFIG, progress=jnp.float32(progress))
     objective = Adapted(
         reach_warmup=anneal, vocab=tiny.VOCAB, process=build_member("mask", "noise", tiny.VOCAB)
     )
-    reach_B1 = objective.visibility_in_training(told).reach_B1
+    reach_B1 = objective._visibility_at(now, batch).reach_B1
     assert (reach_B1 is None) if want is None else (reach_B1 == want).all()
-    unlimited = objective.visibility_in_training(batch).reach_B1
-    assert unlimited is None, "where no updates are counted everything is seen"
+    unlimited = objective._visibility_at(over, batch).reach_B1
+    assert unlimited is None, "after the warm-up everything is visible"
     key = jax.random.key(0)
-    net = tiny.net(CONFIG)
-    losses = [float(objective.loss(net, b, key).nats_sum) for b in (batch, told)]
+    losses = [float(objective.loss(models, batch, key).nats_sum) for models in (over, now)]
     assert (losses[0] == losses[1]) == (want is None or want >= 8)
-    assert float(objective.bound(net, told, key, 2).nats_BL.sum()) == float(
-        objective.bound(net, batch, key, 2).nats_BL.sum()
-    )
+    bounds = [objective.bound(models, batch, key, 2).nats_BL.sum() for models in (over, now)]
+    assert float(bounds[0]) == float(bounds[1])
 
 
 def test_what_reads_a_part_of_the_canvas_is_refused():

@@ -146,7 +146,7 @@ def test_a_mesh_changes_nothing():
     )
     both = jax.jit(
         jax.value_and_grad(
-            lambda p, b: objective.loss(tiny.net(config, p), b, jax.random.key(0)).nats_sum
+            lambda p, b: objective.loss(tiny.models(config, p), b, jax.random.key(0)).nats_sum
         )
     )
     devices = mesh.make(MeshConfig(data=1, fsdp=2, tensor=2))

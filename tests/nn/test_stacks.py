@@ -84,7 +84,7 @@ def test_remat_and_unrolled_layers_compute_the_same():
         config = dataclasses.replace(CONFIG, compute=dataclasses.replace(CONFIG.compute, **compute))
         return jax.jit(
             jax.value_and_grad(
-                lambda p: AR(vocab=tiny.VOCAB).loss(tiny.net(config, p), batch, None).nats_sum
+                lambda p: AR(vocab=tiny.VOCAB).loss(tiny.models(config, p), batch, None).nats_sum
             )
         )
 

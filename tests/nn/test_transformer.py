@@ -180,7 +180,7 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
     @jax.jit
     def both(params, batch):
         found = jax.value_and_grad(
-            lambda p: objective.loss(tiny.net(CONFIG, p), batch, jax.random.key(1)).nats_sum
+            lambda p: objective.loss(tiny.models(CONFIG, p), batch, jax.random.key(1)).nats_sum
         )(params)
         canvas = tiny.canvas(batch.tokens_BL, segments_BL=batch.layout.segments_BL)
         return found, tiny.net(CONFIG, params)(
@@ -254,7 +254,7 @@ def test_scan_and_remat_compute_the_same_function():
         config = tiny.model_config(layers=3, **compute)
 
         def nats(p):
-            return AR(vocab=tiny.VOCAB).loss(tiny.net(config, p), batch, None).nats_sum
+            return AR(vocab=tiny.VOCAB).loss(tiny.models(config, p), batch, None).nats_sum
 
         return jax.jit(jax.value_and_grad(nats))(tiny.random_params(config))
 

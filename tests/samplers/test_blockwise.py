@@ -194,7 +194,7 @@ def test_decoding_has_the_likelihood_that_training_measures(prompted):
     sampled = decode(prompted, KEY_B, True)
     canvas = sampled.canvas
     nats_BL = AR(vocab=tiny.VOCAB).bound_nats(
-        tiny.net(TIMED, PARAMS),
+        tiny.models(TIMED, PARAMS),
         tiny.batch(canvas.z_BL),
         canvas.z_BL,
         jnp.zeros(canvas.z_BL.shape),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlm.core.contracts import Mean
 from dlm.machine.interrupts import Preempted
 from dlm.training import loop, metrics
 from dlm.training.intervals import Intervals
@@ -56,13 +57,15 @@ def train(
             nats_sum=np.float32(10.0 * batch * counted),
             weight_sum=np.float32(5 * counted),
             bytes_sum=np.float32(4 * counted),
-            masked_sum=np.float32(2 * counted),
-            ahead_sum=np.float32(3 * counted),
+            metrics=dict(
+                masked_share=Mean(np.float32(2 * counted), np.float32(5 * counted)),
+                ahead_loss=Mean(np.float32(3 * counted), np.float32(5 * counted)),
+                router_busiest=Mean(np.float32(batch * counted), np.float32(counted)),
+            ),
             lr=np.float32(batch),
             grad_norm=np.float32(batch),
             skipped_sum=np.float32(left_out),
             empty_sum=np.float32(empty(batch)),
-            router_busiest=np.float32(batch),
         )
 
     return loop.train(
@@ -136,7 +139,7 @@ def test_the_speed_is_that_of_the_updates_since_the_clock_was_started(monkeypatc
 def test_a_row_holds_the_time_of_its_own_updates_where_they_run_while_they_are_called():
     told, done = (
         Told(),
-        lambda **sums: {k: jax.block_until_ready(jnp.asarray(v)) for k, v in sums.items()},
+        lambda **sums: jax.block_until_ready(jax.tree.map(jnp.asarray, sums)),
     )
     train(told, 0, 3, made=done, log=1, save=0)
     assert told.calls == [

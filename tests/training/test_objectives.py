@@ -12,6 +12,7 @@ import dlm
 from dlm.app.context import RunContext
 from dlm.app.experiment import Experiment
 from dlm.core.config import build_member
+from dlm.core.contracts import Dense, Models, Output
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.evals.bound import HeldOut
@@ -111,27 +112,20 @@ def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
     objective, batch = dataclasses.replace(made.objective, tokens=3), next(made.batches(0))
     params, key = made.new_state().params, jax.random.key(0)
     params = jax.tree.map(lambda p: p + 0.01, params)
-    net = made.net(params)
+    models = made.models(params)
     t_BL = jnp.full(batch.tokens_BL.shape, 0.6)
-    z_BL = objective.corrupt_batch(batch, key, t_BL)
-    found_BL = objective.training_nats(net, batch, z_BL, t_BL, key) - objective.bound_nats(
-        net, batch, z_BL, t_BL
-    )
-    judged_BL, y_BL = objective.fill_some(
-        net(objective.canvas(batch, z_BL, t_BL)).prediction,
-        batch,
-        z_BL,
-        key,
-    )
+    z_BL = objective.corrupt(models, batch, key, t_BL)
+    both_BL, _ = objective.view_nats(models, batch, key, z_BL, t_BL)
+    found_BL = both_BL - objective.bound_nats(models, batch, z_BL, t_BL)
+    prediction = objective.read(models, batch, z_BL, t_BL).prediction
+    judged_BL, y_BL = objective.fill_some(prediction, batch, z_BL, key)
     masked_BL = (z_BL == made.run.nn.vocab.mask) & (batch.weights_BL > 0)
     assert (judged_BL.sum(1) == jnp.minimum(masked_BL.sum(1), 3)).all() and (
         masked_BL | ~judged_BL
     ).all()
     assert ((y_BL != z_BL) == judged_BL).all()
-    logit_BL = np.asarray(
-        net(objective.canvas(batch, y_BL, t_BL)).heads["quality"],
-        np.float64,
-    )
+    logits_BL = objective.read(models, batch, y_BL, t_BL).heads["quality"]
+    logit_BL = np.asarray(logits_BL, np.float64)
     wrong_BL = np.where(y_BL == batch.tokens_BL, -logit_BL, logit_BL)
     np.testing.assert_allclose(
         found_BL, np.where(judged_BL, np.logaddexp(0, wrong_BL), 0.0), atol=1e-4
@@ -145,17 +139,17 @@ def test_schedules_of_tokens_move_and_shape_the_noise(corpus):
     made = experiment(corpus, "learned")
     state, _ = updated(made)
     power_V = np.asarray(state.params["objective"]["power_V"])
-    assert (np.abs(power_V[: made.run.nn.vocab.eos]) > 0).any() and made.held(
-        state.params
-    ).process.power_V is not None
+    assert (np.abs(power_V[: made.run.nn.vocab.eos]) > 0).any()
+    learned_V = made.process_of(state.params).power_V
+    assert (np.asarray(learned_V) != np.asarray(made.objective.process.power_V)).any()
     far = {
         **state.params,
         "objective": {"power_V": jnp.where(jnp.arange(len(power_V)) == ord("e"), -4.0, 2.0)},
     }
     batch = next(made.batches(0))
-    z_BL = np.asarray(
-        made.held(far).corrupt_batch(batch, jax.random.key(0), jnp.full(batch.tokens_BL.shape, 0.5))
-    )
+    t_BL = jnp.full(batch.tokens_BL.shape, 0.5)
+    models = made.models(far)
+    z_BL = np.asarray(made.objective.corrupt(models, batch, jax.random.key(0), t_BL))
     x_BL = np.asarray(batch.tokens_BL)
     masked_BL = (z_BL == made.run.nn.vocab.mask) & np.asarray(batch.noisable_BL)
     assert (
@@ -172,20 +166,18 @@ def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_i
     given = dict(objective=dict(name="block", size=1, pattern="count")) if stem == "block" else {}
     made = experiment(corpus, stem, nn__time="adaln", **given)
     params, batch = tiny.random_params(made.run.nn, scale=0.3), tiny.batch(tiny.tokens(2, 6))
-    net, order_BL = (
-        made.net(params),
-        jnp.broadcast_to(jnp.arange(6), (2, 6)),
-    )
+    net, models = made.net(params), made.models(params)
+    order_BL = jnp.broadcast_to(jnp.arange(6), (2, 6))
     z_BL = dict(
         any_order=order_BL, block=jnp.full((2, 6), made.run.nn.vocab.mask), ar=batch.tokens_BL
     ).get(stem)
     training_nats_BL = (
-        both_groups(made, net, batch)
+        both_groups(made, models, batch)
         if stem == "partition"
-        else made.objective.bound_nats(net, batch, z_BL, jnp.zeros((2, 6)))
+        else made.objective.bound_nats(models, batch, z_BL, jnp.zeros((2, 6)))
     )
     if stem == "ar":
-        told = made.objective.bound(net, batch, jax.random.key(0), 2).nats_BL
+        told = made.objective.bound(models, batch, jax.random.key(0), 2).nats_BL
     else:
         steps = 6 if stem == "partition" else 4
         sampler = plan.resolve(
@@ -205,7 +197,7 @@ def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_i
     tiny.close(training_nats_BL, told, 1e-4)
 
 
-def both_groups(made, net, batch):
+def both_groups(made, models, batch):
     """What each token costs when those before it are the one group and the rest is the other, whichever of the two is M."""
     nats_BL, place_L = [], jnp.arange(6)
     for i in range(6):
@@ -213,7 +205,7 @@ def both_groups(made, net, batch):
         for asked_L, t in ((~known_L, 1 - i / 6), (known_L, i / 6)):
             z_BL = jnp.where(asked_L, made.run.nn.vocab.mask, batch.tokens_BL)
             ways.append(
-                made.objective.bound_nats(net, batch, z_BL, jnp.full((2, 6), t))[:, i]
+                made.objective.bound_nats(models, batch, z_BL, jnp.full((2, 6), t))[:, i]
                 * 2
                 * (1 - i / 6)
             )
@@ -271,15 +263,15 @@ def test_blocks_grow_and_their_times_are_clipped():
     batch = tiny.batch(tiny.tokens(4, 16))
     sizes = []
     for progress in (0.0, 0.13, 0.26, 0.4, 0.5, 1.0):
-        now = dataclasses.replace(batch, progress_B1=jnp.full((4, 1), progress))
-        t_BL = np.asarray(made.draw_times(now, jax.random.key(0))[0])
-        group_BL = np.asarray(made.groups(now))
+        models = Models(None, progress=jnp.float32(progress))
+        t_BL = np.asarray(made.draw_times(models, batch, jax.random.key(0))[0])
+        group_BL = np.asarray(made.count_groups(batch, models.progress))
         sizes.append(int(np.unique(group_BL[0], return_counts=True)[1][0]))
         assert (t_BL >= 0.3).all() and (t_BL <= 0.8).all()
         assert (
             len({(g, t) for g, t in zip(group_BL[0], t_BL[0], strict=True)}) == 16 // sizes[-1]
         ), "one time for each block"
-    assert sizes == [1, 2, 4, 8, 8, 8] and int(np.asarray(made.groups(batch))[0, 8]) == 8, (
+    assert sizes == [1, 2, 4, 8, 8, 8] and int(np.asarray(made.count_groups(batch))[0, 8]) == 8, (
         "what is reported has blocks of their size"
     )
 
@@ -292,7 +284,7 @@ def test_the_auxiliary_loss_is_that_of_the_next_token():
     made = [
         build_member(
             dict(name="block", size=2, context="causal", auxiliary=a), "objectives", tiny.VOCAB
-        ).loss(tiny.net(config), batch, jax.random.key(0))
+        ).loss(tiny.models(config), batch, jax.random.key(0))
         for a in (0.0, 0.5)
     ]
     logits_BLV = tiny.net(config)(
@@ -313,11 +305,16 @@ def rates(config, t=0.5, rows=4000):
     marked_L = np.array([1, 0, 0, 1, 0, 0, 0, 0])
     batch = tiny.batch(np.tile(tiny.tokens(1, 8), (rows, 1)))
     batch = dataclasses.replace(batch, marked_BL=jnp.tile(marked_L, (rows, 1)))
-    object.__setattr__(
-        made, "draw_times", lambda batch, key: (jnp.full((rows, 8), t), jnp.ones((rows, 8)))
-    )
-    views = made.views(batch, jax.random.key(0))
-    shares = [np.asarray(z_BL == tiny.VOCAB.mask) for z_BL, *_ in views]
+    times = jnp.full((rows, 8), t), jnp.ones((rows, 8))
+    object.__setattr__(made, "draw_times", lambda models, batch, key: times)
+    views = []
+
+    def net(canvas):
+        views.append(canvas.z_BL)
+        return Output(Dense(jnp.zeros((*canvas.z_BL.shape, tiny.VOCAB.size))))
+
+    made.loss(Models(net), batch, jax.random.key(0))
+    shares = [np.asarray(z_BL == tiny.VOCAB.mask) for z_BL in views]
     return [(z[:, marked_L > 0].mean(), z[:, marked_L == 0].mean()) for z in shares], shares
 
 
@@ -335,7 +332,7 @@ def test_marked_tokens_come_first_and_their_inverse_last():
     t_BL = jnp.array([[0.2, 0.7]])
     tiny.close(plain._rate(t_BL, jnp.array([[True, False]])), 1 / t_BL, 1e-4)
     with pytest.raises(UserError, match="config.data.marked_characters"):
-        plain.loss(None, tiny.batch(tiny.tokens(2, 6)), jax.random.key(0))
+        plain.loss(Models(None), tiny.batch(tiny.tokens(2, 6)), jax.random.key(0))
 
 
 def test_spans_are_masked_together():

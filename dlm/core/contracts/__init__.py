@@ -8,7 +8,7 @@ Axis letters: B batch, L length, V vocabulary, D width.
 
 from dlm.core.contracts.canvas import Batch, Cache, Canvas, Layout
 from dlm.core.contracts.data import Source, Task, Tokenizer
-from dlm.core.contracts.diffusion import Process
+from dlm.core.contracts.diffusion import Process, Schedule, Transition
 from dlm.core.contracts.evaluation import Evaluator
 from dlm.core.contracts.network import Head, Net, Output, Router, Routing
 from dlm.core.contracts.prediction import Confidence, Dense, Prediction, keep_top_k, keep_top_p
@@ -18,6 +18,7 @@ from dlm.core.contracts.training import (
     Claim,
     Loss,
     Mean,
+    Models,
     Objective,
     Pattern,
     State,
@@ -39,6 +40,7 @@ __all__ = [
     "Layout",
     "Loss",
     "Mean",
+    "Models",
     "Net",
     "Objective",
     "Output",
@@ -50,11 +52,13 @@ __all__ = [
     "Router",
     "Routing",
     "Rule",
+    "Schedule",
     "Shift",
     "Source",
     "State",
     "Task",
     "Tokenizer",
+    "Transition",
     "UnbiasedLoss",
     "Visibility",
     "keep_top_k",

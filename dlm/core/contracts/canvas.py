@@ -54,9 +54,9 @@ class Batch:
     index_B: jax.Array  # int32, global sample number
     layout: Layout = Layout()
     before_B: jax.Array | None = None  # int32, token before each row, for a shifted input
-    marked_BL: jax.Array | None = None  # bool, tokens of structure (`data.marked_characters`)
-    progress_B1: jax.Array | None = None  # share of the updates done, the same for all rows
-    cost_BT: jax.Array | None = None  # mean squared costs at each time, the same for all rows
+    marked_BL: jax.Array | None = (
+        None  # bool, tokens that carry the structure (`data.marked_characters`)
+    )
     total: int = static(default=1)  # samples in the global batch, over hosts and microbatches
 
 

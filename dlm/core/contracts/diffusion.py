@@ -7,9 +7,31 @@ from typing import Protocol
 
 import jax
 
-from dlm.core.contracts.canvas import Layout
+from dlm.core.contracts.canvas import Canvas, Layout
 from dlm.core.contracts.prediction import Prediction
+from dlm.core.pytree import pytree
 from dlm.core.vocab import Vocab
+
+
+@pytree
+class Transition:
+    """One step of the reverse process, position by position."""
+
+    change_BL: jax.Array  # the probability that the token changes; at least 1: it must
+    tokens: Prediction  # the law of the new token, where it does
+
+
+class Schedule(Protocol):
+    """How the probability of destruction grows with time: 0 at t = 0, 1 at t = 1, exactly."""
+
+    def noised(self, t: jax.Array) -> jax.Array:
+        """Returns 1 − α(t), without cancellation near 0, at most 1e-3 at t = 1e-6."""
+
+    def time_of(self, noised: jax.Array) -> jax.Array:
+        """Returns the time t with 1 − α(t) = noised."""
+
+    def rate(self, t: jax.Array) -> jax.Array:
+        """Returns −α'(t)/(1 − α(t))."""
 
 
 class Process(Protocol):
@@ -18,6 +40,10 @@ class Process(Protocol):
     @property
     def vocab(self) -> Vocab:
         """The ids of tokens, mask and padding."""
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule that all tokens share; None where each has its own, or there is none."""
 
     @property
     def final(self) -> bool:
@@ -34,7 +60,31 @@ class Process(Protocol):
     def log_q(self, z_BL: jax.Array, t_BL: jax.Array, x_BL: jax.Array) -> jax.Array:
         """Returns log q(z_i | x_i) at each position, nats_BL."""
 
+    def prior(self, key_B: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        """Draws z ~ q(z_1), ids_BL: nothing is left of x."""
+
+    def open(self, key_B: jax.Array, canvas: Canvas) -> Canvas:
+        """Returns the canvas before the first step of sampling."""
+
     def reverse(
-        self, prediction: Prediction, z_BL: jax.Array, t_B: jax.Array, s_B: jax.Array
+        self,
+        prediction: Prediction,
+        z_BL: jax.Array,
+        t_B: jax.Array,
+        s_B: jax.Array,
+        sigma_BL: jax.Array | float = 0.0,
+    ) -> Transition:
+        """Returns p(z_s | z_t), s < t, with the prediction instead of the clean tokens.
+
+        `sigma_BL` is the probability with which a decided token is masked again in this step.
+        """
+
+    def charge(
+        self,
+        prediction: Prediction,
+        x_BL: jax.Array,
+        z_BL: jax.Array,
+        t_BL: jax.Array,
+        scale_BL: jax.Array,
     ) -> jax.Array:
-        """Returns p(z_s | z_t) of each position, probs_BLV, with the prediction as x."""
+        """Returns scale × the integrand of the bound on −log p(x), nats_BL; 0 where scale is 0."""

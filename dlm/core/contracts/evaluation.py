@@ -9,8 +9,9 @@ import numpy as np
 
 from dlm.core.contracts.canvas import Batch
 from dlm.core.contracts.data import Tokenizer
+from dlm.core.contracts.diffusion import Process
 from dlm.core.contracts.network import Net
-from dlm.core.contracts.training import Bound, Loss, Objective
+from dlm.core.contracts.training import Bound, Loss, Models, Objective
 from dlm.core.run import Run
 
 
@@ -56,8 +57,11 @@ class EvalExperiment(Protocol):
     def net(self, params: Any) -> Net:
         """Returns the network with these parameters."""
 
-    def held(self, params: Any, objective: Any = None) -> Any:
-        """Returns the objective, or another one, with the parameters that it has learned."""
+    def models(self, params: Any) -> Models:
+        """Returns what an objective may call, with these parameters."""
+
+    def process_of(self, params: Any) -> Process:
+        """Returns the process with the objective's own parameters; masks where there is none."""
 
     def reported(self, pattern: str = "count") -> Any:
         """Returns the objective whose bound is estimated."""

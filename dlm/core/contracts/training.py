@@ -1,13 +1,13 @@
 """From a batch to a loss, and the state that training carries."""
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import jax
 
 from dlm.core.contracts.canvas import Batch
 from dlm.core.contracts.diffusion import Process
-from dlm.core.contracts.network import Net
+from dlm.core.contracts.network import Net, Routing
 from dlm.core.contracts.visibility import Visibility
 from dlm.core.pytree import pytree
 
@@ -29,6 +29,19 @@ class Mean:
         return Mean(self.value_sum + other.value_sum, self.count_sum + other.count_sum)
 
 
+@dataclass(frozen=True)
+class Models:
+    """Everything that an objective may call or read beside the batch.
+
+    It is built inside the traced update, so it may hold functions; it never crosses `jit`.
+    """
+
+    student: Net  # the network that is trained, the only one that receives a gradient
+    own: dict = field(default_factory=dict)  # the objective's own parameters, from `init`
+    statistics: Any = None  # running sums of `Loss.statistics`; None: none yet
+    progress: jax.Array | float = 1.0  # fraction of the updates done
+
+
 @pytree
 class Loss:
     """Sums that add up exactly over microbatches and hosts: the loss is nats_sum / weight_sum.
@@ -38,8 +51,11 @@ class Loss:
 
     nats_sum: jax.Array
     weight_sum: jax.Array
-    metrics: dict[str, jax.Array] = field(default_factory=dict)  # further sums
-    seen: Any = None  # sums of what an objective carries from update to update
+    metrics: dict[str, Mean] = field(default_factory=dict)  # columns of the log, by name
+    routing: Routing | None = None  # the sum over the student's outputs
+    statistics: Any = None  # sums that the objective carries from update to update
+    # Nats of the exact likelihood, where the loss adds other terms to them.
+    exact_sum: jax.Array | None = None
 
 
 @pytree
@@ -84,7 +100,7 @@ class Objective(Protocol):
 
     @property
     def visibility(self) -> Visibility:
-        """Which positions attend to which, in training and in sampling."""
+        """Which positions the network may attend to, in training and sampling."""
 
     @property
     def process(self) -> Process | None:
@@ -94,8 +110,17 @@ class Objective(Protocol):
     def token_passes(self) -> float:
         """How often the network reads each token in a training step: streams × passes."""
 
-    def loss(self, net: Net, batch: Batch, key: jax.Array) -> Loss:
-        """Returns the loss of a batch: the mean over the noise has the gradient that is wanted."""
+    def init(self, key: jax.Array) -> dict:
+        """Returns the objective's own parameters, trained beside the network; {} for none."""
 
-    def bound(self, net: Net, batch: Batch, key: jax.Array, samples: int) -> Bound:
+    def statistics(self) -> Any:
+        """Returns the statistics before the first update; None where there are none."""
+
+    def process_of(self, own: dict) -> Process | None:
+        """Returns the process with the objective's own parameters, for samplers and oracles."""
+
+    def loss(self, models: Models, batch: Batch, key: jax.Array) -> Loss:
+        """Returns the loss of a batch for one draw of the noise."""
+
+    def bound(self, models: Models, batch: Batch, key: jax.Array, samples: int) -> Bound:
         """Estimates −log p(x) or its bound for each sequence from `samples` draws."""

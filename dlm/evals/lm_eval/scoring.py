@@ -64,9 +64,9 @@ class _Bound:
             outputs.append(output)
             return output
 
-        reported = experiment.reported(self.pattern)
-        objective = experiment.held(params, reported)
-        estimate = objective.bound(net, batch, key, self.samples)
+        objective = experiment.reported(self.pattern)
+        models = replace(experiment.models(params), student=net)
+        estimate = objective.bound(models, batch, key, self.samples)
         greedy_B = jnp.zeros(len(batch.tokens_BL), bool)
         if is_autoregressive(experiment.objective.visibility):
             best_BL = outputs[0].prediction.argmax()

@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 
 @dataclass(frozen=True)
 class Cosine:
     """Destroys tokens fast at small times, slowly near t = 1."""
 
-    def noised(self, t: jax.Array) -> jax.Array:
+    def noised(self, t: Array) -> Array:
         """Returns 1 − α(t)."""
         return jnp.sin(jnp.pi / 2 * t)
 
-    def time_of(self, noised: jax.Array) -> jax.Array:
+    def time_of(self, noised: Array) -> Array:
         """Returns the time t with 1 − α(t) = noised."""
         return 2 / jnp.pi * jnp.arcsin(jnp.minimum(noised, 1.0))
 
-    def rate(self, t: jax.Array) -> jax.Array:
+    def rate(self, t: Array) -> Array:
         """Returns −α'(t)/(1 − α(t))."""
         return jnp.pi / 2 / jnp.tan(jnp.pi / 2 * t)

@@ -6,8 +6,8 @@
 import math
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 _START, _END = 1e-3, 20.0  # σ₀ and σ₁
 _SPEED = math.log(_END / _START)  # d log σ / dt
@@ -17,22 +17,22 @@ _SPEED = math.log(_END / _START)  # d log σ / dt
 class Geometric:
     """Multiplies the noise level σ by the same factor in equal times."""
 
-    def noised(self, t: jax.Array) -> jax.Array:
+    def noised(self, t: Array) -> Array:
         """Returns 1 − α(t)."""
         return jnp.expm1(-_rise(t)) / math.expm1(_START - _END)
 
-    def time_of(self, noised: jax.Array) -> jax.Array:
+    def time_of(self, noised: Array) -> Array:
         """Returns the time t with 1 − α(t) = noised."""
         # At noised = 1 the logarithm of 0 would lose the end of time.
         scaled = jnp.asarray(noised) * math.expm1(_START - _END)
         rise = -jnp.log1p(jnp.maximum(scaled, -1 + 1e-7))
         return jnp.log1p(rise / _START) / _SPEED
 
-    def rate(self, t: jax.Array) -> jax.Array:
+    def rate(self, t: Array) -> Array:
         """Returns −α'(t)/(1 − α(t))."""
         return _SPEED * (_START + _rise(t)) / jnp.expm1(_rise(t))
 
 
-def _rise(t: jax.Array) -> jax.Array:
+def _rise(t: Array) -> Array:
     """Returns σ(t) − σ(0), without cancellation."""
     return _START * jnp.expm1(t * _SPEED)

@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 
 @dataclass(frozen=True)
 class Linear:
     """Destroys tokens at a constant speed."""
 
-    def noised(self, t: jax.Array) -> jax.Array:
+    def noised(self, t: Array) -> Array:
         """Returns 1 − α(t)."""
         return jnp.asarray(t)
 
-    def time_of(self, noised: jax.Array) -> jax.Array:
+    def time_of(self, noised: Array) -> Array:
         """Returns the time t with 1 − α(t) = noised."""
         return jnp.asarray(noised)
 
-    def rate(self, t: jax.Array) -> jax.Array:
+    def rate(self, t: Array) -> Array:
         """Returns −α'(t)/(1 − α(t))."""
         return 1 / t

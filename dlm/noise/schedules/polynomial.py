@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 # Times below 1e-6 are never drawn. With a smaller power a part of the bound would lie there:
 # t^0.2 leaves 6 % of it.
@@ -22,14 +22,14 @@ class Polynomial:
             limits = f"from {SMALLEST_POWER} to {LARGEST_POWER}"
             raise ValueError(f"power={self.power} must be {limits}, {reason}")
 
-    def noised(self, t: jax.Array) -> jax.Array:
+    def noised(self, t: Array) -> Array:
         """Returns 1 − α(t)."""
         return jnp.power(t, self.power)
 
-    def time_of(self, noised: jax.Array) -> jax.Array:
+    def time_of(self, noised: Array) -> Array:
         """Returns the time t with 1 − α(t) = noised."""
         return jnp.power(noised, 1 / self.power)
 
-    def rate(self, t: jax.Array) -> jax.Array:
+    def rate(self, t: Array) -> Array:
         """Returns −α'(t)/(1 − α(t))."""
         return self.power / t

@@ -341,7 +341,10 @@ class _Pass:
 
     def _coming_back(self, view: StepView, output: Output, canvas: Canvas, key_B) -> StepView:
         """σ, and which tokens become masks; none in the last step of a block."""
-        remask, alpha = self.sampler.remask, lambda t_B: 1 - self.process.mask_prob(t_B)[:, None]
+        remask, alpha = (
+            self.sampler.remask,
+            lambda t_B: 1 - self.process.schedule.noised(t_B)[:, None],
+        )
         sigma_BL = remask.rate(output, canvas, view, alpha(view.t_B), alpha(view.s_B)) * (
             view.s_B[:, None] > 0
         )

@@ -29,7 +29,7 @@ class Loop(Remask):
             )
 
     def clock(self, u, process):
-        held_time = process.time_of(1 - self.alpha)
+        held_time = process.schedule.time_of(1 - self.alpha)
         falling = 1 - (1 - u) / (1 - self.begin) * (1 - held_time)
         return jnp.where(
             u >= self.begin, falling, jnp.where(u >= self.end, held_time, held_time * u / self.end)

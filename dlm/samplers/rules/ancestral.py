@@ -26,38 +26,15 @@ class Ancestral(Rule):
     order_randomness: ClassVar = "reveals positions at random"
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
-        if not hasattr(
-            view.process, "reveal_prob"
-        ):  # noise on tokens, or a schedule for each of them
-            return self._changed(key_B, output, canvas, view), state
-        whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
-        t_B1, s_B1 = view.t_B[:, None], view.s_B[:, None]
-        p_noised_B1 = jnp.maximum(view.process.mask_prob(t_B1), 1e-30)
-        order_randomness_BL = (
-            view.process.reveal_prob(t_B1, s_B1) + view.sigma_BL * (1 - p_noised_B1) / p_noised_B1
-        )
-        revealed_BL = view.masked(canvas) & (
-            keys.uniform_BL(whether_B, canvas.z_BL.shape[1]) < order_randomness_BL
-        )
-        return replace(
-            canvas, z_BL=positions.reveal(which_B, output.prediction, canvas.z_BL, revealed_BL)
-        ), state
-
-    def _changed(self, key_B, output, canvas: Canvas, view: StepView) -> Canvas:
-        probs_BLV = view.process.reverse(
-            output.prediction.tempered(), canvas.z_BL, view.t_B, view.s_B
-        )
-        here_BLV = jax.nn.one_hot(canvas.z_BL, probs_BLV.shape[-1], dtype=bool)
-        others_BLV, stays_BL = (
-            jnp.where(here_BLV, 0.0, probs_BLV),
-            jnp.where(here_BLV, probs_BLV, 0.0).sum(-1),
-        )
+        """Returns the tokens at time s."""
         whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
         u_BL = keys.uniform_BL(whether_B, canvas.z_BL.shape[1])
-        moves_BL = view.active_BL & (
-            (u_BL < others_BLV.sum(-1)) | (stays_BL == 0)
-        )  # a float32 sum of 1 may lie below u
-        return replace(
-            canvas,
-            z_BL=jnp.where(moves_BL, keys.categorical(which_B, jnp.log(others_BLV)), canvas.z_BL),
-        )
+        prediction, z_BL = output.prediction, canvas.z_BL
+        step = view.process.reverse(prediction, z_BL, view.t_B, view.s_B, view.sigma_BL)
+        changes_BL = view.active_BL & (u_BL < step.change_BL)
+        if view.process.final and view.process.schedule is not None:
+            # Only the positions revealed need a draw.
+            z_BL = positions.reveal(which_B, prediction, z_BL, changes_BL)
+        else:
+            z_BL = jnp.where(changes_BL, step.tokens.sample(which_B), z_BL)
+        return replace(canvas, z_BL=z_BL), state

@@ -28,7 +28,7 @@ class FirstHitting(Rule):
         return jnp.ones(canvas.z_BL.shape[0])
 
     def time(self, state, t_B, process):
-        return process.time_of(state)
+        return process.schedule.time_of(state)
 
     def step(self, key_B, output, canvas: Canvas, view: StepView, state):
         hit_B, order_B, which_B = jnp.unstack(
