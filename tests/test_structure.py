@@ -227,6 +227,24 @@ def test_nothing_unsafe_is_called():
                     assert not unsafe, f"{file}: {called}"
 
 
+MASKS = {  # file → why it compares ids with the mask's
+    "nn.inputs": "a router's buckets count the masks that a network reads, and nn knows no process",
+}
+
+
+def test_only_a_process_says_what_is_undecided():
+    """A token may be undecided without being a mask: ask `process.undecided`."""
+    for file in FILES:
+        room = module(file).split(".")[0]
+        # The sampling loop still compares by itself.
+        if room in ("noise", "text", "samplers") or module(file) in MASKS:
+            continue
+        for node in ast.walk(TREES[file]):
+            if isinstance(node, ast.Compare):
+                sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
+                assert not any(s.endswith("vocab.mask") for s in sides), f"{file}:{node.lineno}"
+
+
 def test_lines_of_files_end_where_files_lines_says():
     """A stranger's text may hold the eight signs more at which splitlines cuts."""
     for file in FILES:

@@ -157,7 +157,7 @@ class _Arm:
             )
         z_BL = np.full((self.rows, self.length), run.nn.vocab.mask, np.int32)
         z_BL[:, : self.begin] = [ids[: self.begin] for ids in texts]
-        anchors_BL = jnp.asarray(z_BL != run.nn.vocab.mask)
+        anchors_BL = jnp.broadcast_to(jnp.arange(self.length) < self.begin, z_BL.shape)
         visibility = self.experiment.objective.visibility
         return Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), anchors_BL, visibility)
 
