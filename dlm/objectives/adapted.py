@@ -58,6 +58,7 @@ class Adapted(Masked):
     def _visibility_at(self, models: Models, batch: Batch) -> Full:
         if is_over(self.reach_warmup, models.progress):
             return self.visibility
+        # The same reach for every row.
         rows, length = batch.tokens_BL.shape
         reach = jnp.floor(length * models.progress / self.reach_warmup).astype(jnp.int32)
         return replace(self.visibility, reach_B1=jnp.full((rows, 1), reach))

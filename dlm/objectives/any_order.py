@@ -97,6 +97,7 @@ class AnyOrder(Diffusion):
         """Draws the rank of each position."""
         del models
         key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
+        # A random permutation: positions in the order of random numbers.
         u_BL = keys.uniform_BL(key_B, t_BL.shape[1])
         ordered_BL = jnp.argsort(jnp.where(batch.noisable_BL, u_BL, 2.0), 1)
         return jnp.where(batch.noisable_BL, jnp.argsort(ordered_BL, 1), -1)

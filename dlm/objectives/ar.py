@@ -71,6 +71,7 @@ class AR(Base):
         z_BL = self._dropped(batch, key) if self.dropout else batch.tokens_BL
         output = self._read(models, batch, z_BL)
         nats, weight = _nats(output.prediction, batch).sum(), batch.weights_BL.sum()
+        # Behind a partly masked input the nats are no likelihood.
         kind = Loss if self.dropout else UnbiasedLoss
         if not self.mtp_weight:
             return kind(nats, weight, routing=output.routing)
@@ -115,6 +116,7 @@ class AR(Base):
     def _dropped(self, batch: Batch, key: Array) -> Array:
         """Returns the tokens with a share of masks."""
         key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
+        # Under the linear schedule the time is the share of masks.
         t_11 = jnp.full((1, 1), self.dropout)
         noise = MaskNoise(vocab=self.vocab)
         return noise.corrupt(key_B, batch.tokens_BL, t_11, batch.noisable_BL)
@@ -125,6 +127,7 @@ def _ahead_nats(predictions: tuple[Prediction, ...], batch: Batch) -> Array:
 
     Layer k counts where the token k + 1 back is in the same segment.
     """
+    # In packed rows a token further back may belong to another document.
     total = jnp.float32(0)
     segments_BL = batch.layout.segments_BL
     for k, prediction in enumerate(predictions, 1):
@@ -138,4 +141,5 @@ def _ahead_nats(predictions: tuple[Prediction, ...], batch: Batch) -> Array:
 def _nats(prediction: Prediction, batch: Batch) -> Array:
     """Returns the weighted nats of each token; padding counts 0."""
     nats_BL = -prediction.log_prob(batch.tokens_BL)
+    # The log-probability of padding may be −inf.
     return jnp.where(batch.weights_BL > 0, nats_BL * batch.weights_BL, 0.0)

@@ -176,6 +176,7 @@ class Diffusion(Base):
         own: dict | None = None,
     ) -> Array:
         """Returns log q(z | x) of what `corrupt` draws, in parts along the positions."""
+        # Positions that are not noisable keep their token.
         same_BL = jnp.where(z_BL == batch.tokens_BL, 0.0, -jnp.inf)
         log_q_BL = self._process(own or {}).log_q(z_BL, t_BL, batch.tokens_BL)
         return jnp.where(batch.noisable_BL, log_q_BL, same_BL)
@@ -233,9 +234,11 @@ class Diffusion(Base):
           routing: sums of the student's routers.
         """
         t_BL, density_BL = time
+        # A mean over the positions that count, padding and prompts excluded.
         weight = batch.weights_BL.sum()
         noised_sum = (noised_BL & (batch.weights_BL > 0)).sum() * 1.0
         statistics = None
+        # The cost of a sample at its time, without the density.
         if self.times == "importance":
             cost_B = jax.lax.stop_gradient(nats_BL.sum(1))
             statistics = time_sampling.bucket_costs(t_BL[:, 0], cost_B)
@@ -267,7 +270,9 @@ class Diffusion(Base):
             z_BL = self.corrupt(models, batch, sample_key, t_BL)
             return None, self.bound_nats(models, batch, z_BL, t_BL)
 
+        # One draw after the other: memory is that of one.
         _, nats_TBL = jax.lax.scan(one, None, jnp.arange(samples))
+        # Neighbouring strata are paired.
         pairs = nats_TBL.sum(-1).reshape(samples // 2, 2, -1)
         variance_B = jnp.square(pairs[:, 0] - pairs[:, 1]).sum(0) / samples**2
         return Bound(nats_TBL.mean(0), variance_B)

@@ -131,6 +131,7 @@ class Block(Masked):
         key: Array,
     ) -> tuple[Array, Array]:
         """Returns (t_BL, density_BL), a time for each block, inside of `clip`."""
+        # Blocks are independent of each other, so each has a time of its own.
         part_BL = self._parts(batch, models.progress)
         u_BL, density_BL = time_sampling.draw(self.times, batch, key, part_BL=part_BL)
         first, last = self.clip
@@ -150,6 +151,7 @@ class Block(Masked):
 
     def count_groups(self, batch: Batch, progress: Array | float = 1.0) -> Array:
         """Returns the number of each position's block."""
+        # Blocks are counted from the start of each segment.
         layout = batch.layout.complete(batch.tokens_BL.shape[1])
         number_BL = block.numbers(self._size_at(progress), layout)
         return jnp.broadcast_to(number_BL, batch.tokens_BL.shape)
@@ -162,6 +164,7 @@ class Block(Masked):
         """Returns the size of a block after a share of the updates."""
         if is_over(self.block_warmup, progress):
             return self.size
+        # From 1 to the size, each doubling after an equal share of the warm-up.
         doublings = jnp.floor(progress / self.block_warmup * (math.log2(self.size) + 1))
         return jnp.clip(2**doublings, 1, self.size).astype(int)
 
@@ -170,6 +173,7 @@ def _next(prediction: Prediction, batch: Batch) -> Array:
     """Returns −log p(x_{i+1} | x_{≤i}) at i, 0 where a segment ends."""
     positions_BL = batch.layout.complete(batch.tokens_BL.shape[1]).positions_BL
     follows_BL = jnp.roll(positions_BL, -1, 1) == positions_BL + 1
+    # The weight is that of the token that is predicted.
     weights_BL = jnp.where(follows_BL, jnp.roll(batch.weights_BL, -1, 1), 0.0)
     log_prob_BL = prediction.log_prob(jnp.roll(batch.tokens_BL, -1, 1))
     return jnp.where(weights_BL > 0, -weights_BL * log_prob_BL, 0.0)

@@ -95,6 +95,7 @@ def _range(log_V: Array) -> Array:
     Otherwise the bound could be lowered next to t = 0, where no times are drawn. It is smooth, so
     that w can return from the ends, and 0 at 0.
     """
+    # The sigmoid starts where w = 1.
     low, high = math.log(polynomial.SMALLEST_POWER), math.log(polynomial.LARGEST_POWER)
     start = math.log(-low / high)
     return low + (high - low) * jax.nn.sigmoid(log_V + start)

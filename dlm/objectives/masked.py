@@ -242,6 +242,7 @@ class Masked(Diffusion):
         """Returns the cells of a grid of times, or of the numbers of masks."""
         if self.pattern == "bernoulli":
             return self.steps
+        # Rows may have any number of noisable positions up to the length.
         return math.lcm(*range(1, length + 1))
 
     def times_from_uniform(self, u_BL: Array) -> Array:
@@ -274,6 +275,7 @@ class Masked(Diffusion):
         """Draws z with a fixed number of masks in each group."""
         u_BL = keys.uniform_BL(key_B, t_BL.shape[1])
         groups_BL = self.count_groups(batch, progress)
+        # The time decides how many positions are masked, u which ones.
         k_BL = fixed_count.number(t_BL, self.noisable_count(batch, progress))
         chosen_BL = fixed_count.chosen(u_BL, batch.noisable_BL, k_BL, groups_BL)
         return self.process.mask_out(batch.tokens_BL, chosen_BL)
@@ -301,6 +303,7 @@ class Masked(Diffusion):
         """Returns log q(z | x), in parts along the positions."""
         if self.pattern == "bernoulli":
             return super().log_q(batch, z_BL, t_BL, own)
+        # Every choice of k positions is equally likely.
         masked_BL = self.process.undecided(z_BL, batch.layout)
         k_BL = fixed_count.number(t_BL, self.noisable_count(batch))
         groups_BL = self.count_groups(batch)
@@ -319,6 +322,7 @@ def _context_weight(batch: Batch, masked_BL: Array) -> Array:
     hidden_BL = masked_BL | (batch.weights_BL == 0)
     shown_BL = jnp.where(hidden_BL, 0.0, 1.0)
     segments_BL = batch.layout.segments_BL
+    # Without segments a row is one document.
     if segments_BL is None:
         segments_BL = jnp.ones(masked_BL.shape, int)
     same_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]

@@ -68,6 +68,7 @@ class Partition(Diffusion):
 
         The network is given each group's share of what is requested, as in sampling.
         """
+        # The numbers of the two groups.
         masked_BL = self.process.undecided(z_BL)
         streams = dict(clean_BL=batch.tokens_BL, block_BL=masked_BL.astype(jnp.int32))
         time_BL = jnp.where(masked_BL, t_BL, 1 - t_BL)
@@ -90,6 +91,7 @@ class Partition(Diffusion):
         z_BL: Array,
         t_BL: Array,
     ) -> Array:
+        # Each half counts by half, divided by its own rate.
         left_BL = jnp.maximum(1 - t_BL, SMALLEST)
         rate_BL = 0.5 / jnp.where(self.process.undecided(z_BL), t_BL, left_BL)
         scale_BL = rate_BL * scale(batch)

@@ -70,6 +70,7 @@ class Prism(Masked):
         if "quality" not in second.heads:
             remedy = "set config.nn.heads=('quality',)"
             raise UserError(f"objectives.prism trains a quality head: {remedy}")
+        # Binary cross-entropy from logits.
         right_BL = (y_BL == batch.tokens_BL).astype(jnp.float32)
         logit_BL = second.heads["quality"]
         bce_BL = jax.nn.softplus(logit_BL) - right_BL * logit_BL
@@ -86,6 +87,7 @@ class Prism(Masked):
         """Returns (which k masks are filled, the sequence y), with no gradient."""
         key_B = keys.per_sample(keys.key(key, "judged"), batch.index_B)
         masked_BL = self.process.undecided(z_BL, batch.layout) & (scale(batch) > 0)
+        # A random choice: the masks with the smallest numbers.
         u_BL = jnp.where(masked_BL, keys.uniform_BL(key_B, z_BL.shape[1]), 2.0)
         rank_BL = jnp.argsort(jnp.argsort(u_BL, 1), 1)
         filled_BL = masked_BL & (rank_BL < self.tokens)

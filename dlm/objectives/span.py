@@ -65,6 +65,7 @@ class Span(Masked):
 
     def _hit(self, batch: Batch, key: Array, t_BL: Array) -> Array:
         """Draws which positions are masked, with one number for each span."""
+        # The offset moves the borders of the spans from row to row.
         L = t_BL.shape[1]
         u_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), L)
         offset_key_B = keys.per_sample(keys.key(key, "offset"), batch.index_B)

@@ -22,8 +22,8 @@ from dlm.objectives.masked import Masked as _Masked
 class Planted(_Masked):
     claims: ClassVar = {claims!r}
 
-    def weight(self, t_BL):
-        return super().weight(t_BL) * {factor}
+    def nats(self, *arguments):
+        return super().nats(*arguments) * {factor}
 """
 PLANTED = dict(
     early=EXAMPLE,
