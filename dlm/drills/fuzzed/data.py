@@ -87,7 +87,7 @@ def corpus(path: Path, case: Case) -> str:
 
 
 def _documents(path: Path, options: dict) -> tuple[list[str], Dropped]:
-    source = Local((Place(path),), held_out=1.0, **options)
+    source = Local((Place(str(path)),), held_out=1.0, **options)
     return source.documents("held_out"), source.dropped
 
 

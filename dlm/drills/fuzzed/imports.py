@@ -112,7 +112,7 @@ def publish(folder: Path, layout: Layout) -> dict:
     files.write(folder / recipe.CONFIG, json.dumps(config))
 
     nn = build_run(read(folder, layout, config), least=0).nn
-    plan = {}
+    plan: shards.Plan = {}
     for leaf in weights.leaves(layout, nn):
         shape = leaf.stored_shape(ROWS)
         plan |= dict.fromkeys(leaf.parts, (np.dtype(np.float32), shape))
