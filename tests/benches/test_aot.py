@@ -1,4 +1,6 @@
-"""What an update would cost on chips that are not there; here the tests' own devices stand for them, since libtpu may be missing."""
+"""What an update would cost on chips that are not there; here the tests' own devices stand for
+them, since libtpu may be missing.
+"""
 
 import importlib.util
 import json
@@ -32,12 +34,12 @@ def tiny_run(**changes):
 @pytest.mark.slow
 def test_memory_flops_and_collectives_are_told(here):
     run = tiny_run(mesh=dict(data=1, expert=4))
-    found = aot.measured(run, "v5e:2x2", quick=True)
-    memory = found["memory"]
+    results = aot.measured(run, "v5e:2x2", quick=True)
+    memory = results["memory"]
     assert (
-        found["mesh"] == dict(data=1, fsdp=1, tensor=1, expert=4)
-        and found["capacity"] == 16e9
-        and found["fits"]
+        results["mesh"] == dict(data=1, fsdp=1, tensor=1, expert=4)
+        and results["capacity"] == 16e9
+        and results["fits"]
     )
     assert 4 * 3 * run.nn.parameters / 4 < memory["arguments"] < 4 * 3 * run.nn.parameters, (
         "a part of the state, and of its experts"
@@ -46,11 +48,11 @@ def test_memory_flops_and_collectives_are_told(here):
         memory["whole"]
         == memory["arguments"] + memory["results"] - memory["aliased"] + memory["temporaries"]
     )
-    assert found["flops"] > 0 and found["model_flops"] == run.flops_per_token * 8 * 16 / 4
+    assert results["flops"] > 0 and results["model_flops"] == run.flops_per_token * 8 * 16 / 4
     assert {"all-gather", "reduce-scatter"} <= set(
-        found["sent"]["in_loops"] | found["sent"]["once"]
+        results["sent"]["in_loops"] | results["sent"]["once"]
     )
-    assert "GB (0%)" in aot.table(found) and "expert=4" in aot.table(found)
+    assert "GB (0%)" in aot.table(results) and "expert=4" in aot.table(results)
     assert (
         jax.config.jax_exec_time_optimization_effort == jax.config.jax_memory_fitting_effort == -1.0
     )
@@ -75,10 +77,10 @@ def test_what_does_not_fit_is_told(here, monkeypatch):
         Experiment, "update", Lowered("RESOURCE_EXHAUSTED: Used 120G of 95G hbm.\nmore")
     )
     run = tiny_run(mesh=dict(data=1, expert=4))
-    found = aot.measured(run, "v5e:2x2", quick=False)
-    assert not found[
+    results = aot.measured(run, "v5e:2x2", quick=False)
+    assert not results[
         "fits"
-    ] and "does not fit a chip: RESOURCE_EXHAUSTED: Used 120G of 95G hbm." in aot.table(found)
+    ] and "does not fit a chip: RESOURCE_EXHAUSTED: Used 120G of 95G hbm." in aot.table(results)
     monkeypatch.setattr(Experiment, "update", Lowered("INTERNAL: a bug"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
         aot.measured(run, "v5e:2x2", quick=False)
@@ -95,15 +97,15 @@ def test_the_command_tells_mistakes_and_fails_where_it_does_not_fit(monkeypatch,
         with pytest.raises(SystemExit, match="2"):
             cli.main(bench.main, ["aot", recipe, "--topology=v5p:2x2x2"])
         assert "pip install -r requirements-aot.txt" in capsys.readouterr().err
-    asked = []
+    calls = []
     shown = dict(topology="v5p:2x2", mesh={}, parameters=1, tokens=1, fits=False, cause="too much")
-    monkeypatch.setattr(aot, "measured", lambda *given: asked.append(given) or shown)
+    monkeypatch.setattr(aot, "measured", lambda *arguments: calls.append(arguments) or shown)
     with pytest.raises(SystemExit, match="1"):
         cli.main(
             bench.main,
             ["aot", recipe, "--topology=v5p:2x2", "--config.data.length=64", "--quick", "--json"],
         )
-    run, topology, quick = asked[0]
+    run, topology, quick = calls[0]
     out, err = capsys.readouterr()
     assert (
         (run.data.length, topology, quick) == (64, "v5p:2x2", True)

@@ -1,4 +1,4 @@
-"""`dlm.bench`: benches are found by their files, mistakes are one line, and measuring takes turns."""
+"""`dlm.bench`: benches join by their files, mistakes are one line, and measuring takes turns."""
 
 import json
 import subprocess
@@ -33,7 +33,8 @@ def test_a_mistake_is_one_line(argv, said, capsys):
 
 
 def test_help_lists_the_benches_and_nothing_imports_jax():
-    code = "import sys; from dlm import bench; import dlm.benches.train, dlm.benches.startup; bench.main(['--help'])"
+    code = "import sys; from dlm import bench; import dlm.benches.train, dlm.benches.startup; "
+    code += "bench.main(['--help'])"
     done = subprocess.run(
         [sys.executable, "-c", code + "; sys.exit('jax' in sys.modules)"],
         capture_output=True,
@@ -45,10 +46,10 @@ def test_help_lists_the_benches_and_nothing_imports_jax():
 @pytest.mark.slow
 def test_restoring_is_measured_on_a_state_of_that_size(capsys):
     bench.main(["restore", "--millions=1", "--repeats=1", "--json"])
-    found = json.loads(capsys.readouterr().out)
+    results = json.loads(capsys.readouterr().out)
     assert (
-        11e6 < found["bytes"] < 13e6
-        and found["ratio"]["median"] == found["verify"]["median"] / found["restore"]["median"]
+        11e6 < results["bytes"] < 13e6
+        and results["ratio"]["median"] == results["verify"]["median"] / results["restore"]["median"]
     )
 
 
@@ -66,4 +67,5 @@ def test_a_ratio_is_taken_within_rounds():
     assert benches.ratio([1.0, 20.0, 300.0], [1.0, 10.0, 100.0]) == dict(
         median=2.0, min=1.0, max=3.0
     )
-    assert benches.formatted(dict(median=2.0, min=1.0, max=3.0), 100, 0, " %") == "200 % (100–300)"
+    spread = dict(median=2.0, min=1.0, max=3.0)
+    assert benches.formatted(spread, 100, 0, " %") == "200 % (100–300)"

@@ -1,4 +1,6 @@
-"""The bench of experts: what a mesh sends is the closed form, and times are told beside a dense layer's."""
+"""The bench of experts: what a mesh sends is the closed form, and times are told beside a dense
+layer's.
+"""
 
 import argparse
 
@@ -44,12 +46,13 @@ def test_the_program_has_neither_a_branch_nor_a_ragged_exchange():
 @pytest.mark.slow
 def test_times_are_told_beside_a_dense_layer_as_training_runs_it():
     jax.config.update("jax_cpu_enable_async_dispatch", True)
-    found = moge.timed(SMALL)
+    results = moge.timed(SMALL)
     assert not jax.config.read("jax_cpu_enable_async_dispatch")
     assert (
-        set(found["ratios"]) == {"blocks", "few", "many"} and found["many_over_few"]["median"] > 0
+        set(results["ratios"]) == {"blocks", "few", "many"}
+        and results["many_over_few"]["median"] > 0
     )
-    assert [line.split()[0] for line in found["lines"][1:]] == [
+    assert [line.split()[0] for line in results["lines"][1:]] == [
         "dense",
         "blocks",
         "few",
@@ -77,11 +80,9 @@ def test_collectives_are_counted_by_what_a_device_sends():
       %a = f32[8,16]{1,0} all-gather(%x), replica_groups=[1,4]<=[4], dimensions={0}
       %b = bf16[2,16]{1,0} reduce-scatter(%x), replica_groups={{0,1,2,3}}, dimensions={0}
       %c = (f32[4]{0}, s32[2]{0}) all-reduce(%x, %y), replica_groups={{0,1},{2,3}}
-      %d = ((f32[2,8]{1,0}), (f32[4,8]{1,0})) all-gather-start(%x), replica_groups=[2,2]<=[4], dimensions={0}
+      %d = ((f32[2,8]{1,0}), (f32[4,8]{1,0})) all-gather-start(%x), replica_groups=[2,2]<=[4]
       %e = f32[4,4]{1,0} add(%a, %b)
     """
-    found = hlo.collectives(text)
-    assert found["all-gather"] == 0.75 * 8 * 16 * 4 + 0.5 * 4 * 8 * 4
-    assert found["reduce-scatter"] == 0.75 * 8 * 16 * 2 and found["all-reduce"] == 2 * 0.5 * (
-        16 + 8
-    )
+    sent = hlo.collectives(text)
+    assert sent["all-gather"] == 0.75 * 8 * 16 * 4 + 0.5 * 4 * 8 * 4
+    assert sent["reduce-scatter"] == 0.75 * 8 * 16 * 2 and sent["all-reduce"] == 2 * 0.5 * (16 + 8)

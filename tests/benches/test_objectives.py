@@ -1,4 +1,6 @@
-"""`dlm.bench objectives`: it times what it says, as ratios to plain masked diffusion, and tells the limits."""
+"""`dlm.bench objectives`: it times what it says, as ratios to plain masked diffusion, and tells the
+limits.
+"""
 
 import json
 
@@ -23,13 +25,13 @@ def test_ratios_of_updates_and_of_an_evaluation(corpus, tmp_path, capsys):
         ]
     )
     out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert set(found["updates"]) == {"ar", "block:8"} and found["limits"] == dict(
+    results = json.loads(out)
+    assert set(results["updates"]) == {"ar", "block:8"} and results["limits"] == dict(
         block=2.2, evaluation=0.8
     )
     assert all(
         0 < r["min"] <= r["median"] <= r["max"]
-        for r in (*found["updates"].values(), found["evaluation"], found["masked_seconds"])
+        for r in (*results["updates"].values(), results["evaluation"], results["masked_seconds"])
     )
     assert "block:8" in err and "at most 2.2" in err and "at least 0.8" in err
 

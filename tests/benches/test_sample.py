@@ -1,7 +1,10 @@
-"""`dlm.bench sample` and `dlm.bench caches` on tiny runs: the arms do what they say, and the usual loop is the loop without a cache."""
+"""`dlm.bench sample` and `dlm.bench caches` on tiny runs: the arms do what they say, and the usual
+loop is the loop without a cache.
+"""
 
 import json
 import types
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,20 +29,23 @@ def test_every_arm_is_told_beside_the_usual_loop(trained, capsys):
     capsys.readouterr()
     bench.main(["sample", masked, *flags, *others, "--json"])
     out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert set(found["arms"]) == {"dual", "refreshed", "ar", "speculative"} and set(
-        found["quality"]
+    results = json.loads(out)
+    assert set(results["arms"]) == {"dual", "refreshed", "ar", "speculative"} and set(
+        results["quality"]
     ) == {"plain", "dual", "refreshed"}
-    assert found["plain"]["nfe"] == found["arms"]["dual"]["nfe"] == 8
+    assert results["plain"]["nfe"] == results["arms"]["dual"]["nfe"] == 8
     assert sample._sampler(
         types.SimpleNamespace(steps=8), **sample.ARMS["refreshed"]
     ).cache == Cache("dual", refresh=2)
     assert (
-        found["arms"]["ar"]["nfe"] == 40 and 10 * 2 + 1 <= found["arms"]["speculative"]["nfe"] <= 81
+        results["arms"]["ar"]["nfe"] == 40
+        and 10 * 2 + 1 <= results["arms"]["speculative"]["nfe"] <= 81
     )
-    assert all(arm["ratio"]["min"] > 0 and arm["loop"]["min"] > 0 for arm in found["arms"].values())
+    assert all(
+        arm["ratio"]["min"] > 0 and arm["loop"]["min"] > 0 for arm in results["arms"].values()
+    )
     assert (
-        all(0 < q["entropy"] < np.log(260) and q["nll"] > 0 for q in found["quality"].values())
+        all(0 < q["entropy"] < np.log(260) and q["nll"] > 0 for q in results["quality"].values())
         and "quality of dual" in err
     )
     for flag, words in (
@@ -53,17 +59,23 @@ def test_every_arm_is_told_beside_the_usual_loop(trained, capsys):
         bench.main(["sample", f"--workdir={trained('ar')}"])
 
 
+def sharpened(forward, params, z_BL):
+    return 1e4 * forward(params, z_BL)
+
+
 def test_the_usual_loop_reveals_the_same_where_it_is_judged(trained):
-    """Where nothing is left to chance, whatever noise is drawn: the tokens, and the order in which they come."""
+    """Where nothing is left to chance, whatever noise is drawn: the tokens, and the order in which
+    they come.
+    """
     experiment, state = reopen(trained("masked"))
-    args, found = types.SimpleNamespace(length=40, rows=2, steps=4), []
+    args, samples = types.SimpleNamespace(length=40, rows=2, steps=4), []
     for judged in (False, True):
         plain = sample.Plain(experiment, state.averaged, args, judged)
         forward = plain._forward
-        vars(plain)["_forward"] = lambda *given, forward=forward: 1e4 * forward(*given)
-        found.append(plain.draw(3))
-    np.testing.assert_array_equal(*found)
-    assert (np.array(found) != experiment.run.nn.vocab.mask).all()
+        vars(plain)["_forward"] = partial(sharpened, forward)
+        samples.append(plain.draw(3))
+    np.testing.assert_array_equal(*samples)
+    assert (np.array(samples) != experiment.run.nn.vocab.mask).all()
 
 
 def test_each_step_of_the_usual_loop_reveals_as_many_as_the_others():

@@ -1,4 +1,6 @@
-"""`dlm.bench samplers` on a small share of its rules: every line is told, the floor is calculated, mistakes are named."""
+"""`dlm.bench samplers` on a small share of its rules: every line is told, the floor is calculated,
+mistakes are named.
+"""
 
 import csv
 import json
@@ -27,8 +29,8 @@ def test_rules_are_told_beside_the_floor_and_p_itself(tmp_path, capsys):
             "--json",
         ]
     )
-    found = json.loads(capsys.readouterr().out)
-    rows = {(r["rule"], r["steps"]): r for r in found["rows"]}
+    results = json.loads(capsys.readouterr().out)
+    rows = {(r["rule"], r["steps"]): r for r in results["rows"]}
     floor, drawn = rows["floor", 1], rows["ancestral", 1]
     assert (
         floor["tv"] > 0.05
@@ -37,7 +39,7 @@ def test_rules_are_told_beside_the_floor_and_p_itself(tmp_path, capsys):
     )
     assert rows["ordered", 4]["tv"] < rows["ordered", 1]["tv"]
     with (tmp_path / "samplers.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == len(found["rows"])
+        assert len(list(csv.DictReader(file))) == len(results["rows"])
     assert "<svg" in (tmp_path / "samplers.html").read_text(encoding="utf-8")
 
 
@@ -64,12 +66,12 @@ def test_every_rule_joins_by_its_file_and_mistakes_are_named(tmp_path):
 def test_the_error_of_a_network_is_a_function_of_what_it_sees_and_tokens_are_seen_at_any_time():
     z_BL = np.array([[0, 3, 3, 1], [0, 3, 3, 1], [0, 3, 3, 2]])  # at time 1
     outputs = {n: sampler_worlds.Table(n).net(w.canvas(z_BL)) for n in (0.0, 2.0)}
-    told = {n: np.asarray(output.prediction.logits_BLV)[..., :3] for n, output in outputs.items()}
-    error_BLV = told[2.0] - told[0.0]
+    logits = {n: np.asarray(output.prediction.logits_BLV)[..., :3] for n, output in outputs.items()}
+    error_BLV = logits[2.0] - logits[0.0]
     np.testing.assert_allclose(error_BLV[0], error_BLV[1])
     assert np.abs(error_BLV[0, 1] - error_BLV[2, 1]).max() > 0.1 and 0.5 < error_BLV.std() < 4
     judged_BL = np.asarray(outputs[0.0].heads["quality"])
-    p_BLV = np.exp(told[0.0]) / np.exp(told[0.0]).sum(-1, keepdims=True)
+    p_BLV = np.exp(logits[0.0]) / np.exp(logits[0.0]).sum(-1, keepdims=True)
     np.testing.assert_allclose(1 / (1 + np.exp(-judged_BL[:, 0])), p_BLV[:, 0, 0], rtol=1e-3)
 
 
@@ -90,12 +92,12 @@ def test_what_has_nothing_beside_it_is_not_drawn(tmp_path):
 
 def test_a_measure_that_no_rule_has_is_not_told():
     rows = [dict(part="run", rule=rule, steps=4, nfe=4, gen_ppl=9.0) for rule in ("a", "b")]
-    told = list(samplers.tables([*rows, dict(part="run", rule="b", steps=8, nfe=8)], [4, 8]))
-    assert [line for line in told if line.startswith("run")] == [
+    lines = list(samplers.tables([*rows, dict(part="run", rule="b", steps=8, nfe=8)], [4, 8]))
+    assert [line for line in lines if line.startswith("run")] == [
         "run: perplexity of samples under the judge",
         "run: passes",
     ]
-    assert [line.split() for line in told[2:4]] == [["a", "9.0"], ["b", "9.0"]] and told[4] == ""
+    assert [line.split() for line in lines[2:4]] == [["a", "9.0"], ["b", "9.0"]] and lines[4] == ""
 
 
 @pytest.mark.slow
@@ -119,11 +121,11 @@ def test_a_run_is_judged_with_variety_likelihood_and_costs(trained, tmp_path, ca
             "--rules=ancestral,confident:confidence=top,ancestral+quality",
         ]
     )
-    found = json.loads(capsys.readouterr().out)
-    chance, sure = found["rows"]
-    assert [o["rule"] for o in found["left_out"]] == ["ancestral+quality"] and "nn.heads" in found[
-        "left_out"
-    ][0]["reason"]
+    results = json.loads(capsys.readouterr().out)
+    chance, sure = results["rows"]
+    assert [o["rule"] for o in results["left_out"]] == [
+        "ancestral+quality"
+    ] and "nn.heads" in results["left_out"][0]["reason"]
     assert "exact_bits_per_byte" not in chance and 0 < sure["exact_bits_per_byte"] < 12
     for row in (chance, sure):
         assert (

@@ -1,4 +1,6 @@
-"""`dlm.bench train`: what it tells of a tiny model is consistent, and each ratio means what it says."""
+"""`dlm.bench train`: what it tells of a tiny model is consistent, and each ratio means what it
+says.
+"""
 
 import json
 import sys
@@ -20,9 +22,8 @@ from tests import tiny
 @pytest.fixture
 def recipe(corpus, tmp_path):
     path = tmp_path / "tiny.py"
-    path.write_text(
-        f"def get_config(arg=None):\n    return {tiny.recipe(corpus)!r} | (dict(objective='ar') if arg else {{}})\n"
-    )
+    config = f"{tiny.recipe(corpus)!r} | (dict(objective='ar') if arg else {{}})"
+    path.write_text(f"def get_config(arg=None):\n    return {config}\n")
     return path
 
 
@@ -32,30 +33,30 @@ def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
     bench.main(["train", f"--config={recipe}", "--config.data.length=16", "--repeats=2", "--json"])
     out, err = capsys.readouterr()
     (model,) = json.loads(out)["models"]
-    run = build_run(load_recipe(str(recipe)) | dict(data=dict(tiny.recipe("x")["data"], length=16)))
-    assert model["parameters"] == run.nn.parameters and (model["batch"], model["length"]) == (8, 16)
+    data = dict(tiny.recipe("x")["data"], length=16)
+    run = build_run(load_recipe(str(recipe)) | dict(data=data))
+    assert model["parameters"] == run.nn.parameters
+    assert (model["batch"], model["length"]) == (8, 16)
     step, loop, sampling = model["step"], model["loop"], model["sampling"]
     flops = run.nn.flops_per_token(16) * 8 * 16
     np.testing.assert_allclose(step["flops_per_s"]["min"], flops / step["seconds"]["max"])
     np.testing.assert_allclose(step["share"]["min"], step["flops_per_s"]["min"] / 1e12)
     np.testing.assert_allclose(step["tokens_per_s"]["max"], 8 * 16 / step["seconds"]["min"])
-    assert (
-        all(loop["phases_seconds"][k]["min"] > 0 for k in ("data", "step", "eval", "save"))
-        and 0 < loop["data_share"]["median"] < 1
-    )
-    assert (
-        0 < loop["ratio"]["min"] <= loop["ratio"]["median"]
-        and sampling["rows"] == 4
-        and 2 <= sampling["steps"] <= 64
-    )
-    assert sampling["ratio"]["min"] > 0 and sampling["pass_seconds"]["min"] > 0
-    assert "GFLOP/s" in err and "data wait" in err
+    for phase in ("data", "step", "eval", "save"):
+        assert loop["phases_seconds"][phase]["min"] > 0
+    assert 0 < loop["data_share"]["median"] < 1
+    assert 0 < loop["ratio"]["min"] <= loop["ratio"]["median"]
+    assert sampling["rows"] == 4
+    assert 2 <= sampling["steps"] <= 64
+    assert sampling["ratio"]["min"] > 0
+    assert sampling["pass_seconds"]["min"] > 0
+    assert "GFLOP/s" in err
+    assert "data wait" in err
 
 
 def test_ratios_pair_what_was_measured_in_the_same_round(recipe):
-    run = build_run(
-        load_recipe(str(recipe)) | dict(nn=dict(layers=1, compute=dict(dtype="bfloat16")))
-    )
+    nn = dict(layers=1, compute=dict(dtype="bfloat16"))
+    run = build_run(load_recipe(str(recipe)) | dict(nn=nn))
     trial = SimpleNamespace(flops=300.0, updates=2, steps=2, params=dict(a=np.zeros((3, 5))))
     raw = {
         "peak.float32": [300.0, 30.0],
@@ -69,19 +70,19 @@ def test_ratios_pair_what_was_measured_in_the_same_round(recipe):
         "passes": [1.0, 2.0],
         "peer": [2.0, 5.0],
     }
-    found = train.report("x", run, trial, raw)
-    assert found["parameters"] == 15 and found["flops_per_update"] == 300.0
-    assert found["step"]["share"] == dict(median=0.4, min=0.3, max=0.5)
-    assert found["step"]["share_of_float32"] == dict(median=1.0, min=1.0, max=1.0)
-    assert found["step"]["tokens_per_s"]["max"] == 8 * 32
-    assert found["loop"]["ratio"] == dict(median=1.125, min=1.0, max=1.25)
+    results = train.report("x", run, trial, raw)
+    assert results["parameters"] == 15 and results["flops_per_update"] == 300.0
+    assert results["step"]["share"] == dict(median=0.4, min=0.3, max=0.5)
+    assert results["step"]["share_of_float32"] == dict(median=1.0, min=1.0, max=1.0)
+    assert results["step"]["tokens_per_s"]["max"] == 8 * 32
+    assert results["loop"]["ratio"] == dict(median=1.125, min=1.0, max=1.25)
     assert (
-        found["loop"]["data_share"]["max"] == 0.2 and found["loop"]["phases_share"]["eval"] == 0.1
+        results["loop"]["data_share"]["max"] == 0.2
+        and results["loop"]["phases_share"]["eval"] == 0.1
     )
-    assert found["sampling"]["ratio"]["max"] == 2.0
-    assert "sampling" not in train.report(
-        "x", run, trial, {k: v for k, v in raw.items() if k not in ("sampling", "passes")}
-    )
+    assert results["sampling"]["ratio"]["max"] == 2.0
+    del raw["sampling"], raw["passes"]
+    assert "sampling" not in train.report("x", run, trial, raw)
     twin = SimpleNamespace(name="twin", parameters=15, difference=0.0)
     assert train.peer_report(twin, raw)["ratio"] == dict(median=1.25, min=0.5, max=2.0)
 
@@ -97,10 +98,10 @@ def test_a_missing_peer_names_its_requirements(recipe, monkeypatch, capsys):
 @pytest.mark.slow
 def test_startup_is_measured_from_outside(recipe, capsys):
     bench.main(["startup", f"--config={recipe}", "--config.nn.layers=1", "--json"])
-    found = json.loads(capsys.readouterr().out)
+    results = json.loads(capsys.readouterr().out)
     assert (
-        found["cold"]["median"] > found["help"]["median"] > 0
-        and found["warm"]["median"] > found["print_config"]["median"]
+        results["cold"]["median"] > results["help"]["median"] > 0
+        and results["warm"]["median"] > results["print_config"]["median"]
     )
 
 

@@ -48,14 +48,14 @@ def test_both_variances_are_those_of_a_plain_loop(trained, capsys, monkeypatch):
     )
     from dlm.core import keys
 
-    found = [
+    draws = [
         value(state.params, key) for key in jax.random.split(keys.key(experiment.root, "noise"), 3)
     ]
     flat = np.stack(
-        [np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)]) for _, grads in found]
+        [np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)]) for _, grads in draws]
     )
     assert rows[0]["loss_variance"] == pytest.approx(
-        np.var([float(v) for v, _ in found], ddof=1), rel=1e-3
+        np.var([float(v) for v, _ in draws], ddof=1), rel=1e-3
     )
     assert rows[0]["gradient_variance"] == pytest.approx(flat.var(0, ddof=1).sum(), rel=1e-3)
 

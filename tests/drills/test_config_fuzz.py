@@ -1,4 +1,6 @@
-"""What users give is accepted or refused in one line: never a traceback, never a hang. `bench fuzz` tries more cases of each kind."""
+"""What users give is accepted or refused in one line: never a traceback, never a hang. `bench fuzz`
+tries more cases of each kind.
+"""
 
 import json
 
@@ -59,11 +61,14 @@ def test_what_is_lost_of_a_data_file_is_found(tmp_path, monkeypatch, name, fault
 
 def test_the_command_counts_and_fails_where_there_is_a_fault(monkeypatch, capsys):
     cases = {"configs": [("a", ACCEPTED), ("b", REFUSED)], "runs": [("c", "traceback: KeyError")]}
-    modules = {f"dlm.drills.fuzzed.{kind}": given for kind, given in cases.items()}
+    modules = {f"dlm.drills.fuzzed.{kind}": outcomes for kind, outcomes in cases.items()}
 
     class Module:
         def __init__(self, name):
-            self.cases = lambda seed, count, folder: modules[name]
+            self.outcomes = modules[name]
+
+        def cases(self, seed, count, folder):
+            return self.outcomes
 
     monkeypatch.setattr(config_fuzz.importlib, "import_module", Module)
     monkeypatch.setattr(config_fuzz, "chosen", lambda named: named.split(","))

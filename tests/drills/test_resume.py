@@ -9,5 +9,5 @@ from dlm.drills import resume
 
 @pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_undisturbed_one():
-    found = resume.disturbed("masked", 1, 0, 60, random.Random(0))
-    assert sum(found["kills"].values()) == 1 and found["differences"] == []
+    result = resume.disturbed("masked", 1, 0, 60, random.Random(0))
+    assert sum(result["kills"].values()) == 1 and result["differences"] == []

@@ -1,4 +1,6 @@
-"""What the compilers of other platforms are given: StableHLO and nothing else, on every default path."""
+"""What the compilers of other platforms are given: StableHLO and nothing else, on every default
+path.
+"""
 
 import json
 
@@ -23,7 +25,7 @@ def programs(**changes):
 
 
 def test_the_default_paths_hold_nothing_but_stablehlo(tmp_path):
-    """An update and a sampler of a model of grouped experts, over eight devices that are not there."""
+    """An update and a sampler of a model of grouped experts, over eight abstract devices."""
     for name, program in programs(**MOGE).items():
         kinds = stablehlo.ops(program.mlir_module())
         assert program.platforms == ("npu",) and program.nr_devices == 8
@@ -66,8 +68,11 @@ def test_what_needs_a_host_or_a_library_is_seen():
         set(largest) - stablehlo.ALLOWED == set(stablehlo.EXCEPTIONS)
         and stablehlo.outside(largest) == []
     )
-    text = "module { func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> { %y = stablehlo.custom_call @xla_python_callback(%x)"
-    text += " : (tensor<4xf32>) -> tensor<4xf32> %z = chlo.tan %y : tensor<4xf32> -> tensor<4xf32> return %z : tensor<4xf32> } }"
+    text = "module { func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> { "
+    text += (
+        "%y = stablehlo.custom_call @xla_python_callback(%x) : (tensor<4xf32>) -> tensor<4xf32> "
+    )
+    text += "%z = chlo.tan %y : tensor<4xf32> -> tensor<4xf32> return %z : tensor<4xf32> } }"
     assert stablehlo.outside(stablehlo.ops(text)) == [
         "stablehlo.custom_call @xla_python_callback",
         "chlo.tan",
@@ -80,14 +85,15 @@ def test_the_command_tells_and_fails_where_an_op_is_outside(monkeypatch, tmp_pat
         mlir_module_serialized = b"bytes"
 
         def mlir_module(self):
-            inside = "func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> { %y = chlo.tan %x : tensor<4xf32> -> tensor<4xf32>"
+            inside = "func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> { "
+            inside += "%y = chlo.tan %x : tensor<4xf32> -> tensor<4xf32>"
             return f"module {{ {inside} return %y : tensor<4xf32> }} }}"
 
-    asked = []
+    calls = []
     monkeypatch.setattr(
         stablehlo,
         "exported",
-        lambda run, platform: asked.append((run, platform)) or dict(update=Program()),
+        lambda run, platform: calls.append((run, platform)) or dict(update=Program()),
     )
     flags = [
         "--config.data.length=64",
@@ -98,7 +104,7 @@ def test_the_command_tells_and_fails_where_an_op_is_outside(monkeypatch, tmp_pat
     with pytest.raises(SystemExit, match="1"):
         cli.main(bench.main, ["export", *flags])
     out, err = capsys.readouterr()
-    assert asked[0][0].data.length == 64 and asked[0][1] == "other"
+    assert calls[0][0].data.length == 64 and calls[0][1] == "other"
     assert (
         json.loads(out)["programs"]["update"]["outside"] == ["chlo.tan"]
         and "OUTSIDE" in err

@@ -1,6 +1,7 @@
-"""Tiny published folders in every layout, made of random numbers, and what their networks say, in plain numpy.
+"""Tiny published folders in every layout, with random numbers, and their networks in plain numpy.
 
-Each forward pass is written from the published description of its model: rows of tokens, heads one by one, no code of ours.
+Each forward pass follows the published description of its model: rows of tokens, heads one by one,
+no code of ours.
 """
 
 import json
@@ -87,187 +88,213 @@ CONFIGS = {
 }
 
 
+GATED = ("gate_proj", "up_proj", "down_proj")
+LLADA_GATED = ("ff_proj", "up_proj", "ff_out")
+
+
+def is_gain(name: str) -> bool:
+    return "norm" in name or "ln_f" in name
+
+
+class Names:
+    """Names of tensors that differ between LLaDA and all others."""
+
+    def __init__(self, kind: str):
+        llada = kind == "llada"
+        self.top = "model.transformer." if llada else "model."
+        self.layers = self.top + ("blocks." if llada else "layers.")
+        self.embed = self.top + ("wte.weight" if llada else "embed_tokens.weight")
+        self.head = "model.transformer.ff_out.weight" if llada else "lm_head.weight"
+        self.norm = self.top + ("ln_f.weight" if llada else "norm.weight")
+        self.attend_norm = "attn_norm.weight" if llada else "input_layernorm.weight"
+        self.ffn_norm = "ff_norm.weight" if llada else "post_attention_layernorm.weight"
+        self.attention = "" if llada else "self_attn."
+        self.out = "attn_out" if llada else "o_proj"
+        self.ffn = "" if llada else "mlp."
+        self.gated = LLADA_GATED if llada else GATED
+
+
 def weights(kind: str, seed: int = 0) -> dict[str, np.ndarray]:
     """Every tensor of a layout by its published name, float32."""
-    rng, found = np.random.default_rng(seed), {}
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    names = Names(kind)
 
     def add(name, *shape):
-        gain = "norm" in name or "ln_f" in name
-        found[name] = (gain + rng.normal(size=shape) * (0.3 if len(shape) > 1 else 0.2)).astype(
-            np.float32
-        )
+        scale = 0.3 if len(shape) > 1 else 0.2
+        x = is_gain(name) + rng.normal(size=shape) * scale
+        tensors[name] = x.astype(np.float32)
 
-    def ffn(before, width, names=("gate_proj", "up_proj", "down_proj")):
-        add(f"{before}{names[0]}.weight", width, D)
-        add(f"{before}{names[1]}.weight", width, D)
-        add(f"{before}{names[2]}.weight", D, width)
+    def ffn(before, width, names=GATED):
+        gate, up, down = names
+        add(f"{before}{gate}.weight", width, D)
+        add(f"{before}{up}.weight", width, D)
+        add(f"{before}{down}.weight", D, width)
 
-    llada = kind == "llada"
-    top = "model.transformer." if llada else "model."
-    add(top + ("wte.weight" if llada else "embed_tokens.weight"), V, D)
-    for n in range(N):
-        layer = f"{top}{'blocks' if llada else 'layers'}.{n}."
-        add(layer + ("attn_norm.weight" if llada else "input_layernorm.weight"), D)
-        add(layer + ("ff_norm.weight" if llada else "post_attention_layernorm.weight"), D)
-        attention = layer if llada else layer + "self_attn."
+    def attention(before):
         for name, size in dict(q_proj=H * K, k_proj=J * K, v_proj=J * K).items():
-            add(f"{attention}{name}.weight", size, D)
+            add(f"{before}{name}.weight", size, D)
             if kind in ("dream", "pangu"):
-                add(f"{attention}{name}.bias", size)
-        add(attention + ("attn_out.weight" if llada else "o_proj.weight"), D, H * K)
+                add(f"{before}{name}.bias", size)
+        add(f"{before}{names.out}.weight", D, H * K)
         if kind == "pangu":
-            add(attention + "o_proj.bias", D)
+            add(before + "o_proj.bias", D)
         if kind in ("sdar", "llada_moe"):
-            add(attention + "q_norm.weight", K)
-            add(attention + "k_norm.weight", K)
+            add(before + "q_norm.weight", K)
+            add(before + "k_norm.weight", K)
+
+    def experts(before):
+        add(before + "gate.weight", E, D)
+        for e in range(E):
+            ffn(f"{before}experts.{e}.", FE)
+        if kind == "pangu":
+            add(before + "router_scale", 1, E)
+            ffn(before + "shared_expert.", 2 * FE)
+
+    add(names.embed, V, D)
+    for n in range(N):
+        layer = f"{names.layers}{n}."
+        add(layer + names.attend_norm, D)
+        add(layer + names.ffn_norm, D)
+        attention(layer + names.attention)
         if kind == "pangu" or (kind == "llada_moe" and n == 1):
-            add(layer + "mlp.gate.weight", E, D)
-            for e in range(E):
-                ffn(f"{layer}mlp.experts.{e}.", FE)
-            if kind == "pangu":
-                add(layer + "mlp.router_scale", 1, E)
-                ffn(layer + "mlp.shared_expert.", 2 * FE)
+            experts(layer + "mlp.")
         else:
-            ffn(
-                layer if llada else layer + "mlp.",
-                F,
-                ("ff_proj", "up_proj", "ff_out")
-                if llada
-                else ("gate_proj", "up_proj", "down_proj"),
-            )
-    add(top + ("ln_f.weight" if llada else "norm.weight"), D)
+            ffn(layer + names.ffn, F, names.gated)
+    add(names.norm, D)
     if kind != "llama":
-        add("model.transformer.ff_out.weight" if llada else "lm_head.weight", V, D)
-    return found
+        add(names.head, V, D)
+    return tensors
 
 
 def tokenizer(folder) -> None:
     """A byte-level tokenizer.json of 271 ids."""
     vocab = {sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     vocab |= {f"zz{i}": i for i in range(256, EOS)}
-    made = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.add_special_tokens(["<|endoftext|>"])
-    made.save(str(folder / "tokenizer.json"))
+    library = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.add_special_tokens(["<|endoftext|>"])
+    library.save(str(folder / "tokenizer.json"))
 
 
 def lookup(kind: str, follows: dict[int, int]) -> dict[str, np.ndarray]:
-    """Weights that answer each of these ids with the one that follows it: nothing attends, nothing is fed forward."""
-    found = {
-        name: np.full_like(x, "norm" in name or "ln_f" in name) for name, x in weights(kind).items()
-    }
-    found |= {} if kind != "llama" else {"lm_head.weight": np.zeros((V, D), np.float32)}
-    embed, head = (
-        next(n for n in found if n.endswith(end))
-        for end in (("wte.weight", "embed_tokens.weight"), ("ff_out.weight", "lm_head.weight"))
-    )
+    """Weights that answer each of these ids with its successor, without attention or FFN."""
+    names = Names(kind)
+    tensors = {}
+    for name, x in weights(kind).items():
+        tensors[name] = np.full_like(x, is_gain(name))
+    if kind == "llama":
+        tensors["lm_head.weight"] = np.zeros((V, D), np.float32)
     direction = np.random.default_rng(0).normal(size=(V, D)).astype(np.float32)
-    found[embed] = direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    embed = direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    tensors[names.embed] = embed
     for before, after in follows.items():
-        found[head][after] += 10 * found[embed][before]
-    return found
+        tensors[names.head][after] += 10 * embed[before]
+    return tensors
 
 
 def publish(folder, kind: str, tensors=None, **changes):
-    """A published folder; its tensors."""
+    """Writes a published folder; returns its tensors."""
     folder.mkdir()
-    found = tensors or weights(kind)
-    safetensors.numpy.save_file(found, folder / "model.safetensors")
+    tensors = tensors or weights(kind)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(CONFIGS[kind] | changes))
     tokenizer(folder)
-    return found
+    return tensors
 
 
-# ------------------------------------------------------------------------------------------------------- the forward passes
+# ---------------------------------------------------------------------------------- forward passes
 
 
 def rms(x, gain):
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * gain
 
 
-def turned(x_LK):
-    """Rotary positions: the pair (k, k + K/2) turns by position · 1000^(−2k/K)."""
+def rotated(x_LK):
+    """Rotates by position: the pair (k, k + K/2) turns by position · 1000^(−2k/K)."""
     out = np.empty_like(x_LK)
     for i, row in enumerate(x_LK):
         for k in range(K // 2):
             angle = i * 1000.0 ** (-2 * k / K)
             a, b = row[k], row[k + K // 2]
-            out[i, k], out[i, k + K // 2] = (
-                a * np.cos(angle) - b * np.sin(angle),
-                b * np.cos(angle) + a * np.sin(angle),
-            )
+            out[i, k] = a * np.cos(angle) - b * np.sin(angle)
+            out[i, k + K // 2] = b * np.cos(angle) + a * np.sin(angle)
     return out
 
 
-def swiglu(w, before, x, names=("gate_proj", "up_proj", "down_proj")):
+def softmax(scores):
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
+def swiglu(w, before, x, names=GATED):
     gate, up, down = (w[f"{before}{name}.weight"] for name in names)
     g = gate @ x
     return down @ (g / (1 + np.exp(-g)) * (up @ x))
 
 
-def heard(w, before, x_LD, sees, out, normed):
-    asked = {}
-    for name in ("q_proj", "k_proj", "v_proj"):
-        asked[name] = x_LD @ w[f"{before}{name}.weight"].T + w.get(f"{before}{name}.bias", 0)
+def linear(w, name, x_LD):
+    return x_LD @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
+
+
+def attended(kind, w, before, x_LD, sees):
+    """Attention with H heads, each pair of which shares keys and values."""
+    q_LH = linear(w, f"{before}q_proj", x_LD)
+    k_LJ = linear(w, f"{before}k_proj", x_LD)
+    v_LJ = linear(w, f"{before}v_proj", x_LD)
     heads = []
     for h in range(H):
         j = h // (H // J)
-        q, k = asked["q_proj"][:, h * K : (h + 1) * K], asked["k_proj"][:, j * K : (j + 1) * K]
-        if normed:
-            q, k = rms(q, w[before + "q_norm.weight"]), rms(k, w[before + "k_norm.weight"])
-        scores = np.where(sees, turned(q) @ turned(k).T / np.sqrt(K), -np.inf)
-        p = np.exp(scores - scores.max(-1, keepdims=True))
-        heads.append(p / p.sum(-1, keepdims=True) @ asked["v_proj"][:, j * K : (j + 1) * K])
-    return np.concatenate(heads, -1) @ w[f"{before}{out}.weight"].T + w.get(
-        f"{before}{out}.bias", 0
-    )
+        own, shared = slice(h * K, (h + 1) * K), slice(j * K, (j + 1) * K)
+        q, k = q_LH[:, own], k_LJ[:, shared]
+        if kind in ("sdar", "llada_moe"):
+            q = rms(q, w[before + "q_norm.weight"])
+            k = rms(k, w[before + "k_norm.weight"])
+        scores = np.where(sees, rotated(q) @ rotated(k).T / np.sqrt(K), -np.inf)
+        heads.append(softmax(scores) @ v_LJ[:, shared])
+    return linear(w, before + Names(kind).out, np.concatenate(heads, -1))
 
 
-def routed(w, before, x, grouped):
-    logits = w[before + "gate.weight"] @ x
-    p = np.exp(logits - logits.max())
-    p /= p.sum()
-    chosen = (
-        [g * 2 + int(p[g * 2 : g * 2 + 2].argmax()) for g in range(ACTIVE)]
-        if grouped
-        else np.argsort(-p)[:ACTIVE]
-    )
-    scale = w[before + "router_scale"][0] if grouped else np.ones(E)
-    y = sum(p[e] * scale[e] * swiglu(w, f"{before}experts.{e}.", x) for e in chosen)
-    return y + swiglu(w, before + "shared_expert.", x) if grouped else y
+def routed(kind, w, before, x):
+    """The sum of the experts of one token: the best of each group (pangu), or the best of all."""
+    p = softmax(w[before + "gate.weight"] @ x)
+    if kind == "pangu":
+        chosen = [g * 2 + int(p[g * 2 : g * 2 + 2].argmax()) for g in range(ACTIVE)]
+        p = p * w[before + "router_scale"][0]
+    else:
+        chosen = np.argsort(-p)[:ACTIVE]
+    y = sum(p[e] * swiglu(w, f"{before}experts.{e}.", x) for e in chosen)
+    if kind == "pangu":
+        y = y + swiglu(w, before + "shared_expert.", x)
+    return y
+
+
+def visible(kind, length):
+    """[query, key]: causal, by blocks of 4, or everything."""
+    i, j = np.arange(length)[:, None], np.arange(length)[None]
+    if kind in ("llama", "pangu"):
+        return j <= i
+    if kind == "sdar":
+        return j // 4 <= i // 4
+    return np.ones((length, length), bool)
 
 
 def says(kind: str, w: dict, read_L) -> np.ndarray:
-    """Logits at every position of what is read."""
-    w, llada, L = (
-        {name: x.astype(np.float64) for name, x in w.items()},
-        kind == "llada",
-        len(read_L),
-    )
-    top = "model.transformer." if llada else "model."
-    embed = w[top + ("wte.weight" if llada else "embed_tokens.weight")]
-    i, j = np.arange(L)[:, None], np.arange(L)[None]
-    sees = {"llama": j <= i, "pangu": j <= i, "sdar": j // 4 <= i // 4}.get(
-        kind, np.ones((L, L), bool)
-    )
-    h_LD = embed[read_L]
+    """Logits at every position of the ids that are read."""
+    w = {name: x.astype(np.float64) for name, x in w.items()}
+    names = Names(kind)
+    sees = visible(kind, len(read_L))
+    h_LD = w[names.embed][read_L]
     for n in range(N):
-        layer = f"{top}{'blocks' if llada else 'layers'}.{n}."
-        x_LD = rms(h_LD, w[layer + ("attn_norm.weight" if llada else "input_layernorm.weight")])
-        own = layer if llada else layer + "self_attn."
-        h_LD = h_LD + heard(
-            w, own, x_LD, sees, "attn_out" if llada else "o_proj", kind in ("sdar", "llada_moe")
-        )
-        x_LD = rms(
-            h_LD, w[layer + ("ff_norm.weight" if llada else "post_attention_layernorm.weight")]
-        )
-        if layer + "mlp.gate.weight" in w:
-            h_LD = h_LD + np.stack([routed(w, layer + "mlp.", x, kind == "pangu") for x in x_LD])
-        elif llada:
-            h_LD = h_LD + np.stack(
-                [swiglu(w, layer, x, ("ff_proj", "up_proj", "ff_out")) for x in x_LD]
-            )
+        layer = f"{names.layers}{n}."
+        x_LD = rms(h_LD, w[layer + names.attend_norm])
+        h_LD = h_LD + attended(kind, w, layer + names.attention, x_LD, sees)
+        x_LD = rms(h_LD, w[layer + names.ffn_norm])
+        before = layer + names.ffn
+        if before + "gate.weight" in w:
+            y = [routed(kind, w, before, x) for x in x_LD]
         else:
-            h_LD = h_LD + np.stack([swiglu(w, layer + "mlp.", x) for x in x_LD])
-    h_LD = rms(h_LD, w[top + ("ln_f.weight" if llada else "norm.weight")])
-    return h_LD @ w.get("model.transformer.ff_out.weight" if llada else "lm_head.weight", embed).T
+            y = [swiglu(w, before, x, names.gated) for x in x_LD]
+        h_LD = h_LD + np.stack(y)
+    h_LD = rms(h_LD, w[names.norm])
+    return h_LD @ w.get(names.head, w[names.embed]).T

@@ -1,4 +1,4 @@
-"""A config.json of each layout as they are published, with all that stands in such files and changes no number."""
+"""A config.json of each layout as published, with the keys that change no prediction."""
 
 _HF = dict(
     attention_dropout=0.0,
@@ -240,7 +240,8 @@ CONFIGS = {
     | dict(shared_expert_intermediate_size=96, vocab_size=153_600),
 }
 
-# What others read, or might: key → a value at which it changes numbers. No layout may pass over one of these.
+# Keys that other models read, or might, at values where they change predictions. No layout may
+# pass over one of these.
 READ_ELSEWHERE = dict(
     alibi=True,
     attention_chunk_size=8,

@@ -1,4 +1,7 @@
-"""Published weights: the logits of plain numpy in every layout that needs remote code elsewhere, and the same bytes on the way back."""
+"""Published weights in every layout that needs remote code elsewhere.
+
+Logits are those of plain numpy, and the way back gives the same bytes.
+"""
 
 import json
 from dataclasses import replace
@@ -24,15 +27,15 @@ TURN = 257  # an id that ends turns
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """{kind: (published folder, its tensors, run directory)}, made when first asked for."""
-    folder, made = tmp_path_factory.mktemp("hf"), {}
+    """{kind: (published folder, its tensors, run directory)}, converted at the first request."""
+    folder, folders = tmp_path_factory.mktemp("hf"), {}
 
     def get(kind):
-        if kind not in made:
+        if kind not in folders:
             tensors = published.publish(folder / kind, kind)
             hf_import.from_hf(folder / kind, folder / f"{kind}-run")
-            made[kind] = folder / kind, tensors, folder / f"{kind}-run"
-        return made[kind]
+            folders[kind] = folder / kind, tensors, folder / f"{kind}-run"
+        return folders[kind]
 
     return get
 
@@ -112,15 +115,19 @@ def test_the_way_back_gives_the_same_bytes(kind, converted, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layout_written_from_nothing_says_the_same_network(kind, converted, tmp_path):
     """Without the config.json that it came from, the one that is written describes the same run."""
-    _, _, run = converted(kind)
-    made = reopen(run)[0].run
-    layout, config = hf_export.find_layout(made, {}, published.CONFIGS[kind]["architectures"][0])
-    assert layout.architecture == published.CONFIGS[kind]["architectures"][0]
+    _, _, workdir = converted(kind)
+    experiment, _ = reopen(workdir)
+    (name,) = published.CONFIGS[kind]["architectures"]
+    layout, config = hf_export.find_layout(experiment.run, {}, name)
+    assert layout.architecture == name
     assert config.get("block_size") == published.CONFIGS[kind].get("block_size")
 
 
 def turns(folder, kind):
-    """A lookup a → b → end of a turn → u → c → d → end of a text, published by three files that do not agree on what ends a text."""
+    """A lookup a → b → end of a turn → u → c → d → end of a text.
+
+    It is published with three files that do not agree on the ids that end a text.
+    """
     signs = {sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     a, b, u, c, d = (signs[sign] for sign in "abucd")
     path = {
@@ -304,9 +311,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path):
     spoil, words = MISTAKES[name]
     published.publish(tmp_path / "it", "llama")
     spoil(tmp_path / "it")
-    with pytest.raises(UserError, match=words) as told:
+    with pytest.raises(UserError, match=words) as caught:
         hf_import.from_hf(tmp_path / "it", tmp_path / "run")
-    assert "\n" not in str(told.value) and sorted(p.name for p in tmp_path.iterdir()) == ["it"]
+    assert "\n" not in str(caught.value) and sorted(p.name for p in tmp_path.iterdir()) == ["it"]
 
 
 @pytest.mark.slow

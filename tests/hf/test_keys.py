@@ -1,4 +1,4 @@
-"""What a config.json says: read, known to change no number, or refused by its key; nothing is passed over."""
+"""Every key of a config.json is read, known to change no prediction, or refused by its name."""
 
 from types import SimpleNamespace
 
@@ -20,9 +20,9 @@ def network(config):
 
 
 def refused(config, key):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         network(config)
-    assert "\n" not in str(told.value) and key in str(told.value), str(told.value)
+    assert "\n" not in str(caught.value) and key in str(caught.value), str(caught.value)
     return True
 
 
@@ -218,7 +218,8 @@ def test_types_of_layers_are_for_layouts_that_have_them():
         refused(CONFIGS[name] | apart, "rope_parameters")
 
 
-ABSENT = {  # what a layout's own code takes where a key is not there; where that is nothing that we know, it is asked for
+# What a layout's own code takes for an absent key; a key without a known default is required.
+ABSENT = {
     "Llama 3": dict(
         head_dim=8,
         num_key_value_heads=8,
@@ -287,7 +288,8 @@ def test_what_is_ignored_is_as_if_it_were_not_there():
 
 
 def test_the_line_says_how_to_let_keys_through():
-    with pytest.raises(UserError, match=r"says softcap=3.0, '\\n'='a+…, which Lla.* --ignore lets"):
+    line = r"says softcap=3.0, '\\n'='a+…, which Lla.* --ignore lets"
+    with pytest.raises(UserError, match=line):
         network(CONFIGS["Llama 3"] | {"softcap": 3.0, "\n": "a" * 100})
     with pytest.raises(UserError, match="--ignore=softcap,other lets"):
         network(CONFIGS["Llama 3"] | dict(softcap=3.0, other=[1]))
@@ -330,8 +332,8 @@ def test_which_layers_have_experts(said, dense, every):
     if dense is None:
         assert refused(config, "must follow the first dense ones")
     else:
-        found = network(config)["experts"]
-        assert (found["first_dense"], found["period"]) == (dense, every)
+        experts = network(config)["experts"]
+        assert (experts["first_dense"], experts["period"]) == (dense, every)
         freq = dict(
             moe_layer_freq=[int(n >= dense and (n - dense + 1) % every == 0) for n in range(4)]
         )
@@ -341,7 +343,10 @@ def test_which_layers_have_experts(said, dense, every):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_written_of_a_network_is_read_as_the_same(name):
-    """With and without each thing that it may have: biases, plain weights of experts, dense layers, scaled rotations, tied embeddings."""
+    """With and without each optional part.
+
+    Biases, plain weights of experts, dense layers, scaled rotations, tied embeddings.
+    """
     config, layout = CONFIGS[name], layouts.of(CONFIGS[name], "it")
     k = layout.keys
     linear, slow = (
@@ -358,8 +363,8 @@ def test_what_is_written_of_a_network_is_read_as_the_same(name):
     variants += [{k["every"]: 2}] if "every" in k else []
     variants += [{k["shared"]: 48}] if "shared" in k else []
     for variant in [*variants, {k["tied"]: True}]:
-        given = config | ({k["ffn"]: 96} if k["ffn"] not in config else {}) | variant
-        nn = reading.network(layout, given, "it")
+        described = config | ({k["ffn"]: 96} if k["ffn"] not in config else {}) | variant
+        nn = reading.network(layout, described, "it")
         run = build_run(
             dict(
                 steps=1,

@@ -1,4 +1,8 @@
-"""lm_eval itself on our runs: its own HFLM gives the same numbers on the same weights, and tasks are read from local files, not run."""
+"""lm_eval itself on our runs.
+
+Its own HFLM gives the same numbers on the same weights, and tasks are read from local files, not
+run.
+"""
 
 import functools
 import gzip
@@ -45,26 +49,36 @@ def hf_tokenizer(bos: bool):
     vocab = {s: b for b, s in of_byte.items() if b is not None} | dict(
         zip(rest, missing, strict=True)
     )
-    made = Tokenizer(models.BPE(vocab=vocab | {"<eos>": EOS, "<bos>": BOS}, merges=[]))
-    made.pre_tokenizer, made.decoder = (
+    library = Tokenizer(models.BPE(vocab=vocab | {"<eos>": EOS, "<bos>": BOS}, merges=[]))
+    library.pre_tokenizer, library.decoder = (
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         decoders.ByteLevel(),
     )
     special = dict(eos_token="<eos>", pad_token="<eos>") | (dict(bos_token="<bos>") if bos else {})
     if bos:
-        made.post_processor = processors.TemplateProcessing(
+        library.post_processor = processors.TemplateProcessing(
             single="<bos> $A", special_tokens=[("<bos>", BOS)]
         )
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=library, **special)
 
 
 def hf_model():
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=SIZE, hidden_size=WIDTH, intermediate_size=FFN, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        num_key_value_heads=KV, head_dim=HEAD, max_position_embeddings=LENGTH, rms_norm_eps=1e-6, tie_word_embeddings=False,
-        eos_token_id=EOS, bos_token_id=BOS, pad_token_id=EOS,
-    )  # fmt: skip
+        vocab_size=SIZE,
+        hidden_size=WIDTH,
+        intermediate_size=FFN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV,
+        head_dim=HEAD,
+        max_position_embeddings=LENGTH,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        eos_token_id=EOS,
+        bos_token_id=BOS,
+        pad_token_id=EOS,
+    )
     model = transformers.LlamaForCausalLM(config).float().eval()
     with torch.no_grad():
         for p in model.parameters():
@@ -73,7 +87,7 @@ def hf_model():
         [BOS, 258, 259]
     )  # what our networks never generate has no part in the normaliser
     model.lm_head.register_forward_hook(
-        lambda module, given, logits: logits.index_fill(-1, never, -1e30)
+        lambda module, inputs, logits: logits.index_fill(-1, never, -1e30)
     )
     return model
 
@@ -98,9 +112,12 @@ def corpus_file(tmp_path_factory):
 
 def ours(corpus_file, params=None, **changes):
     nn = dict(
-        layers=LAYERS, width=WIDTH, embeddings="untied", attention=dict(heads=HEADS, kv_heads=KV, head_size=HEAD, qk_norm="none"),
+        layers=LAYERS,
+        width=WIDTH,
+        embeddings="untied",
+        attention=dict(heads=HEADS, kv_heads=KV, head_size=HEAD, qk_norm="none"),
         ffn=dict(width=FFN, kind="swiglu"),
-    )  # fmt: skip
+    )
     run = build_run(tiny.recipe(corpus_file, nn=nn, data__length=LENGTH, **changes))
     experiment = Experiment(run, run.text.fit(()))
     return RunContext(
@@ -112,7 +129,7 @@ def ours(corpus_file, params=None, **changes):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["no-bos", "bos"])
 def pair(request, corpus_file):
-    """(ours, lm_eval's own) on the same weights, whose published tokenizer puts a bos in front, or none."""
+    """(ours, lm_eval's own) on the same weights, with a tokenizer that adds a bos, or none."""
     model = hf_model()
     subject = ours(corpus_file, **tiny.AR)
     params = converted(model, subject.experiment.run.nn)
@@ -146,7 +163,8 @@ def test_loglikelihoods_are_those_of_lm_eval(pair):
     mine, theirs = pair
     requests = asked(
         "loglikelihood",
-        ("the cat", " sat"), ("the cat ", "sat"), ("a", "b"), ("", "from nothing"), ("a context that is longer than " * 3, "the room"),
+        ("the cat", " sat"), ("the cat ", "sat"), ("a", "b"), ("", "from nothing"),
+        ("a context that is longer than " * 3, "the room"),
         ("é and \n", "ü"), ("the cat", " sat on"),
     )  # fmt: skip
     a, b = mine.loglikelihood(requests), theirs.loglikelihood(requests)
@@ -169,7 +187,7 @@ JOINED = (
 
 
 def test_a_token_over_the_border_is_scored_as_two_where_lm_eval_fails(pair, monkeypatch):
-    """It asserts that something is left to score, and where a part is left it scores that part alone."""
+    """lm_eval asserts that something is left to score, and scores only the part that is left."""
     mine, theirs = pair
 
     def joined(text):
@@ -199,7 +217,8 @@ def test_a_token_over_the_border_is_scored_as_two_where_lm_eval_fails(pair, monk
 
 def test_rolling_is_that_of_lm_eval(pair, monkeypatch):
     mine, theirs = pair
-    # With a bos that the tokenizer puts in front, lm_eval scores that bos too, behind its prefix, which is the same bos.
+    # With a bos that the tokenizer adds, lm_eval scores that bos too, after its prefix, which is
+    # the same bos.
     plain = theirs.tokenizer.encode
     monkeypatch.setattr(theirs, "tok_encode", lambda text: plain(text, add_special_tokens=False))
     requests = asked(
@@ -250,7 +269,7 @@ def test_generation_is_that_of_lm_eval(pair):
     assert mine.generate_until(requests) == theirs.generate_until(requests)
 
 
-# ------------------------------------------------------------------------------------------------------------- local tasks
+# -------------------------------------------------------------------------------------- local tasks
 
 
 CHOICE = """
@@ -270,13 +289,13 @@ ROWS = [dict(q=f"the cat {n}", a="sat on a mat", b="mat a on sat", **CODE) for n
 
 @pytest.fixture
 def folder(tmp_path):
-    def made(**files):
+    def write(**files):
         (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS))
         for name, text in files.items():
             (tmp_path / f"{name}.yaml").write_text(text)
         return tmp_path
 
-    return made
+    return write
 
 
 def scores(run, folder, capsys, *flags, tasks="pick"):
@@ -294,7 +313,7 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
     )
     rolling = rolling[: rolling.index("metric_list")] + "metric_list: [{metric: bits_per_byte}]\n"
     where = folder(pick=CHOICE, text=rolling)
-    found = scores(
+    results = scores(
         trained("masked"),
         where,
         capsys,
@@ -302,7 +321,7 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
         "--harness_limit=2",
         tasks="pick,text",
     )
-    pick = found["harness.pick.acc,none"]
+    pick = results["harness.pick.acc,none"]
     assert (pick["claims"], pick["documents"], pick["requests"], pick["settings"]["samples"]) == (
         "bound",
         2,
@@ -319,7 +338,7 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
         "where a task lies is not what is asked"
     )
     assert pick["loglikelihood_mc_se"] > 0 and pick["mc_se"] >= 0 and pick["sampler"]["steps"] == 4
-    assert found["harness.text.bits_per_byte,none"]["mc_se"] > 0
+    assert results["harness.text.bits_per_byte,none"]["mc_se"] > 0
     again = scores(
         trained("masked"),
         where,
@@ -330,7 +349,7 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
     )
     assert all(
         again[name]["value"] == r["value"] and again[name]["mc_se"] == r["mc_se"]
-        for name, r in found.items()
+        for name, r in results.items()
     )
     assert (trained("masked") / "evals.jsonl").read_text().count("harness") >= 6
     exact = scores(
@@ -344,12 +363,12 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
         and "mc_se" not in exact
         and exact["sampler"]["rule"]["order"] == "left_to_right"
     )
-    assert exact["value"] != found["harness.text.bits_per_byte,none"]["value"]
+    assert exact["value"] != results["harness.text.bits_per_byte,none"]["value"]
 
 
 def test_an_edited_copy_of_a_task_is_another_one(trained, tmp_path, capsys):
-    """Known by its settings and rows with their prompts, wherever they lie; each edit leaves it what it is called."""
-    told = []
+    """A task is identified by its settings and rows with prompts, not by its place or name."""
+    identities = []
     rows = [json.dumps(row) for row in ROWS]
     edits = [
         dict(),
@@ -362,13 +381,13 @@ def test_an_edited_copy_of_a_task_is_another_one(trained, tmp_path, capsys):
         (tmp_path / str(n)).mkdir()
         (tmp_path / str(n) / "pick.yaml").write_text(CHOICE.replace(*edit.get("yaml", ("", ""))))
         (tmp_path / str(n) / "rows.jsonl").write_text("\n".join(edit.get("rows", rows)))
-        told.append(
+        identities.append(
             scores(trained("ar"), tmp_path / str(n), capsys)["harness.pick.acc,none"]["task"]
         )
     assert (
-        told[0] == told[1]
-        and len({task["sha256"] for task in told}) == 4
-        and {task["rows"] for task in told} == {3}
+        identities[0] == identities[1]
+        and len({task["sha256"] for task in identities}) == 4
+        and {task["rows"] for task in identities} == {3}
     )
 
 
@@ -392,10 +411,9 @@ def test_code_runs_in_the_jail_if_it_may(trained, folder, capsys, monkeypatch):
         "dlm.machine.isolation.run",
         lambda program: ran.append(program) or isolation.RunResult(len(ran) == 1, "", "", "", True),
     )
-    found = scores(trained("ar"), where, capsys, "--harness_code")["harness.pick.pass@1,none"]
-    assert (
-        found["value"] == pytest.approx(1 / 3) and found["claims"] == "samples" and found["nfe"] > 0
-    )
+    result = scores(trained("ar"), where, capsys, "--harness_code")["harness.pick.pass@1,none"]
+    assert result["value"] == pytest.approx(1 / 3)
+    assert result["claims"] == "samples" and result["nfe"] > 0
     assert all(
         p.startswith("def f():") and p.endswith("assert f() == 1\n\ncheck(f)\n") for p in ran
     )
@@ -410,17 +428,17 @@ def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
     assert local_tasks._read(tmp_path / "rows.jsonl") == rows
     (tmp_path / "rows.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode("utf-8-sig")))
     assert local_tasks._read(tmp_path / "rows.json.gz") == rows
-    for name, given, told in [
+    for name, content, cause in [
         ("a.jsonl", "[" * 100_000, "line 1: broken JSON"),
         ("b.json", "[1]", "entry 1: not a JSON object"),
     ]:
-        (tmp_path / name).write_text(given)
-        with pytest.raises(UserError, match=f"{name}, {told}"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=f"{name}, {cause}"):
             local_tasks._read(tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    "changed, told",
+    "changed, cause",
     [
         (("task: pick", "task: pik"), "no task 'pick' .*did you mean 'pik'"),
         (("rows.jsonl", "none.jsonl"), "no file none.jsonl"),
@@ -436,10 +454,10 @@ def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
         (("test_split: test", "test_splitt: test"), "cannot be built: .*test_splitt"),
     ],
 )
-def test_mistakes_and_what_would_run_are_one_line(trained, folder, capsys, changed, told):
+def test_mistakes_and_what_would_run_are_one_line(trained, folder, capsys, changed, cause):
     where = folder(pick=CHOICE.replace(*changed))
     (where / "evil.py").write_text("raise SystemExit('it ran')")
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=cause) as error:
         scores(trained("masked"), where, capsys)
     assert "\n" not in str(error.value)
 
@@ -456,8 +474,9 @@ def test_what_is_installed_wrong_is_told_as_such(trained, folder, capsys, monkey
     monkeypatch.setattr(
         "importlib.metadata.packages_distributions", lambda: owners
     )  # as if this were installed too
-    told = f"no task can be built with what is installed: datasets {version}, called by lm_eval .* says .Can't pickle <function>: it"
-    with pytest.raises(UserError, match=told) as error:
+    caller = f"datasets {version}, called by lm_eval .* says .Can't pickle <function>: it"
+    cause = f"no task can be built with what is installed: {caller}"
+    with pytest.raises(UserError, match=cause) as error:
         scores(trained("masked"), folder(pick=CHOICE), capsys)
     assert (
         "\n" not in str(error.value)
@@ -467,7 +486,7 @@ def test_what_is_installed_wrong_is_told_as_such(trained, folder, capsys, monkey
 
 
 def test_a_chat_s_contents_are_text_in_a_harness(trained, folder, capsys, monkeypatch, tmp_path):
-    """The run's own template through lm_eval: its eos is one id, the documents' are text, and so are answers."""
+    """The run's own template: its eos is one id; in documents and answers the signs are text."""
     run, read = tmp_path / "run", []
     shutil.copytree(trained("ar"), run)
     (run / "chat_template.jinja").write_text(
@@ -481,7 +500,7 @@ def test_a_chat_s_contents_are_text_in_a_harness(trained, folder, capsys, monkey
     where = folder(
         pick=CHOICE.replace('"{{q}}"', '"{{q}} <|eos|>"').replace("[a, b]", "[a, '<|eos|>']")
     )
-    found = scores(run, where, capsys, "--evals.harness.chat=template", "--harness_limit=1")[
+    scored = scores(run, where, capsys, "--evals.harness.chat=template", "--harness_limit=1")[
         "harness.pick.acc,none"
     ]
     whole = {bytes(ids[ids < 256].tolist()): int((ids == 256).sum()) for ids in read}
@@ -490,7 +509,7 @@ def test_a_chat_s_contents_are_text_in_a_harness(trained, folder, capsys, monkey
         b"the cat 0 <|eos|>sat on a mat": 1,
         b"the cat 0 <|eos|><|eos|>": 1,
     }
-    assert found["special_names"] == 3
+    assert scored["special_names"] == 3
 
 
 def test_chat_templates_are_plugged_in(trained, folder, capsys, monkeypatch):

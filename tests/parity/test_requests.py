@@ -63,7 +63,7 @@ def test_options_that_change_nothing_are_accepted(subject, options, changed):
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, cause",
     [
         (dict(num_beams=4), "num_beams=4 of a task is not supported: take it out, or set 1"),
         (dict(min_p=0.1), "min_p=0.1 of a task is not supported"),
@@ -74,8 +74,8 @@ def test_options_that_change_nothing_are_accepted(subject, options, changed):
     ],
     ids=str,
 )
-def test_other_options_are_refused_by_name(subject, options, told):
-    with pytest.raises(UserError, match=told):
+def test_other_options_are_refused_by_name(subject, options, cause):
+    with pytest.raises(UserError, match=cause):
         HarnessLM(Model(subject))._requested(options)
 
 
@@ -99,8 +99,8 @@ def test_names_of_special_tokens_and_broken_answers_are_told(subject, monkeypatc
     lm.loglikelihood(likely), lm.loglikelihood_rolling(rolled)
     written = asked("generate_until", ("<|eos|>", {}), ("<|eos|>", {}), ("ok?", {}))
     assert lm.generate_until(written) == ["n\ufffd", "né", "né"]
-    told = [lm.score_info[str(r.args)] for r in (*likely, *rolled, *written)]
-    assert [t.names for t in told] == [2, 1, 1, 1, 0] and [t.broken for t in told] == [
+    info = [lm.score_info[str(r.args)] for r in (*likely, *rolled, *written)]
+    assert [t.names for t in info] == [2, 1, 1, 1, 0] and [t.broken for t in info] == [
         False,
         False,
         True,

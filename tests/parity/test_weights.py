@@ -1,4 +1,7 @@
-"""Published weights that transformers made: the same logits as its own networks, and the same bytes on the way back into its files."""
+"""Published weights that transformers made.
+
+The logits are those of its own networks, and the way back gives the same bytes.
+"""
 
 import functools
 import json
@@ -70,7 +73,7 @@ MADE = {
 
 
 def make(name):
-    """A tiny network of random weights, large enough that every one of them is seen in its logits."""
+    """A tiny network of random weights, so large that each has an effect on the logits."""
     family, changes = MADE[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(**BASE | changes)
@@ -146,7 +149,7 @@ def test_what_goes_back_is_read_by_transformers(tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------- key by key: refused by name, or the same logits
+# -------------------------------------------------- key by key: refused by name, or the same logits
 
 FULL = ["full_attention"] * 3
 HARMLESS = dict(
@@ -263,42 +266,41 @@ def said(family, config):
 
 
 def canonical(family, nn, config):
-    """What was read of a config.json, and nothing else of it."""
+    """The config.json of what was read, and of nothing else."""
     a = nn["attention"]
     slow = {
         theirs: a["rope"][ours]
         for ours, theirs in rope._OURS.get(a["rope"].get("kind"), {}).items()
     }
-    found = {key: config[key] for key in FIXED if key in config}
-    found |= dict(
+    fields = {key: config[key] for key in FIXED if key in config}
+    fields |= dict(
         num_attention_heads=a["heads"],
         num_key_value_heads=a["kv_heads"],
         head_dim=a["head_size"],
         rms_norm_eps=nn["norm"]["epsilon"],
     )
-    found |= dict(
+    fields |= dict(
         rope_parameters=slow
         | dict(rope_theta=a["rope"]["base"], rope_type=a["rope"].get("kind", "default"))
     )
-    found |= dict(tie_word_embeddings=nn["embeddings"] == "tied", use_cache=False)
+    fields |= dict(tie_word_embeddings=nn["embeddings"] == "tied", use_cache=False)
     if family not in ("Qwen2", "Mixtral"):
-        found |= dict(attention_bias=a["bias"] == "all")
+        fields |= dict(attention_bias=a["bias"] == "all")
     if e := nn.get("experts"):
         number = (
             dict(num_local_experts=e["count"])
             if family == "Mixtral"
             else dict(num_experts=e["count"])
         )
-        found |= number | dict(
+        fields |= number | dict(
             num_experts_per_tok=e["per_token"],
             norm_topk_prob=e["router"]["weights"] == "renormalised",
-        )
-        found |= dict(
-            mlp_only_layers=list(range(e["first_dense"])), decoder_sparse_step=e["period"]
+            mlp_only_layers=list(range(e["first_dense"])),
+            decoder_sparse_step=e["period"],
         )
     elif family == "Qwen3Moe":
-        found |= dict(num_experts=0)
-    return found
+        fields |= dict(num_experts=0)
+    return fields
 
 
 @pytest.mark.slow
@@ -356,7 +358,7 @@ def with_bos(folder):
 @pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
 @pytest.mark.parametrize("name", ["llama3", "qwen3"])
 def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, tmp_path):
-    """By sample and by the harness, for prompts of no, one and many tokens; several ids end a text."""
+    """For prompts of no, one and many tokens, where several ids end a text."""
     model, there = make(name), tmp_path / "there"
     model.config.eos_token_id = model.generation_config.eos_token_id = [published.EOS, 257]
     model.config.bos_token_id = model.generation_config.bos_token_id = BOS if bos else published.EOS
@@ -371,8 +373,8 @@ def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, t
     library = transformers.PreTrainedTokenizerFast(tokenizer_file=str(there / "tokenizer.json"))
     prompts, spelled = ("", "h", "hello there"), {}
     for prompt in prompts:
-        given = library(prompt)["input_ids"] or [BOS if bos else published.EOS]
-        assert (given[0] == BOS) == bos
+        prompt_ids = library(prompt)["input_ids"] or [BOS if bos else published.EOS]
+        assert (prompt_ids[0] == BOS) == bos
         options = dict(
             max_new_tokens=7,
             do_sample=False,
@@ -380,11 +382,13 @@ def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, t
             suppress_tokens=[experiment.tokenizer.mask],
         )
         with torch.no_grad():
-            wanted = model.generate(torch.tensor([given]), **options)[0, len(given) :].tolist()
+            continuation = model.generate(torch.tensor([prompt_ids]), **options)[
+                0, len(prompt_ids) :
+            ].tolist()
         spelled[prompt] = (
-            wanted[: wanted.index(e)]
-            if (e := next((i for i in wanted if i in (published.EOS, 257)), None))
-            else wanted
+            continuation[: continuation.index(e)]
+            if (e := next((i for i in continuation if i in (published.EOS, 257)), None))
+            else continuation
         )
     replies = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))(
         [Request.prompt(p, 7) for p in prompts]
@@ -392,7 +396,7 @@ def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, t
     ids = {p: r.ids[len(p) :] for p, r in zip(prompts, replies, strict=True)}
     ended = {p: samples.before(experiment.tokenizer.vocab, x).tolist() for p, x in ids.items()}
     assert ended == spelled
-    asked = [
+    instances = [
         Instance(
             request_type="generate_until",
             doc={},
@@ -402,4 +406,6 @@ def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, t
         )
         for p in prompts
     ]
-    assert lm.generate_until(asked) == [experiment.tokenizer.decode(spelled[p]) for p in prompts]
+    assert lm.generate_until(instances) == [
+        experiment.tokenizer.decode(spelled[p]) for p in prompts
+    ]
