@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
 def modules() -> dict[str, str]:
     """Returns the module of every bench and drill, by the name that calls it."""
+    # A new file in benches/ is a new bench, without an edit here.
     benches = [path.stem for path in (FOLDER / "benches").glob("*.py")]
     modules = {name: f"dlm.benches.{name}" for name in benches if name != "__init__"}
     modules |= {name: f"dlm.drills.{file}" for name, file in DRILLS.items()}

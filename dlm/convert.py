@@ -50,16 +50,18 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("expected from_hf DIR or to_hf DIR; --help tells more")
     args, overrides = cli.parse(__doc__, FLAGS, rest[1:], ("config",))
 
+    # Timed from here: the rest is reading and writing.
     begin = time.perf_counter()
     folder = Path(cli.typed("DIR", Place, rest[0]))
     workdir = Path(args.workdir)
-    # What loads JAX is imported late: a wrong flag need not wait for it.
+    # Modules that load JAX are imported late: a wrong flag need not wait for them.
     if way == "from_hf":
         from dlm.app import hf_import
 
         ignore = tuple(args.ignore.split(",")) if args.ignore else ()
         facts = hf_import.from_hf(folder, workdir, overrides, ignore)
     else:
+        # A flag that would have no effect is a mistake.
         _refuse_flags_of_from_hf(args.ignore, overrides)
         if args.shard <= 0:
             raise UserError(f"--shard={args.shard} must be positive")

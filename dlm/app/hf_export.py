@@ -50,12 +50,13 @@ def to_hf(
     step = checkpoint.intact(workdir, say, step)
     if step is None:
         raise UserError(f"{workdir} has no finished checkpoint yet")
+    # An imported run is written as it came, as far as its weights allow.
     original = _note(workdir, "config.json", {})
     ignored = _note(workdir, IGNORED, [])
     layout, config = find_layout(run, original, architecture, ignored)
     rows = config[layout.keys["vocab"]]
 
-    # What is to be written, before any of it is read.
+    # Decide names, dtypes and shapes before anything is read.
     leaves = weights.leaves(layout, run.nn)
     parameters = _Parameters(workdir, step)
     plan = parameters.plan(leaves, rows, dtype)
@@ -64,6 +65,7 @@ def to_hf(
         parameters.write(partial, leaves, plan, largest)
         _write_small_files(partial, run, workdir, rows)
         _write_config(partial, config, dtype)
+    # The header and the small files do not count.
     sizes = [math.prod(shape) * kind.itemsize for kind, shape in plan.values()]
     return dict(
         folder=str(folder),
@@ -135,6 +137,7 @@ def _numpy_dtype(name: str) -> np.dtype:
 def _write_config(folder: Path, config: dict, dtype: str | None) -> None:
     """Writes config.json, with the dtype of the tensors under the key that the file has for it."""
     if dtype:
+        # transformers 5 has renamed torch_dtype to dtype.
         keys = [key for key in ("torch_dtype", "dtype") if key in config]
         config = config | dict.fromkeys(keys or ["torch_dtype"], dtype)
     files.write(folder / "config.json", json.dumps(config, indent=2) + "\n")
@@ -148,6 +151,7 @@ def _write_small_files(folder: Path, run: Run, workdir: Path, rows: int) -> None
             if path.name not in (DTYPES, IGNORED):
                 shutil.copyfile(path, folder / path.name)
         return
+    # A tokenizer that was learned here.
     run.text.restore(workdir).save(folder)
     path = folder / pretrained.FILE
     if path.exists():
@@ -198,7 +202,7 @@ def find_layout(
             return layout, config
         reasons[layout.architecture] = reason
 
-    # The reason of the likeliest one: nobody wants to read those of all.
+    # Only the reason of the likeliest one: those of all would be many lines.
     likeliest = candidates[0].architecture
     raise UserError(
         f"no published layout holds this network ({likeliest} {reasons[likeliest]}); "

@@ -29,6 +29,7 @@ from dlm.text import pretrained
 # record of its tensors.
 ORIGINAL = "hf"
 DTYPES, IGNORED = "dtypes.json", "ignored.json"
+# Everything but weights and code.
 _SUFFIXES = (".json", ".txt", ".jinja")
 _SMALL = 100_000_000  # bytes of a file beside the weights
 _REPORT_EVERY = 10  # seconds
@@ -178,6 +179,7 @@ def _write_weights(folder: Path, params: dict) -> int:
     """Writes the checkpoint of update 0; returns the bytes of its arrays."""
     leaves = jax.tree.leaves(params)
     total = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+    # A large model takes minutes: the progress is printed.
     written, reported = 0, 0.0
 
     def report(count: int) -> None:
@@ -208,6 +210,7 @@ def _copy_small_files(source: Path, target: Path, notes: dict[str, Any]) -> None
 
 def _by_name(dtypes: dict[str, np.dtype]) -> dict[str, str]:
     """Returns the most frequent dtype under '', and the tensors that have another."""
+    # Nearly all tensors have the same dtype, so the others are few.
     frequency = Counter(dtype.name for dtype in dtypes.values())
     usual = frequency.most_common(1)[0][0]
     by_name = {"": usual}

@@ -37,6 +37,7 @@ def in_turns(measures: Mapping[str, Callable], rounds: int) -> dict[str, list]:
     results: dict[str, list] = {name: [] for name in measures}
     for n in range(rounds + 1):
         for name, measure in measures.items():
+            # The first round compiles.
             value = measure()
             if n > 0:
                 results[name].append(value)
@@ -60,6 +61,7 @@ def formatted(
     unit: str = "",
 ) -> str:
     """Formats a spread as '1.02 (1.00–1.05)'."""
+    # The range is beside the median: one number would hide the noise.
     numbers = [values[key] * scale for key in ("min", "median", "max")]
     low, middle, high = [f"{number:.{digits}f}" for number in numbers]
     return f"{middle}{unit} ({low}–{high})"

@@ -74,12 +74,14 @@ def measured(run: Run, topology: str, quick: bool) -> Results:
     from dlm.machine import mesh
 
     devices = _devices(topology)
+    # JAX passes these on to XLA.
     effort = -1.0 if quick else 0.0
     jax.config.update("jax_exec_time_optimization_effort", effort)
     jax.config.update("jax_memory_fitting_effort", effort)
     tokenizer = VocabOnlyTokenizer(run.nn.vocab)
     experiment = Experiment(run, tokenizer, on=mesh.make(run.mesh, devices))
     chips = len(devices)
+    # Chips outside of the mesh would have nothing to do.
     covered = experiment.mesh.size
     if covered < chips:
         text = f"config.mesh covers {covered} of the {chips} chips of --topology={topology}"
@@ -95,6 +97,7 @@ def measured(run: Run, topology: str, quick: bool) -> Results:
         capacity=CAPACITY[generation(topology)] * 10**9,
         model_flops=run.flops_per_token * tokens / chips,
     )
+    # Both together are reported: tracing is a small part.
     begin = time.perf_counter()
     state, batch = experiment.abstract_state(), experiment.abstract_batch()
     lowered = experiment.update.lower(state, batch)
@@ -111,6 +114,7 @@ def _compiled(lowered: Any, capacity: float) -> Results:
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
+        # The compiler has no error of its own for this.
         text = str(error)
         if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
             raise
@@ -125,6 +129,7 @@ def costs(program: Any, capacity: float) -> Results:
     memory = hlo.memory(program) or {}
     # The new state takes the place of the old one, as far as it is aliased.
     whole = memory["arguments"] + memory["results"] - memory["aliased"] + memory["temporaries"]
+    # A loop over layers sends once for each layer.
     outside, inside = hlo.of_loops(program.as_text())
     sent = dict(once=hlo.collectives(outside), in_loops=hlo.collectives(inside))
     return dict(
@@ -144,6 +149,7 @@ def table(results: Results) -> str:
     if "memory" not in results:
         return "\n".join([*lines, f"  does not fit a chip: {results['cause']}"])
     lines += _memory_lines(results["memory"], results["capacity"])
+    # Both numbers are shown, as XLA counts a loop's body once.
     by_xla = f"{results['flops']:.3g} by XLA, the body of a loop counted once"
     lines.append(f"  FLOPs of a chip    {by_xla}; {results['model_flops']:.3g} of the model")
     lines.append(_sent_line("once", results["sent"]["once"]))

@@ -1,16 +1,20 @@
-"""What an update costs under each objective, as a multiple of plain masked diffusion's, and how fast a bound is evaluated.
+"""Measures the cost of an update under each objective, and the speed of evaluating a bound.
 
-python -m dlm.bench objectives [--config=configs/masked.py:size=tiny] [--only=block,hybrid] [--repeats=4] [--json] [--config.nn.layers=2 …]
+python -m dlm.bench objectives [--config=configs/masked.py:size=tiny] [--only=block,hybrid]
+                           [--repeats=4] [--json] [--config.nn.layers=2 …]
 
-    update       the jitted update on one batch, with the same backbone, batch and length; block: at most 2.2 (it has twice the positions)
-    evaluation   the bare forward passes of held-out text over the bound's evaluator, data and all: at least 0.8
+    update       the jitted update on one batch, as a multiple of masked diffusion's, with the same
+                 backbone, batch and length; block: at most 2.2 (it has twice the positions)
+    evaluation   the bare forward passes of held-out text over the bound's evaluator, reading of
+                 data included: at least 0.8
 
-All are measured in turns, again and again; told is the median of the ratios within a round, with their range.
+All are measured in turns; reports the median and range of the ratios within a round.
 """
 
-import dataclasses
 import functools
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from dlm import benches
 from dlm.app import cli
@@ -20,8 +24,9 @@ from dlm.core.errors import UserError
 from dlm.core.named import Place
 from dlm.core.run import build_run
 
+RECIPE = "configs/masked.py:size=tiny"
 FLAGS = [
-    Flag("config", "recipe of a masked model", default="configs/masked.py:size=tiny", type=Place),
+    Flag("config", "recipe of a masked model", default=RECIPE, type=Place),
     Flag("only", "objectives beside masked, by name; block:16 has blocks of 16", default=""),
     Flag("repeats", "rounds", default=4, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),
@@ -47,34 +52,45 @@ def main(argv: list[str] | None = None) -> None:
     if args.repeats < 1:
         raise UserError(f"--repeats={args.repeats} must be at least 1")
     config = cli.load_config(args.config, overrides)
-    results = measure(config, args.only.split(",") if args.only else ALL, args.repeats)
+    names = args.only.split(",") if args.only else ALL
+    results = measure(config, names, args.repeats)
     for name, ratio in results["updates"].items():
         limit = f"   (at most {LIMITS['block']})" if name.startswith("block") else ""
         say(f"  update       {name:<12} {benches.formatted(ratio)} × masked{limit}")
+    speed = benches.formatted(results["evaluation"])
+    limit = f"(at least {LIMITS['evaluation']})"
+    say(f"  evaluation   {speed} of the bare forward passes' speed {limit}")
     seconds = benches.formatted(results["masked_seconds"], 1e3, 0)
-    say(
-        f"  evaluation   {benches.formatted(results['evaluation'])} of the bare forward passes' speed (at least {LIMITS['evaluation']})"
-    )
-    say(f"  masked       {seconds} ms an update of {results['batch']} × {results['length']} tokens")
+    shape = f"{results['batch']} × {results['length']} tokens"
+    say(f"  masked       {seconds} ms an update of {shape}")
     if args.json:
         cli.emit(results | dict(config=args.config, limits=LIMITS))
 
 
-def measure(config: dict, names, rounds: int) -> dict:
-    """All numbers, as --json prints them."""
-    config = dict(
-        config, data=dict(config["data"], marked_characters=".")
-    )  # so that `priority` has something to prefer
+def measure(
+    config: dict,
+    names: Sequence[str],
+    rounds: int,
+) -> dict[str, Any]:
+    """Returns all numbers, as --json prints them."""
+    # Marked characters, so that `priority` has something to prefer.
+    data = dict(config["data"], marked_characters=".")
+    config = dict(config, data=data)
     say(f"building and compiling masked, {', '.join(names)}; then {rounds} rounds")
+    # The first arm is the unit of all ratios.
     masked = _Arm(config, "masked", None)
-    arms = {name: _Arm(config, name, masked.tokenizer) for name in names}
-    measures = {"masked": masked.update, **{name: arm.update for name, arm in arms.items()}}
-    raw = benches.in_turns(measures | dict(passes=masked.passes, bound=masked.bound), rounds)
+    measures: dict[str, Callable[[], float]] = dict(masked=masked.update)
+    for name in names:
+        measures[name] = _Arm(config, name, masked.tokenizer).update
+    measures |= dict(passes=masked.passes, bound=masked.bound)
+    raw = benches.in_turns(measures, rounds)
+    # Within a round, since the machine's speed changes between rounds.
+    updates = {name: benches.ratio(raw[name], raw["masked"]) for name in names}
     return dict(
         batch=masked.run.data.batch,
         length=masked.run.data.length,
         masked_seconds=benches.spread(raw["masked"]),
-        updates={name: benches.ratio(raw[name], raw["masked"]) for name in arms},
+        updates=updates,
         evaluation=benches.ratio(raw["passes"], raw["bound"]),
     )
 
@@ -82,61 +98,75 @@ def measure(config: dict, names, rounds: int) -> dict:
 class _Arm:
     """One objective, ready to be timed."""
 
-    def __init__(self, config: dict, name: str, tokenizer):
+    def __init__(self, config: dict, name: str, tokenizer: Any):
         from dlm.app.experiment import Experiment
 
         stem, _, size = name.partition(":")
-        objective = dict(name=f"objectives.{stem}") | (dict(size=int(size)) if size else {})
-        sampler = (
-            dict(rule="ancestral", steps=1, block=1) if stem == "ar" else config.get("sampler", {})
-        )
+        objective: dict[str, Any] = dict(name=f"objectives.{stem}")
+        if size:
+            objective["size"] = int(size)
+        sampler = config.get("sampler", {})
+        # The recipe's sampler is one for a whole canvas.
+        if stem == "ar":
+            sampler = dict(rule="ancestral", steps=1, block=1)
         self.run = build_run(dict(config, objective=objective, sampler=sampler))
-        self.tokenizer = tokenizer or self.run.text.fit(self.run.data.source.documents("train"))
+        self.source = self.run.data.source
+        # All arms have the same one, which is fitted once.
+        self.tokenizer = tokenizer
+        if tokenizer is None:
+            self.tokenizer = self.run.text.fit(self.source.documents("train"))
         self.experiment = Experiment(self.run, self.tokenizer)
-        self.state, self.batch = self.experiment.new_state(), next(self.experiment.batches(0))
+        self.state = self.experiment.new_state()
+        self.batch = next(self.experiment.batches(0))
 
     def update(self) -> float:
-        """Seconds of an update, the better of two."""
+        """Returns the seconds of an update, the better of two."""
         import jax
 
-        def once():
+        def once() -> None:
             self.state, sums = self.experiment.update(self.state, self.batch)
             jax.block_until_ready(sums)
 
         return min(benches.seconds_each(once, 2))
 
     @functools.cached_property
-    def _forward(self):
+    def _forward(self) -> Callable:
         import jax
 
-        def predict(params, canvas):
-            return self.experiment.net(params)(canvas).prediction
+        @jax.jit
+        def forward(params, canvas):
+            net = self.experiment.net(params)
+            return net(canvas).prediction
 
-        return jax.jit(predict)
+        return forward
 
     def passes(self) -> float:
-        """Seconds of the forward passes that an evaluation takes, on a batch that is on the device."""
+        """Returns the seconds of an evaluation's passes, on a batch that is on the device."""
         import jax
 
         from dlm.core.contracts import Canvas
 
-        batch, visibility = self.batch, self.experiment.objective.visibility
+        batch = self.batch
+        visibility = self.experiment.objective.visibility
         canvas = Canvas.of(batch, batch.tokens_BL, 0 * batch.weights_BL, visibility)
-        times = SAMPLES * -(-WINDOWS // self.run.data.batch)
-        return sum(
-            benches.seconds_each(
-                lambda: jax.block_until_ready(self._forward(self.state.averaged, canvas)), times
-            )
-        )
+
+        def once() -> None:
+            jax.block_until_ready(self._forward(self.state.averaged, canvas))
+
+        # As many passes as the evaluator makes.
+        batches = -(-WINDOWS // self.run.data.batch)
+        return sum(benches.seconds_each(once, SAMPLES * batches))
 
     def bound(self) -> float:
-        """Seconds of the bound's evaluator over as many windows, data and all."""
+        """Returns the seconds of the bound's evaluator over as many windows, data and all."""
         from dlm.app.context import RunContext
         from dlm.evals.bound import HeldOut
 
-        subject = RunContext(self.experiment, self.state.averaged, self.run.data.source)
+        # Reading and packing of the data is part of the evaluation.
+        context = RunContext(self.experiment, self.state.averaged, self.source)
+        evaluator = HeldOut(samples=SAMPLES, windows=WINDOWS)
         begin = time.perf_counter()
-        list(dataclasses.replace(HeldOut(), samples=SAMPLES, windows=WINDOWS).run(subject, 0))
+        list(evaluator.run(context, 0))
         return time.perf_counter() - begin
 
 

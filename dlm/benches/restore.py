@@ -64,8 +64,10 @@ def measure(millions: int, repeats: int) -> dict[str, Any]:
         def restore() -> None:
             jax.block_until_ready(store.restore(abstract, 1))
 
+        # Alternately, so that both find the same page cache.
         measures = dict(verify=_timed(verify), restore=_timed(restore))
         seconds = benches.in_turns(measures, repeats)
+        # All files count, since all of them are verified.
         paths = [path for path in folder.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in paths)
         store.close()
@@ -88,6 +90,7 @@ def _state(millions: int) -> Any:
     tree = {}
     for i in range(ARRAYS):
         tree[f"x{i}_DF"] = jax.random.normal(jax.random.key(i), shape)
+    # As large as AdamW's.
     moments = dict(mu=tree, nu=tree)
     return State(jnp.int32(1), tree, moments, None)
 

@@ -1,21 +1,25 @@
-"""Tokens per second of ways to sample, side by side, and what they cost in quality.
+"""Measures tokens per second of ways to sample, side by side, and their cost in quality.
 
-python -m dlm.bench sample --workdir=RUN [--ar=AR_RUN] [--block=BLOCK_RUN] [--only=dual,threshold-dual] [--length=256] [--rows=8]
-                           [--steps=8] [--quality=1000] [--repeats=3] [--json]
+python -m dlm.bench sample --workdir=RUN [--ar=AR_RUN] [--block=BLOCK_RUN]
+                     [--only=dual,threshold-dual] [--length=256] [--rows=8] [--steps=8]
+                     [--quality=1000] [--repeats=3] [--json]
 
-    plain        the usual loop: on the host, every pass over the whole canvas, draws and confidences everywhere, no cache (as the
-                 reference code of LLaDA does, arXiv:2502.09992): surest first in blocks of 32, --steps passes for each
-    ARM          ours: the same rule without a cache and with each; ancestral; threshold with each cache; the autoregressive run with its
-                 cache; speculation on a block run (--ar, --block)
+    plain    the usual loop (`benches.sampling.plain`): the most confident first in blocks of 32,
+             --steps passes for each
+    ARM      ours: the same rule without a cache and with each; ancestral; threshold with each
+             cache; the autoregressive run with its cache (--ar); speculation on a block run
+             (--block)
 
-Told are tokens/s as multiples of plain's (`dual`, `refreshed`: at least 5), the whole loop's seconds over those of as many bare forward
-passes (without a cache: at most 1.15), and with --quality=N what the autoregressive run thinks of N samples, with their entropy, for plain,
-`dual` and `refreshed` (dual, with the whole canvas read in every second pass): within 2 % of plain's.
+Reports tokens/s as multiples of plain's (`dual`, `refreshed`: at least 5), and the whole loop's
+seconds over those of as many bare forward passes (without a cache: at most 1.15). With --quality=N
+also the likelihood of N samples under the autoregressive run and their entropy, for plain, `dual`
+and `refreshed` (dual, with the whole canvas computed in every second pass): within 2 % of plain's.
 """
 
-import functools
+import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,12 +30,17 @@ from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.intervals import half
 from dlm.core.named import Place
+from dlm.samplers.plan import Cache, Sampler
 
+if TYPE_CHECKING:  # these load JAX, which --help need not
+    from dlm.app.experiment import Experiment
+    from dlm.benches.sampling.arm import Arm
+    from dlm.benches.sampling.plain import Plain
+
+_AR_HELP = "autoregressive run: one more arm, and the judge of quality"
 FLAGS = [
     Flag("workdir", "run of a masked model", required=True, type=Place),
-    Flag(
-        "ar", "autoregressive run: one more arm, and the judge of quality", default="", type=Place
-    ),
+    Flag("ar", _AR_HELP, default="", type=Place),
     Flag("block", "block-diffusion run, to speculate with", default="", type=Place),
     Flag("only", "arms, by name (default: all)", default=""),
     Flag("length", "tokens of a sample", default=256, type=int),
@@ -43,7 +52,7 @@ FLAGS = [
 ]
 BLOCK, DRAFT = 32, 4  # positions decided together; tokens of a draft
 LIMITS = dict(loop=1.15, speed=5.0, quality=0.02)
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "none": dict(rule="confident", cache="none"),
     "dual": dict(rule="confident", cache="dual"),
     "refreshed": dict(rule="confident", cache="dual", refresh=2),
@@ -56,350 +65,249 @@ ARMS = {
     "threshold-delayed": dict(rule="threshold", cache="delayed", steps=BLOCK),
 }
 JUDGED = ("dual", "refreshed")
+UNCACHED = ("none", "ancestral", "threshold-none")
 OTHERS = dict(ar="ar", speculative="block")  # arms of other runs, and the flags that name these
+
+Results = dict[str, Any]  # as --json prints them
 
 
 def main(argv: list[str] | None = None) -> None:
     args, _ = cli.parse(__doc__, FLAGS, argv)
-    if min(args.length, args.rows, args.steps, args.repeats) < 1 or args.quality < 0:
+    least = min(args.length, args.rows, args.steps, args.repeats)
+    if least < 1 or args.quality < 0:
         raise UserError(
             "--length, --rows, --steps and --repeats must be at least 1, and --quality not negative"
         )
     if args.quality and not args.ar:
         raise UserError("--quality needs a judge: --ar=RUN, the directory of an autoregressive run")
-    wanted = _wanted(args)
-    results = measure(args, wanted)
+    results = measure(args, _names(args))
     for line in table(results):
         say(line)
     if args.json:
         cli.emit(results)
 
 
-def _wanted(args) -> list[str]:
-    known = [*ARMS, *(name for name, flag in OTHERS.items() if getattr(args, flag))]
-    wanted = args.only.split(",") if args.only else known
-    for name in wanted:
+def _names(args: argparse.Namespace) -> list[str]:
+    """Returns the arms that --only names, by default all for which there is a run."""
+    runs = dict(ar=args.ar, speculative=args.block)
+    # Arms of other runs exist only with the flag that names the run.
+    known = [*ARMS, *(name for name, workdir in runs.items() if workdir)]
+    if not args.only:
+        return known
+    for name in args.only.split(","):
         if name not in known:
             missing = f": it needs --{OTHERS[name]}=RUN" if name in OTHERS else ""
             raise UserError(f"--only: no arm {name!r}{missing}; there are {', '.join(known)}")
-    return wanted
+    return args.only.split(",")
 
 
-def measure(args, wanted: list[str]) -> dict:
-    """All numbers, as --json prints them."""
+def measure(args: argparse.Namespace, names: list[str]) -> Results:
+    """Returns all numbers, as --json prints them."""
     from dlm.app.open_run import reopen
-
-    experiment, state = reopen(Path(args.workdir))
+    from dlm.benches.sampling.plain import Plain
     from dlm.nn.visibility import sees_all
 
+    experiment, state = reopen(Path(args.workdir))
     if not sees_all(experiment.objective.visibility):
-        raise UserError(
-            f"--workdir={args.workdir} is no masked model: its network must see the whole canvas"
-        )
-    plain = Plain(experiment, state.averaged, args)
-    arms = {
-        name: _Arm(experiment, state.averaged, args, _sampler(args, **ARMS[name]))
-        for name in wanted
-        if name in ARMS
-    }
-    arms |= {
-        name: _other(name, getattr(args, OTHERS[name]), args) for name in wanted if name in OTHERS
-    }
+        text = "is no masked model: its network must see the whole canvas"
+        raise UserError(f"--workdir={args.workdir} {text}")
+    params = state.averaged
+    # The unit of all speeds.
+    plain = Plain(experiment, params, args)
+    arms = _arms(experiment, params, args, names)
     say(f"compiling plain, {', '.join(arms)}; then {args.repeats} rounds")
-    measures = {
-        "plain": plain.seconds,
-        **{name: arm.seconds for name, arm in arms.items()},
-        "forward": plain.forward_seconds,
-    }
+    measures = dict(plain=plain.seconds)
+    measures |= {name: arm.seconds for name, arm in arms.items()}
+    measures["forward"] = plain.forward_seconds
     raw = benches.in_turns(measures, args.repeats)
 
-    def speed(name):
-        return [args.length * args.rows / s for s in raw[name]]
-
-    results = dict(
+    # Ends of text do not shorten samples.
+    tokens = args.length * args.rows
+    speed = {name: [tokens / seconds for seconds in raw[name]] for name in raw}
+    results: Results = dict(
         workdir=str(args.workdir),
         length=args.length,
         rows=args.rows,
         steps=args.steps,
         limits=LIMITS,
-        plain=dict(tokens_per_s=benches.spread(speed("plain")), nfe=plain.nfe),
+        plain=dict(tokens_per_s=benches.spread(speed["plain"]), nfe=plain.nfe),
         forward_seconds=benches.spread(raw["forward"]),
-        arms={
-            name: dict(
-                tokens_per_s=benches.spread(speed(name)),
-                ratio=benches.ratio(raw["plain"], raw[name]),
-                nfe=arm.nfe,
-                loop=benches.ratio(raw[name], [arm.nfe * s for s in raw["forward"]]),
-            )
-            for name, arm in arms.items()
-        },
+        arms={},
     )
-    if args.quality:
-        judged = dict(
-            plain=Plain(experiment, state.averaged, args, judged=True),
-            **{n: arm for n, arm in arms.items() if n in JUDGED},
+    for name, arm in arms.items():
+        # The loop's overhead: its time over that of its passes alone.
+        bare = [arm.nfe * seconds for seconds in raw["forward"]]
+        results["arms"][name] = dict(
+            tokens_per_s=benches.spread(speed[name]),
+            ratio=benches.ratio(raw["plain"], raw[name]),
+            nfe=arm.nfe,
+            loop=benches.ratio(raw[name], bare),
         )
-        results["quality"] = {
-            name: _judged(experiment, state.averaged, args, name, arm)
-            for name, arm in judged.items()
-        }
+    if args.quality:
+        judged: dict[str, Arm | Plain] = {}
+        judged["plain"] = Plain(experiment, params, args, judged=True)
+        judged |= {name: arm for name, arm in arms.items() if name in JUDGED}
+        results["quality"] = _qualities(experiment, params, args, judged)
     return results
 
 
-def _sampler(args, rule: str, cache: str, block: int = BLOCK, steps: int = 0, refresh: int = 0):
-    from dlm.core.config import build_member
-    from dlm.samplers.plan import Cache, Sampler
+# -------------------------------------------------------------------------------------------- arms
 
+
+def _arms(
+    experiment: "Experiment",
+    params: Any,
+    args: argparse.Namespace,
+    names: list[str],
+) -> dict[str, "Arm"]:
+    from dlm.benches.sampling.arm import Arm
+
+    arms = {}
+    for name in names:
+        if name in ARMS:
+            arms[name] = Arm(experiment, params, args, _sampler(args, **ARMS[name]))
+    # Those of other runs come last.
+    for name in names:
+        if name in OTHERS:
+            arms[name] = _other(name, args)
+    return arms
+
+
+def _sampler(
+    args: argparse.Namespace,
+    rule: str,
+    cache: Any,
+    block: int = BLOCK,
+    steps: int = 0,
+    refresh: int = 0,
+) -> Sampler:
     return Sampler(
-        build_member(rule, "samplers.rules"),
+        rule=rule,
         steps=steps or args.steps,
         block=block,
         cache=Cache(cache, refresh),
     )
 
 
-def _other(name: str, workdir: str, args) -> "_Arm":
-    """An arm of another run, whose network has another order."""
+def _other(name: str, args: argparse.Namespace) -> "Arm":
+    """Returns an arm of another run, whose network has another order."""
     from dlm.app.open_run import reopen
-    from dlm.samplers.plan import Sampler
-
-    experiment, state = reopen(Path(workdir))
+    from dlm.benches.sampling.arm import Arm
     from dlm.nn.visibility import is_autoregressive
 
+    workdir = args.ar if name == "ar" else args.block
+    experiment, state = reopen(Path(workdir))
     visibility = experiment.objective.visibility
-    fits = is_autoregressive(visibility)
-    if name == "speculative":
-        fits = visibility.block is not None and visibility.streams == 2
-    if not fits:
-        kind = type(visibility).__module__.rpartition(".")[2]
-        raise UserError(
-            f"--{OTHERS[name]}={workdir} is not such a run: its network's attention is {kind!r}"
-        )
     if name == "ar":
+        fits = is_autoregressive(visibility)
         sampler = Sampler(steps=1, block=1)
     else:
+        fits = visibility.block is not None and visibility.streams == 2
         sampler = Sampler(driver="speculative", steps=1, block=DRAFT)
-    return _Arm(experiment, state.averaged, args, sampler)
+    if not fits:
+        kind = type(visibility).__module__.rpartition(".")[2]
+        text = f"is not such a run: its network's attention is {kind!r}"
+        raise UserError(f"--{OTHERS[name]}={workdir} {text}")
+    return Arm(experiment, state.averaged, args, sampler)
 
 
-class _Arm:
-    """A sampler of ours."""
-
-    def __init__(self, experiment, params, args, sampler):
-        self.experiment, self.params, self.args, self.sampler, self.nfe = (
-            experiment,
-            params,
-            args,
-            sampler,
-            0,
-        )
-
-    def draw(self, seed: int = 0) -> list[np.ndarray]:
-        """Ids of `rows` samples. Ends of text do not end them, so that all arms write as many tokens."""
-        import jax
-
-        done = self._generate(self.params, self._keys(seed))
-        self.nfe = int(done.nfe)
-        return list(np.asarray(jax.block_until_ready(done.canvas.z_BL)))
-
-    def seconds(self) -> float:
-        return sum(benches.seconds_each(self.draw, 1))
-
-    def _keys(self, seed: int):
-        import jax.numpy as jnp
-
-        from dlm.core import keys
-
-        return keys.per_sample(keys.root(0), seed * self.args.rows + jnp.arange(self.args.rows))
-
-    @functools.cached_property
-    def _generate(self):
-        import jax
-        import jax.numpy as jnp
-
-        from dlm.core.contracts import Canvas
-        from dlm.noise.mask import MaskNoise
-        from dlm.samplers import generator, plan
-
-        experiment, (B, L) = self.experiment, (self.args.rows, self.args.length)
-        visibility = experiment.objective.visibility
-        process = experiment.objective.process or MaskNoise(vocab=experiment.run.nn.vocab)
-        sampler = plan.resolve(self.sampler, process, visibility)
-
-        def run(params, key_B):
-            z_BL = jnp.full((B, L), process.vocab.mask, jnp.int32)
-            canvas = Canvas(z_BL, jnp.ones((B, L)), jnp.zeros((B, L), bool), visibility)
-            memory = None
-            if plan.cache_kind(sampler, visibility) != "none":
-                memory = experiment.empty_cache(B, L)
-            net = experiment.net(params)
-            return generator.generate(net, sampler, process, canvas, key_B, memory=memory)
-
-        return jax.jit(run)
+# ----------------------------------------------------------------------------------------- quality
 
 
-class Plain:
-    """The usual loop, and one bare forward pass.
-
-    `judged` is for its samples alone, whose law it keeps: each step is one program, and draws no noise where nothing can be revealed.
-    """
-
-    def __init__(self, experiment, params, args, judged: bool = False):
-        import jax
-
-        self.experiment, self.params, self.args = experiment, params, args
-        self.nfe = -(-args.length // BLOCK) * args.steps
-        self._step = jax.jit(self._in_block, static_argnames="count") if judged else self._revealed
-
-    def draw(self, seed: int = 0) -> list[np.ndarray]:
-        """Ids of `rows` samples: blocks from left to right, in each step the surest of what was drawn, at temperature 1."""
-        import jax
-        import jax.numpy as jnp
-
-        vocab, (B, L), key = (
-            self.experiment.run.nn.vocab,
-            (self.args.rows, self.args.length),
-            jax.random.key(seed),
-        )
-        z_BL = jnp.full((B, L), vocab.mask, jnp.int32)
-        for block in range(0, L, BLOCK):
-            counts = _shares(min(BLOCK, L - block), self.args.steps)
-            for count in filter(None, counts):
-                key, now = jax.random.split(key)
-                z_BL = self._step(
-                    z_BL, self._forward(self.params, z_BL), now, block + BLOCK, count=count
-                )
-        return list(np.asarray(z_BL))
-
-    def _in_block(self, z_BL, logits_BLV, key, end, *, count: int):
-        """The same, of the block alone: what stands before it has been revealed, and what comes after it is not."""
-        import jax
-
-        width = min(BLOCK, z_BL.shape[1])
-        begin = jax.numpy.minimum(end - BLOCK, z_BL.shape[1] - width)
-        z_BW, logits_BWV = (
-            jax.lax.dynamic_slice_in_dim(x, begin, width, 1) for x in (z_BL, logits_BLV)
-        )
-        return jax.lax.dynamic_update_slice_in_dim(
-            z_BL, self._revealed(z_BW, logits_BWV, key, end - begin, count=count), begin, 1
-        )
-
-    def _revealed(self, z_BL, logits_BLV, key, end, *, count: int):
-        """z with the `count` surest masks before `end` revealed in each row."""
-        import jax
-        import jax.numpy as jnp
-
-        (B, L), mask = z_BL.shape, self.experiment.run.nn.vocab.mask
-        drawn_BL = jnp.argmax(
-            logits_BLV + jax.random.gumbel(key, logits_BLV.shape, mode="high"), -1
-        )
-        p_BL = jnp.take_along_axis(jax.nn.softmax(logits_BLV, -1), drawn_BL[..., None], -1)[..., 0]
-        open_BL = (z_BL == mask) & (jnp.arange(L) < end)
-        sure_BL = jnp.where(open_BL, p_BL, -jnp.inf)
-        for b in range(B):
-            row_index = jax.lax.top_k(sure_BL[b], count)[1]
-            z_BL = z_BL.at[b, row_index].set(drawn_BL[b, row_index].astype(jnp.int32))
-        return z_BL
-
-    def seconds(self) -> float:
-        return sum(benches.seconds_each(self.draw, 1))
-
-    def forward_seconds(self) -> float:
-        """Of one jitted forward pass over the whole canvas, the median of some."""
-        import jax
-        import jax.numpy as jnp
-
-        z_BL = jnp.full(
-            (self.args.rows, self.args.length), self.experiment.run.nn.vocab.mask, jnp.int32
-        )
-        return float(
-            np.median(
-                benches.seconds_each(
-                    lambda: jax.block_until_ready(self._forward(self.params, z_BL)), 8
-                )
-            )
-        )
-
-    @functools.cached_property
-    def _forward(self):
-        import jax
-        import jax.numpy as jnp
-
-        from dlm.core.contracts import Canvas
-
-        def logits(params, z_BL):
-            open_BL = jnp.zeros(z_BL.shape, bool)
-            visibility = self.experiment.objective.visibility
-            canvas = Canvas(z_BL, jnp.ones(z_BL.shape), open_BL, visibility)
-            return self.experiment.net(params)(canvas).prediction.logits_BLV
-
-        return jax.jit(logits)
-
-
-def _shares(n: int, steps: int) -> list[int]:
-    """How many of n positions each step reveals: as equal as can be, the larger first."""
-    return [n // steps + (k < n % steps) for k in range(steps)]
-
-
-def _judged(experiment, params, args, name: str, arm) -> dict:
-    """What the judge thinks of an arm's samples, their entropy, and the standard errors."""
+def _qualities(
+    experiment: "Experiment",
+    params: Any,
+    args: argparse.Namespace,
+    arms: "dict[str, Arm | Plain]",
+) -> dict[str, Results]:
+    """Returns the likelihood and entropy of each arm's samples, with their standard errors."""
     from dlm.app.context import RunContext
+
+    # The judge is opened once for all arms.
+    context = RunContext(experiment, params, experiment.run.data.source)
+    judge = context.open_run(args.ar)
+    tokenizer = context.tokenizer
+    qualities = {}
+    for name, arm in arms.items():
+        begin = time.perf_counter()
+        ids_N = _samples(name, arm, args)
+        quality = _quality(judge, ids_N, tokenizer)
+        quality["seconds"] = time.perf_counter() - begin
+        qualities[name] = quality
+        say(_quality_line(name, quality))  # at once: it may have taken a quarter of an hour
+    return qualities
+
+
+def _samples(
+    name: str,
+    arm: "Arm | Plain",
+    args: argparse.Namespace,
+) -> list[np.ndarray]:
+    begin = time.perf_counter()
+    ids_N: list[np.ndarray] = []
+    for seed in range(-(-args.quality // args.rows)):
+        ids_N += arm.draw(seed)
+        # About every hundredth sample is reported.
+        if len(ids_N) % 100 < args.rows:
+            seconds = time.perf_counter() - begin
+            say(f"{name}: {len(ids_N)} of {args.quality} samples, {seconds:.0f} s")
+    return ids_N[: args.quality]
+
+
+def _quality(judge: Any, ids_N: list[np.ndarray], tokenizer: Any) -> Results:
     from dlm.core.intervals import jackknife
     from dlm.evals import gen_ppl, samples
 
-    subject = RunContext(experiment, params, experiment.run.data.source)
-    begin, ids_N = time.perf_counter(), []
-    for seed in range(-(-args.quality // args.rows)):
-        ids_N += arm.draw(seed)
-        if len(ids_N) % 100 < args.rows:
-            say(
-                f"{name}: {len(ids_N)} of {args.quality} samples, {time.perf_counter() - begin:.0f} s"
-            )
-    ids_N, tokenizer = ids_N[: args.quality], subject.tokenizer
-    rows_N6 = gen_ppl.judged(subject.open_run(args.ar), ids_N, tokenizer)
-    nll = jackknife(lambda rows: rows[:, 0].sum() / rows[:, 2].sum(), rows_N6)
-    entropy = next(v for name, *v in samples.variety(ids_N, tokenizer.vocab) if name == "entropy")
-    results = dict(
-        nll=nll[0],
-        nll_se=nll[1],
-        entropy=entropy[0],
-        entropy_se=entropy[1],
-        seconds=time.perf_counter() - begin,
-    )
-    say(_quality(name, results))  # at once: it may have taken a quarter of an hour
-    return results
+    def nats_per_token(rows_N6: np.ndarray) -> float:
+        return rows_N6[:, 0].sum() / rows_N6[:, 2].sum()
+
+    rows_N6 = gen_ppl.judged(judge, ids_N, tokenizer)
+    nll, nll_se = jackknife(nats_per_token, list(rows_N6))
+    # The other scores of variety are not compared.
+    scores = {name: score for name, *score in samples.variety(ids_N, tokenizer.vocab)}
+    entropy, entropy_se = scores["entropy"]
+    return dict(nll=nll, nll_se=nll_se, entropy=entropy, entropy_se=entropy_se)
 
 
-def _quality(name: str, q: dict) -> str:
-    nll, entropy = (
-        f"{q[score]:.4f} ± {half(q[score], q[f'{score}_se']):.4f}" for score in ("nll", "entropy")
-    )
-    return (
-        f"  quality of {name:<9} {nll} nats/token, entropy {entropy} (± half of the 95 % interval)"
-    )
+def _quality_line(name: str, quality: Results) -> str:
+    texts = []
+    for score in ("nll", "entropy"):
+        value = quality[score]
+        texts.append(f"{value:.4f} ± {half(value, quality[f'{score}_se']):.4f}")
+    nll, entropy = texts
+    scores = f"{nll} nats/token, entropy {entropy}"
+    return f"  quality of {name:<9} {scores} (± half of the 95 % interval)"
 
 
-def table(results: dict) -> list[str]:
-    """The numbers for people."""
-    plain = results["plain"]
+# ------------------------------------------------------------------------------------------- table
+
+
+def table(results: Results) -> list[str]:
+    """Formats the numbers for people."""
+    shape = f"{results['rows']} samples of {results['length']} tokens at once"
+    forward = benches.formatted(results["forward_seconds"], 1e3, 1)
     lines = [
-        f"\n{results['workdir']}: {results['rows']} samples of {results['length']} tokens at once",
-        f"  forward            {benches.formatted(results['forward_seconds'], 1e3, 1)} ms, one bare pass",
-        f"  plain              {benches.formatted(plain['tokens_per_s'], 1, 0):<22} tokens/s   {plain['nfe']:>4} passes",
+        f"\n{results['workdir']}: {shape}",
+        f"  forward            {forward} ms, one bare pass",
+        _speed_line("plain", results["plain"]),
     ]
     for name, arm in results["arms"].items():
-        limit = (
-            f" (at most {LIMITS['loop']})"
-            if name in ("none", "ancestral", "threshold-none")
-            else ""
-        )
-        speed = f" (at least {LIMITS['speed']:g})" if name in JUDGED else ""
-        lines.append(
-            f"  {name:<18} {benches.formatted(arm['tokens_per_s'], 1, 0):<22} tokens/s   {arm['nfe']:>4} passes   "
-            f"{benches.formatted(arm['ratio'], 1, 1)} × plain{speed}, {benches.formatted(arm['loop'])} × its bare passes{limit}"
-        )
-    lines += [_quality(name, q) for name, q in results.get("quality", {}).items()]
+        # The requirement is printed beside the number.
+        ratio = f"{benches.formatted(arm['ratio'], 1, 1)} × plain"
+        if name in JUDGED:
+            ratio += f" (at least {LIMITS['speed']:g})"
+        loop = f"{benches.formatted(arm['loop'])} × its bare passes"
+        if name in UNCACHED:
+            loop += f" (at most {LIMITS['loop']})"
+        lines.append(f"{_speed_line(name, arm)}   {ratio}, {loop}")
+    for name, quality in results.get("quality", {}).items():
+        lines.append(_quality_line(name, quality))
     return lines
+
+
+def _speed_line(name: str, arm: Results) -> str:
+    speed = benches.formatted(arm["tokens_per_s"], 1, 0)
+    return f"  {name:<18} {speed:<22} tokens/s   {arm['nfe']:>4} passes"
 
 
 if __name__ == "__main__":

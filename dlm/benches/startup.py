@@ -62,6 +62,7 @@ def measure(
     # A mistake in the recipe is reported before anything is started.
     load_recipe(target)
     flags = [f"--{dotted}={text}" for dotted, text in overrides]
+    # The same command line for all starts.
     recipe = [f"--config={target}", *flags]
     seconds: dict[str, list[float]] = {name: [] for name in LIMITS}
     for _ in range(repeats):
@@ -90,6 +91,7 @@ def _command(words: list[str]) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """Returns our environment, in which a child finds the package."""
+    # The package may not be installed.
     root = str(Path(__file__).parents[2])
     path = os.environ.get("PYTHONPATH")
     return dict(os.environ, PYTHONPATH=f"{root}{os.pathsep}{path}" if path else root)

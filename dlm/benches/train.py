@@ -45,7 +45,7 @@ FLAGS = [
     Flag("startup", "also from the command to the first update, of the first config", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
-# What must be true of `small` on 2 cores; `peer` is an aim.
+# Requirements for `small` on 2 cores; `peer` is an aim.
 LIMITS = dict(
     share=0.5,
     loop=1.05,
@@ -98,6 +98,7 @@ def measure(
 
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(run, Path(folder))
+        # A twin has the same parameters and batch.
         twin = None
         if peer is not None:
             twin = peer.Twin(trial.experiment, trial.params, trial.batch)
@@ -136,6 +137,7 @@ def report(
     """Summarises the rounds; every ratio is taken within a round."""
     import jax
 
+    # The peak of each dtype, measured in the same rounds.
     peaks = {}
     for name, values in raw.items():
         if name.startswith("peak."):
@@ -163,6 +165,7 @@ def _step(
     raw: Raw,
     peaks: Raw,
 ) -> Results:
+    # The fastest update of a round: the others were disturbed.
     fastest = [min(seconds) for seconds in raw["bare"]]
     tokens = run.data.batch * run.data.length
     speed = [flops / seconds for seconds in fastest]
@@ -178,12 +181,14 @@ def _step(
 def _loop(updates: int, raw: Raw) -> dict:
     rounds = raw["loop"]
     bare = [sum(seconds) for seconds in raw["bare"]]
+    # The share of time in which the device had nothing to do.
     waiting = [phases["data"] for phases in rounds]
-    # What an update costs in the loop; evaluating and saving are told apart.
+    # The cost of an update in the loop, without evaluating and saving.
     looped = [phases["data"] + phases["step"] for phases in rounds]
     seconds = {}
     for name in (*PHASES, "all"):
         seconds[name] = benches.spread([phases.get(name, 0.0) for phases in rounds])
+    # Shares are of the whole loop, evaluation and saving included.
     whole = seconds["all"]["median"]
     return dict(
         ratio=benches.ratio(looped, bare),
@@ -207,6 +212,7 @@ def _sampling(trial: "Trial", raw: Raw) -> dict:
 
 def peer_report(twin: Any, raw: Raw) -> Results:
     """Compares the twin with us: a ratio above 1 means that we are faster."""
+    # Both are the fastest of the same round.
     theirs = raw["peer"]
     ours = [min(seconds) for seconds in raw["bare"]]
     return dict(
@@ -240,6 +246,7 @@ def _update_lines(model: Results) -> list[str]:
     peaks = []
     for name, values in model["peak_flops_per_s"].items():
         peaks.append(f"{name} {benches.formatted(values, 1e-9, 0)}")
+    # In bfloat16 the share of float32's peak says more on a CPU.
     shares = [f"{benches.formatted(step['share'], 100, 0, ' %')} of the {dtype} peak"]
     if dtype != "float32":
         shares.append(f"{benches.formatted(step['share_of_float32'], 100, 0, ' %')} of float32's")

@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     args, _ = cli.parse(__doc__, FLAGS, argv)
     if args.cases < 1:
         raise UserError(f"--cases={args.cases} must be at least 1")
+    # Each kind has a folder of its own, which is empty at first.
     results = {}
     for kind in chosen(args.of):
         results[kind] = tried(kind, args.seed, args.cases)
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def chosen(names: str | None) -> list[str]:
     """Returns the kinds of input that a flag names, by default one for each file of the folder."""
+    # A new file in the folder is a new kind, without an edit here.
     files = sorted(path.stem for path in FOLDER.glob("*.py"))
     kinds = [name for name in files if name != "__init__"]
     if not names:
@@ -58,6 +60,7 @@ def tried(kind: str, seed: int, cases: int) -> dict:
     module = importlib.import_module(f"dlm.drills.fuzzed.{kind}")
     with tempfile.TemporaryDirectory() as folder:
         for mutation, outcome in module.cases(seed, cases, Path(folder)):
+            # A fault is printed at once: a run of all cases takes an hour.
             good = outcome in GOOD
             outcomes[outcome if good else "faults"] += 1
             if not good:

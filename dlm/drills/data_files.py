@@ -88,6 +88,7 @@ class Case(NamedTuple):
 
 def draw(rng: random.Random) -> Case:
     """Draws one file: content, name, options, encoding, packing and damage, in this order."""
+    # The order of the draws is fixed: a seed must give the same file in every version.
     kind = rng.choice(KINDS)
     text = written(kind, rng)
     name = rng.choice(NAMES)
@@ -96,6 +97,7 @@ def draw(rng: random.Random) -> Case:
     unique = rng.random() < 0.2
     mutations = [f"{kind} as {name}, {unit=!s}, {form=!s}, {unique=}"]
 
+    # Most files are what they should be.
     encoding = rng.choice(ENCODINGS) if rng.random() < 0.2 else "utf-8"
     raw = text.encode(encoding, "replace")
     if encoding != "utf-8":
@@ -108,6 +110,7 @@ def draw(rng: random.Random) -> Case:
         raw, damage = damaged(raw, rng)
         mutations.append(damage)
 
+    # Only such a file is known to be acceptable.
     as_it_was = len(mutations) == 1 and name in PLAIN_NAMES
     intact = as_it_was and kind == "copies" and form != "json"
     fields = dict(unit=unit, form=form, unique=unique)
@@ -116,6 +119,7 @@ def draw(rng: random.Random) -> Case:
 
 def written(kind: str, rng: random.Random) -> str:
     """Returns text of a kind, with line ends of one or of all kinds."""
+    # A file of one system, or one joined from several.
     ends = (rng.choice(ENDS),) if rng.random() < 0.7 else ENDS
     match kind:
         case "text":
@@ -126,6 +130,7 @@ def written(kind: str, rng: random.Random) -> str:
             number = rng.randint(0, 5)
             return _some((*ends, " ", "\ufeff"), number, rng)
         case "deep":
+            # Deeper than Python's parser can go.
             depth = rng.choice((3, 3, 500, 100_000))
             closed = rng.choice((depth, depth, 0))
             return '{"text": "a", "n": ' + "[" * depth + "]" * closed + "}"
@@ -169,6 +174,7 @@ def _json(kind: str, ends: Sequence[str], rng: random.Random) -> str:
 
 def _dumps(value: Any, rng: random.Random) -> str:
     """Returns JSON with or without escapes; half characters become '?'."""
+    # ASCII with escapes, or the signs themselves.
     text = json.dumps(value, ensure_ascii=rng.random() < 0.5)
     return text.encode("utf-8", "replace").decode()
 
@@ -197,13 +203,14 @@ def spelled(row: dict, rng: random.Random) -> str:
 
 def packed(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
     """Packs with gzip: once, twice, or as several members."""
+    # Members may be divided inside a character.
     at = rng.randint(0, len(raw))
     packing = rng.choice(PACKINGS)
     once = gzip.compress(raw, mtime=0)
     if packing == "gzip twice":
         return gzip.compress(once, mtime=0), packing
     if packing == "two members of gzip":
-        # The second has the time of now, so packed bytes differ; what they hold does not.
+        # The second member has the current time, so packed bytes differ; their content does not.
         first = gzip.compress(raw[:at], mtime=0)
         return first + gzip.compress(raw[at:]), packing
     return once, packing
@@ -217,6 +224,7 @@ def damaged(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
         return raw[:at], f"cut at {at}"
     if damage == "a bit turned" and raw:
         at = min(at, len(raw) - 1)
+        # One bit, as a disk or a network might do it.
         turned = raw[at] ^ 1 << rng.randrange(8)
         return raw[:at] + bytes([turned]) + raw[at + 1 :], f"a bit turned in byte {at}"
     if damage == "joined with itself":

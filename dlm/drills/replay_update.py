@@ -49,6 +49,7 @@ def replay(workdir: Path) -> dict[str, Any]:
     from dlm.runs import directory
     from dlm.training import skipped_update
 
+    # Written when the run stopped: step, batch and key.
     incident = skipped_update.read(workdir)
     step = incident["step"]
     run = directory.run_of(workdir)
@@ -60,6 +61,7 @@ def replay(workdir: Path) -> dict[str, Any]:
     for _ in range(start + 1, step):
         state, _ = experiment.update(state, next(batches))
 
+    # The update in question, with the run's own batch and key.
     batch = next(batches)
     key = keys.key(experiment.root, "noise", step - 1)
     same_batch = skipped_update.rows(batch) == incident["batch"]
@@ -87,6 +89,7 @@ def _state_before(
     """Restores the newest intact checkpoint before an update; returns (its step, the state)."""
     from dlm.runs import checkpoint
 
+    # Without one the run begins at its first update.
     earlier = [number for number in checkpoint.steps(workdir) if number < step]
     start = checkpoint.intact(workdir, say, earlier[-1]) if earlier else None
     if not start:

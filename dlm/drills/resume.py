@@ -48,18 +48,10 @@ FLAGS = [
 ]
 ROOT = Path(__file__).parents[2]
 # Longest delay of a signal after the beginning of a phase, in seconds.
-DELAYS = dict(
-    compile=0.5,
-    data=0.001,
-    step=0.02,
-    eval=0.03,
-    save=0.01,
-)
+DELAYS = dict(compile=0.5, data=0.001, step=0.02, eval=0.03, save=0.01)
 PATIENCE = 300  # seconds that one process may take
 EXIT_CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: interrupts.EXIT}
-WORDS = """
-    the cat sat on a mat and saw dogs run up to red barns while it rained
-"""
+WORDS = "the cat sat on a mat and saw dogs run up to red barns while it rained"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("--kills and --terms must not be negative, and --steps must be at least 8")
     results = {}
     for objective in [args.objective] if args.objective else OBJECTIVES:
+        # The same moments for both objectives.
         rng = random.Random(args.seed)
         result = disturbed(objective, args.kills, args.terms, args.steps, rng)
         results[objective] = result
@@ -102,6 +95,7 @@ def disturbed(
         steps: updates of the run.
         rng: of the moments.
     """
+    # In random order, so that each follows the other.
     signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
     hits = {number: Counter(dict.fromkeys(PHASES, 0)) for number in EXIT_CODES}
     with tempfile.TemporaryDirectory() as name:
@@ -109,6 +103,7 @@ def disturbed(
         corpus = folder / "corpus.txt"
         _write_corpus(corpus)
         flags = recipe(objective, corpus, steps)
+        # One run is left alone, the other one is interrupted.
         whole, broken = folder / "whole", folder / "broken"
         _process(folder, flags, whole).run()
         process = _process(folder, flags, broken)
@@ -264,6 +259,7 @@ class _Progress:
 
     def read(self, line: str) -> str | None:
         """Reads one line; returns the phase that begins with it."""
+        # Other lines are the training's own.
         kind, _, name = line.strip().partition(" ")
         if kind == "sealing":
             self.sealing = name == "begins"
@@ -295,6 +291,7 @@ class _Process:
             patience.cancel()
         if process.returncode == 0:
             return None
+        # The last lines say why a process ended otherwise.
         end = "".join(lines[-5:])
         expected = EXIT_CODES[signal.Signals(interruption.number)] if interruption else 0
         if process.returncode != expected:
@@ -338,8 +335,8 @@ def _after_signal(
 ) -> int:
     """Reads the other lines: those until the signal arrived, and the child's answer to it.
 
-    Returns how many updates began after the child knew that it was asked to stop. `progress` stays
-    at the phase in which it was asked.
+    Returns how many updates began after the child had noticed the signal. `progress` stays at the
+    phase in which it did.
     """
     updates, current = 0, progress
     for line in process.stderr or ():
@@ -355,6 +352,7 @@ def _child() -> None:
     from dlm.runs import checkpoint
     from dlm.training import loop
 
+    # The originals, which the reports surround.
     enter_phase, seal = loop.Phases.__call__, checkpoint.Store._seal
     compiled = False
 

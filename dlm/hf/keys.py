@@ -101,6 +101,7 @@ class Keys:
 
     def get(self, keys: str, default: Any = None) -> Any:
         """Returns the value of a key that may have several names ('a|b'), which must agree."""
+        # Two names of one key may both be present, as transformers writes them.
         names = keys.split("|")
         self.read.update(names)
         values = {}
@@ -118,7 +119,7 @@ class Keys:
         return self.defaults.get(names[0], default)
 
     def _typed(self, keys: str, default: Any, fits: Test, kind: str) -> Any:
-        """Reads a value that `fits`; `kind` says in an error what would have fitted."""
+        """Reads a value that `fits`; `kind` describes such values in an error."""
         value = self.get(keys, default)
         name = keys.split("|")[0]
         if value is None:
@@ -204,6 +205,7 @@ def neutral(key: str, value: Any) -> bool:
         return True
     number = type(value) in (int, float)
     if key in NEUTRAL:
+        # Lists and objects cannot be looked up.
         scalar = number or type(value) is str
         return scalar and value in NEUTRAL[key]
     # An unknown key that is off, zero or empty changes nothing; 1.0 is a multiplier.
@@ -230,6 +232,7 @@ def format_values(values: dict[str, Any]) -> str:
 def without(config: dict, ignored: Iterable[str], where: Any = "config.json") -> dict:
     """Removes keys from a config; 'a.b' is key b of section a. UserError for an absent key."""
     for dotted in ignored:
+        # A dotted name is of one key in a section, at any depth.
         above, _, key = dotted.partition(".")
         # A key that has a dot in its own name goes before a nested one.
         if dotted in config:

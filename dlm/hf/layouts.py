@@ -148,16 +148,10 @@ _LLADA_KEYS = dict(
 )
 
 # Keys that may only have certain values: `writing` writes the first, None is an absent key.
-_PLAIN = dict(
-    hidden_act=("silu", "swish", None),
-    mlp_bias=(None, False),
-)
+_PLAIN = dict(hidden_act=("silu", "swish", None), mlp_bias=(None, False))
 _CAUSAL = _PLAIN | dict(is_causal=(None, True))
 _BOTH_WAYS = _PLAIN | dict(is_causal=(None, False))
-_NO_WINDOWS = dict(
-    use_sliding_window=(None, False),
-    sliding_window=(None,),
-)
+_NO_WINDOWS = dict(use_sliding_window=(None, False), sliding_window=(None,))
 # Without use_sliding_window these layouts' code does not read the other keys of windows.
 _WINDOWS = dict(use_sliding_window=(False, None))
 _UNREAD = frozenset(("sliding_window", "max_window_layers"))
@@ -193,11 +187,8 @@ _LLADA_HARMLESS = """
 """
 _SDAR_HARMLESS = frozenset(("ep_size", "fuse_cross_entropy"))  # settings of training
 
-# What each layout's code takes for an absent key.
-_DEFAULTS: dict[str, Any] = dict(
-    rms_norm_eps=1e-6,
-    rope_theta=10_000.0,
-)
+# Defaults of each layout's code, for absent keys.
+_DEFAULTS: dict[str, Any] = dict(rms_norm_eps=1e-6, rope_theta=10_000.0)
 _32_KV_HEADS = dict(num_key_value_heads=32)
 _128_HEAD_SIZE = dict(head_dim=128)
 _AR = dict(name="objectives.ar")

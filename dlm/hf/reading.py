@@ -17,6 +17,7 @@ def network(layout: Layout, config: dict, where: Any, whole: bool = True) -> dic
     Raises UserError for a value that the backbone does not implement and, if `whole`, for any key
     that this layout is not known to read.
     """
+    # k: their name of what we call width, heads and so on.
     keys, k = Keys(config, where, layout.defaults), layout.keys
     width = keys.integer(k["width"])
     heads = keys.integer(k["heads"])
@@ -98,6 +99,7 @@ def _head_size(layout: Layout, keys: Keys, width: int, heads: int) -> int:
 
 
 def _experts(layout: Layout, keys: Keys, layers: int) -> dict:
+    # Widths of experts may differ from those of dense layers.
     k = layout.keys
     width = keys.integer(k["expert"])
     number = keys.integer(k["number"])
@@ -146,6 +148,7 @@ def _sparse_layers(layout: Layout, keys: Keys, layers: int) -> tuple[int, int]:
         every = keys.integer(k["every"], 1)
     sparse = []
     for n, flag in enumerate(flags):
+        # As transformers counts: the last layer of each period has experts.
         on_step = (n + 1) % every == 0
         sparse.append(bool(flag) and n not in only_dense and on_step)
 
@@ -154,6 +157,7 @@ def _sparse_layers(layout: Layout, keys: Keys, layers: int) -> tuple[int, int]:
     dense = first + 1 - every
     if dense >= 0 and sparse == sparse_pattern(layers, dense, every):
         return dense, every
+    # The error shows the keys that this layout has.
     names = [k[name] for name in ("sparse", "dense", "every") if name in k]
     text = format_values({name: keys.get(name) for name in names})
     raise UserError(

@@ -13,7 +13,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 LONGEST = 2048  # positions of the recipe's windows, where the model allows more
 _IDS = ("bos", "pad", "mask")
 
-# What a config.json with a value of the wrong kind may raise while it is read.
+# Errors that a value of the wrong type in a config.json may cause while it is read.
 _DAMAGED = (
     TypeError,
     ValueError,
@@ -50,6 +50,7 @@ def ends(
     that is not known.
     """
     folder = Path(folder)
+    # Files may disagree: then all of their ids end a text.
     by_file = {CONFIG: _eos_ids(config, folder / CONFIG)}
     generation = folder / GENERATION
     if generation.is_file():
@@ -119,6 +120,7 @@ def _recipe(
     dtype: str,
     ends: list[int],
 ) -> dict:
+    # Every message names the file.
     where = Path(folder) / CONFIG
     nn = reading.network(layout, config, where)
     keys = Keys(config, where)
@@ -164,6 +166,7 @@ def _published(
     ends: list[int],
 ) -> dict:
     """Returns what the model's files say about its ids (`text.pretrained`)."""
+    # Some layouts have more rows than ids, for an even division over devices.
     rows = config.get(layout.keys["vocab"]) or config.get("vocab_size")
     if not isinstance(rows, int):
         raise UserError(f"{where} lacks {layout.keys['vocab']}")

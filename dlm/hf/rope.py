@@ -32,10 +32,12 @@ def read(keys: Keys, names: dict) -> dict:
 
     Raises UserError for a rotation that the backbone does not implement.
     """
+    # Layers of other types would rotate otherwise.
     typed = _has_layer_types(keys, names)
     name, section = _section(keys, names)
     own = _of_full_layers(keys, name, section, typed)
 
+    # Two names of the same key, of transformers 4 and 5.
     kind = own.get("rope_type|type", "default")
     if own.get("rope_theta") is None:
         base = keys.number(names["base"])
@@ -92,6 +94,7 @@ def _of_full_layers(keys: Keys, name: str, section: dict, typed: bool) -> Keys:
     where = f"{keys.where}: {name}"
     if not typed or not isinstance(section.get(_FULL), dict):
         return Keys(section, where)
+    # The keys beside the part for full attention must be neutral, too.
     outer = Keys(section, where)
     inner = outer.section(_FULL)
     for key, value in outer.unknown().items():
@@ -113,6 +116,7 @@ def _scaling(own: Keys, kind: str, length: Any) -> dict[str, Any]:
 
 def written(rope: Rope) -> dict:
     """Returns the keys of a config.json, in the shape of transformers 4, which both read."""
+    # transformers 5 moves these into a section by itself.
     keys: dict[str, Any] = dict(rope_theta=rope.base)
     if rope.kind != "plain":
         scaling: dict[str, Any] = dict(rope_type=rope.kind)

@@ -37,6 +37,7 @@ _DTYPES: dict[str, Any] = dict(
     U8="u1",
     BOOL="?",
 )
+# Little-endian, on every machine.
 DTYPES = {name: np.dtype(kind) for name, kind in _DTYPES.items()}
 CHUNK = 2**24  # elements of a tensor that are compared at a time
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
@@ -74,6 +75,7 @@ class Tensor(NamedTuple):
 
 def tensors(folder: Path) -> dict[str, Tensor]:
     """Returns all tensors of a folder by name: checks every file's header and reads no data."""
+    # One file, or an index and many.
     folder = Path(folder)
     index = folder / INDEX
     if index.exists():
@@ -214,6 +216,7 @@ def _check_contiguous(path: Path, end: int, tensors: dict[str, Tensor]) -> None:
 
 def _tensor(path: Path, data: int, entry: dict) -> Tensor:
     """Parses one entry of a header; `data` is the byte where the file's data begins."""
+    # Each number is checked: what is read depends on them.
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     if not all(type(n) is int for n in (begin, end, *shape)):
@@ -238,6 +241,7 @@ class _File(NamedTuple):
 
     @staticmethod
     def of(plan: Plan, names: list[str]) -> "_File":
+        # Other libraries expect the name of a framework.
         header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
         begins, end = {}, 0
         for name in names:
@@ -266,6 +270,7 @@ class Writer:
         self._stack = ExitStack()
         self._open: dict[str, IO[bytes]] = {}
         self._missing = set(plan)
+        # Names of files as transformers numbers them.
         groups = _groups(plan, largest)
         number = len(groups)
         names = [f"model-{n:05}-of-{number:05}.safetensors" for n in range(1, number + 1)]
@@ -281,6 +286,7 @@ class Writer:
         for name, planned in self._files.items():
             file = self._stack.enter_context((self._folder / name).open("wb"))
             file.write(len(planned.header).to_bytes(8, "little") + planned.header)
+            # Its full size at once, so that tensors can be written in any order.
             file.truncate(8 + len(planned.header) + planned.size)
             self._open[name] = file
         return self
@@ -292,6 +298,7 @@ class Writer:
         file = self._weight_map[name]
         planned, out = self._files[file], self._open[file]
         out.seek(8 + len(planned.header) + planned.begins[name])
+        # Written from its own memory, without a copy as bytes.
         converted = np.ascontiguousarray(array.astype(dtype, copy=False))
         out.write(converted.view(np.uint8).data)
         self._missing.discard(name)
@@ -302,6 +309,7 @@ class Writer:
             return
         assert not self._missing, listed(self._missing)
         if len(self._files) > 1:
+            # The index has the size of all tensors, without headers.
             total = sum(file.size for file in self._files.values())
             index = dict(metadata=dict(total_size=total), weight_map=self._weight_map)
             files.write(self._folder / INDEX, json.dumps(index, indent=2) + "\n")

@@ -76,6 +76,7 @@ class Leaf:
 
     def ours(self, part: np.ndarray) -> np.ndarray:
         """Converts one part of theirs to our order of axes."""
+        # Dimensions of theirs are divided first, then put into our order.
         letters = self._their_letters
         split = part.reshape([self.sizes[c] for c in letters])
         return split.transpose([letters.index(c) for c in self.letters])
@@ -107,6 +108,7 @@ def leaves(layout: Layout, nn: config.ModelConfig) -> list[Leaf]:
         if tensor is None:
             unknown.append("/".join(path))
             continue
+        # {n} and {e} in it are numbers of layers and experts.
         name, theirs = tensor
         parts = dict(_parts(nn, path, stack, name, leaf.shape))
         leaves.append(Leaf(path, leaf.shape, parts, theirs))
@@ -179,6 +181,7 @@ def check(
         rows: of the embedding in the files.
         where: the folder's name in messages.
     """
+    # Several tensors may be parts of one of our parameters.
     needed = {name: leaf for leaf in leaves for name in leaf.parts}
     if missing := sorted(needed.keys() - tensors.keys()):
         text = f"{len(missing)} of {len(needed)} tensors: {listed(missing)}"
@@ -241,6 +244,7 @@ def streams(leaves: list[Leaf], tensors: dict[str, Tensor]) -> dict:
     """
     flat = {}
     for leaf in leaves:
+        # Parts become one array, which has one dtype.
         dtypes = {tensors[name].dtype for name in leaf.parts}
         mixed = len(dtypes) > 1
         dtype = np.dtype(np.float32) if mixed else dtypes.pop()
@@ -250,6 +254,7 @@ def streams(leaves: list[Leaf], tensors: dict[str, Tensor]) -> dict:
 
 def _with_rows(rows_VD: np.ndarray, size: int) -> np.ndarray:
     """Appends rows for new ids: the mean of the others, which prefers no token."""
+    # Only ids that we appended lack a row.
     missing = size - len(rows_VD)
     if missing == 0:
         return rows_VD

@@ -18,6 +18,7 @@ def described(layout: Layout, run: Run, original: dict) -> dict:
     `original` is the file that the run was imported with, which stays but for the vocabulary's
     size; {} for a run of our own.
     """
+    # An imported file says more than we know: it is kept.
     k, vocab = layout.keys, run.nn.vocab
     if original:
         return original | {k["vocab"]: _rows(run)}
@@ -42,6 +43,7 @@ def described(layout: Layout, run: Run, original: dict) -> dict:
 
 def _fields(layout: Layout, run: Run) -> dict[str, Any]:
     """Returns the values that every layout has, by the names of `Layout.keys`."""
+    # Names as in Layout.keys; a layout without one of the keys leaves it out.
     nn, attention, experts = run.nn, run.nn.attention, run.nn.experts
     fields = dict(
         layers=nn.layers,
@@ -73,6 +75,7 @@ def _rows(run: Run) -> int:
 
     An autoregressive model never reads a mask, so a row that was appended for it is left out.
     """
+    # 0 for a tokenizer of our own.
     rows = _published_rows(run)
     if rows and is_autoregressive(run.objective.visibility):
         return rows
@@ -90,6 +93,7 @@ def _published_rows(run: Run) -> int:
 
 def _optional(layout: Layout, run: Run) -> dict:
     """Returns the values of keys that only some layouts have."""
+    # Absent keys keep the default of the layout's code.
     k, nn = layout.keys, run.nn
     config = rope.written(nn.attention.rope)
     if "bias" in k:
@@ -148,7 +152,7 @@ def misfit(
     except UserError as error:
         return f"cannot say it: {error}"
 
-    # What the file gives must be the network of the run, but for what no config.json says.
+    # The file must describe the run's network, but for settings that no config.json has.
     silent = _silent(run, imported)
     differences = list_differences(to_plain(again.nn), to_plain(run.nn))
     wrong = [text for text in differences if not text.startswith(silent)]

@@ -12,6 +12,7 @@ import pytest
 from dlm import bench
 from dlm.app.open_run import reopen
 from dlm.benches import caches, sample
+from dlm.benches.sampling import plain
 from dlm.core.errors import UserError
 from dlm.samplers.plan import Cache
 
@@ -70,16 +71,16 @@ def test_the_usual_loop_reveals_the_same_where_it_is_judged(trained):
     experiment, state = reopen(trained("masked"))
     args, samples = types.SimpleNamespace(length=40, rows=2, steps=4), []
     for judged in (False, True):
-        plain = sample.Plain(experiment, state.averaged, args, judged)
-        forward = plain._forward
-        vars(plain)["_forward"] = partial(sharpened, forward)
-        samples.append(plain.draw(3))
+        loop = plain.Plain(experiment, state.averaged, args, judged)
+        forward = loop._forward
+        vars(loop)["_forward"] = partial(sharpened, forward)
+        samples.append(loop.draw(3))
     np.testing.assert_array_equal(*samples)
     assert (np.array(samples) != experiment.run.nn.vocab.mask).all()
 
 
 def test_each_step_of_the_usual_loop_reveals_as_many_as_the_others():
-    assert sample._shares(32, 5) == [7, 7, 6, 6, 6] and sample._shares(3, 8) == [
+    assert plain._shares(32, 5) == [7, 7, 6, 6, 6] and plain._shares(3, 8) == [
         1,
         1,
         1,

@@ -11,6 +11,7 @@ import pytest
 from dlm import bench
 from dlm.app.context import RunContext
 from dlm.benches import samplers
+from dlm.benches.sampling import output
 from dlm.core.errors import UserError
 from dlm.oracle import sampler_worlds
 from tests.laws import worlds as w
@@ -77,22 +78,22 @@ def test_the_error_of_a_network_is_a_function_of_what_it_sees_and_tokens_are_see
 
 def test_what_has_nothing_beside_it_is_not_drawn(tmp_path):
     known, plain, mended = (
-        dict.fromkeys(samplers.KNOWN, []),
+        dict.fromkeys(output.KNOWN, []),
         dict(ancestral=[]),
         {"ancestral+cap": []},
     )
-    assert samplers._kinds(known | plain) == dict(rules=known | plain)
-    assert samplers._kinds(known | plain | mended) == dict(remasking=known | plain | mended)
-    both = samplers._kinds(known | plain | mended | dict(ordered=[]))
+    assert output._kinds(known | plain) == dict(rules=known | plain)
+    assert output._kinds(known | plain | mended) == dict(remasking=known | plain | mended)
+    both = output._kinds(known | plain | mended | dict(ordered=[]))
     assert (
         both == dict(rules=known | plain | dict(ordered=[]), remasking=known | plain | mended)
-        and samplers._kinds(known) == {}
+        and output._kinds(known) == {}
     )
 
 
 def test_a_measure_that_no_rule_has_is_not_told():
     rows = [dict(part="run", rule=rule, steps=4, nfe=4, gen_ppl=9.0) for rule in ("a", "b")]
-    lines = list(samplers.tables([*rows, dict(part="run", rule="b", steps=8, nfe=8)], [4, 8]))
+    lines = list(output.tables([*rows, dict(part="run", rule="b", steps=8, nfe=8)], [4, 8]))
     assert [line for line in lines if line.startswith("run")] == [
         "run: perplexity of samples under the judge",
         "run: passes",

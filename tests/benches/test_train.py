@@ -39,9 +39,10 @@ def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
     assert (model["batch"], model["length"]) == (8, 16)
     step, loop, sampling = model["step"], model["loop"], model["sampling"]
     flops = run.nn.flops_per_token(16) * 8 * 16
-    np.testing.assert_allclose(step["flops_per_s"]["min"], flops / step["seconds"]["max"])
-    np.testing.assert_allclose(step["share"]["min"], step["flops_per_s"]["min"] / 1e12)
-    np.testing.assert_allclose(step["tokens_per_s"]["max"], 8 * 16 / step["seconds"]["min"])
+    seconds, speed = step["seconds"], step["flops_per_s"]
+    np.testing.assert_allclose(speed["min"], flops / seconds["max"])
+    np.testing.assert_allclose(step["share"]["min"], speed["min"] / 1e12)
+    np.testing.assert_allclose(step["tokens_per_s"]["max"], 8 * 16 / seconds["min"])
     for phase in ("data", "step", "eval", "save"):
         assert loop["phases_seconds"][phase]["min"] > 0
     assert 0 < loop["data_share"]["median"] < 1
@@ -54,37 +55,54 @@ def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
     assert "data wait" in err
 
 
+def phases(data, step, eval):
+    whole = data + step + eval
+    return dict(data=data, step=step, eval=eval, save=0.0, all=whole)
+
+
+def spread(low, median, high):
+    return dict(median=median, min=low, max=high)
+
+
 def test_ratios_pair_what_was_measured_in_the_same_round(recipe):
     nn = dict(layers=1, compute=dict(dtype="bfloat16"))
     run = build_run(load_recipe(str(recipe)) | dict(nn=nn))
-    trial = SimpleNamespace(flops=300.0, updates=2, steps=2, params=dict(a=np.zeros((3, 5))))
+    params = dict(a=np.zeros((3, 5)))
+    trial = SimpleNamespace(
+        flops=300.0,
+        updates=2,
+        steps=2,
+        params=params,
+    )
     raw = {
         "peak.float32": [300.0, 30.0],
         "peak.bfloat16": [600.0, 100.0],
         "bare": [[1.0, 3.0], [10.0, 30.0]],
         "loop": [
-            dict(data=1.0, step=4.0, eval=5.0, save=0.0, all=10.0),
-            dict(data=0.0, step=40.0, eval=0.0, save=0.0, all=40.0),
+            phases(1.0, 4.0, 5.0),
+            phases(0.0, 40.0, 0.0),
         ],
         "sampling": [1.0, 4.0],
         "passes": [1.0, 2.0],
         "peer": [2.0, 5.0],
     }
     results = train.report("x", run, trial, raw)
-    assert results["parameters"] == 15 and results["flops_per_update"] == 300.0
-    assert results["step"]["share"] == dict(median=0.4, min=0.3, max=0.5)
-    assert results["step"]["share_of_float32"] == dict(median=1.0, min=1.0, max=1.0)
-    assert results["step"]["tokens_per_s"]["max"] == 8 * 32
-    assert results["loop"]["ratio"] == dict(median=1.125, min=1.0, max=1.25)
-    assert (
-        results["loop"]["data_share"]["max"] == 0.2
-        and results["loop"]["phases_share"]["eval"] == 0.1
-    )
+    assert results["parameters"] == 15
+    assert results["flops_per_update"] == 300.0
+    # The ratio of the medians would be another one.
+    step, loop = results["step"], results["loop"]
+    assert step["share"] == spread(0.3, 0.4, 0.5)
+    assert step["share_of_float32"] == spread(1.0, 1.0, 1.0)
+    assert step["tokens_per_s"]["max"] == 8 * 32
+    assert loop["ratio"] == spread(1.0, 1.125, 1.25)
+    assert loop["data_share"]["max"] == 0.2
+    assert loop["phases_share"]["eval"] == 0.1
     assert results["sampling"]["ratio"]["max"] == 2.0
     del raw["sampling"], raw["passes"]
     assert "sampling" not in train.report("x", run, trial, raw)
     twin = SimpleNamespace(name="twin", parameters=15, difference=0.0)
-    assert train.peer_report(twin, raw)["ratio"] == dict(median=1.25, min=0.5, max=2.0)
+    report = train.peer_report(twin, raw)
+    assert report["ratio"] == spread(0.5, 1.25, 2.0)
 
 
 def test_a_missing_peer_names_its_requirements(recipe, monkeypatch, capsys):

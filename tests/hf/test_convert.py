@@ -40,6 +40,12 @@ def converted(tmp_path_factory):
     return get
 
 
+def clean(ids_BL, visibility):
+    """A canvas of decided tokens."""
+    z_BL = jnp.asarray(ids_BL, jnp.int32)
+    return Canvas(z_BL, jnp.zeros(z_BL.shape), jnp.zeros(z_BL.shape, bool), visibility)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_the_published_description(kind, converted):
@@ -48,24 +54,22 @@ def test_logits_are_those_of_the_published_description(kind, converted):
     ids_BL = np.random.default_rng(1).integers(0, 256, (2, 10))
     visibility = experiment.objective.visibility
     causal = is_autoregressive(visibility)
-    if causal:  # ours reads one token back, and the prefix first
-        read_BL = np.concatenate([np.full((2, 1), experiment.run.nn.vocab.bos), ids_BL[:, :-1]], 1)
+    if causal:  # ours reads the token before, at the beginning bos
+        bos_B1 = np.full((2, 1), experiment.run.nn.vocab.bos)
+        read_BL = np.concatenate([bos_B1, ids_BL[:, :-1]], 1)
     else:
         ids_BL[:, ::3] = published.MASK
         read_BL = ids_BL
     want_BLV = np.stack([published.says(kind, tensors, row) for row in read_BL])
     if kind == "dream":  # a token is predicted from the one before it, the first from itself
-        want_BLV = np.concatenate([want_BLV[:, :1], want_BLV[:, :-1]], 1)
-    canvas = Canvas(
-        jnp.asarray(ids_BL, jnp.int32),
-        jnp.zeros(ids_BL.shape),
-        jnp.zeros(ids_BL.shape, bool),
-        visibility,
-    )
-    got_BLV = np.asarray(experiment.net(state.params)(canvas).prediction.logits_BLV)
-    said = np.isfinite(got_BLV[0, 0])
-    assert list(np.flatnonzero(~said)) == [published.EOS + 1 if causal else published.MASK]
-    np.testing.assert_allclose(got_BLV[..., said], want_BLV[..., said], atol=1e-4)
+        first_BLV, others_BLV = want_BLV[:, :1], want_BLV[:, :-1]
+        want_BLV = np.concatenate([first_BLV, others_BLV], 1)
+    output = experiment.net(state.params)(clean(ids_BL, visibility))
+    got_BLV = np.asarray(output.prediction.logits_BLV)
+    possible = np.isfinite(got_BLV[0, 0])
+    mask = published.EOS + 1 if causal else published.MASK
+    assert list(np.flatnonzero(~possible)) == [mask]
+    np.testing.assert_allclose(got_BLV[..., possible], want_BLV[..., possible], atol=1e-4)
 
 
 @pytest.mark.slow
@@ -76,20 +80,19 @@ def test_weights_land_sharded_on_the_mesh_of_the_config(converted, tmp_path):
         tmp_path / "run",
         [("config.mesh.data", "1"), ("config.mesh.fsdp", "2"), ("config.mesh.expert", "2")],
     )
-    (one, plain), (many, spread) = (reopen(workdir) for workdir in (run, tmp_path / "run"))
+    one, plain = reopen(run)
+    many, spread = reopen(tmp_path / "run")
     layers = spread.params["layers"]
-    assert layers["attention"]["q_DHK"].sharding.spec[1] == "fsdp" and layers["experts"][
-        "up_EDF"
-    ].sharding.spec[1:3] == ("expert", "fsdp")
-    ids_BL = jnp.asarray(np.random.default_rng(2).integers(0, 256, (8, 6)), jnp.int32)
-    canvas = Canvas(
-        ids_BL, jnp.zeros(ids_BL.shape), jnp.zeros(ids_BL.shape, bool), one.objective.visibility
-    )
-    said = [
-        np.asarray(jax.jit(lambda params, e=e: e.net(params)(canvas).hidden_BLD)(s.params))
-        for e, s in ((one, plain), (many, spread))
-    ]
-    np.testing.assert_allclose(*said, atol=1e-4)
+    assert layers["attention"]["q_DHK"].sharding.spec[1] == "fsdp"
+    assert layers["experts"]["up_EDF"].sharding.spec[1:3] == ("expert", "fsdp")
+    ids_BL = np.random.default_rng(2).integers(0, 256, (8, 6))
+    canvas = clean(ids_BL, one.objective.visibility)
+
+    def hidden(experiment, params):
+        return jax.jit(lambda params: experiment.net(params)(canvas).hidden_BLD)(params)
+
+    on_one, on_many = hidden(one, plain.params), hidden(many, spread.params)
+    np.testing.assert_allclose(np.asarray(on_one), np.asarray(on_many), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -167,10 +170,9 @@ def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(
 ):
     turns(tmp_path / "it", kind)
     hf_import.from_hf(tmp_path / "it", tmp_path / "run")
-    said = (
-        "config.json says 270 and 257; generation_config.json says 258 and 257; tokenizer says 256"
-    )
-    assert f"a text ends at 270 and 257 and 258 and 256 ({said})" in capsys.readouterr().err
+    sources = "config.json says 270 and 257; generation_config.json says 258 and 257"
+    line = f"a text ends at 270 and 257 and 258 and 256 ({sources}; tokenizer says 256)"
+    assert line in capsys.readouterr().err
     experiment, state = reopen(tmp_path / "run")
     assert (
         experiment.run.nn.vocab.ends

@@ -68,7 +68,8 @@ def test_an_index_agrees_with_its_files(name, tmp_path):
     for file, tensors in files.items():
         safetensors.numpy.save_file(tensors, tmp_path / f"{file}.safetensors")
     weight_map = {tensor: f"{file}.safetensors" for tensor, file in index.items()}
-    (tmp_path / shards.INDEX).write_text(json.dumps(dict(weight_map=weight_map)))
+    text = json.dumps(dict(weight_map=weight_map))
+    (tmp_path / shards.INDEX).write_text(text)
     if error:
         with pytest.raises(UserError, match=error):
             shards.tensors(tmp_path)
@@ -79,16 +80,21 @@ def test_an_index_agrees_with_its_files(name, tmp_path):
         assert (tensors[tensor].read() == files[file][tensor]).all()
 
 
+def entry(shape, offsets, dtype="F32"):
+    return dict(dtype=dtype, shape=shape, data_offsets=offsets)
+
+
+ALL = [0, 24]
 HEADERS = [
-    dict(dtype="F32", shape=[2, 3.0], data_offsets=[0, 24]),
-    dict(dtype="F32", shape=[True, 6], data_offsets=[0, 24]),
-    dict(dtype="F32", shape=[2, 3], data_offsets=[0.0, 24]),
-    dict(dtype="F32", shape=[-2, -3], data_offsets=[0, 24]),
-    dict(dtype="F32", shape=[2, 3], data_offsets=[8, 32]),
-    dict(dtype="F32", shape=[2, 3], data_offsets=[0]),
-    dict(dtype="F32", shape=[2, 4], data_offsets=[0, 24]),
-    dict(dtype="F8_E4M3", shape=[24], data_offsets=[0, 24]),
-    dict(dtype=["F32"], shape=[2, 3], data_offsets=[0, 24]),
+    entry([2, 3.0], ALL),
+    entry([True, 6], ALL),
+    entry([2, 3], [0.0, 24]),
+    entry([-2, -3], ALL),
+    entry([2, 3], [8, 32]),
+    entry([2, 3], [0]),
+    entry([2, 4], ALL),
+    entry([24], ALL, "F8_E4M3"),
+    entry([2, 3], ALL, ["F32"]),
     [1],
     None,
 ]
@@ -128,16 +134,12 @@ LLAMA = layouts.LAYOUTS["LlamaForCausalLM"]
 
 def test_only_the_head_itself_is_a_copy_of_the_embedding():
     """A tensor with a similar name is none, nor are frequencies other than those of config.json."""
-    a, b = (shards.Tensor("x", 0, np.dtype("<f4"), (2, 2)) for _ in range(2))
-    leaf = weights.Leaf(("embed_VD",), (2, 2), {"model.embed_tokens.weight": ()}, "V D")
-    held = {
-        "model.embed_tokens.weight": a,
-        "lm_head.weight": b,
-        "model.layers.0.self_attn.rotary_emb.inv_freq": b,
-    }
-    assert set(weights.check([leaf], held, "lm_head.weight", 2, "it")) == {
-        "model.embed_tokens.weight"
-    }
+    tensor = shards.Tensor("x", 0, np.dtype("<f4"), (2, 2))
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    leaf = weights.Leaf(("embed_VD",), (2, 2), {embedding: ()}, "V D")
+    frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    tensors = dict.fromkeys((embedding, head, frequencies), tensor)
+    assert set(weights.check([leaf], tensors, head, 2, "it")) == {embedding}
     for name in (
         "draft.lm_head.weight",
         "lm_head.weight_scale",
@@ -145,13 +147,13 @@ def test_only_the_head_itself_is_a_copy_of_the_embedding():
         "model.rotary_emb.inv_freq.scale",
     ):
         with pytest.raises(UserError, match=f"does not know: {name}"):
-            weights.check([leaf], held | {name: b}, "lm_head.weight", 2, "it")
+            weights.check([leaf], tensors | {name: tensor}, head, 2, "it")
     with pytest.raises(UserError, match="does not know: lm_head.weight"):
-        weights.check([leaf], held, None, 2, "it")
+        weights.check([leaf], tensors, None, 2, "it")
 
 
 @pytest.fixture
-def imported(tmp_path):
+def imported(tmp_path, capsys):
     """A model whose head is another tensor than the embedding, imported; (its tensors, folder)."""
     tensors = published.weights("llama")
     other = published.weights("llama", 1)
@@ -162,14 +164,14 @@ def imported(tmp_path):
     with pytest.raises(UserError, match="softcap=3.0"):
         hf_import.from_hf(folder, run)
     convert.main(["from_hf", str(folder), f"--workdir={run}", "--ignore=softcap"])
+    assert "lm_head.weight is another tensor than the embedding" in capsys.readouterr().err
     return tensors, folder
 
 
 @pytest.mark.slow
-def test_a_head_of_its_own_is_kept_where_it_is_said_to_be_tied(imported, tmp_path, capsys):
+def test_a_head_of_its_own_is_kept_where_it_is_said_to_be_tied(imported, tmp_path):
     """With a key that is let through: the run has both, and exports both as they were."""
     tensors, folder = imported
-    assert "lm_head.weight is another tensor than the embedding" in capsys.readouterr().err
     experiment, state = reopen(tmp_path / "run")
     assert experiment.run.nn.embeddings == "untied"
     ids_BL = np.random.default_rng(1).integers(0, 256, (2, 10))

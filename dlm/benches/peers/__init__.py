@@ -1,1 +1,1 @@
-"""peers — the same model and update in another framework, one per file, for `python -m dlm.bench train --peer=NAME`."""
+"""peers: the same model and update in another framework, one per file, for `bench train --peer`."""

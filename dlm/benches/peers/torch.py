@@ -1,12 +1,20 @@
-"""The backbone and its update as a plain eager PyTorch program: same dimensions, same weights, same batch, AdamW, float32, all cores.
+"""The backbone and its update as a plain eager PyTorch program, float32 on all cores, with AdamW.
 
-It is written the way one writes PyTorch (fused attention, fused AdamW), so that it is a fair peer and not a straw man. The masked
-loss uses the linear schedule; no average of the parameters is kept.
+It has the same dimensions, weights and batch, and is written in the usual way (fused attention,
+fused AdamW), so that the comparison is fair. The masked loss uses the linear schedule; no average
+of the parameters is computed.
 """
 
+from typing import Any
+
+import jax
 import numpy as np
 
+from dlm.app.experiment import Experiment
+from dlm.core.contracts import Batch, Canvas
 from dlm.core.errors import UserError
+from dlm.core.run import Run
+from dlm.nn.config import ModelConfig
 from dlm.nn.visibility import is_autoregressive
 from dlm.runs import directory
 
@@ -18,9 +26,9 @@ except ImportError as error:
     raise UserError("--peer=torch needs PyTorch: pip install -r requirements-parity.txt") from error
 
 CLOSE = 1e-3  # largest difference of logits that still means the same model
-_ACTIVATIONS = dict(
-    gelu=lambda h: F.gelu(h, approximate="tanh"), relu2=lambda h: F.relu(h).square()
-)
+# No schedule: the rate is small, so that many updates on one batch stay ordinary numbers.
+RATE = 1e-2
+IGNORED = -100  # target of a position that cross_entropy leaves out
 
 
 class Twin:
@@ -28,217 +36,345 @@ class Twin:
 
     name = f"PyTorch {torch.__version__}"
 
-    def __init__(self, experiment, params, batch):
-        import jax
-
+    def __init__(
+        self,
+        experiment: Experiment,
+        params: Any,
+        batch: Batch,
+    ):
         run = experiment.run
-        if (
-            jax.default_backend() != "cpu"
-            or run.nn.compute.dtype != "float32"
-            or run.nn.time != "none"
-            or run.optim.kind != "adamw"
-        ):
-            raise UserError(
-                "--peer=torch is a float32 twin on CPU, with AdamW and without time conditioning: choose such a config"
-            )
-        c = run.nn
-        if c.experts.count or c.attention.latent.kv_rank or c.mtp_layers or c.norm.kind != "pre":
-            raise UserError(
-                "--peer=torch knows dense pre-norm layers with grouped-query attention alone: choose such a config"
-            )
-        if c.attention.bias != "none" or c.attention.rope.kind != "plain":
-            raise UserError(
-                "--peer=torch knows neither attention.bias nor attention.rope.kind: leave them as they are"
-            )
-        if experiment.objective.visibility.shift == "output":
-            raise UserError("--peer=torch does not know objectives.adapted: choose ar or masked")
-        torch.set_num_threads(directory.environment()["cores"])
-        self.optim, self.vocab = run.optim, run.nn.vocab
         self.visibility = experiment.objective.visibility
         self.shifts = self.visibility.shift == "input"
-        self.model = Model(
-            run.nn, is_autoregressive(self.visibility), jax.tree.map(np.asarray, params)
-        )
-        self.parameters = sum(p.numel() for p in self.model.parameters())
-        ours = sum(x.size for x in jax.tree.leaves(params))
-        self.x_BL = torch.tensor(np.asarray(batch.tokens_BL)).long()
-        self.weights_BL, self.noisable_BL = (
-            torch.tensor(np.asarray(a)) for a in (batch.weights_BL, batch.noisable_BL)
-        )
-        self.segments_BL, self.positions_BL = (
-            torch.tensor(np.asarray(x))
-            for x in (batch.layout.segments_BL, batch.layout.positions_BL)
-        )
+        _check(run)
+        if self.visibility.shift == "output":
+            raise UserError("--peer=torch does not know objectives.adapted: choose ar or masked")
+        torch.set_num_threads(directory.environment()["cores"])
+        self.clip = run.optim.clip
+        self.vocab = run.nn.vocab
+        # The same numbers, so that the logits can be compared.
+        arrays = jax.tree.map(np.asarray, params)
+        causal = is_autoregressive(self.visibility)
+        self.model = Model(run.nn, causal, arrays)
+        parameters = list(self.model.parameters())
+        self.parameters = sum(p.numel() for p in parameters)
+
+        # The batch is one of ours.
+        self.x_BL = _tensor(batch.tokens_BL).long()
+        self.weights_BL = _tensor(batch.weights_BL)
+        self.noisable_BL = _tensor(batch.noisable_BL)
+        self.segments_BL = _tensor(batch.layout.segments_BL)
+        self.positions_BL = _tensor(batch.layout.positions_BL)
+
+        # A twin of another model would be no peer.
         self.difference = self._difference(experiment, params, batch)
+        leaves = jax.tree.leaves(params)
+        ours = sum(x.size for x in leaves)
         if self.parameters != ours or self.difference > CLOSE:
-            raise RuntimeError(
-                f"the twin differs: {self.parameters} parameters for {ours}, logits by {self.difference:.2g}"
-            )
-        groups = [[p for p in self.model.parameters() if p.decayed == d] for d in (True, False)]
-        self.optimizer = torch.optim.AdamW(
-            [
-                dict(params=groups[0], weight_decay=self.optim.weight_decay),
-                dict(params=groups[1], weight_decay=0.0),
-            ],
-            lr=self.optim.lr
-            * 1e-2,  # no schedule: small, so that many updates on one batch stay ordinary numbers
-            betas=(self.optim.b1, self.optim.b2),
-            fused=True,
-        )
+            counts = f"{self.parameters} parameters for {ours}"
+            logits = f"logits by {self.difference:.2g}"
+            raise RuntimeError(f"the twin differs: {counts}, {logits}")
+        self.optimizer = _optimizer(run.optim, self.model)
 
     def update(self) -> None:
-        """One update on the batch, with fresh noise."""
-        read_BL, counted_BL, weight_BL = self._shifted() if self.shifts else self._corrupted()
-        logits_BLV = self.model(read_BL, self.segments_BL, self.positions_BL)
-        targets_BL = self.x_BL.masked_fill(~counted_BL, -100)
-        nats_BL = F.cross_entropy(
-            logits_BLV.flatten(0, 1), targets_BL.flatten(), reduction="none"
-        ).view_as(weight_BL)
-        loss = (nats_BL * weight_BL).sum() / self.weights_BL.sum()
+        """Makes one update on the batch, with new noise."""
+        if self.shifts:
+            read_BL, counted_BL, weight_BL = self._shifted()
+        else:
+            read_BL, counted_BL, weight_BL = self._corrupted()
+        logits_BLV = self._logits(read_BL)
+        targets_BL = self.x_BL.masked_fill(~counted_BL, IGNORED)
+        # One row for each token of the batch.
+        logits_TV = logits_BLV.flatten(0, 1)
+        targets_T = targets_BL.flatten()
+        nats_T = F.cross_entropy(logits_TV, targets_T, reduction="none")
+        nats_BL = nats_T.view_as(weight_BL) * weight_BL
+        loss = nats_BL.sum() / self.weights_BL.sum()
+        # One ordinary step of PyTorch.
         self.optimizer.zero_grad()
         loss.backward()
-        if self.optim.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip)
+        if self.clip:
+            parameters = self.model.parameters()
+            nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
-        loss.item()
+        loss.item()  # waits for the result
+
+    def _logits(self, read_BL: torch.Tensor) -> torch.Tensor:
+        return self.model(read_BL, self.segments_BL, self.positions_BL)
 
     def _corrupted(self):
+        """Masks each token with probability t, stratified over the batch."""
         B, L = self.x_BL.shape
-        t_B1 = (torch.randperm(B)[:, None] + torch.rand(B, 1)).clamp_min(1e-6) / B
-        hit_BL = (torch.rand(B, L) < t_B1) & self.noisable_BL
-        return (
-            self.x_BL.masked_fill(hit_BL, self.vocab.mask),
-            hit_BL & (self.weights_BL > 0),
-            self.weights_BL / t_B1,
-        )
+        stratum_B1 = torch.randperm(B)[:, None]
+        u_B1 = stratum_B1 + torch.rand(B, 1)
+        t_B1 = u_B1.clamp_min(1e-6) / B
+        # The linear schedule: a token is masked with probability t.
+        below_BL = torch.rand(B, L) < t_B1
+        hit_BL = below_BL & self.noisable_BL
+        z_BL = self.x_BL.masked_fill(hit_BL, self.vocab.mask)
+        counted_BL = hit_BL & (self.weights_BL > 0)
+        return z_BL, counted_BL, self.weights_BL / t_B1
 
     def _shifted(self):
-        """Every position reads the token before it, or bos where its segment starts."""
-        read_BL = F.pad(self.x_BL[:, :-1], (1, 0), value=self.vocab.bos)
-        starts_BL = F.pad(self.segments_BL[:, 1:] != self.segments_BL[:, :-1], (1, 0))
-        return read_BL.masked_fill(starts_BL, self.vocab.bos), self.weights_BL > 0, self.weights_BL
+        """Gives every position the token before it, or bos at the beginning of its segment."""
+        bos = self.vocab.bos
+        before_BL = _previous(self.x_BL, bos)
+        segments_BL = self.segments_BL
+        # The first token of a document must not see the one before.
+        starts_BL = segments_BL != _previous(segments_BL, 0)
+        starts_BL[:, 0] = False  # there the token before is bos in any case
+        read_BL = before_BL.masked_fill(starts_BL, bos)
+        counted_BL = self.weights_BL > 0
+        return read_BL, counted_BL, self.weights_BL
 
     @torch.no_grad()
-    def _difference(self, experiment, params, batch) -> float:
-        """Largest difference of our logits and the twin's on the clean batch."""
-        import jax
+    def _difference(
+        self,
+        experiment: Experiment,
+        params: Any,
+        batch: Batch,
+    ) -> float:
+        """Returns the largest difference of our logits and the twin's on the clean batch."""
+        clean_BL = 0.0 * batch.weights_BL  # times
+        canvas = Canvas.of(batch, batch.tokens_BL, clean_BL, self.visibility)
 
-        from dlm.core.contracts import Canvas
+        @jax.jit
+        def logits(params, canvas):
+            output = experiment.net(params)(canvas)
+            return output.prediction.logits_BLV
 
-        canvas = Canvas.of(batch, batch.tokens_BL, 0.0 * batch.weights_BL, self.visibility)
-        ours = jax.jit(lambda p, c: experiment.net(p)(c).prediction.logits_BLV)(params, canvas)
-        read_BL = self._shifted()[0] if self.shifts else self.x_BL
-        theirs_BLV = self.model(read_BL, self.segments_BL, self.positions_BL).numpy()
+        ours_BLV = np.asarray(logits(params, canvas))
+        read_BL = self.x_BL
+        if self.shifts:
+            read_BL, _, _ = self._shifted()
+        theirs_BLV = self._logits(read_BL).numpy()
+        # Ids that are never predicted have a logit of −∞ on both sides.
         valid = np.isfinite(theirs_BLV)
-        return float(np.abs(np.asarray(ours)[valid] - theirs_BLV[valid]).max())
+        difference = ours_BLV[valid] - theirs_BLV[valid]
+        return float(np.abs(difference).max())
 
 
-def _parameter(array, decayed: bool) -> nn.Parameter:
-    parameter = nn.Parameter(torch.tensor(np.ascontiguousarray(array)))
-    parameter.decayed = decayed
-    return parameter
+def _previous(x_BL: torch.Tensor, first: int) -> torch.Tensor:
+    """Shifts each row by one position, and puts `first` before it."""
+    without_last_BL = x_BL[:, :-1]
+    return F.pad(without_last_BL, (1, 0), value=first)
+
+
+def _check(run: Run) -> None:
+    """Raises UserError for a config that the twin does not implement."""
+    optim, c = run.optim, run.nn
+    cpu = jax.default_backend() == "cpu"
+    plain = cpu and c.compute.dtype == "float32"
+    if not plain or c.time != "none" or optim.kind != "adamw":
+        raise UserError(
+            "--peer=torch is a float32 twin on CPU, with AdamW and without time conditioning: "
+            "choose such a config"
+        )
+    dense = not c.experts.count and not c.mtp_layers
+    if not dense or c.attention.latent.kv_rank or c.norm.kind != "pre":
+        raise UserError(
+            "--peer=torch knows dense pre-norm layers with grouped-query attention alone: "
+            "choose such a config"
+        )
+    if c.attention.bias != "none" or c.attention.rope.kind != "plain":
+        raise UserError(
+            "--peer=torch knows neither attention.bias nor attention.rope.kind: "
+            "leave them as they are"
+        )
+
+
+def _optimizer(optim: Any, model: "Model") -> torch.optim.Optimizer:
+    decayed, others = [], []
+    for name, parameter in model.named_parameters():
+        # As ours: neither norms nor embeddings are decayed.
+        if name in model.decayed:
+            decayed.append(parameter)
+        else:
+            others.append(parameter)
+    groups = [
+        dict(params=decayed, weight_decay=optim.weight_decay),
+        dict(params=others, weight_decay=0.0),
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=optim.lr * RATE,
+        betas=(optim.b1, optim.b2),
+        fused=True,
+    )
+
+
+# ------------------------------------------------------------------------------------------- model
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    return torch.tensor(np.asarray(array))
+
+
+def _parameter(array: np.ndarray) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(np.ascontiguousarray(array)))
 
 
 class Linear(nn.Module):
-    """x·W for a weight that we keep as (inputs…, outputs…)."""
+    """Computes x·W, for a weight that we store as (inputs…, outputs…); weights are decayed."""
 
-    def __init__(self, weight, inputs: int):
+    def __init__(self, weight: np.ndarray, inputs: int):
         super().__init__()
         size = int(np.prod(weight.shape[:inputs]))
-        self.weight = _parameter(weight.reshape(size, -1).T, True)
+        # torch stores (outputs, inputs).
+        matrix = weight.reshape(size, -1)
+        self.weight = _parameter(matrix.T)
 
     def forward(self, x):
         return F.linear(x, self.weight)
 
 
 class Norm(nn.Module):
-    def __init__(self, gain, epsilon: float):
+    def __init__(self, gain: np.ndarray, epsilon: float):
         super().__init__()
-        self.weight, self.epsilon = _parameter(gain, False), epsilon
+        self.weight = _parameter(gain)
+        self.epsilon = epsilon
 
     def forward(self, x):
-        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        shape = self.weight.shape
+        return F.rms_norm(x, shape, self.weight, self.epsilon)
+
+
+class Attention(nn.Module):
+    def __init__(self, c: ModelConfig, layer: dict):
+        super().__init__()
+        self.c = c.attention
+        epsilon = c.norm.epsilon
+        self.q = Linear(layer["q_DHK"], 1)
+        self.k = Linear(layer["k_DJK"], 1)
+        self.v = Linear(layer["v_DJK"], 1)
+        self.o = Linear(layer["o_HKD"], 2)
+        if self.c.qk_norm == "rms":
+            self.q_norm = Norm(layer["q_norm_K"], epsilon)
+            self.k_norm = Norm(layer["k_norm_K"], epsilon)
+
+    def forward(self, x, cos, sin, allowed):
+        c = self.c
+        q = _in_heads(self.q(x), c.heads)
+        k = _in_heads(self.k(x), c.kv_heads)
+        v = _in_heads(self.v(x), c.kv_heads)
+        if c.qk_norm == "rms":
+            q = self.q_norm(q)
+            k = self.k_norm(k)
+        q = _rotated(q, cos, sin)
+        k = _rotated(k, cos, sin)
+        # torch has the heads before the positions.
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=allowed,
+            enable_gqa=c.heads != c.kv_heads,
+        )
+        out = out.transpose(1, 2)
+        return self.o(out.flatten(2))
+
+
+def _in_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    B, L, _ = x.shape
+    return x.view(B, L, heads, -1)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, c: ModelConfig, layer: dict):
+        super().__init__()
+        self.kind = c.ffn.kind
+        self.up = Linear(layer["up_DF"], 1)
+        self.down = Linear(layer["down_FD"], 1)
+        if self.kind == "swiglu":
+            self.gate = Linear(layer["gate_DF"], 1)
+
+    def forward(self, x):
+        h = self.up(x)
+        match self.kind:
+            case "swiglu":
+                h = F.silu(self.gate(x)) * h
+            case "gelu":
+                h = F.gelu(h, approximate="tanh")
+            case _:
+                h = F.relu(h).square()
+        return self.down(h)
 
 
 class Block(nn.Module):
-    def __init__(self, c, layer: dict):
+    """One pre-norm layer."""
+
+    def __init__(self, c: ModelConfig, layer: dict):
         super().__init__()
-        self.c, a, f, e = c, layer["attention"], layer["ffn"], c.norm.epsilon
-        self.attend_norm, self.ffn_norm = (
-            Norm(layer["attend_norm_D"], e),
-            Norm(layer["ffn_norm_D"], e),
-        )
-        self.q, self.k, self.v, self.o = (
-            Linear(a["q_DHK"], 1),
-            Linear(a["k_DJK"], 1),
-            Linear(a["v_DJK"], 1),
-            Linear(a["o_HKD"], 2),
-        )
-        if c.attention.qk_norm == "rms":
-            self.q_norm, self.k_norm = Norm(a["q_norm_K"], e), Norm(a["k_norm_K"], e)
-        self.up, self.down = Linear(f["up_DF"], 1), Linear(f["down_FD"], 1)
-        if c.ffn.kind == "swiglu":
-            self.gate = Linear(f["gate_DF"], 1)
+        epsilon = c.norm.epsilon
+        self.attend_norm = Norm(layer["attend_norm_D"], epsilon)
+        self.ffn_norm = Norm(layer["ffn_norm_D"], epsilon)
+        self.attention = Attention(c, layer["attention"])
+        self.ffn = FeedForward(c, layer["ffn"])
 
     def forward(self, h, cos, sin, allowed):
-        h = h + self.o(self.attended(self.attend_norm(h), cos, sin, allowed))
+        x = self.attend_norm(h)
+        h = h + self.attention(x, cos, sin, allowed)
         x = self.ffn_norm(h)
-        x = (
-            F.silu(self.gate(x)) * self.up(x)
-            if self.c.ffn.kind == "swiglu"
-            else _ACTIVATIONS[self.c.ffn.kind](self.up(x))
-        )
-        return h + self.down(x)
-
-    def attended(self, x, cos, sin, allowed):
-        c, (B, L, _) = self.c.attention, x.shape
-        q, k = self.q(x).view(B, L, c.heads, -1), self.k(x).view(B, L, c.kv_heads, -1)
-        v = self.v(x).view(B, L, c.kv_heads, -1).transpose(1, 2)
-        if c.qk_norm == "rms":
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = (_rotated(y, cos, sin).transpose(1, 2) for y in (q, k))
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, enable_gqa=c.heads != c.kv_heads
-        )
-        return out.transpose(1, 2).reshape(B, L, -1)
+        return h + self.ffn(x)
 
 
 def _rotated(x, cos, sin):
     a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    first = a * cos - b * sin
+    second = b * cos + a * sin
+    return torch.cat([first, second], -1)
 
 
 class Model(nn.Module):
     """ids → logits, from our parameter tree."""
 
-    def __init__(self, c, causal: bool, params: dict):
+    def __init__(self, c: ModelConfig, causal: bool, params: dict):
         super().__init__()
-        self.causal, a = causal, c.attention
-        self.embed = _parameter(params["embed_VD"], False)
-        self.head = (
-            _parameter(params["unembed_VD"], False) if c.embeddings == "untied" else self.embed
-        )
+        self.causal = causal
+        self.embed = _parameter(params["embed_VD"])
+        self.head = self.embed
+        if c.embeddings == "untied":
+            self.head = _parameter(params["unembed_VD"])
         self.norm = Norm(params["norm_D"], c.norm.epsilon)
-        self.blocks = nn.ModuleList(Block(c, _layer(params["layers"], n)) for n in range(c.layers))
-        self.register_buffer(
-            "theta", a.rope.base ** (-torch.arange(0, a.head_size, 2) / a.head_size)
-        )
-        self.register_buffer(
-            "never_V",
-            torch.zeros(c.vocab.size).index_fill(0, torch.tensor(c.vocab.never), -torch.inf),
-        )
+        self.blocks = nn.ModuleList()
+        for n in range(c.layers):
+            layer = _layer(params["layers"], n)
+            self.blocks.append(Block(c, layer))
+        modules = dict(self.named_modules())
+        linear = [name for name, module in modules.items() if isinstance(module, Linear)]
+        self.decayed = {f"{name}.weight" for name in linear}
+        size = c.attention.head_size
+        # Frequencies as in our rotary embedding.
+        exponent = -torch.arange(0, size, 2) / size
+        self.register_buffer("theta", c.attention.rope.base**exponent)
+        # Some ids are never predicted.
+        assert c.vocab is not None, "a built run has its vocabulary"
+        never = torch.tensor(c.vocab.never)
+        never_V = torch.zeros(c.vocab.size)
+        never_V = never_V.index_fill(0, never, -torch.inf)
+        self.register_buffer("never_V", never_V)
 
     def forward(self, z_BL, segments_BL, positions_BL):
         angle = positions_BL[..., None, None] * self.theta
         cos, sin = angle.cos(), angle.sin()
-        allowed = segments_BL[:, None, :, None] == segments_BL[:, None, None, :]
+        # Attention never crosses the border of a document.
+        query = segments_BL[:, None, :, None]
+        key = segments_BL[:, None, None, :]
+        allowed = query == key
         if self.causal:
             allowed = allowed.tril()
         h = F.embedding(z_BL, self.embed)
         for block in self.blocks:
             h = block(h, cos, sin, allowed)
-        return F.linear(self.norm(h), self.head, self.never_V)
+        h = self.norm(h)
+        return F.linear(h, self.head, self.never_V)
 
 
 def _layer(tree: dict, n: int) -> dict:
-    return {k: _layer(v, n) if isinstance(v, dict) else v[n] for k, v in tree.items()}
+    """Takes layer n out of parameters that are stacked along their first axis."""
+    layer = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            layer[name] = _layer(value, n)
+        else:
+            layer[name] = value[n]
+    return layer

@@ -64,6 +64,7 @@ class Trial:
     def _choose_sizes(self) -> None:
         """Decides how many updates and passes fill a round, from one of each."""
         self.updates, self.untimed = 1, 1
+        # The first update has compiled; the slowest is the safe estimate.
         seconds = max(self.bare())
         self.updates = _fitting(seconds, LONGEST["updates"])
         self.untimed = int(self.updates > 1)  # a long update warms itself up
@@ -141,6 +142,7 @@ class Trial:
 
     def sampling(self) -> float:
         """Returns the seconds from requests to replies, per pass: ancestral, the whole canvas."""
+        # The prompt is empty: all positions are to be written.
         requests = [Request.prompt("", self.length)] * ROWS
         began = time.perf_counter()
         replies = self._generator(requests)
@@ -186,6 +188,7 @@ class Trial:
 
 def _fitting(seconds: float, most: int) -> int:
     """Returns how many calls of so many seconds fill one part of a round."""
+    # At least one call, even of the slowest part.
     number = int(BLOCK / seconds)
     return max(1, min(most, number))
 

@@ -47,6 +47,7 @@ def cases(seed: int, count: int, folder: Path) -> Cases:
 
     The first `UPDATES` that build make a real update, too.
     """
+    # Mutations of what is known to build.
     shipped = recipes()
     updates = 0
     for n in range(count):
@@ -79,6 +80,7 @@ def mutated(config: dict, rng: random.Random) -> tuple[dict, str]:
     config = copy.deepcopy(config)
     mutations = []
     for _ in range(rng.randint(1, 3)):
+        # Listed again after each mutation, which may remove some.
         places = list(_places(config))
         if not places:
             break
@@ -128,6 +130,7 @@ def _places(config: dict, above: str = "config") -> Iterator[Place]:
     for key in list(config):
         if not isinstance(key, str):
             continue
+        # Names as in an override on the command line.
         name = f"{above}.{key}"
         yield config, key, name
         if isinstance(config[key], dict):
@@ -151,6 +154,7 @@ def _built(config: dict, real: bool) -> str:
 
     try:
         run = build_run(config)
+        # Shapes alone: nothing is allocated.
         state = Experiment(run, tokenizer=None).abstract_state()
         sizes = [x.size for x in jax.tree.leaves(state.params)]
         assert sum(sizes) > 0
@@ -171,6 +175,7 @@ def _update(run: Run) -> None:
 
     from dlm.app.experiment import Experiment
 
+    # Everything that training does first, with real data.
     documents = run.data.source.documents("train")
     experiment = Experiment(run, run.text.fit(documents))
     batch = next(experiment.batches(0))

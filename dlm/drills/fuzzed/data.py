@@ -38,6 +38,7 @@ def cases(seed: int, count: int, folder: Path) -> Cases:
 
 def judged(path: Path, case: Case) -> str:
     """Returns the outcome of a file, read as a corpus and as rows."""
+    # The same file must be right in both ways to read it.
     as_corpus = _outcome("as a corpus", lambda: corpus(path, case), path)
     as_rows = _outcome("as rows", lambda: rows(path), path)
     faults = []
@@ -67,6 +68,7 @@ def corpus(path: Path, case: Case) -> str:
     """Whether the documents of a file are all of it; raises UserError where it is refused."""
     documents, dropped = _documents(path, case.fields)
     if case.fields["unique"]:
+        # Duplicates are judged against the reading without `unique`.
         every, _ = _documents(path, case.fields | dict(unique=False))
         duplicates = len(every) - len(documents)
         same = list(dict.fromkeys(every)) == documents
@@ -74,6 +76,7 @@ def corpus(path: Path, case: Case) -> str:
             return "unique documents are not those of the file, or the duplicates are not counted"
         documents = every
     form, unit = case.fields["form"], case.fields["unit"]
+    # The documents must account for all of it.
     text = unpacked(case.raw)
     if form == "json" or (form == "auto" and _JSON_NAME.search(path.name)):
         return fields(documents, text, dropped)
@@ -133,6 +136,7 @@ def between(
     if text[at:].strip():
         return "text is lost at the end"
     lines = re.sub("\r\n?", "\n", text).removesuffix("\n").split("\n")
+    # Line ends of all kinds count as one.
     blank = sum(not line.strip() for line in lines)
     counted = dropped.get("empty lines", 0)
     if unit == "line" and blank != counted:
@@ -168,6 +172,7 @@ def objects(text: str) -> list[dict] | None:
 
     Returns None where the text is anything else.
     """
+    # Python takes the last of two names; ours must not lose one.
     decoder = json.JSONDecoder(object_pairs_hook=unique_names)
     values: list = []
     at = 0

@@ -80,6 +80,7 @@ def cases(seed: int, count: int, folder: Path) -> Cases:
     Three in four have another config.json.
     """
     folder = Path(folder)
+    # One tiny model for each layout, copied for every case.
     configs = {}
     for name, layout in LAYOUTS.items():
         configs[name] = publish(folder / name, layout)
@@ -91,6 +92,7 @@ def cases(seed: int, count: int, folder: Path) -> Cases:
         shutil.copytree(folder / name, case)
         if rng.random() < 0.75:
             config, mutation = another(before, rng)
+            # As it will be read: JSON has no tuples and no bytes.
             text = json.dumps(config, default=str)
             files.write(case / recipe.CONFIG, text)
             after = json.loads(text)
@@ -116,6 +118,7 @@ def publish(folder: Path, layout: Layout) -> dict:
     for leaf in weights.leaves(layout, nn):
         shape = leaf.stored_shape(ROWS)
         plan |= dict.fromkeys(leaf.parts, (np.dtype(np.float32), shape))
+    # The numbers do not matter, only their shapes.
     rng = np.random.default_rng(0)
     with shards.Writer(folder, plan, FILE_BYTES) as writer:
         for name, (_, shape) in plan.items():
@@ -125,6 +128,7 @@ def publish(folder: Path, layout: Layout) -> dict:
 
 def _tokenizer() -> dict:
     """Returns a tokenizer.json of single bytes."""
+    # Every byte is a piece, so that any text has ids.
     pre_tokenizer = dict(
         type="ByteLevel",
         add_prefix_space=False,
@@ -161,6 +165,7 @@ def _config(layout: Layout) -> dict[str, Any]:
 
 def read(folder: Path, layout: Layout, config: dict) -> dict:
     """Returns the recipe that a folder describes."""
+    # The ids of all bytes, and the two special ones.
     known = set(range(END + 2))
     ends = recipe.ends(folder, config, END, known)
     return recipe.recipe(folder, config, layout, "float32", ends)
@@ -181,6 +186,7 @@ def another(config: dict, rng: random.Random) -> tuple[dict, str]:
 def damage(folder: Path, rng: random.Random) -> str:
     """Changes the index, or the header of a file; returns a description."""
     index = folder / shards.INDEX
+    # A damage is in the index or in the header of a file, or it cuts the file.
     weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     name = rng.choice(sorted(weight_map))
     path = folder / weight_map[name]
@@ -210,6 +216,7 @@ def _write_index(index: Path, weight_map: Any) -> None:
 
 def _damage_header(path: Path, kind: str, rng: random.Random) -> None:
     body = path.read_bytes()
+    # A header's length is its first eight bytes.
     end = 8 + int.from_bytes(body[:8], "little")
     header = bytearray(body[8:end])
     if kind == "flip":
@@ -245,6 +252,7 @@ def judged(
         before: the config.json that is right.
         after: the config.json in the folder.
     """
+    # Sizes and times show whether a file was touched.
     began, stamps = time.perf_counter(), _stamps(folder)
     outcome = _imported(folder, target, layout, before, after)
     if target.exists():
@@ -295,6 +303,7 @@ def passed_over(folder: Path, layout: Layout, before: dict, after: dict) -> str:
     """
     if read(folder, layout, before) != read(folder, layout, after):
         return ""
+    # Keys that may change without another network.
     harmless = keys.HARMLESS | layout.harmless
     harmless |= {layout.keys[name] for name in SAME if name in layout.keys}
     for key, value in after.items():

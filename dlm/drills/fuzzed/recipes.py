@@ -120,6 +120,7 @@ def cases(seed: int, count: int, folder: Path) -> Cases:
     """Yields (mutation, outcome) of `count` recipe files."""
     for n in range(count):
         rng = random.Random(f"{seed} {n}")
+        # Two modules beside the recipe, one of which is broken.
         place = Path(folder) / f"case {n}"
         place.mkdir(parents=True)
         (place / "helper.py").write_text("VALUE = 3\n")
@@ -138,6 +139,7 @@ def cases(seed: int, count: int, folder: Path) -> Cases:
 
 def mutated(rng: random.Random) -> tuple[bytes, str]:
     """Returns a recipe with one to three mutations, as bytes, and their description."""
+    # HEAD gives the odd values what they need.
     lines = [*HEAD.splitlines(), *RECIPE.splitlines()]
     mutations = []
     for _ in range(rng.randint(1, 3)):
@@ -156,6 +158,7 @@ def mutated(rng: random.Random) -> tuple[bytes, str]:
 
 def judged(target: str) -> str:
     """Returns the outcome of reading a recipe as a run, then as a sweep."""
+    # A recipe of a sweep is a recipe of a run, too.
     as_run = _outcome(lambda: to_json(build_run(load_recipe(target))))
     as_sweep = _outcome(lambda: grid.load(target))
     return joint([as_run, as_sweep])
@@ -204,6 +207,7 @@ def _cut(lines: list[str], rng: random.Random) -> str:
 
 def _typo(lines: list[str], rng: random.Random) -> str:
     at = _at(lines, rng)
+    # One letter is lost, doubled or another.
     letters = list(lines[at])
     if not letters:
         return "of nothing"

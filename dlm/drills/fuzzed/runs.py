@@ -73,6 +73,7 @@ def cases(seed: int, count: int, folder: Path) -> Cases:
     run = build_run(RUN)
     for n in range(count):
         rng = random.Random(f"{seed} {n}")
+        # A new directory for each case: a fault may leave locks behind.
         workdir = Path(folder) / f"run {n}"
         written(workdir, run, rng)
         mutations = [damaged(workdir, rng) for _ in range(rng.randint(1, 2))]
@@ -141,6 +142,7 @@ def _metrics() -> list[dict]:
 
 
 def _evals(rng: random.Random) -> list[dict]:
+    # Scores as dlm.evaluate writes them; the last one may be NaN.
     score = dict(
         step=4,
         seed=0,
@@ -187,6 +189,7 @@ def judged(workdir: Path, run: Run) -> str:
         resume=lambda: _resume(workdir, run),
         logs=lambda: _continue_logs(workdir),
     )
+    # Each reading must be right by itself.
     outcomes = []
     for name, read in readings.items():
         with redirect_stderr(StringIO()):
@@ -208,6 +211,7 @@ def _report(workdir: Path) -> None:
 def _open(workdir: Path) -> None:
     directory.run_of(workdir)
     open_run.build_sampler(workdir, [("sampler.steps", "2")])
+    # The evaluators are built from what the directory says.
     config = directory.read_config(workdir)
     context.build_evaluators(config.get("evals", {}), "bound", [])
 
@@ -235,6 +239,7 @@ def _outcome(read: Callable[[], None], workdir: Path) -> str:
         read()
     except UserError as error:
         text = str(error)
+        # The line must say where the mistake is.
         names = str(workdir) in text or "config." in text
         if text.isprintable() and names:
             return REFUSED
@@ -279,6 +284,7 @@ def _folder(path: Path, rng: random.Random) -> str:
 
 
 def _cut(path: Path, rng: random.Random) -> str:
+    # Anywhere, the middle of a character included.
     content = path.read_bytes()
     at = rng.randrange(len(content) + 1)
     path.write_bytes(content[:at])

@@ -1,0 +1,1 @@
+"""sampling: the arms of `bench sample`, and what `bench samplers` draws and writes."""
