@@ -98,6 +98,7 @@ class Call:
 
         {} for the run's own text.
         """
+        # The text is read only by evaluators that need it, and hashed once.
         run = context.experiment.run
 
         @functools.cache
@@ -209,6 +210,7 @@ def changed_text(context: "RunContext", workdir: Path, accept: bool) -> str:
 
 def harness(args: argparse.Namespace) -> tuple[str | None, Overrides]:
     """Returns the names of the evaluators, and the fields that `--harness…` sets of one of them."""
+    # Short flags are overrides of evals.harness.
     fields = {}
     texts = dict(tasks=args.harness, dir=args.harness_dir, data=args.harness_data)
     for name, value in texts.items():
@@ -279,6 +281,7 @@ def differs(call: Call, name: str, evaluator: "Evaluator", details: dict) -> Fie
 
     {'evals.bound.windows': 2}
     """
+    # A place where tasks are stored changes no score.
     fields: Fields = {}
     own, current = to_plain(call.own[name]), to_plain(evaluator)
     for dotted, value in changed(own, current, f"evals.{name}").items():
@@ -306,6 +309,7 @@ def _known(number: float) -> float | None:
 
 def table(records: list[Record]) -> str:
     """Returns a line for each score, for a terminal."""
+    # Names as --evals.NAME.FIELD spells them.
     names = [f"{record['eval']}.{record['name']}" for record in records]
     width = max(map(len, names))
     head = f"  {'score':<{width}}  {'value':>10}  {'':<9}  {'claim':<8}  {'passes':>6}"
@@ -332,6 +336,7 @@ def other_source(name: str | None, overrides: Overrides) -> Source | None:
             flag, _ = overrides[0]
             raise UserError(f"--{flag} says how another text is read: name it with --data=FILE")
         return None
+    # All of the text is held out: none of it is training text.
     config: dict[str, Any] = dict(name="data.local", paths=(name,), held_out=1.0)
     if name == "embedded":
         config = dict(name="data.embedded")

@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Writes the report of the runs, and prints its table and warnings."""
+    # A sweep's report is in the sweep's folder.
     out = Path(args.out or args.runs[0])
     groups = grouped(record.read(args.runs))
     # A folder that cannot be written is noticed before the plots are drawn.
@@ -78,6 +79,7 @@ def report(args: argparse.Namespace) -> None:
 
 
 def _as_json(groups: list[Group], out: Path) -> dict:
+    # Fields of dataclasses are the names in the JSON, apart from a few.
     others = []
     for other in table.others(groups):
         line = {}
@@ -109,6 +111,7 @@ def _samples(group: Group) -> list[dict]:
 
 def _samples_text(group: Group) -> str:
     """A model's samples for a terminal, each line behind a bar."""
+    # The bar shows where a sample's own blank lines end.
     parts = []
     for sample in _samples(group):
         kind = "infilling" if sample["kind"] == "infill" else "sample"

@@ -108,6 +108,7 @@ def check_samplers(sweep: grid.Sweep) -> None:
 
 def print_sizes(sweep: grid.Sweep, as_json: bool) -> None:
     """Prints the names and sizes of all runs."""
+    # Sizes are of the configs alone: nothing is read.
     rows = []
     width = max(map(len, sweep.runs))
     for name, run in sweep.runs.items():
@@ -187,6 +188,7 @@ def settings(run: Run, evals: str | None, flags: list[str]) -> Settings:
     config = to_plain(run)["evals"]
     if evals == "none":
         return files.finite(config)
+    # The flags of the command line apply to every run.
     overrides = []
     for flag in flags:
         dotted, _, text = flag.removeprefix("--").partition("=")
@@ -200,6 +202,7 @@ def matching(workdir: Path, evaluators: Settings) -> list[dict]:
 
     A row of an earlier version has no settings, and matches.
     """
+    # A score of another text or sampler says nothing of the sweep's own.
     matches = []
     for row in logs.rows(workdir / "evals.jsonl", logs.SCORE):
         fields = scores.differs(row, {})
@@ -223,6 +226,7 @@ def commands_text(work: Sequence["Job"], kind: str, parallel: int) -> str:
 
     if kind == "slurm":
         return worker_pool.slurm(work, parallel)
+    # An evaluation follows only a training that succeeded.
     lines = []
     for job in work:
         commands = [shlex.join(("python", "-m", *words)) for words, _ in job.commands]

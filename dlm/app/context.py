@@ -73,6 +73,7 @@ class RunContext:
 
     def generate(self, templates: Sequence[tuple], **changes) -> list[Reply]:
         """Replies to templates, drawn by the sampler with some of its fields changed."""
+        # One compiled sampler serves all batches.
         sampler = replace(self.sampler or self.experiment.run.sampler, **changes)
         generator = self.experiment.generator(self.params, sampler, seed=self.seed)
         size = min(_ROWS, len(templates))
@@ -112,6 +113,7 @@ def build_evaluators(
 
     `overrides` are (evals.NAME.FIELD, VALUE). Raises UserError for a name that is not among them.
     """
+    # A named evaluator that the config lacks gets its defaults.
     chosen = names.split(",") if names else configured
     settings = {name: dict(configured.get(name) or {}) for name in chosen}
     if not settings:

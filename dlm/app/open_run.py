@@ -24,6 +24,7 @@ def reopen(workdir: Path, step: int | None = None, whole: bool = False) -> Opene
     The State contains only the parameters that evaluation uses, unless the `whole` state is wanted.
     Raises UserError where no checkpoint is finished, or where the run's platform is unavailable.
     """
+    # The newest checkpoint may be damaged: an older one is used then, with a warning.
     run = directory.run_of(workdir)
     step = checkpoint.intact(workdir, console.say, step)
     if step is None:
@@ -44,6 +45,7 @@ def reopen(workdir: Path, step: int | None = None, whole: bool = False) -> Opene
 
 def build_sampler(workdir: Path, overrides: Sequence[tuple[str, str]]) -> Sampler:
     """Returns the run's sampler with `sampler.FIELD=VALUE` applied."""
+    # The whole config is built again, so that overrides are checked like a recipe's.
     config = directory.read_config(workdir)
     for dotted, text in overrides:
         override(config, dotted, text)

@@ -62,6 +62,7 @@ def total(numbers: np.ndarray) -> float:
 
 def bytes_of(context: EvalContext, batch: Batch) -> float:
     """Returns the number of bytes that count in a batch."""
+    # Padding and prompts have weight 0.
     size_BL = context.tokenizer.bytes_V[batch.tokens_BL] * batch.weights_BL
     return float(size_BL.sum())
 

@@ -121,7 +121,8 @@ def deterministic(sampler: Sampler, objective: Any) -> Sampler:
             raise UserError(f"no exact likelihood: {name} {chooser.order_randomness}")
     if sampler.remask or sampler.next_pass:
         raise UserError(
-            "no exact likelihood: sampler.remask and sampler.next_pass change tokens that were drawn"
+            "no exact likelihood: sampler.remask and sampler.next_pass change tokens "
+            "that were drawn"
         )
     return plan.resolve(sampler, objective.process, objective.visibility)
 

@@ -112,6 +112,7 @@ class Harness(Base):
     def _evaluate(self, lm: Any, loaded: dict) -> Results:
         from lm_eval.evaluator import evaluate
 
+        # A task without a number of examples gets none.
         for task in loaded["tasks"].values():
             if self.fewshot is not None or task.get_config("num_fewshot") is None:
                 task.set_config("num_fewshot", self.fewshot or 0)
@@ -163,6 +164,7 @@ def _claim(generates: bool, exact: bool) -> str:
 
 def _request_details(lm: Any, samples: list[dict], noisy: bool) -> Details:
     """Counts over the requests of a task: what did not fit, and how uncertain they are."""
+    # A document may take several requests, one for each choice.
     infos = []
     for sample in samples:
         for args in sample["arguments"]:
@@ -227,6 +229,7 @@ def trials(name: str, key: str, results: Results) -> int | None:
         known = [number for number in numbers if number]
         return sum(known) if known and len(known) == len(numbers) else None
     metric, _, filter_name = key.partition(",")
+    # A filter is one way to extract an answer; each has its own score.
     values = []
     for sample in results["samples"][name]:
         if sample["filter"] == filter_name:

@@ -40,6 +40,7 @@ class Samples(Base):
 
 def variety(ids_N: Sequence[np.ndarray], vocab: Vocab) -> Scores:
     """Yields the scores of some samples, each up to its first end of text."""
+    # Text after an end is no part of the sample.
     cut_N = [before(vocab, ids) for ids in ids_N]
     entropy_N = [_entropy(ids) for ids in cut_N]
     yield estimate("entropy", np.mean, entropy_N)
@@ -54,6 +55,7 @@ def before(vocab: Vocab, ids: np.ndarray) -> np.ndarray:
 
 
 def _entropy(ids: np.ndarray) -> float:
+    # Ids that do not occur contribute 0.
     _, number_V = np.unique(ids, return_counts=True)
     share_V = number_V / max(len(ids), 1)
     return float(-(share_V * np.log(share_V)).sum())

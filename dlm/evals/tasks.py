@@ -130,6 +130,7 @@ class Tasks(Base):
         """The answer in a reply, without the prompt and the blanks."""
         if self.ask == "fill":
             return reply.text
+        # Blanks fill up the room behind a short answer.
         prompt = tokenizer.encode_prompt(problem.prompt)
         ids = before(tokenizer.vocab, reply.ids[len(prompt) :])
         return tokenizer.decode(ids).rstrip(" ")
@@ -151,6 +152,7 @@ class Tasks(Base):
 
 def _identity(chosen: list[Problem]) -> dict[str, Any]:
     """A hash of all problems, by which scores on others are recognised."""
+    # Prompts and answers, since a task may change either.
     texts = []
     for problem in chosen:
         texts += [problem.prompt, problem.answer]

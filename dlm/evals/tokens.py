@@ -1,10 +1,10 @@
 """Accuracy on masked tokens: held-out text with tokens masked at random, and the most likely one.
 
 The masks are the same for every objective, whatever it was trained with, so this compares models of
-different objectives. Where the data mark tokens (`data.marked_characters`), marked and unmarked ones are scored
-separately as well. A block model reads the clean text before a block and nothing after it, as it
-does in sampling, so that its score is not comparable with those of models that see both sides
-masked.
+different objectives. Where the data mark tokens (`data.marked_characters`), marked and unmarked
+ones are scored separately as well. A block model reads the clean text before a block and nothing
+after it, as it does in sampling, so that its score is not comparable with those of models that see
+both sides masked.
 """
 
 from dataclasses import dataclass

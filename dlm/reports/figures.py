@@ -55,6 +55,7 @@ def figures(groups: Groups, rows: Rows) -> Iterator[str]:
     """Yields the figures that have something to show, each with its heading."""
     yield _bits_per_byte(groups, rows)
     yield from _curves(groups)
+    # Equal quality at a lower price is better, whichever the price.
     for attribute, label in PRICES.items():
         yield _cost(groups, attribute, label)
     for name, quality in _qualities(groups).items():
@@ -128,6 +129,7 @@ def _cost(groups: Groups, attribute: str, label: str) -> str:
 
 def _qualities(groups: Groups) -> dict[str, Quality]:
     """The scores to draw: those above, and every accuracy."""
+    # A task's accuracy needs no entry: its name says what it is.
     qualities = dict(QUALITIES)
     for record in all_records(groups):
         for name in record.scores:
@@ -175,6 +177,7 @@ def passes(groups: Groups, name: str) -> list[plots.Priced]:
 
 def _of_any_sampler(record: Record, name: str) -> list[scores.Score]:
     """A run's scores of that name at its last update, whose calls differed in the sampler alone."""
+    # The run's own sampler is one of the points.
     candidates = []
     for score in record.others:
         fields = scores.differs(score, record.config)

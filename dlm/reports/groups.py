@@ -170,6 +170,7 @@ def _with_progress(name: str, record: Record) -> str:
 
 def _distinguished(names: list[str], words: list[str]) -> list[str]:
     """The names; those that occur more than once, with a word in which they differ."""
+    # A word that is the same for all runs of a name would only lengthen it.
     by_name = defaultdict(set)
     for name, word in zip(names, words, strict=True):
         by_name[name].add(word)
@@ -181,6 +182,7 @@ def _distinguished(names: list[str], words: list[str]) -> list[str]:
 
 
 def _label(config: Config, fields: list[str]) -> str:
+    # A config may lack a field that another one has.
     words = []
     for field in fields:
         if field in config:
@@ -209,6 +211,7 @@ def _names_model(field: str) -> bool:
 
 def _classes(configs: list[Config], fields: list[str]) -> int:
     """The number of different configs, by these fields alone."""
+    # JSON makes lists hashable.
     keys = set()
     for config in configs:
         values = [config.get(field) for field in fields]

@@ -136,6 +136,7 @@ def _points(group: Group, name: str) -> Series:
 
 def _curve(axes, i: int, label: str, points: Series) -> None:
     """Draws the line of a model and its band."""
+    # One mean for each step at which all seeds logged.
     steps = list(points)
     values = list(points.values())
     means = [sum(seeds) / len(seeds) for seeds in values]
@@ -160,6 +161,7 @@ def _limit_to_late(axes, series: list[Series]) -> None:
                 late += values
     if late:
         lowest = min(late)
+        # A little room, so that no curve runs along the frame.
         highest = max(late)
         pad = 0.05 * (highest - lowest) + 1e-9
         axes.set_ylim(lowest - pad, highest + pad)
@@ -191,6 +193,7 @@ def bars(rows: list[Bar], x_label: str) -> str:
 
 
 def _bar(axes, i: int, value: float, error: float) -> None:
+    # Neighbouring bars differ in their hatch as well as in colour.
     hatch = HATCHES[i % len(HATCHES)]
     style = dict(color=_colour(i), hatch=hatch, edgecolor="white")
     axes.barh(i, value, height=0.42, **style)
@@ -313,6 +316,7 @@ def front(points: list[Point], lower: bool) -> list[Point]:
     With `lower` the smaller value is the better one.
     """
     sign = 1 if lower else -1
+    # From cheap to expensive, a point is on the front if it improves.
     best = math.inf
     frontier = []
     # Of equal costs the best value comes first, and hides the others.
@@ -380,6 +384,7 @@ class _Drawing:
 def _framed(drawing: str, title: str) -> str:
     """The drawing without a size and with ids of its own, since a page contains several."""
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    # The page sets the size, and a name space is needless inside HTML.
     head, rest = drawing.split(">", 1)
     head = re.sub(r' (?:width|height|xmlns:xlink|version)="[^"]*"', "", head)
     mark = f"p{zlib.crc32(title.encode())}"

@@ -86,6 +86,7 @@ class Record:
     @property
     def tokens_per_s(self) -> float | None:
         """The median over the run: the first rows include compilation, and laptops pause."""
+        # A row of an evaluation has no speed.
         speeds = []
         for row in self.metrics:
             speed = row.get("tokens_per_s")
@@ -99,6 +100,7 @@ class Record:
 
     def code(self, digits: int = 7) -> str:
         """The version of the code: '83bfaab', '83bfaab+changes', 'src-11a5b45', 'unknown'."""
+        # A copy without git has a hash of its sources instead of a commit.
         match = _VERSION.match(self.commit)
         if match is None:
             return "unknown"
@@ -109,6 +111,7 @@ class Record:
     @property
     def tokens(self) -> int | None:
         """The number of tokens read in training."""
+        # A config of an earlier version may lack either.
         data = self.config.get("data", {})
         if not {"batch", "length"} <= data.keys():
             return None
@@ -125,6 +128,7 @@ class Record:
     @property
     def seconds(self) -> float | None:
         """The seconds of the training, at its median speed."""
+        # A run of a single row has no speed yet.
         if not self.tokens or not self.tokens_per_s:
             return None
         return self.tokens / self.tokens_per_s
@@ -204,6 +208,7 @@ def _by_numbers(path: Path) -> list[int | str]:
 
 
 def _read(workdir: Path) -> Record:
+    # A run that has logged nothing has nothing to compare.
     metrics = logs.rows(workdir / "metrics.jsonl", logs.METRIC, console.say)
     if not metrics:
         raise UserError(f"{workdir} has no metrics.jsonl yet: train it first")
@@ -248,6 +253,7 @@ def _check_types(path: Path, stored: Any, types_of: Mapping[str, Types]) -> dict
             section = section.get(parent, {}) if isinstance(section, dict) else {}
         if not isinstance(section, dict):
             continue
+        # A field that is missing is valid: reports leave out what they do not know.
         names: Iterable[str] = section if leaf == "*" else section.keys() & {leaf}
         for name in names:
             if not _is_valid(section[name], types):

@@ -116,6 +116,7 @@ def _changed_in(section: str, own: dict | None, current: dict | None) -> Fields:
 
 def differences_text(score: Score, config: dict) -> str:
     """Returns 'data=x.txt (162 bytes, a1b2c3d4), evals.bound.windows=2', or '' for an own score."""
+    # A text is named by its content too, since a file may change.
     parts = []
     for field, value in differs(score, config).items():
         part = f"{field}={value}"
@@ -136,6 +137,7 @@ def text(score: Score) -> str:
 
 def own(evals: Scores, config: dict) -> dict[str, Score]:
     """Returns the scores of the run's own, by name."""
+    # Only these may be compared between runs without a remark.
     rows = [score for score in evals if not differs(score, config)]
     return newest(rows)
 
@@ -290,6 +292,7 @@ def spread(values: Sequence[float], common: float = 0.0) -> Interval:
     mean = math.fsum(values) / count
     if count == 1:
         return mean, common
+    # math.fsum: the sums do not depend on the order of the runs.
     squares = [(number - mean) ** 2 for number in values]
     variance = math.fsum(squares) / (count - 1) / count
     over_seeds = student(count - 1) * math.sqrt(variance)

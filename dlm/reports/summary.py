@@ -69,6 +69,7 @@ def _others(others: list[table.Other]) -> str:
     """The table of scores of calls that differed from the configs."""
     if not others:
         return ""
+    # What was called otherwise stands beside each score.
     lines = []
     for other in others:
         number = table.score(other.value, other.interval)
@@ -80,6 +81,7 @@ def _others(others: list[table.Other]) -> str:
 
 def _table(head: Cells, rows: Iterable[Cells], title: str) -> str:
     """A table that scrolls in its own frame, also by keyboard."""
+    # The first cell of a line is its heading, for screen readers.
     titles = [f"<th scope=col>{html.escape(name)}</th>" for name in head]
     lines = []
     for row in rows:
@@ -170,6 +172,7 @@ def _replay(trace: str) -> str:
 
 def _origin(label: str, record: Record) -> str:
     """The provenance of a run: its directory, code, machine and config."""
+    # All that is needed to repeat the run.
     facts = {"directory": record.workdir, "commit": record.commit or "unknown"}
     items = []
     for name, fact in (facts | record.environment).items():

@@ -77,6 +77,7 @@ def rows(groups: list[Group]) -> list[Row]:
 
 
 def _model(group: Group) -> Row:
+    # A model without a score still has a line, with its costs.
     records = group.kept("bits_per_byte") or group.records
     last = records[-1]
     row = last.scores.get("bits_per_byte", {})
@@ -163,6 +164,7 @@ def shown(table: list[Row]) -> list[Cells]:
 
 
 def _cells(row: Row, names: list[str]) -> Cells:
+    # Bits per byte come first, and the accuracies in the order of the head.
     means = [score(row.bits_per_byte, row.interval)]
     for name in names:
         value, half = row.accuracies.get(name, (None, None))
@@ -182,6 +184,7 @@ def score(value: float | None, half: float | None) -> str:
 
 def as_text(table: list[Row]) -> str:
     """Returns the table for a terminal: text to the left, and the three counts to the right."""
+    # A column is as wide as its widest cell.
     lines = shown(table)
     columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
@@ -229,6 +232,7 @@ def as_csv(groups: list[Group]) -> str:
             line = _csv_line(group.label, record, fields)
             lines.append(line)
             names |= dict.fromkeys(line)
+    # Lines end alike on every platform.
     text = io.StringIO()
     writer = csv.DictWriter(text, list(names), lineterminator="\n")
     writer.writeheader()

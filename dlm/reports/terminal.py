@@ -72,6 +72,7 @@ def _frame(trace: Trace, step: int, colour: bool) -> str:
 
 def _last_changes(trace: Trace, step: int) -> np.ndarray:
     """[L] the last step up to this one in which each position changed, 0 where none did."""
+    # Later changes overwrite earlier ones.
     states = np.asarray(trace.states)
     last_L = np.zeros(states.shape[1], int)
     for earlier in range(step):

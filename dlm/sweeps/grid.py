@@ -73,6 +73,7 @@ def product(*lists: Sequence[Point]) -> list[Point]:
 
 def zip(*lists: Sequence[Point]) -> list[Point]:
     """Returns the first points of all lists joined, then the second points, and so on."""
+    # Python's zip would drop points silently.
     lengths = [len(points) for points in lists]
     if len(set(lengths)) > 1:
         listed = ", ".join(map(str, lengths))
@@ -114,6 +115,7 @@ def points_of(target: str) -> list[Point] | None:
 
     sweep(args) gets the arguments if it takes them, as get_config does.
     """
+    # An error of the recipe is reported with its file and line.
     path, arguments = recipe.split(target)
     with recipe.errors_in(path):
         sweep = recipe.load_function(path, "sweep")
@@ -154,6 +156,7 @@ def load(target: str, overrides: Overrides = ()) -> Sweep:
 def _check_names(target: str, names: Sequence[str]) -> None:
     """Checks that each can be a directory, also where a file system takes A and a for the same."""
     remedy = "label it otherwise with point()"
+    # The names are those of directories.
     earlier: dict[str, str] = {}
     for name in names:
         folded = name.casefold()
@@ -180,6 +183,7 @@ def _check_names(target: str, names: Sequence[str]) -> None:
 
 def _build(base: dict, each: Point) -> tuple[Run, list[str]]:
     """The run of a point, and the flags that build the same run in another process."""
+    # The config is built in both ways, so that they can be compared.
     config = copy.deepcopy(base)
     from_flags = copy.deepcopy(base)
     words = []

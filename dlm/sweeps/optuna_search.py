@@ -36,28 +36,31 @@ def search(
     """
     optuna = _optuna()
     groups = _groups(points)
+    # Position i of the labels is one categorical parameter.
     labels = list(zip(*groups, strict=True))
     choices = [sorted(set(position)) for position in labels]
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, trials // 3))
-    direction = "maximize" if maximize else "minimize"
-    study = optuna.create_study(direction=direction, sampler=sampler)
+    # A third of the trials is random, before the sampler models the score.
+    startup = max(3, trials // 3)
+    study = optuna.create_study(
+        direction="maximize" if maximize else "minimize",
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup),
+    )
     scores: dict[Labels, float | None] = {}
     idle = 0
     rng = random.Random(seed)
     while len(scores) < min(trials, len(groups)):
         # A sampler that is sure of its optimum would suggest it for ever.
         if idle > _IDLE:
-            untried = [key for key in groups if key not in scores]
-            new = rng.choice(untried)
+            new = rng.choice([key for key in groups if key not in scores])
             study.enqueue_trial({_parameter(i): label for i, label in enumerate(new)})
         trial = study.ask()
         key = _suggested(trial, choices)
-        if key in groups and key not in scores:
-            idle = 0
+        is_new = key in groups and key not in scores
+        idle = 0 if is_new else idle + 1
+        if is_new:
             scores[key] = score(groups[key])
-        else:
-            idle += 1
         value = scores.get(key)
+        # A failure is reported too, so that the sampler avoids its neighbourhood.
         if _good(value):
             study.tell(trial, value)
         else:
@@ -66,6 +69,7 @@ def search(
 
 
 def _optuna() -> Any:
+    # Only a search needs it, so it is no requirement.
     try:
         import optuna
     except ImportError:

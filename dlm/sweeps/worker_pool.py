@@ -244,6 +244,7 @@ class Board:
         self._stream = stream
         self._live = stream.isatty()
         self._lock = threading.Lock()
+        # Numbers are aligned, so that the names are.
         digits = len(str(len(names)))
         self._number = {}
         for i, name in enumerate(names, 1):
@@ -302,6 +303,7 @@ def _columns() -> int:
 
 def slurm(jobs: Sequence[Job], parallel: int, python: str = "python") -> str:
     """Returns an sbatch script: one array task for each job, requeued where it was preempted."""
+    # A task trains and evaluates, so that the array has one entry for each run.
     tasks = []
     for job in jobs:
         commands = [f"{python} -m {shlex.join(words)}" for words, _ in job.commands]

@@ -42,6 +42,8 @@ class Drawn(Protocol):
 class EvalExperiment(Protocol):
     """A run's network and objective, as functions of the parameters."""
 
+    # Parameters are arguments, so that one compiled program serves every checkpoint.
+
     @property
     def run(self) -> Run:
         """The run's config."""
@@ -85,6 +87,8 @@ class EvalExperiment(Protocol):
 class EvalContext(Protocol):
     """All that evaluators may use: a run, the parameters to evaluate, held-out text, a sampler."""
 
+    # What is evaluated.
+
     @property
     def experiment(self) -> EvalExperiment:
         """The run's network and objective."""
@@ -100,6 +104,8 @@ class EvalContext(Protocol):
     @property
     def tokenizer(self) -> Any:
         """The run's tokenizer."""
+
+    # How it is evaluated.
 
     @property
     def sampler(self) -> Any:
@@ -129,6 +135,8 @@ class EvalContext(Protocol):
     @property
     def step(self) -> int | None:
         """The update of the checkpoint, where the parameters are from one."""
+
+    # Data: held-out text and samples.
 
     @property
     def held_out_documents(self) -> list[str]:
@@ -161,6 +169,8 @@ class Evaluator(Protocol):
         It is noise or samples, which each seed draws for itself, or items that are the same for all
         seeds: documents, problems, windows, batches.
         """
+
+    # What a score depends on, so that its record says what may have changed it.
 
     @property
     def reads(self) -> bool:

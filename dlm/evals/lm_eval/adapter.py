@@ -210,6 +210,7 @@ class HarnessLM(LM):
         Half of the room may be used for the answer, and more after a short prompt.
         """
         speller = self.model.speller
+        # A short prompt leaves more than half of the room.
         free = speller.room - len(speller.encoded(context))
         room = min(tokens, max(free, speller.room // 2))
         prompt, cut = speller.prompt(context, room)
@@ -260,6 +261,7 @@ def _check_options(options: dict) -> None:
 
 def _sharpness(options: dict) -> dict[str, Any]:
     """The sampler's temperature, top_p and top_k; temperature 0 unless the task samples."""
+    # As in lm_eval's own models, a temperature alone means sampling.
     temperature = float(options.get("temperature", 1.0))
     samples = options.get("do_sample", "temperature" in options and temperature > 0)
     if not samples:
@@ -286,6 +288,7 @@ def resampled_error(
     random = np.random.RandomState(seed % 2**32)
     resampled: dict[str, list[float]] = {}
     for _ in range(_RESAMPLES):
+        # Every metric is computed again from shifted log-likelihoods.
         values: dict[str, list] = {}
         for sample, own in zip(samples, variances, strict=True):
             answers = []

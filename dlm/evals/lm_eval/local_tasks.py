@@ -113,12 +113,14 @@ class _Task(ConfigurableTask):
             self.dataset[split] = self._rows(files)
 
     def _rows(self, names: str | list[str]) -> datasets.Dataset:
+        # A split may be spread over several files.
         rows = []
         for name in [names] if isinstance(names, str) else names:
             rows += _read(self._locate(name))
         return datasets.Dataset.from_list(rows)
 
     def _locate(self, name: str) -> Path:
+        # The folder of the command line comes before that of the task.
         metadata = self.config.metadata or {}
         source = Path(metadata.get("config_source", "")).parent
         for folder in (self.rules.data, source, self.rules.folder):
@@ -130,6 +132,7 @@ class _Task(ConfigurableTask):
 
     def process_results(self, doc: dict, results: list) -> dict[str, Any]:
         """Scores an answer: generated code by its tests, in a jail."""
+        # All other tasks are scored by lm_eval.
         if not self.config.unsafe_code:
             return super().process_results(doc, results)
         for name in _CODE_FIELDS:
@@ -195,6 +198,7 @@ def _check_installation() -> None:
 
 def _libraries(error: Exception) -> list[str]:
     """The libraries that an error passed through, with their versions, the innermost first."""
+    # The traceback runs from the outside to the inside.
     modules = []
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module, _, _ = frame.f_globals.get("__name__", "").partition(".")
