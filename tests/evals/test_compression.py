@@ -54,6 +54,6 @@ def test_half_of_a_pair_of_surrogates_is_read_as_tokenizers_read_it():
     assert Bytes().fit(()).encode(text).tolist() == [*b"a?b"]
 
 
-def test_nothing_held_out_is_told():
+def test_no_held_out_text_is_an_error():
     with pytest.raises(UserError, match="no held-out text"):
         scores()

@@ -97,7 +97,7 @@ def judge_of(tokenizer, price, length, batch=2):
     )
 
 
-def test_generative_perplexity_is_the_judges_and_real_text_stands_beside_it(tmp_path):
+def test_generative_perplexity_is_the_judges_beside_that_of_real_text(tmp_path):
     """Every token costs the judge 2 nats, an eos 3.
 
     Samples have 4 tokens, and one of them ends before; real text is cut at 4 as well.
@@ -257,7 +257,7 @@ def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
     )
 
 
-def test_an_answer_begins_where_its_prompt_ends_however_that_is_told(monkeypatch):
+def test_an_answer_begins_where_its_prompt_ends_in_any_encoding(monkeypatch):
     """A published tokenizer may put a space in front of a prompt."""
     task = Brackets(depth=3, opened=4)
     chosen = problems.held_out(task, 2)
@@ -295,7 +295,7 @@ def test_what_a_tokenizer_joins_is_not_encoded_apart(monkeypatch):
         Tasks(task=Sudoku(), ask="fill")._check_borders(context.tokenizer, Problem("1...=", "1234"))
 
 
-def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_steps_that_is_asked():
+def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_steps():
     task = Sudoku(holes=0.25)
     puzzles = problems.held_out(task, 3)
     solved = [[p.answer[n] for n, c in enumerate(p.prompt) if c == "."] for p in puzzles]
@@ -349,7 +349,7 @@ def test_every_score_is_written_down_with_the_passes_that_it_took_itself():
     ] == [("at_2", 2), ("at_16", 16)]
 
 
-def test_every_evaluator_says_what_its_errors_are_over():
+def test_every_evaluator_declares_what_its_errors_are_over():
     """A spread over seeds does not show what they share (`core.intervals.shared`).
 
     So every new evaluator has to declare it.

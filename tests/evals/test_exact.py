@@ -88,7 +88,7 @@ def test_bytes_of_prompts_are_not_counted(corpus):
     ] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
 
 
-def test_a_sampler_that_is_given_is_the_one_that_is_scored(masked):
+def test_the_sampler_of_the_command_line_is_scored(masked):
     confident = dataclasses.replace(
         masked.experiment.run.sampler,
         rule=build_member(dict(name="confident", confidence="top"), "samplers.rules"),

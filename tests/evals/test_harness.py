@@ -77,7 +77,7 @@ SENTENCES = [
 
 
 @pytest.mark.parametrize("kind", ["learned", "first", "always", "normalizer"])
-def test_what_is_scored_spells_the_continuation_and_nothing_else(kind, tmp_path):
+def test_scored_tokens_spell_the_continuation_and_nothing_else(kind, tmp_path):
     """For every cut of every sentence; the tokens of many reach over it."""
     unfitted = (
         BPE(size=330)
@@ -149,7 +149,7 @@ def test_a_name_in_what_goes_on_is_one_token():
     assert pair_ids(spelled, "a", "b<|eos|>c") == [*ids("ab"), 256, *ids("c")]
 
 
-def test_what_stands_in_front():
+def test_tokens_before_a_text():
     bos, eos = 257, 256
     # Our own runs have always read one first.
     assert pair_ids(speller(1), "a", "b") == [bos, *ids("ab")]
@@ -185,7 +185,7 @@ def test_each_token_is_scored_once_with_all_the_text_that_fits(shift, length):
         assert p.before == (257 if p.ids[0] == ord("A") else p.ids[0] - 1)
 
 
-def test_a_long_context_is_cut_from_the_left_and_the_cut_is_told():
+def test_a_long_context_is_cut_from_the_left_and_the_cut_is_counted():
     for shift in (0, 1):
         spelled = speller(shift).pair("0123456789", "ab")
         (piece,), cut = speller(shift).pieces(*spelled, "x")
@@ -211,7 +211,7 @@ def test_noise_is_keyed_by_the_text_and_nothing_else():
     assert 0 <= tokenized.number("x") < 2**31
 
 
-def test_few_lengths_hold_all_and_only_what_is_scored_is_noised():
+def test_rows_have_few_lengths_and_only_scored_tokens_are_noised():
     sizes = [tokenized.bucket(n, 100) for n in range(1, 101)]
     assert set(sizes) == {16, 24, 32, 48, 64, 96, 100}
     assert all(n <= size for n, size in enumerate(sizes, 1))
@@ -351,7 +351,7 @@ def test_greedy_is_what_the_model_would_write(run_contexts, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ar", "masked"])
-def test_what_is_written_depends_on_neither_its_batch_nor_its_place(run_contexts, kind):
+def test_written_text_depends_on_neither_its_batch_nor_its_place(run_contexts, kind):
     model = Model(run_contexts[kind], rows=3)
     prompts = [model.speller.prompt(text, 6)[0] for text in ("the cat", "a", "red barn", "up to")]
     together = model.write(prompts, [6, 4, 6, 5], model.sampler)

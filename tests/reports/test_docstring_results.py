@@ -54,7 +54,7 @@ def shipped(tmp_path, corpus):
     return path, groups.grouped(record.read([tmp_path]))
 
 
-def test_results_stand_between_their_markers_with_what_made_them(shipped, tmp_path):
+def test_results_are_between_their_markers_with_their_provenance(shipped, tmp_path):
     path, models = shipped
     for _ in range(2):  # the second time over the first
         assert docstring_results.write(str(path), models) == path

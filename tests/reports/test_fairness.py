@@ -25,7 +25,7 @@ def add(run, *rows):
         file.write(lines(rows))
 
 
-def test_equal_runs_are_told_nothing_and_unfair_comparisons_are_named(runs):
+def test_equal_runs_get_no_warning_and_unfair_comparisons_do(runs):
     assert warnings(groups(runs)) == []
     add(
         runs[1],
@@ -48,7 +48,7 @@ def test_equal_runs_are_told_nothing_and_unfair_comparisons_are_named(runs):
     assert any(line.startswith("masked has no held-out score") for line in warnings(groups(runs)))
 
 
-def test_bars_of_different_text_stand_in_no_figure_without_the_line(runs):
+def test_a_figure_of_different_texts_has_a_warning(runs):
     infill = dict(eval="infill", claims="samples", over="documents", settings={})
     for run, digest in zip(runs, "ef", strict=True):
         add(
@@ -109,7 +109,7 @@ def test_an_older_steps_score_does_not_replace_a_newer_ones_and_part_of_the_text
     )
 
 
-def test_rows_of_an_earlier_version_are_shown_as_before_and_what_they_do_not_say_is_said(runs):
+def test_rows_of_an_earlier_version_are_shown_and_their_missing_facets_reported(runs):
     for run, size in zip(runs, (1000, 1001), strict=True):
         config = json.loads((run / "config.json").read_text())
         (run / "config.json").write_text(
@@ -183,7 +183,7 @@ PAIRS = st.sampled_from(sorted(DIFFERENT)).flatmap(
 
 @settings(max_examples=150, deadline=None)
 @given(PAIRS, st.permutations(range(3)))
-def test_what_differs_in_one_thing_is_in_no_mean_without_a_line_that_says_so(change, order):
+def test_a_score_that_differs_in_one_facet_is_excluded_with_a_warning(change, order):
     records = [made(0), made(1), made(2, **change)]
     result = grouped([records[i] for i in order])
     whole = next(g for g in result if records[0] in g.records)

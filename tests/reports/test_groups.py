@@ -44,7 +44,7 @@ def test_the_quantiles_are_students():
         )
 
 
-def test_names_are_as_short_as_tells_the_models_apart(tmp_path):
+def test_names_are_as_short_as_distinguishes_the_models(tmp_path):
     linear, cosine = (
         dict(name="objectives.masked", process=dict(schedule=s)) for s in ("linear", "cosine")
     )
@@ -107,7 +107,7 @@ VERSIONS = {
 
 
 @pytest.mark.parametrize("commit", VERSIONS)
-def test_code_with_changes_is_told_from_its_commit_wherever_it_is_named(commit, tmp_path):
+def test_code_with_changes_differs_from_its_commit_wherever_it_is_named(commit, tmp_path):
     models = made(tmp_path, dict(seed=0), dict(seed=1))
     (models[0].records[1].workdir / "commit.txt").write_text(f"{commit}\n")
     models = groups.grouped(record.read([tmp_path]))

@@ -43,7 +43,7 @@ def half_of(items_N):
     return intervals.half(mean, error, trials=len(items_N))
 
 
-def test_trials_that_hang_together_are_worth_less():
+def test_dependent_trials_are_worth_less():
     """Tokens of 16 documents, all right or all wrong in each, against independent ones."""
     rng = np.random.default_rng(0)
     whole_N = np.repeat([1.0, 0.0], 8)
@@ -54,7 +54,7 @@ def test_trials_that_hang_together_are_worth_less():
     assert half_of(np.zeros(16)) == intervals.wilson(0.0, 16)
 
 
-def test_an_error_that_is_not_known_is_said_to_be_unknown():
+def test_an_unknown_error_is_reported_as_unknown():
     def shown(row):
         mean, half = scores.combined([row])
         return scores.shown("{:.3f}".format, mean, half)
@@ -94,7 +94,7 @@ def test_the_interval_covers_the_true_value(over, seeds, spread):
     assert 0.93 <= covered / 500 <= 0.97
 
 
-def test_noise_that_a_single_run_has_is_told_by_its_own_error():
+def test_the_interval_of_a_single_run_is_that_of_its_own_error():
     single = score("a", 3.0, se=0.01)
     assert scores.combined([single]) == (3.0, pytest.approx(0.0196))
     rows = [score("a", value, se=0.01, seed=0) for value in (2.999, 3.001)]
@@ -121,7 +121,7 @@ CONFIG = dict(
         (dict(eval="bound", data="held_out", differs=dict(seed=1)), dict(seed=1)),
     ],
 )
-def test_what_an_earlier_version_asked_otherwise_is_found_where_its_row_tells_it(row, expected):
+def test_differences_are_found_in_rows_of_an_earlier_version(row, expected):
     """Infilling has its own temperature, and `exact` a sampler; a later field is no difference."""
     assert scores.differs(dict(row, name="a", value=1.0), CONFIG) == expected
 

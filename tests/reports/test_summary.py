@@ -118,7 +118,7 @@ def test_every_number_of_passes_is_a_point(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"<script>parent.document.title = 1</script>", b"\xff", None])
-def test_what_is_no_replay_is_not_shown(runs, tmp_path, content):
+def test_only_replays_are_embedded(runs, tmp_path, content):
     if content is not None:
         (tmp_path / "other").write_bytes(content)
     with (runs[0] / "samples.jsonl").open("a") as file:

@@ -109,7 +109,7 @@ def test_a_run_without_a_row_is_named_and_left_out(runs, capsys):
         record.read(runs[:1])
 
 
-def test_a_directory_without_a_run_is_told(tmp_path):
+def test_a_directory_without_a_run_is_refused(tmp_path):
     for path, said in [
         (tmp_path, "is not a run directory, and no folder in it is"),
         (tmp_path / "none", "no run directory"),
@@ -124,7 +124,7 @@ def test_a_directory_without_a_run_is_told(tmp_path):
             record.read([tmp_path])
 
 
-def test_what_was_asked_otherwise_stands_in_lines_of_its_own_and_changes_no_other(runs):
+def test_calls_that_differ_have_lines_of_their_own_and_change_no_other(runs):
     """Another text, other settings, another sampler and another seed.
 
     An earlier version did not record the first two.

@@ -93,7 +93,7 @@ def test_a_run_is_what_its_flags_build(tmp_path):
         ("over('steps', 0)", "run 'steps=0': config: steps must be at least 1"),
     ],
 )
-def test_a_mistake_is_told_before_anything_runs(body, said, tmp_path):
+def test_mistakes_are_found_before_anything_runs(body, said, tmp_path):
     with pytest.raises(UserError, match=said):
         grid.load(written(tmp_path / "r.py", tiny.recipe("corpus.txt"), body))
 
