@@ -1,4 +1,4 @@
-"""What evaluators ask of a run: samples that do not repeat from batch to batch, one compilation, and an end when it is asked for."""
+"""The context of evaluators: distinct samples in all batches, one compilation, a request to stop."""
 
 import jax
 import pytest
@@ -44,7 +44,7 @@ def test_samples_are_numbered_through_all_batches(experiment):
 
 
 def test_a_wish_to_stop_ends_drawing_and_reading(experiment):
-    context = RunContext(experiment, None, experiment.run.data.source, stop=lambda: True)
+    context = RunContext(experiment, {}, experiment.run.data.source, stop=lambda: True)
     for ask in (lambda: context.draw(2, 6), lambda: next(context.held_out())):
         with pytest.raises(Preempted):
             ask()
