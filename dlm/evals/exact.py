@@ -98,7 +98,7 @@ class Exact(Base):
             steps = self.steps or block or experiment.run.data.length
             sampler = Sampler(rule=self.rule, steps=steps, block=block)
         sampler = deterministic(sampler, objective)
-        return sampler, experiment.counted(Replay(sampler))
+        return sampler, experiment.counted(replay(sampler))
 
 
 def _sharpness(sampler: Sampler) -> Sharpness:
@@ -128,7 +128,7 @@ def deterministic(sampler: Sampler, objective: Any) -> Sampler:
 
 
 @dataclass(frozen=True)
-class Replay:
+class _Replay:
     """`count` of an evaluator: (nats_BL, passes) of a batch under a sampler."""
 
     sampler: Sampler
@@ -138,6 +138,14 @@ class Replay:
         process = experiment.process_of(params)
         visibility = experiment.objective.visibility
         return replayed(net, self.sampler, process, visibility, batch, key)
+
+
+def replay(sampler: Sampler) -> Callable:
+    """Returns the `count` of an evaluator under a sampler: (nats_BL, passes) of a batch.
+
+    Equal samplers give equal functions, so that each compiles once.
+    """
+    return _Replay(sampler)
 
 
 def replayed(net: Net, sampler: Sampler, process, visibility, batch, key):

@@ -83,7 +83,7 @@ class _Replayed:
     sampler: Sampler
 
     def __call__(self, experiment, params, batch, key):
-        replay = exact.Replay(self.sampler)
+        replay = exact.replay(self.sampler)
         nats_BL, _ = replay(experiment, params, batch, key)
         nats_B = nats_BL.sum(1)
         variance_B = jnp.zeros(len(nats_B))
