@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def static(default: Any = dataclasses.MISSING) -> Any:
-    """Declares a field that is part of the tree's structure: hashable, and constant in a program."""
+    """Declares a field of the tree's structure: hashable, and constant in a program."""
     return dataclasses.field(default=default, metadata=dict(static=True))
 
 

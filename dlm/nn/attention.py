@@ -1,10 +1,13 @@
 """Grouped-query attention with rotary positions: softmax(q·kᵀ/√K) v."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from dlm.nn import cache, config, norms, rope
 from dlm.nn.inputs import LayerInputs
+
+KV = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, M, J, K]
 
 
 class SelfAttention(nn.Module):
@@ -16,61 +19,87 @@ class SelfAttention(nn.Module):
     epsilon: float = norms.EPSILON
 
     @nn.compact
-    def __call__(self, x_BLD, kv, inputs: LayerInputs):
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        kv: KV | None,
+        inputs: LayerInputs,
+    ) -> tuple[jax.Array, KV | None]:
         """Returns (x_BLD, the layer's keys and values in the cache, or None)."""
         c, dtype = self.config, x_BLD.dtype
         D, H, J, K = self.width, c.heads, c.kv_heads, c.head_size
+        size = 2 * self.layers * H * K
+
+        # The order in which parameters are created seeds them.
         inward = nn.initializers.normal(D**-0.5)
-        outward = nn.initializers.normal((2 * self.layers * H * K) ** -0.5)
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        q_DHK = self.param("q_DHK", inward, (D, H, K)).astype(dtype)
-        k_DJK = self.param("k_DJK", inward, (D, J, K)).astype(dtype)
-        v_DJK = self.param("v_DJK", inward, (D, J, K)).astype(dtype)
-        o_HKD = self.param("o_HKD", outward, (H, K, D)).astype(dtype)
+        outward = nn.initializers.normal(size**-0.5)
+        q_DHK = self._weight("q_DHK", inward, dtype, D, H, K)
+        k_DJK = self._weight("k_DJK", inward, dtype, D, J, K)
+        v_DJK = self._weight("v_DJK", inward, dtype, D, J, K)
+        o_HKD = self._weight("o_HKD", outward, dtype, H, K, D)
 
         q_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, q_DHK)
         k_BLJK = jnp.einsum("BLD,DJK->BLJK", x_BLD, k_DJK)
         v_BLJK = jnp.einsum("BLD,DJK->BLJK", x_BLD, v_DJK)
         if c.bias != "none":
-            q_BLHK += self.param("q_bias_HK", zeros, (H, K)).astype(dtype)
-            k_BLJK += self.param("k_bias_JK", zeros, (J, K)).astype(dtype)
-            v_BLJK += self.param("v_bias_JK", zeros, (J, K)).astype(dtype)
+            q_BLHK += self._bias("q_bias_HK", dtype, H, K)
+            k_BLJK += self._bias("k_bias_JK", dtype, J, K)
+            v_BLJK += self._bias("v_bias_JK", dtype, J, K)
         if c.qk_norm == "rms":
-            q_BLHK = norms.rms(q_BLHK, self.param("q_norm_K", ones, (K,)), self.epsilon)
-            k_BLJK = norms.rms(k_BLJK, self.param("k_norm_K", ones, (K,)), self.epsilon)
+            q_BLHK = self._normed("q_norm_K", q_BLHK)
+            k_BLJK = self._normed("k_norm_K", k_BLJK)
         q_BLHK = rope.rotate(q_BLHK, inputs.cos, inputs.sin)
         k_BLJK = rope.rotate(k_BLJK, inputs.cos, inputs.sin)
 
         # Queries attend to this pass and to the cache.
-        (k_BMJK, v_BMJK), kv = with_cache((k_BLJK, v_BLJK), kv, inputs)
-        attended_BLHK = inputs.backend.attend(q_BLHK, k_BMJK, v_BMJK, inputs.prepared, K**-0.5)
+        new_kv = k_BLJK, v_BLJK
+        seen, kv = with_cache(new_kv, kv, inputs)
+        scale = K**-0.5
+        attended_BLHK = inputs.backend.attend(q_BLHK, *seen, inputs.prepared, scale)
         attended_BLD = jnp.einsum("BLHK,HKD->BLD", attended_BLHK, o_HKD)
         if c.bias == "all":
-            attended_BLD += self.param("o_bias_D", zeros, (D,)).astype(dtype)
+            attended_BLD += self._bias("o_bias_D", dtype, D)
         return attended_BLD, kv
 
+    def _weight(self, name: str, initial, dtype, *shape: int) -> jax.Array:
+        return self.param(name, initial, shape).astype(dtype)
 
-def with_cache(new_kv, kv, inputs: LayerInputs):
-    """Returns what a layer's queries attend to, and what the cache keeps of it.
+    def _bias(self, name: str, dtype, *shape: int) -> jax.Array:
+        return self._weight(name, nn.initializers.zeros, dtype, *shape)
+
+    def _normed(self, name: str, x_BLHK: jax.Array) -> jax.Array:
+        """Returns the heads normalised, with one gain for all of them."""
+        size = self.config.head_size
+        gain_K = self.param(name, nn.initializers.ones, (size,))
+        return norms.rms(x_BLHK, gain_K, self.epsilon)
+
+
+def with_cache(
+    new_kv: KV,
+    kv: KV | None,
+    inputs: LayerInputs,
+) -> tuple[KV, KV | None]:
+    """Returns the keys and values that a layer's queries attend to, and those to cache.
 
     Args:
-        new_kv: two arrays [B, L, J, K] of the positions that are computed.
-        kv: those of the layer's cache, [B, M, J, K], or None.
+        new_kv: of the positions that are computed, [B, L, J, K] each.
+        kv: of the layer's cache, [B, M, J, K], or None.
         inputs: say where the new ones are written.
 
     Of two streams z comes first and is never cached.
     """
     if kv is None:
         return new_kv, None
+    slots = inputs.slots
+    assert slots is not None, "a cache needs slots"
     half = inputs.noised(new_kv[0].shape[1])
-    dtype = new_kv[0].dtype
-    attended, written = [], []
+    seen, written = [], []
     for new_BLJK, old_BMJK in zip(new_kv, kv, strict=True):
         noised_BLJK, clean_BLJK = jnp.split(new_BLJK, [half], 1)
-        written_BMJK = cache.write(old_BMJK, clean_BLJK, inputs.slots)
-        written.append(written_BMJK)
-        seen_BMJK = written_BMJK.astype(dtype)
+        all_BMJK = cache.write(old_BMJK, clean_BLJK, slots)
+        written.append(all_BMJK)
+        all_BMJK = all_BMJK.astype(new_BLJK.dtype)
         if half:
-            seen_BMJK = jnp.concatenate([noised_BLJK, seen_BMJK], 1)
-        attended.append(seen_BMJK)
-    return tuple(attended), tuple(written)
+            all_BMJK = jnp.concatenate([noised_BLJK, all_BMJK], 1)
+        seen.append(all_BMJK)
+    return (seen[0], seen[1]), (written[0], written[1])

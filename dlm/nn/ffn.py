@@ -1,4 +1,7 @@
-"""The position-wise layer: two matrices around a cheap nonlinearity, or three with a gate (arXiv:2002.05202; relu²: 2109.08668)."""
+"""The position-wise layer: two matrices around a cheap nonlinearity, or three with a gate.
+
+Sources: arXiv:2002.05202; relu² 2109.08668.
+"""
 
 import flax.linen as nn
 import jax
@@ -8,31 +11,39 @@ from dlm.nn import config
 
 
 class FeedForward(nn.Module):
+    """The feed-forward part of one layer."""
+
     config: config.FFN
     width: int
     layers: int  # of the whole network: scales the output projection's initial size
 
     @nn.compact
-    def __call__(self, x_BLD):
-        D, F, dtype = self.width, self.config.width, x_BLD.dtype
-        inward, outward = (
-            nn.initializers.normal(D**-0.5),
-            nn.initializers.normal((2 * self.layers * F) ** -0.5),
-        )
-        names = ("up_DF", "gate_DF") if self.config.kind == "swiglu" else ("up_DF",)
-        h = (
-            jnp.einsum("BLD,DF->BLF", x_BLD, self.param(name, inward, (D, F)).astype(dtype))
-            for name in names
-        )
-        return jnp.einsum(
-            "BLF,FD->BLD",
-            act(self.config.kind, *h),
-            self.param("down_FD", outward, (F, D)).astype(dtype),
-        )
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """Returns x_BLD of the same shape."""
+        D, F = self.width, self.config.width
+        names = ["up_DF"]
+        if self.config.kind == "swiglu":
+            names.append("gate_DF")
+        inward = nn.initializers.normal(D**-0.5)
+        h = []
+        for name in names:
+            weight_DF = self._weight(name, inward, x_BLD.dtype, D, F)
+            h.append(jnp.einsum("BLD,DF->BLF", x_BLD, weight_DF))
+        h_BLF = act(self.config.kind, *h)
+        size = 2 * self.layers * F
+        outward = nn.initializers.normal(size**-0.5)
+        down_FD = self._weight("down_FD", outward, x_BLD.dtype, F, D)
+        return jnp.einsum("BLF,FD->BLD", h_BLF, down_FD)
+
+    def _weight(self, name: str, initial, dtype, *shape: int) -> jax.Array:
+        return self.param(name, initial, shape).astype(dtype)
 
 
-def act(kind: str, up, gate=None):
-    """The nonlinearity between the matrices; `gate` where the kind has one."""
+def act(kind: str, up: jax.Array, gate: jax.Array | None = None) -> jax.Array:
+    """Returns the nonlinearity between the matrices; `gate` where the kind has one."""
     if kind == "swiglu":
+        assert gate is not None, "swiglu has a gate"
         return up * jax.nn.silu(gate)
-    return jax.nn.gelu(up) if kind == "gelu" else jnp.square(jax.nn.relu(up))
+    if kind == "gelu":
+        return jax.nn.gelu(up)
+    return jnp.square(jax.nn.relu(up))

@@ -80,7 +80,12 @@ def read(canvas: Canvas, vocab: Vocab) -> Tokens:
 
 
 def _streams(
-    canvas: Canvas, query: Layout, key: Layout, vocab: Vocab, valid_BL, mask_ratio_B
+    canvas: Canvas,
+    query: Layout,
+    key: Layout,
+    vocab: Vocab,
+    valid_BL: jax.Array,
+    mask_ratio_B: jax.Array,
 ) -> Tokens:
     both = two_streams(canvas, vocab.mask)
     # Groups that predict each other are those of the whole row: there is no cache.
@@ -107,7 +112,8 @@ def shifted(canvas: Canvas, bos: int) -> jax.Array:
     z_BL, before_B = canvas.z_BL, canvas.before_B
     if before_B is None:
         before_B = jnp.full(len(z_BL), bos, z_BL.dtype)
-    previous_BL = jnp.concatenate([before_B[:, None], z_BL[:, :-1]], 1)
+    first_B1, others_BL = before_B[:, None], z_BL[:, :-1]
+    previous_BL = jnp.concatenate([first_B1, others_BL], 1)
     if canvas.layout.segments_BL is None:
         return previous_BL
     begins_BL = segment_starts(canvas).at[:, 0].set(False)

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 
 from dlm.core.contracts import Routing
 from dlm.nn import attention, config, experts, ffn, latent_attention, norms
+from dlm.nn.attention import KV
 from dlm.nn.inputs import LayerInputs
 
 _OUTER = dict(attend=0.283, ffn=0.432)  # c of the outer norm of a sandwich
 
-KV = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, M, J, K]
+Results = tuple[KV | None, Routing | None]
 
 
 class Block(nn.Module):
@@ -33,30 +34,43 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h_BLD, kv: KV | None, inputs: LayerInputs
-    ) -> tuple[jax.Array, tuple[KV | None, Routing | None]]:
+        self,
+        h_BLD: jax.Array,
+        kv: KV | None,
+        inputs: LayerInputs,
+    ) -> tuple[jax.Array, Results]:
         """Returns the new h_BLD, and (the layer's keys and values, its routing sums)."""
-        c = self.config
-        kind = attention.SelfAttention
-        if c.attention.latent.kv_rank:
-            kind = latent_attention.LatentAttention
-        attend = kind(c.attention, c.width, c.layers, c.norm.epsilon, name="attention")
-        attended_BLD, kv = attend(self._normed("attend", h_BLD, inputs), kv, inputs)
-        h_BLD = h_BLD + self._residual("attend", attended_BLD, inputs)
+        x_BLD = self._normed("attend", h_BLD, inputs)
+        x_BLD, kv = self._attention()(x_BLD, kv, inputs)
+        h_BLD = h_BLD + self._residual("attend", x_BLD, inputs)
+        x_BLD, routing = self._ffn(h_BLD, inputs)
+        h_BLD = h_BLD + self._residual("ffn", x_BLD, inputs)
+        return h_BLD, (kv, routing)
 
-        routing = None
-        if self.sparse:
-            layer = experts.Experts(
-                c.experts, c.ffn.kind, c.width, c.layers, self.mesh, name="experts"
-            )
-            normed_BLD = self._normed("ffn", h_BLD, inputs)
-            out_BLD, routing = layer(
-                normed_BLD, inputs.valid_BL, inputs.mask_ratio_B, 1 / inputs.streams
-            )
-        else:
-            layer = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")
-            out_BLD = layer(self._normed("ffn", h_BLD, inputs))
-        return h_BLD + self._residual("ffn", out_BLD, inputs), (kv, routing)
+    def _attention(self) -> nn.Module:
+        c = self.config
+        settings = c.attention, c.width, c.layers, c.norm.epsilon
+        # With a latent, one short vector is cached for all heads.
+        if c.attention.latent.kv_rank:
+            return latent_attention.LatentAttention(*settings, name="attention")
+        return attention.SelfAttention(*settings, name="attention")
+
+    def _ffn(
+        self,
+        h_BLD: jax.Array,
+        inputs: LayerInputs,
+    ) -> tuple[jax.Array, Routing | None]:
+        """Returns the output of the feed-forward layer or the experts, and routing sums."""
+        c = self.config
+        if not self.sparse:
+            dense = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")
+            return dense(self._normed("ffn", h_BLD, inputs)), None
+        settings = c.experts, c.ffn.kind, c.width, c.layers, self.mesh
+        sparse = experts.Experts(*settings, name="experts")
+        x_BLD = self._normed("ffn", h_BLD, inputs)
+        # The router's losses count once for each position, whatever the streams.
+        share = 1 / inputs.streams
+        return sparse(x_BLD, inputs.valid_BL, inputs.mask_ratio_B, share)
 
     def _normed(self, name: str, h_BLD, inputs: LayerInputs):
         """Returns a sub-layer's input."""
@@ -95,11 +109,15 @@ class Group(nn.Module):
         """As `Block`, with keys and values stacked along the layers of the group, S."""
         new_kvs, routing = [], None
         for i, sparse in enumerate(self.kinds):
-            layer_kv = None if kv is None else tuple(x_SBMJK[i] for x_SBMJK in kv)
+            layer_kv = None
+            if kv is not None:
+                layer_kv = tuple(x_SBMJK[i] for x_SBMJK in kv)
             layer = Block(self.config, sparse, self.mesh, name=f"layer{i}")
             h_BLD, (new_kv, sums) = layer(h_BLD, layer_kv, inputs)
             new_kvs.append(new_kv)
-            routing = sums if sparse else routing
+            # A group has one layer with experts, the last.
+            if sparse:
+                routing = sums
         if kv is not None:
             kv = jax.tree.map(_stack, *new_kvs)
         return h_BLD, (kv, routing)

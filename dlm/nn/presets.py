@@ -1,13 +1,16 @@
-"""Four backbones to start from, as plain dictionaries for recipes; parameter counts include embeddings of the vocabulary named.
+"""Four backbones to start from, as plain dictionaries for recipes.
+
+Parameter counts include embeddings of the vocabulary in the table.
 
     size    layers  width  heads × size  kv  ffn           embeddings  vocabulary  parameters
     tiny         4    128      4 ×  32    4  relu²   512   tied             4,096        1.3M
     small        8    512      4 × 128    4  relu² 2,048   tied             8,192       29.4M
-    base        12    768     12 ×  64   12  swiglu 2,048  untied          32,768      135.3M   as MDLM and MD4
+    base        12    768     12 ×  64   12  swiglu 2,048  untied          32,768      135.3M
     1b          20  2,048     16 × 128    4  swiglu 5,632  untied          32,768      1.04B
 
-tiny and small are for CPUs, where exp is slow and memory plentiful: squared ReLU, few heads, float32, unrolled layers. base and 1b are for
-accelerators: SwiGLU, bfloat16, one compiled layer, and in 1b activations recomputed in the backward pass.
+tiny and small are for CPUs, where exp is slow and memory plentiful: squared ReLU, few heads,
+float32, unrolled layers. base (as MDLM and MD4) and 1b are for accelerators: SwiGLU, bfloat16,
+one compiled layer, and in 1b activations recomputed in the backward pass.
 """
 
 SIZES = {

@@ -1,9 +1,12 @@
-"""Rotary position embedding: a query and a key at distance d meet under a rotation by d·θ_k (arXiv:2104.09864, eq. 15).
+"""Rotary position embedding: scores depend on the distance d by a rotation of d·θ_k.
+
+Source: arXiv:2104.09864, eq. 15. Frequencies of the K/2 pairs of dimensions:
 
 plain     θ_k = base^(−2k/K)
 linear    θ_k / factor: positions are read as if so many times closer (arXiv:2306.15595)
-llama3    θ_k where a turn takes less than original/high positions, θ_k / factor where it takes more than original/low, and between
-          the two a mean that slides from one to the other (Llama 3.1's configuration, `rope_type: llama3`)
+llama3    θ_k where a turn takes less than original/high positions, θ_k / factor where it takes
+          more than original/low, and between the two a mean that slides from one to the other
+          (Llama 3.1's configuration, `rope_type: llama3`)
 """
 
 import math

@@ -1,7 +1,10 @@
-"""What a router did, as figures; and the balancing bias that answers to it. Sums come from `nn.experts`, each with a leading N of layers.
+"""Metrics of a router, and the update of the balancing bias.
 
-imbalance   (max_d T_d − min_d T_d) / Σ_d T_d · D   over devices d, in multiples of an even load; T_d the picks of d's experts
-            (Pangu Pro MoE, arXiv:2505.21411, eq. 2, there over the number of tokens)
+Sums come from `nn.experts`, each with a leading N of layers.
+
+imbalance   (max_d T_d − min_d T_d) / Σ_d T_d · D   over devices d, in multiples of an even load;
+            T_d the picks of d's experts (Pangu Pro MoE, arXiv:2505.21411, eq. 2, there over the
+            number of tokens)
 busiest     max_i T_i / mean_i T_i                  over experts i
 """
 
@@ -15,7 +18,11 @@ from dlm.core.axes import name_of
 
 
 def devices(experts, ep: int) -> int:
-    """How many devices loads are told for: those of the mesh; on one, as many as could hold a group of experts each, or K of them."""
+    """Returns the number of devices whose loads are compared.
+
+    These are those of the mesh; on one device, as many as could hold a group of experts each, or
+    K of them.
+    """
     if ep > 1:
         return ep
     return (
@@ -24,7 +31,7 @@ def devices(experts, ep: int) -> int:
 
 
 def means(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
-    """Means over the layers, of all buckets of the mask ratio together."""
+    """Returns means over the layers, of all buckets of the mask ratio together."""
     load_NE = routed["load_NZE"].sum(1)
     load_ND = load_NE.reshape(len(load_NE), devices, -1).sum(-1)
     tokens_N, whole_N = (jnp.maximum(x, 1.0) for x in (routed["tokens_NZ"].sum(1), load_NE.sum(1)))
@@ -37,7 +44,10 @@ def means(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
 
 
 def updated_biases(params: Any, routed: dict, rate: float) -> Any:
-    """The parameters after b_i += rate · sign(mean load − load_i) in every layer (arXiv:2408.15664, algorithm 1)."""
+    """Returns the parameters after b_i += rate · sign(mean load − load_i) in every layer.
+
+    Source: arXiv:2408.15664, algorithm 1.
+    """
     load_NE = routed["load_NZE"].sum(1)
     push_NE = rate * jnp.sign(load_NE.mean(1, keepdims=True) - load_NE)
 

@@ -20,8 +20,10 @@ import jax.numpy as jnp
 from dlm.core.contracts import Cache, Canvas, Dense, Net, Output, Routing
 from dlm.nn import cache, config, heads, inputs, norms, rope
 from dlm.nn.attend import choose
+from dlm.nn.attention import KV
+from dlm.nn.config import Stack
 from dlm.nn.inputs import LayerInputs, Tokens
-from dlm.nn.layer import KV, Block, Group
+from dlm.nn.layer import Block, Group
 from dlm.nn.multi_token import MultiTokenLayer
 from dlm.nn.visibility.causal import Causal
 
@@ -38,14 +40,17 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, canvas: Canvas) -> Output:
         """Predicts every position of the canvas."""
-        c, vocab, L = self.config, self.config.vocab, canvas.z_BL.shape[1]
+        c, L = self.config, canvas.z_BL.shape[1]
+        vocab = c.vocab
+        assert vocab is not None, "the config of a network names its vocabulary"
         dtype = jnp.dtype(c.compute.dtype)
         tokens = inputs.read(canvas, vocab)
-        normal = nn.initializers.normal(0.02 if c.embeddings == "tied" else 1.0)
-        embed_VD = self.param("embed_VD", normal, (vocab.size, c.width))
+        size = 0.02 if c.embeddings == "tied" else 1.0
+        embed_VD = self._table("embed_VD", size, vocab.size)
         embedded_BLD = embed_VD.astype(dtype)[tokens.ids_BL]
         shared = self._shared(canvas, tokens, dtype)
 
+        # Keys and values go through the scan over layers.
         kv = None
         if canvas.cache is not None:
             kv = canvas.cache.k_NBMJK, canvas.cache.v_NBMJK
@@ -53,53 +58,71 @@ class Transformer(nn.Module):
         gain_D = self.param("norm_D", nn.initializers.ones, (c.width,))
         hidden_BLD = norms.rms(h_BLD, gain_D, c.norm.epsilon)
         if c.embeddings == "untied":
-            normal = nn.initializers.normal(c.width**-0.5)
-            embed_VD = self.param("unembed_VD", normal, (vocab.size, c.width))
+            size = c.width**-0.5
+            embed_VD = self._table("unembed_VD", size, vocab.size)
         table = _Table(embed_VD, vocab.never)
 
         # The noised stream comes first.
         results: dict[str, Any] = {}
         if tokens.case.streams == 2:
             results["clean"] = table.predict(hidden_BLD[:, L:])
-        hidden_BLD = hidden_BLD[:, :L]
-        if canvas.visibility.shift == "output":
-            begins_BL1 = inputs.segment_starts(canvas)[..., None]
-            hidden_BLD = jnp.where(begins_BL1, hidden_BLD, jnp.roll(hidden_BLD, 1, 1))
+        hidden_BLD = self._at_tokens(canvas, hidden_BLD[:, :L])
         for name in c.heads:
             results[name] = heads.head(name)(self.param, hidden_BLD)
 
-        # Layers that predict from further back need to know the token before.
-        if c.mtp_layers and canvas.visibility.shift != "none" and kv is None:
+        # Layers that predict from further back know the token before; sampling has no use for them.
+        shifts = canvas.visibility.shift != "none"
+        if c.mtp_layers and shifts and kv is None:
             h_NBLD, routing = self._multi_token(canvas, h_BLD, embedded_BLD, shared, routing)
             normed = [norms.rms(h_BLD, gain_D, c.norm.epsilon) for h_BLD in h_NBLD]
             results["mtp"] = tuple(map(table.predict, normed))
         return Output(
             table.predict(hidden_BLD),
-            results,
-            hidden_BLD,
-            None if kv is None else Cache(*kv),
-            None if routing is None else {_along_layers(k): x for k, x in routing.items()},
+            heads=results,
+            hidden_BLD=hidden_BLD,
+            cache=None if kv is None else Cache(*kv),
+            routing=_along_layers(routing),
         )
 
-    def _shared(self, canvas: Canvas, tokens: Tokens, dtype) -> LayerInputs:
+    def _table(self, name: str, size: float, rows: int) -> jax.Array:
+        normal = nn.initializers.normal(size)
+        return self.param(name, normal, (rows, self.config.width))
+
+    def _at_tokens(self, canvas: Canvas, hidden_BLD: jax.Array) -> jax.Array:
+        """Returns what predicts each position: with shifted output that of the one before it."""
+        if canvas.visibility.shift != "output":
+            return hidden_BLD
+        begins_BL1 = inputs.segment_starts(canvas)[..., None]
+        before_BLD = jnp.roll(hidden_BLD, 1, 1)
+        return jnp.where(begins_BL1, hidden_BLD, before_BLD)
+
+    def _shared(
+        self,
+        canvas: Canvas,
+        tokens: Tokens,
+        dtype: jnp.dtype,
+    ) -> LayerInputs:
         """Returns what all layers share."""
-        c = self.config
-        cos, sin = rope.angles(tokens.positions_BL, c.attention.rotary, c.attention.rope)
+        a = self.config.attention
+        cos, sin = rope.angles(tokens.positions_BL, a.rotary, a.rope)
         backend = choose(tokens.case)
         return LayerInputs(
             cos,
             sin,
             backend.prepare(tokens.case),
-            cache.slots_of(canvas.cache),
-            self._time(tokens.t_BL, dtype),
-            tokens.valid_BL,
-            tokens.mask_ratio_B,
-            backend,
-            tokens.case.streams,
+            slots=cache.slots_of(canvas.cache),
+            time_BLW=self._time(tokens.t_BL, dtype),
+            valid_BL=tokens.valid_BL,
+            mask_ratio_B=tokens.mask_ratio_B,
+            backend=backend,
+            streams=tokens.case.streams,
         )
 
     def _layers(
-        self, h_BLD, kv: KV | None, shared: LayerInputs
+        self,
+        h_BLD: jax.Array,
+        kv: KV | None,
+        shared: LayerInputs,
     ) -> tuple[jax.Array, KV | None, Routing | None]:
         """Returns h_BLD, the keys and values of all layers, and the routing sums."""
         new_kvs, routing, before = [], None, 0
@@ -107,16 +130,20 @@ class Transformer(nn.Module):
             after = before + stack.layers
             stack_kv = None
             if kv is not None:
-                stack_kv = tuple(stack.folded(x_NBMJK[before:after]) for x_NBMJK in kv)
-            h_BLD, (new_kv, sums) = self._stack(stack)(h_BLD, stack_kv, shared)
+                own = [x_NBMJK[before:after] for x_NBMJK in kv]
+                stack_kv = tuple(map(stack.folded, own))
+            layers = self._stack(stack)
+            h_BLD, (new_kv, sums) = layers(h_BLD, stack_kv, shared)
             new_kvs.append(new_kv)
-            routing = routing if sums is None else sums
+            # Only the last stack has experts.
+            if sums is not None:
+                routing = sums
             before = after
         if kv is not None:
             kv = tuple(map(_joined, kv, *new_kvs))
         return h_BLD, kv, routing
 
-    def _stack(self, stack: config.Stack):
+    def _stack(self, stack: Stack):
         """Returns the scan over the layers of a stack."""
         c = self.config
         if len(stack.kinds) == 1:
@@ -129,9 +156,19 @@ class Transformer(nn.Module):
         """Returns a module that applies `step` as often, with parameters stacked along N."""
         compute = self.config.compute
         if compute.remat != "none":
-            step = nn.remat(step, policy=_POLICIES[compute.remat], prevent_cse=compute.unroll > 1)
-        scan = dict(length=count, unroll=min(compute.unroll, count), in_axes=in_axes, out_axes=0)
-        return nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, **scan)
+            policy = _POLICIES[compute.remat]
+            # A rolled-up scan keeps what is computed again apart by itself.
+            unrolled = compute.unroll > 1
+            step = nn.remat(step, policy=policy, prevent_cse=unrolled)
+        return nn.scan(
+            step,
+            variable_axes=dict(params=0),
+            split_rngs=dict(params=True),
+            length=count,
+            unroll=min(compute.unroll, count),
+            in_axes=in_axes,
+            out_axes=0,
+        )
 
     def _multi_token(self, canvas: Canvas, h_BLD, embedded_BLD, shared, routing):
         """Returns what each layer behind the stack ends with, and all routing sums.
@@ -159,9 +196,11 @@ class Transformer(nn.Module):
         c = self.config
         if c.time == "none":
             return None
-        frequency_A = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), c.TIME_FEATURES // 2))
+        half, highest = c.TIME_FEATURES // 2, jnp.log(1000.0)
+        frequency_A = jnp.exp(jnp.linspace(0.0, highest, half))
         angle_BLA = t_BL[..., None] * frequency_A
-        features_BLA = jnp.concatenate([jnp.cos(angle_BLA), jnp.sin(angle_BLA)], -1)
+        waves = jnp.cos(angle_BLA), jnp.sin(angle_BLA)
+        features_BLA = jnp.concatenate(waves, -1)
         normal = nn.initializers.normal(c.TIME_FEATURES**-0.5)
         time_AW = self.param("time_AW", normal, (c.TIME_FEATURES, c.TIME_WIDTH))
         return jax.nn.silu(features_BLA @ time_AW).astype(dtype)
@@ -170,15 +209,19 @@ class Transformer(nn.Module):
 class _Table:
     """The output matrix; ids that are never generated have probability 0."""
 
-    def __init__(self, embed_VD: jax.Array, never):
+    def __init__(self, embed_VD: jax.Array, never: tuple[int, ...]):
         self.embed_VD = embed_VD
-        self.never_V = jnp.zeros(len(embed_VD), bool).at[jnp.array(never)].set(True)
+        none_V = jnp.zeros(len(embed_VD), bool)
+        self.never_V = none_V.at[jnp.array(never)].set(True)
 
     def predict(self, hidden_BLD: jax.Array) -> Dense:
         """Returns the prediction of these hidden states."""
         embed_VD = self.embed_VD.astype(hidden_BLD.dtype)
         logits_BLV = jnp.einsum(
-            "BLD,VD->BLV", hidden_BLD, embed_VD, preferred_element_type=jnp.float32
+            "BLD,VD->BLV",
+            hidden_BLD,
+            embed_VD,
+            preferred_element_type=jnp.float32,
         )
         return Dense(jnp.where(self.never_V, -jnp.inf, logits_BLV))
 
@@ -187,14 +230,17 @@ def _concatenate(*arrays):
     return jnp.concatenate(arrays)
 
 
-def _joined(old_NBMJK, *parts):
+def _joined(old_NBMJK: jax.Array, *parts: jax.Array) -> jax.Array:
     """Returns the arrays of all stacks along the layers."""
-    return jnp.concatenate([x.reshape(-1, *old_NBMJK.shape[1:]) for x in parts])
+    shape = -1, *old_NBMJK.shape[1:]
+    return jnp.concatenate([x.reshape(shape) for x in parts])
 
 
-def _along_layers(name: str) -> str:
-    """Returns a sum's name with the axis of the layers: load_ZE → load_NZE."""
-    return name.replace("_", "_N", 1)
+def _along_layers(routing: Routing | None) -> Routing | None:
+    """Returns the sums named with the axis of the layers: load_ZE → load_NZE."""
+    if routing is None:
+        return None
+    return {name.replace("_", "_N", 1): x for name, x in routing.items()}
 
 
 def initialise(model: Transformer, key: jax.Array):
@@ -202,10 +248,12 @@ def initialise(model: Transformer, key: jax.Array):
 
     Layers are rolled up for it, which changes no parameter and compiles several times faster.
     """
-    zeros_BL = jnp.zeros((1, 2), jnp.int32)
-    canvas = Canvas(zeros_BL, zeros_BL.astype(jnp.float32), zeros_BL.astype(bool), Causal())
-    rolled = Transformer(replace(model.config, compute=config.Compute()))
-    return rolled.init(key, canvas)["params"]
+    z_BL, shape = jnp.zeros((1, 2), jnp.int32), (1, 2)
+    t_BL, frozen_BL = jnp.zeros(shape), jnp.zeros(shape, bool)
+    canvas = Canvas(z_BL, t_BL, frozen_BL, Causal())
+    rolled = replace(model.config, compute=config.Compute())
+    variables = Transformer(rolled).init(key, canvas)
+    return variables["params"]
 
 
 def net_of(model: Transformer, params) -> Net:

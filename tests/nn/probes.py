@@ -14,7 +14,7 @@ from dlm.machine import mesh
 from dlm.machine.config import MeshConfig
 from dlm.nn import experts
 from dlm.nn.config import Experts, Latent, Norm, Rope
-from dlm.nn.routers import Balance
+from dlm.nn.routers.base import Balance
 from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.limited import Limited
 from dlm.nn.routers.moge import MoGE

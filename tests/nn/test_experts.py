@@ -14,7 +14,7 @@ from dlm.machine import mesh as run_mesh
 from dlm.machine.config import MeshConfig
 from dlm.nn import expert_matmul, experts, ffn, router_metrics
 from dlm.nn.config import Experts
-from dlm.nn.routers import Balance, largest
+from dlm.nn.routers.base import Balance, largest
 from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.limited import Limited
 from dlm.nn.routers.moge import MoGE

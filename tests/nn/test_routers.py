@@ -7,7 +7,7 @@ import pytest
 
 from dlm.nn import experts, ffn, router_metrics
 from dlm.nn.config import Experts
-from dlm.nn.routers import Balance
+from dlm.nn.routers.base import Balance
 from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.routers.topk import TopK

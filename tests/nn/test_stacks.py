@@ -9,7 +9,7 @@ import pytest
 
 from dlm.nn import layer, norms, rope, transformer
 from dlm.nn.config import Experts, Norm
-from dlm.nn.routers import Balance
+from dlm.nn.routers.base import Balance
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.visibility.block import Block
 from dlm.nn.visibility.causal import Causal

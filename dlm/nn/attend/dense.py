@@ -34,7 +34,7 @@ class DenseAttention:
         """It supports all."""
 
     def prepare(self, case: Case) -> Allowed:
-        """Returns bool [B or 1, L, M], None where everything is allowed, or both for two streams."""
+        """Returns bool [B or 1, L, M]; None: all is allowed; for two streams, both."""
         visibility, query, key = case.visibility, case.query, case.key
         if case.streams == 1:
             return _within(in_one_stream(visibility, query, key), query, key)

@@ -1,24 +1,30 @@
-"""Expert choice: each expert picks its C best tokens of a row, so that its load is fixed and a token gets as many experts as want it
-(arXiv:2202.09368). For diffusion models alone: a choice among all positions of a row looks ahead.
+"""Expert choice: each expert picks its C best tokens of a row (arXiv:2202.09368).
+
+An expert's load is fixed, and a token gets as many experts as pick it. For diffusion models only:
+a choice among all positions of a row looks ahead.
 
     C = n K / E · (1 + slope · (1 − 2 r))    n real tokens, r the share of them that is masked
 
-With a slope rows with few masks, where a token costs most, get more capacity, and the mean over r ~ U(0, 1) stays n K / E: capacity that
-falls with the mask ratio (EC-DLM, arXiv:2604.01622). The choice is made within each row, so a row does not depend on its batch.
+With a slope, rows with few masks, where a token costs most, get more capacity, and the mean over
+r ~ U(0, 1) stays n K / E: capacity that falls with the mask ratio (EC-DLM, arXiv:2604.01622).
+The choice is made within each row, so a row does not depend on its batch.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
-from dlm.nn.routers import Router
+from dlm.nn.routers.base import Router
 
 
 @dataclass(frozen=True)
 class Choice(Router):
     slope: float = 0.0
 
-    competing: ClassVar = "row"
+    @property
+    def competing(self) -> Literal["row"]:
+        """An expert chooses among all tokens of a row."""
+        return "row"
 
     def __post_init__(self):
         super().__post_init__()
@@ -26,11 +32,11 @@ class Choice(Router):
             raise ValueError(f"slope={self.slope} must be in [0, 1]")
 
     def room(self, length: int, experts: int, active: int) -> int:
-        """The largest number of tokens of a row that an expert can take."""
+        """Returns the largest number of tokens of a row that an expert can take."""
         return min(length, math.ceil(length * active / experts * (1 + self.slope)))
 
     def choose(self, select_BLE, valid_BL, ratio_B, active: int):
-        """(places_BEC, taken_BEC): which tokens of its row each expert takes, and whether there is one."""
+        """Returns which tokens of its row each expert takes, [B, E, C], and whether there is one."""
         import jax
         import jax.numpy as jnp
 
@@ -39,6 +45,9 @@ class Choice(Router):
         select_BEL = jnp.where(valid_BL[:, None], select_BLE.swapaxes(1, 2), -jnp.inf)
         _, places_BEC = jax.lax.top_k(select_BEL, C)
         n_B = valid_BL.sum(1)
-        room_B = jnp.ceil(n_B * active / E * (1 + self.slope * (1 - 2 * ratio_B)) - 1e-4)
-        taken_BC = jnp.arange(C) < jnp.minimum(room_B, n_B)[:, None]
+        more_B = 1 + self.slope * (1 - 2 * ratio_B)
+        # float32 makes 3 of 3.0000002
+        room_B = jnp.ceil(n_B * active / E * more_B - 1e-4)
+        room_B1 = jnp.minimum(room_B, n_B)[:, None]
+        taken_BC = jnp.arange(C) < room_B1
         return places_BEC, jnp.broadcast_to(taken_BC[:, None], places_BEC.shape)

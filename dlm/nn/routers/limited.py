@@ -1,12 +1,13 @@
-"""Group-limited top-K: the K best experts of the `kept` best groups, so that a token visits few devices (DeepSeek-V3, arXiv:2412.19437).
+"""Group-limited top-K: the K best experts of the `kept` best groups (DeepSeek-V3, arXiv:2412.19437).
 
-A group's rank is the sum of its K/kept best scores. The opposite constraint to MoGE's: it bounds where a token goes, not what a device
-gets. kept = groups is plain top-K.
+So a token visits few devices. A group's rank is the sum of its K/kept best scores. It is the
+opposite constraint to MoGE's: it bounds where a token goes, not how many tokens a device gets.
+kept = groups is plain top-K.
 """
 
 from dataclasses import dataclass
 
-from dlm.nn.routers import largest
+from dlm.nn.routers.base import largest
 from dlm.nn.routers.topk import TopK
 
 
@@ -23,9 +24,9 @@ class Limited(TopK):
     def check(self, experts: int, active: int) -> None:
         super().check(experts, active)
         if active > self.kept * experts // self.groups:
-            raise ValueError(
-                f"router.kept={self.kept} groups of {experts // self.groups} hold fewer than experts.per_token={active}"
-            )
+            size = experts // self.groups
+            fewer = f"hold fewer than experts.per_token={active}"
+            raise ValueError(f"router.kept={self.kept} groups of {size} {fewer}")
 
     def pick(self, select_TE, active: int):
         import jax.numpy as jnp
@@ -35,6 +36,8 @@ class Limited(TopK):
         best = min(max(active // self.kept, 1), E // self.groups)
         places_TGK = largest(select_TGX, best)
         rank_TG = jnp.take_along_axis(select_TGX, places_TGK, -1).sum(-1)
-        kept_TM = largest(rank_TG, self.kept)
-        open_TG = (kept_TM[:, :, None] == jnp.arange(self.groups)).any(1)
-        return largest(jnp.where(open_TG[..., None], select_TGX, -jnp.inf).reshape(T, E), active)
+        # Experts of all other groups are out of the question.
+        best_TM = largest(rank_TG, self.kept)
+        open_TG = (best_TM[:, :, None] == jnp.arange(self.groups)).any(1)
+        select_TGX = jnp.where(open_TG[..., None], select_TGX, -jnp.inf)
+        return largest(select_TGX.reshape(T, E), active)

@@ -1,13 +1,15 @@
-"""The K best of all experts (arXiv:1701.06538). With a capacity an expert takes so many tokens at most, and those after them are dropped.
+"""The K best of all experts (arXiv:1701.06538).
 
-    capacity C = ⌈factor · K · T / E⌉ tokens of each device for every expert, in the order of the tokens (GShard, arXiv:2006.16668)
+    capacity C = ⌈factor · K · T / E⌉ tokens of each device for every expert, in their order
 
-Without a capacity nothing is dropped, and the busiest device decides how long a layer takes.
+With a capacity an expert takes at most C tokens, and the later ones are dropped (GShard,
+arXiv:2006.16668). Without, nothing is dropped, and the busiest device decides how long a layer
+takes.
 """
 
 from dataclasses import dataclass
 
-from dlm.nn.routers import TokenChoice, largest
+from dlm.nn.routers.base import Competing, TokenChoice, largest
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class TopK(TokenChoice):
             raise ValueError(f"capacity={self.capacity} must not be negative")
 
     @property
-    def competing(self) -> str:
+    def competing(self) -> Competing:
+        """With a capacity, earlier tokens go first."""
         return "batch" if self.capacity else "never"
 
     def pick(self, select_TE, active: int):

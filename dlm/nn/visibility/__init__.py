@@ -10,7 +10,7 @@ Two streams: where a canvas has clean tokens too (`clean_BL`), a network reads [
 that every block is predicted from its own noised tokens and from clean earlier ones in one pass
 (BD3-LM, arXiv:2503.09573, figure 3):
 
-             z        x        block, size 2                    partition: two groups predict each other
+             z        x        block, size 2                   partition: groups predict others
     z     █ █ · ·  · · · ·     z attends to its block of z,     z_i to itself (a mask) and to the other
           █ █ · ·  · · · ·     and to the blocks of x before    group of x, x to its own group
           · · █ █  █ █ · ·                                      (PGM, arXiv:2505.18883)

@@ -25,7 +25,7 @@ class Partition:
     shift: ClassVar[Literal["none"]] = "none"
 
     def allowed(self, query: Layout, key: Layout, pair: Pair) -> jax.Array:
-        """Returns which keys are at the query's own place (zz), of the other group (zx), or its own."""
+        """Returns which keys are at the query's place (zz), of the other group (zx), or its own."""
         if pair == "zz":
             query_BL1, key_B1M = compare(query.index_BL, key.index_BL)
             return query_BL1 == key_B1M
