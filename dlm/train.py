@@ -1,9 +1,10 @@
-"""Train a model from a recipe; a run directory in use goes on where it stopped.
+"""Train a model from a recipe; a run directory in use continues where it stopped.
 
 python -m dlm.train --config=configs/masked.py:size=tiny --workdir=runs/x [--config.optim.lr=3e-4 …]
 """
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -24,7 +25,7 @@ FLAGS = [
     Flag("workdir", "run directory; one in use is resumed, never overwritten", type=Place),
     Flag(
         "accept_data",
-        "go on although the training data have changed since the run began",
+        "continue although the training data have changed since the run began",
         type=bool,
     ),
     Flag("print_config", "print the recipe with the overrides, and stop", type=bool),
@@ -49,9 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     elif args.workdir:
         result = train(run, Path(args.workdir), args.accept_data)
     else:
-        raise UserError(
-            "--workdir is missing: where shall the run be kept? For instance --workdir=runs/first"
-        )
+        question = "where shall the run be kept? For instance --workdir=runs/first"
+        raise UserError(f"--workdir is missing: {question}")
     if args.json and result is not None:
         cli.emit(result)
     elif args.dry_run:
@@ -59,7 +59,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe(run: Run) -> dict:
-    """What a run would be: shapes are traced, nothing is allocated, and a mesh for more devices than are here is not made."""
+    """Compute the sizes of a run: shapes are traced, nothing is allocated.
+
+    The mesh may have more devices than this machine.
+    """
     import jax
 
     from dlm.app.experiment import Experiment, check_sampler
@@ -79,29 +82,27 @@ def describe(run: Run) -> dict:
 
 
 def train(run: Run, workdir: Path, accept_data: bool = False) -> dict | None:
-    """Brings the run in `workdir` to `run.steps` updates; its last metrics, in the process that writes them.
+    """Train the run in `workdir` up to `run.steps` updates.
 
-    Bad data is noticed before anything is written.
+    Returns its last metrics in the process that writes them. Wrong data raises UserError before
+    anything is written.
     """
-    from dlm.data.base import describe_dropped
     from dlm.machine import hosts, interrupts, mesh
     from dlm.runs import checkpoint, directory, warm_start
 
     run = directory.as_begun(workdir, run)
-    with interrupts.Watch() as stop_requested, ExitStack() as held:
+    with interrupts.Watch() as stop_requested, ExitStack() as locks:
 
         def locate_run() -> tuple[bool, int]:
-            ours = directory.belongs(workdir, run)
-            if ours:
-                held.enter_context(directory.locked(workdir))
-            return ours, checkpoint.intact(workdir, say) or 0
+            is_ours = directory.belongs(workdir, run)
+            if is_ours:
+                locks.enter_context(directory.locked(workdir))
+            return is_ours, checkpoint.intact(workdir, say) or 0
 
-        def begun() -> None:
-            if not ours:
-                held.enter_context(directory.locked(workdir))
-                directory.create(workdir, run, tokenizer, dropped=run.data.dropped)
-                if run.data.dropped:
-                    say(f"dropped from the data: {describe_dropped(run.data.dropped)}")
+        def begin() -> None:
+            if not is_ours:
+                locks.enter_context(directory.locked(workdir))
+                _create(workdir, run, tokenizer)
             directory.check_places(workdir, run, accept_data)
             accepted = directory.check_data(workdir, fingerprint, held_out, accept_data)
             directory.go_on(workdir, run, done, accepted)
@@ -109,130 +110,172 @@ def train(run: Run, workdir: Path, accept_data: bool = False) -> dict | None:
 
         if hosts.join(say, lambda: mesh.devices(run.mesh)):
             stop_requested.agree()
-        ours, done = hosts.together(locate_run)
+        is_ours, done = hosts.together(locate_run)
         if done >= run.steps:
             say(f"{workdir} is finished: {done} updates")
             return result(workdir, run, done) if hosts.first() else None
 
-        from dlm.app.experiment import Experiment, check_sampler
+        from dlm.app.experiment import Experiment
 
-        if not ours:  # an earlier version did not look
-            check_sampler(run)
-        tokenizer = _tokenizer(run, workdir if ours else None)
-        if (
-            0 < run.intervals.eval <= run.steps
-        ):  # else they are for `evaluate`, which may give them what they lack
-            for evaluator in run.evals.values():
-                if hasattr(evaluator, "check"):
-                    evaluator.check(run, tokenizer)
+        tokenizer = _tokenizer(run, workdir if is_ours else None)
+        _check(run, tokenizer, is_new=not is_ours)
         experiment = Experiment(run, tokenizer)
-        if run.start is not None and not ours:
+        if run.start is not None and not is_ours:
             warm_start.check(run.start, experiment.abstract_state().params)
-        batches, fingerprint, held_out = (
-            experiment.batches(done),
-            run.data.fingerprint(tokenizer),
-            run.data.held_out_fingerprint(),
-        )
+
+        # All processes must read the same text before one of them writes.
+        batches = experiment.batches(done)
+        fingerprint = run.data.fingerprint(tokenizer)
+        held_out = run.data.held_out_fingerprint()
         hosts.alike(f"{fingerprint} {held_out}", "training or held-out data")
-        hosts.together(begun)
-        _updates(experiment, workdir, batches, done, stop_requested)
+        hosts.together(begin)
+        _make_updates(experiment, workdir, batches, done, stop_requested)
     return result(workdir, run, run.steps) if hosts.first() else None
 
 
+def _create(workdir: Path, run: Run, tokenizer) -> None:
+    """Fill a new run directory, and report documents that were dropped from the data."""
+    from dlm.data.base import describe_dropped
+    from dlm.runs import directory
+
+    directory.create(workdir, run, tokenizer, dropped=run.data.dropped)
+    if run.data.dropped:
+        say(f"dropped from the data: {describe_dropped(run.data.dropped)}")
+
+
 def _tokenizer(run: Run, workdir: Path | None):
-    """That of the run in `workdir`; for a new run that of the one it begins with, or one learned from its text."""
+    """Restore the tokenizer of the run in `workdir`.
+
+    A new run takes that of the run it begins with, or learns one from its text.
+    """
     from dlm.runs import warm_start
 
     if workdir is not None:
         return run.text.restore(workdir)
-    return (
-        run.text.fit(run.data.source.documents("train"))
-        if run.start is None
-        else warm_start.tokenizer(run.start, run.text)
-    )
+    if run.start is not None:
+        return warm_start.tokenizer(run.start, run.text)
+    return run.text.fit(run.data.source.documents("train"))
 
 
-def _updates(experiment, workdir: Path, batches, done: int, stop_requested) -> None:
-    """The updates after `done`, with everything they leave in `workdir`."""
-    from dlm.data import packing
+def _check(run: Run, tokenizer, is_new: bool) -> None:
+    """Raise UserError where a sampler or an evaluator of the run cannot work with its model."""
+    from dlm.app.experiment import check_sampler
+
+    # Earlier versions did not check the sampler, so their runs continue without.
+    if is_new:
+        check_sampler(run)
+    # Evaluators that never run in training may get what they lack from `evaluate`.
+    if not 0 < run.intervals.eval <= run.steps:
+        return
+    for evaluator in run.evals.values():
+        if hasattr(evaluator, "check"):
+            evaluator.check(run, tokenizer)
+
+
+def _make_updates(experiment, workdir: Path, batches, done: int, stop_requested) -> None:
+    """Make the updates after `done`, and write everything they leave in `workdir`."""
     from dlm.machine import hosts, peak_flops
     from dlm.runs import checkpoint
-    from dlm.runs.logs import Logs, clock
-    from dlm.training import loop, metrics, skipped_update
+    from dlm.runs.logs import Logs
+    from dlm.training import skipped_update
+    from dlm.training.loop import Loop
+    from dlm.training.metrics import Diverged, MetricAverager
 
-    run = experiment.run
+    run, intervals = experiment.run, experiment.run.intervals
     logs = Logs(workdir, done, run.steps, writes=hosts.first())
-    store = checkpoint.Store(workdir, run.intervals.keep, run.intervals.on_save_failure, logs.say)
+    store = checkpoint.Store(workdir, intervals.keep, intervals.on_save_failure, logs.say)
     with closing(logs), closing(store):
-        state = store.restore(experiment.abstract_state(), done) if done else experiment.new_state()
-        sizes = f"{run.nn.parameters / 1e6:.2f}M parameters, {run.data.batch} × {run.data.length} tokens per update"
-        logs.say(f"{workdir}: {sizes}; {packing.POLICY}")
-        if run.data.prompt:
-            logs.say(run.data.about(experiment.windows))
         if done:
-            logs.say(f"going on after update {done}")
-        options = dict(
-            start=done,
-            steps=run.steps,
-            intervals=run.intervals,
-            logs=logs,
-            flops_per_token=run.flops_per_token,
-            peak=peak_flops.measure(run.nn.compute.dtype),
-            evaluate=lambda state, step: scores(
-                experiment, state, step, lambda: step < run.steps and stop_requested()
+            state = store.restore(experiment.abstract_state(), done)
+        else:
+            state = experiment.new_state()
+        _announce(experiment, workdir, logs, done)
+
+        def evaluate(state, step: int) -> dict:
+            return scores(experiment, state, step, lambda: step < run.steps and stop_requested())
+
+        loop = Loop(
+            _timed_first(experiment.update, logs),
+            intervals,
+            logs,
+            MetricAverager(
+                logs,
+                intervals.log,
+                run.flops_per_token,
+                peak_flops.measure(run.nn.compute.dtype),
+                run.optim.skip.limit,
             ),
-            save=store.save,
-            check=store.check,
-            stop=stop_requested,
-            skips=run.optim.skip.limit,
+            evaluate,
+            store.save,
+            store.check,
+            stop_requested,
         )
         try:
-            _, phases = loop.train(state, _announced(experiment.update, logs), batches, **options)
-        except metrics.Diverged as diverged:
+            loop.run(state, batches, done, run.steps)
+        except Diverged as diverged:
             raise UserError(skipped_update.describe(workdir, experiment, diverged)) from None
         store.wait()
         if not hosts.together(lambda: run.steps in checkpoint.steps(workdir)):
-            raise UserError(
-                f"{workdir} made all {run.steps} updates, but the last is in no checkpoint: make room and start again"
-            )
-        seconds = {k: round(v, 2) for k, v in phases.seconds.items()}
-        logs.write(
-            {"step": run.steps, "phases": seconds, "seconds": round(time.time() - cli.BEGIN, 2)}
-        )
-        logs.say(
-            f"{workdir}: finished in {clock(time.time() - cli.BEGIN)} ({', '.join(f'{k} {clock(v)}' for k, v in seconds.items())})"
-        )
+            lost = f"made all {run.steps} updates, but the last is in no checkpoint"
+            raise UserError(f"{workdir} {lost}: make room and start again")
+        _finish(workdir, run, logs, loop.phases.seconds)
 
 
-def scores(experiment, state, step: int, stop=lambda: False) -> dict:
-    """The run's evaluators on the averaged parameters, as one flat row; cut short by Preempted once `stop()` says so."""
+def _announce(experiment, workdir: Path, logs, done: int) -> None:
+    from dlm.data import packing
+
+    run = experiment.run
+    model = f"{run.nn.parameters / 1e6:.2f}M parameters"
+    batch = f"{run.data.batch} × {run.data.length} tokens per update"
+    logs.say(f"{workdir}: {model}, {batch}; {packing.POLICY}")
+    if run.data.prompt:
+        logs.say(run.data.about(experiment.windows))
+    if done:
+        logs.say(f"going on after update {done}")
+
+
+def _finish(workdir: Path, run: Run, logs, phases: dict[str, float]) -> None:
+    from dlm.runs.logs import clock
+
+    seconds = {name: round(value, 2) for name, value in phases.items()}
+    total = time.time() - cli.BEGIN
+    logs.write(dict(step=run.steps, phases=seconds, seconds=round(total, 2)))
+    parts = ", ".join(f"{name} {clock(value)}" for name, value in seconds.items())
+    logs.say(f"{workdir}: finished in {clock(total)} ({parts})")
+
+
+def _never() -> bool:
+    return False
+
+
+def scores(experiment, state, step: int, stop: Callable[[], bool] = _never) -> dict:
+    """Run the run's evaluators on the averaged parameters; the scores are one flat row.
+
+    Raises Preempted once `stop()` returns True.
+    """
     from dlm.app.context import RunContext
 
-    subject = RunContext(
-        experiment, state.averaged, experiment.run.data.source, experiment.run.seed, stop
-    )
+    run = experiment.run
+    context = RunContext(experiment, state.averaged, run.data.source, run.seed, stop)
     row = {}
-    for name, evaluator in experiment.run.evals.items():
-        for score, value, error in evaluator.run(subject, step):
-            row |= {f"{name}.{score}": value, f"{name}.{score}_se": error}
+    for name, evaluator in run.evals.items():
+        for score, value, error in evaluator.run(context, step):
+            row[f"{name}.{score}"] = value
+            row[f"{name}.{score}_se"] = error
     return row
 
 
 def result(workdir: Path, run: Run, step: int) -> dict:
-    """The last metrics of a run, as --json prints them."""
+    """Collect the last metrics of a run, as --json prints them."""
     from dlm.runs import logs
 
+    row = dict(workdir=str(workdir), updates=step, parameters=run.nn.parameters)
     rows = [row for row in logs.rows(workdir / logs.METRICS) if "loss" in row]
-    return dict(
-        workdir=str(workdir),
-        updates=step,
-        parameters=run.nn.parameters,
-        **(rows[-1] if rows else {}),
-    )
+    return row | rows[-1] if rows else row
 
 
-def _announced(update, logs):
-    """`update`, saying once how long it took until the first one was done."""
+def _timed_first(update, logs):
+    """Wrap `update` so that it prints once when the first update was done."""
     import jax
 
     waiting = True

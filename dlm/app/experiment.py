@@ -22,7 +22,7 @@ from dlm.runs import checkpoint, warm_start
 from dlm.samplers.generator import Generator
 from dlm.samplers.plan import resolve
 from dlm.training import optimizer
-from dlm.training.update import create_state, make_update
+from dlm.training.update import Hooks, create_state, make_update
 
 _ROWS = 16  # samples drawn at a time by an evaluator
 
@@ -101,7 +101,7 @@ class Experiment:
             self.tokenizer.bytes_V,
             self.run.steps,
         )
-        update = make_update(*given, time_sampling.updated_costs, self._route)
+        update = make_update(*given, Hooks(time_sampling.updated_costs, self._route))
         return jax.jit(
             update,
             donate_argnums=0,

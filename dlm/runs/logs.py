@@ -1,4 +1,4 @@
-"""What a run says: one live line on stderr, `metrics.jsonl` always, TensorBoard files when tensorboardX is installed."""
+"""The log of a run: a live line on stderr, `metrics.jsonl`, TensorBoard files if installed."""
 
 import datetime
 import io
@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from dlm.core import files
 from dlm.core.errors import UserError
 from dlm.runs import earlier_fields
 
 METRICS, OWED = "metrics.jsonl", "owed.json"
+_QUIET = 10  # seconds between two live lines in a log file
+_CLEAR = "\r\033[K"  # erases the live line of a terminal
 
 
 class Logs:
-    """Writes a run's metrics; rows past the step that a run resumes from are dropped, since they will come again."""
+    """Writes a run's metrics; rows after the step of the checkpoint will be written again."""
 
     def __init__(
         self,
@@ -30,88 +32,89 @@ class Logs:
         stream: TextIO | None = None,
         writes: bool = True,
     ):
-        """Of several processes one `writes`; the others keep silent and leave the files alone."""
-        self.stream, self.start, self.steps, self._writes = (
-            stream or sys.stderr,
-            start,
-            steps,
-            writes,
-        )
+        """Open the log of a run that continues after update `start`.
+
+        Args:
+          workdir: the run directory.
+          start: updates already done; rows after it are dropped.
+          steps: updates of the whole run.
+          stream: receives the lines for people; stderr by default.
+          writes: False in all processes but one, which print nothing and leave the files alone.
+        """
+        self.start = start
+        self.steps = steps
+        self._writes = writes
         self._path = Path(workdir) / METRICS
         self._pending = Path(workdir) / OWED
+        self.stream = stream or sys.stderr
         self._live = writes and self.stream.isatty()
+        self._file: IO[str] = io.StringIO()
+        self._board = None
         if writes:
-            _forget(
-                self._path,
-                start,
-                (self.load_pending(start) or {}).get("evaluation", False),
-                self.say,
-            )
-        self._file = self._path.open("a", encoding="utf-8") if writes else io.StringIO()
-        self._begin, self._board = time.perf_counter(), _board(workdir, start) if writes else None
-        self.stream = self.stream if writes else io.StringIO()
-        self._said = 0.0
+            pending = self.load_pending(start) or {}
+            _drop_rows(self._path, start, pending.get("evaluation", False), self.say)
+            self._file = self._path.open("a", encoding="utf-8")
+            self._board = _open_board(workdir, start)
+        else:
+            self.stream = io.StringIO()
+        self._began = time.perf_counter()
+        self._printed = 0.0
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self.stream.write(("\r\033[K" if self._live else "") + text + "\n")
+        """Print a line that stays."""
+        clear = _CLEAR if self._live else ""
+        self.stream.write(f"{clear}{text}\n")
         self.stream.flush()
 
     def write(self, row: dict) -> None:
-        """One row of metrics, with its `step`."""
+        """Write one row of metrics, with its `step`."""
         self._file.write(files.as_json(row) + "\n")
         try:
             self._file.flush()
-        except OSError as error:  # what could not be written stays in the buffer and is tried again with the next row
+        except OSError as error:
+            # The text stays in the buffer and is written with the next row.
             self.say(f"{self._path} cannot be written now: {error.strerror}")
         if self._board is not None:
             for name, value in row.items():
                 if name != "step" and isinstance(value, (int, float)):
                     self._board.add_scalar(name, value, row["step"])
 
-    def save_pending(self, step: int, what: dict) -> None:
-        """Keeps what a run that stops after `step` has not written yet."""
+    def save_pending(self, step: int, pending: dict) -> None:
+        """Save what a run that stops after `step` has not logged yet: {rows, evaluation}."""
         if self._writes:
-            files.write(self._pending, files.as_json(dict(what, step=step)))
+            rows = [_encoded(row) for row in pending["rows"]]
+            content = dict(pending, rows=rows, step=step)
+            files.write(self._pending, files.as_json(content))
 
     def load_pending(self, step: int) -> dict | None:
-        """What the process that stopped after `step` has kept for this one."""
+        """Load what the process that stopped after `step` saved for this one; None if nothing."""
         try:
-            kept = json.loads(self._pending.read_text(encoding="utf-8"))
-            return (
-                dict(rows=[_sums(row) for row in kept["rows"]], evaluation=bool(kept["evaluation"]))
-                if kept["step"] == step
-                else None
-            )
+            content = json.loads(self._pending.read_text(encoding="utf-8"))
+            if content["step"] != step:
+                return None
+            rows, evaluation = content["rows"], bool(content["evaluation"])
+            if any("metrics" not in row for row in rows):
+                self.say(f"{self._pending} is of an earlier version: its unfinished row is dropped")
+                rows = []
+            return dict(rows=[_decoded(row) for row in rows], evaluation=evaluation)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UserError(
-                f"{self._pending} is damaged: delete it, and the row of metrics under way when the run stopped is lost"
-            ) from None
+            loss = "the row of metrics under way when the run stopped is lost"
+            raise UserError(f"{self._pending} is damaged: delete it, and {loss}") from None
 
     def progress(self, row: dict) -> None:
-        """The live line; on a pipe or in a log file at most one every ten seconds."""
+        """Show a row as the live line; in a log file at most one every ten seconds."""
         now = time.perf_counter()
-        done = row["step"] - self.start
-        left = (now - self._begin) / max(done, 1) * (self.steps - row["step"])
-        kinds = dict(skipped="updates left out", empty="empty batches")
-        scores = (
-            f"loss {row['loss']:.3f}"
-            if "loss" in row
-            else ", ".join(f"{row[k]} {what}" for k, what in kinds.items() if k in row)
-        )
-        if "bits_per_byte" in row:  # no loss that only trains is told as a likelihood
-            scores += f"  {row['bits_per_byte']:.3f} bits/byte"
-        line = (
-            f"step {row['step']}/{self.steps}  {scores}  "
-            f"{row['tokens_per_s'] / 1e3:.1f}k tok/s  {row['share_of_peak']:.0%} of peak  ETA {clock(left)}"
-        )
+        done = max(row["step"] - self.start, 1)
+        left = (now - self._began) / done * (self.steps - row["step"])
+        speed = f"{row['tokens_per_s'] / 1e3:.1f}k tok/s  {row['share_of_peak']:.0%} of peak"
+        line = f"step {row['step']}/{self.steps}  {_scores(row)}  {speed}  ETA {clock(left)}"
         if self._live:
-            self.stream.write("\r\033[K" + line)
+            self.stream.write(_CLEAR + line)
             self.stream.flush()
-        elif now - self._said > 10 or row["step"] == self.steps:
-            self._said = now
+        elif now - self._printed > _QUIET or row["step"] == self.steps:
+            self._printed = now
             self.say(line)
 
     def close(self) -> None:
@@ -123,25 +126,41 @@ class Logs:
 
 
 def clock(seconds: float) -> str:
-    """'1h02m', '3m07s', '12s'."""
+    """Format a duration: '1h02m', '3m07s', '12s'."""
     s = round(seconds)
     if s >= 3600:
         return f"{s // 3600}h{s % 3600 // 60:02d}m"
     return f"{s // 60}m{s % 60:02d}s" if s >= 60 else f"{s}s"
 
 
-# --------------------------------------------------------------------------------------------------------- what commands add
+def _scores(row: dict) -> str:
+    """The loss of a row, or why it has none; bits per byte only of a likelihood."""
+    if "loss" in row:
+        text = f"loss {row['loss']:.3f}"
+    else:
+        kinds = dict(skipped="updates left out", empty="empty batches")
+        text = ", ".join(f"{row[k]} {what}" for k, what in kinds.items() if k in row)
+    if "bits_per_byte" in row:
+        text += f"  {row['bits_per_byte']:.3f} bits/byte"
+    return text
+
+
+# ------------------------------------------------------------------------- rows added by commands
 
 
 class Added:
-    """Rows for the end of a .jsonl file, kept as they come: `with Added(path, 'name another file by --out=FILE') as kept: kept(rows)`.
+    """Appends rows to a .jsonl file as they come: `with Added(path, remedy) as add: add(rows)`.
 
-    Whether the file can be written is tried first. Where it cannot be later, the rows are tried again with the next; the end of the block
-    raises UserError if some were never kept.
+    The file is tried before anything is computed. Rows that cannot be written later are tried
+    again with the next ones; the end of the block raises UserError if some were never written.
     """
 
     def __init__(self, path: Path, remedy: str):
-        self._path, self._remedy, self._left, self._error = Path(path), remedy, [], None
+        """Try to write the file; `remedy` ends the error, such as 'name another by --out=FILE'."""
+        self._path = Path(path)
+        self._remedy = remedy
+        self._left: list[dict] = []
+        self._error: OSError | None = None
         files.try_writing(self._path, remedy)
 
     def __call__(self, new: list[dict]) -> None:
@@ -157,46 +176,48 @@ class Added:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        if self._left and kind is None:
-            lost = f"{len(self._left)} row(s) told above are kept nowhere"
-            raise UserError(
-                f"{self._path} cannot be written ({self._error.strerror}), so that {lost}: {self._remedy}"
-            )
+        if self._left and kind is None and self._error is not None:
+            lost = f"{len(self._left)} row(s) printed above are lost"
+            cause = f"{self._path} cannot be written ({self._error.strerror})"
+            raise UserError(f"{cause}, so that {lost}: {self._remedy}")
 
 
-# ---------------------------------------------------------------------------------------------------- rows of the .jsonl files
+# -------------------------------------------------------------------------- kinds of stored rows
+
+Test = Callable[[Any, dict], bool]  # of a value, and of the row around it
 
 
 def _text(value: Any, row: dict) -> bool:
     return isinstance(value, str)
 
 
-def _word(value: Any, row: dict) -> bool:
+def _text_or_null(value: Any, row: dict) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _step(value: Any, row: dict) -> bool:
+def _count(value: Any, row: dict) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
 def _number(value: Any, row: dict) -> bool:
-    """A finite number, or null in a row that says itself that something in it is not finite."""
-    known = (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and abs(value) <= sys.float_info.max
-    )
-    return known or (value is None and row.get("finite") is False)
+    """A finite number, or null in a row that declares a number that is not finite."""
+    if value is None:
+        return row.get("finite") is False
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
-def _known(value: Any, row: dict) -> bool:
+def _number_or_null(value: Any, row: dict) -> bool:
     return value is None or _number(value, row)
 
 
 def _pieces(value: Any, row: dict) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in value
-    )
+    """The pieces of a sample: [text, whether it is an anchor]."""
+    return isinstance(value, list) and all(map(_piece, value))
+
+
+def _piece(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _object(value: Any, row: dict) -> bool:
@@ -204,86 +225,65 @@ def _object(value: Any, row: dict) -> bool:
 
 
 def _content(value: Any, row: dict) -> bool:
-    """What `data.digest` says of a text; null of a score that reads none."""
-    return value is None or (
-        isinstance(value, dict)
-        and _text(value.get("sha256"), row)
-        and _step(value.get("bytes"), row)
-    )
+    """A text as `data.digest` describes it; null of a score that reads none."""
+    if value is None:
+        return True
+    if not isinstance(value, dict):
+        return False
+    return _text(value.get("sha256"), row) and _count(value.get("bytes"), row)
 
 
-def _asked(value: Any, row: dict) -> bool:
+def _hashed(value: Any, row: dict) -> bool:
     return isinstance(value, dict) and _text(value.get("sha256"), row)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a row of a file must hold, and what it may hold but of this kind alone: {name: test(value, row)}."""
+    """The fields that a row must have and those it may have, each with a test of its value."""
 
-    must: dict[str, Callable[[Any, dict], bool]] = field(default_factory=dict)
-    may: dict[str, Callable[[Any, dict], bool]] = field(default_factory=dict)
+    must: dict[str, Test] = field(default_factory=dict)
+    may: dict[str, Test] = field(default_factory=dict)
 
     def __call__(self, row: Any) -> bool:
         if not isinstance(row, dict):
             return False
-        tested = self.must | {name: test for name, test in self.may.items() if name in row}
-        return all(name in row and test(row[name], row) for name, test in tested.items())
+        optional = {name: test for name, test in self.may.items() if name in row}
+        tests = self.must | optional
+        return all(name in row and test(row[name], row) for name, test in tests.items())
 
+
+_FIGURES = ("loss", "bits_per_byte", "lr", "grad_norm", "tokens_per_s", "share_of_peak")
+_FIGURES += ("masked_share", "seconds")
 
 ANY = Kind()
-_FIGURES = (
-    "loss",
-    "bits_per_byte",
-    "lr",
-    "grad_norm",
-    "tokens_per_s",
-    "share_of_peak",
-    "masked_share",
-    "seconds",
-)
-METRIC = Kind(dict(step=_step), dict.fromkeys(_FIGURES, _known))
+METRIC = Kind(dict(step=_count), dict.fromkeys(_FIGURES, _number_or_null))
 SCORE = Kind(
     dict(name=_text, value=_number),
-    dict(
-        step=_step,
-        se=_known,
-        nfe=_known,
-        seconds=_known,
-        eval=_text,
-        claims=_text,
-        data=_text,
-        sampler=_object,
-        settings=_object,
-    )
-    | dict(
-        text=_content,
-        task=_asked,
-        judge=_object,
-        differs=_object,
-        commit=_text,
-        over=_word,
-        trials=_step,
-        interval=_known,
-    ),
+    dict.fromkeys(("step", "trials"), _count)
+    | dict.fromkeys(("se", "nfe", "seconds", "interval"), _number_or_null)
+    | dict.fromkeys(("eval", "claims", "data", "commit"), _text)
+    | dict.fromkeys(("sampler", "settings", "judge", "differs"), _object)
+    | dict(text=_content, task=_hashed, over=_text_or_null),
 )
 SAMPLE = Kind(
     dict(kind=_text, text=_text),
-    dict(pieces=_pieces, nfe=_known, seconds=_known, logprob=_known, sampler=_object),
+    dict.fromkeys(("nfe", "seconds", "logprob"), _number_or_null)
+    | dict(pieces=_pieces, sampler=_object),
 )
 
 
 def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None) -> list[dict]:
-    """The rows of a .jsonl file that are of this kind, without numbers that are not finite (`files.as_json`).
+    """Read the rows of this kind from a .jsonl file, in today's names (`earlier_fields`).
 
-    Other lines are left out, which `say` is told in one line; not the last one, where a crash cut it short or it is being written.
+    Numbers that are not finite are read as null (`files.as_json`). Other lines are skipped, which
+    `say` reports in one line; the last one, which a crash may have cut short, is not reported.
     """
     path = Path(path)
     if not path.exists():
         return []
     parsed, others = [], []
-    lines = path.read_text(encoding="utf-8", errors="replace").split(
-        "\n"
-    )  # text in a row may hold other line separators
+    # Text in a row may contain other line separators, so only "\n" ends a row.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
         try:
             row = files.finite(json.loads(line)) if line.strip() else None
@@ -294,50 +294,68 @@ def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None)
         elif line.strip() and number < len(lines):
             others.append(number)
     if others and say:
-        say(
-            f"{path}: {len(others)} line(s) left out that are no rows of this file, the first is line {others[0]}"
-        )
+        first = f"the first is line {others[0]}"
+        say(f"{path}: {len(others)} line(s) left out that are no rows of this file, {first}")
     return parsed
 
 
 def append(path: Path, added: list[dict]) -> None:
-    """Rows at the end of a .jsonl file, in one write; behind a line that a crash cut short they begin a new one."""
+    """Append rows to a .jsonl file in one write; after a line that was cut short, on a new one."""
+    text = "".join(files.as_json(row, ascii=False) + "\n" for row in added)
     with path.open("ab+") as file:
-        cut = b""
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            cut = b"" if file.read(1) == b"\n" else b"\n"
-        file.write(cut + "".join(files.as_json(row, ascii=False) + "\n" for row in added).encode())
+            if file.read(1) != b"\n":
+                text = "\n" + text
+        file.write(text.encode())
 
 
-def _sums(row: dict) -> dict[str, float]:
-    """A row under way as it was before it was written as strict JSON."""
-    return {
-        name: math.nan if value is None else float(value)
-        for name, value in row.items()
+def _encoded(row: dict) -> dict:
+    """The sums of an update as JSON."""
+    metrics = {name: [m.value_sum, m.count_sum] for name, m in row["metrics"].items()}
+    return dict(row, metrics=metrics)
+
+
+def _decoded(row: dict) -> dict:
+    """The sums of an update from strict JSON, where a number that is not finite is null."""
+    from dlm.core.contracts import Mean  # reports read logs without JAX
+
+    sums: dict[str, Any] = {}
+    for name, value in row.items():
+        if name not in ("finite", "metrics"):
+            sums[name] = _or_nan(value)
+    sums["metrics"] = {
+        name: Mean(*map(_or_nan, parts))
+        for name, parts in row["metrics"].items()
         if name != "finite"
     }
+    return sums
 
 
-def _forget(path: Path, after: int, evaluation: bool, say: Callable[[str], None]) -> None:
-    """Drops the rows after a step, and where the `evaluation` of that step is still owed, one that was written but not kept."""
-    found = rows(path, METRIC, say)
-    kept = [
-        row
-        for row in found
-        if row["step"] <= after and not (evaluation and row["step"] == after and "lr" not in row)
-    ]
-    if path.exists():
-        files.write(path, "".join(files.as_json(row) + "\n" for row in kept))
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
-def _board(workdir: Path, start: int):
+def _drop_rows(path: Path, after: int, evaluation: bool, say: Callable[[str], None]) -> None:
+    """Drop the rows after a step, since they will be written again.
+
+    Where the `evaluation` of that step is still to be made up for, its row is dropped, too.
+    """
+    if not path.exists():
+        return
+    lines = []
+    for row in rows(path, METRIC, say):
+        is_owed = evaluation and row["step"] == after and "lr" not in row
+        if row["step"] <= after and not is_owed:
+            lines.append(files.as_json(row) + "\n")
+    files.write(path, "".join(lines))
+
+
+def _open_board(workdir: Path, start: int):
+    """Open the writer of TensorBoard files; None where tensorboardX is not installed."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(
-        str(Path(workdir) / "tensorboard"),
-        write_to_disk=True,
-        purge_step=start + 1 if start else None,
-    )
+    folder = str(Path(workdir) / "tensorboard")
+    return SummaryWriter(folder, write_to_disk=True, purge_step=start + 1 if start else None)

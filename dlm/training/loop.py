@@ -1,6 +1,7 @@
-"""The training loop: data → update → logs, evaluation and checkpoints every so often. All of it runs through here once.
+"""The training loop: batches → updates → logs, evaluations and checkpoints.
 
-The metrics of step k − 1 are read while step k computes, so that the host never holds the device up; before it, if they are there.
+The metrics of update k − 1 are fetched while update k runs, so that the host never stalls the
+device; if they are ready before, they are fetched before.
 """
 
 import queue
@@ -9,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from dlm.core.contracts import State
@@ -17,123 +18,147 @@ from dlm.machine import hosts
 from dlm.machine.interrupts import Preempted
 from dlm.runs.logs import Logs
 from dlm.training.intervals import Intervals
-from dlm.training.metrics import Meter
+from dlm.training.metrics import MetricAverager
 
-_PATIENCE = 0.1  # seconds between two looks at the wish to stop, while data are awaited
-_LAST_READ = 5.0  # seconds that a batch under way has when the run ends
+_PATIENCE = 0.1  # seconds between two checks for a stop while waiting for data
+_LAST_READ = 5.0  # seconds for the batch under way when the run ends
 
 
 class Phases:
-    """Seconds spent in each phase of a run."""
+    """The seconds that a run spends in each phase."""
 
     def __init__(self):
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, name: str):
-        begin = time.perf_counter()
+        began = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - begin
+            self.seconds[name] += time.perf_counter() - began
 
 
-def train(
-    state: State,
-    update: Callable[[State, Any], tuple[State, dict]],
-    batches: Iterator,
-    *,
-    start: int,
-    steps: int,
-    intervals: Intervals,
-    logs: Logs,
-    flops_per_token: float,
-    peak: float,
-    evaluate: Callable[[State, int], dict] = lambda state, step: {},
-    save: Callable[[int, State], None] = lambda step, state: None,
-    check: Callable[[], None] = lambda: None,
-    stop: Callable[[], bool] = lambda: False,
-    skips: int = 0,
-) -> tuple[State, Phases]:
-    """Updates `start` … `steps`; returns the last state and the time of each phase.
+def _no_scores(state: State, step: int) -> dict:
+    return {}
 
-    `stop` is asked before and after each update; once it says yes the state is saved and Preempted raised. What the run then owes (a row
-    under way, an evaluation) is kept with the logs and made up for by the next start. `skips` updates left out in a row: Diverged."""
-    phases, meter = Phases(), Meter(logs, intervals.log, flops_per_token, peak, skips)
-    saved = start
-    if load_pending := logs.load_pending(start):
-        meter.resume(load_pending["rows"])
 
-    def leave(step: int, evaluation: bool) -> NoReturn:
-        logs.save_pending(step, dict(rows=meter.rows, evaluation=evaluation))
-        if step != saved:
-            save(step, state)
+def _save_nothing(step: int, state: State) -> None:
+    pass
+
+
+def _check_nothing() -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass
+class Loop:
+    """Runs updates with everything that happens between them.
+
+    `stop` is called before and after each update. Once it returns True, the state is saved and
+    Preempted is raised; the unfinished row of the log and a missing evaluation are saved with the
+    logs, and the next start makes up for them.
+    """
+
+    update: Callable[[State, Any], tuple[State, dict]]
+    intervals: Intervals
+    logs: Logs
+    averager: MetricAverager  # raises Diverged after too many updates without a gradient
+    evaluate: Callable[[State, int], dict] = _no_scores  # the scores of a row; raises Preempted
+    save: Callable[[int, State], None] = _save_nothing
+    check: Callable[[], None] = _check_nothing  # raises what a save in the background met
+    stop: Callable[[], bool] = _never
+    phases: Phases = field(default_factory=Phases)
+
+    def run(self, state: State, batches: Iterator, start: int, steps: int) -> State:
+        """Make the updates `start` + 1 … `steps` and return the last state."""
+        self._state = state
+        self._saved = start
+
+        # An earlier process may have stopped within a row, or during the evaluation of `start`.
+        pending = self.logs.load_pending(start)
+        if pending:
+            self.averager.resume(pending["rows"])
+            if pending["evaluation"] and not self._evaluated(start):
+                self._leave(start, evaluation=True)
+
+        # Several processes must stop at the same update, so none gives up waiting for data.
+        stop_waiting = _never if hosts.several() else self.stop
+        with closing(_Reader(batches, steps - start)) as reader:
+            for step in range(start + 1, steps + 1):
+                with self.phases("data"):
+                    batch = reader.next(stop_waiting)
+                if batch is None:
+                    self.averager.wait()
+                    self._leave(step - 1, evaluation=False)
+                with self.phases("step"):
+                    self.averager.read_if_ready()
+                    self._state, sums = self.update(self._state, batch)
+                    self.averager.push(step, sums)
+                self.check()
+                self._after(step, steps)
+        return self._state
+
+    def _after(self, step: int, last: int) -> None:
+        """Log, evaluate, save and stop after an update, whatever is due."""
+        intervals = self.intervals
+        evaluates = bool(intervals.eval and step % intervals.eval == 0)
+        saves = step == last or bool(intervals.save and step % intervals.save == 0)
+        stops = step < last and self.stop()
+
+        # The time of the update under way must not count as evaluation or saving.
+        if evaluates or saves or stops:
+            with self.phases("step"):
+                if saves:
+                    self.averager.close(step)
+                else:
+                    self.averager.wait()
+        if stops or (evaluates and not self._evaluated(step)):
+            self._leave(step, evaluation=evaluates)
+        if saves:
+            with self.phases("save"):
+                self.save(step, self._state)
+            self._saved = step
+            self.averager.reset_clock()
+
+    def _evaluated(self, step: int) -> bool:
+        """Log the scores of the state; False where the evaluation was cut short."""
+        with self.phases("eval"):
+            try:
+                self.logs.write({"step": step, **self.evaluate(self._state, step)})
+            except Preempted:
+                return False
+        self.averager.reset_clock()
+        return True
+
+    def _leave(self, step: int, evaluation: bool) -> NoReturn:
+        """Save everything after update `step` and end the run; `evaluation`: it is missing."""
+        pending = dict(rows=self.averager.rows, evaluation=evaluation)
+        self.logs.save_pending(step, pending)
+        if step != self._saved:
+            self.save(step, self._state)
         raise Preempted(step)
-
-    if (
-        load_pending
-        and load_pending["evaluation"]
-        and not _evaluated(partial(evaluate, state, start), start, phases, logs, meter)
-    ):
-        leave(start, True)
-    with closing(_Reader(batches, steps - start)) as reader:
-        for step in range(start + 1, steps + 1):
-            with phases("data"):
-                batch = reader.next((lambda: False) if hosts.several() else stop)
-            if batch is None:
-                meter.settle()
-                leave(step - 1, False)
-            with phases("step"):
-                meter.read_if_ready()
-                state, sums = update(state, batch)
-                meter.push(step, sums)
-            check()
-            to_evaluate = bool(intervals.eval and step % intervals.eval == 0)
-            to_save = step == steps or bool(intervals.save and step % intervals.save == 0)
-            stopping = step < steps and stop()
-            if to_evaluate or to_save or stopping:
-                with phases("step"):
-                    meter.close(step) if to_save else meter.settle()
-            if stopping or (
-                to_evaluate
-                and not _evaluated(partial(evaluate, state, step), step, phases, logs, meter)
-            ):
-                leave(step, to_evaluate)
-            if to_save:
-                with phases("save"):
-                    save(step, state)
-                saved = step
-                meter.restart()
-    return state, phases
-
-
-def _evaluated(
-    evaluate: Callable[[], dict], step: int, phases: Phases, logs: Logs, meter: Meter
-) -> bool:
-    """False where the evaluation was cut short."""
-    with phases("eval"):
-        try:
-            logs.write({"step": step, **evaluate()})
-        except Preempted:
-            return False
-    meter.restart()
-    return True
 
 
 class _Reader:
-    """The next of `count` batches, read and put on the devices by a thread while an update runs, so that waiting can be interrupted."""
+    """Reads `count` batches in a thread, one ahead, so that waiting for one can be interrupted."""
 
     def __init__(self, batches: Iterator, count: int):
-        self._batches, self._wanted, self._ready = batches, queue.SimpleQueue(), queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._read, args=(count,), daemon=True, name="batches"
-        )
+        self._batches = batches
+        self._requests: queue.SimpleQueue = queue.SimpleQueue()  # True: one more; False: the end
+        self._ready: queue.SimpleQueue = queue.SimpleQueue()  # (batch, None) or (None, error)
+        run = dict(target=self._read, args=(count,), daemon=True, name="batches")
+        self._thread = threading.Thread(**run)
         self._thread.start()
-        self._wanted.put(True)
+        self._requests.put(True)
 
     def _read(self, count: int) -> None:
         for _ in range(count):
-            if not self._wanted.get():
+            if not self._requests.get():
                 return
             try:
                 self._ready.put((next(self._batches), None))
@@ -141,12 +166,15 @@ class _Reader:
                 self._ready.put((None, error))
 
     def close(self) -> None:
-        """Ends the thread, with the batch that it reads: Python aborts where it ends a thread that is inside XLA."""
-        self._wanted.put(False)
+        """End the thread after the batch under way.
+
+        Python aborts where it ends a thread that is inside XLA.
+        """
+        self._requests.put(False)
         self._thread.join(_LAST_READ)
 
     def next(self, stop: Callable[[], bool]):
-        """The batch, or None when asked to stop."""
+        """Return the next batch, or None once `stop` returns True."""
         while True:
             if stop():
                 return None
@@ -157,5 +185,5 @@ class _Reader:
                 continue
         if error is not None:
             raise error
-        self._wanted.put(True)
+        self._requests.put(True)
         return batch

@@ -1,138 +1,147 @@
-"""From the sums of each update to rows of metrics, never holding up the device; and how many updates had to be left out in a row."""
+"""Averages the sums of updates into rows of the log, without stalling the device."""
 
 import time
 
 import jax
 import numpy as np
 
+from dlm.core.contracts import Mean
 from dlm.machine import hosts
 from dlm.runs.logs import Logs
 
 LN2 = float(np.log(2.0))
-# The sums of an update, but for those of single metrics.
-_NAMES = ("loss_sum", "weight_sum", "nats_sum", "bytes_sum", "skipped_sum", "empty_sum")
 
 
 class Diverged(Exception):
-    """`skips` updates in a row, from `step` on, had to be left out."""
+    """Raised when `skips` updates in a row, from `step` on, had to be left out."""
 
     def __init__(self, step: int, skips: int):
-        super().__init__(
-            f"{skips} updates in a row had no usable loss or gradient, the first was update {step}"
-        )
+        cause = f"{skips} updates in a row had no usable loss or gradient"
+        super().__init__(f"{cause}, the first was update {step}")
         self.step = step
 
 
-class Meter:
-    """Turns the sums of each update into rows of metrics: one update behind a device that computes by itself."""
+class MetricAverager:
+    """Turns the sums of each update into rows, one update behind an asynchronous device."""
 
     def __init__(self, logs: Logs, every: int, flops_per_token: float, peak: float, skips: int):
-        self._logs, self._every = logs, every
-        self._streak: list[
-            int
-        ] = []  # the steps of the updates left out since the last one that was made
+        """Log a row after each `every` updates, and raise Diverged after `skips` skipped ones.
+
+        Args:
+          logs: receives the rows.
+          every: updates in a row of the log.
+          flops_per_token: of training, for the share of the peak.
+          peak: floating-point operations per second of all devices.
+          skips: updates left out in a row that end the run; 0: never.
+        """
+        self._logs = logs
+        self._every = every
         self._skips = skips
-        self._flops, self._peak = flops_per_token, peak
-        self._pending: tuple[int, dict] | None = None
+        self._flops = flops_per_token
+        self._peak = peak
+        self._skipped: list[int] = []  # steps left out since the last good update
+        self._pending: tuple[int, dict] | None = None  # (step, its sums, still on the device)
         self.rows: list[dict] = []  # sums of the updates since the last row
-        self._untimed, self._begin = (
-            0,
-            time.perf_counter(),
-        )  # rows from before the clock was started again
+        self.reset_clock()
 
     def resume(self, rows: list[dict]) -> None:
-        """Goes on with the row that an earlier process had under way."""
+        """Continue the row that an earlier process had begun."""
         self.rows = rows
-        self.restart()
+        self.reset_clock()
 
     def push(self, step: int, sums: dict) -> None:
-        self.settle()
+        """Add the sums of an update, which may still be under way."""
+        self.wait()
         self._pending = (step, sums)
 
     def read_if_ready(self) -> None:
-        """Before the next update: reads the one under way if it is done. Small programs of a CPU run while they are called, and the next
-        one's time would be told as this one's. Several processes all leave a run that diverges after the same update, so they wait."""
-        if (
-            self._pending is not None
-            and not hosts.several()
-            and all(_done(x) for x in jax.tree.leaves(self._pending[1]))
-        ):
-            self.settle()
+        """Before the next update: read the sums of the last one if they are computed.
 
-    def settle(self) -> None:
-        """Waits for the update that is under way."""
+        Small programs run on the CPU while they are called, and the next one's time would count
+        as this one's. Several processes must leave a diverging run after the same update, so
+        they always wait.
+        """
+        if self._pending is None or hosts.several():
+            return
+        _, sums = self._pending
+        if all(_is_computed(x) for x in jax.tree.leaves(sums)):
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the update under way and add its sums to the row."""
         if self._pending is None:
             return
         step, sums = self._pending
         self._pending = None
-        self.rows.append(_plain(jax.device_get(sums)))
-        if self.rows[-1].get("skipped_sum"):
-            self._streak.append(step)
-        elif not self.rows[-1].get("empty_sum"):
-            self._streak = []
-        if self._streak and len(self._streak) == self._skips:
-            raise Diverged(self._streak[0], self._skips)
+        row = jax.tree.map(float, jax.device_get(sums))
+        self.rows.append(row)
+
+        # An empty batch neither ends a series of failures nor belongs to it.
+        if row.get("skipped_sum"):
+            self._skipped.append(step)
+        elif not row.get("empty_sum"):
+            self._skipped = []
+        if self._skipped and len(self._skipped) == self._skips:
+            raise Diverged(self._skipped[0], self._skips)
         if step % self._every == 0:
-            self._emit(step)
+            self._log(step)
 
     def close(self, step: int) -> None:
-        """Ends the row under way: what a checkpoint's successor logs must not need the updates before it."""
-        self.settle()
+        """End the row, so that the rows after a checkpoint need no update before it."""
+        self.wait()
         if self.rows:
-            self._emit(step)
+            self._log(step)
 
-    def restart(self) -> None:
-        """Leaves what was not training, and the updates before it, out of the speed."""
-        self._untimed, self._begin = len(self.rows), time.perf_counter()
+    def reset_clock(self) -> None:
+        """Exclude the time until now, and the updates before it, from the speed."""
+        self._untimed = len(self.rows)
+        self._began = time.perf_counter()
 
-    def _emit(self, step: int) -> None:
-        now = time.perf_counter()
-        total = {k: sum(row.get(k, 0.0) for row in self.rows) for k in _NAMES}
-        speed = sum(row["weight_sum"] for row in self.rows[self._untimed :]) / (now - self._begin)
-        left = {name: int(total.get(f"{name}_sum", 0)) for name in ("skipped", "empty")}
-        updates = [
-            row for row in self.rows if not row.get("skipped_sum") and not row.get("empty_sum")
-        ]
-        row = dict(
-            step=step,
-            **(_means(total, updates) if updates else {}),  # nothing where no update was made
-            lr=self.rows[-1]["lr"],
-            **{name: count for name, count in left.items() if count},
-            tokens_per_s=speed,
-            share_of_peak=speed * self._flops / self._peak,
-        )
+    def _log(self, step: int) -> None:
+        seconds = time.perf_counter() - self._began
+        speed = sum(row["weight_sum"] for row in self.rows[self._untimed :]) / seconds
+        row: dict[str, float] = dict(step=step)
+        row |= _means(self.rows)
+        row["lr"] = self.rows[-1]["lr"]
+        for name in ("skipped", "empty"):
+            count = int(sum(sums.get(f"{name}_sum", 0) for sums in self.rows))
+            if count:
+                row[name] = count
+        row["tokens_per_s"] = speed
+        row["share_of_peak"] = speed * self._flops / self._peak
         self._logs.write(row)
         self._logs.progress(row)
         self.rows = []
-        self.restart()
+        self.reset_clock()
 
 
-def _done(x) -> bool:
+def _is_computed(x) -> bool:
     return isinstance(x, jax.Array) and x.is_ready()
 
 
-def _plain(sums: dict) -> dict:
-    """The sums of an update as numbers, of each metric a pair (sum of values, sum of counts)."""
-    metrics = sums.get("metrics", {})
-    row = {name: float(value) for name, value in sums.items() if name != "metrics"}
-    pairs = {name: (float(m.value_sum), float(m.count_sum)) for name, m in metrics.items()}
-    return row | dict(metrics=pairs)
+def _means(rows: list[dict]) -> dict[str, float]:
+    """The loss and every metric over the updates that were made; {} where none was made.
+
+    Updates that were left out have sums of 0.
+    """
+    updates = [row for row in rows if not row.get("skipped_sum") and not row.get("empty_sum")]
+    if not updates:
+        return {}
+    tokens = max(_total(rows, "weight_sum"), 1.0)
+    means = dict(loss=_total(rows, "loss_sum") / tokens)
+    if "nats_sum" in rows[-1]:
+        size = max(_total(rows, "bytes_sum"), 1.0)
+        means["bits_per_byte"] = _total(rows, "nats_sum") / LN2 / size
+    means["grad_norm"] = updates[-1]["grad_norm"]
+
+    # Each metric carries its own denominator, so no list of names is needed.
+    for name in rows[-1].get("metrics", {}):
+        parts: list[Mean] = [row["metrics"][name] for row in rows]
+        count = sum(part.count_sum for part in parts)
+        if count:
+            means[name] = sum(part.value_sum for part in parts) / count
+    return means
 
 
-def _mean(name: str, updates: list[dict]) -> float:
-    """The mean of a metric over updates."""
-    pairs = [row["metrics"][name] for row in updates if name in row.get("metrics", {})]
-    values, counts = zip(*pairs, strict=True)
-    return sum(values) / max(sum(counts), 1.0)
-
-
-def _means(total: dict, updates: list[dict]) -> dict:
-    """The columns of a row: each metric over what it counts."""
-    row = dict(loss=total["loss_sum"] / max(total["weight_sum"], 1.0))
-    if any("nats_sum" in update for update in updates):
-        row["bits_per_byte"] = total["nats_sum"] / LN2 / max(total["bytes_sum"], 1.0)
-    row["grad_norm"] = updates[-1]["grad_norm"]
-    # An earlier version kept no pairs in the rows of an update under way.
-    for name in updates[-1].get("metrics", {}):
-        row[name] = _mean(name, updates)
-    return row
+def _total(rows: list[dict], name: str) -> float:
+    return sum(row.get(name, 0.0) for row in rows)

@@ -1,8 +1,12 @@
 """The training state and the one jitted update.
 
-loss = Σ nats / Σ weights over the global batch; microbatches add up sums of nats, of weights and of gradients, so their
-number changes neither the loss nor, up to rounding, the gradient
+loss = Σ nats / Σ weights over the global batch. Microbatches add up the sums of nats, of weights
+and of gradients, so their number changes neither the loss nor, up to rounding, the gradient.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,82 +17,101 @@ from dlm.core import keys
 from dlm.core.contracts import Batch, Loss, Mean, State, UnbiasedLoss
 from dlm.training.config import Average, OptimizerConfig
 
+# (params, batch, key, statistics, progress) → Loss
+LossFunction = Callable[..., Loss]
+Update = Callable[[State, Batch], tuple[State, dict]]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What an update does beyond the optimizer's step."""
+
+    # (memory, statistics of the batch) → the memory of the next state
+    remember: Callable[[Any, Any], Any] | None = None
+    # (params, routing) → params with balanced routers, and {name: value} for the logs
+    route: Callable[[Any, Any], tuple[Any, dict]] | None = None
+
 
 def create_state(
-    params, optim: OptimizerConfig, optimizer: optax.GradientTransformation, memory=None
+    params, config: OptimizerConfig, optimizer: optax.GradientTransformation, memory=None
 ) -> State:
-    """The state before the first update."""
-    ema = jax.tree.map(jnp.copy, params) if optim.ema.decay else None
+    """Build the state before the first update."""
+    ema = jax.tree.map(jnp.copy, params) if config.ema.decay else None
     return State(jnp.int32(0), params, optimizer.init(params), ema, memory)
 
 
 def make_update(
-    loss_of,
-    optim: OptimizerConfig,
+    loss_of: LossFunction,
+    config: OptimizerConfig,
     optimizer: optax.GradientTransformation,
-    schedule,
-    root_key,
+    schedule: optax.Schedule,
+    root_key: jax.Array,
     bytes_V: np.ndarray,
     steps: int = 1,
-    remember=None,
-    route=None,
-):
-    """`update(state, batch) → (state, sums)`; `loss_of(params, batch, key, statistics, progress) → Loss`.
+    hooks: Hooks = Hooks(),
+) -> Update:
+    """Build `update(state, batch) → (state, sums)`.
 
-    An update whose loss or gradient is not finite (or larger than optim.skip.norm) leaves all but the step as it was and counts in
-    `skipped_sum`; one of a batch in which no token counts does the same and counts in `empty_sum` alone. `progress` is the share of `steps` already done;
-    `remember(memory, sums)` gives the state's next memory, and `route(params, routed) → (params, metrics)`
-    answers to what the routers did. The noise key depends on the seed, the step and each sample's global number, never on where a sample
-    is computed.
+    An update is left out if its loss or gradient is not finite, or its gradient is larger than
+    optim.skip.norm: then all but the step stays as it was, and `skipped_sum` is 1. A batch in
+    which no token counts does the same, with `empty_sum` 1. The noise key depends on the seed,
+    the step and each sample's global number, never on where a sample is computed.
+
+    The sums are loss_sum, weight_sum, bytes_sum, nats_sum (only of a loss that estimates a
+    likelihood), skipped_sum, empty_sum, grad_norm, lr, and `metrics`: {name: Mean}.
+
+    Args:
+      loss_of: the objective's loss of the parameters.
+      config: gradient clipping, averaging, microbatches and when to skip.
+      optimizer: built by `training.optimizer.transformation`.
+      schedule: the multiple of the peak learning rate, for the logs.
+      root_key: the key of the run's seed.
+      bytes_V: bytes of text that each id is worth, for bits per byte.
+      steps: updates of the whole run; the objective receives the share that is done.
+      hooks: what else happens in an update.
     """
 
-    def update(state: State, batch: Batch):
+    def update(state: State, batch: Batch) -> tuple[State, dict]:
         key = keys.key(root_key, "noise", state.step)
         progress = state.step / steps
 
         def loss_now(params, batch: Batch) -> Loss:
             return loss_of(params, batch, key, state.memory, progress)
 
-        grads, sums = _gradients(loss_now, state.params, batch, optim.microbatches)
+        grads, sums = _gradients(loss_now, state.params, batch, config.microbatches)
+
+        # The gradient of an empty batch is 0 / 0 and is not used.
         empty = sums["weight_sum"] == 0
-        grads = jax.tree.map(
-            lambda g: g / sums["weight_sum"], grads
-        )  # of an empty batch they are not used
+        grads = jax.tree.map(lambda g: g / sums["weight_sum"], grads)
         norm = optax.tree.norm(grads)
-        sound = (
-            jnp.isfinite(sums["loss_sum"])
-            & jnp.isfinite(norm)
-            & (norm <= (optim.skip.norm or jnp.inf))
-        )
+        largest = config.skip.norm or jnp.inf
+        sound = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm) & (norm <= largest)
         good = sound & ~empty
+
+        # Everything is computed as if the update were good; `where` below undoes it if not.
         changes, moments = optimizer.update(grads, state.moments, state.params)
-        params, router_metrics = optax.apply_updates(state.params, changes), {}
+        params = optax.apply_updates(state.params, changes)
         routing = sums.pop("routing")
         if routing is not None:
-            params, router_metrics = route(params, routing)
-        ema, made = state.ema, made_updates(state.moments)
-        if ema is not None:
-            decay = average_decay(optim.ema, made)
-            ema = jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params)
+            params, values = hooks.route(params, routing)
+            sums["metrics"] |= {name: Mean(value, 1.0) for name, value in values.items()}
+        count = count_updates(state.moments)
+        ema = _averaged(state.ema, params, config.ema, count)
         memory, statistics = state.memory, sums.pop("statistics")
         if memory is not None:
-            memory = remember(memory, statistics)
-        after, before = (
-            (params, moments, ema, memory),
-            (state.params, state.moments, state.ema, state.memory),
-        )
+            memory = hooks.remember(memory, statistics)
+
+        # An update that is left out changes neither the state nor the means.
+        after = (params, moments, ema, memory)
+        before = (state.params, state.moments, state.ema, state.memory)
+        chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
-        # An update that is left out is not in the means.
-        sums = jax.tree.map(lambda v: jnp.where(good, v, 0), sums)
-        sums["metrics"] |= {
-            name: Mean(jnp.where(good, value, 0.0), 1.0 * good)
-            for name, value in router_metrics.items()
-        }
-        sums |= dict(skipped_sum=1.0 * ~(sound | empty), empty_sum=1.0 * empty)
-        sums |= dict(grad_norm=jnp.where(empty, 0.0, norm), lr=optim.lr * schedule(made))
-        return State(
-            state.step + 1, *jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
-        ), sums
+        sums = jax.tree.map(lambda value: jnp.where(good, value, 0), sums)
+        sums["skipped_sum"] = 1.0 * ~(sound | empty)
+        sums["empty_sum"] = 1.0 * empty
+        sums["grad_norm"] = jnp.where(empty, 0.0, norm)
+        sums["lr"] = config.lr * schedule(count)
+        return State(state.step + 1, *chosen), sums
 
     return update
 
@@ -100,47 +123,52 @@ def average_decay(average: Average, updates: jax.Array) -> float | jax.Array:
     return jnp.minimum(average.decay, (1 + updates) / (10 + updates))
 
 
-def made_updates(moments) -> jax.Array:
-    """How many updates the optimizer has made, those that were left out not among them: its schedule's place."""
-    return jnp.stack([count for _, count in optax.tree.get_all_with_path(moments, "count")]).max()
+def count_updates(moments) -> jax.Array:
+    """Count the updates that the optimizer made; those left out are not among them.
 
-
-def _gradients(loss_of, params, batch: Batch, parts: int):
-    """Gradient of Σ nats, and the sums that the objective reports.
-
-    `parts` microbatches are computed one after another.
+    This is the position of the learning-rate schedule.
     """
+    counts = optax.tree.get_all_with_path(moments, "count")
+    return jnp.stack([count for _, count in counts]).max()
 
-    def one(batch):
+
+def _averaged(ema, params, average: Average, count: jax.Array):
+    if ema is None:
+        return None
+    decay = average_decay(average, count)
+    return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params)
+
+
+def _gradients(loss_of: Callable[[Any, Batch], Loss], params, batch: Batch, parts: int):
+    """Compute the gradient of Σ nats and the sums of the loss, one microbatch after another."""
+
+    def of_part(part: Batch):
         def nats(params):
-            loss = loss_of(params, batch)
+            loss = loss_of(params, part)
             return loss.nats_sum, _sums(loss)
 
         return jax.grad(nats, has_aux=True)(params)
 
     if parts == 1:
-        return one(batch)
+        return of_part(batch)
     # Row i goes to part i mod parts, so that each part stays spread over all devices.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
-        grads, sums = one(part)
+        grads, sums = of_part(part)
         return jax.tree.map(jnp.add, total, grads), sums
 
     grads, sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
     return grads, jax.tree.map(lambda x: x.sum(0), sums)
 
 
-def _sums(loss: Loss) -> dict:
+def _sums(loss: Loss) -> dict[str, Any]:
     """The parts of a loss that add up over microbatches, by name."""
-    sums = dict(
-        loss_sum=loss.nats_sum,
-        weight_sum=loss.weight_sum,
-        metrics=loss.metrics,
-        routing=loss.routing,
-        statistics=loss.statistics,
-    )
-    # A loss that is no likelihood is not called one.
+    sums: dict[str, Any] = dict(loss_sum=loss.nats_sum, weight_sum=loss.weight_sum)
+    sums["metrics"] = dict(loss.metrics)
+    sums["routing"] = loss.routing
+    sums["statistics"] = loss.statistics
+    # A loss that only trains is not logged as a likelihood.
     exact_sum = loss.nats_sum if isinstance(loss, UnbiasedLoss) else loss.exact_sum
     if exact_sum is not None:
         sums["nats_sum"] = exact_sum

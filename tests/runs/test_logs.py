@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from dlm.app import cli
 from dlm.core import files
 from dlm.core.config import to_json
+from dlm.core.contracts import Mean
 from dlm.core.errors import UserError
 from dlm.runs import logs
 
@@ -36,24 +38,36 @@ def test_resuming_drops_what_will_come_again(tmp_path):
 def test_what_a_stopped_run_owes_is_kept_for_its_step_alone(tmp_path):
     log, load_pending = (
         logs.Logs(tmp_path, 0, 9, io.StringIO()),
-        dict(rows=[dict(loss=1.5)], evaluation=True),
+        dict(rows=[dict(loss=1.5, metrics=dict(share=Mean(1.0, 2.0)))], evaluation=True),
     )
     assert log.load_pending(3) is None
     log.save_pending(3, load_pending)
     assert log.load_pending(3) == load_pending and log.load_pending(2) is None
-    log.save_pending(3, dict(rows=[dict(loss=float("nan"), skipped_sum=1.0)], evaluation=False))
-    assert str(log.load_pending(3)["rows"]) == "[{'loss': nan, 'skipped_sum': 1.0}]"
+    sums = dict(loss=math.nan, skipped_sum=1.0, metrics=dict(share=Mean(math.nan, 2.0)))
+    log.save_pending(3, dict(rows=[sums], evaluation=False))
+    assert str(log.load_pending(3)["rows"]) == str([sums])
     for damaged in (
         "",
         "[3]",
         '{"step": 3}',
         '{"step": 3, "rows": [3], "evaluation": true}',
-        '{"step": 3, "rows": [{"loss": "a"}], "evaluation": true}',
+        '{"step": 3, "rows": [{"loss": "a", "metrics": {}}], "evaluation": true}',
+        '{"step": 3, "rows": [{"metrics": {"share": [1]}}], "evaluation": true}',
     ):
         (tmp_path / logs.OWED).write_text(damaged)
         with pytest.raises(UserError, match="owed.json is damaged: delete it"):
             log.load_pending(3)
     log.close()
+
+
+def test_an_unfinished_row_of_an_earlier_version_is_dropped_with_one_line(tmp_path):
+    """Its sums had no denominators; an evaluation that it owes is made up for."""
+    log = logs.Logs(tmp_path, 0, 9, stream := io.StringIO())
+    row = '{"loss_sum": 3.0, "masked_sum": 2.0}'
+    (tmp_path / logs.OWED).write_text(f'{{"step": 3, "rows": [{row}], "evaluation": true}}')
+    assert log.load_pending(3) == dict(rows=[], evaluation=True)
+    log.close()
+    assert stream.getvalue().count("\n") == 1 and "is of an earlier version" in stream.getvalue()
 
 
 def test_an_evaluation_made_up_for_by_a_process_that_was_killed_then_is_not_kept_twice(tmp_path):
@@ -146,6 +160,7 @@ def test_what_is_not_finite_is_null_and_said_beside_it(tmp_path, capsys):
 KEYS = (
     "data/content.py",
     "evals/harness.py",
+    "reports/figures.py",
     "reports/groups.py",
     "reports/docstring_results.py",
     "reports/replay.py",

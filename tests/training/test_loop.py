@@ -12,7 +12,7 @@ from dlm.core.contracts import Mean
 from dlm.machine.interrupts import Preempted
 from dlm.training import loop, metrics
 from dlm.training.intervals import Intervals
-from dlm.training.metrics import Diverged
+from dlm.training.metrics import Diverged, MetricAverager
 
 
 class Told:
@@ -33,6 +33,10 @@ class Told:
 
     def load_pending(self, step):
         return self.debt if self.debt.get("step") == step else None
+
+
+def mean(value, count):
+    return Mean(np.float32(value), np.float32(count))
 
 
 def train(
@@ -58,9 +62,10 @@ def train(
             weight_sum=np.float32(5 * counted),
             bytes_sum=np.float32(4 * counted),
             metrics=dict(
-                masked_share=Mean(np.float32(2 * counted), np.float32(5 * counted)),
-                ahead_loss=Mean(np.float32(3 * counted), np.float32(5 * counted)),
-                router_busiest=Mean(np.float32(batch * counted), np.float32(counted)),
+                masked_share=mean(2 * counted, 5 * counted),
+                ahead_loss=mean(3 * counted, 5 * counted),
+                router_busiest=mean(batch * counted, counted),
+                never=mean(0, 0),
             ),
             lr=np.float32(batch),
             grad_norm=np.float32(batch),
@@ -68,21 +73,19 @@ def train(
             empty_sum=np.float32(empty(batch)),
         )
 
-    return loop.train(
-        start,
+    intervals = Intervals(**every)
+    averager = MetricAverager(told, intervals.log, flops_per_token=2.0, peak=4.0, skips=skips)
+    running = loop.Loop(
         update,
-        batches or iter(range(start + 1, steps + 1)),
-        start=start,
-        steps=steps,
-        intervals=Intervals(**every),
-        logs=told,
-        flops_per_token=2.0,
-        peak=4.0,
+        intervals,
+        told,
+        averager,
         evaluate=evaluate or (lambda state, step: {"score": state}),
         save=lambda step, state: told.calls.append(("save", step)),
         stop=stop,
-        skips=skips,
     )
+    batches = batches or iter(range(start + 1, steps + 1))
+    return running.run(start, batches, start, steps), running.phases
 
 
 def test_rows_come_one_update_behind_and_the_last_at_once():
@@ -114,6 +117,7 @@ def test_rows_come_one_update_behind_and_the_last_at_once():
     assert row["ahead_loss"] == pytest.approx(6 / 10) and row["router_busiest"] == 1.5, (
         "a figure is the mean over the updates"
     )
+    assert "never" not in row, "a metric that counted nothing has no mean"
     assert row["share_of_peak"] == pytest.approx(row["tokens_per_s"] / 2)
 
 
@@ -121,26 +125,27 @@ def test_the_speed_is_that_of_the_updates_since_the_clock_was_started(monkeypatc
     """A row under way when an evaluation begins keeps its sums, and leaves its time and its tokens out of the speed."""
     told, now = Told(), [0.0]
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
-    metering = metrics.Meter(told, 4, flops_per_token=2.0, peak=4.0, skips=0)
+    metering = MetricAverager(told, 4, flops_per_token=2.0, peak=4.0, skips=0)
     sums = dict(loss_sum=6.0, weight_sum=5.0, bytes_sum=4.0, lr=1.0, grad_norm=1.0)
     for step, seconds in ((1, 10.0), (2, 10.0), (3, 10.0), (4, 2.0)):
         now[0] += seconds
         if step == 4:
-            metering.settle()
-            metering.restart()
+            metering.wait()
+            metering.reset_clock()
             now[0] += seconds
         metering.push(step, sums)
-    metering.settle()
+    metering.wait()
     assert [(r["step"], r["loss"], r["tokens_per_s"], r["share_of_peak"]) for r in told.rows] == [
         (4, 6 / 5, 5 / 2, 5 / 4)
     ]
 
 
 def test_a_row_holds_the_time_of_its_own_updates_where_they_run_while_they_are_called():
-    told, done = (
-        Told(),
-        lambda **sums: jax.block_until_ready(jax.tree.map(jnp.asarray, sums)),
-    )
+    told = Told()
+
+    def done(**sums):
+        return jax.block_until_ready(jax.tree.map(jnp.asarray, sums))
+
     train(told, 0, 3, made=done, log=1, save=0)
     assert told.calls == [
         ("update", 1),

@@ -24,7 +24,8 @@ from dlm.runs.logs import Logs
 from dlm.samplers.plan import Sampler
 from dlm.samplers.requests import Request
 from dlm.samplers.rules.ancestral import Ancestral
-from dlm.training import loop
+from dlm.training.loop import Loop
+from dlm.training.metrics import MetricAverager
 
 ROWS = 4  # samples drawn at once
 BLOCK = 6.0  # seconds that one part may take in one round
@@ -114,22 +115,25 @@ class Trial:
         )
         dtype = self.run.nn.compute.dtype
         began = time.perf_counter()
-        self.state, phases = loop.train(
-            self.state,
+        averager = MetricAverager(
+            self.logs,
+            intervals.log,
+            self.run.flops_per_token,
+            self.peaks[dtype],
+            skips=0,
+        )
+        loop = Loop(
             self.experiment.update,
-            self.batches,
-            start=0,
-            steps=self.updates,
-            intervals=intervals,
-            logs=self.logs,
-            flops_per_token=self.run.flops_per_token,
-            peak=self.peaks[dtype],
+            intervals,
+            self.logs,
+            averager,
             evaluate=self.evaluate,
             save=store.save if small else _save_nothing,
         )
+        self.state = loop.run(self.state, self.batches, start=0, steps=self.updates)
         whole = time.perf_counter() - began
         store.close()  # waits for the disk, so that the next part has the machine to itself
-        return dict(phases.seconds, all=whole)
+        return dict(loop.phases.seconds, all=whole)
 
     def evaluate(self, state: State, step: int) -> dict[str, float]:
         source = self.run.data.source

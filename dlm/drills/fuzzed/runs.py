@@ -119,7 +119,7 @@ def written(workdir: Path, run: Run, rng: random.Random) -> None:
     files.write(workdir / directory.COMMIT, "a" * 40 + "\n")
     files.write(workdir / directory.DATA, "b" * 32 + "\n")
     # A row of the log that is not complete yet.
-    row = dict(loss_sum=3.0, weight_sum=2.0)
+    row = dict(loss_sum=3.0, weight_sum=2.0, metrics={})
     pending = dict(rows=[row], evaluation=False, step=4)
     files.write(workdir / logs.OWED, files.as_json(pending))
 
