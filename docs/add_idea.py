@@ -17,7 +17,7 @@ import dlm
 
 ROOT = Path(dlm.__file__).parents[1]
 copy = Path(tempfile.mkdtemp())
-for name in ("dlm", "tests/laws", "configs"):
+for name in ("dlm", "tests", "configs"):
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / name, copy / name, ignore=ignored)
 

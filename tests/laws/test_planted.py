@@ -47,7 +47,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
     folder = tmp_path_factory.mktemp("house")
-    for name in ("dlm", "tests/laws", "configs"):
+    for name in ("dlm", "tests", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name, source in PLANTED.items():
         (folder / "dlm" / "objectives" / f"{name}.py").write_text(source, encoding="utf-8")
