@@ -54,8 +54,9 @@ train.main([f"--config={RECIPE}:size=tiny", f"--workdir={run}", *settings])
 
 # %%
 evaluate.main([f"--workdir={run}", "--evals=bound", "--evals.bound.windows=8"])
-scores = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
-bits_per_byte = next(s["value"] for s in scores if s["name"] == "bits_per_byte")
+lines = (run / "evals.jsonl").read_text(encoding="utf-8").splitlines()
+scores = {score["name"]: score["value"] for score in map(json.loads, lines)}
+bits_per_byte = scores["bits_per_byte"]
 assert bits_per_byte < 8, "a byte that is drawn evenly has 8 bits"
 
 # %% [markdown]

@@ -1,4 +1,4 @@
-"""The README and the pages of docs/ as a reader uses them: their commands run, their code is shipped.
+"""The README and the pages of docs/ as a reader uses them: their commands run, their links lead on.
 
 The README's example of an objective is tested in tests/laws/test_planted.py.
 """
@@ -65,7 +65,7 @@ def dry_form(line):
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    """A folder with the recipes, published weights and a short text in place of the embedded one."""
+    """A folder with recipes and published weights, and flags that name a short text."""
     corpus = tmp_path / "corpus.txt"
     functions = [f"def f{i}(x):\n    return x + {i}" for i in range(200)]
     corpus.write_text("\n\n".join(functions), encoding="utf-8")
