@@ -23,7 +23,8 @@ class Planted(_Masked):
     claims: ClassVar = {claims!r}
 
     def nats(self, *arguments):
-        return super().nats(*arguments) * {factor}
+        factor = {factor} if self.pattern == "bernoulli" else 1.0
+        return super().nats(*arguments) * factor
 """
 PLANTED = dict(
     early=EXAMPLE,
