@@ -1,4 +1,7 @@
-"""The device mesh: `data × fsdp × tensor × expert`; where each parameter and each batch lies."""
+"""The device mesh `data × fsdp × tensor × expert`, and the sharding of parameters and batches.
+
+Axes of parameters are split by the letters of their names (`core.axes`).
+"""
 
 import jax
 import numpy as np
@@ -16,13 +19,16 @@ _AUTO = (AxisType.Auto,) * len(axes.MESH)  # Linen layers fail under Explicit ax
 
 
 def devices(config: MeshConfig) -> list:
-    """The devices that a run may use, of all its processes."""
+    """List the devices that a run may use, of all its processes."""
     allocator.run_inline()
     return platform.devices(config.platform, config.plugin)
 
 
 def make(config: MeshConfig, among: list | None = None) -> jax.sharding.Mesh:
-    """The mesh over all devices of the platform, or `among` these."""
+    """Build the mesh over all devices of the platform, or `among` these.
+
+    Raises UserError where the sizes do not fit the devices.
+    """
     available = devices(config) if among is None else among
     others = config.fsdp * config.tensor * config.expert
     data = config.data or max(len(available) // others, 1)
@@ -30,76 +36,86 @@ def make(config: MeshConfig, among: list | None = None) -> jax.sharding.Mesh:
     if data * others > len(available) or (not config.data and len(available) % others):
         kind = config.platform or available[0].platform
         raise UserError(f"config.mesh: {shape} does not fit {len(available)} {kind} device(s)")
-    if among is None and jax.process_count() > 1 and data * others < len(available):
-        raise UserError(
-            f"config.mesh: {shape} leaves out devices of {jax.process_count()} processes: it must use all {len(available)}"
-        )
+
+    # A process without a device of the mesh would wait for the others for ever.
+    processes = jax.process_count()
+    if among is None and processes > 1 and data * others < len(available):
+        cause = f"leaves out devices of {processes} processes"
+        raise UserError(f"config.mesh: {shape} {cause}: it must use all {len(available)}")
     sizes = (data, config.fsdp, config.tensor, config.expert)
-    return jax.sharding.Mesh(placed(sizes, available[: data * others]), axes.MESH, axis_types=_AUTO)
+    devices_in_shape = placed(sizes, available[: data * others])
+    return jax.sharding.Mesh(devices_in_shape, axes.MESH, axis_types=_AUTO)
 
 
 def placed(sizes: tuple[int, ...], devices: list) -> np.ndarray:
-    """The devices in the mesh's shape: neighbours on a torus as neighbours, and one of its axes for several of the mesh where need be."""
+    """Arrange the devices in the mesh's shape, neighbours on a torus as neighbours.
+
+    One axis of the torus may serve several axes of the mesh.
+    """
     return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
 def abstract_mesh(config: MeshConfig) -> AbstractMesh:
-    """The mesh of devices that need not be there: enough to trace a program and to lower it, not to run it. data=0 counts as 1."""
-    return AbstractMesh(
-        (config.data or 1, config.fsdp, config.tensor, config.expert), axes.MESH, axis_types=_AUTO
-    )
+    """Build a mesh without devices, to trace and lower programs; data=0 counts as 1."""
+    sizes = (config.data or 1, config.fsdp, config.tensor, config.expert)
+    return AbstractMesh(sizes, axes.MESH, axis_types=_AUTO)
 
 
 def state_shardings(mesh: jax.sharding.Mesh, abstract):
-    """A sharding for every leaf of a training state: parameters, moments and EMA by their axis letters, the rest replicated."""
+    """Return a sharding for every leaf of a training state.
+
+    Parameters, moments and averages are split by their axis letters; the rest is replicated.
+    """
     sizes = dict(mesh.shape)
 
-    def of(path, leaf):
+    def sharding_of(path, leaf):
         try:
-            return NamedSharding(
-                mesh, PartitionSpec(*axes.partition(name_of(path), leaf.shape, sizes))
-            )
-        except ValueError:
-            return NamedSharding(mesh, PartitionSpec())
+            spec = axes.partition(name_of(path), leaf.shape, sizes)
+        except ValueError:  # the leaf has no axis letters
+            spec = ()
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree_util.tree_map_with_path(of, abstract)
+    return jax.tree_util.tree_map_with_path(sharding_of, abstract)
 
 
 def _shares(mesh: jax.sharding.Mesh, rows: int) -> tuple[str, ...] | None:
-    """The axes that split so many rows; None where they do not."""
+    """Return the mesh axes that split this number of rows; None where it is not divisible."""
     return axes.BATCH if rows % axes.shards(mesh.shape) == 0 else None
 
 
 def spread(mesh: jax.sharding.Mesh, tree):
-    """Arrays of rows, split over the devices like a batch where their number allows it."""
+    """Split arrays of rows over the devices like a batch, where their number is divisible."""
     if mesh.size == 1:
         return tree
-    return jax.tree.map(
-        lambda x: jax.lax.with_sharding_constraint(
-            x, NamedSharding(mesh, PartitionSpec(_shares(mesh, len(x))))
-        ),
-        tree,
-    )
+
+    def split(x):
+        spec = PartitionSpec(_shares(mesh, len(x)))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return jax.tree.map(split, tree)
 
 
 def remembered(mesh: jax.sharding.Mesh, memory):
-    """A cache [N, B, M, J, K] with its rows where the batch is and its heads where theirs are, where the numbers allow it."""
+    """Split a cache [N, B, M, J, K]: its rows like the batch, its heads over `tensor`."""
+    if mesh.size == 1:
+        return memory
 
-    def lie(x):
+    def split(x):
+        # Numbers that are not divisible stay whole.
         heads = "tensor" if x.shape[3] % mesh.shape["tensor"] == 0 else None
         spec = PartitionSpec(None, _shares(mesh, x.shape[1]), None, heads)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
-    return memory if mesh.size == 1 else jax.tree.map(lie, memory)
+    return jax.tree.map(split, memory)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The same on all devices."""
+    """Return the sharding of an array that is the same on all devices."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def fetch(tree):
-    """NumPy arrays of global values, in every process."""
+    """Copy global arrays to NumPy, in every process."""
     if all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
         return jax.device_get(tree)
     from jax.experimental import multihost_utils
@@ -108,24 +124,24 @@ def fetch(tree):
 
 
 def put(mesh: jax.sharding.Mesh, rows: dict[str, np.ndarray], total: int) -> Batch:
-    """This process's rows as its part of the global batch, split over the data axes."""
+    """Build the global batch of `total` rows from this process's, split over the data axes."""
     sharding = NamedSharding(mesh, PartitionSpec(axes.BATCH))
-    return batch(
-        {k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}, total
-    )
+    arrays = {}
+    for name, local in rows.items():
+        arrays[name] = jax.make_array_from_process_local_data(sharding, local)
+    return batch(arrays, total)
 
 
 def abstract(
     mesh: jax.sharding.Mesh | AbstractMesh, shape: tuple[int, ...], dtype
 ) -> jax.ShapeDtypeStruct:
-    """An array of a batch, without its content."""
-    return jax.ShapeDtypeStruct(
-        shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(axes.BATCH))
-    )
+    """Describe an array of a batch, without its content."""
+    sharding = NamedSharding(mesh, PartitionSpec(axes.BATCH))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def batch(arrays: dict, total: int) -> Batch:
-    """Returns the batch of arrays that are named as its fields, or as those of its layout."""
+    """Build the batch of arrays that are named as its fields, or as those of its layout."""
     names = ("segments_BL", "positions_BL")
     layout = Layout(**{name: arrays[name] for name in names if name in arrays})
     others = {name: array for name, array in arrays.items() if name not in names}

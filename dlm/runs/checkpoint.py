@@ -1,7 +1,9 @@
-"""Checkpoints of the training state: Orbax, asynchronous, sharded; the step is all that the data order needs to go on.
+"""Checkpoints of the training state: asynchronous and sharded, by Orbax.
 
-When Orbax has finished a checkpoint it is sealed with a manifest of sha256 sums (`manifest`), and only then is an older one deleted.
-Every byte is verified before a restore; a damaged checkpoint is named in one line and the newest intact one taken.
+The step is all that the order of the data depends on. When Orbax has finished a checkpoint, it is
+sealed with a manifest of sha256 sums (`runs.checksums`); only then is an older one deleted. Every
+byte is verified before a restore: a damaged checkpoint is reported in one line, and the newest
+intact one is taken.
 """
 
 import errno
@@ -26,10 +28,9 @@ _GOING = ".going"  # how the name of a folder that is being deleted ends
 
 
 def steps(workdir: Path) -> list[int]:
-    """Steps of the sealed checkpoints in a run directory, without importing Orbax."""
-    return [
-        n for n in _numbered(workdir) if (Path(workdir) / FOLDER / str(n) / checksums.FILE).exists()
-    ]
+    """List the steps of the sealed checkpoints in a run directory, without importing Orbax."""
+    folder = Path(workdir) / FOLDER
+    return [n for n in _numbered(workdir) if (folder / str(n) / checksums.FILE).exists()]
 
 
 def _numbered(workdir: Path) -> list[int]:
@@ -37,23 +38,22 @@ def _numbered(workdir: Path) -> list[int]:
 
 
 def intact(workdir: Path, say: Callable[[str], None], step: int | None = None) -> int | None:
-    """The newest step whose every byte verifies, or `step` if it does; None where there is no checkpoint.
+    """Find the newest step whose every byte verifies, or verify `step`; None: no checkpoint.
 
-    Damaged ones are told. A run with nothing but damaged checkpoints is refused: to start it over is the user's decision.
+    Damaged ones are reported by `say`. A run with nothing but damaged checkpoints raises
+    UserError: to start it over is the user's decision.
     """
     folder, numbered, first = Path(workdir) / FOLDER, _numbered(workdir), None
     if step is not None and step not in numbered:
-        raise UserError(
-            f"no checkpoint of step {step} in {folder}; there are {steps(workdir) or 'none'}"
-        )
+        known = steps(workdir) or "none"
+        raise UserError(f"no checkpoint of step {step} in {folder}; there are {known}")
     for number in reversed(numbered) if step is None else [step]:
         wrong = checksums.damage(folder / str(number))
         if wrong is None:
             return number
         if step is not None:
-            raise UserError(
-                f"checkpoint {step} is damaged: {wrong}; without --step the newest intact one is taken"
-            )
+            remedy = "without --step the newest intact one is taken"
+            raise UserError(f"checkpoint {step} is damaged: {wrong}; {remedy}")
         first = first or wrong
         say(f"checkpoint {number} is unfinished or damaged, an older one is tried: {wrong}")
     if steps(workdir):
@@ -62,17 +62,21 @@ def intact(workdir: Path, say: Callable[[str], None], step: int | None = None) -
 
 
 def set_aside(workdir: Path, after: int) -> None:
-    """Makes room for the checkpoints after step `after`: what stands in their place is renamed, not deleted."""
+    """Rename the folders of checkpoints after step `after`, so that new ones can be written."""
     for number in _numbered(workdir):
-        if number > after:
-            folder, n = Path(workdir) / FOLDER / str(number), 0
-            while (aside := folder.with_name(f"{number}.damaged{n or ''}")).exists():
-                n += 1
-            folder.rename(aside)
+        if number <= after:
+            continue
+        folder, n = Path(workdir) / FOLDER / str(number), 0
+        while (aside := folder.with_name(f"{number}.damaged{n or ''}")).exists():
+            n += 1
+        folder.rename(aside)
 
 
 class Store:
-    """Saves and restores a run's states; the newest `keep` stay. Orbax (2 s to import) is loaded when first needed."""
+    """Saves and restores a run's states; the newest `keep` stay.
+
+    Orbax, which takes 2 s to import, is loaded when it is first needed.
+    """
 
     def __init__(
         self,
@@ -81,18 +85,14 @@ class Store:
         on_save_failure: str = "stop",
         say: Callable[[str], None] = console.say,
     ):
-        if (
-            on_save_failure == "continue" and hosts.several()
-        ):  # only one process knows of it, and the next save needs all
-            raise UserError(
-                "config.intervals.on_save_failure=continue is for a single process: set it to stop"
-            )
-        self._workdir, self._keep, self._on_failure, self._say = (
-            Path(workdir).absolute(),
-            keep,
-            on_save_failure,
-            say,
-        )
+        # Only one process would know of the failure, and the next save needs all of them.
+        if on_save_failure == "continue" and hosts.several():
+            field = "config.intervals.on_save_failure=continue"
+            raise UserError(f"{field} is for a single process: set it to stop")
+        self._workdir = Path(workdir).absolute()
+        self._keep = keep
+        self._on_failure = on_save_failure
+        self._say = say
         self._folder = self._workdir / FOLDER
         self._sealing: threading.Thread | None = None
         self._failure: str | None = None
@@ -101,21 +101,19 @@ class Store:
     def _manager(self):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(
-            logging.CRITICAL
-        )  # its tracebacks: what failed is told in one line
-        _hush()
-        return ocp.CheckpointManager(
-            self._folder, options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
-        )
+        # A failure is reported in one line, not by Orbax's tracebacks.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _silence_closed_loops()
+        options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
+        return ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, state: State) -> None:
-        """Starts writing `state`; the copy off the device is done when this returns."""
+        """Start writing `state`; it is copied off the device when this returns."""
         import orbax.checkpoint as ocp
 
         self.wait()
         try:
-            manager = self._manager  # makes the folder
+            manager = self._manager  # creates the folder
             self._check_room(state)
             manager.save(step, args=ocp.args.StandardSave(_tree(state)))
         except (OSError, ValueError) as error:
@@ -126,15 +124,15 @@ class Store:
         self._sealing.start()
 
     def _check_room(self, state: State) -> None:
-        """Notices a full disk before half of a checkpoint is on it."""
+        """Raise OSError on a full disk before half of a checkpoint is written."""
         if not hosts.first():
             return
+        # An earlier checkpoint says what one takes on this disk, with all its blocks.
         done = steps(self._workdir)
-        need = (
-            checksums.room(self._folder / str(done[-1]))
-            if done
-            else sum(x.nbytes for x in jax.tree.leaves(_tree(state)))
-        )
+        if done:
+            need = checksums.room(self._folder / str(done[-1]))
+        else:
+            need = sum(x.nbytes for x in jax.tree.leaves(_tree(state)))
         if shutil.disk_usage(self._folder).free < need:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -150,7 +148,7 @@ class Store:
             self._forget()
 
     def _forget(self) -> None:
-        """Deletes the older checkpoints; one that cannot be deleted is tried again after the next save."""
+        """Delete the older checkpoints; one that fails is tried again after the next save."""
         try:
             for old in steps(self._workdir)[: -self._keep]:
                 _delete(self._folder / str(old))
@@ -158,61 +156,66 @@ class Store:
             self._say(f"an old checkpoint cannot be deleted now: {error}")
 
     def _give_up(self, step: int, error: Exception) -> None:
-        """Leaves nothing of a save that failed, and notes why it did."""
+        """Remove what is left of a save that failed, and note the cause for `check`."""
         if hosts.first():
-            for left in [
-                self._folder / str(step),
-                *self._folder.glob(f"{step}.orbax-checkpoint-tmp*"),
-            ]:
-                shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(self._folder / str(step), ignore_errors=True)
+            for partial in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)
+        # The next save needs a new manager.
         vars(self).pop("_manager", None)
-        said = str(error) or type(error).__name__
-        full = "No space left" in said or "RESOURCE_EXHAUSTED" in said
-        cause = "No space left on the disk" if full else said.splitlines()[0][:200]
+        cause = (str(error) or type(error).__name__).splitlines()[0][:200]
+        if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+            cause = "No space left on the disk"
         good = (steps(self._workdir) or ["none"])[-1]
-        self._failure = f"the checkpoint of step {step} could not be written: {cause}; the last good one is {good}"
+        failed = f"the checkpoint of step {step} could not be written"
+        self._failure = f"{failed}: {cause}; the last good one is {good}"
 
     def check(self) -> None:
-        """Tells of a save that failed since the last look; stops the run where its config says so."""
+        """Report a save that failed since the last call; raise UserError if the run is to stop."""
         if self._failure is None:
             return
         failure, self._failure = self._failure, None
         if self._on_failure == "stop":
-            raise UserError(
-                f"{failure}; make room and start again, or set config.intervals.on_save_failure=continue"
-            )
+            field = "config.intervals.on_save_failure=continue"
+            raise UserError(f"{failure}; make room and start again, or set {field}")
         self._say(failure)
 
     def restore(self, abstract: State, step: int) -> State:
-        """The state at `step`, laid out as the shapes and shardings of `abstract` say. `intact` is asked before."""
+        """Load the state at `step` with the shapes and shardings of `abstract`; see `intact`."""
         import orbax.checkpoint as ocp
 
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(_tree(abstract)))
         return State(**{"ema": None, "memory": None, **restored})
 
     def wait(self) -> None:
-        """Until the last save is sealed."""
+        """Wait until the last save is sealed."""
         if self._sealing is not None:
             self._sealing.join()
             self._sealing = None
         self.check()
 
     def close(self) -> None:
-        """Waits for the last save."""
+        """Wait for the last save, and end Orbax's threads."""
         self.wait()
         if "_manager" in vars(self):
             self._manager.close()
 
 
 def _delete(folder: Path) -> None:
-    """A folder that is half deleted bears no step's number; what a killed process left of one goes with the next."""
+    """Delete a checkpoint under another name, so that a half-deleted folder has no step.
+
+    A folder that a killed process left half deleted is removed with the next.
+    """
     folder.rename(folder.with_name(f"{folder.name}{_GOING}"))
     for going in folder.parent.glob(f"*{_GOING}"):
         shutil.rmtree(going)
 
 
-def _hush() -> None:
-    """Where one write of a checkpoint fails, Orbax leaves the others, and TensorStore prints a traceback for each that ends later."""
+def _silence_closed_loops() -> None:
+    """Suppress the tracebacks of writes that end after another one failed.
+
+    Orbax abandons them, and TensorStore prints a traceback for each.
+    """
     before = sys.unraisablehook
 
     def hook(unraisable) -> None:
@@ -234,10 +237,10 @@ def _tree(state: State) -> dict:
 
 
 def abstract(state_of, shardings_of) -> State:
-    """Shapes, dtypes and shardings of the state that `state_of()` would make, without making it."""
+    """Return shapes, dtypes and shardings of the state `state_of()`, without computing it."""
     shapes = jax.eval_shape(state_of)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        shapes,
-        shardings_of(shapes),
-    )
+
+    def described(x, sharding):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(described, shapes, shardings_of(shapes))

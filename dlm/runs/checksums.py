@@ -1,6 +1,7 @@
-"""The sha256 of every file of a folder (of each 64 MiB of it), written last: what has none is not whole, what differs is damaged.
+"""A manifest with the sha256 of every file of a folder, of each 64 MiB of it.
 
-The first line of `manifest.json` is the sum of the rest, so that a flipped bit in the manifest itself is seen as well.
+It is written last: a folder without one is incomplete, one that differs is damaged. The first
+line of `manifest.json` is the sum of the rest, so that a flipped bit in the manifest is seen, too.
 """
 
 import hashlib
@@ -13,18 +14,17 @@ from dlm.core import files
 
 FILE = "manifest.json"
 _THREADS = 8  # hashing releases the interpreter lock
-_BLOCK = 4096  # bytes in which a disk hands out room
-PIECE = (
-    1 << 26
-)  # bytes that have a sum of their own, so that a large file is summed by several threads
+_BLOCK = 4096  # bytes that a disk allocates at a time
+PIECE = 1 << 26  # bytes with a sum of their own: several threads sum a large file
 _CHUNK = 1 << 18  # bytes read at a time
 
 
 def write(folder: Path) -> None:
-    """Sums every file below `folder`, makes sure that all of them are on the disk, then writes the manifest."""
+    """Flush every file below `folder` to the disk, sum it, and write the manifest."""
     folder = Path(folder)
-    for path in map(folder.joinpath, names := _names(folder)):
-        with path.open("rb") as file:
+    names = _names(folder)
+    for name in names:
+        with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
     sums = _sums(folder, {name: (folder / name).stat().st_size for name in names})
     body = json.dumps(sums, indent=0, sort_keys=True)
@@ -32,33 +32,41 @@ def write(folder: Path) -> None:
 
 
 def room(folder: Path) -> int:
-    """Bytes that a copy of the folder takes on a disk, its own blocks and its folders' included; 0 where its manifest cannot be read."""
+    """Estimate the bytes that a copy of the folder takes on a disk, in whole blocks.
+
+    Returns 0 where the manifest cannot be read.
+    """
     try:
-        return sum(
-            (-(-size // _BLOCK) + 1) * _BLOCK for size, *_ in _read(Path(folder) / FILE).values()
-        )
+        sums = _read(Path(folder) / FILE)
     except (OSError, ValueError):
         return 0
+    # One block more for each file pays for its entry and its folder.
+    blocks = [-(-size // _BLOCK) + 1 for size, *_ in sums.values()]
+    return sum(blocks) * _BLOCK
 
 
 def damage(folder: Path) -> str | None:
-    """The first thing wrong with the folder, in words; None when every byte is what was written."""
+    """Describe the first thing wrong with the folder; None when every byte is as written."""
     folder = Path(folder)
     if folder.is_symlink():
         return f"{folder} is a link"
     try:
         sums = _read(folder / FILE)
         listed = _names(folder)
+        # Names and sizes first: summing a large checkpoint takes a minute.
         for name in sorted(set(sums) | set(listed)):
+            path = folder / name
             if name not in listed:
-                return f"{folder / name} is missing"
+                return f"{path} is missing"
             if name not in sums:
-                return f"{folder / name} does not belong there"
-            if (folder / name).is_symlink():
-                return f"{folder / name} is a link"
-            if (folder / name).stat().st_size != sums[name][0]:
-                return f"{folder / name} has {(folder / name).stat().st_size} bytes instead of {sums[name][0]}"
-        for name, now in _sums(folder, {name: size for name, (size, *_) in sums.items()}).items():
+                return f"{path} does not belong there"
+            if path.is_symlink():
+                return f"{path} is a link"
+            size, expected = path.stat().st_size, sums[name][0]
+            if size != expected:
+                return f"{path} has {size} bytes instead of {expected}"
+        sizes = {name: size for name, (size, *_) in sums.items()}
+        for name, now in _sums(folder, sizes).items():
             if now != sums[name]:
                 return f"{folder / name} was changed: its sha256 is not the manifest's"
     except OSError as error:
@@ -77,31 +85,36 @@ def _read(path: Path) -> dict[str, list]:
 
 
 def _names(folder: Path) -> list[str]:
-    """Every file and link below the folder, but the manifest; links are not followed."""
-    listed = []
+    """List every file and link below the folder except the manifest; links are not followed."""
+    names = set()
     for root, folders, here in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
-        listed += [os.path.relpath(os.path.join(root, name), folder) for name in here + links]
-    return sorted(set(listed) - {FILE})
+        for name in here + links:
+            names.add(os.path.relpath(os.path.join(root, name), folder))
+    return sorted(names - {FILE})
 
 
 def _sums(folder: Path, sizes: dict[str, int]) -> dict[str, list]:
-    """{name: [bytes, sha256 of each piece]} of files of these sizes."""
-    pieces = [
-        (name, begin) for name, size in sizes.items() for begin in range(0, max(size, 1), PIECE)
-    ]
-    listed: dict[str, list] = {name: [size] for name, size in sizes.items()}
+    """Compute {name: [bytes, sha256 of each piece]} of files of these sizes."""
+    pieces: list[tuple[str, int]] = []
+    for name, size in sizes.items():
+        pieces += [(name, begin) for begin in range(0, max(size, 1), PIECE)]
+
+    def sum_of(piece: tuple[str, int]) -> str:
+        name, begin = piece
+        return _sum(folder / name, begin)
+
+    sums: dict[str, list] = {name: [size] for name, size in sizes.items()}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for (name, _), total in zip(
-            pieces, pool.map(lambda piece: _sum(folder / piece[0], piece[1]), pieces), strict=True
-        ):
-            listed[name].append(total)
-    return listed
+        for (name, _), total in zip(pieces, pool.map(sum_of, pieces), strict=True):
+            sums[name].append(total)
+    return sums
 
 
 def _sum(path: Path, begin: int) -> str:
-    """sha256 of the piece of a file that begins there."""
-    total, left, buffer = hashlib.sha256(), PIECE, memoryview(bytearray(_CHUNK))
+    """Compute the sha256 of the piece of a file that begins there."""
+    total, left = hashlib.sha256(), PIECE
+    buffer = memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:
         file.seek(begin)
         while left and (count := file.readinto(buffer[: min(left, _CHUNK)])):

@@ -1,4 +1,7 @@
-"""The run directory: config.json, commit.txt, environment.json, tokenizer, metrics, checkpoints — enough to run again."""
+"""The run directory: config, commit, environment, tokenizer, metrics and checkpoints of a run.
+
+It contains everything that is needed to run again, except the data.
+"""
 
 import fcntl
 import functools
@@ -22,74 +25,66 @@ CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
 LOCK, DATA, HELD_OUT = "lock", "data.sha256", "held_out.sha256"
 CHANGES = "changes"  # in config.json, beside the fields of a run
 TOKENIZER = "tokenizer.json"
-_BESIDE = {"tokenizer_config.json", "chat_template.jinja"}  # what a published tokenizer has further
-_BEFORE_CONFIG = {
-    COMMIT,
-    ENVIRONMENT,
-    LOCK,
-    DATA,
-    HELD_OUT,
-    TOKENIZER,
-    *_BESIDE,
-}  # what a run killed while it began may have left
+_BESIDE = {"tokenizer_config.json", "chat_template.jinja"}  # further files of published tokenizers
+# Files that a run killed while it began may have left.
+_BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, HELD_OUT, TOKENIZER, *_BESIDE}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 
 def belongs(workdir: Path, run: Run) -> bool:
-    """True when `workdir` already holds this run, but for what no update depends on (`core.config.dependence`); False when it is free. Anything else
-    there is an error."""
-    if not workdir.exists() or (
-        workdir.is_dir()
-        and {p.name for p in workdir.iterdir() if p.suffix != files.PARTIAL} <= _BEFORE_CONFIG
-    ):
+    """Whether `workdir` contains this run; False where it is free for a new one.
+
+    Fields on which no update depends may differ (`core.config.dependence`). Raises UserError where
+    the directory contains anything else.
+    """
+    if not workdir.exists():
         return False
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file")
+    names = {p.name for p in workdir.iterdir() if p.suffix != files.PARTIAL}
+    if names <= _BEFORE_CONFIG:
+        return False
     if not (workdir / CONFIG).is_file():
-        raise UserError(
-            f"--workdir={workdir} holds other things: choose an empty or a new directory"
-        )
-    changed = [
-        line
-        for dotted, line in differences(workdir, as_begun(workdir, run))
-        if dependence(run, dotted) == "depends"
-    ]
-    if changed:
-        raise UserError(
-            f"--workdir={workdir} belongs to a run with another config ({changed[0]}): choose another directory"
-        )
+        remedy = "choose an empty or a new directory"
+        raise UserError(f"--workdir={workdir} holds other things: {remedy}")
+    for dotted, line in differences(workdir, as_begun(workdir, run)):
+        if dependence(run, dotted) == "depends":
+            cause = f"belongs to a run with another config ({line})"
+            raise UserError(f"--workdir={workdir} {cause}: choose another directory")
     return True
 
 
 def differences(workdir: Path, run: Run) -> list[tuple[str, str]]:
-    """[('optim.lr', 'optim.lr: 0.01 → 0.5'), …]: what is other in a run than in the one that `workdir` holds."""
+    """List ('optim.lr', 'optim.lr: 0.01 → 0.5') for what differs from the run in `workdir`."""
     stored = _stored(workdir)
-    # The text section without its vocabulary: a published tokenizer may be gone from where it was, and the run's own copy serves as well.
+    config = to_plain(run)
+
+    # The text section is built without its vocabulary: a published tokenizer may no longer be
+    # where it was, and the run's own copy serves as well.
     text = to_plain(_text(stored, workdir))
-    if (
-        getattr(run.text, "path", None)
-        and Path(run.text.path).expanduser().resolve() == (workdir / TOKENIZER).resolve()
-        and text.get("path")
-    ):
-        text["path"] = run.text.path
-    filled = to_plain(_built(dict(stored, text=to_plain(run.text)), workdir)) | dict(text=text)
-    return [(line.partition(":")[0], line) for line in list_differences(filled, to_plain(run))]
+    place, own = config["text"].get("path"), (workdir / TOKENIZER).resolve()
+    if place and text.get("path") and Path(place).expanduser().resolve() == own:
+        text["path"] = place
+    filled = to_plain(_built(dict(stored, text=config["text"]), workdir)) | dict(text=text)
+    return [(line.partition(":")[0], line) for line in list_differences(filled, config)]
 
 
 def as_begun(workdir: Path, run: Run) -> Run:
-    """The run, with what the one in `workdir` does in the way of an earlier version, unless the recipe says otherwise."""
+    """Return the run with the values of an earlier version with which `workdir` began.
+
+    They hold where the recipe leaves a field at today's default (`earlier_fields.kept`).
+    """
     if not (workdir / CONFIG).is_file():
         return run
-    asked = to_plain(run)
-    kept = earlier_fields.kept(
-        asked, to_plain(build_run(earlier_fields.without(asked), least=0)), _stored(workdir)
-    )
-    return run if kept == asked else build_run(kept, least=0)
+    config = to_plain(run)
+    bare = to_plain(build_run(earlier_fields.without(config), least=0))
+    continued = earlier_fields.kept(config, bare, _stored(workdir))
+    return run if continued == config else build_run(continued, least=0)
 
 
 @contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Keeps other processes from training in `workdir`; the kernel takes the lock back when its holder ends, however it ends."""
+    """Lock `workdir` against other training processes; the kernel frees it when this one ends."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a+", encoding="utf-8")
@@ -101,9 +96,8 @@ def locked(workdir: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise UserError(
-                f"--workdir={workdir} is in use by {holder}: wait for it, or choose another directory"
-            ) from None
+            remedy = "wait for it, or choose another directory"
+            raise UserError(f"--workdir={workdir} is in use by {holder}: {remedy}") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
@@ -111,56 +105,60 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def check_data(workdir: Path, training: str, held_out: str, accept: bool) -> list[str]:
-    """Refuses text other than that which the run began with, unless the user accepts it; it is the run's from then on.
+    """Compare the fingerprints of the data with those that the run began with, and store them.
 
-    What was accepted is returned, in words for `go_on`."""
-    now = {DATA: training, HELD_OUT: held_out}
+    Raises UserError where they differ and the user does not `accept` it; returns what was
+    accepted, in words for `go_on`.
+    """
     changed = changed_text(workdir, lambda: training, lambda: held_out)
-    began = " ".join(_kept(workdir, name)[:8] or "unknown" for name in now)
+    fingerprints = {DATA: training, HELD_OUT: held_out}
+    began = " ".join(_read(workdir, name)[:8] or "unknown" for name in fingerprints)
+    now = f"{training[:8]} {held_out[:8]}"
     if changed and not accept:
-        raise UserError(
-            f"the {changed} data of {workdir} have changed since it began (fingerprints {training[:8]} {held_out[:8]}, then {began}): "
-            "restore them, or go on with the new ones by --accept_data"
-        )
-    for name, fingerprint in now.items():
-        if _kept(workdir, name) != fingerprint:
+        cause = f"the {changed} data of {workdir} have changed since it began"
+        remedy = "restore them, or go on with the new ones by --accept_data"
+        raise UserError(f"{cause} (fingerprints {now}, then {began}): {remedy}")
+    for name, fingerprint in fingerprints.items():
+        if _read(workdir, name) != fingerprint:
             files.write(workdir / name, fingerprint + "\n")
-    return (
-        [f"the {changed} data changed: {began} → {training[:8]} {held_out[:8]}"] if changed else []
-    )
+    return [f"the {changed} data changed: {began} → {now}"] if changed else []
 
 
 def changed_text(workdir: Path, training: Callable[[], str], held_out: Callable[[], str]) -> str:
-    """Which text is no longer that which the run began with, by their fingerprints now: 'training', 'held-out', both or ''. An earlier
-    version has not kept that of the held-out text, and a run that was not trained here neither."""
-    kept = _kept(workdir, DATA), _kept(workdir, HELD_OUT)
-    changed = ["training"] if kept[0] and kept[0] != training() else []
-    if kept[1] and kept[1] != held_out():
+    """Return which text has changed since the run began: 'training', 'held-out', both or ''.
+
+    The arguments compute today's fingerprints. Earlier versions stored none of the held-out
+    text, and a run that was not trained here has none at all.
+    """
+    began, began_held_out = _read(workdir, DATA), _read(workdir, HELD_OUT)
+    changed = ["training"] if began and began != training() else []
+    if began_held_out and began_held_out != held_out():
         changed.append("held-out")
-    elif changed and not kept[1]:
+    elif changed and not began_held_out:
         changed.append("perhaps the held-out")
     return " and ".join(changed)
 
 
-def _kept(workdir: Path, name: str) -> str:
+def _read(workdir: Path, name: str) -> str:
+    """The text of a small file of the directory; '' where it is missing."""
     path = Path(workdir) / name
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
 
 
 def create(workdir: Path, run: Run, tokenizer, **facts) -> None:
-    """Fills a new run directory, which is locked; config.json comes last, since it is what makes a directory a run's.
+    """Fill a new, locked run directory; `facts` are added to environment.json.
 
-    `facts` are kept in environment.json as well."""
+    config.json is written last, since it makes the directory a run's.
+    """
     if (workdir / CONFIG).exists():
-        raise UserError(
-            f"--workdir={workdir} was begun by another process meanwhile: start again to go on with it"
-        )
+        cause = "was begun by another process meanwhile"
+        raise UserError(f"--workdir={workdir} {cause}: start again to go on with it")
+    # Everything that later commands need beside the checkpoints.
     tokenizer.save(workdir)
     (workdir / COMMIT).write_text(commit() + "\n", encoding="utf-8")
     costs = dict(parameters=run.nn.parameters, flops_per_token=run.flops_per_token)
-    (workdir / ENVIRONMENT).write_text(
-        files.as_json(environment() | costs | facts, indent=2) + "\n", encoding="utf-8"
-    )
+    content = files.as_json(environment() | costs | facts, indent=2)
+    (workdir / ENVIRONMENT).write_text(content + "\n", encoding="utf-8")
     write_config(workdir, run)
 
 
@@ -169,29 +167,35 @@ def write_config(workdir: Path, run: Run) -> None:
 
 
 def check_places(workdir: Path, run: Run, accept: bool) -> None:
-    """Refuses data at another place than before, where nothing tells whether they are the same (`check_data`)."""
+    """Raise UserError where data have moved and no fingerprint shows that they are the same."""
     for dotted, line in differences(workdir, run):
-        tells = HELD_OUT if dotted.endswith("held_out_paths") else DATA
-        if dependence(run, dotted) == "place" and not (workdir / tells).exists() and not accept:
-            raise UserError(
-                f"config.{line}: {workdir} has no {tells} that tells whether the data are the same; --accept_data takes them"
-            )
+        name = HELD_OUT if dotted.endswith("held_out_paths") else DATA
+        moved = dependence(run, dotted) == "place"
+        if moved and not (workdir / name).exists() and not accept:
+            cause = f"{workdir} has no {name} that tells whether the data are the same"
+            raise UserError(f"config.{line}: {cause}; --accept_data takes them")
 
 
 def go_on(workdir: Path, run: Run, step: int, accepted: Sequence[str] = ()) -> None:
-    """Takes what is other in the run now: on another mesh, for instance, its evaluation finds the devices that it has now.
+    """Store the config with which the run continues after update `step`.
 
-    config.json keeps in `changes` what was before, beside what the user `accepted`, and after which update; one line says so."""
-    found = [*(line for _, line in differences(workdir, run)), *accepted]
-    before = json.loads((workdir / CONFIG).read_text(encoding="utf-8")).get(CHANGES) or []
-    changes = [*before, *(dict(after=step, change=line) for line in found)]
-    files.write(workdir / CONFIG, to_json(to_plain(run) | ({CHANGES: changes} if changes else {})))
-    if found:
-        console.say(f"{workdir} goes on after update {step} with {'; '.join(found)}")
+    A later evaluation then finds, for instance, today's mesh. What changed is added to `changes`
+    in config.json, with what the user `accepted`, and printed in one line.
+    """
+    lines = [line for _, line in differences(workdir, run)]
+    lines += accepted
+    changes = json.loads((workdir / CONFIG).read_text(encoding="utf-8")).get(CHANGES) or []
+    changes += [dict(after=step, change=line) for line in lines]
+    config = to_plain(run)
+    if changes:
+        config[CHANGES] = changes
+    files.write(workdir / CONFIG, to_json(config))
+    if lines:
+        console.say(f"{workdir} goes on after update {step} with {'; '.join(lines)}")
 
 
 def read_config(workdir: Path) -> dict:
-    """The config a run directory was made with; a published tokenizer is read from the copy that the run keeps."""
+    """Read the config of a run; the path of a published tokenizer is that of the run's copy."""
     config = _stored(workdir)
     if isinstance(text := config.get("text"), dict) and text.get("path"):
         text["path"] = str(Path(workdir) / TOKENIZER)
@@ -199,39 +203,38 @@ def read_config(workdir: Path) -> dict:
 
 
 def run_of(workdir: Path) -> Run:
-    """The run that a directory holds. Fields that the code has got since then have their defaults."""
+    """Build the run of a directory; fields that it lacks have their defaults."""
     return _built(read_config(workdir), workdir)
 
 
 def _text(config: dict, workdir: Path):
-    """The text section of a config, with its defaults; no file is read."""
-    with _provenance(workdir):
+    """Build the text section of a config without reading a tokenizer."""
+    with _naming_the_commit(workdir):
         return build_member(config.get("text") or "bytes", "text")
 
 
 def _built(config: dict, workdir: Path) -> Run:
-    with _provenance(workdir):
+    with _naming_the_commit(workdir):
         return build_run(config, least=0)
 
 
 @contextmanager
-def _provenance(workdir: Path) -> Iterator[None]:
-    """Of a config that this code cannot read it tells the commit that could."""
+def _naming_the_commit(workdir: Path) -> Iterator[None]:
+    """Add to the error of a config that this code cannot read the commit that can."""
     try:
         yield
     except UserError as error:
-        commit_made = one_line(_kept(workdir, COMMIT) or "unknown")
-        raise UserError(
-            f"{workdir} is a run of another version of dlm (commit {commit_made}), which this one cannot read: {error}"
-        ) from None
+        writer = one_line(_read(workdir, COMMIT) or "unknown")
+        cause = f"is a run of another version of dlm (commit {writer})"
+        raise UserError(f"{workdir} {cause}, which this one cannot read: {error}") from None
 
 
 def _stored(workdir: Path) -> dict:
+    """Read config.json in today's names, with the values of fields that came later."""
     path = Path(workdir) / CONFIG
     if not path.is_file():
-        raise UserError(
-            f"{workdir} is not a run directory: it has no {CONFIG}; python -m dlm.train --workdir={workdir} --config=… makes one"
-        )
+        remedy = f"python -m dlm.train --workdir={workdir} --config=… makes one"
+        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG}; {remedy}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -239,13 +242,16 @@ def _stored(workdir: Path) -> dict:
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged: it holds {shown(config)}")
     config.pop(CHANGES, None)
-    if isinstance(seed := config.get("seed"), int) and seed != seed % SEEDS:
+
+    # Once a seed could be any integer, of which 32 bits counted.
+    earlier = f"{workdir} is of an earlier version of dlm"
+    seed = config.get("seed")
+    if isinstance(seed, int) and seed != seed % SEEDS:
         config["seed"] = seed % SEEDS
-        _say_once(
-            f"{workdir} is of an earlier version of dlm, where seed={seed} gave the draws of {config['seed']}: that is its seed now"
-        )
+        draws = f"where seed={seed} gave the draws of {config['seed']}: that is its seed now"
+        _say_once(f"{earlier}, {draws}")
     for line in earlier_fields.completed(config):
-        _say_once(f"{workdir} is of an earlier version of dlm and keeps {line}")
+        _say_once(f"{earlier} and keeps {line}")
     return config
 
 
@@ -255,10 +261,11 @@ def _say_once(line: str) -> None:
 
 
 def environment() -> dict:
-    """Versions and machine."""
+    """Describe the versions of the packages and the machine."""
     import jax
 
-    versions = {p: metadata.version(p) for p in _PACKAGES}
+    # What a result may depend on beside the commit.
+    versions = {package: metadata.version(package) for package in _PACKAGES}
     devices = [f"{d.platform} {d.device_kind}" for d in jax.local_devices()]
     about = dict(
         python=platform.python_version(),
@@ -270,12 +277,11 @@ def environment() -> dict:
 
 
 def _processor() -> str:
-    """What the processor calls itself."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(
-            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
-        )
+        models = (line for line in lines if line.startswith("model name"))
+        return next(models).partition(":")[2].strip()
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 

@@ -1,4 +1,4 @@
-"""Which code this is: a commit of ours, or where there is none of it a hash of what is installed."""
+"""The version of this code: its git commit, or a hash of the installed files."""
 
 import functools
 import hashlib
@@ -12,42 +12,38 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @functools.cache
 def commit(package: Path = _PACKAGE) -> str:
-    """The commit of the code, with '+changes' where its tree differs or the package has a new file.
+    """Return the commit, with '+changes' where files differ or the package has a new file.
 
-    'src-HASH of dlm VERSION' where no repository of its own holds the code.
-    A repository around the package may be somebody else's: it is believed if its root is the folder above the package and it tracks it.
+    Without a repository of its own it is 'src-HASH of dlm VERSION'. A repository around the
+    package may be another project's: it counts if its root is the folder above the package and
+    it tracks the package.
     """
     try:
-        if _root(package) == package.parent and _git(
-            package, "ls-files", "--error-unmatch", "__init__.py"
-        ):
+        if _root(package) == package.parent and _is_tracked(package):
             changed = _git(package, "status", "--porcelain", "--untracked-files=no")
-            new = _git(
-                package, "ls-files", "--others", "--exclude-standard"
-            )  # a part that was only added is code as well
-            return _git(package, "rev-parse", "HEAD") + ("+changes" if changed or new else "")
-    except (
-        OSError,
-        subprocess.SubprocessError,
-    ):  # no git, no repository, no commit yet, or one that is not ours
-        pass
+            # A part that was only added is code as well.
+            new = _git(package, "ls-files", "--others", "--exclude-standard")
+            head = _git(package, "rev-parse", "HEAD")
+            return f"{head}+changes" if changed or new else head
+    except (OSError, subprocess.SubprocessError):
+        pass  # no git, no repository, no commit yet, or the repository of another project
     return f"src-{sources(package)} of {package.name} {_version(package.name)}"
 
 
 def sources(package: Path) -> str:
-    """A hash of every file of the package and of its name."""
-    found = hashlib.sha256()
-    for path in sorted(
-        p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts
-    ):
+    """Hash the name and the content of every file of the package."""
+    total = hashlib.sha256()
+    files = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    for path in sorted(files):
         content = path.read_bytes()
-        found.update(
-            f"{path.relative_to(package).as_posix()} {len(content)}\n".encode(
-                "utf-8", "surrogateescape"
-            )
-            + content
-        )
-    return found.hexdigest()[:16]
+        head = f"{path.relative_to(package).as_posix()} {len(content)}\n"
+        total.update(head.encode("utf-8", "surrogateescape") + content)
+    return total.hexdigest()[:16]
+
+
+def _is_tracked(package: Path) -> bool:
+    """Whether git tracks the package; git's error otherwise."""
+    return bool(_git(package, "ls-files", "--error-unmatch", "__init__.py"))
 
 
 def _root(package: Path) -> Path:
@@ -55,13 +51,10 @@ def _root(package: Path) -> Path:
 
 
 def _git(folder: Path, *words: str) -> str:
-    own = {
-        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
-    }  # a hook's point at its own repository
-    done = subprocess.run(
-        ["git", *words], cwd=folder, env=own, capture_output=True, text=True, timeout=10, check=True
-    )
-    return done.stdout.strip()
+    # The variables of a git hook point at the hook's own repository.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    options = dict(capture_output=True, text=True, timeout=10, check=True)
+    return subprocess.run(["git", *words], cwd=folder, env=own, **options).stdout.strip()
 
 
 def _version(name: str) -> str:

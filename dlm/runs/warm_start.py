@@ -1,4 +1,7 @@
-"""Where a run begins: with the parameters of another one, whose tokenizer it shares; the optimizer starts anew."""
+"""Beginning a run with the parameters and the tokenizer of another one.
+
+The optimizer starts from zero.
+"""
 
 from pathlib import Path
 
@@ -11,47 +14,53 @@ from dlm.runs import checkpoint, directory, weights
 
 
 def tokenizer(start: str, text):
-    """The tokenizer of the run `start`, as the section `text` reads it; raises UserError where there is nothing to begin with."""
+    """Restore the tokenizer of the run `start` by the config section `text`.
+
+    Raises UserError where that run has no checkpoint.
+    """
     _step(start)
     return text.restore(Path(start))
 
 
 def check(start: str, target: dict) -> tuple[int, str, set]:
-    """(the checkpoint that is taken, its tree, paths of `made` that it has); what that run has not stays as it was made.
+    """Compare the parameters of the run `start` with those of `target`.
 
-    A parameter of another shape is an error, and so is one that only the other run has: something would be lost in silence.
+    Returns (step of its checkpoint, name of its tree, paths that both have). Parameters that the
+    other run lacks keep their initial values. One of another shape raises UserError, and so does
+    one that only the other run has: it would be lost silently.
     """
     number = _step(start)
     stored = weights.stored(Path(start), number)
     tree, flat = next(iter(stored))[0], flatten_dict(target)
+    remedy = "make config.nn the same"
     for path, x in flat.items():
         stored_shape = stored.get((tree, *path), (x.shape,))[0]
         if stored_shape != x.shape:
-            raise UserError(
-                f"config.start={start}: {'/'.join(path)} has the shape {stored_shape} there and {x.shape} here: make config.nn the same"
-            )
-    if lost := sorted("/".join(path[1:]) for path in stored if path[1:] not in flat):
-        raise UserError(
-            f"config.start={start} has {lost[0]}, which this network has not: make config.nn the same"
-        )
+            shapes = f"has the shape {stored_shape} there and {x.shape} here"
+            raise UserError(f"config.start={start}: {'/'.join(path)} {shapes}: {remedy}")
+    lost = sorted("/".join(path[1:]) for path in stored if path[1:] not in flat)
+    if lost:
+        cause = f"has {lost[0]}, which this network has not"
+        raise UserError(f"config.start={start} {cause}: {remedy}")
     return number, tree, {path for path in flat if (tree, *path) in stored}
 
 
 def taken(start: str, target: dict) -> dict:
-    """The parameters `made` with those of the run `start`, where they are laid out."""
+    """Replace the parameters `target` by those of the run `start`, on the same devices."""
     number, tree, known = check(start, target)
     flat = flatten_dict(target)
-    here = {
-        (tree, *path): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        for path, x in flat.items()
-        if path in known
-    }
-    stored_arrays = {path[1:]: x for path, x in weights.restore(Path(start), number, here).items()}
+    shapes = {}
+    for path in known:
+        x = flat[path]
+        shapes[tree, *path] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    restored = weights.restore(Path(start), number, shapes)
+    arrays = {path[1:]: x for path, x in restored.items()}
+
+    # Heads and other parts that the earlier run did not have start fresh.
     fresh = sorted({path[-1] for path in flat.keys() - known})
-    console.say(
-        f"begins with {start}, update {number}" + (f"; new: {', '.join(fresh)}" if fresh else "")
-    )
-    return unflatten_dict({path: stored_arrays.get(path, x) for path, x in flat.items()})
+    note = f"; new: {', '.join(fresh)}" if fresh else ""
+    console.say(f"begins with {start}, update {number}{note}")
+    return unflatten_dict({path: arrays.get(path, x) for path, x in flat.items()})
 
 
 def _step(start: str) -> int:

@@ -1,8 +1,8 @@
-"""The parameters of a checkpoint alone: read without the optimizer's moments, one by one, or written part by part.
+"""The parameters of a checkpoint alone, without the optimizer's moments.
 
-What is written part by part comes from leaves that are read meanwhile, so that a network larger than the memory passes through: any object
-with `shape`, `dtype`, `chunk` (the shape of a part) and `parts()`, which yields (index, array): the array fills `leaf[index]`. What lies
-on the disk then is an ordinary checkpoint in which each part is a chunk of its own.
+They are read one by one, or written part by part. The parts come from leaves that are read
+meanwhile, so that a network larger than the memory can be written. The result is an ordinary
+checkpoint in which each part is a chunk of its own.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -21,14 +21,30 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from dlm.runs import checksums
 from dlm.runs.checkpoint import FOLDER
 
+Key = tuple[str, ...]  # of a parameter in its tree
+
+
+class Leaf(Protocol):
+    """An array that is read part by part while it is written."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    chunk: tuple[int, ...]  # shape of a part
+
+    def parts(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """Yield (index, array): the array fills `leaf[index]`."""
+
 
 class _Lazy:
-    """A leaf as Orbax looks at it."""
+    """A leaf with the attributes that Orbax reads of an array."""
 
-    def __init__(self, leaf: Any):
-        self.leaf, self.shape, self.dtype = leaf, tuple(leaf.shape), np.dtype(leaf.dtype)
+    def __init__(self, leaf: Leaf):
+        self.leaf = leaf
+        self.shape = tuple(leaf.shape)
+        self.dtype = np.dtype(leaf.dtype)
+        self.ndim = len(self.shape)
         self.size = math.prod(self.shape)
-        self.nbytes, self.ndim = self.size * self.dtype.itemsize, len(self.shape)
+        self.nbytes = self.size * self.dtype.itemsize
 
 
 class _Parts(ocp.type_handlers.NumpyHandler):
@@ -36,7 +52,8 @@ class _Parts(ocp.type_handlers.NumpyHandler):
 
     def __init__(self, report: Callable[[int], None]):
         super().__init__(deepcopy_host_arrays=False)
-        self._report, self._turn = report, asyncio.Semaphore(1)
+        self._report = report
+        self._turn = asyncio.Semaphore(1)
 
     async def _open_and_write(self, value: Any, tspec: dict, ts_context: ts.Context) -> None:
         tspec["metadata"]["chunks"] = list(value.leaf.chunk)
@@ -48,8 +65,9 @@ class _Parts(ocp.type_handlers.NumpyHandler):
 
 
 def write(workdir: Path, step: int, params: dict, report: Callable[[int], None]) -> None:
-    """The sealed checkpoint `step` of a tree of such leaves; `told(bytes)` hears of each part."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # it warns that there are no arrays of JAX
+    """Write the sealed checkpoint `step` of a tree of leaves; `report(bytes)` follows each part."""
+    # Orbax warns that there are no arrays of JAX.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     registry = ocp.type_handlers.create_type_handler_registry(
         (_Lazy, _Parts(report)),
         (np.ndarray, ocp.type_handlers.NumpyHandler()),
@@ -58,64 +76,76 @@ def write(workdir: Path, step: int, params: dict, report: Callable[[int], None])
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     folder = (Path(workdir) / FOLDER).absolute()
     with ocp.CheckpointManager(folder, item_handlers=handler) as manager:
-        manager.save(
-            step,
-            args=ocp.args.PyTreeSave(
-                dict(step=np.array(step, np.int32), params=jax.tree.map(_Lazy, params))
-            ),
-        )
+        tree = dict(step=np.array(step, np.int32), params=jax.tree.map(_Lazy, params))
+        manager.save(step, args=ocp.args.PyTreeSave(tree))
     checksums.write(folder / str(step))
 
 
 def stored(workdir: Path, step: int) -> dict:
-    """{path: (shape, dtype)} of the parameters that evaluation uses, the averaged ones where there are any. Paths begin with their tree."""
-    stored_tree = ocp.PyTreeCheckpointHandler().metadata(_folder(workdir, step)).tree
-    flat = jax.tree_util.tree_leaves_with_path(stored_tree, is_leaf=lambda x: hasattr(x, "shape"))
-    named = {
-        tuple(str(getattr(k, "key", k)) for k in path): (tuple(x.shape), np.dtype(x.dtype))
-        for path, x in flat
-    }
-    tree = "ema" if any(path[0] == "ema" for path in named) else "params"
-    return {path: report for path, report in named.items() if path[0] == tree}
+    """Read {path: (shape, dtype)} of the parameters that evaluation uses.
+
+    They are the averaged ones where there are any. Paths begin with the name of their tree.
+    """
+    metadata = ocp.PyTreeCheckpointHandler().metadata(_folder(workdir, step)).tree
+    shapes = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(metadata, is_leaf=_is_array):
+        shapes[tuple(map(_key, path))] = (tuple(x.shape), np.dtype(x.dtype))
+    tree = "ema" if any(path[0] == "ema" for path in shapes) else "params"
+    return {path: shape for path, shape in shapes.items() if path[0] == tree}
+
+
+def _is_array(x: Any) -> bool:
+    """Whether a node of Orbax's metadata describes an array."""
+    return isinstance(x, ocp.metadata.ArrayMetadata | ocp.metadata.ScalarMetadata)
+
+
+def _key(entry: Any) -> str:
+    """The name of one entry of a path of JAX."""
+    return str(entry.key) if isinstance(entry, jax.tree_util.DictKey) else str(entry)
 
 
 def restore(
-    workdir: Path, step: int, wanted: dict[tuple[str, ...], jax.ShapeDtypeStruct]
-) -> dict[tuple[str, ...], jax.Array]:
-    """Some arrays of a checkpoint, each in the dtype and on the devices that are asked for."""
-    args = {
-        path: ocp.ArrayRestoreArgs(dtype=report.dtype, sharding=report.sharding)
-        for path, report in wanted.items()
-    }
-    item = unflatten_dict(dict.fromkeys(wanted, 0))
-    asked = ocp.args.PyTreeRestore(
-        item=item, restore_args=unflatten_dict(args), partial_restore=True
+    workdir: Path, step: int, shapes: dict[Key, jax.ShapeDtypeStruct]
+) -> dict[Key, jax.Array]:
+    """Load some arrays of a checkpoint, each with its dtype and sharding in `shapes`."""
+    each = {}
+    for path, x in shapes.items():
+        each[path] = ocp.ArrayRestoreArgs(dtype=x.dtype, sharding=x.sharding)
+    args = ocp.args.PyTreeRestore(
+        item=unflatten_dict(dict.fromkeys(shapes, 0)),
+        restore_args=unflatten_dict(each),
+        partial_restore=True,
     )
-    stored_tree = flatten_dict(
-        ocp.PyTreeCheckpointHandler().restore(_folder(workdir, step), args=asked)
-    )
-    return {path: stored_tree[path] for path in wanted}
+    tree = ocp.PyTreeCheckpointHandler().restore(_folder(workdir, step), args=args)
+    flat = flatten_dict(tree)
+    return {path: flat[path] for path in shapes}
 
 
 def parts(
-    workdir: Path, step: int, path: tuple[str, ...], indices: list[tuple[int, ...]]
+    workdir: Path, step: int, path: Key, indices: list[tuple[int, ...]]
 ) -> Iterator[np.ndarray]:
-    """`array[index]` of one array of a checkpoint, for each index; where parts lie apart on the disk no more than one is in memory."""
-    kept = dict(driver="ocdbt", base=f"file://{_folder(workdir, step)}/", path=".".join(path) + "/")
-    array = ts.open(dict(driver="zarr", kvstore=kept), open=True).result()
-    apart = all(n == 1 for n in array.chunk_layout.read_chunk.shape[: len(indices[0])])
-    whole = None if apart else array.read().result()
+    """Yield `array[index]` of one array of a checkpoint for each index.
+
+    Where each part is a chunk of its own on the disk, at most one is in memory.
+    """
+    store = dict(driver="ocdbt", base=f"file://{_folder(workdir, step)}/")
+    store["path"] = ".".join(path) + "/"
+    array = ts.open(dict(driver="zarr", kvstore=store), open=True).result()
+    chunk = array.chunk_layout.read_chunk.shape[: len(indices[0])]
+    if any(n != 1 for n in chunk):
+        array = array.read().result()
+        yield from (array[index] for index in indices)
+        return
     for index in indices:
-        yield array[index].read().result() if apart else whole[index]
+        yield array[index].read().result()
 
 
 def load(workdir: Path, step: int, abstract: dict) -> dict:
-    """The tree of parameters that evaluation uses, laid out as `abstract` says."""
+    """Load the parameters that evaluation uses, with the shardings of `abstract`."""
     tree = next(iter(stored(workdir, step)))[0]
-    stored_tree = restore(
-        workdir, step, {(tree, *path): x for path, x in flatten_dict(abstract).items()}
-    )
-    return unflatten_dict({path[1:]: x for path, x in stored_tree.items()})
+    shapes = {(tree, *path): x for path, x in flatten_dict(abstract).items()}
+    arrays = restore(workdir, step, shapes)
+    return unflatten_dict({path[1:]: x for path, x in arrays.items()})
 
 
 def _folder(workdir: Path, step: int) -> Path:

@@ -1,6 +1,6 @@
-"""What is kept of an update that could not be made: its step, its batch and its key, so that it can be looked at again.
+"""Records an update that could not be made: its step, its batch and its key.
 
-`python -m dlm.bench replay --workdir=DIR` goes from the newest checkpoint before that step to it, update by update.
+`python -m dlm.bench replay --workdir=DIR` repeats it, from the newest checkpoint before it on.
 """
 
 import json
@@ -16,33 +16,33 @@ FILE = "incident.json"
 
 
 def describe(workdir: Path, experiment, diverged) -> str:
-    """Writes the file; returns the line that says so."""
+    """Write the file of the first update that was left out; return an error line for the user."""
     batch = next(experiment.batches(diverged.step - 1))
     key = keys.key(experiment.root, "noise", diverged.step - 1)
     content = dict(step=diverged.step, key=keys.words(key), batch=rows(batch))
+    path = Path(workdir) / FILE
     if hosts.first():
-        files.write(Path(workdir) / FILE, files.as_json(content) + "\n")
-    return (
-        f"{diverged}: {Path(workdir) / FILE} holds its batch and key, python -m dlm.bench replay --workdir={workdir} makes it again; "
-        "try a smaller config.optim.lr, or a longer config.optim.warmup, in a new directory"
-    )
+        files.write(path, files.as_json(content) + "\n")
+    command = f"python -m dlm.bench replay --workdir={workdir}"
+    advice = "try a smaller config.optim.lr, or a longer config.optim.warmup, in a new directory"
+    return f"{diverged}: {path} holds its batch and key, {command} makes it again; {advice}"
 
 
 def read(workdir: Path) -> dict:
+    """Read {step, key, batch}; raises UserError where there is no such file, or it is damaged."""
     path = Path(workdir) / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {k: content[k] for k in ("step", "key", "batch")}
     except FileNotFoundError:
-        raise UserError(
-            f"{workdir} has no {FILE}: no update of this run was left out until it stopped"
-        ) from None
+        cause = "no update of this run was left out until it stopped"
+        raise UserError(f"{workdir} has no {FILE}: {cause}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
 
 
 def rows(batch) -> dict:
-    """A batch as plain lists."""
+    """Convert a batch to plain lists."""
     batch = mesh.fetch(batch)
     named = dict(
         tokens_BL=batch.tokens_BL,

@@ -177,7 +177,7 @@ def test_a_disk_without_room_for_one_more_is_noticed_before_half_of_it_is_writte
 def test_writes_that_fail_after_the_first_print_no_traceback(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    checkpoint._hush()
+    checkpoint._silence_closed_loops()
     for text in ("Event loop is closed", "something else"):
         sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))
     assert [str(t.exc_value) for t in told] == ["something else"]
