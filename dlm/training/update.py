@@ -88,23 +88,23 @@ def make_update(
         sound = jnp.isfinite(sums["loss_sum"]) & jnp.isfinite(norm) & (norm <= largest)
         good = sound & ~empty
 
-        # Everything is computed as if the update were good; `where` below undoes it if not.
+        # Everything is computed as if the update were good; `where` undoes it if it is not.
         changes, moments = optimizer.update(grads, state.moments, state.params)
         params = optax.apply_updates(state.params, changes)
-        routing = sums.pop("routing")
+        routing, statistics = sums.pop("routing"), sums.pop("statistics")
         if routing is not None:
             params, values = hooks.route(params, routing)
             sums["metrics"] |= {name: Mean(value, 1.0) for name, value in values.items()}
         count = count_updates(state.moments)
         ema = _averaged(state.ema, params, config.ema, count)
-        memory, statistics = state.memory, sums.pop("statistics")
+        memory = state.memory
         if memory is not None:
             memory = hooks.remember(memory, statistics)
-
-        # An update that is left out changes neither the state nor the means.
         after = (params, moments, ema, memory)
         before = (state.params, state.moments, state.ema, state.memory)
         chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
+
+        # An update that is left out is not in the means.
         sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
         sums = jax.tree.map(lambda value: jnp.where(good, value, 0), sums)
         sums["skipped_sum"] = 1.0 * ~(sound | empty)
