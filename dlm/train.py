@@ -181,6 +181,7 @@ def _make_updates(experiment, workdir: Path, batches, done: int, stop_requested)
     from dlm.training.loop import Loop
     from dlm.training.metrics import Diverged, MetricAverager
 
+    # One process writes the log and the checkpoints' manifests.
     run, intervals = experiment.run, experiment.run.intervals
     logs = Logs(workdir, done, run.steps, writes=hosts.first())
     store = checkpoint.Store(workdir, intervals.keep, intervals.on_save_failure, logs.say)

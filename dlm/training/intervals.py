@@ -15,5 +15,6 @@ class Intervals:
     on_save_failure: Literal["stop", "continue"] = "stop"  # after a checkpoint that failed
 
     def __post_init__(self):
-        if min(self.log, self.keep) < 1 or min(self.eval, self.save) < 0:
+        most, rest = min(self.log, self.keep), min(self.eval, self.save)
+        if most < 1 or rest < 0:
             raise ValueError("log and keep must be at least 1; eval and save must not be negative")

@@ -24,7 +24,14 @@ class Diverged(Exception):
 class MetricAverager:
     """Turns the sums of each update into rows, one update behind an asynchronous device."""
 
-    def __init__(self, logs: Logs, every: int, flops_per_token: float, peak: float, skips: int):
+    def __init__(
+        self,
+        logs: Logs,
+        every: int,
+        flops_per_token: float,
+        peak: float,
+        skips: int,
+    ):
         """Log a row after each `every` updates, and raise Diverged after `skips` skipped ones.
 
         Args:
@@ -119,12 +126,16 @@ def _is_computed(x) -> bool:
     return isinstance(x, jax.Array) and x.is_ready()
 
 
+def _is_update(row: dict) -> bool:
+    return not row.get("skipped_sum") and not row.get("empty_sum")
+
+
 def _means(rows: list[dict]) -> dict[str, float]:
     """The loss and every metric over the updates that were made; {} where none was made.
 
     Updates that were left out have sums of 0.
     """
-    updates = [row for row in rows if not row.get("skipped_sum") and not row.get("empty_sum")]
+    updates = [row for row in rows if _is_update(row)]
     if not updates:
         return {}
     tokens = max(_total(rows, "weight_sum"), 1.0)

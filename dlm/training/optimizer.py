@@ -13,6 +13,7 @@ from dlm.training.config import OptimizerConfig
 
 def rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Build the learning-rate schedule as a multiple of the peak: step → [0, 1]."""
+    # In a short run the warm-up takes at most half of the updates.
     warmup = min(config.warmup, steps // 2)
     rest = max(steps - warmup, 1)
     match config.schedule:

@@ -19,7 +19,8 @@ def describe(workdir: Path, experiment, diverged) -> str:
     """Write the file of the first update that was left out; return an error line for the user."""
     batch = next(experiment.batches(diverged.step - 1))
     key = keys.key(experiment.root, "noise", diverged.step - 1)
-    content = dict(step=diverged.step, key=keys.words(key), batch=rows(batch))
+    content = dict(step=diverged.step, key=keys.words(key))
+    content["batch"] = rows(batch)
     path = Path(workdir) / FILE
     if hosts.first():
         files.write(path, files.as_json(content) + "\n")
@@ -52,5 +53,8 @@ def rows(batch) -> dict:
         positions_BL=batch.layout.positions_BL,
         marked_BL=batch.marked_BL,
     )
-    named = {name: array for name, array in named.items() if array is not None}
-    return {name: np.asarray(array).tolist() for name, array in named.items()}
+    lists = {}
+    for name, array in named.items():
+        if array is not None:
+            lists[name] = np.asarray(array).tolist()
+    return lists

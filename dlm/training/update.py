@@ -94,7 +94,8 @@ def make_update(
         routing, statistics = sums.pop("routing"), sums.pop("statistics")
         if routing is not None:
             params, values = hooks.route(params, routing)
-            sums["metrics"] |= {name: Mean(value, 1.0) for name, value in values.items()}
+            for name, value in values.items():
+                sums["metrics"][name] = Mean(value, 1.0)
         count = count_updates(state.moments)
         ema = _averaged(state.ema, params, config.ema, count)
         memory = state.memory
@@ -102,10 +103,11 @@ def make_update(
             memory = hooks.remember(memory, statistics)
         after = (params, moments, ema, memory)
         before = (state.params, state.moments, state.ema, state.memory)
-        chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
+        chosen = _where(good, after, before)
 
         # An update that is left out is not in the means.
-        sums["bytes_sum"] = (jnp.asarray(bytes_V)[batch.tokens_BL] * batch.weights_BL).sum()
+        bytes_BL = jnp.asarray(bytes_V)[batch.tokens_BL]
+        sums["bytes_sum"] = (bytes_BL * batch.weights_BL).sum()
         sums = jax.tree.map(lambda value: jnp.where(good, value, 0), sums)
         sums["skipped_sum"] = 1.0 * ~(sound | empty)
         sums["empty_sum"] = 1.0 * empty
@@ -136,10 +138,21 @@ def _averaged(ema, params, average: Average, count: jax.Array):
     if ema is None:
         return None
     decay = average_decay(average, count)
-    return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params)
+
+    def moved(e, p):
+        return e * decay + p * (1 - decay)
+
+    return jax.tree.map(moved, ema, params)
 
 
-def _gradients(loss_of: Callable[[Any, Batch], Loss], params, batch: Batch, parts: int):
+def _where(good: jax.Array, after, before):
+    def chosen(new, old):
+        return jnp.where(good, new, old)
+
+    return jax.tree.map(chosen, after, before)
+
+
+def _gradients(loss_of: LossFunction, params, batch: Batch, parts: int):
     """Compute the gradient of Σ nats and the sums of the loss, one microbatch after another."""
 
     def of_part(part: Batch):
@@ -151,14 +164,17 @@ def _gradients(loss_of: Callable[[Any, Batch], Loss], params, batch: Batch, part
 
     if parts == 1:
         return of_part(batch)
+
     # Row i goes to part i mod parts, so that each part stays spread over all devices.
-    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    def split(x):
+        return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
 
     def add(total, part):
         grads, sums = of_part(part)
         return jax.tree.map(jnp.add, total, grads), sums
 
-    grads, sums = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    grads, sums = jax.lax.scan(add, zeros, jax.tree.map(split, batch))
     return grads, jax.tree.map(lambda x: x.sum(0), sums)
 
 
