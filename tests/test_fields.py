@@ -59,7 +59,7 @@ METHOD = dict(
     evals="run",
     tasks="grade",
     **{
-        "samplers.remask": "rate",
+        "samplers.remask": "sigma",
         "samplers.rules": "step",
         "samplers.drivers": "run",
         "nn.routers": "scores",

@@ -19,7 +19,7 @@ from dlm.nn import expert_matmul, router_metrics, transformer
 from dlm.noise import time_sampling
 from dlm.noise.mask import MaskNoise
 from dlm.runs import checkpoint, warm_start
-from dlm.samplers.generator import Generator
+from dlm.samplers.generator import Generator, Model
 from dlm.samplers.plan import resolve
 from dlm.training import optimizer
 from dlm.training.update import Hooks, create_state, make_update
@@ -203,18 +203,11 @@ class Experiment:
     def generator(self, params, sampler, *, seed: int = 0, trace: bool = False) -> Generator:
         """Requests to replies with these parameters; one sampler compiles once, whatever the parameters and the seed."""
         if (sampler, trace) not in self._generators:
-            given = (
-                self.net,
-                self.empty_cache,
-                params,
-                self.tokenizer,
-                sampler,
-                self.process_of,
-                self.objective.visibility,
-            )
-            lies = mesh.replicated(self.mesh) if self.mesh.size > 1 else None
+            visibility, tokenizer = self.objective.visibility, self.tokenizer
+            model = Model(self.net, self.empty_cache, self.process_of, visibility, tokenizer)
+            sharding = mesh.replicated(self.mesh) if self.mesh.size > 1 else None
             self._generators[sampler, trace] = Generator(
-                *given, seed=seed, trace=trace, sharding=lies
+                model, params, sampler, seed=seed, trace=trace, sharding=sharding
             )
         return self._generators[sampler, trace].holding(params, seed)
 

@@ -14,6 +14,7 @@ the next; 0: one for each block.
 import argparse
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -216,8 +217,10 @@ class _Arm:
         def generate(params, canvas):
             net = experiment.net(params)
             key_B = keys.per_sample(keys.root(0), jax.numpy.arange(rows))
-            memory = experiment.empty_cache(rows, length) if cached else None
-            return generator.generate(net, self.sampler, process, canvas, key_B, memory=memory)
+            if cached:
+                cache = experiment.empty_cache(rows, length)
+                canvas = replace(canvas, cache=cache)
+            return generator.generate(net, self.sampler, process, canvas, key_B)
 
         return generate
 

@@ -179,7 +179,7 @@ def replayed(net: Net, sampler: Sampler, process, visibility, batch, key):
 
     key_B = keys.per_sample(key, batch.index_B)
     done = generator.generate(scored, replaying, process, canvas, key_B)
-    nats_BL = -batch.weights_BL * done.logprob_BL
+    nats_BL = -batch.weights_BL * done.log_prob_BL
     # Padding may have a log-probability of −∞.
     return jnp.where(batch.weights_BL > 0, nats_BL, 0.0), done.nfe
 
@@ -193,10 +193,10 @@ class _TrueTokens(Rule):
     def init(self, canvas):
         return self.rule.init(canvas)
 
-    def step(self, key_B, output, canvas, view, state):
-        revealed_BL = self.rule.positions(output.prediction, canvas, view)
-        z_BL = jnp.where(revealed_BL, canvas.target_BL, canvas.z_BL)
-        return replace(canvas, z_BL=z_BL), state
+    def step(self, key_B, output, view, state):
+        chosen_BR = self.rule.choose(output.prediction, view)
+        canvas = view.canvas
+        return jnp.where(chosen_BR, canvas.target_BL, canvas.z_BL), state
 
 
 @dataclass(frozen=True)

@@ -1,139 +1,196 @@
-"""What a pass reads: the whole canvas, or the part of it that a cache does not know yet.
+"""Computes the prediction at the positions of a step: the whole canvas, or what a cache lacks.
 
-              prefix        prompt & finished blocks │ block │ rest        whole: the first pass of a block    part: all others
-    none                    r r r r r r r r r r r r    r r r   r r r       every pass is whole
-    exact, causal           · · · · · · · · · · · ·    r       · · ·       one position; those before it are known
-    exact, block-causal     · · · · · · · · · b b b    r r r   · · ·       whole: the block before, now that it is clean, and the block
-    dual                    · · · · · · · · · · · ·    r r r   · · ·       part
-    prefix                  · · · · · · · · · · · ·    r r r   r r r       part; in one of four widths, so that few programs compile
-    delayed                 · · · · · · · · · · · ·    r · r   · · ·       part; masks, and what was revealed in the last pass, in one of
-                                                                           a few widths
+                           prompt, decided blocks    block   rest
+    none                   r r r r r r r r r r r r   r r r   r r r    every pass is whole
+    exact, causal          · · · · · · · · · · · ·   r       · · ·    one position
+    exact, block-causal    · · · · · · · · · b b b   r r r   · · ·    whole: the block before, too
+    dual                   · · · · · · · · · · · ·   r r r   · · ·    part
+    prefix                 · · · · · · · · · · · ·   r r r   r r r    part; in one of four widths
+    delayed                · · · · · · · · · · · ·   r · r   · · ·    part; masks, and tokens that
+                                                                      the last pass revealed
 
-A bidirectional network's keys and values depend on the whole canvas, so prefix, dual and delayed caches are approximations: their memory is
-as old as their last whole pass. With `refresh=1` every pass is whole.
+whole: the first pass of a block; part: all others. The widths are few, so that few programs are
+compiled.
+
+r, b: positions that a pass computes. The keys and values of a bidirectional network depend on the
+whole canvas, so prefix, dual and delayed caches are approximations, as old as their last whole
+pass. With `refresh=1` every pass is whole. Sources: Fast-dLLM (arXiv:2505.22618) for prefix and
+dual, dKV-Cache (arXiv:2505.15781) for delayed.
+
+Shapes: B rows, L positions, R of them in the window of a step.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from dlm.core.contracts import Canvas, Net, Output, Visibility
+from dlm.core.contracts import Cache, Canvas, Net, Output, Visibility
 from dlm.nn.visibility import is_autoregressive
 
 _NARROWEST = 16  # positions of a delayed pass
+Read = tuple[Output, Cache | None]
+Place = int | Array  # a position, or the number of a block
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads what is asked for at R places, with as few positions as its cache allows."""
+    """Computes the prediction in a window, with as few positions as the cache allows."""
 
     net: Net
     visibility: Visibility
-    kind: str  # of the cache
-    size: int  # R, the positions of a block
-    bos: int
-    aligned: bool = (
-        True  # whether the places asked for are those of a run, none of them beyond the canvas
-    )
+    kind: str  # of the cache (`plan.cache_kind`)
+    size: int  # positions of a block
+    bos: int  # token before the first position, where the canvas names no other
+    aligned: bool = True  # whether windows are runs of positions, none of them beyond the canvas
 
     @property
     def has_parts(self) -> bool:
-        """Whether some passes read less than the first of a block."""
-        return self.kind in ("prefix", "dual", "delayed") or (
-            self.kind == "exact" and not is_autoregressive(self.visibility)
-        )
+        """Whether some passes compute less than the first of a block."""
+        if self.kind == "exact":
+            return not is_autoregressive(self.visibility)
+        return self.kind in ("prefix", "dual", "delayed")
 
     @property
     def stepwise(self) -> bool:
-        """Whether every block must be read in its turn, even if nothing in it is to be decided."""
+        """Whether every block is computed in its turn, also where it is decided already."""
         return self.kind == "exact"
 
-    def whole(self, canvas: Canvas, memory, block, row_index_BR) -> tuple[Output, Any]:
-        """(Output at the places, memory) of a pass that brings the memory up to date."""
-        L = canvas.z_BL.shape[1]
-        if self.kind == "none":
-            return self._at(self.net(canvas), row_index_BR, L), None
-        if self.kind != "exact":
-            return self._run(canvas, memory, 0, L, row_index_BR)
-        if is_autoregressive(self.visibility):
-            return self._run(canvas, memory, block, 1, row_index_BR)
-        width = min(2 * self.size, L)
-        return self._run(
-            canvas,
-            memory,
-            jnp.minimum(jnp.maximum(block - 1, 0) * self.size, L - width),
-            width,
-            row_index_BR,
-        )
+    # ------------------------------------------------------------------------ kinds of passes
 
-    def part(self, canvas: Canvas, memory, block, row_index_BR) -> tuple[Output, Any]:
-        """The same with a memory that is kept."""
+    def whole(
+        self,
+        canvas: Canvas,
+        cache: Cache | None,
+        block: Place,
+        index_BR: Array,
+    ) -> Read:
+        """Computes the window and everything that the cache is to be renewed with."""
         L = canvas.z_BL.shape[1]
-        if self.kind != "prefix":
-            start = jnp.minimum(block * self.size, L - self.size)
-            return self._run(
-                canvas,
-                memory,
-                start,
-                self.size,
-                row_index_BR,
-                None if self.aligned else block * self.size,
-            )
-        widths = sorted({min(L, -(-L * k // 4 // self.size) * self.size) for k in (1, 2, 3, 4)})
-        which = sum(jnp.int32(L - block * self.size > w) for w in widths[:-1])
-        branches = [
-            lambda c, m, w=w: self._run(c, m, L - w, w, row_index_BR, block * self.size)
-            for w in widths
-        ]
-        return jax.lax.switch(which, branches, canvas, memory)
+        if self.kind == "none" or cache is None:
+            return self._at(self.net(canvas), index_BR, L), None
+        if self.kind != "exact":
+            return self._run(canvas, cache, 0, L, index_BR)
+        if is_autoregressive(self.visibility):
+            return self._run(canvas, cache, block, 1, index_BR)
+        # The block before is decided now, so its keys and values are final.
+        width = min(2 * self.size, L)
+        before = jnp.maximum(block - 1, 0)
+        start = jnp.minimum(before * self.size, L - width)
+        return self._run(canvas, cache, start, width, index_BR)
+
+    def part(
+        self,
+        canvas: Canvas,
+        cache: Cache,
+        block: Place,
+        index_BR: Array,
+    ) -> Read:
+        """Computes the window, and with a prefix cache all that follows."""
+        L = canvas.z_BL.shape[1]
+        first = block * self.size
+        if self.kind == "prefix":
+            return self._suffix(canvas, cache, first, index_BR)
+        start = jnp.minimum(first, L - self.size)
+        # A last block beyond the canvas is computed with positions before it.
+        keep_before = None if self.aligned else first
+        return self._run(canvas, cache, start, self.size, index_BR, keep_before)
+
+    def _suffix(self, canvas: Canvas, cache: Cache, first, index_BR) -> Read:
+        """Computes everything from the block on, in the narrowest of four widths that suffices."""
+        L = canvas.z_BL.shape[1]
+        # Quarters of the canvas, rounded up to blocks.
+        widths = set()
+        for quarter in (1, 2, 3, 4):
+            blocks = -(-L * quarter // 4 // self.size)
+            widths.add(min(L, blocks * self.size))
+        ascending = sorted(widths)
+
+        def of_width(width):
+            def run(canvas, cache):
+                return self._run(canvas, cache, L - width, width, index_BR, first)
+
+            return run
+
+        programs = [of_width(width) for width in ascending]
+        which = sum(jnp.int32(L - first > width) for width in ascending[:-1])
+        return jax.lax.switch(which, programs, canvas, cache)
 
     def widths(self) -> list[int]:
-        """Of delayed passes."""
+        """Returns the widths of delayed passes."""
         sizes = [self.size]
         while sizes[-1] // 2 >= _NARROWEST:
             sizes.append(-(-sizes[-1] // 2))
         return sizes[::-1]
 
-    def scattered(self, canvas: Canvas, memory, row_index_BR, wanted_BR) -> tuple[Output, Any]:
-        """A pass over these places alone; of those that are not wanted nothing is remembered."""
-        slots_BR = jnp.where(wanted_BR, row_index_BR, canvas.z_BL.shape[1])  # outside of the memory
-        window = canvas.gather(row_index_BR)
-        window = replace(window, layout=replace(window.layout, index_BL=slots_BR))
-        return self._read(window, canvas, memory, None)
+    def scattered(self, canvas: Canvas, cache: Cache, index_BR, cached_BR) -> Read:
+        """Computes these positions; of those not in `cached_BR` no key or value is stored."""
+        beyond = canvas.z_BL.shape[1]
+        slots_BR = jnp.where(cached_BR, index_BR, beyond)
+        window = canvas.gather(index_BR)
+        layout = replace(window.layout, index_BL=slots_BR)
+        window = replace(window, layout=layout)
+        return self._call(window, canvas, cache, None)
 
-    def first(self, canvas: Canvas, memory, count: int):
-        """The memory after the first `count` positions, which are all anchors."""
-        return self._run(canvas, memory, 0, count, None)[1]
+    def prefill(self, canvas: Canvas, cache: Cache, count: int) -> Cache | None:
+        """Returns the cache after the first `count` positions, which are all anchors."""
+        _, cache = self._run(canvas, cache, 0, count, None)
+        return cache
 
-    def _run(self, canvas: Canvas, memory, start, width: int, row_index_BR, first=None):
-        """A pass over a run of positions, of which those from `first` on are remembered: blocks before it are finished."""
+    # ------------------------------------------------------------------- one call of the network
+
+    def _run(
+        self,
+        canvas: Canvas,
+        cache: Cache,
+        start: Place,
+        width: int,
+        index_BR: Array | None,
+        first: Place | None = None,
+    ) -> Read:
+        """Computes a run of `width` positions, and stores those from `first` on."""
 
         def slice_of(x_BL):
             return jax.lax.dynamic_slice_in_dim(x_BL, start, width, 1)
 
-        window = canvas.cut(slice_of, (start + jnp.arange(width))[None])
+        index_R = start + jnp.arange(width)
+        window = canvas.cut(slice_of, index_R[None])
         if self.visibility.shift == "input":
-            first_B = self.bos if canvas.before_B is None else canvas.before_B
-            before_B = canvas.z_BL[:, jnp.maximum(start - 1, 0)]
-            before_B = jnp.where(jnp.asarray(start) > 0, before_B, first_B)
-            window = replace(window, before_B=before_B)
-        output, memory = self._read(window, canvas, memory, start, first)
-        return (
-            output if row_index_BR is None else self._at(output, row_index_BR - start, width)
-        ), memory
+            window = replace(window, before_B=self._before(canvas, start))
+        output, cache = self._call(window, canvas, cache, start, first)
+        if index_BR is not None:
+            output = self._at(output, index_BR - start, width)
+        return output, cache
 
-    def _read(self, window: Canvas, canvas: Canvas, memory, start, first=None):
-        where = dict(slots_BL=window.layout.index_BL, start=start, first=first)
-        cache = replace(memory, layout=canvas.layout, **where)
+    def _before(self, canvas: Canvas, start) -> Array:
+        """Returns the token before the run."""
+        first_B = self.bos if canvas.before_B is None else canvas.before_B
+        previous = jnp.maximum(start - 1, 0)
+        begins = jnp.asarray(start) == 0
+        return jnp.where(begins, first_B, canvas.z_BL[:, previous])
+
+    def _call(
+        self,
+        window: Canvas,
+        canvas: Canvas,
+        cache: Cache,
+        start: Place | None,
+        first: Place | None = None,
+    ) -> Read:
+        slots_BL = window.layout.index_BL
+        layout = canvas.layout
+        cache = replace(cache, layout=layout, slots_BL=slots_BL, start=start, first=first)
         output = self.net(replace(window, cache=cache))
-        return replace(output, cache=None), output.cache
+        stored = output.cache
+        if stored is not None:  # without the slots, which only this pass used
+            stored = Cache(stored.k_NBMJK, stored.v_NBMJK)
+        return replace(output, cache=None), stored
 
-    def _at(self, output: Output, row_index_BR, width: int) -> Output:
+    def _at(self, output: Output, index_BR: Array, width: int) -> Output:
+        """Returns the output at positions of a run, those beyond it at its ends."""
         output = replace(output, hidden_BLD=None)
-        return (
-            output
-            if row_index_BR.shape[1] == width and self.aligned
-            else output.gather(jnp.clip(row_index_BR, 0, width - 1))
-        )
+        if self.aligned and index_BR.shape[1] == width:
+            return output
+        index_BR = jnp.clip(index_BR, 0, width - 1)
+        return output.gather(index_BR)

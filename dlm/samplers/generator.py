@@ -1,239 +1,216 @@
-"""Strings in, strings out: `generate(list[Request]) -> list[Reply]` is all that agents, tasks and commands know of a model.
+"""From requests to replies: `Generator` encodes, runs the passes of a plan, and decodes.
 
-A request is a template: strings (or ids) are anchors that never change, numbers are holes of that many tokens. A prompt is a string
-and one hole; infilling has text on both sides.
+`generate` runs the passes of a plan over a canvas. Tasks, agents and commands know only
+`generator(list[Request]) -> list[Reply]`.
 """
 
 import copy
 import math
 import time
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas, Layout, Net, Visibility
-from dlm.core.errors import UserError
+from dlm.core.contracts import Cache, Canvas, Net, Process, Sampled, Tokenizer, Visibility
 from dlm.core.vocab import Vocab
-from dlm.nn.visibility import is_autoregressive
-from dlm.samplers import plan
-from dlm.samplers.drivers.base import Sampled
-from dlm.samplers.plan import Sampler, resolve
+from dlm.samplers import positions, requests, row_keys
+from dlm.samplers.drivers.base import Recorder
+from dlm.samplers.guidance import guided
+from dlm.samplers.plan import Sampler, cache_kind, resolve
 from dlm.samplers.requests import Reply, Request
-
-_BUCKET = 32  # canvas and prefill lengths are multiples of this, so that few shapes compile
 
 
 def generate(
     net: Net,
-    sampler: Sampler,
-    process,
+    plan: Sampler,
+    process: Process,
     canvas: Canvas,
-    key_B,
+    key_B: Array,
     *,
-    memory=None,
-    prefill=0,
-    stop=False,
-    trace=False,
+    prefill: int = 0,
+    stop: bool = False,
+    trace: bool = False,
 ) -> Sampled:
-    """Fills the masks of `canvas`.
+    """Runs the passes of a plan over a canvas.
 
-    There is one key per row, so a row depends neither on its batch nor on the length of the canvas.
+    A row depends neither on its batch nor on the length of the canvas.
 
     Args:
-      memory: an empty cache for the canvas, if the sampler uses one (`plan.cache_kind`).
-      prefill: so many leading positions, all of them anchors, are computed in one pass.
-      stop: a row ends at its end of text.
-      trace: every pass is recorded.
+      net: the network.
+      plan: the settings of all passes, resolved for the model.
+      process: how tokens were destroyed in training.
+      canvas: its `cache` is an empty one if the plan uses one (`plan.cache_kind`).
+      key_B: one key for each row.
+      prefill: leading positions, all of them anchors, that are computed in one pass.
+      stop: whether a row is finished at its end of text.
+      trace: whether every pass is recorded.
     """
-    sampled = sampler.driver.run(net, sampler, process, canvas, key_B, memory, prefill, stop, trace)
-    # Only positions after the end of a text may still be masks.
-    z_BL = sampled.canvas.z_BL
-    hidden_BL = (z_BL == process.vocab.mask) & process.final
-    z_BL = jnp.where(hidden_BL, process.vocab.pad, z_BL)
-    return replace(sampled, canvas=replace(sampled.canvas, z_BL=z_BL))
+    B, L = canvas.z_BL.shape
+    total = sum(part.total_steps(L) for part in plan.passes)
+    frames = plan.frames(L) + (prefill > 0) if trace else 0
+    cache = canvas.cache
+    canvas = process.open(row_keys.named(key_B, "prior"), canvas)
+    blank = Recorder(frames).blank(B, L)
+    nothing_BL = jnp.zeros((B, L))
+    done = Sampled(canvas, nothing_BL, jnp.int32(0), blank)
+    before = 0
+    for number, part in enumerate(plan.passes):
+        recorder = Recorder(frames, total, before)
+        if part.remask_fraction:
+            done = remasked_text(done, part.remask_fraction, process)
+            done = _recorded(done, recorder)
+        # Each pass begins with an empty cache.
+        start = replace(done, canvas=replace(done.canvas, cache=cache))
+        pass_key_B = row_keys.named(key_B, "pass", number) if number else key_B
+        call = guided(net, part.guidance, process.vocab)
+        limits = dict(stop=stop, prefill=prefill)
+        done = part.driver.run(call, part, process, start, pass_key_B, recorder, **limits)
+        before += part.total_steps(L)
+    return replace(done, canvas=_padded(done.canvas, process))
+
+
+def _recorded(done: Sampled, recorder: Recorder) -> Sampled:
+    """Adds a frame for the text before a pass."""
+    left = recorder.left(-1)
+    trace = recorder.frame(done.trace, done.canvas.z_BL, done.log_prob_BL, left)
+    return replace(done, trace=trace)
+
+
+def _padded(canvas: Canvas, process: Process) -> Canvas:
+    """Returns the canvas with padding instead of masks, which only follow the end of a text."""
+    if not process.final:
+        return canvas
+    undecided_BL = process.undecided(canvas.z_BL, canvas.layout)
+    return replace(canvas, z_BL=jnp.where(undecided_BL, process.vocab.pad, canvas.z_BL))
+
+
+def remasked_text(done: Sampled, fraction: float, process: Process) -> Sampled:
+    """Returns the text with a share of its tokens masked again, those of lowest log-probability."""
+    canvas = done.canvas
+    log_prob_BL = done.log_prob_BL
+    written_BL = ~canvas.frozen_BL
+    if process.final:
+        written_BL &= ~process.undecided(canvas.z_BL, canvas.layout)
+    written_B1 = written_BL.sum(1, keepdims=True)
+    count_B1 = jnp.ceil(fraction * written_B1 - 1e-3)
+    # The least probable tokens have the highest scores.
+    score_BL = jnp.where(written_BL, -log_prob_BL, -jnp.inf)
+    rank_BL = positions.ranks(score_BL)
+    again_BL = written_BL & (rank_BL < count_B1)
+    z_BL = jnp.where(again_BL, process.vocab.mask, canvas.z_BL)
+    log_prob_BL = jnp.where(again_BL, 0.0, log_prob_BL)
+    return replace(done, canvas=replace(canvas, z_BL=z_BL), log_prob_BL=log_prob_BL)
+
+
+# ----------------------------------------------------------------------------- text in, text out
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network, and what sampling needs to know of it."""
+
+    net: Callable[[Any], Net]  # from parameters
+    empty_cache: Callable[[int, int], Cache]  # from the numbers of rows and positions
+    process: Callable[[Any], Process]  # from parameters
+    visibility: Visibility
+    tokenizer: Tokenizer
 
 
 class Generator:
-    """A network with everything it takes to turn requests into replies.
-
-    `net(params)` and `memory(batch, length)`, an empty cache, come from the network; `process(params)`
-    and `visibility` from the objective it was trained with; `sharding` says where on a mesh the results lie.
-    """
+    """A model with a plan, compiled once for each shape."""
 
     def __init__(
         self,
-        net,
-        memory,
+        model: Model,
         params,
-        tokenizer,
         sampler: Sampler,
-        process,
-        visibility: Visibility,
         *,
-        seed=0,
-        trace=False,
+        seed: int = 0,
+        trace: bool = False,
         sharding=None,
     ):
-        sampler = resolve(sampler, process(params), visibility)
-        self.params, self.tokenizer, self.sampler, self.visibility, self.seed = (
-            params,
-            tokenizer,
-            sampler,
-            visibility,
-            seed,
-        )
-        self.cached = any(plan.cache_kind(part, visibility) != "none" for part in sampler.passes)
+        """Resolves the plan for the model.
 
-        def run(params, canvas, key_B, prefill):
+        Args:
+          model: the network and its capabilities.
+          params: its parameters.
+          sampler: the plan.
+          seed: of all samples.
+          trace: whether replies have a trace.
+          sharding: where on a mesh the results are.
+        """
+        self.model, self.params, self.seed = model, params, seed
+        self.sampler = plan = resolve(sampler, model.process(params), model.visibility)
+        kinds = {cache_kind(part, model.visibility) for part in plan.passes}
+        self.cached = kinds != {"none"}
+        # Guidance computes every row twice.
+        copies = 2 if plan.guidance else 1
+
+        def run(params, canvas: Canvas, key_B, prefill: int) -> Sampled:
             rows, length = canvas.z_BL.shape
-            kept = memory(rows * (2 if sampler.guidance else 1), length) if self.cached else None
-            options = dict(memory=kept, prefill=prefill, stop=True, trace=trace)
-            return generate(net(params), sampler, process(params), canvas, key_B, **options)
+            if self.cached:
+                canvas = replace(canvas, cache=model.empty_cache(rows * copies, length))
+            net = model.net(params)
+            process = model.process(params)
+            options = dict(prefill=prefill, stop=True, trace=trace)
+            return generate(net, plan, process, canvas, key_B, **options)
 
         self.run = jax.jit(run, static_argnames="prefill", out_shardings=sharding)
 
     def holding(self, params, seed: int) -> "Generator":
-        """The same, compiled already, with other parameters and another seed."""
+        """Returns the same program with other parameters and another seed."""
         other = copy.copy(self)
         other.params, other.seed = params, seed
         return other
 
     @property
     def vocab(self) -> Vocab:
-        return self.tokenizer.vocab
+        """The ids of tokens."""
+        return self.model.tokenizer.vocab
 
-    def __call__(self, requests: list[Request], first: int = 0) -> list[Reply]:
-        """One batch; row i draws from the key of sample `first` + i, whatever stands in the other rows."""
-        rows = [self._row(r) for r in requests]
-        canvas = self._canvas(rows)
+    def __call__(self, batch: list[Request], first: int = 0) -> list[Reply]:
+        """Answers a batch; row i draws from the key of sample `first` + i, whatever the others."""
+        tokenizer = self.model.tokenizer
+        visibility = self.model.visibility
+        rows = [requests.as_row(request, tokenizer, visibility) for request in batch]
+        canvas = requests.as_canvas(rows, self.vocab, visibility)
+        index_B = first + jnp.arange(len(rows))
         begin = time.perf_counter()
-        sampled = jax.block_until_ready(
-            self.fill(canvas, first + jnp.arange(len(rows)), self._prefill(canvas))
-        )
+        sampled = self.fill(canvas, index_B, self._prefill(canvas))
+        sampled = jax.block_until_ready(sampled)
         seconds = time.perf_counter() - begin
         host = jax.tree.map(np.asarray, sampled)
-        return [
-            self._reply(host, np.asarray(canvas.z_BL), b, row, seconds)
-            for b, row in enumerate(rows)
-        ]
+        start_BL = np.asarray(canvas.z_BL)
+        replies = []
+        for b, row in enumerate(rows):
+            replies.append(requests.as_reply(host, b, row, start_BL[b], tokenizer, seconds))
+        return replies
 
     def fill(self, canvas: Canvas, index_B, prefill: int = 0) -> Sampled:
-        """The canvas filled, row i from the key of sample index_B[i]; the first `prefill` positions, all of them anchors, read at once."""
-        key_B = keys.per_sample(keys.key(keys.root(self.seed), "sample"), index_B)
+        """Fills a canvas, row i from the key of sample index_B[i].
+
+        The first `prefill` positions, all of them anchors, are computed in one pass.
+        """
+        sample_key = keys.key(keys.root(self.seed), "sample")
+        key_B = keys.per_sample(sample_key, index_B)
         return self.run(self.params, canvas, key_B, prefill=prefill)
 
-    def _row(self, request: Request) -> "_Row":
-        """A template as ids; adjacent anchors are encoded where they stand, and the first with what precedes a text."""
-        parts = request.parts
-        if not self.visibility.infills and any(not isinstance(p, int) for p in parts[1:]):
-            one = is_autoregressive(self.visibility)
-            kind = "an autoregressive" if one else "a block-diffusion"
-            raise UserError(f"{kind} model cannot fill in: it does not see the text after the hole")
-        if not sum(p if isinstance(p, int) else len(p) for p in parts):
-            raise UserError("nothing to generate: a request needs at least one token")
-        lead, rest = (
-            (parts[0], parts[1:])
-            if not isinstance(parts[0], int)
-            else (np.zeros(0, np.int32), parts)
-        )
-        lead = self.tokenizer.encode_prompt(lead) if isinstance(lead, str) else lead
-        front, before = self.tokenizer.opening(lead, self.reads)
-        ids = [
-            front,
-            *(
-                np.full(p, self.vocab.mask, np.int32) if isinstance(p, int) else self._anchor(p)
-                for p in rest
-            ),
-        ]
-        frozen = [
-            np.full(len(i), not isinstance(p, int)) for i, p in zip(ids, (lead, *rest), strict=True)
-        ]
-        return _Row(
-            np.concatenate(ids).astype(np.int32),
-            np.concatenate(frozen),
-            before,
-            len(front) - len(lead),
-        )
-
-    @property
-    def reads(self) -> int:
-        """How many tokens before a row the network reads: 1 where its input is shifted."""
-        return int(self.visibility.shift == "input")
-
-    def _anchor(self, part: str | np.ndarray) -> np.ndarray:
-        return self.tokenizer.encode(part) if isinstance(part, str) else part
-
-    def _canvas(self, rows: list["_Row"]) -> Canvas:
-        """Rows padded to one bucketed length; padding is frozen and, where positions see everything, a segment of its own."""
-        lengths = [len(row.ids) for row in rows]
-        if not rows or not max(lengths):
-            raise UserError("nothing to generate: a request needs at least one token")
-        L = max(lengths) if len(set(lengths)) == 1 else -(-max(lengths) // _BUCKET) * _BUCKET
-        z_BL = np.full((len(rows), L), self.vocab.pad, np.int32)
-        frozen_BL = np.ones((len(rows), L), bool)
-        for b, row in enumerate(rows):
-            z_BL[b, : len(row.ids)], frozen_BL[b, : len(row.ids)] = row.ids, row.frozen
-        canvas = Canvas(
-            jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), self.visibility
-        )
-        if min(lengths) < L and not is_autoregressive(self.visibility):
-            segments_BL = np.arange(L) < np.array(lengths)[:, None]
-            canvas = replace(canvas, layout=Layout(jnp.asarray(segments_BL, jnp.int32)))
-        if self.reads:
-            before_B = jnp.array([row.before for row in rows], jnp.int32)
-            canvas = replace(canvas, before_B=before_B)
-        return canvas
-
     def _prefill(self, canvas: Canvas) -> int:
-        """How many leading positions are anchors in every row, as far as they may be read at once."""
-        return self.prefill(int(np.argmin(np.append(np.asarray(canvas.frozen_BL).all(0), False))))
+        """Returns how many leading positions, anchors in every row, are computed in one pass."""
+        common = np.asarray(canvas.frozen_BL).all(0)
+        count = np.argmin(np.append(common, False))
+        return self.prefill(int(count))
 
     def prefill(self, anchors: int) -> int:
-        """How many of so many leading anchors are read at once: rounded down to a bucket; 0 without an exact cache."""
-        if plan.cache_kind(self.sampler, self.visibility) != "exact" or self.sampler.driver.drafts:
+        """Rounds a number of leading anchors down to a bucket; 0 without an exact cache."""
+        visibility = self.model.visibility
+        if self.sampler.driver.drafts or cache_kind(self.sampler, visibility) != "exact":
             return 0
-        unit = math.lcm(_BUCKET, self.visibility.block or 1)
+        unit = math.lcm(requests.BUCKET, visibility.block or 1)
         return anchors // unit * unit
-
-    def _reply(self, sampled: Sampled, start_BL, b: int, row: "_Row", seconds: float) -> Reply:
-        ids, frozen = (
-            row.asked(sampled.canvas.z_BL[b], row.before),
-            row.asked(sampled.canvas.frozen_BL[b], True),
-        )
-        last_anchor = int(np.flatnonzero(frozen)[-1]) if frozen.any() else -1
-        ended = np.flatnonzero(
-            self.vocab.ending(ids) & (np.arange(len(ids)) > last_anchor)
-        )  # anchors are always shown
-        shown = ids[: ended[0]] if len(ended) else ids
-        trace = None
-        if sampled.trace is not None:
-            z_TBL, logprob_TBL, t_T, T = sampled.trace
-            states_TL = row.asked(np.concatenate([start_BL[None, b], z_TBL[:T, b]]), row.before)
-            committed = (states_TL[1:] != self.vocab.mask) & ~frozen
-            trace = dict(
-                states=states_TL,
-                confidence=np.where(committed, np.exp(row.asked(logprob_TBL[:T, b], 0.0)), 0.0),
-                times=np.append(1.0, t_T[:T]),
-            )
-        logprob = float(sampled.logprob_BL[b, : len(row.ids)].sum())
-        return Reply(
-            self.tokenizer.decode(shown), ids, frozen, logprob, int(sampled.nfe), seconds, trace
-        )
-
-
-class _Row(NamedTuple):
-    """A template as it lies on the canvas."""
-
-    ids: np.ndarray
-    frozen: np.ndarray  # bool, which ids are anchors
-    before: int  # the token before them, where the network reads one
-    more: int  # ids that the template has not: 1 where a bos was put in front; −1 where its own first is the one before the row
-
-    def asked(self, x_XL: np.ndarray, first) -> np.ndarray:
-        """Of what lies along the canvas the part that lies along the template, with `first` where its first token is not in the row."""
-        x_XL = x_XL[..., max(self.more, 0) : len(self.ids)]
-        return np.insert(x_XL, 0, first, -1) if self.more < 0 else x_XL

@@ -1,14 +1,16 @@
-"""Classifier-free guidance: the prompt is heard more than it would be (arXiv:2207.12598; of masked diffusion, 2412.10193, eq. 7).
+"""Classifier-free guidance: the prompt has more influence than it would have.
 
     log p_w(x_i) = (1 + w) log p(x_i | z, anchors) − w log p(x_i | z) + const
 
-Without the prompt every anchor is a mask. Both are read in one pass of twice the rows; the draw is one.
+(arXiv:2207.12598; for masked diffusion, arXiv:2412.10193, eq. 7.) Without the prompt every anchor
+is a mask. Both are computed in one pass of twice the rows, and one sample is drawn.
 """
 
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from dlm.core.contracts import Canvas, Dense, Net, Output
 from dlm.samplers.rules.base import anchors
@@ -21,27 +23,30 @@ def guided(net: Net, w: float, vocab) -> Net:
 
     def both(canvas: Canvas) -> Output:
         B = len(canvas.z_BL)
-        output = net(_doubled(canvas, jnp.where(anchors(canvas), vocab.mask, canvas.z_BL)))
+        without_prompt_BL = jnp.where(anchors(canvas), vocab.mask, canvas.z_BL)
+        output = net(_doubled(canvas, without_prompt_BL))
         prediction = output.prediction
         assert isinstance(prediction, Dense), "guidance mixes whole distributions"
         log_BLV = jax.nn.log_softmax(prediction.logits_BLV, -1)
         conditional_BLV, unconditional_BLV = jnp.split(log_BLV, [B])
-        logits_BLV = jnp.where(
-            jnp.isfinite(conditional_BLV),
-            (1 + w) * conditional_BLV - w * jnp.maximum(unconditional_BLV, -1e9),
-            -jnp.inf,
-        )
+        # Excluded ids stay excluded.
+        finite_BLV = jnp.maximum(unconditional_BLV, -1e9)
+        logits_BLV = (1 + w) * conditional_BLV - w * finite_BLV
+        logits_BLV = jnp.where(jnp.isfinite(conditional_BLV), logits_BLV, -jnp.inf)
         # Of the heads, those that have a number for each position.
-        arrays = {k: x for k, x in output.heads.items() if isinstance(x, jax.Array)}
-        heads = {name: x[:B] for name, x in arrays.items()}
+        heads = {}
+        for name, head in output.heads.items():
+            if isinstance(head, Array):
+                heads[name] = head[:B]
         return Output(Dense(logits_BLV), heads, cache=output.cache)
 
     return both
 
 
-def _doubled(canvas: Canvas, blank_BL: jax.Array) -> Canvas:
+def _doubled(canvas: Canvas, blank_BL: Array) -> Canvas:
     """Returns a canvas of twice the rows, the second half with other tokens."""
-    layout, cache = jax.tree.map(_twice, canvas.layout), canvas.cache
+    layout = jax.tree.map(_twice, canvas.layout)
+    cache = canvas.cache
     first = replace(canvas, layout=None, cache=None)
     second = replace(first, z_BL=blank_BL)
     rows = jax.tree.map(_concatenate, first, second)

@@ -110,6 +110,18 @@ class Sampler:
         later = self.next_pass.passes if self.next_pass else ()
         return (self, *later)
 
+    def total_steps(self, length: int) -> int:
+        """Steps of this pass over a canvas, at most."""
+        blocks = -(-length // (self.block or length))
+        return blocks * self.steps
+
+    def frames(self, length: int) -> int:
+        """Frames of a trace of all passes, at most."""
+        if self.driver.drafts:
+            return length
+        steps = sum(part.total_steps(length) for part in self.passes)
+        return steps + sum(part.remask_fraction > 0 for part in self.passes)
+
 
 def cache_kind(sampler: Sampler, visibility: "Visibility") -> str:
     """The kind of cache that sampling with these settings uses."""
@@ -131,8 +143,8 @@ def resolve(sampler: Sampler, process, visibility: "Visibility", first: bool = T
     """
     if first and sampler.remask_fraction:
         raise UserError(
-            f"sampler.remask_fraction={sampler.remask_fraction}: the first pass has no text to mask again; "
-            "sampler.next_pass.remask_fraction is the second's"
+            f"sampler.remask_fraction={sampler.remask_fraction}: the first pass has no text to "
+            "mask again; sampler.next_pass.remask_fraction is the second's"
         )
     if _is_causal(visibility) and (sampler.block, sampler.steps) != (1, 1):
         raise UserError(
@@ -170,8 +182,8 @@ def _fit_blocks(sampler: Sampler, size: int) -> Sampler:
         )
     if size == 1:
         # One position has no order, and the first of several steps would mostly reveal nothing.
-        order = getattr(sampler.rule, "order", "left_to_right")
-        if order != "left_to_right":
+        order = sampler.rule.fixed_order
+        if order not in (None, "left_to_right"):
             raise UserError(
                 f"sampler.rule.order={order!r}: a model with blocks of one decides from left to "
                 "right"
@@ -200,8 +212,8 @@ def _check_drafts(sampler: Sampler, visibility: "Visibility") -> None:
         )
     if sampler.next_pass or sampler.remask:
         raise UserError(
-            f"sampler.driver={driver} is compatible with neither sampler.next_pass nor sampler.remask: "
-            "verified tokens never change"
+            f"sampler.driver={driver} is compatible with neither sampler.next_pass nor "
+            "sampler.remask: verified tokens never change"
         )
     if (rule := _name(sampler.rule)) != "samplers.rules.ancestral":
         raise UserError(
@@ -213,7 +225,7 @@ def _check_drafts(sampler: Sampler, visibility: "Visibility") -> None:
 def _check_noise(sampler: Sampler, process) -> None:
     """Refuses settings that need masks, or one schedule for all tokens, where there are none."""
     rule = _name(sampler.rule)
-    if sampler.rule.absorbing and not process.final:
+    if sampler.rule.needs_final and not process.final:
         raise UserError(
             f"sampler.rule={rule} fills masks, and this model's noise leaves none: use "
             "samplers.rules.ancestral"
@@ -234,7 +246,7 @@ def _check_noise(sampler: Sampler, process) -> None:
             f"sampler.remask={_name(sampler.remask)} needs masks with one schedule for all tokens, "
             "and this model's noise has not"
         )
-    if rule == "samplers.rules.first_hitting" and not shared:
+    if sampler.rule.needs_schedule and not shared:
         raise UserError(
             f"sampler.rule={rule} needs one schedule for all tokens, and this model learned one "
             "for each"
@@ -267,8 +279,8 @@ def _check_attention(sampler: Sampler, visibility: "Visibility") -> None:
         )
     if _is_causal(visibility) and (sampler.next_pass or sampler.remask or sampler.remask_fraction):
         raise UserError(
-            "a causal model writes once, from left to right: sampler.next_pass, remask and remask_fraction are "
-            "for others"
+            "a causal model writes once, from left to right: sampler.next_pass, remask and "
+            "remask_fraction are for others"
         )
     if sampler.window == "sliding":
         _check_sliding(sampler, whole)

@@ -13,8 +13,7 @@ from dlm.app import cli
 from dlm.core.errors import UserError
 from dlm.nn.visibility.causal import Causal
 from dlm.nn.visibility.full import Full
-from dlm.samplers.generator import Generator
-from dlm.samplers.requests import Request
+from dlm.samplers.requests import Request, as_row
 from dlm.text.bytes import Bytes, ByteTokenizer
 
 LENGTH = 32
@@ -100,13 +99,7 @@ def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
 def test_what_is_cut_fits_with_what_stands_before_it(mask, adds_bos, length, capsys):
     for prompt in (LONG, LONG[: LENGTH - 1], LONG[:LENGTH], "A"):
         ids, room = asked(adds_bos, mask, prompt=prompt, cut=True, length=length)
-        generator = types.SimpleNamespace(
-            visibility=mask,
-            reads=int(mask.shift == "input"),
-            vocab=experiment().tokenizer.vocab,
-            tokenizer=experiment(adds_bos).tokenizer,
-        )
-        row = len(Generator._row(generator, Request((ids, room))).ids)
+        row = len(as_row(Request((ids, room)), experiment(adds_bos).tokenizer, mask).ids)
         assert (
             row <= LENGTH
             and (row == LENGTH or len(ids) == len(prompt))

@@ -90,9 +90,8 @@ def _ancestral(key_B, logits_V):
     )
     canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool), Full())
     t_B = jnp.ones(1)
-    view = StepView(noise, z_BL == SIZE, t_B, t_B - 1 / STEPS, jnp.zeros(z_BL.shape))
-    done, _ = Ancestral().step(key_B, Output(Dense(logits_BLV)), canvas, view, ())
-    return done.z_BL
+    view = StepView(canvas, noise, z_BL == SIZE, t_B, t_B - 1 / STEPS, jnp.zeros(z_BL.shape))
+    return Ancestral().step(key_B, Output(Dense(logits_BLV)), view, ())[0]
 
 
 @partial(jax.jit, compiler_options=FAST)
@@ -147,20 +146,10 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     )
     start = 200 if process.final else 7
     seen = Canvas(jnp.full((n, 2), start), jnp.ones((n, 2)), jnp.zeros((n, 2), bool), Full())
-    moment = StepView(
-        process, ~seen.frozen_BL, jnp.full(n, 0.9), jnp.full(n, 0.5), jnp.zeros((n, 2))
-    )
-    step = jax.jit(
-        lambda key_B: (
-            made.step(
-                key_B,
-                Output(Tempered(Dense(logits_BLV))),
-                seen,
-                moment,
-                made.init(seen),
-            )[0].z_BL
-        )
-    )
+    times = dict(t_B=jnp.full(n, 0.9), s_B=jnp.full(n, 0.5))
+    moment = StepView(seen, process, ~seen.frozen_BL, **times, log_prob_BR=jnp.zeros((n, 2)))
+    output = Output(Tempered(Dense(logits_BLV)))
+    step = jax.jit(lambda key_B: made.step(key_B, output, moment, made.init(seen))[0])
     z_BL = np.asarray(step(keys.per_sample(keys.root(0), jnp.arange(n))))
     want_V = np.asarray(
         process.reverse(Dense(logits_BLV[:1]), seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1])

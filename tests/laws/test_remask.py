@@ -21,7 +21,7 @@ from dlm.samplers.remask.loop import Loop
 from tests.laws import worlds as w
 
 REMASKS = [
-    r for r in w.choices("samplers/remask", "rate") if "quality" not in r["name"]
+    r for r in w.choices("samplers/remask", "sigma") if "quality" not in r["name"]
 ]  # that one needs a network that judges
 NOISE = w.process(dict(name="mask"))
 N, T = 8000, 12
@@ -129,9 +129,8 @@ class Forgetful(Cap):
 
     marginals = "kept"
 
-    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
-        rate_BL = super().rate(output, canvas, view, alpha_t_B1, alpha_s_B1)
-        return jnp.where(canvas.z_BL == view.process.vocab.mask, 0.0, rate_BL)
+    def sigma(self, output, view):
+        return jnp.where(view.undecided(), 0.0, super().sigma(output, view))
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,8 @@ class Greedy(Cap):
 
     marginals = "kept"
 
-    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
-        return jnp.full_like(alpha_t_B1, self.eta)
+    def sigma(self, output, view):
+        return jnp.full_like(view.t_B[:, None], self.eta)
 
 
 @pytest.mark.slow

@@ -104,7 +104,8 @@ def test_mode_by_temperature_and_by_nucleus():
     hot = sample(steps=4, temperature=3.0)[0]
     assert (hot.canvas.z_BL != mode.canvas.z_BL).mean() > 0.3
     assert (
-        float(mode.logprob_BL.sum()) > float(hot.logprob_BL.sum()) and (mode.logprob_BL < 0).all()
+        float(mode.log_prob_BL.sum()) > float(hot.log_prob_BL.sum())
+        and (mode.log_prob_BL < 0).all()
     )
 
 
@@ -135,7 +136,7 @@ def test_the_surest_of_what_was_drawn_goes_first():
     first_B = (z_TBL[1] != MASK).argmax(1)
     want_B = log_BLV[np.arange(B), first_B, z_TBL[1][np.arange(B), first_B]]
     np.testing.assert_allclose(
-        np.asarray(sampled.logprob_BL)[np.arange(B), first_B], want_B, atol=1e-5
+        np.asarray(sampled.log_prob_BL)[np.arange(B), first_B], want_B, atol=1e-5
     )
 
 
@@ -148,17 +149,16 @@ AR_SAMPLER = Sampler(build_member("ancestral", "samplers.rules"), steps=1, block
 
 @partial(jax.jit, static_argnames=("cached", "prefill", "temperature"))
 def decode(canvas, key_B, cached, prefill=0, temperature=1.0):
-    memory = (
-        transformer.empty_cache(transformer.Transformer(TIMED), *canvas.z_BL.shape)
-        if cached
-        else None
-    )
-    options = dict(memory=memory, prefill=prefill, stop=True, trace=True)
+    canvas = tiny.under(canvas, Causal())
+    if cached:
+        cache = transformer.empty_cache(transformer.Transformer(TIMED), *canvas.z_BL.shape)
+        canvas = replace(canvas, cache=cache)
+    options = dict(prefill=prefill, stop=True, trace=True)
     return generator.generate(
         tiny.net(TIMED, PARAMS),
         replace(AR_SAMPLER, temperature=temperature),
         PROCESS,
-        tiny.under(canvas, Causal()),
+        canvas,
         key_B,
         **options,
     )
@@ -180,9 +180,9 @@ def test_the_cache_changes_nothing(prompted):
     tiny.identical(
         np.where(until_BL, cached.canvas.z_BL, 0), np.where(until_BL, plain.canvas.z_BL, 0)
     )
-    tiny.close(np.where(until_BL, cached.logprob_BL, 0), np.where(until_BL, plain.logprob_BL, 0))
+    tiny.close(np.where(until_BL, cached.log_prob_BL, 0), np.where(until_BL, plain.log_prob_BL, 0))
     tiny.identical(prefilled.canvas.z_BL, cached.canvas.z_BL)
-    tiny.close(prefilled.logprob_BL, cached.logprob_BL)
+    tiny.close(prefilled.log_prob_BL, cached.log_prob_BL)
     assert int(prefilled.nfe) == int(cached.nfe) - 1
 
 
@@ -199,9 +199,9 @@ def test_decoding_has_the_likelihood_that_training_measures(prompted):
         canvas.z_BL,
         jnp.zeros(canvas.z_BL.shape),
     )
-    drawn_BL = np.asarray(sampled.logprob_BL) != 0
+    drawn_BL = np.asarray(sampled.log_prob_BL) != 0
     assert drawn_BL.sum() > L
-    tiny.close(np.where(drawn_BL, sampled.logprob_BL, 0), np.where(drawn_BL, -nats_BL, 0))
+    tiny.close(np.where(drawn_BL, sampled.log_prob_BL, 0), np.where(drawn_BL, -nats_BL, 0))
 
 
 @pytest.mark.slow
@@ -217,12 +217,12 @@ def test_a_row_that_has_ended_is_the_same_in_any_company():
     row = int(ended_BL.any(1).argmax())
     alone = jax.tree.map(np.asarray, decode(canvas, jnp.stack([key_B[row]] * B), True))
     tiny.identical(
-        (alone.canvas.z_BL[0], alone.logprob_BL[0]),
-        (together.canvas.z_BL[row], together.logprob_BL[row]),
+        (alone.canvas.z_BL[0], alone.log_prob_BL[0]),
+        (together.canvas.z_BL[row], together.log_prob_BL[row]),
     )
     after = 2 + int(ended_BL[row].argmax())
     assert (together.canvas.z_BL[row, after:] == tiny.VOCAB.pad).all() and (
-        together.logprob_BL[row, after:] == 0
+        together.log_prob_BL[row, after:] == 0
     ).all()
 
 

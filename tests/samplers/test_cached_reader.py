@@ -59,18 +59,16 @@ def drawing(sampler, mask=Full(), prefill=0, config=TIMED, widths=None):
 
     def generate(start, key_B):
         rows = 2 * B if sampler.guidance else B
-        memory = (
-            transformer.empty_cache(transformer.Transformer(config), rows, L)
-            if sampler.cache.kind != "none"
-            else None
-        )
+        start = tiny.under(start, mask)
+        if sampler.cache.kind != "none":
+            cache = transformer.empty_cache(transformer.Transformer(config), rows, L)
+            start = replace(start, cache=cache)
         return generator.generate(
             counted,
             sampler,
             PROCESS,
-            tiny.under(start, mask),
+            start,
             key_B,
-            memory=memory,
             prefill=prefill,
             trace=True,
         )
@@ -99,7 +97,7 @@ def sampler(kind="none", refresh=0, rule="ancestral", **settings):
 
 def same(one, other):
     tiny.identical(one.canvas.z_BL, other.canvas.z_BL)
-    tiny.close(one.logprob_BL, other.logprob_BL, 1e-5)  # of the largest, in nats
+    tiny.close(one.log_prob_BL, other.log_prob_BL, 1e-5)  # of the largest, in nats
 
 
 @pytest.mark.parametrize("kind", ["prefix", "dual", "delayed"])
@@ -170,7 +168,7 @@ def test_passes_of_an_approximate_cache_read_less(kind, least):
         tiny.identical(first(c), first(plain))
         assert (c.canvas.z_BL != tiny.VOCAB.mask).all()
     assert (cached.canvas.z_BL != plain.canvas.z_BL).any(), "an approximation"
-    assert np.abs(often.logprob_BL - plain.logprob_BL).mean() > 0
+    assert np.abs(often.log_prob_BL - plain.log_prob_BL).mean() > 0
 
 
 def test_a_delayed_cache_reads_what_is_masked_and_what_was_just_revealed():
@@ -204,7 +202,7 @@ def test_a_row_does_not_depend_on_its_batch(kind, refresh):
     generate, _ = compiled(sampler(kind, refresh, **SURE))
     one, other = generate(canvas(), KEY_B), generate(canvas((17, 2, 3)), KEY_B[::-1])
     tiny.identical(other.canvas.z_BL[1], one.canvas.z_BL[1])
-    tiny.close(other.logprob_BL[1], one.logprob_BL[1])
+    tiny.close(other.log_prob_BL[1], one.log_prob_BL[1])
     assert (other.canvas.z_BL[2] != one.canvas.z_BL[2]).any()
 
 

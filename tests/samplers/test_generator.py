@@ -15,9 +15,9 @@ from dlm.nn import transformer
 from dlm.nn.visibility.block import Block
 from dlm.nn.visibility.causal import Causal
 from dlm.nn.visibility.full import Full
-from dlm.samplers.generator import Generator
+from dlm.samplers.generator import Generator, Model
 from dlm.samplers.plan import Sampler
-from dlm.samplers.requests import Request
+from dlm.samplers.requests import Request, as_canvas, as_row
 from dlm.text.bytes import Bytes, ByteTokenizer
 from tests import tiny
 
@@ -37,18 +37,14 @@ def generator(
     mask=None, net=network, params=PARAMS, trace=False, seed=0, rule="ancestral", **settings
 ):
     sampler = Sampler(build_member(rule, "samplers.rules"), **settings)
-    memory = partial(transformer.empty_cache, MODEL)
-    return Generator(
-        net,
-        memory,
-        params,
-        TOKENIZER,
-        sampler,
-        lambda p: PROCESS,
-        mask or Full(),
-        seed=seed,
-        trace=trace,
-    )
+    model = model_of(net, PROCESS, mask or Full(), TOKENIZER)
+    return Generator(model, params, sampler, seed=seed, trace=trace)
+
+
+def model_of(net, process, visibility, tokenizer):
+    """A model whose process does not depend on parameters."""
+    cache = partial(transformer.empty_cache, MODEL)
+    return Model(net, cache, lambda params: process, visibility, tokenizer)
 
 
 MASKED = generator(steps=4, trace=True)
@@ -141,19 +137,8 @@ def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(
         return Output(Dense(logits_BLV), cache=kept(canvas.cache))
 
     steps = dict(steps=1, block=1) if kind == SHIFTED else dict(steps=2)
-    sampler, memory = (
-        Sampler(build_member("ancestral", "samplers.rules"), **steps),
-        partial(transformer.empty_cache, MODEL),
-    )
-    made = Generator(
-        lambda params: eos_at_four,
-        memory,
-        {},
-        ByteTokenizer(vocab),
-        sampler,
-        lambda p: process,
-        kind,
-    )
+    model = model_of(lambda params: eos_at_four, process, kind, ByteTokenizer(vocab))
+    made = Generator(model, {}, Sampler(**steps))
     turn = np.array([ord("a"), vocab.eos])
     rows = [(turn, 4), (turn, 7), *([] if kind == SHIFTED else [(5, turn[1:])])]
     for reply, length in zip(made([Request(parts) for parts in rows]), (6, 9, 6), strict=False):
@@ -220,26 +205,16 @@ def lookup(canvas):
 def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(
     kind, rule, settings, prompts, passes
 ):
-    sampler, memory = (
-        Sampler(build_member(rule, "samplers.rules"), temperature=0.0, **settings),
-        partial(transformer.empty_cache, MODEL),
-    )
-    made = Generator(
-        lambda params: lookup,
-        memory,
-        {},
-        ByteTokenizer(TURNS),
-        sampler,
-        lambda p: build_member("mask", "noise", TURNS),
-        kind,
-    )
+    process = build_member("mask", "noise", TURNS)
+    model = model_of(lambda params: lookup, process, kind, ByteTokenizer(TURNS))
+    made = Generator(model, {}, Sampler(rule=rule, temperature=0.0, **settings))
     replies = made([Request.prompt(prompt, 8) for prompt in prompts])
     assert [r.text for r in replies] == ["ab", *prompts[1:]] and replies[0].nfe == passes
 
 
 def test_the_first_anchor_is_told_as_the_tokenizer_has_it_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(TOKENIZER, "encode_prompt", lambda text: TOKENIZER.encode(" " + text))
-    row = MASKED._row(Request(("ab", 1, "c")))
+    row = as_row(Request(("ab", 1, "c")), TOKENIZER, Full())
     assert row.ids.tolist() == [*b" ab", TOKENIZER.mask, *b"c"] and row.frozen.tolist() == [
         True,
         True,
@@ -282,7 +257,7 @@ def test_a_reply_and_its_trace_are_as_long_as_what_was_asked(make, adds, monkeyp
 @pytest.mark.slow
 def test_the_lowest_temperatures_write_the_mode():
     """Below a millionth of a nat the program is that of temperature 0, of whatever shape; above it what is drawn has mass."""
-    blank = MASKED._canvas([MASKED._row(Request.prompt("", 6))])
+    blank = as_canvas([as_row(Request.prompt("", 6), TOKENIZER, Full())], TOKENIZER.vocab, Full())
     key_B = keys.per_sample(keys.root(0), jnp.arange(1))
 
     def program(temperature, rule):

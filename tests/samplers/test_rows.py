@@ -86,17 +86,13 @@ def canvas(lengths, L, prompts):
 
 def draw(sampler, mask, start, index):
     rows, L = start.z_BL.shape
-    memory = (
-        None
-        if plan.cache_kind(sampler, mask) == "none"
-        else kv_cache.empty(1, rows, L, ((1, 16), (1, 1)), jnp.float32)
-    )
-    memory = None if sampler.driver.drafts else memory
-    run = jax.jit(partial(generator.generate, told, sampler, PROCESS, memory=memory, stop=True))
-    return jax.tree.map(
-        np.asarray,
-        run(tiny.under(start, mask), keys.per_sample(jax.random.key(5), jnp.asarray(index))),
-    )
+    start = tiny.under(start, mask)
+    if plan.cache_kind(sampler, mask) != "none" and not sampler.driver.drafts:
+        cache = kv_cache.empty(1, rows, L, ((1, 16), (1, 1)), jnp.float32)
+        start = replace(start, cache=cache)
+    run = jax.jit(partial(generator.generate, told, sampler, PROCESS, stop=True))
+    key_B = keys.per_sample(jax.random.key(5), jnp.asarray(index))
+    return jax.tree.map(np.asarray, run(start, key_B))
 
 
 BLOCKS = Block(size=8)
@@ -128,12 +124,11 @@ def test_a_row_is_the_same_alone_beside_longer_rows_and_beside_shorter_ones(case
     among = draw(*CASES[case], canvas([14, 29, 14, 5], 29, [3, 2, 3, 1]), [7, 1, 9, 2])
     for b, c in ((0, 0), (1, 2)):
         tiny.identical(among.canvas.z_BL[c, :14], alone.canvas.z_BL[b])
-        np.testing.assert_allclose(among.logprob_BL[c, :14], alone.logprob_BL[b], atol=1e-5)
+        np.testing.assert_allclose(among.log_prob_BL[c, :14], alone.log_prob_BL[b], atol=1e-5)
 
 
 # --------------------------------------------------------------------------------------------------------------------- ties
 
-STEPPING = [r for r in EACH_RULE if hasattr(build_member(r, "samplers.rules", tiny.VOCAB), "step")]
 FLAT_V = np.log(np.random.default_rng(1).dirichlet(np.ones(16)))
 
 
@@ -172,10 +167,10 @@ def test_rounding_orders_no_positions():
         Full(),
         Layout(block_BL=order_L[None]),
     )
-    view = StepView(PROCESS, seen.z_BL == MASK, jnp.ones(1), jnp.full(1, 0.5), jnp.zeros((1, 3)))
-    assert build_member(dict(name="ordered", order="given"), "samplers.rules").positions(
-        None, seen, view
-    ).tolist() == [[False, True, True]]
+    half_B = jnp.full(1, 0.5)
+    view = StepView(seen, PROCESS, seen.z_BL == MASK, jnp.ones(1), half_B, jnp.zeros((1, 3)))
+    rule = build_member(dict(name="ordered", order="given"), "samplers.rules")
+    assert rule.choose(None, view).tolist() == [[False, True, True]]
     assert positions.reaches(jnp.asarray([0.89998, 0.899995, 0.9]), 0.9).tolist() == [
         False,
         True,
@@ -184,7 +179,7 @@ def test_rounding_orders_no_positions():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", STEPPING, ids=lambda r: r["name"])
+@pytest.mark.parametrize("given", EACH_RULE, ids=lambda r: r["name"])
 def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
     """The rows differ in their rounding alone, a blank canvas and one that is half full; bars lie where all scores are."""
     B, R = 4, 10
@@ -204,12 +199,11 @@ def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
             jnp.zeros((B, R), bool),
             Full(),
         )
-        row_index_BR, t_B = jnp.broadcast_to(jnp.arange(R), (B, R)), jnp.ones(B)
-        view = StepView(
-            PROCESS, row_index_BR >= 0, t_B, t_B * 0.6, jnp.zeros((B, R)), row_index_BL=row_index_BR
-        )
-        new, _ = rule.step(key_B, output, seen, view, rule.init(seen))
-        assert (new.z_BL == new.z_BL[0]).all()
+        seen = replace(seen, layout=seen.layout.complete(R))
+        t_B, anywhere_BR = jnp.ones(B), jnp.ones((B, R), bool)
+        view = StepView(seen, PROCESS, anywhere_BR, t_B, t_B * 0.6, jnp.zeros((B, R)))
+        z_BR, _ = rule.step(key_B, output, view, rule.init(seen))
+        assert (z_BR == z_BR[0]).all()
 
 
 @pytest.mark.slow
@@ -223,18 +217,11 @@ def test_texts_without_a_prompt_depend_neither_on_their_batch_nor_on_a_cache():
 
     def drawn(rows, cached):
         z_BL = jnp.full((rows, 16), MASK, jnp.int32)
-        memory = transformer.empty_cache(model, rows, 16) if cached else None
-        run = partial(
-            generator.generate,
-            net,
-            built(rule, block=8, steps=4),
-            PROCESS,
-            memory=memory,
-        )
-        return jax.jit(run)(
-            Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, BLOCKS),
-            keys.per_sample(keys.root(0), jnp.arange(rows)),
-        )
+        start = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, BLOCKS)
+        if cached:
+            start = replace(start, cache=transformer.empty_cache(model, rows, 16))
+        run = partial(generator.generate, net, built(rule, block=8, steps=4), PROCESS)
+        return jax.jit(run)(start, keys.per_sample(keys.root(0), jnp.arange(rows)))
 
     def nats_BL(rows):
         sampler = built(dict(name="threshold", above=0.6), steps=8)
@@ -246,5 +233,5 @@ def test_texts_without_a_prompt_depend_neither_on_their_batch_nor_on_a_cache():
 
     many, few = drawn(32, cached=False), drawn(7, cached=True)
     tiny.identical(few.canvas.z_BL, many.canvas.z_BL[:7])
-    np.testing.assert_allclose(few.logprob_BL, many.logprob_BL[:7], atol=1e-4)
+    np.testing.assert_allclose(few.log_prob_BL, many.log_prob_BL[:7], atol=1e-4)
     np.testing.assert_allclose(nats_BL(1), nats_BL(32)[:1], atol=1e-4)

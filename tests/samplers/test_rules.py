@@ -10,13 +10,12 @@ import pytest
 
 from dlm.core import keys
 from dlm.core.config import build_member, to_plain
-from dlm.core.contracts import Canvas, Dense, Output, keep_top_k
+from dlm.core.contracts import Canvas, Dense, Output, Sampled, keep_top_k
 from dlm.core.errors import UserError
 from dlm.nn.visibility.block import Block
 from dlm.nn.visibility.causal import Causal
 from dlm.nn.visibility.full import Full
 from dlm.samplers import generator, plan
-from dlm.samplers.drivers import blockwise
 from dlm.samplers.drivers.base import Tempered
 from dlm.samplers.guidance import guided
 from dlm.samplers.plan import Cache, Sampler, described
@@ -38,19 +37,19 @@ CANVAS = Canvas(jnp.where(MASKED_BL, MASK, 1), jnp.ones((B, L)), jnp.zeros((B, L
 
 def view(t=1.0, s=0.99, **changes):
     given = dict(
-        active_BL=jnp.ones((B, L), bool),
+        canvas=replace(CANVAS, layout=CANVAS.layout.complete(L)),
+        process=PROCESS,
+        active_BR=jnp.ones((B, L), bool),
         t_B=jnp.full(B, t),
         s_B=jnp.full(B, s),
-        logprob_BL=jnp.zeros((B, L)),
+        log_prob_BR=jnp.zeros((B, L)),
     )
-    return StepView(
-        PROCESS, **given | dict(row_index_BL=jnp.broadcast_to(jnp.arange(L), (B, L))) | changes
-    )
+    return StepView(**given | changes)
 
 
 def revealed(rule, moment=None):
-    new, _ = build_member(rule, "samplers.rules").step(KEY_B, TOLD, CANVAS, moment or view(), ())
-    return (np.asarray(new.z_BL) != MASK) & MASKED_BL
+    z_BL, _ = build_member(rule, "samplers.rules").step(KEY_B, TOLD, moment or view(), ())
+    return (np.asarray(z_BL) != MASK) & MASKED_BL
 
 
 def surest(k_B):
@@ -68,20 +67,17 @@ def meddled(rule) -> tuple[bool, bool]:
     active_BL = np.random.default_rng(1).random((B, L)) < 0.5
     sure = Output(TOLD.prediction, heads=dict(quality=jnp.zeros((B, L))))
     for moment in (
-        view(1.0, 0.5, active_BL=jnp.asarray(active_BL)),
-        view(0.5, 0.0, active_BL=jnp.asarray(active_BL)),
+        view(1.0, 0.5, active_BR=jnp.asarray(active_BL)),
+        view(0.5, 0.0, active_BR=jnp.asarray(active_BL)),
     ):
-        new, _ = rule.step(KEY_B, sure, CANVAS, moment, rule.init(CANVAS))
-        changed_BL = np.asarray(new.z_BL != CANVAS.z_BL)
+        z_BL, _ = rule.step(KEY_B, sure, moment, rule.init(CANVAS))
+        changed_BL = np.asarray(z_BL != CANVAS.z_BL)
         outside |= (changed_BL & ~active_BL).any()
         stands |= (changed_BL & active_BL & ~MASKED_BL).any()
     return bool(outside), bool(stands)
 
 
-STEPPING = [r for r in EACH_RULE if hasattr(build_member(r, "samplers.rules", tiny.VOCAB), "step")]
-
-
-@pytest.mark.parametrize("given", STEPPING, ids=lambda r: r["name"])
+@pytest.mark.parametrize("given", EACH_RULE, ids=lambda r: r["name"])
 def test_a_step_changes_nothing_but_what_is_active_and_what_stands_only_if_the_rule_says_so(given):
     rule = build_member(given, "samplers.rules", tiny.VOCAB)
     outside, stands = meddled(rule)
@@ -93,10 +89,11 @@ def test_a_rule_that_writes_what_stands_is_seen(everywhere):
     """Planted: it adds one to tokens that were revealed before, in the active set or everywhere."""
 
     class Planted(Ancestral):
-        def step(self, key_B, output, canvas, moment, state):
-            new, state = super().step(key_B, output, canvas, moment, state)
-            stood_BL = (canvas.z_BL != MASK) & (everywhere | moment.active_BL)
-            return replace(new, z_BL=jnp.where(stood_BL, canvas.z_BL + 1, new.z_BL)), state
+        def step(self, key_B, output, moment, state):
+            z_BL, state = super().step(key_B, output, moment, state)
+            old_BL = moment.canvas.z_BL
+            stood_BL = (old_BL != MASK) & (everywhere | moment.active_BR)
+            return jnp.where(stood_BL, old_BL + 1, z_BL), state
 
     assert meddled(Planted()) == (everywhere, True) and meddled(Ancestral()) == (False, False)
 
@@ -161,10 +158,9 @@ def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
     cold = Output(Tempered(told.prediction, temperature=0.0))
     for trust in (1.0, 0.0):
         score_BL = np.where(MASKED_BL, log_BL, trust * log_BL)
-        new, _ = build_member(dict(name="planned", self_trust=trust), "samplers.rules").step(
-            KEY_B, cold, CANVAS, view(1.0, 0.4), ()
-        )
-        kept_BL = np.asarray(new.z_BL) != MASK
+        rule = build_member(dict(name="planned", self_trust=trust), "samplers.rules")
+        z_BL, _ = rule.step(KEY_B, cold, view(1.0, 0.4), ())
+        kept_BL = np.asarray(z_BL) != MASK
         assert (kept_BL.sum(1) == L - int(0.4 * L)).all()
         for b in range(B):
             assert score_BL[b, kept_BL[b]].min() >= score_BL[b, ~kept_BL[b]].max() - 1e-5
@@ -172,11 +168,9 @@ def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
 
 def test_editing_replaces_what_it_is_sure_is_wrong():
     best_BL, sure_BL = P_BLV.argmax(-1), P_BLV.max(-1)
-    new, _ = build_member(dict(name="editing", above=1.0, edit=0.7), "samplers.rules").step(
-        KEY_B, TOLD, CANVAS, view(), ()
-    )
+    rule = build_member(dict(name="editing", above=1.0, edit=0.7), "samplers.rules")
+    z_BL = np.asarray(rule.step(KEY_B, TOLD, view(), ())[0])
     edit_BL = ~MASKED_BL & (best_BL != 1) & (sure_BL >= 0.7)
-    z_BL = np.asarray(new.z_BL)
     assert (
         edit_BL.any()
         and (z_BL[edit_BL] == best_BL[edit_BL]).all()
@@ -193,14 +187,13 @@ def test_the_order_of_maskgit_is_shaken_by_s():
     seen = Canvas(
         jnp.full((rows, 3), MASK), jnp.ones((rows, 3)), jnp.zeros((rows, 3), bool), Full()
     )
-    moment = StepView(
-        PROCESS, ~seen.frozen_BL, jnp.ones(rows), jnp.full(rows, s), jnp.zeros((rows, 3))
-    )
+    times = dict(t_B=jnp.ones(rows), s_B=jnp.full(rows, s))
+    given = dict(canvas=seen, active_BR=~seen.frozen_BL, log_prob_BR=jnp.zeros((rows, 3)))
+    moment = view(**given, **times)
     rule = build_member(dict(name="maskgit", schedule="linear", choice_noise=2.0), "samplers.rules")
-    new, _ = rule.step(
-        keys.per_sample(keys.root(0), jnp.arange(rows)), Output(told), seen, moment, ()
-    )
-    first_BL = np.asarray(new.z_BL) != MASK
+    key_B = keys.per_sample(keys.root(0), jnp.arange(rows))
+    z_BL, _ = rule.step(key_B, Output(told), moment, ())
+    first_BL = np.asarray(z_BL) != MASK
     assert (first_BL.sum(1) == 1).all()
     assert chi_square(first_BL.sum(0), p_L ** (1 / (2.0 * s))) > 1e-4
 
@@ -210,11 +203,10 @@ def test_which_tokens_come_back():
     log_BL = np.log(rng.uniform(0.05, 1, (B, L)))
     told = Output(TOLD.prediction, heads=dict(quality=jnp.asarray(np.log(P_BLV[..., 1]) + 1)))
 
-    def rate(alpha_t=0.4, alpha_s=0.7, **rule):
-        given = build_member(rule, "samplers.remask").rate(
-            told, CANVAS, view(logprob_BL=jnp.asarray(log_BL)), alpha_t, alpha_s
-        )
-        return np.asarray(given)
+    def rate(t=0.6, s=0.3, **rule):
+        # α = 1 − t under the linear schedule.
+        moment = view(t, s, log_prob_BR=jnp.asarray(log_BL))
+        return np.asarray(build_member(rule, "samplers.remask").sigma(told, moment))
 
     weight_BL = np.where(MASKED_BL, 0, np.exp(-np.exp(log_BL)))  # the least certain most of all
     share_BL = weight_BL / weight_BL.sum(1, keepdims=True)
@@ -222,7 +214,7 @@ def test_which_tokens_come_back():
         rate(name="confidence", eta=0.5), 0.5 * (0.3 / 0.4) * share_BL, rtol=1e-5
     )
     switched = [
-        rate(name="switch", eta=0.5, begin=begin) for begin in (1.0, 0.999)
+        rate(1.0, 0.99, name="switch", eta=0.5, begin=begin) for begin in (1.0, 0.999)
     ]  # the step is that from t = 1 to s = 0.99
     assert (switched[0] == 0.5).all() and not switched[1].any(), (
         "it begins with the step that begins at its time, and not with the next"
@@ -243,11 +235,10 @@ def test_which_tokens_come_back():
 
 def test_correcting_puts_the_surest_that_differs():
     for tokens in (1, 2):
-        new, _ = build_member(dict(name="correcting", tokens=tokens), "samplers.rules").step(
-            KEY_B, TOLD, CANVAS, view(), ()
-        )
-        assert ((np.asarray(new.z_BL) != np.asarray(CANVAS.z_BL)).sum(1) > 0).all()
-        assert ((np.asarray(new.z_BL) != np.asarray(CANVAS.z_BL)).sum(1) <= tokens).all()
+        rule = build_member(dict(name="correcting", tokens=tokens), "samplers.rules")
+        z_BL, _ = rule.step(KEY_B, TOLD, view(), ())
+        assert ((np.asarray(z_BL) != np.asarray(CANVAS.z_BL)).sum(1) > 0).all()
+        assert ((np.asarray(z_BL) != np.asarray(CANVAS.z_BL)).sum(1) <= tokens).all()
 
 
 @pytest.mark.slow
@@ -281,7 +272,9 @@ def test_first_hits_are_told_as_times():
         dict(name="mask", schedule="geometric"),
     ):
         process, t_T = build_member(noise, "noise", tiny.VOCAB), jnp.linspace(0.01, 0.9, 9)
-        np.testing.assert_allclose(process.time_of(process.mask_prob(t_T)), t_T, rtol=1e-3)
+        np.testing.assert_allclose(
+            process.schedule.time_of(process.schedule.noised(t_T)), t_T, rtol=1e-3
+        )
 
 
 # ------------------------------------------------------------------------------------------------- windows, passes, guidance
@@ -349,7 +342,7 @@ def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
         z_TBL[passes + 1] != drafted_BL
     )  # what was opened again is seen before it is filled
     assert (changed_BL.sum(1) == 5).all() and (z_TBL[passes + 1][changed_BL] == MASK).all()
-    log_BL = np.where(np.asarray(template({3: 7}).frozen_BL), np.inf, np.asarray(first.logprob_BL))
+    log_BL = np.where(np.asarray(template({3: 7}).frozen_BL), np.inf, np.asarray(first.log_prob_BL))
     worst_BL = np.argsort(np.argsort(log_BL, 1), 1) < 5  # of nine that were written
     assert (
         changed_BL.any()
@@ -367,18 +360,10 @@ def test_what_is_opened_again_is_written_and_the_least_certain():
     frozen_BL = ~MASKED_BL & (np.arange(L) % 3 == 0)
     log_BL = np.where(MASKED_BL | frozen_BL, 0, np.log(rng.uniform(0.05, 1, (B, L))))
     for share in (0.4, 1.0):
-        one = blockwise._Pass(
-            neighbours,
-            Sampler(Ancestral(), remask_fraction=share),
-            PROCESS,
-            Full(),
-            KEY_B,
-            False,
-            1,
-        )
-        canvas, found_BL = one._reopened(
-            replace(CANVAS, frozen_BL=jnp.asarray(frozen_BL)), jnp.asarray(log_BL, jnp.float32)
-        )
+        start = replace(CANVAS, frozen_BL=jnp.asarray(frozen_BL))
+        written = Sampled(start, jnp.asarray(log_BL, jnp.float32), jnp.int32(9))
+        done = generator.remasked_text(written, share, PROCESS)
+        canvas, found_BL = done.canvas, done.log_prob_BL
         again_BL = np.zeros((B, L), bool)
         for b in range(B):
             written = [i for i in np.argsort(log_BL[b]) if not (MASKED_BL | frozen_BL)[b, i]]
@@ -405,9 +390,9 @@ def test_guidance_weighs_the_prompt():
     )  # an anchor is no padding, though it has its id
     told, blank = (neighbours(tiny.under(c, None)).prediction for c in (start, template({})))
     for w in (-1.0, 0.5):
-        output = guided(neighbours, w, vocab)(tiny.under(start, None))
+        output = guided(neighbours, w, vocab)(tiny.under(start, Full()))
         found = output.prediction
-        tiny.close(output.heads["quality"], neighbours(tiny.under(start, None)).heads["quality"])
+        tiny.close(output.heads["quality"], neighbours(tiny.under(start, Full())).heads["quality"])
         want_BLV = (1 + w) * jax.nn.log_softmax(told.logits_BLV, -1) - w * jax.nn.log_softmax(
             blank.logits_BLV, -1
         )
@@ -437,7 +422,7 @@ def test_a_row_is_done_when_its_text_has_ended():
         assert (
             int(done.nfe) == 3 < passes
             and (done.canvas.z_BL[:, 3:] == tiny.VOCAB.pad).all()
-            and (done.logprob_BL[:, 3:] == 0).all()
+            and (done.log_prob_BL[:, 3:] == 0).all()
         )
         assert (done.canvas.z_BL[:, 2] == EOS).all()
         anchored = generator.generate(

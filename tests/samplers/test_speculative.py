@@ -15,8 +15,7 @@ from dlm.core.errors import UserError
 from dlm.nn import transformer
 from dlm.nn.visibility.block import Block
 from dlm.nn.visibility.full import Full
-from dlm.samplers import generator, plan
-from dlm.samplers.drivers import speculative
+from dlm.samplers import drafts, generator, plan
 from dlm.samplers.plan import Cache, Sampler
 from tests import tiny
 from tests.laws import worlds as w
@@ -42,14 +41,16 @@ def speculating(order="left_to_right", **settings):
 
 def drawing(sampler, mask, cached):
     def go(start, key_B):
-        memory = transformer.empty_cache(transformer.Transformer(TIMED), B, L) if cached else None
+        start = tiny.under(start, mask)
+        if cached:
+            cache = transformer.empty_cache(transformer.Transformer(TIMED), B, L)
+            start = replace(start, cache=cache)
         return generator.generate(
             tiny.net(TIMED, PARAMS),
             sampler,
             PROCESS,
-            tiny.under(start, mask),
+            start,
             key_B,
-            memory=memory,
             trace=True,
         )
 
@@ -87,14 +88,14 @@ def test_at_temperature_0_it_is_the_text_of_one_position_after_the_other(context
     plain = one_by_one(context)
     quick = run(speculating(temperature=0.0, **settings), Block(size=4, context=context), cached)
     tiny.identical(quick.canvas.z_BL, plain.canvas.z_BL)
-    np.testing.assert_allclose(quick.logprob_BL, plain.logprob_BL, atol=1e-4)
+    np.testing.assert_allclose(quick.log_prob_BL, plain.log_prob_BL, atol=1e-4)
     assert (quick.canvas.z_BL[~SEGMENTS_BL] == tiny.VOCAB.pad).all()
 
 
 def test_the_cache_changes_no_draw_and_each_round_settles_a_token_at_least():
     plain, cached = (run(speculating(), cached=c) for c in (False, True))
     tiny.identical(plain.canvas.z_BL, cached.canvas.z_BL)
-    np.testing.assert_allclose(plain.logprob_BL, cached.logprob_BL, atol=1e-4)
+    np.testing.assert_allclose(plain.log_prob_BL, cached.log_prob_BL, atol=1e-4)
     rounds = int(cached.trace[3])
     assert (
         int(cached.nfe) == 3 * rounds + 1
@@ -173,7 +174,7 @@ def test_what_is_settled_has_the_verifier_s_law_over_200_tokens():
         draft_N = jax.vmap(lambda k: keys.key(k, "draft"))(key_N)
         p_NSV, q_NSV = (jnp.broadcast_to(jnp.asarray(law), (n, 1, 200)) for law in (p_V, q_V))
         drafted_NS = keys.categorical(draft_N, jnp.log(q_NSV))
-        return speculative._accepted(key_N, p_NSV, q_NSV, drafted_NS, drafted_NS >= 0)
+        return drafts.accepted(key_N, p_NSV, q_NSV, drafted_NS, drafted_NS >= 0)
 
     token_NS, count_N = settled(keys.per_sample(keys.root(0), jnp.arange(n)))
     assert (
@@ -184,12 +185,12 @@ def test_what_is_settled_has_the_verifier_s_law_over_200_tokens():
 
 def test_a_draft_that_is_always_kept_is_seen():
     """The mistake that the laws above would miss if drafts were as good as verdicts: all drafts kept."""
-    honest = speculative._accepted
+    honest = drafts.accepted
     try:
-        speculative._accepted = lambda key_B, p, q, drafted, valid: (drafted, valid.sum(1))
+        drafts.accepted = lambda key_B, p, q, drafted, valid: (drafted, valid.sum(1))
         drawn_X, nfe = drawn(1, speculating(block=3, steps=1), Block(size=3))
     finally:
-        speculative._accepted = honest
+        drafts.accepted = honest
     assert nfe == 2 and w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4
 
 

@@ -3,6 +3,7 @@
 import argparse
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -65,8 +66,9 @@ class Arm:
         def generate(params, key_B):
             z_BL = jnp.full(shape, process.vocab.mask, jnp.int32)
             canvas = Canvas(z_BL, jnp.ones(shape), jnp.zeros(shape, bool), visibility)
-            memory = experiment.empty_cache(*shape) if cached else None
+            if cached:
+                canvas = replace(canvas, cache=experiment.empty_cache(*shape))
             net = experiment.net(params)
-            return generator.generate(net, sampler, process, canvas, key_B, memory=memory)
+            return generator.generate(net, sampler, process, canvas, key_B)
 
         return generate

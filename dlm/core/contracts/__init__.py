@@ -12,7 +12,16 @@ from dlm.core.contracts.diffusion import Process, Schedule, Transition
 from dlm.core.contracts.evaluation import Evaluator
 from dlm.core.contracts.network import Head, Net, Output, Router, Routing
 from dlm.core.contracts.prediction import Confidence, Dense, Prediction, keep_top_k, keep_top_p
-from dlm.core.contracts.sampling import Ends, Remask, Rule
+from dlm.core.contracts.sampling import (
+    Driver,
+    Recorder,
+    Remask,
+    Rule,
+    Sampled,
+    StepView,
+    StopsWhen,
+    Trace,
+)
 from dlm.core.contracts.training import (
     Bound,
     Claim,
@@ -34,7 +43,7 @@ __all__ = [
     "Claim",
     "Confidence",
     "Dense",
-    "Ends",
+    "Driver",
     "Evaluator",
     "Head",
     "Layout",
@@ -48,16 +57,21 @@ __all__ = [
     "Pattern",
     "Prediction",
     "Process",
+    "Recorder",
     "Remask",
     "Router",
     "Routing",
     "Rule",
+    "Sampled",
     "Schedule",
     "Shift",
     "Source",
     "State",
+    "StepView",
+    "StopsWhen",
     "Task",
     "Tokenizer",
+    "Trace",
     "Transition",
     "UnbiasedLoss",
     "Visibility",

@@ -1,11 +1,12 @@
-"""σ_i = η σ_max softmax_i(−ψ): tokens of which the network was least sure come back first (ReMDM-conf, arXiv:2503.00307, section 4.1).
+"""σ_i = η σ_max softmax_i(−ψ): the least probable tokens are remasked first (ReMDM-conf).
 
-ψ_i is the probability of token i when it was revealed, over all tokens that stand; masks have σ = 0. Their reveal probability is the plain
-one, so there are more masks than in the plain process.
+ψ_i is the probability of token i when it was revealed, and the softmax is over all tokens
+(arXiv:2503.00307, section 4.1); masks have σ = 0. Their reveal probability is the plain one, so
+there are more masks than in the plain process.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +16,19 @@ from dlm.samplers.remask.base import Remask, largest
 
 @dataclass(frozen=True)
 class ConfidenceWeighted(Remask):
+    """A share of the largest σ, distributed by confidence."""
+
     eta: float = 1.0
 
-    marginals: ClassVar = "changed"
+    marginals: ClassVar[Literal["kept", "changed"]] = "changed"
 
     def __post_init__(self):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} must be in [0, 1]")
 
-    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
-        token_BL = view.active_BL & (canvas.z_BL != view.process.vocab.mask)
-        share_BL = jax.nn.softmax(jnp.where(token_BL, -jnp.exp(view.logprob_BL), -jnp.inf), 1)
-        return self.eta * largest(alpha_t_B1, alpha_s_B1) * jnp.where(token_BL, share_BL, 0.0)
+    def sigma(self, output, view):
+        """Returns σ_BR."""
+        token_BR = view.decided()
+        doubt_BR = jnp.where(token_BR, -jnp.exp(view.log_prob_BR), -jnp.inf)
+        share_BR = jnp.where(token_BR, jax.nn.softmax(doubt_BR, 1), 0.0)
+        return self.eta * largest(view) * share_BR

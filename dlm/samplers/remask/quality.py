@@ -1,12 +1,13 @@
-"""The tokens that a trained judge finds worst become masks again (PRISM, arXiv:2510.01384).
+"""The tokens that a trained head finds worst become masks again (PRISM, arXiv:2510.01384).
 
-    σ_i = 1 at the ⌈fraction · n⌉ of n tokens with the lowest q_i, where q_i < threshold          q_i ≈ P(token i is right | all others)
+    σ_i = 1 at the ⌈fraction · n⌉ of n tokens with the lowest q_i, where q_i < threshold
 
-The judge is a head of the network (`nn.heads=("quality",)`), trained by `objectives.prism`.
+q_i ≈ P(token i is right | all others) is a head of the network (`nn.heads=("quality",)`), trained
+by `objectives.prism`.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,12 @@ from dlm.samplers.remask.base import Remask
 
 @dataclass(frozen=True)
 class QualityHead(Remask):
-    fraction: float = 0.1  # of the tokens that stand, in each step
-    threshold: float = 0.5
+    """The worst tokens, by the quality head."""
 
-    marginals: ClassVar = "changed"
+    fraction: float = 0.1  # of the tokens, in each step
+    threshold: float = 0.5  # estimated probability that a token is right
+
+    marginals: ClassVar[Literal["kept", "changed"]] = "changed"
 
     def __post_init__(self):
         if not (0 <= self.fraction <= 1 and 0 <= self.threshold <= 1):
@@ -29,15 +32,17 @@ class QualityHead(Remask):
                 f"fraction={self.fraction} and threshold={self.threshold} must be in [0, 1]"
             )
 
-    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
-        if not output.heads or "quality" not in output.heads:
+    def sigma(self, output, view):
+        """Returns σ_BR."""
+        if "quality" not in output.heads:
             raise UserError(
-                "samplers.remask.quality needs a network with nn.heads=('quality',), trained by objectives.prism"
+                "samplers.remask.quality needs a network with nn.heads=('quality',), trained by "
+                "objectives.prism"
             )
-        token_BL = view.active_BL & (canvas.z_BL != view.process.vocab.mask)
-        quality_BL = jnp.where(token_BL, jax.nn.sigmoid(output.heads["quality"]), 2.0)
-        most_B1 = jnp.ceil(self.fraction * token_BL.sum(1, keepdims=True) - 1e-3)
-        worst_BL = positions.ranks(-quality_BL) < most_B1
-        return (token_BL & worst_BL & ~positions.reaches(quality_BL, self.threshold)).astype(
-            jnp.float32
-        )
+        token_BR = view.decided()
+        # 2 is more than any probability: masks come last.
+        quality_BR = jnp.where(token_BR, jax.nn.sigmoid(output.heads["quality"]), 2.0)
+        count_B1 = jnp.ceil(self.fraction * token_BR.sum(1, keepdims=True) - 1e-3)
+        worst_BR = positions.ranks(-quality_BR) < count_B1
+        bad_BR = ~positions.reaches(quality_BR, self.threshold)
+        return (token_BR & worst_BR & bad_BR).astype(jnp.float32)

@@ -1,4 +1,7 @@
-"""Nothing is masked again before the switch, then σ = min(η, σ_max) or η σ_max (ReMDM-switch, arXiv:2503.00307, section 4.2)."""
+"""No remasking before the switch, then σ = min(η, σ_max) or η σ_max.
+
+(ReMDM-switch, arXiv:2503.00307, section 4.2.)
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,17 +13,22 @@ from dlm.samplers.remask.base import Remask, largest
 
 @dataclass(frozen=True)
 class Switch(Remask):
+    """σ of `cap` or `rescale`, from a time on."""
+
     eta: float = 0.02
     begin: float = 0.55  # time of the switch
     strategy: Literal["cap", "rescale"] = "cap"
 
-    marginals: ClassVar = "kept"
+    marginals: ClassVar[Literal["kept", "changed"]] = "kept"
 
     def __post_init__(self):
         if not (0 <= self.eta <= 1 and 0 < self.begin <= 1):
             raise ValueError(f"eta={self.eta} must be in [0, 1] and begin={self.begin} in (0, 1]")
 
-    def rate(self, output, canvas, view, alpha_t_B1, alpha_s_B1):
-        most_B1 = largest(alpha_t_B1, alpha_s_B1)
-        sigma_B1 = jnp.minimum(self.eta, most_B1) if self.strategy == "cap" else self.eta * most_B1
+    def sigma(self, output, view):
+        """Returns σ, [B, 1]."""
+        if self.strategy == "cap":
+            sigma_B1 = jnp.minimum(self.eta, largest(view))
+        else:
+            sigma_B1 = self.eta * largest(view)
         return jnp.where(view.t_B[:, None] <= self.begin, sigma_B1, 0.0)

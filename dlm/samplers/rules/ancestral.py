@@ -1,40 +1,48 @@
-"""Ancestral sampling: draw z_s from the reverse process with the network's prediction in the place of x (arXiv:2406.07524, eq. 7).
+"""Ancestral sampling: draw z_s from the reverse process, with the prediction instead of x.
 
-A masked position is revealed with probability (α_s − α_t)/(1 − α_t), each on its own, and then drawn from its prediction; where a token
-may become a mask again with probability σ, with (α_s − (1 − σ) α_t)/(1 − α_t) (ReMDM, 2503.00307, eq. 4). Under noise that changes
-tokens into others every position may change, to what the process's reverse says. Whether and which are two draws: one draw
-over all outcomes loses rare events to float32 noise.
+Each masked position is revealed independently, with probability (α_s − α_t)/(1 − α_t), and its
+token is then sampled from the prediction (MDLM, arXiv:2406.07524, eq. 7). Where a token may become
+a mask again with probability σ, it is (α_s − (1 − σ) α_t)/(1 − α_t) (ReMDM, arXiv:2503.00307,
+eq. 4). Under noise that turns tokens into others every position may change, as the reverse of the
+process says. Whether a position changes and its new token are two draws: one draw over all
+outcomes loses rare events to float32 rounding.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas
-from dlm.samplers import positions
+from dlm.samplers import positions, row_keys
 from dlm.samplers.rules.base import Rule, StepView
 
 
 @dataclass(frozen=True)
 class Ancestral(Rule):
-    claims: ClassVar = "law → p as 1/steps"
-    absorbing: ClassVar = False
-    always_progresses: ClassVar = False
-    order_randomness: ClassVar = "reveals positions at random"
+    """The reverse of the process, in steps."""
 
-    def step(self, key_B, output, canvas: Canvas, view: StepView, state):
+    claims: ClassVar[str] = "law → p as 1/steps"
+    needs_final: ClassVar[bool] = False
+    always_progresses: ClassVar[bool] = False
+    order_randomness: ClassVar[str | None] = "reveals positions at random"
+
+    def step(self, key_B, output, view: StepView, state):
         """Returns the tokens at time s."""
-        whether_B, which_B = jnp.unstack(jax.vmap(jax.random.split)(key_B), axis=1)
-        u_BL = keys.uniform_BL(whether_B, canvas.z_BL.shape[1])
-        prediction, z_BL = output.prediction, canvas.z_BL
-        step = view.process.reverse(prediction, z_BL, view.t_B, view.s_B, view.sigma_BL)
-        changes_BL = view.active_BL & (u_BL < step.change_BL)
-        if view.process.final and view.process.schedule is not None:
-            # Only the positions revealed need a draw.
-            z_BL = positions.reveal(which_B, prediction, z_BL, changes_BL)
+        whether_B, which_B = row_keys.split(key_B, 2)
+        canvas = view.canvas
+        process = view.process
+        prediction = output.prediction
+        u_BR = keys.uniform_BL(whether_B, canvas.z_BL.shape[1])
+        shared = process.final and process.schedule is not None
+        if not shared:
+            prediction = prediction.tempered()
+        times = view.t_B, view.s_B
+        step = process.reverse(prediction, canvas.z_BL, *times, view.sigma_BR)
+        changes_BR = view.active_BR & (u_BR < step.change_BL)
+        # With one schedule for all tokens, only the positions revealed need a sample.
+        if shared:
+            z_BR = positions.reveal(which_B, prediction, canvas.z_BL, changes_BR)
         else:
-            z_BL = jnp.where(changes_BL, step.tokens.sample(which_B), z_BL)
-        return replace(canvas, z_BL=z_BL), state
+            z_BR = jnp.where(changes_BR, step.tokens.sample(which_B), canvas.z_BL)
+        return z_BR, state

@@ -1,103 +1,118 @@
-"""What every rule of a sampler is told, and what it does unless it says otherwise: reveal the positions that it picks.
+"""The input of every sampling rule, and the default step: choose positions, sample tokens there.
 
-    rule.step(key_B, output, canvas, now, state) → (canvas, state)
+    rule.step(key_B, output, view, state) → (z_BR, state)
 
-A rule sees the positions of its pass alone (R of L), whatever the length of the canvas. One that picks positions by what the network says
-and not by what is drawn has `positions`, and with it an exact likelihood (`evals.exact`); of another, `chance` tells why it has none.
+A rule sees only the R positions of the window, whatever the length of the canvas. A rule whose
+positions depend on the prediction and not on sampled tokens defines `choose`, and has an exact
+likelihood (`evals.exact`). The `order_randomness` of any other says why it has none.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
-from dlm.core.contracts import Canvas
+from dlm.core.contracts import Canvas, Output, Prediction, Process, StopsWhen
 from dlm.nn.visibility import is_autoregressive
 from dlm.samplers import positions
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepView:
-    """A step from time t to s, as a rule sees it."""
+    """A step from time t to s, at the R positions of its window."""
 
-    process: Any
-    active_BL: jax.Array  # bool, what may change
-    t_B: jax.Array
-    s_B: jax.Array
-    logprob_BL: jax.Array  # log-probability of each generated token when it was committed
-    sigma_BL: Any = 0.0  # probability with which what is no mask becomes one in this step
-    remasked_BL: Any = False  # what becomes one
-    row_index_BL: Any = None  # where each position stands in the row
+    canvas: Canvas  # the window; its layout is complete
+    process: Process
+    active_BR: Array  # bool, positions that may change
+    t_B: Array
+    s_B: Array
+    log_prob_BR: Array  # of each token when it was decided
+    sigma_BR: Array | float = 0.0  # probability with which a token becomes a mask
+    remasked_BR: Array | None = None  # bool, tokens that become masks in this step
 
-    def masked(self, canvas: Canvas) -> jax.Array:
-        """The masks that may be revealed, bool_BL."""
-        return self.active_BL & (canvas.z_BL == self.process.vocab.mask)
+    def undecided(self) -> Array:
+        """Returns the active positions that are still to be filled, bool_BR."""
+        canvas = self.canvas
+        return self.active_BR & self.process.undecided(canvas.z_BL, canvas.layout)
 
-    def first(
-        self,
-        masked_BL: jax.Array,
-        score_BL: jax.Array,
-        t_B=None,
-        s_B=None,
-        tie: float = positions.TIE,
-    ) -> jax.Array:
-        """bool_BL: the share (t − s)/t of each row's masks, those with the highest scores, and one more for each that comes back.
+    def decided(self) -> Array:
+        """Returns the active positions that have a token, bool_BR."""
+        canvas = self.canvas
+        return self.active_BR & ~self.process.undecided(canvas.z_BL, canvas.layout)
 
-        Scores within `tie` are equal, and the left one goes first (`positions.ranks`); 0 is for scores that no network gave.
+    def first(self, undecided_BR: Array, score_BR: Array, tie: float = positions.TIE) -> Array:
+        """Returns the positions with the highest scores, bool_BR.
+
+        They are the share (t − s)/t of each row's, at least one, and one more for each token that
+        becomes a mask. Scores within `tie` are equal, and the left one comes first
+        (`positions.ranks`); 0 is for scores that were not computed by a network.
         """
-        t_B, s_B = (self.t_B, self.s_B) if t_B is None else (t_B, s_B)
-        remasked_B = 0 if self.remasked_BL is False else self.remasked_BL.sum(1)
-        return positions.first(masked_BL, score_BL, t_B, s_B, remasked_B, tie)
-
-
-def anchors(canvas: Canvas) -> jax.Array:
-    """What is given, bool_BL; padding is not. It is told from an anchor by its place, since an end of text may have the same id.
-
-    Padding is segment 0. The rows of a causal model have no segments, and nothing but padding after their last hole.
-    """
-    if canvas.layout.segments_BL is not None:
-        return canvas.frozen_BL & (canvas.layout.segments_BL > 0)
-    if not is_autoregressive(canvas.visibility):
-        return canvas.frozen_BL
-    return canvas.frozen_BL & (jnp.cumsum(~canvas.frozen_BL[:, ::-1], 1)[:, ::-1] > 0)
-
-
-def last(where_BL: jax.Array) -> jax.Array:
-    """The last such position of each row, −1 where there is none."""
-    return jnp.where(where_BL, jnp.arange(where_BL.shape[1]), -1).max(1)
+        more_B = 0 if self.remasked_BR is None else self.remasked_BR.sum(1)
+        return positions.first(undecided_BR, score_BR, self.t_B, self.s_B, more_B, tie)
 
 
 class Rule:
     """The base of all rules; a subclass is a frozen dataclass."""
 
     claims: ClassVar[str]
-    absorbing: ClassVar[bool] = True  # needs noise that leaves masks, and nothing else
-    edits_tokens: ClassVar[bool] = False  # changes tokens that stand, where noise leaves masks
-    order_randomness: ClassVar[str | None] = (
-        None  # how positions depend on what is drawn, if they do
-    )
-    always_progresses: ClassVar[bool] = True  # at least one mask is revealed in every step
-    ends: ClassVar[Literal["unmasked", "unchanged", "late"]] = (
-        "unmasked"  # a row is done without masks; and unchanged; or in time only
-    )
+    needs_final: ClassVar[bool] = True
+    needs_schedule: ClassVar[bool] = False
+    edits_tokens: ClassVar[bool] = False
+    always_progresses: ClassVar[bool] = True
+    stops_when: ClassVar[StopsWhen] = "decided"
+
+    @property
+    def fixed_order(self) -> str | None:
+        """The name of the order of positions, where the rule has one that is fixed."""
+        return None
+
+    @property
+    def order_randomness(self) -> str | None:
+        """How the positions depend on sampled tokens; None: they do not."""
+        return None
 
     def init(self, canvas: Canvas) -> Any:
-        """What the rule remembers from step to step, for each row."""
+        """Returns the rule's state before the first step, one entry for each row."""
+        del canvas
         return ()
 
-    def positions(self, prediction, canvas: Canvas, view: StepView) -> jax.Array:
-        """Which masks are revealed, bool_BL, whatever is drawn there."""
-        raise TypeError(f"{type(self).__name__} picks no positions beforehand")
-
-    def time(self, state, t_B, process):
-        """The time that the network is told."""
+    def time(self, state: Any, t_B: Array, process: Process) -> Array:
+        """Returns the time that the network is given."""
+        del state, process
         return t_B
 
-    def step(self, key_B, output, canvas: Canvas, view: StepView, state) -> tuple[Canvas, Any]:
-        """The canvas at time s. Only active positions may change; at s = 0 no mask is left."""
-        revealed_BL = self.positions(output.prediction, canvas, view)
-        return replace(
-            canvas, z_BL=positions.reveal(key_B, output.prediction, canvas.z_BL, revealed_BL)
-        ), state
+    def choose(self, prediction: Prediction, view: StepView) -> Array:
+        """Returns the positions to decide, bool_BR, whatever is sampled there."""
+        raise TypeError(f"{type(self).__name__} chooses no positions before it samples")
+
+    def step(self, key_B: Array, output: Output, view: StepView, state: Any) -> tuple[Array, Any]:
+        """Returns the tokens at time s; at s = 0 all active positions are decided."""
+        chosen_BR = self.choose(output.prediction, view)
+        return positions.reveal(key_B, output.prediction, view.canvas.z_BL, chosen_BR), state
+
+
+# -------------------------------------------------------------------------------- what is given
+
+
+def anchors(canvas: Canvas) -> Array:
+    """Returns the anchors, bool_BL, without padding.
+
+    They differ by place and not by id, since an end of text may have the id of padding. Padding is
+    segment 0. The rows of a causal model have no segments, and only padding after their last hole.
+    """
+    segments_BL = canvas.layout.segments_BL
+    if segments_BL is not None:
+        return canvas.frozen_BL & (segments_BL > 0)
+    if not is_autoregressive(canvas.visibility):
+        return canvas.frozen_BL
+    # Padding has no hole after it.
+    reversed_BL = canvas.frozen_BL[:, ::-1]
+    holes_BL = jnp.cumsum(~reversed_BL, 1)[:, ::-1]
+    return canvas.frozen_BL & (holes_BL > 0)
+
+
+def last(where_BL: Array) -> Array:
+    """Returns the last such position of each row, −1 where there is none."""
+    i_L = jnp.arange(where_BL.shape[1])
+    return jnp.where(where_BL, i_L, -1).max(1)

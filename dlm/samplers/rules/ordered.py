@@ -1,7 +1,8 @@
-"""Positions in an order that is fixed beforehand: from left to right, from right to left, shuffled, or given with the canvas.
+"""Positions in a fixed order: left to right, right to left, shuffled, or given with the canvas.
 
-Each step reveals ⌈masked · (t − s)/t⌉ positions at once, each drawn from its own prediction. With one position a step the law is exactly
-Π_k p(x_σ(k) | x_σ(1), …, x_σ(k−1)), which is p where the network's conditionals are; with several they are taken to be independent.
+Each step reveals ⌈masked · (t − s)/t⌉ positions at once, each sampled from its own prediction. With
+one position a step the law is exactly Π_k p(x_σ(k) | x_σ(1), …, x_σ(k−1)), which is p where the
+network's conditionals are. With several they are treated as independent. Source: ours.
 """
 
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from dlm.core.contracts import Canvas
 from dlm.core.errors import UserError
 from dlm.core.named import Seed
 from dlm.samplers.rules.base import Rule, StepView
@@ -18,26 +19,46 @@ from dlm.samplers.rules.base import Rule, StepView
 
 @dataclass(frozen=True)
 class Ordered(Rule):
-    order: Literal["left_to_right", "right_to_left", "shuffled", "given"] = (
-        "left_to_right"  # given: by the layout's block_BL
-    )
-    seed: Seed = 0  # of the shuffled order
+    """The next positions of an order."""
 
-    claims: ClassVar = "law → p with one position a step"
+    # given: by the layout's block_BL.
+    order: Literal["left_to_right", "right_to_left", "shuffled", "given"] = "left_to_right"
+    seed: Seed = Seed(0)  # of the shuffled order
 
-    def positions(self, prediction, canvas: Canvas, view: StepView):
+    claims: ClassVar[str] = "law → p with one position a step"
+
+    @property
+    def fixed_order(self) -> str | None:
+        """The name of the order."""
+        return self.order
+
+    def choose(self, prediction, view: StepView):
+        """Returns the next positions."""
+        del prediction
+        rank_BR = jnp.broadcast_to(self._rank(view), view.canvas.z_BL.shape)
+        score_BR = -rank_BR.astype(jnp.float32)
+        return view.first(view.undecided(), score_BR, tie=0.0)
+
+    def _rank(self, view: StepView) -> Array:
+        """Returns numbers, lower first, [B or 1, R]."""
+        layout = view.canvas.layout
         if self.order == "given":
-            if canvas.layout.block_BL is None:
+            if layout.block_BL is None:
                 raise UserError(
-                    "sampler.rule.order='given' needs an order with each text: use left_to_right, right_to_left or shuffled"
+                    "sampler.rule.order='given' needs an order with each text: use "
+                    "left_to_right, right_to_left or shuffled"
                 )
-            rank_BL = canvas.layout.block_BL
-        elif self.order == "shuffled":  # a position's rank does not depend on what else there is
-            keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(
-                jax.random.key(self.seed), view.row_index_BL
-            )
-            rank_BL = jax.vmap(jax.vmap(jax.random.uniform))(keys)
-        else:
-            rank_BL = view.row_index_BL * (1 if self.order == "left_to_right" else -1)
-        score_BL = -jnp.broadcast_to(rank_BL, canvas.z_BL.shape).astype(jnp.float32)
-        return view.first(view.masked(canvas), score_BL, tie=0.0)
+            return layout.block_BL
+        if self.order == "shuffled":
+            # A number for each position, whatever else is in the row.
+            root = jax.random.key(self.seed)
+            uniform = jax.vmap(jax.vmap(jax.random.uniform))
+            return uniform(_per_position(root, layout.index_BL))
+        sign = 1 if self.order == "left_to_right" else -1
+        return layout.index_BL * sign
+
+
+def _per_position(root: Array, index_BR: Array) -> Array:
+    """Returns a key for each position of each row."""
+    per_row = jax.vmap(jax.random.fold_in, (None, 0))
+    return jax.vmap(per_row, (None, 0))(root, index_BR)
