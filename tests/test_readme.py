@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dlm import bench, convert, evaluate, report, sample, sweep, train
+from dlm.runs import earlier_fields
 from tests.hf import published
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +133,13 @@ def test_every_link_between_the_pages_leads_somewhere():
 def test_the_sweep_that_is_shown_is_the_one_that_is_shipped():
     shown = SWEEP.search((ROOT / "docs" / "sweep.md").read_text(encoding="utf-8"))[1]
     assert shown in (ROOT / "configs" / "sweeps" / "objectives.py").read_text(encoding="utf-8")
+
+
+def test_the_changelog_names_every_field_that_was_renamed():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for row in earlier_fields.FIELDS:
+        for path in (row.old, row.new):
+            assert path.rpartition(".")[2] in changes, path
 
 
 def test_the_readme_is_short():

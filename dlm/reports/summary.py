@@ -21,6 +21,7 @@ Cells = Sequence[str]
 KINDS = dict(infill="Infilling", problem="Problem")  # captions; all others are samples
 CANNOT_INFILL = "cannot infill: it does not see the right context"
 _FEW = 4  # models that a title names
+_HEADING = 60  # characters that they may take
 
 
 def page(groups: list[Group]) -> str:
@@ -53,9 +54,9 @@ def page(groups: list[Group]) -> str:
 
 
 def _title(groups: list[Group]) -> str:
-    if len(groups) > _FEW:
-        return f"Report on {len(groups)} models"
     labels = ", ".join(group.label for group in groups)
+    if len(groups) > _FEW or len(labels) > _HEADING:
+        return f"Report on {len(groups)} models"
     return f"Report on {labels}"
 
 

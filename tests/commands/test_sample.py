@@ -11,9 +11,11 @@ import pytest
 from dlm import sample
 from dlm.app import cli
 from dlm.core.errors import UserError
+from dlm.evals.tasks import Tasks
 from dlm.nn.visibility.causal import Causal
 from dlm.nn.visibility.full import Full
 from dlm.samplers.requests import Request, as_row
+from dlm.tasks.sudoku import Sudoku
 from dlm.text.bytes import Bytes, ByteTokenizer
 
 LENGTH = 32
@@ -187,3 +189,22 @@ def test_a_chat_goes_through_the_run_s_template(trained, tmp_path, capsys):
     )
     ids = Bytes().fit(()).encode_marked("Tu:hé<|eos|>a:")
     assert np.flatnonzero(ids == 256).tolist() == [6]
+
+
+def test_problems_are_those_of_the_run_and_graded():
+    """Of both forms: continued after the puzzle, and filled in around the given cells."""
+    one, tokenizer = experiment(), Bytes().fit(())
+    args = argparse.Namespace(problems=2, workdir="nowhere")
+    one.run.evals = {}
+    with pytest.raises(UserError, match="the config of nowhere has no evals.tasks"):
+        sample.held_out_problems(args, one)
+    for ask in ("prompt", "fill"):
+        one.run.evals = dict(tasks=Tasks(Sudoku(), ask=ask))
+        tasks, problems = sample.held_out_problems(args, one)
+        first = problems[0]
+        assert len(problems) == 2 and first.prompt != problems[1].prompt
+        for answer, solved in [(first.answer, True), (first.answer[::-1], False)]:
+            text = answer if ask == "fill" else first.prompt + answer
+            reply = types.SimpleNamespace(text=text, ids=tokenizer.encode(text))
+            assert tasks.solves(first, reply, tokenizer) == solved
+    assert sample.held_out_problems(argparse.Namespace(problems=None), one) == (None, [])
