@@ -16,7 +16,14 @@ import numpy as np
 from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas, Dense, Layout, Prediction, Schedule, Transition
+from dlm.core.contracts import (
+    Canvas,
+    Dense,
+    Layout,
+    Prediction,
+    Schedule,
+    Transition,
+)
 from dlm.core.vocab import Vocab
 from dlm.noise import divergence
 
@@ -56,6 +63,7 @@ class MixtureProcess:
     @property
     def ids(self) -> np.ndarray:
         """The ids that uniform noise draws from."""
+        # A model never generates bos, padding and masks.
         never = self.vocab.never
         ids = [i for i in range(self.vocab.size) if i not in never]
         return np.array(ids, np.int32)
@@ -64,6 +72,7 @@ class MixtureProcess:
 
     def undecided(self, z_BL: Array, layout: Layout | None = None) -> Array:
         """Marks the positions still to be filled, bool_BL: masks, or all if tokens may change."""
+        # The layout matters to processes that treat positions differently.
         del layout
         if self.final:
             return z_BL == self.vocab.mask
@@ -101,7 +110,12 @@ class MixtureProcess:
         noisable_BL = jnp.ones(shape, bool)
         return self.corrupt(key_B, x_BL, t_11, noisable_BL)
 
-    def log_q(self, z_BL: Array, t_BL: Array, x_BL: Array) -> Array:
+    def log_q(
+        self,
+        z_BL: Array,
+        t_BL: Array,
+        x_BL: Array,
+    ) -> Array:
         """Returns log q(z_i | x_i) at each position, nats."""
         mask, uniform = self.noise_probs(t_BL)
         # A token is there because it survived, or because noise happened to choose it.
@@ -164,6 +178,7 @@ class MixtureProcess:
         forward_BLV = produced_BL1 + survived_BLV
         earlier_BLV = self.mixed(prediction.probs(), s_B1)
         joint_BLV = forward_BLV * earlier_BLV
+        # Normalised over the tokens at s.
         total_BL1 = joint_BLV.sum(-1, keepdims=True)
         probs_BLV = joint_BLV / jnp.maximum(total_BL1, _TINY)
         # A token that cannot occur at t stays.
@@ -204,6 +219,7 @@ class MixtureProcess:
           t_BL: their times.
           scale_BL: weights of the positions.
         """
+        # Padding may cost infinitely much, and counts nothing.
         counted_BL = scale_BL != 0
         cost_BL = self.divergence(prediction, x_BL, z_BL, t_BL, counted_BL)
         weight_BL = self._bound_weight(x_BL, z_BL, t_BL)
@@ -230,6 +246,7 @@ class MixtureProcess:
         eos = self.vocab.eos
         x_BL = jnp.where(counted_BL, x_BL, eos)
         z_BL = jnp.where(counted_BL, z_BL, eos)
+        # u/n, the probability that noise gives one particular token.
         uniform_BL = self.noise_probs(t_BL)[1]
         return divergence.scaled(
             prediction,
@@ -240,7 +257,12 @@ class MixtureProcess:
             masked_BL=z_BL == self.vocab.mask,
         )
 
-    def _bound_weight(self, x_BL: Array, z_BL: Array, t_BL: Array) -> Array:
+    def _bound_weight(
+        self,
+        x_BL: Array,
+        z_BL: Array,
+        t_BL: Array,
+    ) -> Array:
         """Returns α w: the rate towards z over the probability of z."""
         masked_BL = z_BL == self.vocab.mask
         # The probability of z.

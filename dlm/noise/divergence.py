@@ -39,6 +39,7 @@ def scaled(
     """
     probs_BLV = prediction.probs()
     log_p_x_BL = prediction.log_prob(x_BL)
+    # The divergence of the two laws of z, then what z itself adds.
     p_x_BL = jnp.exp(log_p_x_BL)
     kl_BL = _kl(probs_BLV, p_x_BL, log_p_x_BL, alpha_BL, each_BL)
     p_here_BL = jnp.take_along_axis(probs_BLV, z_BL[..., None], -1)[..., 0]
@@ -54,6 +55,7 @@ def _ratio(
     each_BL,
 ) -> Array:
     """Returns (r − 1 − log r)/α; a mask has r = 1. `p_here_BL` is x̂(z)."""
+    # q(z | x̂), and 1 where z is a mask.
     p_z_BL = jnp.maximum(alpha_BL * p_here_BL + each_BL, TINY)
     p_z_BL = jnp.where(masked_BL, 1.0, p_z_BL)
     excess_BL = jnp.where(masked_BL, 0.0, same_BL - p_here_BL) / p_z_BL  # (r − 1)/α
@@ -76,6 +78,7 @@ def _kl(
 
     Its terms are all small where the two laws are near.
     """
+    # The tokens other than x: their probability is β under x.
     slope_BL = alpha_BL / jnp.maximum(each_BL, TINY)
     all_BL = _beyond(probs_BLV, slope_BL[..., None], each_BL[..., None]).sum(-1)
     others_BL = all_BL - _beyond(p_x_BL, slope_BL, each_BL)
@@ -89,6 +92,10 @@ def _kl(
     return others_BL + log_ratio_BL * q_BL / alpha_BL - missing_BL
 
 
-def _beyond(p, slope, each) -> Array:
+def _beyond(
+    p,
+    slope,
+    each,
+) -> Array:
     """Returns p − log(1 + slope p)/slope: the term of a token other than x."""
     return p - jnp.where(each > 0, jnp.log1p(slope * p) / slope, 0.0)

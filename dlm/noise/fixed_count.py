@@ -13,14 +13,21 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def total(value_BL: Array, group_BL: Array | None = None) -> Array:
+def total(
+    value_BL: Array,
+    group_BL: Array | None = None,
+) -> Array:
     """Returns the sum over each position's group, [B, L], or [B, 1] for the whole row."""
+    # Counts may be of booleans.
     value_BL = value_BL.astype(jnp.float32)
     if group_BL is None:
         return value_BL.sum(1, keepdims=True)
     group_BL = jnp.broadcast_to(group_BL, value_BL.shape)
 
-    def sums(value_L, group_L):
+    def sums(
+        value_L,
+        group_L,
+    ):
         sum_G = jax.ops.segment_sum(value_L, group_L, len(value_L))
         # Back to the positions.
         return sum_G[group_L]
@@ -28,7 +35,10 @@ def total(value_BL: Array, group_BL: Array | None = None) -> Array:
     return jax.vmap(sums)(value_BL, group_BL)
 
 
-def number(t_BL: Array, size_BL: Array) -> Array:
+def number(
+    t_BL: Array,
+    size_BL: Array,
+) -> Array:
     """Returns k in {1, …, n} for a time in (0, 1]: each k has a cell of length 1/n."""
     # Rounding must not move a time at the end of a cell to the next one.
     cell_BL = jnp.ceil(t_BL * size_BL - 1e-5)
@@ -91,5 +101,6 @@ def log_law(
     expected_BL = jnp.where(n_BL > 0, k_BL, 0)
     forbidden_BL = chosen_BL & ~may_BL
     possible_BL = (chosen_count_BL == expected_BL) & ~forbidden_BL
+    # Each position carries an equal part.
     size_BL = total(jnp.ones(chosen_BL.shape), group_BL)
     return jnp.where(possible_BL, log_q_BL / size_BL, -jnp.inf)

@@ -40,6 +40,7 @@ class HybridNoise(MixtureProcess):
 
     def noise_probs(self, t: Array) -> tuple[Array, Array]:
         """Returns (m, u): the probability of a mask, and of uniform noise."""
+        # C = 1 + c normalises.
         tau, c = self._paper_clock(t)
         return tau / (1 + c), c / (1 + c)
 
@@ -51,12 +52,18 @@ class HybridNoise(MixtureProcess):
         masks = 2 * tau / both
         return masks, 1 - masks
 
-    def dynamic_weight(self, x_BL: Array, z_BL: Array, t_BL: Array) -> Array:
+    def dynamic_weight(
+        self,
+        x_BL: Array,
+        z_BL: Array,
+        t_BL: Array,
+    ) -> Array:
         """Returns α × the weights of section 4.2: 2 on masks, 1 on noise, less on kept tokens.
 
         A kept token weighs B/n √((1 − α)/α), at most 1.
         """
         alpha_BL = jnp.maximum(self.alpha(t_BL), divergence.TINY)
+        # A kept token is rare where little survives.
         odds_BL = (1 - alpha_BL) / alpha_BL
         rare_BL = self.ratio / len(self.ids) * jnp.sqrt(odds_BL)
         rare_BL = jnp.minimum(rare_BL, 1)

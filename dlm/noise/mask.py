@@ -46,6 +46,7 @@ class MaskNoise(MixtureProcess):
 
         Positions that are not noisable keep their token.
         """
+        # One number for each position, whatever its time.
         u_BL = keys.uniform_BL(key_B, x_BL.shape[1])
         hit_BL = u_BL < self.schedule.noised(t_BL)
         return jnp.where(hit_BL & noisable_BL, self.vocab.mask, x_BL)
@@ -56,6 +57,7 @@ class MaskNoise(MixtureProcess):
 
     def reveal_prob(self, t: Array, s: Array) -> Array:
         """Returns (α_s − α_t)/(1 − α_t): P(revealed by s | masked at t), s < t."""
+        # At t = 0 nothing is masked.
         noised_t = jnp.maximum(self.schedule.noised(t), 1e-30)
         return 1 - self.schedule.noised(s) / noised_t
 
@@ -76,6 +78,7 @@ class MaskNoise(MixtureProcess):
         """
         t_B1 = t_B[:, None]
         s_B1 = s_B[:, None]
+        # What comes back as masks must be revealed in addition.
         p_noised_B1 = jnp.maximum(self.schedule.noised(t_B1), 1e-30)
         remasked_BL = sigma_BL * (1 - p_noised_B1) / p_noised_B1
         change_BL = self.reveal_prob(t_B1, s_B1) + remasked_BL

@@ -42,6 +42,7 @@ class PerToken:
         noisable_BL: Array,
     ) -> Array:
         """Draws z ~ q(z_t | x); positions that are not noisable keep their token."""
+        # One number for each position; its token decides how likely a mask is.
         u_BL = keys.uniform_BL(key_B, x_BL.shape[1])
         hit_BL = u_BL < t_BL ** self.power_V[x_BL]
         return jnp.where(hit_BL & noisable_BL, self.vocab.mask, x_BL)
@@ -105,6 +106,7 @@ class PerToken:
         counted_BL = self.undecided(z_BL) & (scale_BL != 0)
         # Padding has no log-probability.
         x_BL = jnp.where(counted_BL, x_BL, self.vocab.eos)
+        # The rate of the true token, and that of all tokens.
         own_BL = self.power_V[x_BL] * (1 + prediction.log_prob(x_BL))
         cost_BL = prediction.probs() @ self.power_V - own_BL
         return jnp.where(counted_BL, scale_BL / t_BL * cost_BL, 0.0)

@@ -86,7 +86,10 @@ def initial_costs() -> Array:
     return jnp.zeros(BUCKETS)
 
 
-def importance_times(u_BP: Array, square_BT: Array) -> tuple[Array, Array]:
+def importance_times(
+    u_BP: Array,
+    square_BT: Array,
+) -> tuple[Array, Array]:
     """Returns (t_BP, density_BP): uniform numbers moved to where costs were large."""
     # A bucket without costs counts like the mean of the others.
     has_cost_BT = square_BT > 0
@@ -113,11 +116,15 @@ def importance_times(u_BP: Array, square_BT: Array) -> tuple[Array, Array]:
     return t_BP, p_BP * BUCKETS
 
 
-def bucket_costs(t_B: Array, cost_B: Array) -> Array:
+def bucket_costs(
+    t_B: Array,
+    cost_B: Array,
+) -> Array:
     """Returns the sums of squares and the numbers of samples in each bucket, [2, T].
 
     They add up over microbatches and hosts.
     """
+    # Time 1 belongs to the last bucket.
     bucket_B = (t_B * BUCKETS).astype(int)
     bucket_B = jnp.clip(bucket_B, 0, BUCKETS - 1)
     one_BT = jax.nn.one_hot(bucket_B, BUCKETS)
@@ -125,8 +132,12 @@ def bucket_costs(t_B: Array, cost_B: Array) -> Array:
     return jnp.stack([square_sum_T, one_BT.sum(0)])
 
 
-def updated_costs(square_T: Array, sums_2T: Array) -> Array:
+def updated_costs(
+    square_T: Array,
+    sums_2T: Array,
+) -> Array:
     """Returns the running means after an update."""
+    # A mean over what this update saw of each bucket.
     square_sum_T, count_T = sums_2T
     mean_T = square_sum_T / jnp.maximum(count_T, 1)
     running_T = _DECAY * square_T + (1 - _DECAY) * mean_T

@@ -10,8 +10,8 @@ masked diffusion.
 `clip=(β, ω)` trains at times from β to ω only, which reduces the variance (section 5 of the
 paper); what is reported has all of them. With `context="causal"` clean tokens attend only to what
 precedes them, so that the clean stream is an autoregressive model of its own, trained with the
-weight `auxiliary` beside the rest. `block_warmup` starts with blocks of 1 and doubles them until, after
-that share of the run, they have their size (NB-Diff, arXiv:2512.06776).
+weight `auxiliary` beside the rest. `block_warmup` starts with blocks of 1 and doubles them until,
+after that share of the run, they have their size (NB-Diff, arXiv:2512.06776).
 """
 
 import math
@@ -21,7 +21,15 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
-from dlm.core.contracts import Batch, Canvas, Claim, Models, Output, Prediction, Routing
+from dlm.core.contracts import (
+    Batch,
+    Canvas,
+    Claim,
+    Models,
+    Output,
+    Prediction,
+    Routing,
+)
 from dlm.nn.visibility import block
 from dlm.noise import time_sampling
 from dlm.objectives.base import LONGEST, is_over

@@ -23,7 +23,14 @@ from jax import Array
 
 from dlm.core import keys
 from dlm.core.config import member
-from dlm.core.contracts import Batch, Canvas, Claim, Loss, Models, Prediction
+from dlm.core.contracts import (
+    Batch,
+    Canvas,
+    Claim,
+    Loss,
+    Models,
+    Prediction,
+)
 from dlm.noise.hybrid import HybridNoise
 from dlm.noise.time_sampling import Kind
 from dlm.objectives.base import Diffusion, scale

@@ -20,11 +20,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Loss, Mean, Models, UnbiasedLoss
+from dlm.core.contracts import (
+    Batch,
+    Loss,
+    Mean,
+    Models,
+    UnbiasedLoss,
+)
 from dlm.noise.per_token import PerToken
 from dlm.noise.schedules import polynomial
 from dlm.noise.time_sampling import Kind
-from dlm.objectives.base import Diffusion, scale, total
+from dlm.objectives.base import (
+    Diffusion,
+    scale,
+    total,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,12 @@ class Learned(Diffusion):
             return self.process
         return PerToken(jnp.exp(_range(own["power_V"])), self.vocab)
 
-    def loss(self, models: Models, batch: Batch, key: Array) -> Loss:
+    def loss(
+        self,
+        models: Models,
+        batch: Batch,
+        key: Array,
+    ) -> Loss:
         """Returns the mean of two draws of z at each sample's time.
 
         Its gradient is that of the bound, including the share of w in q.

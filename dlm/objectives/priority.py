@@ -20,7 +20,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Claim, Loss, Models, Process, Routing
+from dlm.core.contracts import (
+    Batch,
+    Claim,
+    Loss,
+    Models,
+    Process,
+    Routing,
+)
 from dlm.core.errors import UserError
 from dlm.noise.mask import MaskNoise
 from dlm.objectives.base import SMALLEST, mean_of
@@ -61,7 +68,12 @@ class Priority(Masked):
         """Returns the objective of plain masks with a fixed count."""
         return Masked(process=self.process, vocab=self.vocab).counted()
 
-    def loss(self, models: Models, batch: Batch, key: Array) -> Loss:
+    def loss(
+        self,
+        models: Models,
+        batch: Batch,
+        key: Array,
+    ) -> Loss:
         """Returns the loss of one view of each sequence, or the mean of it and its inverse."""
         # 1. One time for each sequence, spread evenly over the global batch.
         t_BL, density_BL = self.draw_times(models, batch, key)
@@ -101,7 +113,11 @@ class Priority(Masked):
         output = self.read(models, batch, z_BL, t_BL)
         return self.nats("flat", output.prediction, batch, z_BL, t_BL), output.routing
 
-    def marked(self, batch: Batch, key: Array) -> Array:
+    def marked(
+        self,
+        batch: Batch,
+        key: Array,
+    ) -> Array:
         """Marks the positions that come first, bool_BL."""
         if batch.marked_BL is None:
             remedy = "say of which characters with config.data.marked_characters, such as '()+-*/='"
@@ -118,7 +134,11 @@ class Priority(Masked):
         moved_BL = jnp.take_along_axis(marked_BL, from_BL, 1)
         return jnp.put_along_axis(marked_BL, to_BL, moved_BL, 1, inplace=False)
 
-    def _p_masked(self, t_BL: Array, first_BL: Array | bool) -> Array:
+    def _p_masked(
+        self,
+        t_BL: Array,
+        first_BL: Array | bool,
+    ) -> Array:
         """Returns the probability of a mask by time t."""
         # 1 − (1 − t)^k, accurate near t = 0.
         before_end_BL = jnp.minimum(t_BL, 1 - 1e-7)
@@ -126,7 +146,11 @@ class Priority(Masked):
         early_BL = -jnp.expm1(log_left_BL)
         return jnp.where(first_BL, early_BL, t_BL**self.strength)
 
-    def _rate(self, t_BL: Array, first_BL: Array) -> Array:
+    def _rate(
+        self,
+        t_BL: Array,
+        first_BL: Array,
+    ) -> Array:
         """Returns the derivative of `_p_masked` over `_p_masked`."""
         k = self.strength
         slope_BL = k * (1 - t_BL) ** (k - 1)

@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Claim, Models, Prediction, Routing
+from dlm.core.contracts import (
+    Batch,
+    Claim,
+    Models,
+    Prediction,
+    Routing,
+)
 from dlm.core.errors import UserError
 from dlm.objectives.base import LONGEST, scale, total
 from dlm.objectives.masked import Masked

@@ -16,7 +16,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Claim, Models, Routing
+from dlm.core.contracts import (
+    Batch,
+    Claim,
+    Models,
+    Routing,
+)
 from dlm.objectives.base import scale, total
 from dlm.objectives.masked import Masked
 

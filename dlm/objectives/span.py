@@ -14,8 +14,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Batch, Claim, Loss, Models
-from dlm.objectives.base import LONGEST, SMALLEST, mean_of
+from dlm.core.contracts import (
+    Batch,
+    Claim,
+    Loss,
+    Models,
+)
+from dlm.objectives.base import (
+    LONGEST,
+    SMALLEST,
+    mean_of,
+)
 from dlm.objectives.masked import Masked
 
 
@@ -43,7 +52,12 @@ class Span(Masked):
         """Returns the objective of single masks with a fixed count."""
         return Masked(process=self.process, steps=self.steps, vocab=self.vocab).counted()
 
-    def loss(self, models: Models, batch: Batch, key: Array) -> Loss:
+    def loss(
+        self,
+        models: Models,
+        batch: Batch,
+        key: Array,
+    ) -> Loss:
         """Returns the loss of one view of each sequence, or the mean of it and its complement."""
         # 1. One time for each sequence, spread evenly over the global batch.
         t_BL, density_BL = self.draw_times(models, batch, key)
@@ -63,7 +77,12 @@ class Span(Masked):
         masked_BL = self.process.undecided(z_BL)
         return mean_of([loss, self.sums(batch, nats_BL, masked_BL, time, routing)])
 
-    def _hit(self, batch: Batch, key: Array, t_BL: Array) -> Array:
+    def _hit(
+        self,
+        batch: Batch,
+        key: Array,
+        t_BL: Array,
+    ) -> Array:
         """Draws which positions are masked, with one number for each span."""
         # The offset moves the borders of the spans from row to row.
         L = t_BL.shape[1]

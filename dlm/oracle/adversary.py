@@ -21,7 +21,14 @@ import numpy as np
 import optax
 from jax import Array
 
-from dlm.core.contracts import Batch, Canvas, Dense, Models, Net, Output
+from dlm.core.contracts import (
+    Batch,
+    Canvas,
+    Dense,
+    Models,
+    Net,
+    Output,
+)
 from dlm.core.vocab import Vocab
 from dlm.oracle import enumeration
 from dlm.oracle.world import views
@@ -70,6 +77,7 @@ def spent(
       timed: whether the network is given the time, so that its table has a row for each node too.
       ascent: settings of the optimiser.
     """
+    # One row for each triple, and for each of its positions the number of its context.
     rows = _rows(objective, vocab, length, nodes)
     contexts = _contexts(objective, rows, vocab, timed)
     ids_V = enumeration.alphabet(vocab)[:-1]
@@ -77,6 +85,7 @@ def spent(
     def log_spent(tables: list[Array]) -> Array:
         net = _table_net(tables, contexts, ids_V, vocab.size)
         nats_R = rows.share_R * _bound_nats(objective, rows, net)
+        # The bound of each text is the weighted sum of its rows.
         nats_X = jax.ops.segment_sum(nats_R, rows.text_R, rows.texts)
         return jax.nn.logsumexp(-nats_X)
 
@@ -108,16 +117,24 @@ def _random_tables(
     return tables
 
 
-def _climb(log_spent: Callable, tables: list[Array], ascent: Ascent) -> Array:
+def _climb(
+    log_spent: Callable,
+    tables: list[Array],
+    ascent: Ascent,
+) -> Array:
     """Returns the value at the end of the ascent from these tables."""
 
     def rate_at(k):
         return ascent.rate * jnp.sqrt(1 - k / ascent.steps)
 
+    # Adam descends, so it is given the negative.
     optimizer = optax.adam(rate_at)
     descend = jax.grad(lambda tables: -log_spent(tables))
 
-    def step(carry, _):
+    def step(
+        carry,
+        _,
+    ):
         tables, state = carry
         updates, state = optimizer.update(descend(tables), state)
         return (optax.apply_updates(tables, updates), state), None
@@ -130,7 +147,12 @@ def _climb(log_spent: Callable, tables: list[Array], ascent: Ascent) -> Array:
 # ---------------------------------------------------------------------------------- enumeration
 
 
-def _rows(objective, vocab: Vocab, length: int, nodes: int) -> _Rows:
+def _rows(
+    objective,
+    vocab: Vocab,
+    length: int,
+    nodes: int,
+) -> _Rows:
     ids = enumeration.alphabet(vocab)
     number_XL = enumeration.all_sequences(len(ids) - 1, length)
     x_XL = ids[number_XL]
@@ -167,12 +189,17 @@ def _rows(objective, vocab: Vocab, length: int, nodes: int) -> _Rows:
 
 
 def _batch(x_BL: np.ndarray) -> Batch:
+    # Every position counts.
     ones_BL = np.ones(x_BL.shape, np.float32)
     index_B = np.arange(len(x_BL), dtype=np.int32)
     return Batch(x_BL, ones_BL, ones_BL > 0, index_B)
 
 
-def _bound_nats(objective, rows: _Rows, net: Net) -> Array:
+def _bound_nats(
+    objective,
+    rows: _Rows,
+    net: Net,
+) -> Array:
     """Returns the nats of each row."""
     z_RL = jnp.asarray(rows.z_RL)
     t_R1 = jnp.asarray(rows.t_R1)
@@ -194,6 +221,7 @@ def _contexts(
 
     Equal numbers are equal contexts.
     """
+    # The objective is run once with a network that only looks at its canvases.
     calls = []
 
     def net(canvas: Canvas) -> Output:
@@ -205,7 +233,11 @@ def _contexts(
     return calls
 
 
-def _numbered(canvas: Canvas, mask: int, timed: bool) -> np.ndarray:
+def _numbered(
+    canvas: Canvas,
+    mask: int,
+    timed: bool,
+) -> np.ndarray:
     """Numbers the different contexts of a position, index_BL.
 
     A context is the position's index, the tokens that the visibility lets it attend to, and the
@@ -227,6 +259,7 @@ def _numbered(canvas: Canvas, mask: int, timed: bool) -> np.ndarray:
     rest_BLK = np.broadcast_to(rest_B1K, (B, L, rest_B1K.shape[-1]))
     index_1L1 = np.arange(L)[None, :, None]
     index_BL1 = np.broadcast_to(index_1L1, (B, L, 1))
+    # Two positions have the same number if all of this is equal.
     context_BLK = np.concatenate([index_BL1, seen_BLM, rest_BLK], -1)
     context_NK = context_BLK.reshape(B * L, -1)
     _, number_N = np.unique(context_NK, axis=0, return_inverse=True)
@@ -240,10 +273,12 @@ def _table_net(
     size: int,
 ) -> Net:
     """Returns a network whose n-th call reads its logits from the n-th table."""
+    # Calls come in the order in which the contexts were numbered.
     remaining = iter(zip(tables, contexts, strict=True))
 
     def net(canvas: Canvas) -> Output:
         table, index_RL = next(remaining)
+        # Ids that are never generated stay excluded.
         excluded_RLV = jnp.full((*index_RL.shape, size), -jnp.inf)
         logits_RLV = excluded_RLV.at[..., ids_V].set(table[index_RL])
         return Output(Dense(logits_RLV))

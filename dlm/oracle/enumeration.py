@@ -17,7 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dlm.core.contracts import Batch, Canvas, Layout, Models, Net, Transition
+from dlm.core.contracts import (
+    Batch,
+    Canvas,
+    Layout,
+    Models,
+    Net,
+    Transition,
+)
 from dlm.core.vocab import Vocab
 
 _ROWS = 4096  # rows of one compiled call
@@ -41,15 +48,21 @@ def total_variation(p_X, q_X) -> float:
 
 def alphabet(vocab: Vocab) -> np.ndarray:
     """Returns the ids that a canvas may hold: those that a model may generate, then the mask."""
+    # The mask comes last, so that all others can be cut off.
     tokens = [i for i in range(vocab.size) if i not in vocab.never]
     return np.array([*tokens, vocab.mask], np.int32)
 
 
-def states(objective, vocab: Vocab, length: int) -> np.ndarray:
+def states(
+    objective,
+    vocab: Vocab,
+    length: int,
+) -> np.ndarray:
     """Returns every noised sequence that an objective may draw, z_ZL."""
     z_ZL = objective.support(vocab, length)
     if z_ZL is not None:
         return z_ZL
+    # Any token or mask at any position.
     ids = alphabet(vocab)
     return ids[all_sequences(len(ids), length)]
 
@@ -80,6 +93,7 @@ def exact_bound(
       nodes: Gauss–Legendre points for continuous time; a T-step objective has its own T points.
       own: the objective's own parameters.
     """
+    # Without a process the text itself is the only state, and nothing depends on time.
     own = own or {}
     batch = _batch(x_BL, noisable_BL, layout)
     B, L = batch.tokens_BL.shape
@@ -91,11 +105,7 @@ def exact_bound(
     # Every pair of a text and a noised sequence that it may become.
     z_ZL = states(objective, vocab, L)
     times_T, weight_T = times_and_weights(objective, L, nodes)
-    tried_T = times_T
-    if len(times_T) > _FEW:
-        middle = len(times_T) // 2
-        tried_T = times_T[middle : middle + 1]
-    row_R, z_RL = support(objective, batch, z_ZL, tried_T, own)
+    row_R, z_RL = support(objective, batch, z_ZL, _few(times_T), own)
     batch_R = _rows(batch, row_R)
 
     # The sum over z and the quadrature over t.
@@ -111,7 +121,19 @@ def exact_bound(
     return nats_B
 
 
-def _batch(x_BL, noisable_BL, layout: Layout | None) -> Batch:
+def _few(times_T: np.ndarray) -> np.ndarray:
+    """Returns the times that show what is possible."""
+    if len(times_T) <= _FEW:
+        return times_T
+    middle = len(times_T) // 2
+    return times_T[middle : middle + 1]
+
+
+def _batch(
+    x_BL,
+    noisable_BL,
+    layout: Layout | None,
+) -> Batch:
     x_BL = np.asarray(x_BL, np.int32)
     if noisable_BL is None:
         noisable_BL = np.ones(x_BL.shape, bool)
@@ -121,7 +143,13 @@ def _batch(x_BL, noisable_BL, layout: Layout | None) -> Batch:
     return Batch(x_BL, weights_BL, noisable_BL, index_B, layout or Layout())
 
 
-def _sum_log_q(objective, own: dict, batch: Batch, z_BL, t_B1) -> np.ndarray:
+def _sum_log_q(
+    objective,
+    own: dict,
+    batch: Batch,
+    z_BL,
+    t_B1,
+) -> np.ndarray:
     """Returns log q(z | x) of each row, in float64."""
     log_q_BL = log_q(objective, own, batch, z_BL, t_B1)
     return np.asarray(log_q_BL, np.float64).sum(-1)
@@ -151,7 +179,11 @@ def times_and_weights(
 
 
 def support(
-    objective, batch: Batch, z_ZL: np.ndarray, times_T, own: dict | None = None
+    objective,
+    batch: Batch,
+    z_ZL: np.ndarray,
+    times_T,
+    own: dict | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (row of x, z) for every pair that q makes possible at some of the times.
 
@@ -162,6 +194,7 @@ def support(
       times_T: the times to try.
       own: the objective's own parameters.
     """
+    # Every text with every state, then those pairs that are possible at some time.
     texts = len(batch.tokens_BL)
     text_X = np.arange(texts)
     row_R = np.repeat(text_X, len(z_ZL))
@@ -176,8 +209,22 @@ def support(
 
 
 @partial(jax.jit, static_argnums=0)
-def log_q(objective, own: dict, batch: Batch, z_BL, t_B1) -> Array:
-    """Returns log q(z | x) in parts along the positions, by one compiled program."""
+def log_q(
+    objective,
+    own: dict,
+    batch: Batch,
+    z_BL,
+    t_B1,
+) -> Array:
+    """Returns log q(z | x) in parts along the positions, by one compiled program.
+
+    Args:
+      objective: the objective; static under `jit`.
+      own: its own parameters.
+      batch: the texts.
+      z_BL: the noised sequences.
+      t_B1: their times.
+    """
     t_BL = jnp.broadcast_to(t_B1, z_BL.shape)
     return objective.log_q(batch, z_BL, t_BL, own)
 
@@ -216,6 +263,7 @@ def _bound_nats(
     t_B1,
 ) -> np.ndarray:
     """Returns the nats of each row, in compiled calls of at most two shapes."""
+    # All parts but the last have the same shape, so there are two programs.
     parts = []
     everything = (batch, z_BL, t_B1)
     for begin in range(0, len(z_BL), _ROWS):
@@ -264,6 +312,7 @@ def ancestral_law(
     layout = jax.tree.map(to_rows, layout or Layout())
     zero_ZL = np.zeros(z_ZL.shape, np.float32)
     canvas = Canvas(z_ZL, zero_ZL, zero_ZL > 0, visibility, layout)
+    # From time 1 to 0, through the transition matrix of each step.
     for k in range(steps, 0, -1):
         t = np.float32(k / steps)
         s = np.float32((k - 1) / steps)
@@ -281,8 +330,15 @@ def ancestral_law(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _reverse(net: Net, process, canvas: Canvas, t, s) -> Array:
+def _reverse(
+    net: Net,
+    process,
+    canvas: Canvas,
+    t,
+    s,
+) -> Array:
     """Returns p(z_s | z_t) of each position, probs_BLV."""
+    # All rows are at the same time.
     z_BL, rows = canvas.z_BL, len(canvas.z_BL)
     t_B = jnp.full(rows, t)
     s_B = jnp.full(rows, s)

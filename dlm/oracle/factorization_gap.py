@@ -47,23 +47,22 @@ def ancestral_bigrams(
         remedy = "give a chain without, such as Markov.sparse"
         raise UserError(f"after an impossible bigram a network has no posterior: {remedy}")
 
-    # The moments of each process, and where the next one begins.
-    rho = []
-    begins = [0]
-    for count in steps:
-        moments = range(count + 1)
-        rho += [_revealed(process, count, n) for n in moments]
-        begins.append(len(rho))
-    rho_T = np.array(rho)
-    inside = [n for n in range(len(rho) - 1) if n + 1 not in begins]
+    rho_T, begins = _moments(process, steps)
+    # Moments after which the same process goes through another step.
+    inside = []
+    for n in range(len(rho_T) - 1):
+        if n + 1 not in begins:
+            inside.append(n)
 
     # At first one gap from outside to outside, index V of A.
     A = V + 1
-    gap_DTAA = np.zeros((L + 2, len(rho), A, A))
+    gap_DTAA = np.zeros((L + 2, len(rho_T), A, A))
     gap_DTAA[L + 1, begins[:-1], V, V] = 1.0
     path_KUU = _paths(world)
+    # Longer gaps first: a gap only splits into shorter ones.
     for d in range(L + 1, 1, -1):
         gap_TAA = gap_DTAA[d]
+        # The gaps in which nothing is revealed stay as they are.
         for n in inside:
             stays = (1 - rho_T[n]) ** (d - 1)
             gap_TAA[n + 1] += gap_TAA[n] * stays
@@ -79,7 +78,22 @@ def ancestral_bigrams(
     return laws
 
 
-def _revealed(process, steps: int, n: int) -> float:
+def _moments(process, steps: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """Returns ρ of each moment of each process, and where the next process begins."""
+    rho = []
+    begins = [0]
+    for count in steps:
+        for n in range(count + 1):
+            rho.append(_revealed(process, count, n))
+        begins.append(len(rho))
+    return np.array(rho), begins
+
+
+def _revealed(
+    process,
+    steps: int,
+    n: int,
+) -> float:
     """Returns ρ of step n; 0 after the last."""
     if n >= steps:
         return 0.0
@@ -96,6 +110,7 @@ def _split(
 ) -> None:
     """Adds what becomes of the gaps of length d when something in them is revealed."""
     V = q_IAAV.shape[-1]
+    # A step leads from one moment to the next.
     rho_T11 = rho_T[:-1, None, None]
     keep_T11 = 1 - rho_T11
     before_TAA = gap_DTAA[d, :-1]
@@ -108,7 +123,8 @@ def _split(
     left_TAIV = _summed_over_b(mirrored_TAA, mirrored_IAAV)
     for j in range(1, d):
         first_TAV = right_TAIV[:, :, j - 1]
-        last_TVA = left_TAIV[:, :, j - 1].swapaxes(1, 2)
+        last_TAV = left_TAIV[:, :, j - 1]
+        last_TVA = last_TAV.swapaxes(1, 2)
         # Of those before it, or behind it, none is revealed.
         first_T11 = rho_T11 * keep_T11 ** (j - 1)
         last_T11 = rho_T11 * keep_T11 ** (d - 1 - j)
@@ -123,7 +139,10 @@ def _split(
         after_DTAA[m, :, :V, :V] += both_T11 * pair_TVV
 
 
-def _summed_over_b(before_TAA: np.ndarray, q_IAAV: np.ndarray) -> np.ndarray:
+def _summed_over_b(
+    before_TAA: np.ndarray,
+    q_IAAV: np.ndarray,
+) -> np.ndarray:
     """Returns Σ_b N(a, b) q_i(u | a, b) for every a, position i and u, _TAIV."""
     inside, A, _, V = q_IAAV.shape
     # One product of matrices for each a.
@@ -134,7 +153,10 @@ def _summed_over_b(before_TAA: np.ndarray, q_IAAV: np.ndarray) -> np.ndarray:
     return sum_TAW.reshape(-1, A, inside, V)
 
 
-def _pairs(before_TAA: np.ndarray, q_IAAV: np.ndarray) -> np.ndarray:
+def _pairs(
+    before_TAA: np.ndarray,
+    q_IAAV: np.ndarray,
+) -> np.ndarray:
     """Returns Σ_{a, b} N(a, b) Σ_i q_i(u) q_{i+m}(v) for every m, _TMVV."""
     inside, A, _, V = q_IAAV.shape
     moments = len(before_TAA)
@@ -145,16 +167,19 @@ def _pairs(before_TAA: np.ndarray, q_IAAV: np.ndarray) -> np.ndarray:
     products = [np.zeros((A * A, 0))]
     for m in range(1, inside):
         first_PVI = q_PIV[:, :-m].swapaxes(1, 2)
-        product_PVV = first_PVI @ q_PIV[:, m:]
-        products.append(product_PVV.reshape(A * A, V * V))
-    product_PW = np.concatenate(products, 1)
-    sum_TW = before_TP @ product_PW
+        second_PIV = q_PIV[:, m:]
+        product_PVV = first_PVI @ second_PIV
+        product_PW = product_PVV.reshape(A * A, V * V)
+        products.append(product_PW)
+    all_PW = np.concatenate(products, 1)
+    sum_TW = before_TP @ all_PW
     return sum_TW.reshape(moments, inside - 1, V, V)
 
 
 def _paths(world: Markov) -> np.ndarray:
     """Returns the probability of going from one to another in K steps, _KUU."""
     V, L = world.size, world.length
+    # The chain with an outside: V is before the first token, V + 1 behind the last.
     step_UU = np.zeros((V + 2, V + 2))
     log_step_VV = world.step_SS.astype(np.float64)
     log_start_V = world.start_S.astype(np.float64)
@@ -162,11 +187,18 @@ def _paths(world: Markov) -> np.ndarray:
     step_UU[V, :V] = np.exp(log_start_V)
     # Any token may be the last.
     step_UU[:V, V + 1] = 1.0
-    powers = [np.linalg.matrix_power(step_UU, k) for k in range(L + 2)]
+    # A gap is at most as long as the text and both its ends.
+    powers = []
+    for k in range(L + 2):
+        power_UU = np.linalg.matrix_power(step_UU, k)
+        powers.append(power_UU)
     return np.stack(powers)
 
 
-def _inside(path_KUU: np.ndarray, d: int) -> np.ndarray:
+def _inside(
+    path_KUU: np.ndarray,
+    d: int,
+) -> np.ndarray:
     """Returns q_j(u) of j = 1 … d − 1 inside a gap (a, b, d), _IAAV; 0 where there is none."""
     V = path_KUU.shape[1] - 2
     # From a to u in j steps, from u to b in the others; a may be before, b behind the text.
@@ -175,6 +207,7 @@ def _inside(path_KUU: np.ndarray, d: int) -> np.ndarray:
     before_IVU = path_KUU[d - 1 : 0 : -1, :V]
     before_IVA = before_IVU[:, :, ends]
     before_IAV = before_IVA.swapaxes(1, 2)
+    # Bayes' rule: a path through u, over all paths.
     joint_IAAV = after_IAV[:, :, None] * before_IAV[:, None]
     total_IAA1 = joint_IAAV.sum(-1, keepdims=True)
     zero_IAAV = np.zeros_like(joint_IAAV)

@@ -23,6 +23,7 @@ from dlm.oracle.world import World
 
 def random_rows(rng: np.random.Generator, *shape: int, spread: float = 1.0) -> np.ndarray:
     """Returns log-probabilities of random laws along the last axis."""
+    # Normalised in float64.
     logits = spread * rng.normal(size=shape)
     total = np.logaddexp.reduce(logits, -1, keepdims=True)
     return (logits - total).astype(np.float32)
@@ -71,7 +72,10 @@ class Hmm(World):
         """Returns log p(x_i = v | evidence on the other positions), unnormalised."""
         evidence_LBS = self._emitted(evidence_BLV)
 
-        def backward(after_BS, evidence_BS):
+        def backward(
+            after_BS,
+            evidence_BS,
+        ):
             following_BS = after_BS + evidence_BS
             step_BSS = self.step_SS + following_BS[:, None, :]
             # Over all states at i + 1.
@@ -80,6 +84,7 @@ class Hmm(World):
 
         last_BS = jnp.zeros_like(evidence_LBS[0])
         _, backward_LBS = jax.lax.scan(backward, last_BS, evidence_LBS, reverse=True)
+        # Both directions leave out the evidence on i itself.
         log_LBS = self._forward(evidence_LBS) + backward_LBS
         # From states to tokens.
         log_LBSV = log_LBS[..., None] + self.emit_SV
@@ -88,18 +93,26 @@ class Hmm(World):
 
     def log_prob(self, x_BL: Array) -> Array:
         """Returns log p(x), nats_B."""
+        # The evidence of a known token is its emission by each state.
         emit_VS = jnp.asarray(self.emit_SV).T
         evidence_LBS = emit_VS[x_BL].swapaxes(0, 1)
         last_BS = self._forward(evidence_LBS)[-1]
         return logsumexp(last_BS + evidence_LBS[-1], -1)
 
-    def sample(self, key: Array, n: int) -> Array:
+    def sample(
+        self,
+        key: Array,
+        n: int,
+    ) -> Array:
         """Draws n sequences, x_BL."""
         emit_SV = jnp.asarray(self.emit_SV)
         step_SS = jnp.asarray(self.step_SS)
         row_B = jnp.arange(n)
 
-        def draw(state_B, i):
+        def draw(
+            state_B,
+            i,
+        ):
             position_key = jax.random.fold_in(key, i)
             key_B = keys.per_sample(position_key, row_B)
             step_key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, 1)
@@ -126,7 +139,10 @@ class Hmm(World):
     def _forward(self, evidence_LBS: Array) -> Array:
         """Returns log p(s_i, evidence before i), position first."""
 
-        def forward(before_BS, evidence_BS):
+        def forward(
+            before_BS,
+            evidence_BS,
+        ):
             here_BS = before_BS + evidence_BS
             # Over all states at i.
             step_BSS = here_BS[:, :, None] + self.step_SS
@@ -138,7 +154,10 @@ class Hmm(World):
         return forward_LBS
 
 
-def _choose(key_B: Array, logits_BV: Array) -> Array:
+def _choose(
+    key_B: Array,
+    logits_BV: Array,
+) -> Array:
     """Draws one index for each row."""
     index_B1 = keys.categorical(key_B, logits_BV[:, None])
     return index_B1[:, 0]

@@ -16,7 +16,13 @@ _LONG = 2**20  # steps after which a chain has its stationary law
 class Markov(Hmm):
     """log start_V, log step_VV; −inf forbids a start or a bigram."""
 
-    def __init__(self, length: int, start_V: np.ndarray, step_VV: np.ndarray):
+    def __init__(
+        self,
+        length: int,
+        start_V: np.ndarray,
+        step_VV: np.ndarray,
+    ):
+        # Each state emits its own token.
         with np.errstate(divide="ignore"):
             emit_VV = np.log(np.eye(len(start_V), dtype=np.float32))
         super().__init__(length, start_V, step_VV, emit_VV)
@@ -90,6 +96,7 @@ class Markov(Hmm):
     def entropy(self) -> float:
         """Returns the nats per sequence, by the closed form."""
         p_V, step_VV = self._laws()
+        # The law of the i-th token follows from the previous one.
         nats = _entropy(p_V)
         nats_V = _entropy(step_VV)
         for _ in range(self.length - 1):
@@ -106,5 +113,6 @@ class Markov(Hmm):
 
 def _entropy(p: np.ndarray) -> np.ndarray:
     """Returns the nats of laws along the last axis."""
+    # 0 log 0 is 0.
     log_p = np.log(np.where(p > 0, p, 1.0))
     return -np.sum(p * log_p, -1)

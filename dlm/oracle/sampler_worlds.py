@@ -19,11 +19,19 @@ import numpy as np
 from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Canvas, Dense, Output
+from dlm.core.contracts import (
+    Canvas,
+    Dense,
+    Output,
+)
 from dlm.nn.visibility import sees_all
 from dlm.nn.visibility.full import Full
 from dlm.noise.mask import MaskNoise
-from dlm.oracle.enumeration import all_sequences, ancestral_law, total_variation
+from dlm.oracle.enumeration import (
+    all_sequences,
+    ancestral_law,
+    total_variation,
+)
 from dlm.oracle.factorization_gap import ancestral_bigrams
 from dlm.oracle.markov import Markov
 from dlm.oracle.tabular import Tabular
@@ -39,7 +47,12 @@ class Scene(ABC):
 
     law: World
 
-    def __init__(self, law: World, noise: float = 0.0, seed: int = 0):
+    def __init__(
+        self,
+        law: World,
+        noise: float = 0.0,
+        seed: int = 0,
+    ):
         self.law = law
         self.noise = noise
         self.seed = seed
@@ -91,6 +104,7 @@ class Scene(ABC):
         V = self.law.size
         prediction = output.prediction
         p_BLV = prediction.probs()[..., :V]
+        # A function of the posterior, so that equal contexts have equal errors.
         size_BL1 = jnp.linalg.norm(p_BLV, axis=-1, keepdims=True)
         error_BLV = self.noise * p_BLV @ self._wrong_VV / size_BL1
         tokens = prediction.logits_BLV.at[..., :V]
@@ -118,6 +132,7 @@ class Table(Scene):
     ):
         law = Tabular.random(size, length, spread=2.0)
         super().__init__(law, noise, seed)
+        # The law in float64, in the order of `all_sequences`.
         log_p_X = law.log_prob(all_sequences(size, length))
         self._p_X = np.exp(np.asarray(log_p_X, np.float64))
 
@@ -136,6 +151,7 @@ class Table(Scene):
         V, L = self.law.size, self.law.length
         place_L = V ** np.arange(L - 1, -1, -1)
         number_B = (np.asarray(x_BL) * place_L).sum(1)
+        # Frequencies instead of probabilities.
         counts_X = np.bincount(number_B, minlength=V**L)
         return self._measures(counts_X / len(number_B))
 
@@ -166,6 +182,7 @@ class Chain(Scene):
 
     def floor(self, steps: Sequence[int]) -> list[Measures]:
         """Returns the measures of the exact law of bigrams."""
+        # Computed for all numbers of steps at once.
         laws = ancestral_bigrams(self.law, self.process, steps)
         return [self._measures(q_VV) for q_VV in laws]
 
@@ -195,5 +212,6 @@ class Chain(Scene):
 
 
 def _entropy(p: np.ndarray) -> float:
+    # 0 log 0 is 0.
     log_p = np.log(np.where(p > 0, p, 1.0))
     return float(-np.sum(p * log_p))

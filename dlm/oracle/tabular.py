@@ -44,9 +44,12 @@ class Tabular(World):
 
     def posterior(self, evidence_BLV: Array) -> Array:
         """Returns log p(x_i = v | evidence on the other positions), unnormalised."""
+        # The evidence on each position of every sequence.
         x_XL = all_sequences(self.size, self.length)
-        positions = range(self.length)
-        columns = [evidence_BLV[:, i, x_XL[:, i]] for i in positions]
+        columns = []
+        for i in range(self.length):
+            token_X = x_XL[:, i]
+            columns.append(evidence_BLV[:, i, token_X])
         log_evidence_BLX = jnp.stack(columns, 1)
         position_L1 = jnp.arange(self.length)[:, None]
 
@@ -64,17 +67,24 @@ class Tabular(World):
             mass_BV = mass_BX @ here_XLV[:, i]
             return jnp.log(mass_BV) + jnp.where(finite_B1, best_B1, 0.0)
 
+        # One position after the other: memory is that of one.
         with jax.default_matmul_precision("highest"):
             log_LBV = jax.lax.map(without, jnp.arange(self.length))
         return log_LBV.swapaxes(0, 1)
 
     def log_prob(self, x_BL: Array) -> Array:
         """Returns log p(x), nats_B."""
-        place_L = self.size ** np.arange(self.length - 1, -1, -1)
+        # The number of a sequence in the table.
+        exponent_L = np.arange(self.length - 1, -1, -1)
+        place_L = self.size**exponent_L
         number_B = (x_BL * place_L).sum(-1)
         return jnp.asarray(self.log_p_X)[number_B]
 
-    def sample(self, key: Array, n: int) -> Array:
+    def sample(
+        self,
+        key: Array,
+        n: int,
+    ) -> Array:
         """Draws n sequences, x_BL."""
         key_B = keys.per_sample(key, jnp.arange(n))
         # Without the barrier XLA folds n copies of the table, for minutes.

@@ -22,7 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dlm.core.contracts import Canvas, Dense, Layout, Net, Output
+from dlm.core.contracts import (
+    Canvas,
+    Dense,
+    Layout,
+    Net,
+    Output,
+)
 from dlm.core.errors import UserError
 from dlm.core.vocab import Vocab
 from dlm.nn.visibility import in_one_stream, two_streams
@@ -51,12 +57,17 @@ class World(ABC):
         """Returns log p(x), nats_B."""
 
     @abstractmethod
-    def sample(self, key: Array, n: int) -> Array:
+    def sample(
+        self,
+        key: Array,
+        n: int,
+    ) -> Array:
         """Draws n sequences, x_BL."""
 
     @property
     def vocab(self) -> Vocab:
         """The ids of the tokens, and of mask, bos and pad behind them."""
+        # eos is a token of the world like any other.
         V = self.size
         mask, bos, pad = V, V + 1, V + 2
         return Vocab(size=V + _SPECIAL, eos=V - 1, mask=mask, bos=bos, pad=pad)
@@ -92,11 +103,16 @@ class World(ABC):
             i_L = np.arange(L)
             logits_BLV = log_BLLV[:, i_L, i_L]
             view_BL = seen_BLL[:, i_L, i_L]
+        # A token that i may see at i itself is certain.
         hidden_BL1 = self._hidden(view_BL)[..., None]
         logits_BLV = jnp.where(hidden_BL1, logits_BLV, self._point(view_BL))
         return self._output(logits_BLV)
 
-    def under(self, process, own: bool = False) -> Net:
+    def under(
+        self,
+        process,
+        own: bool = False,
+    ) -> Net:
         """Returns a network that knows how `process` destroys tokens.
 
         With `own`, z_i itself is taken as evidence on x_i too.
@@ -140,6 +156,7 @@ class World(ABC):
 
     def _output(self, logits_BLV: Array) -> Output:
         """Returns the prediction, uniform where nothing is possible; special ids are excluded."""
+        # Where all tokens are impossible the largest logit is −inf.
         best_BL1 = logits_BLV.max(-1, keepdims=True)
         relative_BLV = logits_BLV - best_BL1
         logits_BLV = jnp.where(jnp.isfinite(best_BL1), relative_BLV, 0.0)
@@ -156,7 +173,10 @@ def _is_open(canvas: Canvas) -> bool:
     return one_stream and in_one_stream(canvas.visibility, layout, layout) is None
 
 
-def views(canvas: Canvas, mask: int) -> Array:
+def views(
+    canvas: Canvas,
+    mask: int,
+) -> Array:
     """Returns views_BLL[b, i, j], what position i sees at j when it predicts token i.
 
     It is `mask` where i sees nothing, and the token of the clean stream where i sees that.

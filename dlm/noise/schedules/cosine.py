@@ -16,6 +16,7 @@ class Cosine:
 
     def time_of(self, noised: Array) -> Array:
         """Returns the time t with 1 − α(t) = noised."""
+        # Rounding may bring a probability above 1.
         return 2 / jnp.pi * jnp.arcsin(jnp.minimum(noised, 1.0))
 
     def rate(self, t: Array) -> Array:

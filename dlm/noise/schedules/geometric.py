@@ -30,6 +30,7 @@ class Geometric:
 
     def rate(self, t: Array) -> Array:
         """Returns −α'(t)/(1 − α(t))."""
+        # σ'(t) over exp(σ(t) − σ(0)) − 1.
         return _SPEED * (_START + _rise(t)) / jnp.expm1(_rise(t))
 
 
