@@ -137,7 +137,8 @@ class Experiment:
 
     def process_of(self, params) -> Process:
         """Returns the process with the objective's own parameters; masks where there is none."""
-        own = params.get("objective", {})
+        # Without parameters the process is the one that training begins with.
+        own = params.get("objective", {}) if params else {}
         return self.objective.process_of(own) or MaskNoise(vocab=self.run.nn.vocab)
 
     def batches(self, step: int) -> Iterator[Batch]:

@@ -73,8 +73,10 @@ def ancestral_bigrams(
     bigram_TVV = gap_DTAA[1, :, :V, :V]
     laws = []
     for begin, end in itertools.pairwise(begins):
-        count_VV = bigram_TVV[begin:end].sum(0)
-        laws.append(count_VV / (L - 1))
+        process_TVV = bigram_TVV[begin:end]
+        count_VV = process_TVV.sum(0)
+        law_VV = count_VV / (L - 1)
+        laws.append(law_VV)
     return laws
 
 
