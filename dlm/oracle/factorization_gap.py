@@ -128,15 +128,17 @@ def _split(
         last_TAV = left_TAIV[:, :, j - 1]
         last_TVA = last_TAV.swapaxes(1, 2)
         # Of those before it, or behind it, none is revealed.
-        first_T11 = rho_T11 * keep_T11 ** (j - 1)
-        last_T11 = rho_T11 * keep_T11 ** (d - 1 - j)
+        before, behind = j - 1, d - 1 - j
+        first_T11 = rho_T11 * keep_T11**before
+        last_T11 = rho_T11 * keep_T11**behind
         after_DTAA[j, :, :, :V] += first_T11 * first_TAV
         after_DTAA[d - j, :, :V] += last_T11 * last_TVA
 
     # Two that follow each other, m apart.
     pair_TMVV = _pairs(before_TAA, q_IAAV)
     for m in range(1, d - 1):
-        both_T11 = rho_T11**2 * keep_T11 ** (m - 1)
+        between = m - 1
+        both_T11 = rho_T11**2 * keep_T11**between
         pair_TVV = pair_TMVV[:, m - 1]
         after_DTAA[m, :, :V, :V] += both_T11 * pair_TVV
 
@@ -150,7 +152,8 @@ def _summed_over_b(
     # One product of matrices for each a.
     q_AAIV = q_IAAV.transpose(1, 2, 0, 3)
     q_AAW = q_AAIV.reshape(A, A, inside * V)
-    sum_ATW = before_TAA.swapaxes(0, 1) @ q_AAW
+    before_ATA = before_TAA.swapaxes(0, 1)
+    sum_ATW = before_ATA @ q_AAW
     sum_TAW = sum_ATW.swapaxes(0, 1)
     return sum_TAW.reshape(-1, A, inside, V)
 
