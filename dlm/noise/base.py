@@ -137,7 +137,8 @@ class MixtureProcess:
         if self.final:
             return canvas
         z_BL = canvas.z_BL
-        noise_BL = self.prior(key_B, z_BL.shape)
+        B, L = z_BL.shape
+        noise_BL = self.prior(key_B, (B, L))
         z_BL = jnp.where(canvas.frozen_BL, z_BL, noise_BL)
         return replace(canvas, z_BL=z_BL)
 

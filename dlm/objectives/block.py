@@ -180,6 +180,7 @@ class Block(Masked):
 def _next(prediction: Prediction, batch: Batch) -> Array:
     """Returns −log p(x_{i+1} | x_{≤i}) at i, 0 where a segment ends."""
     positions_BL = batch.layout.complete(batch.tokens_BL.shape[1]).positions_BL
+    assert positions_BL is not None
     follows_BL = jnp.roll(positions_BL, -1, 1) == positions_BL + 1
     # The weight is that of the token that is predicted.
     weights_BL = jnp.where(follows_BL, jnp.roll(batch.weights_BL, -1, 1), 0.0)

@@ -83,7 +83,8 @@ class Learned(Diffusion):
         # 1. One time for each sequence, spread evenly over the global batch.
         t_BL, density_BL = self.draw_times(models, batch, key)
         # 2. Destroy tokens, predict them and charge the masks, twice.
-        costs_B, log_qs_B, masked, routing = [], [], 0.0, []
+        costs_B, log_qs_B, routing = [], [], []
+        masked = jnp.zeros(())
         for n in range(2):
             process = self.process_of(models.own)
             z_BL = self.corrupt(models, batch, keys.key(key, "pair", n), t_BL)

@@ -14,7 +14,7 @@ reported is the bound of `masked`.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -25,7 +25,6 @@ from dlm.core.contracts import (
     Claim,
     Loss,
     Models,
-    Process,
     Routing,
 )
 from dlm.core.errors import UserError
@@ -46,7 +45,7 @@ class Priority(Masked):
     marks: Literal["own", "permuted"] = "own"
 
     # Training has schedules of its own: these fields of Masked are fixed, and no config has them.
-    process: ClassVar[Process] = property(_plain_masks)  # type: ignore
+    process: ClassVar[Any] = property(_plain_masks)  # type: ignore
     pattern: ClassVar[Literal["bernoulli"]] = "bernoulli"  # type: ignore
     weights: ClassVar[Literal["bound"]] = "bound"  # type: ignore
     steps: ClassVar[int] = 0  # type: ignore

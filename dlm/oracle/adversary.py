@@ -14,6 +14,7 @@ Axes: R rows, each a triple (x, z, t) that is possible; S starts.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -192,7 +193,9 @@ def _batch(x_BL: np.ndarray) -> Batch:
     # Every position counts.
     ones_BL = np.ones(x_BL.shape, np.float32)
     index_B = np.arange(len(x_BL), dtype=np.int32)
-    return Batch(x_BL, ones_BL, ones_BL > 0, index_B)
+    # NumPy's, until a compiled program reads them.
+    arrays: Any = (x_BL, ones_BL, ones_BL > 0, index_B)
+    return Batch(*arrays)
 
 
 def _bound_nats(
@@ -246,11 +249,12 @@ def _numbered(
     B, L = canvas.z_BL.shape
     seen_BLM = np.asarray(views(canvas, mask))
     # Tokens, and those of a clean stream, are in `views` as the visibility allows.
-    rest = replace(canvas, z_BL=None)
+    in_views: dict[str, Any] = dict(z_BL=None)
     if canvas.visibility.streams == 2:
-        rest = replace(rest, clean_BL=None)
+        in_views["clean_BL"] = None
     if not timed:
-        rest = replace(rest, t_BL=None)
+        in_views["t_BL"] = None
+    rest = replace(canvas, **in_views)
     # Every array of the row belongs to the context of each of its positions.
     arrays = jax.tree.leaves(rest)
     leaves = [np.asarray(array, np.float64) for array in arrays]

@@ -11,6 +11,7 @@ Axes: X all texts, Z all noised sequences, R pairs (x, z), T times.
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +141,9 @@ def _batch(
     noisable_BL = np.asarray(noisable_BL)
     weights_BL = noisable_BL.astype(np.float32)
     index_B = np.arange(len(x_BL), dtype=np.int32)
-    return Batch(x_BL, weights_BL, noisable_BL, index_B, layout or Layout())
+    # NumPy's, until a compiled program reads them.
+    arrays: Any = (x_BL, weights_BL, noisable_BL, index_B)
+    return Batch(*arrays, layout or Layout())
 
 
 def _sum_log_q(
@@ -311,22 +314,29 @@ def ancestral_law(
     to_rows = partial(np.broadcast_to, shape=z_ZL.shape)
     layout = jax.tree.map(to_rows, layout or Layout())
     zero_ZL = np.zeros(z_ZL.shape, np.float32)
-    canvas = Canvas(z_ZL, zero_ZL, zero_ZL > 0, visibility, layout)
+    arrays: Any = (z_ZL, zero_ZL, zero_ZL > 0)
+    canvas = Canvas(*arrays, visibility, layout)
     # From time 1 to 0, through the transition matrix of each step.
     for k in range(steps, 0, -1):
         t = np.float32(k / steps)
         s = np.float32((k - 1) / steps)
         law_ZLV = _reverse(net, process, canvas, t, s)
         p_ZLV = np.asarray(law_ZLV, np.float64)
-        # The positions of a state change independently of each other.
-        kernel_ZZ = np.ones((len(z_ZL), 1))
-        for i in range(length):
-            p_ZV = p_ZLV[:, i][:, None, ids]
-            kernel_ZZV = kernel_ZZ[:, :, None] * p_ZV
-            kernel_ZZ = kernel_ZZV.reshape(len(z_ZL), -1)
+        kernel_ZZ = _kernel(p_ZLV[:, :, ids])
         p_Z = p_Z @ kernel_ZZ
     masks_Z = np.isin(z_ZL, vocab.mask).any(-1)
     return p_Z[~masks_Z]
+
+
+def _kernel(p_ZLV: np.ndarray) -> np.ndarray:
+    """Returns the probability of each state after each one; positions change independently."""
+    Z, length, _ = p_ZLV.shape
+    kernel_ZZ = np.ones((Z, 1))
+    for i in range(length):
+        p_Z1V = p_ZLV[:, i][:, None]
+        kernel_ZZV = kernel_ZZ[:, :, None] * p_Z1V
+        kernel_ZZ = kernel_ZZV.reshape(Z, -1)
+    return kernel_ZZ
 
 
 @partial(jax.jit, static_argnums=(0, 1))

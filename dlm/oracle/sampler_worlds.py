@@ -22,6 +22,7 @@ from dlm.core import keys
 from dlm.core.contracts import (
     Canvas,
     Dense,
+    Net,
     Output,
 )
 from dlm.nn.visibility import sees_all
@@ -83,7 +84,7 @@ class Scene(ABC):
         # At time 1 a known token would be no evidence.
         half_BL = jnp.full_like(canvas.t_BL, 0.5)
         canvas = replace(canvas, t_BL=half_BL)
-        net = self.law.net
+        net: Net = self.law.net
         if sees_all(canvas.visibility):
             net = self.law.under(self.process)
         output = self._disturbed(net(canvas))
@@ -103,6 +104,7 @@ class Scene(ABC):
             return output
         V = self.law.size
         prediction = output.prediction
+        assert isinstance(prediction, Dense)
         p_BLV = prediction.probs()[..., :V]
         # A function of the posterior, so that equal contexts have equal errors.
         size_BL1 = jnp.linalg.norm(p_BLV, axis=-1, keepdims=True)
@@ -133,7 +135,7 @@ class Table(Scene):
         law = Tabular.random(size, length, spread=2.0)
         super().__init__(law, noise, seed)
         # The law in float64, in the order of `all_sequences`.
-        log_p_X = law.log_prob(all_sequences(size, length))
+        log_p_X = law.log_prob(jnp.asarray(all_sequences(size, length)))
         self._p_X = np.exp(np.asarray(log_p_X, np.float64))
 
     def floor(self, steps: Sequence[int]) -> list[Measures]:
