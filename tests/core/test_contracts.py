@@ -12,10 +12,18 @@ PREDICTION = Dense(jnp.asarray(np.append(LOGITS_V, -np.inf))[None, None])
 
 
 def test_nucleus_is_the_smallest_set_that_reaches_the_mass():
-    for top_p, kept in [(0.01, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.95, 4), (1.0, 4)]:
-        assert np.isfinite(keep_top_p(jnp.asarray(LOGITS_V), top_p)).tolist() == [True] * kept + [
+    for top_p, count in [
+        (0.01, 1),
+        (0.39, 1),
+        (0.41, 2),
+        (0.69, 2),
+        (0.71, 3),
+        (0.95, 4),
+        (1.0, 4),
+    ]:
+        assert np.isfinite(keep_top_p(jnp.asarray(LOGITS_V), top_p)).tolist() == [True] * count + [
             False
-        ] * (4 - kept)
+        ] * (4 - count)
 
 
 def test_confidences():

@@ -13,27 +13,27 @@ from tests.samplers import test_blockwise as sampler_tests
 
 def objective(**changes):
     """The loss of a denoiser that looks at its neighbours."""
-    made = build_member(dict(name="masked") | changes, "objectives", tiny.VOCAB)
+    member = build_member(dict(name="masked") | changes, "objectives", tiny.VOCAB)
     batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
     return tiny.program(
-        lambda key: made.loss(Models(sampler_tests.neighbours), batch, key).nats_sum,
+        lambda key: member.loss(Models(sampler_tests.neighbours), batch, key).nats_sum,
         jax.random.key(0),
     )
 
 
 def blocks(**changes):
     """The loss of block diffusion half-way through a run."""
-    made = build_member(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
+    member = build_member(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
     batch = tiny.batch(tiny.tokens(8, 6))
     models = tiny.models(tiny.model_config(), progress=jnp.float32(0.1))
-    return tiny.program(lambda key: made.loss(models, batch, key).nats_sum, jax.random.key(0))
+    return tiny.program(lambda key: member.loss(models, batch, key).nats_sum, jax.random.key(0))
 
 
 def kin(name):
     """A probe: the loss of another kind of diffusion."""
 
     def probe(**changes):
-        made = build_member(dict(name=name.lower()) | changes, "objectives", tiny.VOCAB)
+        member = build_member(dict(name=name.lower()) | changes, "objectives", tiny.VOCAB)
         batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
         batch = dataclasses.replace(batch, marked_BL=batch.tokens_BL % 2)
         if name == "Adapted":  # the network is called otherwise early in training
@@ -41,11 +41,11 @@ def kin(name):
 
             def early(params, key):
                 models = tiny.models(config, params, progress=jnp.float32(0.1))
-                return made.loss(models, batch, key).nats_sum
+                return member.loss(models, batch, key).nats_sum
 
             return tiny.program(early, tiny.shapes(config), jax.random.key(0))
         models = Models(sampler_tests.neighbours, statistics=jnp.arange(32.0) + 1)
-        return tiny.program(lambda key: made.loss(models, batch, key).nats_sum, jax.random.key(0))
+        return tiny.program(lambda key: member.loss(models, batch, key).nats_sum, jax.random.key(0))
 
     probe.__name__ = name
     return probe
@@ -113,13 +113,13 @@ def hybrid(**changes):
 
 def dropped(**changes):
     """The loss of an autoregressive model with a layer that predicts from further back."""
-    made, config = (
+    member, config = (
         build_member(dict(name="ar", **changes), "objectives", tiny.VOCAB),
         tiny.model_config(mtp_layers=1),
     )
     batch, params = tiny.batch(tiny.tokens(2, 6)), tiny.shapes(config)
     return tiny.program(
-        lambda p, key: made.loss(Models(tiny.net(config, p)), batch, key).nats_sum,
+        lambda p, key: member.loss(Models(tiny.net(config, p)), batch, key).nats_sum,
         params,
         jax.random.key(0),
     )

@@ -1,6 +1,9 @@
-"""No network there could be spends more than one: an adversary maximises Σ_x exp(−bound(x)) over a free table of logits.
+"""No network there could be spends more than one.
 
-It also proves that the ascent climbs, since what is a bound is reached; and it sees planted wrong members, each at its own exact value.
+An adversary maximises Σ_x exp(−bound(x)) over a free table of logits.
+
+It also proves that the ascent climbs, since what is a bound is reached; and it sees planted wrong
+members, each at its own exact value.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Times, patterns, couplings and weights are axes of their own: what is built has the bound's mean or is a heuristic, else refused."""
+"""Times, patterns, couplings and weights are axes of their own.
+
+What is built has the bound's mean or is a heuristic, else refused.
+"""
 
 import dataclasses
 import itertools
@@ -87,8 +90,9 @@ NEAR = w.table_net(
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ESTIMATES, ids=w.title)
 def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(config):
-    """Along a random direction of the network's logits, by differences of the enumerated bound. Also with times drawn where costs were
-    large: importance is given a lopsided memory."""
+    """Along a random direction of the network's logits, by differences of the enumerated bound.
+    Also with times drawn where costs were large: importance is given a lopsided memory.
+    """
     objective, x_XL = w.objective(config), w.X_XL[1::2]
     n, layout = len(x_XL), w.for_tables(3, len(x_XL))
     want, above, below = (
@@ -105,13 +109,13 @@ def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(c
     both = jax.jit(
         lambda keys: jax.lax.map(lambda key: jax.jvp(lambda s: loss(s, key), (0.0,), (1.0,)), keys)
     )
-    for found_S, wanted in zip(
+    for measured_S, expected in zip(
         both(jax.random.split(jax.random.key(1), SEEDS)),
         (want, (above - below) / (2 * STEP)),
         strict=True,
     ):
-        found_S = np.asarray(found_S, np.float64)
-        assert abs(found_S.mean() - wanted) < 4 * found_S.std(ddof=1) / SEEDS**0.5
+        measured_S = np.asarray(measured_S, np.float64)
+        assert abs(measured_S.mean() - expected) < 4 * measured_S.std(ddof=1) / SEEDS**0.5
 
 
 def test_a_complement_of_a_count_masks_the_rest_and_never_nothing():
@@ -173,7 +177,9 @@ def test_a_network_is_told_the_share_that_is_masked():
 
 
 def test_weights_that_look_at_kept_neighbours():
-    """½ Σ_{j kept} p (1 − p)^(|i − j| − 1), p = 0.3, over kept tokens of the same segment that count."""
+    """½ Σ_{j kept} p (1 − p)^(|i − j| − 1), p = 0.3, over kept tokens of the same segment that
+    count.
+    """
     x_BL = np.zeros((1, 6), np.int32)
     z_BL = np.where(np.arange(6) == 2, w.VOCAB.mask, x_BL)
     z_BL[0, 4] = w.VOCAB.mask
@@ -203,20 +209,24 @@ def test_dynamic_weights_of_hybrid_noise():
     )
     noise, t, n = objective.process, jnp.full((1, 3), 0.3), w.V
     x_BL, z_BL = np.array([[0, 1, 2]]), np.array([[w.VOCAB.mask, 2, 2]])
-    told_V = np.where(np.arange(w.VOCAB.size) < n, [0.5, 0.3, 0.2] + [0.0] * (w.VOCAB.size - n), 0)
+    stated_p_V = np.where(
+        np.arange(w.VOCAB.size) < n, [0.5, 0.3, 0.2] + [0.0] * (w.VOCAB.size - n), 0
+    )
 
-    def told(canvas):
-        return Output(Dense(jnp.log(jnp.asarray(told_V))[None, None] + jnp.zeros((1, 3, 1))))
+    def stated_p(canvas):
+        return Output(Dense(jnp.log(jnp.asarray(stated_p_V))[None, None] + jnp.zeros((1, 3, 1))))
 
-    prediction, one_BL = told(None).prediction, jnp.ones(x_BL.shape)
-    found_L = np.asarray(jax.jit(objective._dynamic)(prediction, x_BL, z_BL, t, one_BL))[0]
+    prediction, one_BL = stated_p(None).prediction, jnp.ones(x_BL.shape)
+    measured_L = np.asarray(jax.jit(objective._dynamic)(prediction, x_BL, z_BL, t, one_BL))[0]
     alpha, uniform = float(noise.alpha(0.3)), float(noise.noise_probs(0.3)[1])
 
     def laws(p_V):
         return alpha * np.asarray(p_V, np.float64)[:n] + uniform / n
 
     for i, weight in enumerate((2.0, 1.0, min(noise.ratio / n * ((1 - alpha) / alpha) ** 0.5, 1))):
-        q_V, p_V = laws(np.eye(w.VOCAB.size)[int(x_BL[0, i])]), laws(told_V)
+        q_V, p_V = laws(np.eye(w.VOCAB.size)[int(x_BL[0, i])]), laws(stated_p_V)
         kl = (q_V * np.log(q_V / p_V)).sum()  # the masks' shares are equal
         ratio = 1.0 if i == 0 else q_V[int(z_BL[0, i])] / p_V[int(z_BL[0, i])]
-        np.testing.assert_allclose(found_L[i], weight * (kl + ratio - np.log(ratio) - 1), rtol=1e-4)
+        np.testing.assert_allclose(
+            measured_L[i], weight * (kl + ratio - np.log(ratio) - 1), rtol=1e-4
+        )

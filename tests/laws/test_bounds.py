@@ -1,7 +1,7 @@
 """A bound is a bound: for every objective and schedule, by enumeration of z and quadrature in t.
 
-With the oracle as denoiser Σ terms = −log p(x); with any denoiser Σ_x exp(−bound(x)) ≤ 1; the estimates that a run reports agree
-with the enumerated values within the error they state.
+With the oracle as denoiser Σ terms = −log p(x); with any denoiser Σ_x exp(−bound(x)) ≤ 1; the
+estimates that a run reports agree with the enumerated values within the error they state.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,13 @@ NODES = 48  # with 32 the geometric schedules miss
 
 
 def _oracles(process):
-    """The oracles of every world under a process that leaves no masks, then two random tables; compiled as one program."""
-    asked = [*(w.oracle(k, process) for k in range(3)), *[w.tables] * 2]
+    """The oracles of every world under a process that leaves no masks, then two random tables;
+    compiled as one program.
+    """
+    oracles = [*(w.oracle(k, process) for k in range(3)), *[w.tables] * 2]
 
     def net(canvas):
-        answers = [lambda canvas, ask=ask: ask(canvas).prediction for ask in asked]
+        answers = [lambda canvas, ask=ask: ask(canvas).prediction for ask in oracles]
         return Output(jax.lax.switch(canvas.layout.segments_BL[0, 0] - 1, answers, canvas))
 
     return net
@@ -64,7 +66,9 @@ def _exact(objective):
 
 @w.one_of_each
 def test_every_member_says_what_it_claims(member):
-    """What is no estimate of what is reported is of another type, so that nothing can take it for a likelihood."""
+    """What is no estimate of what is reported is of another type, so that nothing can take it for
+    a likelihood.
+    """
     objective, batch = w.objective(member), w.batch_of(w.X_XL, marked_BL=np.ones_like(w.X_XL))
     assert objective.claims in ("exact", "bound") and objective.loss_claims in (
         objective.claims,
@@ -104,7 +108,9 @@ def test_schedules_do_not_change_the_bound(process):
 
 @every_objective
 def test_a_fixed_count_does_not_change_the_bound(member):
-    """What is reported of it has the value of what is trained, whatever the schedule; blocks of one are exact then."""
+    """What is reported of it has the value of what is trained, whatever the schedule; blocks of
+    one are exact then.
+    """
     own = w.objective(member)
     counted = own.counted()
     assert isinstance(own, Masked) != (counted is own), "the others' bounds allow no count"
@@ -145,7 +151,9 @@ def test_a_wrong_weight_is_seen(wrong):
 
 @by_what_is_seen
 def test_a_random_transformer_spends_at_most_one(member):
-    """A network conditioned on time, so the bound is no longer the same for every schedule; it is still a bound."""
+    """A network conditioned on time, so the bound is no longer the same for every schedule; it is
+    still a bound.
+    """
     attention = config.Attention(heads=2, kv_heads=1, head_size=4)
     model = transformer.Transformer(
         config.ModelConfig(1, 8, attention, config.FFN(width=8), time="adaln", vocab=w.VOCAB)
@@ -166,7 +174,7 @@ def test_a_random_transformer_spends_at_most_one(member):
 @pytest.mark.slow
 def test_given_positions_condition_the_bound():
     """With the oracle and x_1 given: −log p(x_2, x_3 | x_1)."""
-    given_XL = np.broadcast_to(np.arange(w.L) > 0, w.X_XL.shape)
+    noisable_XL = np.broadcast_to(np.arange(w.L) > 0, w.X_XL.shape)
     p_X = w.law(w.WORLDS[0])
     first_V = p_X.reshape(w.V, -1).sum(-1)
     names = ("ar", "masked", "block", "hybrid")
@@ -175,36 +183,41 @@ def test_given_positions_condition_the_bound():
     ):
         objective = w.objective(member)
         net = w.oracle(0, objective.process)
-        bound_X = exact_bound(objective, net, w.X_XL, w.VOCAB, noisable_BL=given_XL, nodes=24)
+        bound_X = exact_bound(objective, net, w.X_XL, w.VOCAB, noisable_BL=noisable_XL, nodes=24)
         np.testing.assert_allclose(bound_X, -np.log(p_X / first_V[w.X_XL[:, 0]]), atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["masked", "block"])
 def test_a_count_has_the_same_bound_whatever_is_given_in_a_row(name):
-    """Rows with prompts of other lengths, none among them, have other numbers of positions to choose from."""
-    given_XL = np.arange(w.L) >= (np.arange(len(w.X_XL)) % (w.L + 1))[:, None]
+    """Rows with prompts of other lengths, none among them, have other numbers of positions to
+    choose from.
+    """
+    noisable_XL = np.arange(w.L) >= (np.arange(len(w.X_XL)) % (w.L + 1))[:, None]
     own = w.objective(
         dict(name=name, process=dict(name="mask", schedule="cosine"))
         | (dict(size=2) if name == "block" else {})
     )
     table = w.for_table(3, len(w.X_XL))
     own_X, count_X = (
-        exact_bound(o, w.tables, w.X_XL, w.VOCAB, table, noisable_BL=given_XL)
+        exact_bound(o, w.tables, w.X_XL, w.VOCAB, table, noisable_BL=noisable_XL)
         for o in (own, own.counted())
     )
     np.testing.assert_allclose(count_X, own_X, rtol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------- discretised bound
+# ------------------------------------------------------------------------------ discretised bound
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", w.LINEAR, ids=w.title)
 def test_steps_cost_one_over_their_number(process):
-    """Under p, the oracle's T-step bound lies above its continuous one: fewer masks never make an exact posterior worse on average.
+    """Under p, the oracle's T-step bound lies above its continuous one.
 
-    A random denoiser has no such order, and its gap may have either sign; it still spends at most one and vanishes as 1/T.
+    Fewer masks never make an exact posterior worse on average.
+
+    A random denoiser has no such order, and its gap may have either sign; it still spends at most
+    one and vanishes as 1/T.
     """
 
     def bound(steps):
@@ -217,15 +230,17 @@ def test_steps_cost_one_over_their_number(process):
     assert (np.exp(-bound(8)).sum(-1) <= 1 + 1e-5).all()
 
 
-# -------------------------------------------------------------------------------------------------------------- estimates
+# -------------------------------------------------------------------------------------- estimates
 
 SEEDS = 300
 
 
 @by_estimate
 def test_the_reported_bound_and_the_loss(member):
-    """Over many seeds the mean is the enumerated bound and the stated variance the spread, or somewhat above it (it errs on the safe
-    side); for one seed the batch lies within four standard errors. The training loss has the same mean."""
+    """Over many seeds the mean is the enumerated bound and the stated variance the spread, or
+    somewhat above it (it errs on the safe side); for one seed the batch lies within four standard
+    errors. The training loss has the same mean.
+    """
     objective = w.objective(member)
     want_X = _bounds(objective)[3]
     batch = w.batch_of(w.X_XL, w.for_table(3, len(w.X_XL)), marked_BL=w.X_XL % 2)

@@ -1,4 +1,7 @@
-"""Categorical draws have no temperature bias: chi-square over a million draws, and the rare events that Gumbel noise loses."""
+"""Categorical draws have no temperature bias.
+
+Chi-square over a million draws, and the rare events that Gumbel noise loses.
+"""
 
 from functools import partial
 
@@ -61,14 +64,16 @@ def test_a_million_draws(name):
     assert w.chi_square(count_V, p_V) > 1e-4
 
 
-# --------------------------------------------------------------------------------------------- one token in 512 (2409.02908)
+# ------------------------------------------------------------------ one token in 512 (2409.02908)
 
 SIZE, STEPS, LENGTH = 50_000, 512, 512  # one token is expected in a pass
 BIG = Vocab(SIZE + 3, bos=SIZE + 1, eos=0, pad=SIZE + 2, mask=SIZE)
 
 
 def _faithful(step, p_V, passes):
-    """Does the first of 512 steps from an all-mask canvas reveal as many tokens as it should, with the mean −log p it should have?"""
+    """Does the first of 512 steps from an all-mask canvas reveal as many tokens as it should, with
+    the mean −log p it should have?
+    """
     key_P1 = [keys.per_sample(keys.root(0), jnp.array([i])) for i in range(passes)]
     z = np.concatenate(
         [np.asarray(step(key_1, jnp.asarray(np.log(p_V), jnp.float32)))[0] for key_1 in key_P1]
@@ -96,7 +101,10 @@ def _ancestral(key_B, logits_V):
 
 @partial(jax.jit, compiler_options=FAST)
 def _one_draw_low(key_B, logits_V):
-    """Whether and which in one draw over V + 1 outcomes, from low-range Gumbel noise: what much public code does."""
+    """Whether and which in one draw over V + 1 outcomes, from low-range Gumbel noise.
+
+    What much public code does.
+    """
     p_V = jax.nn.softmax(logits_V)
     both_V = jnp.log(jnp.append(p_V / STEPS, 1 - 1 / STEPS))
     return jax.vmap(lambda k: jax.random.categorical(k, both_V, shape=(LENGTH,), mode="low"))(key_B)
@@ -123,7 +131,7 @@ def test_zipf_over_50k():
     assert w.chi_square(_counts(np.log(ZIPF), 2**14, 2), ZIPF) > 1e-4
 
 
-# ------------------------------------------------------------------------------------ rules, with more than one bucket of ids
+# -------------------------------------------------------- rules, with more than one bucket of ids
 
 WIDE = Vocab(203, bos=201, eos=0, pad=202, mask=200)
 PLAIN = Sampler(Ancestral())
@@ -134,8 +142,11 @@ PLAIN = Sampler(Ancestral())
     "rule, noise", [("ancestral", "mask"), ("ancestral", "uniform"), ("first_hitting", "mask")]
 )
 def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
-    """The same law of 200 ids at two positions, half of a step: what is revealed has that law, so the two took numbers of their own."""
-    n, process, made = (
+    """The same law of 200 ids at two positions, half of a step.
+
+    What is revealed has that law, so the two took numbers of their own.
+    """
+    n, process, rule = (
         3000,
         w.build_member(noise, "noise", WIDE),
         w.build_member(rule, "samplers.rules", WIDE),
@@ -149,7 +160,7 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     times = dict(t_B=jnp.full(n, 0.9), s_B=jnp.full(n, 0.5))
     moment = StepView(seen, process, ~seen.frozen_BL, **times, log_prob_BR=jnp.zeros((n, 2)))
     output = Output(Tempered(Dense(logits_BLV)))
-    step = jax.jit(lambda key_B: made.step(key_B, output, moment, made.init(seen))[0])
+    step = jax.jit(lambda key_B: rule.step(key_B, output, moment, rule.init(seen))[0])
     z_BL = np.asarray(step(keys.per_sample(keys.root(0), jnp.arange(n))))
     want_V = np.asarray(
         process.reverse(Dense(logits_BLV[:1]), seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1])

@@ -1,4 +1,7 @@
-"""The likelihood under the sampler: it sums to 1 over all texts, is the law of what is drawn, and needs picks without chance."""
+"""The likelihood under the sampler.
+
+It sums to 1 over all texts, is the law of what is drawn, and needs picks without chance.
+"""
 
 import dataclasses
 from functools import cache
@@ -90,7 +93,9 @@ def test_a_given_order_is_followed():
 
 
 def test_the_mean_over_orders_lies_on_the_bound():
-    """For a network that knows what it sees and nothing else, the bound is the mean of the exact costs of all orders."""
+    """For a network that knows what it sees and nothing else, the bound is the mean of the exact
+    costs of all orders.
+    """
     orders, rule = (
         w.objective(dict(name="any_order")).support(w.VOCAB, w.L),
         dict(name="ordered", order="given"),

@@ -1,4 +1,7 @@
-"""The exact law of a chain's bigrams under ancestral sampling: that of the enumerated law, for any schedule and number of steps."""
+"""The exact law of a chain's bigrams under ancestral sampling.
+
+That of the enumerated law, for any schedule and number of steps.
+"""
 
 import dataclasses
 
@@ -17,10 +20,10 @@ STEPS = (1, 2, 5)
 
 def bigrams(law_X, world):
     """The mean over i of the law of (x_i, x_{i+1})."""
-    x_XL, found_VV = all_sequences(world.size, world.length), np.zeros((world.size, world.size))
+    x_XL, laws_VV = all_sequences(world.size, world.length), np.zeros((world.size, world.size))
     for i in range(world.length - 1):
-        np.add.at(found_VV, (x_XL[:, i], x_XL[:, i + 1]), law_X / (world.length - 1))
-    return found_VV
+        np.add.at(laws_VV, (x_XL[:, i], x_XL[:, i + 1]), law_X / (world.length - 1))
+    return laws_VV
 
 
 @pytest.mark.parametrize("schedule", ["linear", pytest.param("cosine", marks=pytest.mark.slow)])
@@ -30,11 +33,11 @@ def test_bigrams_are_those_of_the_enumerated_law(schedule):
         w.process(dict(name="mask", schedule=schedule)),
     )
     process = dataclasses.replace(process, vocab=world.vocab)
-    found = ancestral_bigrams(world, process, STEPS)
-    for steps, found_VV in zip(STEPS, found, strict=True):
+    laws = ancestral_bigrams(world, process, STEPS)
+    for steps, laws_VV in zip(STEPS, laws, strict=True):
         law_X = ancestral_law(world.net, process, Full(), steps, world.vocab, world.length)
-        np.testing.assert_allclose(found_VV, bigrams(law_X, world), atol=2e-6)
-    assert np.abs(found[0] - world.bigrams()).max() > 0.01, (
+        np.testing.assert_allclose(laws_VV, bigrams(law_X, world), atol=2e-6)
+    assert np.abs(laws[0] - world.bigrams()).max() > 0.01, (
         "one step is seen to differ, else this test sees nothing"
     )
 

@@ -1,4 +1,8 @@
-"""Learned schedules: a bound for any of them, −log p with the posterior that knows them, and a gradient that is the enumerated bound's."""
+"""Learned schedules.
+
+A bound for any of them, −log p with the posterior that knows them, and a gradient that is the
+enumerated bound's.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +35,10 @@ def test_a_bound_for_any_schedules_and_exact_with_their_posterior():
 
 
 def test_its_sampler_draws_from_p_as_steps_grow():
-    """Tokens of large w come first, and the law still tends to p: what is left falls by half as steps double."""
+    """Tokens of large w come first, and the law still tends to p.
+
+    What is left falls by half as steps double.
+    """
     world, process = w.WORLDS[1], PROCESS
 
     def law(steps):
@@ -75,8 +82,10 @@ def enumerated(own, table, nodes=48, scored=True):
 
 
 def test_the_gradient_estimator_is_that_of_the_bound():
-    """Over many seeds the mean gradient with respect to schedules and network lies within four standard errors of the enumerated one, and
-    far from what is left of it without the score function. (The network's along random directions: states seen once say nothing.)"""
+    """Over many seeds the mean gradient with respect to schedules and network lies within four
+    standard errors of the enumerated one, and far from what is left of it without the score
+    function. (The network's along random directions: states seen once say nothing.)
+    """
     finite = jnp.where(jnp.isfinite(w.TABLES[3:4]), w.TABLES[3:4], -1e9)
     batch = w.batch_of(SMALL)
 
@@ -87,26 +96,26 @@ def test_the_gradient_estimator_is_that_of_the_bound():
     want = jax.jit(jax.grad(enumerated, (0, 1)))(POWERS, finite)
     blind = jax.jit(jax.grad(lambda own: enumerated(own, finite, scored=False)))(POWERS)
     keys = jax.random.split(jax.random.key(0), 6000)
-    found = jax.jit(
+    gradients = jax.jit(
         lambda keys: jax.lax.map(
             lambda key: jax.grad(loss, (0, 1))(POWERS, finite, key), keys, batch_size=100
         )
     )(keys)
-    assert _distance(found[0]["power_V"], want[0]["power_V"])[: w.V].max() < 4
-    assert _distance(found[0]["power_V"], blind["power_V"])[: w.V].max() > 8
+    assert _distance(gradients[0]["power_V"], want[0]["power_V"])[: w.V].max() < 4
+    assert _distance(gradients[0]["power_V"], blind["power_V"])[: w.V].max() > 8
     directions = np.random.default_rng(0).normal(size=(4, want[1].size))
     assert (
         _distance(
-            np.asarray(found[1]).reshape(len(keys), -1) @ directions.T,
+            np.asarray(gradients[1]).reshape(len(keys), -1) @ directions.T,
             directions @ np.ravel(want[1]),
         ).max()
         < 4
     )
 
 
-def _distance(found_S, want):
+def _distance(gradients_S, want):
     """|mean − want| in standard errors."""
-    found_S = np.asarray(found_S, np.float64)
-    return np.abs(found_S.mean(0) - np.asarray(want)) / np.maximum(
-        found_S.std(0, ddof=1) / len(found_S) ** 0.5, 1e-9
+    gradients_S = np.asarray(gradients_S, np.float64)
+    return np.abs(gradients_S.mean(0) - np.asarray(want)) / np.maximum(
+        gradients_S.std(0, ddof=1) / len(gradients_S) ** 0.5, 1e-9
     )

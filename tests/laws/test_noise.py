@@ -1,4 +1,8 @@
-"""Noise: schedules end exactly at 1 and 0, and a draw depends on the global sample number and the step, on nothing else."""
+"""Noise.
+
+Schedules end exactly at 1 and 0, and a draw depends on the global sample number and the step, on
+nothing else.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +20,9 @@ B, L = 8, 5
 
 @every_process
 def test_all_that_is_not_kept_is_a_mask_or_noise_and_speeds_are_derivatives(process):
-    """At t = 0 all is clean, at t = 1 nothing is left; α (m' − α'/α m) and α (u' − α'/α u) agree with autodiff, next to t = 0 too."""
+    """At t = 0 all is clean, at t = 1 nothing is left; α (m' − α'/α m) and α (u' − α'/α u) agree
+    with autodiff, next to t = 0 too.
+    """
     noise = w.process(process)
     t_T = jnp.linspace(0, 1, 257)
     a_T, noise_probs = jax.jit(lambda t: (noise.alpha(t), noise.noise_probs(t)))(t_T)
@@ -39,9 +45,9 @@ def test_all_that_is_not_kept_is_a_mask_or_noise_and_speeds_are_derivatives(proc
         )
 
     for t, rtol in ((t_T[1:-1], 2e-5), (jnp.float32([1e-6]), 1e-4)):
-        for found, wanted in zip(*both(t), strict=True):
+        for measured, expected in zip(*both(t), strict=True):
             np.testing.assert_allclose(
-                found, wanted, rtol=rtol, atol=5e-6
+                measured, expected, rtol=rtol, atol=5e-6
             )  # JAX's derivative of expm1 cancels near −1
 
 
@@ -113,7 +119,9 @@ def _padded(batch):
 
 @w.one_of_each
 def test_loss_does_not_depend_on_how_a_batch_is_cut_or_padded(member):
-    """Microbatches, hosts, the order of rows and padding leave the sums alone; another step or another sample number changes the noise."""
+    """Microbatches, hosts, the order of rows and padding leave the sums alone; another step or
+    another sample number changes the noise.
+    """
     objective, batch = w.objective(member), _batch()
     loss = jax.jit(
         lambda batch, step: objective.loss(
@@ -129,13 +137,13 @@ def test_loss_does_not_depend_on_how_a_batch_is_cut_or_padded(member):
 
     whole, long = total(batch, range(B)), _padded(batch)
     halves = ([range(4), range(4, B)], [range(0, B, 2), range(1, B, 2)])
-    for found in (
+    for measured in (
         total(batch, [5, 2, 7, 0, 1, 3, 6, 4]),
         *(total(long, *parts) for parts in halves),
     ):
-        np.testing.assert_allclose(found.nats_sum, whole.nats_sum, rtol=1e-6)
-        assert found.weight_sum == whole.weight_sum and jax.tree.all(
-            jax.tree.map(np.array_equal, found.metrics, whole.metrics)
+        np.testing.assert_allclose(measured.nats_sum, whole.nats_sum, rtol=1e-6)
+        assert measured.weight_sum == whole.weight_sum and jax.tree.all(
+            jax.tree.map(np.array_equal, measured.metrics, whole.metrics)
         )
     assert (objective.claims == "exact") == (
         total(batch, range(B), step=4).nats_sum == whole.nats_sum

@@ -1,4 +1,7 @@
-"""The laws reach a member the moment its file exists: the README's example and three wrong ones, planted in a copy of the code."""
+"""The laws reach a member the moment its file exists.
+
+The README's example and three wrong ones, planted in a copy of the code.
+"""
 
 import os
 import re
@@ -70,7 +73,7 @@ def run(house, *command):
 
 
 def test_the_wrong_ones_are_caught_by_name_and_the_example_passes(house):
-    wanted = f"cosine and ({' or '.join(PLANTED)})"
+    tests = f"cosine and ({' or '.join(PLANTED)})"
     options = [
         "-rpf",
         "--tb=short",
@@ -78,14 +81,14 @@ def test_the_wrong_ones_are_caught_by_name_and_the_example_passes(house):
         "no:cacheprovider",
         "--import-mode=importlib",
         "-k",
-        wanted,
+        tests,
     ]
-    told = run(house, "pytest", *options, "tests/laws/test_bounds.py").stdout
-    found = {name: dict(PASSED=set(), FAILED=set()) for name in PLANTED}
-    for verdict, law, name in re.findall(r"^(PASSED|FAILED) \S+::(\w+)\[(\w+)-", told, re.M):
-        found[name][verdict].add(law)
-    assert {name: laws["FAILED"] for name, laws in found.items()} == CAUGHT, told[-3000:]
-    assert len(found["early"]["PASSED"]) >= 4
+    reply = run(house, "pytest", *options, "tests/laws/test_bounds.py").stdout
+    failures = {name: dict(PASSED=set(), FAILED=set()) for name in PLANTED}
+    for verdict, law, name in re.findall(r"^(PASSED|FAILED) \S+::(\w+)\[(\w+)-", reply, re.M):
+        failures[name][verdict].add(law)
+    assert {name: laws["FAILED"] for name, laws in failures.items()} == CAUGHT, reply[-3000:]
+    assert len(failures["early"]["PASSED"]) >= 4
 
 
 def test_the_example_trains(house):

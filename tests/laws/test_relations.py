@@ -1,4 +1,7 @@
-"""What one objective is of another: reductions that hold for any network, closed forms against definitions, planted wrong ones."""
+"""What one objective is of another.
+
+Reductions that hold for any network, closed forms against definitions, planted wrong ones.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -42,48 +45,50 @@ def test_another_way_to_the_masked_bound(config):
     np.testing.assert_allclose(bound(**config), bound(name="masked"), rtol=1e-5)
 
 
-def reported(made=None, **config):
+def reported(member=None, **config):
     """All that the laws of a bound look at: programs line by line, and their constants."""
-    made, batch = made or w.objective(config), w.batch_of(w.X_XL, RANDOM)
+    member, batch = member or w.objective(config), w.batch_of(w.X_XL, RANDOM)
 
     def of_z(z_BL, t_BL):
         return (
-            made.bound_nats(Models(w.tables), batch, z_BL, t_BL),
-            made.log_q(batch, z_BL, t_BL),
+            member.bound_nats(Models(w.tables), batch, z_BL, t_BL),
+            member.log_q(batch, z_BL, t_BL),
         )
 
     def both(key, *at):
-        return (made.bound(Models(w.tables), batch, key, 4), of_z(*at))
+        return (member.bound(Models(w.tables), batch, key, 4), of_z(*at))
 
     lines, constants = tiny.program(
         both, jax.random.key(0), jnp.asarray(w.X_XL), jnp.ones(w.X_XL.shape)
     )
     return (
-        made.claims,
-        made.visibility,
-        made.time_cells(w.L),
-        made.support(w.VOCAB, w.L),
+        member.claims,
+        member.visibility,
+        member.time_cells(w.L),
+        member.support(w.VOCAB, w.L),
         lines,
     ), constants
 
 
 @pytest.mark.parametrize("stem", w.INHERIT)
 def test_what_only_trains_otherwise_reports_masked_diffusion_s_bound(stem):
-    """Line by line, so that nothing need be tried again of it that tests/laws/test_bounds.py tries of masked diffusion."""
+    """Line by line, so that nothing need be tried again of it that tests/laws/test_bounds.py tries
+    of masked diffusion.
+    """
     fields = {f.name for f in dataclasses.fields(w.objective(dict(name=stem)))}
     for changes in ({}, dict(pattern="count"), dict(process=dict(name="mask", schedule="cosine"))):
         if changes.keys() <= fields:
-            (said, constants), (want, wanted) = (
+            (said, constants), (want, expected) = (
                 reported(name=stem, **changes),
                 reported(name="masked", **changes),
             )
             assert said == want and (said == reported(name="masked")[0]) == (not changes)
-            tiny.identical(constants, wanted)
-    (said, constants), (want, wanted) = (
+            tiny.identical(constants, expected)
+    (said, constants), (want, expected) = (
         reported(w.objective(dict(name=name)).counted()) for name in (stem, "masked")
     )
     assert said == want
-    tiny.identical(constants, wanted)
+    tiny.identical(constants, expected)
 
 
 @pytest.mark.parametrize("pattern", ["bernoulli", "count"])
@@ -100,7 +105,9 @@ def test_blocks_of_one_have_the_likelihood_of_left_to_right(pattern):
 )
 @pytest.mark.parametrize("t", [0.1, 0.6, 0.95])
 def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
-    """Σ_{v ≠ z} b − a + a log(a/b), a and b the rates of z → v under the true x and under x̂, in float64 from the masses by differences."""
+    """Σ_{v ≠ z} b − a + a log(a/b), a and b the rates of z → v under the true x and under x̂, in
+    float64 from the masses by differences.
+    """
     noise = w.process(process)
     rng = np.random.default_rng(0)
     x_LV = np.zeros((w.L, 6))
@@ -145,12 +152,15 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
         np.testing.assert_allclose(bound_nats(z_L[None])[0], want_L, rtol=5e-3, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------------ planted wrong
+# ---------------------------------------------------------------------------------- planted wrong
 
 
 @dataclass(frozen=True)
 class JointSubTokens(Masked):
-    """All that is masked predicted as one, weighed by 1/t like marginals: why published perplexities were withdrawn."""
+    """All that is masked predicted as one, weighed by 1/t like marginals.
+
+    Why published perplexities were withdrawn.
+    """
 
     def bound_nats(self, models, batch, z_BL, t_BL):
         joint_B = -jnp.log(_mass(batch.tokens_BL) / _mass(z_BL))
@@ -160,7 +170,9 @@ class JointSubTokens(Masked):
 
 @dataclass(frozen=True)
 class PosteriorForLeaveOneOut:
-    """A denoiser for uniform noise that also takes z_i itself as evidence, as a plain cross-entropy teaches it to."""
+    """A denoiser for uniform noise that also takes z_i itself as evidence, as a plain cross-
+    entropy teaches it to.
+    """
 
     world: int
 

@@ -1,4 +1,7 @@
-"""Tokens that come back as masks: how many masks there are at each time, what the law tends to, and that wrong rates are seen."""
+"""Tokens that come back as masks.
+
+How many masks there are at each time, what the law tends to, and that wrong rates are seen.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -33,7 +36,8 @@ def built(config):
 
 @cache
 def drawn(remask, steps=T, table=1):
-    """(x_BL, the share of tokens [T] that stand after each step, the share [T] of those before it that it masks) from blank canvases,
+    """(x_BL, the share of tokens [T] that stand after each step, the share [T] of those before it
+    that it masks) from blank canvases,
 
     by default under the oracle of the second world.
     """
@@ -88,7 +92,11 @@ def test_the_share_of_masks_is_that_of_the_plain_process_or_is_said_to_differ(co
 
 @pytest.mark.slow
 def test_by_how_much_the_share_of_masks_differs():
-    """conf at σ_max: two tokens in five fewer stand half-way, of three positions; loop: within its window the share is held at α."""
+    """conf at σ_max.
+
+    Two tokens in five fewer stand half-way, of three positions; loop: within its window the share
+    is held at α.
+    """
     _, conf_T, _ = drawn(built("confidence"))
     gap_T = PLAIN_T - conf_T
     assert 0.35 < gap_T.max() < 0.45 and (gap_T > -0.01).all()

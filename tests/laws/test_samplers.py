@@ -1,4 +1,7 @@
-"""What a sampler draws: the ancestral law tends to p, its draws follow that law, anchors stay, no mask is left."""
+"""What a sampler draws.
+
+The ancestral law tends to p, its draws follow that law, anchors stay, no mask is left.
+"""
 
 from functools import cache
 
@@ -57,12 +60,15 @@ ANCHORED = np.concatenate([w.Z_ZL] * 32)  # every state of the canvas, hence anc
 
 
 def _checked(rule, blank=N, **settings):
-    """Draws from a blank canvas, after a look at rows with anchors: these stay, and no mask is left."""
+    """Draws from a blank canvas, after a look at rows with anchors.
+
+    These stay, and no mask is left.
+    """
     rows_BL = np.concatenate([MASKS[:blank], ANCHORED])
     done_BL = _draw(rule, rows_BL, w.VOCAB.mask != rows_BL, **settings)
     assert (done_BL < w.V).all()
-    kept_BL = w.VOCAB.mask != ANCHORED
-    assert (done_BL[blank:][kept_BL] == ANCHORED[kept_BL]).all()
+    stays_BL = w.VOCAB.mask != ANCHORED
+    assert (done_BL[blank:][stays_BL] == ANCHORED[stays_BL]).all()
     return done_BL[:blank]
 
 
@@ -117,14 +123,19 @@ def test_a_causal_denoiser_draws_from_p():
     ids=w.title,
 )
 def test_anchors_stay_and_no_mask_is_left(rule):
-    """In two steps for three positions. The rules that leave nothing to chance: tests/laws/test_exact.py."""
+    """In two steps for three positions.
+
+    The rules that leave nothing to chance: tests/laws/test_exact.py.
+    """
     _checked(rule, blank=0, steps=2)
 
 
 @pytest.mark.slow
 @every_rule
 def test_every_rule_keeps_to_its_claim(rule):
-    """A rule that claims a law reaches p with one position a step, or with many steps; one that claims none says so."""
+    """A rule that claims a law reaches p with one position a step, or with many steps; one that
+    claims none says so.
+    """
     claims = build_member(rule, "samplers.rules", w.VOCAB).claims
     assert claims.startswith(("law → p", "no law"))
     if claims.startswith("law"):

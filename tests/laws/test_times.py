@@ -1,4 +1,8 @@
-"""Times: each kind is uniform, keeps its promise, and depends on the sample's number alone; none changes the mean of a loss."""
+"""Times.
+
+Each kind is uniform, keeps its promise, and depends on the sample's number alone; none changes the
+mean of a loss.
+"""
 
 import dataclasses
 import typing
@@ -185,7 +189,7 @@ def test_dropout_masks_that_share_of_the_input_and_leaves_what_is_reported():
     plain, noisy = (w.objective(dict(name="ar", dropout=share)) for share in (0.0, 0.25))
     batch = w.batch_of(np.tile(w.X_XL, (20, 1)))
     bounds = [
-        lambda *given, objective=objective: objective.bound(*given, 2)
+        lambda *arguments, objective=objective: objective.bound(*arguments, 2)
         for objective in (plain, noisy)
     ]
     seen = [recorded(f, batch)[1][0] for f in (plain.loss, bounds[0], noisy.loss, bounds[1])]

@@ -1,4 +1,7 @@
-"""What is only trained, by hand: losses that claim no likelihood have no law, so each is computed once more from its formula."""
+"""What is only trained, by hand.
+
+Losses that claim no likelihood have no law, so each is computed once more from its formula.
+"""
 
 import dataclasses
 
@@ -40,8 +43,8 @@ def told(canvas):
     if canvas.visibility.streams == 2:
         both = two_streams(canvas, w.VOCAB.mask)
     clean_BL = canvas.z_BL if both.clean_BL is None else both.clean_BL
-    asked_BL = both.z_BL
-    return Output(says(asked_BL, canvas.t_BL), heads=dict(clean=says(clean_BL, 0 * canvas.t_BL)))
+    input_BL = both.z_BL
+    return Output(says(input_BL, canvas.t_BL), heads=dict(clean=says(clean_BL, 0 * canvas.t_BL)))
 
 
 def log_p(ids_BL, t):
@@ -80,7 +83,9 @@ def test_flat_weights_are_the_nats_of_what_is_masked():
 
 
 def test_proseco_reads_its_own_guesses_as_if_nothing_were_noised():
-    """z with the likeliest token at each mask, at time 0; every token that counts is predicted from that."""
+    """z with the likeliest token at each mask, at time 0; every token that counts is predicted
+    from that.
+    """
     filled_BL = np.where(MASKED_BL, log_p(Z_BL, T).argmax(-1), Z_BL)
     want_BL = MASKED_NATS_BL / T + 0.7 * WEIGHTS_BL * nats(filled_BL, 0.0)
     assert (filled_BL != X_BL).any()
@@ -90,7 +95,9 @@ def test_proseco_reads_its_own_guesses_as_if_nothing_were_noised():
 
 
 def test_the_auxiliary_loss_of_a_block_has_the_weight_of_the_token_that_it_predicts():
-    """Where a prompt has weight 0 counting begins with the answer's first token, predicted from the prompt's last one."""
+    """Where a prompt has weight 0 counting begins with the answer's first token, predicted from
+    the prompt's last one.
+    """
     layout = Layout(
         positions_BL=np.array([[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 2]]),
         segments_BL=np.array([[1] * 6, [1, 1, 1, 2, 2, 2]]),
@@ -98,20 +105,22 @@ def test_the_auxiliary_loss_of_a_block_has_the_weight_of_the_token_that_it_predi
     follows_BL = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 1, 0]])
     next_BL = follows_BL * np.roll(WEIGHTS_BL, -1, 1) * nats(X_BL, 0.0, np.roll(X_BL, -1, 1))
     assert next_BL[0, 1] > 0 == WEIGHTS_BL[0, 1]
-    found_BL = training_nats(
+    cost_BL = training_nats(
         dict(name="block", size=2, context="causal", auxiliary=0.3),
         dataclasses.replace(BATCH, layout=layout),
     )
-    np.testing.assert_allclose(found_BL, MASKED_NATS_BL / T + 0.3 * next_BL, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(cost_BL, MASKED_NATS_BL / T + 0.3 * next_BL, rtol=1e-5, atol=1e-6)
 
 
 def test_each_group_of_a_partition_is_told_the_share_that_is_asked_for():
-    """t of the group of rate t, 1 − t of the other; each counts by half and is divided by its own rate."""
-    asked_BL = np.full_like(X_BL, w.VOCAB.mask)
-    want_BL = np.where(MASKED_BL, nats(asked_BL, T) / T, nats(asked_BL, 1 - T) / (1 - T)) / 2
+    """t of the group of rate t, 1 − t of the other; each counts by half and is divided by its own
+    rate.
+    """
+    input_BL = np.full_like(X_BL, w.VOCAB.mask)
+    want_BL = np.where(MASKED_BL, nats(input_BL, T) / T, nats(input_BL, 1 - T) / (1 - T)) / 2
     objective, t_BL = w.objective(dict(name="partition")), jnp.full(X_BL.shape, T)
-    found_BL = objective.bound_nats(Models(told), BATCH, jnp.asarray(Z_BL), t_BL)
-    np.testing.assert_allclose(found_BL, WEIGHTS_BL * want_BL, rtol=1e-5)
+    cost_BL = objective.bound_nats(Models(told), BATCH, jnp.asarray(Z_BL), t_BL)
+    np.testing.assert_allclose(cost_BL, WEIGHTS_BL * want_BL, rtol=1e-5)
 
 
 def test_dropout_predicts_every_token_behind_an_input_that_is_partly_masked():
@@ -134,7 +143,9 @@ def test_dropout_predicts_every_token_behind_an_input_that_is_partly_masked():
 
 
 def test_both_views_of_priority_give_every_position_the_same_weight():
-    """The mean over t of rate × masked share is 1 for marked and other tokens, in the first view and in its complement."""
+    """The mean over t of rate × masked share is 1 for marked and other tokens, in the first view
+    and in its complement.
+    """
     u, weight_T = np.polynomial.legendre.leggauss(200)
     t_T1, k = (u[:, None] + 1) / 2, 2.5
     objective = w.objective(dict(name="priority", coupling="complementary", strength=k))

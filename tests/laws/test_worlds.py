@@ -1,4 +1,6 @@
-"""The oracle worlds agree with brute force over every sequence; everything else here leans on them."""
+"""The oracle worlds agree with brute force over every sequence; everything else here leans on
+them.
+"""
 
 import inspect
 
@@ -92,7 +94,10 @@ def test_posterior_is_the_enumerated_one(world, mask):
 
 
 def sees(mask, two=True, **fields):
-    """[L, L] of the positions 0 … 3 as text: a letter of z, its capital from the clean stream, a dot for nothing."""
+    """[L, L] of the positions 0 … 3 as text.
+
+    A letter of z, its capital from the clean stream, a dot for nothing.
+    """
     z_1L, clean_1L = np.array([[0, 1, 2, 3]]), np.array([[10, 11, 12, 13]])
     view_LL = np.asarray(
         views(

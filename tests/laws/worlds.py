@@ -1,4 +1,7 @@
-"""What the law tests share: small worlds, denoisers given by tables, and the members of each family by listing its directory."""
+"""What the law tests share.
+
+Small worlds, denoisers given by tables, and the members of each family by listing its directory.
+"""
 
 import dataclasses
 import itertools
@@ -31,7 +34,7 @@ X_XL = all_sequences(V, L)
 Z_ZL = alphabet(VOCAB)[all_sequences(V + 1, L)]
 
 
-# ------------------------------------------------------------------------------------------------------------- denoisers
+# -------------------------------------------------------------------------------------- denoisers
 
 
 def canvas(z_BL, visibility=None, **arrays):
@@ -58,7 +61,10 @@ def random_table(seed):
 
 
 def table_net(tables_KZLV):
-    """A network that reads its logits from table K, as seen through the visibility. K is the segment less 1, 0 without segments."""
+    """A network that reads its logits from table K, as seen through the visibility.
+
+    K is the segment less 1, 0 without segments.
+    """
 
     def net(canvas):
         state_BL = (views(canvas, VOCAB.mask) * (V + 1) ** np.arange(L - 1, -1, -1)).sum(-1)
@@ -103,7 +109,7 @@ def rows(batch, which):
     return jax.tree.map(lambda a: np.asarray(a)[which], batch)
 
 
-# --------------------------------------------------------------------------------------------------------------- members
+# ---------------------------------------------------------------------------------------- members
 
 
 def listed(family):
@@ -111,13 +117,15 @@ def listed(family):
     return member_names(family.replace("/", "."))
 
 
-def choices(family, wanted):
-    """A config for every member of `family` that has the method `wanted`, at every value of its fields that are choices."""
-    found = []
+def choices(family, method):
+    """A config for every member of `family` that has the method `wanted`, at every value of its
+    fields that are choices.
+    """
+    configs = []
     for stem in listed(family):
         module = __import__(f"dlm.{family.replace('/', '.')}.{stem}", fromlist=["_"])
         for cls in exposed(module.__name__):
-            if hasattr(cls, wanted):
+            if hasattr(cls, method):
                 options = {
                     f.name: values
                     for f in dataclasses.fields(cls)
@@ -125,8 +133,8 @@ def choices(family, wanted):
                 }
                 for values in itertools.product(*options.values()):
                     chosen = dict(zip(options, values, strict=True))
-                    found.append(dict(name=f"{family.replace('/', '.')}.{stem}") | chosen)
-    return found
+                    configs.append(dict(name=f"{family.replace('/', '.')}.{stem}") | chosen)
+    return configs
 
 
 def field_values(cls, f):
@@ -176,7 +184,9 @@ TRIED = {"masked": PROCESSES, "hybrid": MIXED}  # the others under a linear and 
 
 
 def objectives():
-    """A config for every member of dlm/objectives with a bound of its own, with processes, patterns of masks and sizes that it takes."""
+    """A config for every member of dlm/objectives with a bound of its own, with processes,
+    patterns of masks and sizes that it takes.
+    """
     for stem in listed("objectives"):
         name = f"objectives.{stem}"
         has = {f.name for f in dataclasses.fields(build_member(name, "objectives", VOCAB))}
@@ -201,7 +211,10 @@ PLAINEST = ("ar", "masked", "mask", "ancestral")
 
 
 def first_of_each(argument, configs):
-    """Every config, where each costs seconds of compilation: the fast half takes the first of the plainest members."""
+    """Every config, where each costs seconds of compilation.
+
+    The fast half takes the first of the plainest members.
+    """
     first = {
         c["name"]: c for c in reversed(configs) if c["name"].split(".")[1] in PLAINEST
     }.values()

@@ -1,4 +1,7 @@
-"""Every objective in a real run: an update, its bound, a sample, a checkpoint; and what is particular to some of them."""
+"""Every objective in a real run.
+
+An update, its bound, a sample, a checkpoint; and what is particular to some of them.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -53,45 +56,47 @@ GIVEN = dict(
 
 
 def experiment(corpus, stem, **changes):
-    made = (
+    built = (
         dict(nn__layers=1, data__marked_characters="aeiou", sampler=dict(steps=2), objective=stem)
         | GIVEN.get(stem, {})
         | changes
     )
-    run = build_run(tiny.recipe(corpus, **made))
+    run = build_run(tiny.recipe(corpus, **built))
     return Experiment(run, run.text.fit(()))
 
 
-def updated(made, count=2):
-    state, batches = made.new_state(), made.batches(0)
+def updated(built, count=2):
+    state, batches = built.new_state(), built.batches(0)
     for _ in range(count):
-        state, sums = made.update(state, next(batches))
+        state, sums = built.update(state, next(batches))
     return state, sums
 
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_it_trains_is_scored_draws_and_is_restored(stem, corpus, tmp_path):
-    made = experiment(corpus, stem)
-    state, sums = updated(made)
+    built = experiment(corpus, stem)
+    state, sums = updated(built)
     assert ("nats_sum" in sums) == (
-        made.objective.loss_claims == made.objective.claims
+        built.objective.loss_claims == built.objective.claims
     ) and not sums["skipped_sum"]
     if stem not in KIN:
-        scored_and_drawn(made, state)
+        scored_and_drawn(built, state)
     store = checkpoint.Store(tmp_path)
     store.save(2, state)
     store.close()
     other = checkpoint.Store(tmp_path)
-    tiny.identical(jax.tree.leaves(other.restore(made.abstract_state(), 2)), jax.tree.leaves(state))
+    tiny.identical(
+        jax.tree.leaves(other.restore(built.abstract_state(), 2)), jax.tree.leaves(state)
+    )
     other.close()
 
 
-def scored_and_drawn(made, state):
-    subject = RunContext(made, state.averaged, made.run.data.source)
+def scored_and_drawn(built, state):
+    subject = RunContext(built, state.averaged, built.run.data.source)
     (_, bits, _), _ = HeldOut(samples=2, windows=8).run(subject, 2)
     assert 2 < bits < 14
     replies = subject.generate([("ab", 6), (5,)])
-    vocab = made.run.nn.vocab
+    vocab = built.run.nn.vocab
     assert all(
         r.ids[r.frozen].tolist() == [*b"ab"][: r.frozen.sum()] and vocab.mask not in r.ids
         for r in replies
@@ -108,18 +113,18 @@ def test_importance_learns_where_costs_are_large_whatever_the_microbatches(corpu
 
 def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
     """BCE at k masks that were filled from the model's own prediction, and nowhere else."""
-    made = experiment(corpus, "prism")
-    objective, batch = dataclasses.replace(made.objective, tokens=3), next(made.batches(0))
-    params, key = made.new_state().params, jax.random.key(0)
+    built = experiment(corpus, "prism")
+    objective, batch = dataclasses.replace(built.objective, tokens=3), next(built.batches(0))
+    params, key = built.new_state().params, jax.random.key(0)
     params = jax.tree.map(lambda p: p + 0.01, params)
-    models = made.models(params)
+    models = built.models(params)
     t_BL = jnp.full(batch.tokens_BL.shape, 0.6)
     z_BL = objective.corrupt(models, batch, key, t_BL)
     both_BL, _ = objective.view_nats(models, batch, key, z_BL, t_BL)
-    found_BL = both_BL - objective.bound_nats(models, batch, z_BL, t_BL)
+    cost_BL = both_BL - objective.bound_nats(models, batch, z_BL, t_BL)
     prediction = objective.read(models, batch, z_BL, t_BL).prediction
     judged_BL, y_BL = objective.fill_some(prediction, batch, z_BL, key)
-    masked_BL = (z_BL == made.run.nn.vocab.mask) & (batch.weights_BL > 0)
+    masked_BL = (z_BL == built.run.nn.vocab.mask) & (batch.weights_BL > 0)
     assert (judged_BL.sum(1) == jnp.minimum(masked_BL.sum(1), 3)).all() and (
         masked_BL | ~judged_BL
     ).all()
@@ -128,7 +133,7 @@ def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
     logit_BL = np.asarray(logits_BL, np.float64)
     wrong_BL = np.where(y_BL == batch.tokens_BL, -logit_BL, logit_BL)
     np.testing.assert_allclose(
-        found_BL, np.where(judged_BL, np.logaddexp(0, wrong_BL), 0.0), atol=1e-4
+        cost_BL, np.where(judged_BL, np.logaddexp(0, wrong_BL), 0.0), atol=1e-4
     )
     assert np.abs(logit_BL).max() > 0.01
     with pytest.raises(UserError, match="set config.nn.heads"):
@@ -136,22 +141,22 @@ def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
 
 
 def test_schedules_of_tokens_move_and_shape_the_noise(corpus):
-    made = experiment(corpus, "learned")
-    state, _ = updated(made)
+    built = experiment(corpus, "learned")
+    state, _ = updated(built)
     power_V = np.asarray(state.params["objective"]["power_V"])
-    assert (np.abs(power_V[: made.run.nn.vocab.eos]) > 0).any()
-    learned_V = made.process_of(state.params).power_V
-    assert (np.asarray(learned_V) != np.asarray(made.objective.process.power_V)).any()
+    assert (np.abs(power_V[: built.run.nn.vocab.eos]) > 0).any()
+    learned_V = built.process_of(state.params).power_V
+    assert (np.asarray(learned_V) != np.asarray(built.objective.process.power_V)).any()
     far = {
         **state.params,
         "objective": {"power_V": jnp.where(jnp.arange(len(power_V)) == ord("e"), -4.0, 2.0)},
     }
-    batch = next(made.batches(0))
+    batch = next(built.batches(0))
     t_BL = jnp.full(batch.tokens_BL.shape, 0.5)
-    models = made.models(far)
-    z_BL = np.asarray(made.objective.corrupt(models, batch, jax.random.key(0), t_BL))
+    models = built.models(far)
+    z_BL = np.asarray(built.objective.corrupt(models, batch, jax.random.key(0), t_BL))
     x_BL = np.asarray(batch.tokens_BL)
-    masked_BL = (z_BL == made.run.nn.vocab.mask) & np.asarray(batch.noisable_BL)
+    masked_BL = (z_BL == built.run.nn.vocab.mask) & np.asarray(batch.noisable_BL)
     assert (
         masked_BL[x_BL == ord("e")].mean() > 0.6
         and masked_BL[(x_BL != ord("e")) & np.asarray(batch.noisable_BL)].mean() < 0.1
@@ -162,50 +167,55 @@ def test_schedules_of_tokens_move_and_shape_the_noise(corpus):
 def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_it_decides(
     stem, corpus
 ):
-    """From left to right, one position at a time: what training charges is what the replayed sampler pays."""
-    given = dict(objective=dict(name="block", size=1, pattern="count")) if stem == "block" else {}
-    made = experiment(corpus, stem, nn__time="adaln", **given)
-    params, batch = tiny.random_params(made.run.nn, scale=0.3), tiny.batch(tiny.tokens(2, 6))
-    net, models = made.net(params), made.models(params)
+    """From left to right, one position at a time.
+
+    What training charges is what the replayed sampler pays.
+    """
+    options = dict(objective=dict(name="block", size=1, pattern="count")) if stem == "block" else {}
+    built = experiment(corpus, stem, nn__time="adaln", **options)
+    params, batch = tiny.random_params(built.run.nn, scale=0.3), tiny.batch(tiny.tokens(2, 6))
+    net, models = built.net(params), built.models(params)
     order_BL = jnp.broadcast_to(jnp.arange(6), (2, 6))
     z_BL = dict(
-        any_order=order_BL, block=jnp.full((2, 6), made.run.nn.vocab.mask), ar=batch.tokens_BL
+        any_order=order_BL, block=jnp.full((2, 6), built.run.nn.vocab.mask), ar=batch.tokens_BL
     ).get(stem)
     training_nats_BL = (
-        both_groups(made, models, batch)
+        both_groups(built, models, batch)
         if stem == "partition"
-        else made.objective.bound_nats(models, batch, z_BL, jnp.zeros((2, 6)))
+        else built.objective.bound_nats(models, batch, z_BL, jnp.zeros((2, 6)))
     )
     if stem == "ar":
-        told = made.objective.bound(models, batch, jax.random.key(0), 2).nats_BL
+        replayed_nats = built.objective.bound(models, batch, jax.random.key(0), 2).nats_BL
     else:
         steps = 6 if stem == "partition" else 4
         sampler = plan.resolve(
             Sampler(rule=build_member("ordered", "samplers.rules"), steps=steps),
-            made.objective.process,
-            made.objective.visibility,
+            built.objective.process,
+            built.objective.visibility,
         )
-        told, passes = replayed(
+        replayed_nats, passes = replayed(
             net,
             sampler,
-            made.objective.process,
-            made.objective.visibility,
+            built.objective.process,
+            built.objective.visibility,
             batch,
             jax.random.key(0),
         )
         assert passes == 6, "blocks of one waste no pass"
-    tiny.close(training_nats_BL, told, 1e-4)
+    tiny.close(training_nats_BL, replayed_nats, 1e-4)
 
 
-def both_groups(made, models, batch):
-    """What each token costs when those before it are the one group and the rest is the other, whichever of the two is M."""
+def both_groups(built, models, batch):
+    """What each token costs when those before it are the one group and the rest is the other,
+    whichever of the two is M.
+    """
     nats_BL, place_L = [], jnp.arange(6)
     for i in range(6):
         known_L, ways = place_L < i, []
-        for asked_L, t in ((~known_L, 1 - i / 6), (known_L, i / 6)):
-            z_BL = jnp.where(asked_L, made.run.nn.vocab.mask, batch.tokens_BL)
+        for requested_L, t in ((~known_L, 1 - i / 6), (known_L, i / 6)):
+            z_BL = jnp.where(requested_L, built.run.nn.vocab.mask, batch.tokens_BL)
             ways.append(
-                made.objective.bound_nats(models, batch, z_BL, jnp.full((2, 6), t))[:, i]
+                built.objective.bound_nats(models, batch, z_BL, jnp.full((2, 6), t))[:, i]
                 * 2
                 * (1 - i / 6)
             )
@@ -251,11 +261,11 @@ def test_what_means_nothing_is_refused_by_name(config, why):
         build_member(config, "objectives", tiny.VOCAB)
 
 
-# ------------------------------------------------------------------------------------------------------------------- blocks
+# ----------------------------------------------------------------------------------------- blocks
 
 
 def test_blocks_grow_and_their_times_are_clipped():
-    made = build_member(
+    built = build_member(
         dict(name="block", size=8, block_warmup=0.5, clip=(0.3, 0.8), times="iid"),
         "objectives",
         tiny.VOCAB,
@@ -264,14 +274,14 @@ def test_blocks_grow_and_their_times_are_clipped():
     sizes = []
     for progress in (0.0, 0.13, 0.26, 0.4, 0.5, 1.0):
         models = Models(None, progress=jnp.float32(progress))
-        t_BL = np.asarray(made.draw_times(models, batch, jax.random.key(0))[0])
-        group_BL = np.asarray(made.count_groups(batch, models.progress))
+        t_BL = np.asarray(built.draw_times(models, batch, jax.random.key(0))[0])
+        group_BL = np.asarray(built.count_groups(batch, models.progress))
         sizes.append(int(np.unique(group_BL[0], return_counts=True)[1][0]))
         assert (t_BL >= 0.3).all() and (t_BL <= 0.8).all()
         assert (
             len({(g, t) for g, t in zip(group_BL[0], t_BL[0], strict=True)}) == 16 // sizes[-1]
         ), "one time for each block"
-    assert sizes == [1, 2, 4, 8, 8, 8] and int(np.asarray(made.count_groups(batch))[0, 8]) == 8, (
+    assert sizes == [1, 2, 4, 8, 8, 8] and int(np.asarray(built.count_groups(batch))[0, 8]) == 8, (
         "what is reported has blocks of their size"
     )
 
@@ -281,7 +291,7 @@ def test_the_auxiliary_loss_is_that_of_the_next_token():
     batch = tiny.batch(
         x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2, positions_BL=[[0, 1, 2, 0, 1, 0]] * 2
     )
-    made = [
+    built = [
         build_member(
             dict(name="block", size=2, context="causal", auxiliary=a), "objectives", tiny.VOCAB
         ).loss(tiny.models(config), batch, jax.random.key(0))
@@ -292,28 +302,28 @@ def test_the_auxiliary_loss_is_that_of_the_next_token():
     ).prediction
     log_p_BLV = np.asarray(jax.nn.log_softmax(logits_BLV.logits_BLV, -1))
     want = -sum(log_p_BLV[b, i, x_BL[b, i + 1]] for b in range(2) for i in (0, 1, 3))
-    assert float(made[1].nats_sum - made[0].nats_sum) == pytest.approx(0.5 * want, rel=1e-3)
+    assert float(built[1].nats_sum - built[0].nats_sum) == pytest.approx(0.5 * want, rel=1e-3)
     assert _next(logits_BLV, batch).sum() == pytest.approx(want, rel=1e-4)
 
 
-# ----------------------------------------------------------------------------------------------------------- priority, spans
+# -------------------------------------------------------------------------------- priority, spans
 
 
 def rates(config, t=0.5, rows=4000):
     """(share of marked positions that are masked, share of the others, in each view), at one time."""
-    made = build_member(config, "objectives", tiny.VOCAB)
+    built = build_member(config, "objectives", tiny.VOCAB)
     marked_L = np.array([1, 0, 0, 1, 0, 0, 0, 0])
     batch = tiny.batch(np.tile(tiny.tokens(1, 8), (rows, 1)))
     batch = dataclasses.replace(batch, marked_BL=jnp.tile(marked_L, (rows, 1)))
     times = jnp.full((rows, 8), t), jnp.ones((rows, 8))
-    object.__setattr__(made, "draw_times", lambda models, batch, key: times)
+    object.__setattr__(built, "draw_times", lambda models, batch, key: times)
     views = []
 
     def net(canvas):
         views.append(canvas.z_BL)
         return Output(Dense(jnp.zeros((*canvas.z_BL.shape, tiny.VOCAB.size))))
 
-    made.loss(Models(net), batch, jax.random.key(0))
+    built.loss(Models(net), batch, jax.random.key(0))
     shares = [np.asarray(z_BL == tiny.VOCAB.mask) for z_BL in views]
     return [(z[:, marked_L > 0].mean(), z[:, marked_L == 0].mean()) for z in shares], shares
 
