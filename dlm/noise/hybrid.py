@@ -23,7 +23,8 @@ from dlm.noise.base import MixtureProcess
 class HybridNoise(MixtureProcess):
     """Mixes masks with uniform noise, most of it half-way."""
 
-    uniform: float = 0.1  # p_u, the largest share of uniform noise
+    # p_u, the largest share of uniform noise.
+    uniform: float = 0.1
 
     def __post_init__(self):
         if not 0 <= self.uniform < 1:

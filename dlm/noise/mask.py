@@ -23,6 +23,7 @@ from dlm.noise.schedules.linear import Linear
 class MaskNoise(MixtureProcess):
     """Replaces tokens by masks; decided tokens are final."""
 
+    # How the probability of a mask grows with time.
     schedule: Schedule = member("noise.schedules", Linear())
 
     final: ClassVar[bool] = True

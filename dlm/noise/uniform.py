@@ -21,14 +21,17 @@ from dlm.noise.schedules.linear import Linear
 class UniformNoise(MixtureProcess):
     """Replaces tokens by others, all equally likely."""
 
+    # How the probability of destruction grows with time.
     schedule: Schedule = member("noise.schedules", Linear())
 
     def noise_probs(self, t: Array) -> tuple[Array, Array]:
         """Returns (m, u): the probability of a mask, and of uniform noise."""
+        # No masks: all that is destroyed is another token.
         p_noised = self.schedule.noised(t)
         return jnp.zeros_like(p_noised), p_noised
 
     def noise_rates(self, t: Array) -> tuple[Array, Array]:
         """Returns −α'(t), all of it towards uniform noise."""
+        # −α' from the rate, which is relative to 1 − α.
         speed = self.schedule.rate(t) * self.schedule.noised(t)
         return jnp.zeros_like(speed), speed

@@ -27,8 +27,10 @@ from dlm.objectives.masked import Masked
 class Adapted(Masked):
     """Predicts with the shift of an autoregressive model, within a reach that grows."""
 
+    # 1: token i is predicted at position i − 1.
     shift: Literal[0, 1] = 1
-    reach_warmup: float = 0.0  # share of the updates until everything is visible; 0: from the start
+    # Share of the updates until everything is visible; 0: from the start.
+    reach_warmup: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()

@@ -65,6 +65,7 @@ class AnyOrder(Diffusion):
         t_BL: Array,
     ) -> Output:
         """Returns the network's output; `z_BL` is the order."""
+        # Every token is predicted, so no position shows its own.
         mask_BL = self.process.mask_out(batch.tokens_BL, batch.noisable_BL)
         streams = dict(clean_BL=batch.tokens_BL, block_BL=jnp.where(batch.noisable_BL, z_BL, -1))
         time_BL = jnp.ones_like(t_BL)
@@ -111,6 +112,7 @@ class AnyOrder(Diffusion):
     ) -> Array:
         """Returns −log L!, in equal parts: all orders are equally likely."""
         del batch, t_BL, own
+        # Each position carries an equal part.
         L = z_BL.shape[1]
         return jnp.full(z_BL.shape, -sum(np.log(np.arange(1, L + 1))) / L)
 

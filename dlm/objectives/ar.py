@@ -42,8 +42,10 @@ from dlm.objectives.base import Base
 class AR(Base):
     """Predicts each token from those before it."""
 
-    dropout: float = 0.0  # share of the input tokens that are masked in training
-    mtp_weight: float = 0.0  # λ, the weight of the layers that predict from further back
+    # Share of the input tokens that are masked in training.
+    dropout: float = 0.0
+    # λ, the weight of the layers that predict from further back.
+    mtp_weight: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:

@@ -164,6 +164,7 @@ class Diffusion(Base):
 
         A sample's noise depends on its number and the step, never on batch, host or device.
         """
+        # The stream's name seeds the key, so it never changes.
         key_B = keys.per_sample(keys.key(key, "corrupt"), batch.index_B)
         process = self._process(models.own)
         return process.corrupt(key_B, batch.tokens_BL, t_BL, batch.noisable_BL)
@@ -212,6 +213,7 @@ class Diffusion(Base):
         t_BL: Array,
     ) -> Array:
         """Returns the cost of z at time t, nats_BL; its mean over t and z is the bound."""
+        # Predict, and charge what the process says.
         prediction = self.read(models, batch, z_BL, t_BL).prediction
         process = self._process(models.own)
         return process.charge(prediction, batch.tokens_BL, z_BL, t_BL, scale(batch))
@@ -262,7 +264,8 @@ class Diffusion(Base):
         if samples < 2 or samples % 2:
             need = "must be even and at least 2, to pair neighbouring strata"
             raise ValueError(f"samples={samples} {need}")
-        models = replace(models, progress=1.0)  # reported is the objective after all warm-ups
+        # The objective after all warm-ups is reported.
+        models = replace(models, progress=1.0)
 
         def one(_, k):
             sample_key = keys.key(key, "bound", k)
@@ -285,12 +288,14 @@ def is_over(warmup: float, progress: Array | float) -> bool:
 
 def scale(batch: Batch) -> Array:
     """Returns the weight of each position in the loss; padding and prompts have weight 0."""
+    # Where nothing is noised nothing is learned.
     counted_BL = batch.noisable_BL & (batch.weights_BL > 0)
     return jnp.where(counted_BL, batch.weights_BL, 0.0)
 
 
 def mean_of(losses: list[Loss]) -> Loss:
     """Returns the mean of several losses of the same batch; their routing statistics add up."""
+    # The weights are the same, so the sums are averaged, too.
     mean = jax.tree.map(lambda *parts: sum(parts) / len(losses), *losses)
     return replace(mean, routing=total(*(loss.routing for loss in losses)))
 

@@ -40,13 +40,16 @@ from dlm.objectives.masked import Masked
 class Block(Masked):
     """Predicts the masks of a block from the rest of the block and from earlier blocks."""
 
-    size: int = 16  # positions of a block
-    clip: tuple[float, ...] = (0.0, 1.0)  # the times of training
+    # Positions of a block.
+    size: int = 16
+    # The first and the last time of training.
+    clip: tuple[float, ...] = (0.0, 1.0)
+    # What clean tokens attend to: their block and earlier ones, or earlier tokens.
     context: Literal["block", "causal"] = "block"
-    auxiliary: float = 0.0  # weight of the clean stream's next-token loss
-    block_warmup: float = (
-        0.0  # share of the run after which blocks have their size; 0: from the start
-    )
+    # Weight of the clean stream's next-token loss.
+    auxiliary: float = 0.0
+    # Share of the run after which blocks have their size; 0: from the start.
+    block_warmup: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()

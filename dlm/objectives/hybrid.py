@@ -40,8 +40,11 @@ from dlm.objectives.base import Diffusion, scale
 class Hybrid(Diffusion):
     """Predicts the clean token at every position, whether it was destroyed or not."""
 
+    # How tokens are destroyed: any mixture of masks and uniform noise.
     process: Any = member("noise", "hybrid")
+    # How the times of a batch are drawn.
     times: Kind = "stratified"
+    # Those of training.
     weights: Literal["bound", "dynamic"] = "bound"
 
     def __post_init__(self):

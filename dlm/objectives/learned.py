@@ -41,6 +41,7 @@ from dlm.objectives.base import (
 class Learned(Diffusion):
     """Masked diffusion whose noise is trained with the network."""
 
+    # How the times of a batch are drawn.
     times: Kind = "stratified"
 
     def __post_init__(self):

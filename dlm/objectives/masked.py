@@ -45,12 +45,18 @@ Weights = Literal["bound", "flat", "context"]
 class Masked(Diffusion):
     """Predicts masked tokens from all others."""
 
+    # How tokens are destroyed; it must leave masks.
     process: Any = member("noise", "mask")
+    # How the times of a batch are drawn.
     times: Kind = "stratified"
-    pattern: Literal["bernoulli", "count"] = "bernoulli"  # each position alone, or a fixed number
-    coupling: Literal["single", "complementary"] = "single"  # complementary: twice the passes
+    # Whether each position is masked alone, or a fixed number of them.
+    pattern: Literal["bernoulli", "count"] = "bernoulli"
+    # One view of each sequence, or a mask and its complement in twice the passes.
+    coupling: Literal["single", "complementary"] = "single"
+    # Those of training.
     weights: Weights = "bound"
-    steps: int = 0  # of the discretised bound; 0 is continuous time
+    # Number of times of the discretised bound; 0 is continuous time.
+    steps: int = 0
 
     def __post_init__(self):
         if not 0 <= self.steps <= LONGEST:
@@ -60,6 +66,7 @@ class Masked(Diffusion):
             name = type(self.process).__module__.removeprefix("dlm.")
             need = "it needs noise.mask, or objective.name='objectives.hybrid'"
             raise ValueError(f"process.name={name!r} leaves no masks: {need}")
+        # What counts masks, or takes complements, needs the linear schedule.
         plain = not self.steps and self.process.schedule == Linear()
         need = "needs steps=0 and process.schedule='linear'"
         if self.coupling == "complementary" and not plain:
@@ -94,6 +101,7 @@ class Masked(Diffusion):
         """
         if self.steps:
             return self
+        # Under any other schedule a count would not be uniform.
         return replace(self, process=MaskNoise(vocab=self.vocab), pattern="count")
 
     # ----------------------------------------------------------------------------------- loss

@@ -27,6 +27,7 @@ from dlm.objectives.base import SMALLEST, Diffusion, scale
 class Partition(Diffusion):
     """Predicts each of two groups from the other."""
 
+    # How the times of a batch, the shares of M, are drawn.
     times: Kind = "stratified"
 
     @property

@@ -41,7 +41,9 @@ def _plain_masks(objective: "Priority") -> MaskNoise:
 class Priority(Masked):
     """Masks marked tokens more than others."""
 
-    strength: float = 2.0  # k
+    # k, how much earlier marked tokens are masked; 1: not at all.
+    strength: float = 2.0
+    # The marks of the data, or as many at other positions of the row.
     marks: Literal["own", "permuted"] = "own"
 
     # Training has schedules of its own: these fields of Masked are fixed, and no config has them.

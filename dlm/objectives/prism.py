@@ -32,9 +32,12 @@ from dlm.objectives.masked import Masked
 class Prism(Masked):
     """Trains a head that recognises wrong tokens."""
 
-    tokens: int = 8  # k, drawn in each sequence
-    quality_weight: float = 1.0  # weight of the second term
-    temperature: float = 1.0  # of the draws; 0 takes the most likely token
+    # k, the masks that are filled in each sequence.
+    tokens: int = 8
+    # Weight of the second term.
+    quality_weight: float = 1.0
+    # Of the draws; 0 takes the most likely token.
+    temperature: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()

@@ -30,8 +30,10 @@ from dlm.objectives.masked import Masked
 class ProSeCo(Masked):
     """Predicts all tokens from the network's own guesses, too."""
 
-    correction: float = 0.5  # weight of the second term
-    temperature: float = 1.0  # of the guesses; 0 takes the most likely token
+    # Weight of the second term.
+    correction: float = 0.5
+    # Of the guesses; 0 takes the most likely token.
+    temperature: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()

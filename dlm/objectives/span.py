@@ -32,7 +32,8 @@ from dlm.objectives.masked import Masked
 class Span(Masked):
     """Masks whole spans, which neighbours do not determine."""
 
-    length: int = 4  # positions that are masked together
+    # Positions that are masked together.
+    length: int = 4
 
     # A span is masked or not: this field of Masked is fixed, and no config has it.
     pattern: ClassVar[Literal["bernoulli"]] = "bernoulli"  # type: ignore

@@ -14,6 +14,7 @@ SMALLEST_POWER, LARGEST_POWER = 0.5, 8.0
 class Polynomial:
     """Destroys tokens late for powers above 1, early for powers below 1."""
 
+    # Above 1 most tokens are destroyed late.
     power: float = 2.0
 
     def __post_init__(self):
