@@ -165,6 +165,7 @@ class MixtureProcess:
         t_B1 = t_B[:, None]
         s_B1 = s_B[:, None]
         survives_B1 = self.alpha(t_B1) / jnp.maximum(self.alpha(s_B1), _TINY)
+        # How much noise there is at both times.
         mask_t, uniform_t = self.noise_probs(t_B1)
         mask_s, uniform_s = self.noise_probs(s_B1)
         # The probability that noise between s and t produced z_t, whatever z_s was.

@@ -43,6 +43,7 @@ def scaled(
     p_x_BL = jnp.exp(log_p_x_BL)
     kl_BL = _kl(probs_BLV, p_x_BL, log_p_x_BL, alpha_BL, each_BL)
     p_here_BL = jnp.take_along_axis(probs_BLV, z_BL[..., None], -1)[..., 0]
+    # A token that survived, or that noise happened to choose.
     same_BL = z_BL == x_BL
     return kl_BL + _ratio(p_here_BL, same_BL, masked_BL, alpha_BL, each_BL)
 

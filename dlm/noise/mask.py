@@ -82,6 +82,7 @@ class MaskNoise(MixtureProcess):
         # What comes back as masks must be revealed in addition.
         p_noised_B1 = jnp.maximum(self.schedule.noised(t_B1), 1e-30)
         remasked_BL = sigma_BL * (1 - p_noised_B1) / p_noised_B1
+        # Each mask on its own, at the same rate.
         change_BL = self.reveal_prob(t_B1, s_B1) + remasked_BL
         # Decided tokens are final.
         change_BL = jnp.where(self.undecided(z_BL), change_BL, 0.0)
@@ -124,5 +125,6 @@ class MaskNoise(MixtureProcess):
         """
         # The log-probability of padding may be −inf.
         counted_BL = self.undecided(z_BL) & (scale_BL != 0)
+        # The law of each masked token given the canvas.
         log_prob_BL = prediction.log_prob(x_BL)
         return jnp.where(counted_BL, -weight_BL * scale_BL * log_prob_BL, 0.0)

@@ -79,6 +79,7 @@ class PerToken:
         Args: as in `MixtureProcess.reverse`; remasking needs one schedule for all tokens.
         """
         del sigma_BL
+        # The share of each token's masks that are revealed between t and s.
         reveal_B1V = 1 - (s_B / t_B)[:, None, None] ** self.power_V
         probs_BLV = prediction.probs() * reveal_B1V
         mask_V = jax.nn.one_hot(self.vocab.mask, self.vocab.size)

@@ -58,6 +58,7 @@ class Adapted(Masked):
         return models.student(Canvas.of(batch, z_BL, t_BL, self._visibility_at(models, batch)))
 
     def _visibility_at(self, models: Models, batch: Batch) -> Full:
+        # After the warm-up, and for what is reported, everything is visible.
         if is_over(self.reach_warmup, models.progress):
             return self.visibility
         # The same reach for every row.

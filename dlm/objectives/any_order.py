@@ -68,6 +68,7 @@ class AnyOrder(Diffusion):
         # Every token is predicted, so no position shows its own.
         mask_BL = self.process.mask_out(batch.tokens_BL, batch.noisable_BL)
         streams = dict(clean_BL=batch.tokens_BL, block_BL=jnp.where(batch.noisable_BL, z_BL, -1))
+        # The time says nothing of an order.
         time_BL = jnp.ones_like(t_BL)
         return models.student(Canvas.of(batch, mask_BL, time_BL, self.visibility, **streams))
 
@@ -82,6 +83,7 @@ class AnyOrder(Diffusion):
         return self._nats(self.read(models, batch, z_BL, t_BL), batch)
 
     def _nats(self, output: Output, batch: Batch) -> Array:
+        # No weight depends on the order: every token counts once.
         scale_BL = scale(batch)
         nats_BL = -output.prediction.log_prob(batch.tokens_BL)
         return jnp.where(scale_BL != 0, scale_BL * nats_BL, 0.0)

@@ -95,6 +95,7 @@ class AR(Base):
         samples: int,
     ) -> Bound:
         """Returns the exact negative log-likelihood, with variance 0."""
+        # Nothing is drawn.
         del key, samples
         zero_BL = jnp.zeros(batch.tokens_BL.shape)
         nats_BL = self.bound_nats(models, batch, batch.tokens_BL, zero_BL)
@@ -112,6 +113,7 @@ class AR(Base):
         return _nats(self._read(models, batch, z_BL).prediction, batch)
 
     def _read(self, models: Models, batch: Batch, z_BL: Array) -> Output:
+        # Nothing is noised: the time is 0 everywhere.
         zero_BL = jnp.zeros(z_BL.shape)
         return models.student(Canvas.of(batch, z_BL, zero_BL, self.visibility))
 
@@ -133,6 +135,7 @@ def _ahead_nats(predictions: tuple[Prediction, ...], batch: Batch) -> Array:
     total = jnp.float32(0)
     segments_BL = batch.layout.segments_BL
     for k, prediction in enumerate(predictions, 1):
+        # i > k, counted from 0 in the row.
         counted_BL = jnp.arange(batch.tokens_BL.shape[1])[None] > k
         if segments_BL is not None:
             counted_BL &= segments_BL == jnp.roll(segments_BL, k + 1, 1)

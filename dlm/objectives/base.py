@@ -45,7 +45,10 @@ SMALLEST = 1e-6
 class Base:
     """Defaults of the objective contract."""
 
+    # The ids of tokens, mask and padding, which the tokenizer defines.
     vocab: Vocab
+
+    # ---------------------------------------------------------------------------------- claims
 
     @property
     def claims(self) -> Claim:
@@ -71,6 +74,8 @@ class Base:
     def fills_masks(self) -> bool:
         """Whether `read` predicts the masks of a sequence in one pass, for evaluators."""
         return False
+
+    # ------------------------------------------------------------------------ what is learned
 
     def init(self, key: Array) -> dict:
         """Returns the objective's own parameters; none."""
@@ -125,6 +130,7 @@ class Diffusion(Base):
 
         A density of 1 is uniform.
         """
+        # One time for the whole row.
         u_BL, density_BL = time_sampling.draw(self.times, batch, key, models.statistics)
         return self.times_from_uniform(u_BL), density_BL
 
@@ -136,6 +142,7 @@ class Diffusion(Base):
         strata: int,
     ) -> Array:
         """Returns t_BL of the bound: in one of so many equal parts of (0, 1]."""
+        # Independent inside of a stratum, whatever training does.
         u_BL, _ = time_sampling.draw("iid", batch, key)
         return self.times_from_uniform((stratum + u_BL) / strata)
 
@@ -244,6 +251,7 @@ class Diffusion(Base):
         if self.times == "importance":
             cost_B = jax.lax.stop_gradient(nats_BL.sum(1))
             statistics = time_sampling.bucket_costs(t_BL[:, 0], cost_B)
+        # Only a loss with the mean of the bound may be logged as bits.
         kind = UnbiasedLoss if self.loss_claims == self.claims else Loss
         metrics = dict(masked_share=Mean(noised_sum, weight))
         return kind((nats_BL / density_BL).sum(), weight, metrics, routing, statistics)
@@ -268,6 +276,7 @@ class Diffusion(Base):
         models = replace(models, progress=1.0)
 
         def one(_, k):
+            # Another key for each draw, the same on every device.
             sample_key = keys.key(key, "bound", k)
             t_BL = self.bound_times(batch, sample_key, k, samples)
             z_BL = self.corrupt(models, batch, sample_key, t_BL)

@@ -117,6 +117,7 @@ class Block(Masked):
         if not self.auxiliary:
             return super().view_nats(models, batch, key, z_BL, t_BL)
         network_time_BL = self.network_time(batch, z_BL, t_BL, models.progress)
+        # One pass serves both streams.
         output = self.read(models, batch, z_BL, network_time_BL)
         nats_BL = self.nats(self.weights, output.prediction, batch, z_BL, t_BL, models.progress)
         return nats_BL + self.auxiliary * _next(output.heads["clean"], batch), output.routing
@@ -129,6 +130,7 @@ class Block(Masked):
         t_BL: Array,
     ) -> Output:
         """Returns the network's output for [z ; x]."""
+        # Early in training blocks are smaller than those of the visibility.
         blocks_BL = self.count_groups(batch, models.progress)
         streams = dict(clean_BL=batch.tokens_BL, block_BL=blocks_BL)
         return models.student(Canvas.of(batch, z_BL, t_BL, self.visibility, **streams))

@@ -82,6 +82,7 @@ class Hybrid(Diffusion):
     ) -> Array:
         """Returns the cost with other weights than the bound's."""
         counted_BL = scale_BL != 0
+        # The same divergence, of which only the weights differ.
         cost_BL = self.process.divergence(prediction, x_BL, z_BL, t_BL, counted_BL)
         weight_BL = self.process.dynamic_weight(x_BL, z_BL, t_BL)
         return jnp.where(counted_BL, weight_BL * scale_BL * cost_BL, 0.0)

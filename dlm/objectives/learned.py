@@ -66,6 +66,7 @@ class Learned(Diffusion):
 
     def process_of(self, own: dict) -> PerToken:
         """Returns the process with the learned w."""
+        # Without parameters all tokens share the linear schedule.
         if not own:
             return self.process
         return PerToken(jnp.exp(_range(own["power_V"])), self.vocab)
@@ -100,6 +101,7 @@ class Learned(Diffusion):
         better_B = costs_B[0] - costs_B[1]
         score_B = log_qs_B[0] - log_qs_B[1]
         score_B = better_B * (score_B - jax.lax.stop_gradient(score_B))
+        # The value is the mean of both draws.
         nats_B = (costs_B[0] + costs_B[1] + score_B) / 2
         weight = batch.weights_BL.sum()
         metrics = dict(masked_share=Mean(masked, weight))

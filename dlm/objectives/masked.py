@@ -190,13 +190,16 @@ class Masked(Diffusion):
         progress,
     ):
         """Returns w(t), where it is not the rate of the schedule."""
+        # Weights of training that are not the bound's.
         if weights == "flat":
             return 1.0
         if weights == "context":
             return _context_weight(batch, self.process.undecided(z_BL, batch.layout))
+        # n/k of the group.
         if self.pattern == "count":
             masked_count_BL = self.masked_count(batch, z_BL, progress)
             return self.noisable_count(batch, progress) / jnp.maximum(masked_count_BL, 1)
+        # T times the probability that a mask is revealed in one step of the grid.
         return self.steps * self.process.reveal_prob(t_BL, t_BL - 1 / self.steps)
 
     def bound_nats(
@@ -221,6 +224,7 @@ class Masked(Diffusion):
         """Returns the time that the network is given: where masks are counted, their share."""
         if self.pattern == "bernoulli":
             return t_BL
+        # A group without noisable positions has no masks.
         noisable_count_BL = jnp.maximum(self.noisable_count(batch, progress), 1)
         share_BL = self.masked_count(batch, z_BL, progress) / noisable_count_BL
         return jnp.broadcast_to(share_BL, z_BL.shape)
@@ -295,6 +299,7 @@ class Masked(Diffusion):
         progress: Array | float = 1.0,
     ) -> Array:
         """Returns the sequences with exactly the other positions masked; of all masks all again."""
+        # Everything that this view shows.
         left_BL = ~self.process.undecided(z_BL, batch.layout)
         if self.pattern == "count":
             masked_count_BL = self.masked_count(batch, z_BL, progress)

@@ -96,5 +96,6 @@ class Partition(Diffusion):
         left_BL = jnp.maximum(1 - t_BL, SMALLEST)
         rate_BL = 0.5 / jnp.where(self.process.undecided(z_BL), t_BL, left_BL)
         scale_BL = rate_BL * scale(batch)
+        # Every position is predicted, from the other group.
         nats_BL = -output.prediction.log_prob(batch.tokens_BL)
         return jnp.where(scale_BL != 0, scale_BL * nats_BL, 0.0)

@@ -132,6 +132,7 @@ class Priority(Masked):
         u_BL = jnp.where(batch.noisable_BL, u_BL, 2.0)
         from_BL = jnp.argsort(u_BL, 1)
         to_BL = jnp.argsort(~batch.noisable_BL, 1, stable=True)
+        # The i-th noisable position gets the mark of the i-th one in random order.
         moved_BL = jnp.take_along_axis(marked_BL, from_BL, 1)
         return jnp.put_along_axis(marked_BL, to_BL, moved_BL, 1, inplace=False)
 

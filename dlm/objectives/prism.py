@@ -100,6 +100,7 @@ class Prism(Masked):
         u_BL = jnp.where(masked_BL, keys.uniform_BL(key_B, z_BL.shape[1]), 2.0)
         rank_BL = jnp.argsort(jnp.argsort(u_BL, 1), 1)
         filled_BL = masked_BL & (rank_BL < self.tokens)
+        # Drawn from keys of their own, so that which and what are independent.
         guess_key_B = jax.vmap(lambda k: keys.key(k, "guess"))(key_B)
         guess_BL = jax.lax.stop_gradient(prediction.sample(guess_key_B, self.temperature))
         return filled_BL, jnp.where(filled_BL, guess_BL, z_BL)

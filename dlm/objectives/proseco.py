@@ -73,6 +73,7 @@ class ProSeCo(Masked):
         masked_BL = self.process.undecided(z_BL, batch.layout)
         filled_BL = jnp.where(masked_BL, guess_BL, z_BL)
         second = self.read(models, batch, filled_BL, jnp.zeros_like(t_BL))
+        # Every token counts, masked or not.
         scale_BL, log_prob_BL = scale(batch), second.prediction.log_prob(batch.tokens_BL)
         dense_BL = jnp.where(scale_BL != 0, -scale_BL * log_prob_BL, 0.0)
         return nats_BL + self.correction * dense_BL, total(output.routing, second.routing)

@@ -108,6 +108,7 @@ def _random_tables(
     width: int,
 ) -> list[Array]:
     """Returns a table of logits for each call of the network."""
+    # One table for each call of the network.
     tables = []
     keys = jax.random.split(key, len(contexts))
     for k, index_RL in zip(keys, contexts, strict=True):
@@ -249,6 +250,7 @@ def _numbered(
     B, L = canvas.z_BL.shape
     seen_BLM = np.asarray(views(canvas, mask))
     # Tokens, and those of a clean stream, are in `views` as the visibility allows.
+    # What `views` shows does not count a second time.
     in_views: dict[str, Any] = dict(z_BL=None)
     if canvas.visibility.streams == 2:
         in_views["clean_BL"] = None

@@ -42,6 +42,7 @@ def all_sequences(size: int, length: int) -> np.ndarray:
 
 def total_variation(p_X, q_X) -> float:
     """Returns half the L1 distance of two laws."""
+    # float32 sums of many small numbers would lose digits.
     p_X = np.asarray(p_X, np.float64)
     q_X = np.asarray(q_X, np.float64)
     return 0.5 * float(np.abs(p_X - q_X).sum())
@@ -135,6 +136,7 @@ def _batch(
     noisable_BL,
     layout: Layout | None,
 ) -> Batch:
+    # Every position is noisable unless some are excepted.
     x_BL = np.asarray(x_BL, np.int32)
     if noisable_BL is None:
         noisable_BL = np.ones(x_BL.shape, bool)
@@ -154,6 +156,7 @@ def _sum_log_q(
     t_B1,
 ) -> np.ndarray:
     """Returns log q(z | x) of each row, in float64."""
+    # A product over positions is a sum of logarithms.
     log_q_BL = log_q(objective, own, batch, z_BL, t_B1)
     return np.asarray(log_q_BL, np.float64).sum(-1)
 
@@ -173,6 +176,7 @@ def times_and_weights(
     if cells:
         ends = np.arange(1, cells + 1) / cells
         return ends, np.full(cells, 1 / cells)
+    # Continuous time.
     u, weight = np.polynomial.legendre.leggauss(nodes)
     # From (−1, 1) to (0, 1), and from u to t.
     u = (u + 1) / 2
@@ -331,6 +335,7 @@ def ancestral_law(
 def _kernel(p_ZLV: np.ndarray) -> np.ndarray:
     """Returns the probability of each state after each one; positions change independently."""
     Z, length, _ = p_ZLV.shape
+    # The product over positions, one after the other.
     kernel_ZZ = np.ones((Z, 1))
     for i in range(length):
         p_Z1V = p_ZLV[:, i][:, None]

@@ -82,6 +82,7 @@ class Hmm(World):
             before_BS = logsumexp(step_BSS, -1)
             return before_BS, after_BS
 
+        # Nothing is behind the last position.
         last_BS = jnp.zeros_like(evidence_LBS[0])
         _, backward_LBS = jax.lax.scan(backward, last_BS, evidence_LBS, reverse=True)
         # Both directions leave out the evidence on i itself.
@@ -149,6 +150,7 @@ class Hmm(World):
             next_BS = logsumexp(step_BSS, 1)
             return next_BS, before_BS
 
+        # Nothing is before the first position.
         start_BS = jnp.broadcast_to(self.start_S, evidence_LBS.shape[1:])
         _, forward_LBS = jax.lax.scan(forward, start_BS, evidence_LBS)
         return forward_LBS

@@ -83,6 +83,8 @@ class Markov(Hmm):
         log_step_VV = np.log(step_VV).astype(np.float32)
         return cls(length, log_start_V, log_step_VV)
 
+    # ------------------------------------------------------------------------ closed forms
+
     def bigrams(self) -> np.ndarray:
         """Returns p(x_i = u, x_{i+1} = v), the mean over i, as _VV."""
         p_V, step_VV = self._laws()
@@ -90,6 +92,7 @@ class Markov(Hmm):
         for i in range(self.length - 1):
             power_VV = np.linalg.matrix_power(step_VV, i)
             laws.append(p_V @ power_VV)
+        # The mean law of a token that has a successor.
         mean_V = np.mean(laws, 0)
         return mean_V[:, None] * step_VV
 

@@ -115,6 +115,7 @@ class Scene(ABC):
 
     def own(self, draws: int) -> Array:
         """Draws from p itself: so few samples measure as imperfect for any law."""
+        # Other random numbers than those of a sampler.
         key = keys.key(keys.root(self.seed), "own")
         sample = jax.jit(lambda key: self.law.sample(key, draws))
         return sample(key)
@@ -158,6 +159,7 @@ class Table(Scene):
         return self._measures(counts_X / len(number_B))
 
     def _measures(self, q_X: np.ndarray) -> Measures:
+        # Nats per token.
         entropy = _entropy(q_X) / self.law.length
         return dict(tv=total_variation(q_X, self._p_X), entropy=entropy)
 
@@ -209,6 +211,7 @@ class Chain(Scene):
         invalid = float(impossible.sum())
         # Of the second token given the first.
         entropy = _entropy(q_VV) - _entropy(q_VV.sum(1))
+        # Against the bigrams of p.
         variation = total_variation(q_VV, self.law.bigrams())
         return dict(tv=variation, invalid=invalid, entropy=entropy)
 

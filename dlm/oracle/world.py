@@ -146,6 +146,7 @@ class World(ABC):
 
     def _point(self, view_BL: Array) -> Array:
         """Returns log-probabilities that are certain of each token."""
+        # A mask is no token, so its row is impossible everywhere.
         here_BLV = jax.nn.one_hot(view_BL, self.size, dtype=bool)
         return jnp.where(here_BLV, 0.0, -jnp.inf)
 
@@ -181,6 +182,7 @@ def views(
 
     It is `mask` where i sees nothing, and the token of the clean stream where i sees that.
     """
+    # The order of positions and the blocks are those of a whole row.
     visibility, L = canvas.visibility, canvas.z_BL.shape[1]
     key = Layout().complete(L)
     if visibility.streams == 1:
