@@ -15,6 +15,7 @@ from dlm.core import keys
 from dlm.core.contracts import Canvas, Dense, Output
 from dlm.core.vocab import Vocab
 from dlm.nn.visibility.full import Full
+from dlm.oracle.enumeration import step_law
 from dlm.samplers.drivers.base import Tempered
 from dlm.samplers.plan import Sampler
 from dlm.samplers.rules.ancestral import Ancestral
@@ -162,9 +163,9 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     output = Output(Tempered(Dense(logits_BLV)))
     step = jax.jit(lambda key_B: rule.step(key_B, output, moment, rule.init(seen))[0])
     z_BL = np.asarray(step(keys.per_sample(keys.root(0), jnp.arange(n))))
-    want_V = np.asarray(
-        process.reverse(Dense(logits_BLV[:1]), seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1])
-    )[0, 0]
+    first_BL, t_B, s_B = seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1]
+    transition = process.reverse(Dense(logits_BLV[:1]), first_BL, t_B, s_B)
+    want_V = np.asarray(step_law(transition, first_BL))[0, 0]
     for z_B in z_BL.T:
         moved_V = np.bincount(z_B[z_B != start], minlength=203)
         assert (
