@@ -4,7 +4,7 @@
 # Two processes, which take what the other has left. A skipped test fails the run unless tests/skips.py lists it with its reason.
 set -euo pipefail
 # shellcheck disable=SC2034
-requirements=(requirements.txt requirements-dev.txt)
+requirements=(requirements.txt requirements-dev.txt requirements-docs.txt)
 [[ "${1:-}" != --parity ]] || requirements+=(requirements-parity.txt)
 # shellcheck source=launch/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
