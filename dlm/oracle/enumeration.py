@@ -145,7 +145,7 @@ def _batch(
     index_B = np.arange(len(x_BL), dtype=np.int32)
     # NumPy's, until a compiled program reads them.
     arrays: Any = (x_BL, weights_BL, noisable_BL, index_B)
-    return Batch(*arrays, layout or Layout())
+    return Batch(*arrays, layout=layout or Layout())
 
 
 def _sum_log_q(
@@ -319,7 +319,7 @@ def ancestral_law(
     layout = jax.tree.map(to_rows, layout or Layout())
     zero_ZL = np.zeros(z_ZL.shape, np.float32)
     arrays: Any = (z_ZL, zero_ZL, zero_ZL > 0)
-    canvas = Canvas(*arrays, visibility, layout)
+    canvas = Canvas(*arrays, visibility=visibility, layout=layout)
     # From time 1 to 0, through the transition matrix of each step.
     for k in range(steps, 0, -1):
         t = np.float32(k / steps)

@@ -3,7 +3,9 @@
 Small worlds, denoisers given by tables, and the members of each family by listing its directory.
 """
 
+import contextlib
 import dataclasses
+import importlib
 import itertools
 import typing
 
@@ -118,90 +120,97 @@ def listed(family):
 
 
 def choices(family, method):
-    """A config for every member of `family` that has the method `wanted`, at every value of its
-    fields that are choices.
-    """
+    """A config for every member that has this method, at every value of its choices."""
+    room = family.replace("/", ".")
     configs = []
     for stem in listed(family):
-        module = __import__(f"dlm.{family.replace('/', '.')}.{stem}", fromlist=["_"])
+        module = importlib.import_module(f"dlm.{room}.{stem}")
         for cls in exposed(module.__name__):
             if hasattr(cls, method):
-                options = {
-                    f.name: values
-                    for f in dataclasses.fields(cls)
-                    if (values := field_values(cls, f))
-                }
-                for values in itertools.product(*options.values()):
-                    chosen = dict(zip(options, values, strict=True))
-                    configs.append(dict(name=f"{family.replace('/', '.')}.{stem}") | chosen)
+                configs += _configs(cls, f"{room}.{stem}")
     return configs
 
 
-def field_values(cls, f):
-    """All values of a field that is a choice or names a noise schedule; of any other field none."""
-    if f.metadata.get("family") == "noise.schedules":
+def _configs(cls, name):
+    """A config for every combination of a member's choices."""
+    options = {}
+    for field in dataclasses.fields(cls):
+        values = field_values(cls, field)
+        if values:
+            options[field.name] = values
+    configs = []
+    for values in itertools.product(*options.values()):
+        chosen = dict(zip(options, values, strict=True))
+        configs.append(dict(name=name) | chosen)
+    return configs
+
+
+def field_values(cls, field):
+    """All values of a field that is a choice or names a noise schedule; of others none."""
+    if field.metadata.get("family") == "noise.schedules":
         return listed("noise/schedules")
-    hint = typing.get_type_hints(cls)[f.name]
-    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    hint = typing.get_type_hints(cls)[field.name]
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)
+    return ()
 
 
 def title(config):
-    return "-".join(
-        title(v) if isinstance(v, dict) else str(v).removeprefix("objectives.")
-        for v in config.values()
-    )
+    """A test's name: the values of its config."""
+    words = []
+    for value in config.values():
+        word = title(value) if isinstance(value, dict) else str(value)
+        words.append(word.removeprefix("objectives."))
+    return "-".join(words)
 
 
 HALF = dict(name="noise.hybrid", uniform=0.5)
-PROCESSES = [
-    *choices("noise", "corrupt"),
-    dict(name="noise.mask", schedule=dict(name="polynomial", power=1.5)),
-    HALF,
-]
-LINEAR = [dict(name="noise.mask", schedule="linear"), dict(name="noise.mask", schedule="cosine")]
+CURVED = dict(name="noise.mask", schedule=dict(name="polynomial", power=1.5))
+PROCESSES = [*choices("noise", "corrupt"), CURVED, HALF]
+LINEAR = [dict(name="noise.mask", schedule=name) for name in ("linear", "cosine")]
+UNIFORM = [dict(name="noise.uniform", schedule=name) for name in ("linear", "geometric")]
+MIXED = [*LINEAR, *UNIFORM, dict(name="noise.hybrid"), HALF]
 ABSORBING = [p for p in PROCESSES if build_member(p, "noise", VOCAB).final]
-RULES = [
-    r for r in choices("samplers/rules", "step") if r.get("order") != "given"
-]  # that one is asked for in tests/laws/test_exact.py
-EACH_RULE = list({r["name"]: r for r in reversed(RULES)}.values())  # with its first choices
-INHERIT = (
-    "prism",
-    "priority",
-    "proseco",
-    "span",
-)  # report masked diffusion's bound, as tests/laws/test_relations.py proves
-SIZES = {
-    "block": [dict(size=1), dict(size=2, context="causal"), dict(size=2)]
-}  # of 3: tests/laws/test_relations.py
-ONCE = SIZES["block"][:2]  # blocks of 2 tell what schedules and counts do to blocks
-MIXED = [
-    *LINEAR,
-    *({"name": "noise.uniform", "schedule": s} for s in ("linear", "geometric")),
-    dict(name="noise.hybrid"),
-    HALF,
-]
-TRIED = {"masked": PROCESSES, "hybrid": MIXED}  # the others under a linear and a curved schedule
+# The given order has a test of its own, tests/laws/test_exact.py.
+RULES = [r for r in choices("samplers/rules", "step") if r.get("order") != "given"]
+# Each rule with its first choices.
+EACH_RULE = list({r["name"]: r for r in reversed(RULES)}.values())
+# These report masked diffusion's bound, as tests/laws/test_relations.py proves.
+INHERIT = ("prism", "priority", "proseco", "span")
+# Blocks of 3 are another test's, tests/laws/test_relations.py.
+SIZES = {"block": [dict(size=1), dict(size=2, context="causal"), dict(size=2)]}
+# Blocks of 2 show what schedules and counts do to blocks.
+ONCE = SIZES["block"][:2]
+# All others are tried under a linear and a curved schedule.
+TRIED = {"masked": PROCESSES, "hybrid": MIXED}
+NONE = [{}]  # one choice: nothing is set
 
 
 def objectives():
-    """A config for every member of dlm/objectives with a bound of its own, with processes,
-    patterns of masks and sizes that it takes.
+    """A config for every objective with a bound of its own.
+
+    Each is tried with the processes, patterns of masks and sizes that it accepts.
     """
     for stem in listed("objectives"):
+        if stem in INHERIT:
+            continue
         name = f"objectives.{stem}"
-        has = {f.name for f in dataclasses.fields(build_member(name, "objectives", VOCAB))}
-        processes = [dict(process=p) for p in TRIED.get(stem, LINEAR)] if "process" in has else [{}]
-        patterns = [{}, dict(pattern="count")] if "pattern" in has else [{}]
-        for size, pattern, process in itertools.product(SIZES.get(stem, [{}]), patterns, processes):
-            if stem in INHERIT or (size in ONCE and (pattern or process != processes[0])):
+        fields = dataclasses.fields(build_member(name, "objectives", VOCAB))
+        names = {field.name for field in fields}
+        processes, patterns = NONE, NONE
+        if "process" in names:
+            processes = [dict(process=p) for p in TRIED.get(stem, LINEAR)]
+        if "pattern" in names:
+            patterns = [{}, dict(pattern="count")]
+        sizes = SIZES.get(stem, NONE)
+        for size, pattern, process in itertools.product(sizes, patterns, processes):
+            if size in ONCE and (pattern or process != processes[0]):
                 continue
-            try:
-                build_member(
-                    member := dict(name=name) | process | pattern | size, "objectives", VOCAB
-                )
-            except UserError:  # refused by name: tests/laws/test_axes.py
-                continue
-            yield member
+            member = dict(name=name) | process | pattern | size
+            # What is refused by name is a test of tests/laws/test_axes.py.
+            with contextlib.suppress(UserError):
+                build_member(member, "objectives", VOCAB)
+                yield member
 
 
 OBJECTIVES = list(objectives())
@@ -215,21 +224,19 @@ def first_of_each(argument, configs):
 
     The fast half takes the first of the plainest members.
     """
-    first = {
-        c["name"]: c for c in reversed(configs) if c["name"].split(".")[1] in PLAINEST
-    }.values()
-    marks = [() if any(c is f for f in first) else pytest.mark.slow for c in configs]
-    return pytest.mark.parametrize(
-        argument,
-        [pytest.param(c, id=title(c), marks=m) for c, m in zip(configs, marks, strict=True)],
-    )
+    plain = [c for c in reversed(configs) if c["name"].split(".")[1] in PLAINEST]
+    first = list({c["name"]: c for c in plain}.values())
+    parameters = []
+    for config in configs:
+        fast = any(config is f for f in first)
+        marks = () if fast else pytest.mark.slow
+        parameters.append(pytest.param(config, id=title(config), marks=marks))
+    return pytest.mark.parametrize(argument, parameters)
 
 
-# one for each way to train, where schedules and sizes do not matter
-TRAINED = {
-    (c["name"], c.get("pattern")): c
-    for c in [*OBJECTIVES, *(dict(name=f"objectives.{stem}") for stem in INHERIT)]
-}
+# One for each way to train, where schedules and sizes do not matter.
+INHERITED = [dict(name=f"objectives.{stem}") for stem in INHERIT]
+TRAINED = {(c["name"], c.get("pattern")): c for c in [*OBJECTIVES, *INHERITED]}
 one_of_each = first_of_each("member", list(TRAINED.values()))
 
 
