@@ -161,7 +161,7 @@ _FAMILIES = {
     "objective": "objectives",
     "objective.process": "noise",
     "evals.exact.rule": "samplers",  # where the rules were
-    "sampler.rule": "samplers",
+    "sampler.rule": "samplers.rules",
     "sampler.remask": "samplers.remask",
 }
 _PASSES = ("then", "next_pass")  # the field of a sampler that holds its next pass, then and now

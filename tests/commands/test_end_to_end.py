@@ -596,7 +596,7 @@ def test_directories_that_are_no_run(command, place, runs, capsys):
         (sample, "masked", ["--sampler.stps=3"], "(did you mean 'steps'?)"),
         (sample, "masked", ["--prompt=a", "--infill=b___"], "exclude each other"),
         (sample, "masked", ["--infill=nothing"], "the template has no ___"),
-        (sample, "masked", ["--num=0"], "--num and --length must be at least 1"),
+        (sample, "masked", ["--num=0"], "--num, --length and --problems must be at least 1"),
         (sample, "ar", ["--infill=a___b"], "cannot fill in"),
         (sample, "ar", ["--steps=8"], "a causal model decides one position in one step"),
         (evaluate, "masked", ["--evals=bond"], "(did you mean 'bound'?)"),

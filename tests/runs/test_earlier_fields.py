@@ -156,7 +156,11 @@ def split_power(config):
 
 @pytest.fixture
 def renamed(monkeypatch):
-    modules = {"old.rules.sharp": "samplers.sharp", "samplers.sharp": "samplers.rules.keen"}
+    modules = {
+        "old.rules.sharp": "samplers.sharp",
+        "samplers.sharp": "samplers.rules.sharp",
+        "samplers.rules.sharp": "samplers.rules.keen",
+    }
     monkeypatch.setattr(earlier_fields, "MODULES", modules)
     monkeypatch.setattr(earlier_fields, "FIELDS", RENAMED)
     monkeypatch.setattr(earlier_fields, "COLUMNS", {"old_loss": "loss"})
