@@ -1,7 +1,10 @@
-"""Sample from a trained run: freely, after a prompt, or into the holes of a template; samples are appended to its samples.jsonl.
+"""Sample from a trained run: freely, after a prompt, or into the holes of a template.
 
-python -m dlm.sample --workdir=runs/x [--prompt=TEXT | --chat=FILE | --infill='def ___(x): return ___'] [--num=4] [--length=256]
-                     [--steps=64] [--sampler.rule=confident …] [--trace=out.html] [--animate] [--json]
+python -m dlm.sample --workdir=runs/x [--prompt=TEXT | --chat=FILE | --infill='def ___(x): ___']
+                     [--num=4] [--length=256] [--steps=64] [--sampler.rule=confident …]
+                     [--trace=out.html] [--animate] [--json]
+
+Samples are appended to the run's samples.jsonl.
 """
 
 import json
@@ -22,19 +25,17 @@ from dlm.runs import logs
 FLAGS = [
     Flag("workdir", "run directory", required=True, type=Place),
     Flag("step", "checkpoint to sample from (default: the newest)", type=int),
-    Flag(
-        "prompt",
-        "text that every sample begins with; the name of a special token is text in it",
-        default="",
-    ),
+    Flag("prompt", "text before every sample; names of special tokens in it are text", default=""),
     Flag(
         "chat",
-        "JSON file of a chat that is to be answered, [{role, content}, …] or {messages, tools}; the run keeps its template",
+        "JSON file of a chat to answer, [{role, content}, …] or {messages, tools}; the run has its "
+        "template",
         type=Place,
     ),
     Flag(
         "cut",
-        "cut from the left of a prompt what does not fit into the training length; half of it may go to the answer",
+        "cut a prompt from the left until it fits into the training length; half of that may go to "
+        "the answer",
         type=bool,
     ),
     Flag("infill", "template whose every ___ is a hole to fill; \\n is a line break"),
@@ -44,11 +45,12 @@ FLAGS = [
     Flag("num", "samples", default=4, type=int),
     Flag(
         "length",
-        "tokens to generate after the prompt, or per hole (default: the training length in all, or 8 per hole)",
+        "tokens to generate after the prompt, or per hole (default: the training length in all, or "
+        "8 per hole)",
         type=int,
     ),
     Flag("steps", "denoising steps, short for --sampler.steps", type=int),
-    Flag("seed", "seed of the draws", default=0, type=Seed),
+    Flag("seed", "seed of the samples", default=0, type=Seed),
     Flag("grid", "columns of the square in which the replay draws a puzzle", default=0, type=int),
     Flag("trace", "write a page that replays the denoising to this .html file", type=Place),
     Flag(
@@ -63,42 +65,55 @@ SAMPLES = "samples.jsonl"
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Sample, and show and store the samples."""
     args, overrides = cli.parse(__doc__, FLAGS, argv, ("sampler",))
-    if sum(map(bool, (args.prompt, args.chat, args.infill, args.problems))) > 1:
+    _check(args)
+    workdir = Path(args.workdir)
+    steps = [("sampler.steps", str(args.steps))] if args.steps is not None else []
+
+    from dlm.app.open_run import build_sampler, reopen
+
+    # JAX was not loaded before, so that --help is fast.
+    sampler = build_sampler(workdir, [*steps, *overrides])
+    # Places that cannot be written are refused before the run is opened.
+    output = logs.Added(Path(args.out or workdir / SAMPLES), "name another file by --out=FILE")
+    if args.trace:
+        files.try_writing(Path(args.trace), "name another file by --trace=FILE")
+    experiment, state = reopen(workdir, args.step)
+    recorded = bool(args.trace or args.animate)
+    options = dict(seed=args.seed, trace=recorded)
+    generator = experiment.generator(state.averaged, sampler, **options)
+    tasks, problems = held_out_problems(args, experiment)
+    requests = [tasks.request(problem, experiment.tokenizer) for problem in problems]
+    replies = generator(requests or [request(args, experiment)] * args.num)
+    records = [record(args, sampler, experiment.tokenizer, reply) for reply in replies]
+    # A problem's answer has a verdict.
+    for i, problem in enumerate(problems):
+        solved = tasks.solves(problem, replies[i], experiment.tokenizer)
+        records[i].update(kind="problem", solved=bool(solved))
+    # What is printed is stored, too, unless it cannot be written.
+    with output:
+        traces = []
+        if recorded:
+            traces = replays(args, sampler, experiment.tokenizer, replies, records)
+        show(args, traces, replies, records)
+        output(records)
+        if args.trace:
+            write_page(args, traces)
+
+
+def _check(args) -> None:
+    kinds = [args.prompt, args.chat, args.infill, args.problems]
+    if sum(map(bool, kinds)) > 1:
         raise UserError(
             "--prompt, --chat, --infill and --problems exclude each other: "
             "a prompt is a template with its hole at the end"
         )
     if args.cut and args.infill:
         raise UserError("--cut is for --prompt and --chat: a template is filled in as a whole")
-    if any(n is not None and n < 1 for n in (args.num, args.length, args.problems)):
+    counts = [args.num, args.length, args.problems]
+    if any(n is not None and n < 1 for n in counts):
         raise UserError("--num, --length and --problems must be at least 1")
-    workdir = Path(args.workdir)
-    steps = [("sampler.steps", str(args.steps))] if args.steps is not None else []
-
-    from dlm.app.open_run import build_sampler, reopen
-
-    sampler = build_sampler(workdir, [*steps, *overrides])
-    kept = logs.Added(Path(args.out or workdir / SAMPLES), "name another file by --out=FILE")
-    if args.trace:
-        files.try_writing(Path(args.trace), "name another file by --trace=FILE")
-    experiment, state = reopen(workdir, args.step)
-    generator = experiment.generator(
-        state.averaged, sampler, seed=args.seed, trace=bool(args.trace or args.animate)
-    )
-    tasks, problems = held_out_problems(args, experiment)
-    requests = [tasks.request(problem, experiment.tokenizer) for problem in problems]
-    replies = generator(requests or [request(args, experiment)] * args.num)
-    records = [record(args, sampler, experiment.tokenizer, reply) for reply in replies]
-    for i, problem in enumerate(problems):
-        solved = tasks.solves(problem, replies[i], experiment.tokenizer)
-        records[i].update(kind="problem", solved=bool(solved))
-    with kept:
-        traces = traced(args, experiment, sampler, replies, records)
-        show(args, traces, replies, records)
-        kept(records)
-        if args.trace:
-            write_page(args, traces)
 
 
 def held_out_problems(args, experiment):
@@ -117,140 +132,175 @@ def held_out_problems(args, experiment):
     return tasks, tasks.problems(experiment.tokenizer, args.problems)
 
 
+# ---------------------------------------------------------------------------------------- requests
+
+
 def request(args, experiment):
-    """The template of every sample; what is not as one might think is said."""
+    """Returns the template of every sample; reports what may be unexpected about it."""
     from dlm.samplers.requests import Request
 
     tokenizer, most = experiment.tokenizer, experiment.run.data.length
-    spelled = tokenizer.named(args.infill or args.prompt)
-    if spelled:
+    names = tokenizer.named(args.infill or args.prompt)
+    if names:
         say(
-            f"{', '.join(spelled)}: text here, not special tokens; those are written by the run's template, with --chat=FILE"
+            f"{', '.join(names)}: text here, not special tokens; those are written by the run's "
+            "template, with --chat=FILE"
         )
     if args.infill:
-        asked = Request.infill(args.infill.replace("\\n", "\n"), args.length or 8)
+        template = args.infill.replace("\\n", "\n")
+        filled = Request.infill(template, args.length or 8)
     else:
-        asked = continued(args, experiment)
-    size = positions(experiment, asked.parts)
+        filled = continued(args, experiment)
+    size = positions(experiment, filled.parts)
     if size > most:
-        cut = (
-            ""
-            if args.cut or not (args.prompt or args.chat)
-            else "; --cut cuts the prompt from the left"
-        )
-        say(
-            f"{size} tokens, {size - most} more than in training: nothing was trained on what comes after the first {most}{cut}"
-        )
-    return asked
+        excess = f"{size} tokens, {size - most} more than in training"
+        hint = ""
+        if not args.cut and (args.prompt or args.chat):
+            hint = "; --cut cuts the prompt from the left"
+        say(f"{excess}: nothing was trained on positions after the first {most}{hint}")
+    return filled
 
 
 def continued(args, experiment):
-    """A prompt or a chat, and what follows it; with --cut as `evals.harness` does it, so that both fit into the training length."""
+    """Returns a request with a prompt or a chat, and a hole after it.
+
+    With --cut both fit into the training length, as in `evals.harness`.
+    """
     from dlm.samplers.requests import Request
 
     tokenizer, most = experiment.tokenizer, experiment.run.data.length
-    prompt = (
-        chat(args, tokenizer)
-        if args.chat
-        else tokenizer.encode_prompt(args.prompt)
-        if args.prompt
-        else np.zeros(0, np.int32)
-    )
+    prompt = _prompt(args, tokenizer)
     known = positions(experiment, (prompt,))
     tokens = args.length or max(most - known, 1)
     if args.cut and known + tokens > most:
+        # The answer gets half of the length, or what the prompt leaves.
         tokens = min(args.length or most, max(most - known, most // 2))
-        left = known + tokens - most
+        excess = known + tokens - most
         say(
-            f"cut to the {most} positions of training: {left} of the prompt's {len(prompt)} tokens from its left; {tokens} are written"
+            f"cut to the {most} positions of training: {excess} of the prompt's {len(prompt)} "
+            f"tokens from its left; {tokens} are written"
         )
+        # Ids that precede a text still precede it.
         reads = int(experiment.objective.visibility.shift == "input")
-        prompt = tokenizer.fronted(prompt, reads)[
-            len(tokenizer.front(reads)) + left :
-        ]  # what precedes a text still does
-    return Request((prompt, tokens)) if len(prompt) else Request((tokens,))
+        front = len(tokenizer.front(reads))
+        prompt = tokenizer.fronted(prompt, reads)[front + excess :]
+    if not len(prompt):
+        return Request((tokens,))
+    return Request((prompt, tokens))
+
+
+def _prompt(args, tokenizer) -> np.ndarray:
+    if args.chat:
+        return chat(args, tokenizer)
+    if args.prompt:
+        return tokenizer.encode_prompt(args.prompt)
+    return np.zeros(0, np.int32)
 
 
 def positions(experiment, parts) -> int:
-    """How many the model is given: those of the parts, with what it takes to have before them."""
+    """Counts the tokens that the model is given: those of the parts, and those in front of them."""
     tokenizer = experiment.tokenizer
     reads = int(experiment.objective.visibility.shift == "input")
-    lead, rest = (
-        (np.zeros(0, np.int32), parts) if isinstance(parts[0], int) else (parts[0], parts[1:])
-    )
-    begun = len(tokenizer.opening(lead, reads)[0])
-    return begun + sum(
-        part if isinstance(part, int) else len(tokenizer.encode(part)) for part in rest
-    )
+    lead, rest = np.zeros(0, np.int32), parts
+    if not isinstance(parts[0], int):
+        lead, rest = parts[0], parts[1:]
+    count = len(tokenizer.opening(lead, reads)[0])
+    for part in rest:
+        count += part if isinstance(part, int) else len(tokenizer.encode(part))
+    return count
 
 
-def chat(args, tokenizer):
-    """The ids of --chat, up to where the assistant is to speak."""
+def chat(args, tokenizer) -> np.ndarray:
+    """Returns the ids of --chat, up to the assistant's answer."""
     from dlm.text.chat import Chat
 
     try:
-        given = json.loads(Path(args.chat).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        variables = json.loads(Path(args.chat).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--chat={args.chat} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--chat={args.chat} cannot be read: {error}") from None
+    if not isinstance(variables, dict):
+        variables = dict(messages=variables)
+    messages = variables.pop("messages", None)
+    tools = variables.pop("tools", None)
+    # These two are set by us.
+    for name in {"names", "generation"} & variables.keys():
         raise UserError(
-            f"--chat={args.chat} cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    given = given if isinstance(given, dict) else dict(messages=given)
-    messages, tools = given.pop("messages", None), given.pop("tools", None)
-    for name in {"names", "generation"} & given.keys():
-        raise UserError(
-            f"--chat={args.chat}: {name!r} is none of messages, tools and the variables that a template reads"
+            f"--chat={args.chat}: {name!r} is none of messages, tools and the variables that a "
+            "template reads"
         )
-    told = Chat.of(args.workdir).render(messages, tools=tools, names=tokenizer.names, **given)
-    spelled = [told[begin:end] for begin, end in tokenizer.spelled(told)]
+    template = Chat.of(args.workdir)
+    text = template.render(messages, tools=tools, names=tokenizer.names, **variables)
+    spelled = [text[begin:end] for begin, end in tokenizer.spelled(text)]
     if spelled:
-        say(
-            f"--chat={args.chat} spells {len(spelled)} special tokens, which are text: {', '.join(dict.fromkeys(spelled))[:100]}"
-        )
-    return tokenizer.encode_marked(told)
+        some = ", ".join(dict.fromkeys(spelled))[:100]
+        say(f"--chat={args.chat} spells {len(spelled)} special tokens, which are text: {some}")
+    return tokenizer.encode_marked(text)
+
+
+# ----------------------------------------------------------------------------------------- records
 
 
 def record(args, sampler, tokenizer, reply) -> dict:
-    """A sample as it is kept: its text in pieces, each generated or an anchor."""
+    """Returns a sample as it is stored: its text in pieces, each generated or an anchor."""
     pieces: list[list] = []
     for run in spans(reply.frozen):
-        pieces.append([tokenizer.decode(reply.ids[run]), bool(reply.frozen[run.start])])
-    kind = (
-        "infill" if args.infill else "prompt" if args.prompt else "chat" if args.chat else "sample"
-    )
-    shared = dict(
+        text = tokenizer.decode(reply.ids[run])
+        pieces.append([text, bool(reply.frozen[run.start])])
+    return dict(
+        kind=_kind(args),
+        text=reply.text,
+        pieces=pieces,
+        sampler=to_plain(sampler),
+        trace=args.trace,
         seed=args.seed,
         nfe=reply.nfe,
         seconds=round(reply.seconds, 3),
         logprob=round(reply.logprob, 4),
     )
-    return dict(
-        kind=kind,
-        text=reply.text,
-        pieces=pieces,
-        sampler=to_plain(sampler),
-        trace=args.trace,
-        **shared,
-    )
+
+
+def _kind(args) -> str:
+    for kind in ("infill", "prompt", "chat"):
+        if vars(args)[kind]:
+            return kind
+    return "sample"
 
 
 def spans(frozen) -> list[slice]:
-    """Runs of equal values."""
-    edges = [i for i in range(1, len(frozen)) if frozen[i] != frozen[i - 1]]
-    return [slice(a, b) for a, b in zip([0, *edges], [*edges, len(frozen)], strict=True)]
+    """Returns the runs of equal values."""
+    begin, runs = 0, []
+    for i in range(1, len(frozen)):
+        if frozen[i] != frozen[i - 1]:
+            runs.append(slice(begin, i))
+            begin = i
+    return [*runs, slice(begin, len(frozen))]
 
 
-def traced(args, experiment, sampler, replies, records) -> list:
-    """The traces of all replies, where one is asked for."""
+# ------------------------------------------------------------------------------------------ replay
+
+
+def replays(args, sampler, tokenizer, replies, records) -> list:
+    """Returns the traces of all replies.
+
+    Args:
+      args: the command's flags.
+      sampler: the plan, for the caption.
+      tokenizer: spells the tokens.
+      replies: with their traces.
+      records: of the replies.
+    """
     from dlm.samplers.plan import described
 
-    if not (args.trace or args.animate):
-        return []
-    caption = described(to_plain(sampler)) | dict(nfe=str(replies[0].nfe), seed=str(args.seed))
-    names = [f"{record['kind']} {i}{_verdict(record)}" for i, record in enumerate(records, 1)]
-    return [
-        trace(name, reply, experiment.tokenizer, caption, args.grid)
-        for name, reply in zip(names, replies, strict=True)
-    ]
+    caption = described(to_plain(sampler))
+    nfe = replies[0].nfe
+    caption |= dict(nfe=str(nfe), seed=str(args.seed))
+    traces = []
+    for i, reply in enumerate(replies):
+        name = f"{records[i]['kind']} {i + 1}{_verdict(records[i])}"
+        traces.append(_trace(name, reply, tokenizer, caption, args.grid))
+    return traces
 
 
 def _verdict(record: dict) -> str:
@@ -260,7 +310,7 @@ def _verdict(record: dict) -> str:
 
 
 def write_page(args, traces: list) -> None:
-    """The page that replays the denoising."""
+    """Writes the page that replays the denoising."""
     from dlm.reports import replay
 
     path = Path(args.trace)
@@ -270,7 +320,7 @@ def write_page(args, traces: list) -> None:
 
 
 def show(args, traces: list, replies, records) -> None:
-    """The terminal replay; text for people, or the JSON object."""
+    """Prints the terminal replay, and the texts or the JSON object."""
     from dlm.reports import replay, terminal
 
     if args.animate:
@@ -279,27 +329,20 @@ def show(args, traces: list, replies, records) -> None:
         cli.emit(dict(workdir=args.workdir, samples=records))
         return
     for i, reply in enumerate(replies):
-        say(
-            f"\n── {records[i]['kind']} {i + 1} of {len(replies)}{_verdict(records[i])}: {reply.nfe} passes, {reply.seconds:.2f} s with compilation ──"
-        )
+        name = f"{records[i]['kind']} {i + 1} of {len(replies)}{_verdict(records[i])}"
+        seconds = f"{reply.seconds:.2f} s with compilation"
+        say(f"\n── {name}: {reply.nfe} passes, {seconds} ──")
         say(replay.printable(reply.text))
 
 
-def trace(name: str, reply, tokenizer, caption: dict, columns: int = 0):
-    """A reply's trace as the replay shows it."""
+def _trace(name: str, reply, tokenizer, caption: dict, columns: int = 0):
+    """Returns a reply's trace in the form of the replay."""
     from dlm.reports.replay import Trace
 
     ids = {int(i) for row in reply.trace["states"] for i in row}
     pieces = {i: tokenizer.piece(i) for i in ids}
-    return Trace(
-        name,
-        frozen=reply.frozen,
-        pieces=pieces,
-        mask=tokenizer.mask,
-        caption=caption,
-        columns=columns,
-        **reply.trace,
-    )
+    options = dict(caption=caption, columns=columns, **reply.trace)
+    return Trace(name, frozen=reply.frozen, pieces=pieces, mask=tokenizer.mask, **options)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class Reader:
     def part(
         self,
         canvas: Canvas,
-        cache: Cache,
+        cache: Cache | None,
         block: Place,
         index_BR: Array,
     ) -> Read:
@@ -97,7 +97,7 @@ class Reader:
         keep_before = None if self.aligned else first
         return self._run(canvas, cache, start, self.size, index_BR, keep_before)
 
-    def _suffix(self, canvas: Canvas, cache: Cache, first, index_BR) -> Read:
+    def _suffix(self, canvas: Canvas, cache: Cache | None, first, index_BR) -> Read:
         """Computes everything from the block on, in the narrowest of four widths that suffices."""
         L = canvas.z_BL.shape[1]
         # Quarters of the canvas, rounded up to blocks.
@@ -124,7 +124,7 @@ class Reader:
             sizes.append(-(-sizes[-1] // 2))
         return sizes[::-1]
 
-    def scattered(self, canvas: Canvas, cache: Cache, index_BR, cached_BR) -> Read:
+    def scattered(self, canvas: Canvas, cache: Cache | None, index_BR, cached_BR) -> Read:
         """Computes these positions; of those not in `cached_BR` no key or value is stored."""
         beyond = canvas.z_BL.shape[1]
         slots_BR = jnp.where(cached_BR, index_BR, beyond)
@@ -133,17 +133,17 @@ class Reader:
         window = replace(window, layout=layout)
         return self._call(window, canvas, cache, None)
 
-    def prefill(self, canvas: Canvas, cache: Cache, count: int) -> Cache | None:
+    def prefill(self, canvas: Canvas, cache: Cache | None, count: int) -> Cache | None:
         """Returns the cache after the first `count` positions, which are all anchors."""
-        _, cache = self._run(canvas, cache, 0, count, None)
-        return cache
+        _, stored = self._run(canvas, cache, 0, count, None)
+        return stored
 
     # ------------------------------------------------------------------- one call of the network
 
     def _run(
         self,
         canvas: Canvas,
-        cache: Cache,
+        cache: Cache | None,
         start: Place,
         width: int,
         index_BR: Array | None,
@@ -158,10 +158,10 @@ class Reader:
         window = canvas.cut(slice_of, index_R[None])
         if self.visibility.shift == "input":
             window = replace(window, before_B=self._before(canvas, start))
-        output, cache = self._call(window, canvas, cache, start, first)
+        output, stored = self._call(window, canvas, cache, start, first)
         if index_BR is not None:
             output = self._at(output, index_BR - start, width)
-        return output, cache
+        return output, stored
 
     def _before(self, canvas: Canvas, start) -> Array:
         """Returns the token before the run."""
@@ -174,10 +174,11 @@ class Reader:
         self,
         window: Canvas,
         canvas: Canvas,
-        cache: Cache,
+        cache: Cache | None,
         start: Place | None,
         first: Place | None = None,
     ) -> Read:
+        assert cache is not None, "only kind 'none' computes without one"
         slots_BL = window.layout.index_BL
         layout = canvas.layout
         cache = replace(cache, layout=layout, slots_BL=slots_BL, start=start, first=first)

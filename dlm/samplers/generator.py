@@ -158,8 +158,9 @@ class Generator:
                 canvas = replace(canvas, cache=model.empty_cache(rows * copies, length))
             net = model.net(params)
             process = model.process(params)
-            options = dict(prefill=prefill, stop=True, trace=trace)
-            return generate(net, plan, process, canvas, key_B, **options)
+            return generate(
+                net, plan, process, canvas, key_B, prefill=prefill, stop=True, trace=trace
+            )
 
         self.run = jax.jit(run, static_argnames="prefill", out_shardings=sharding)
 

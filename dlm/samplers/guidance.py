@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dlm.core.contracts import Canvas, Dense, Net, Output
+from dlm.core.contracts import Canvas, Dense, Layout, Net, Output
 from dlm.samplers.rules.base import anchors
 
 
@@ -47,7 +47,7 @@ def _doubled(canvas: Canvas, blank_BL: Array) -> Canvas:
     """Returns a canvas of twice the rows, the second half with other tokens."""
     layout = jax.tree.map(_twice, canvas.layout)
     cache = canvas.cache
-    first = replace(canvas, layout=None, cache=None)
+    first = replace(canvas, layout=Layout(), cache=None)
     second = replace(first, z_BL=blank_BL)
     rows = jax.tree.map(_concatenate, first, second)
     if cache is not None:

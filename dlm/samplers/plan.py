@@ -157,7 +157,7 @@ def resolve(sampler: Sampler, process, visibility: "Visibility", first: bool = T
         _check_drafts(sampler, visibility)
         return sampler
     if _has_blocks(visibility):
-        sampler = _fit_blocks(sampler, visibility.block)
+        sampler = _fit_blocks(sampler, visibility)
     then = (
         resolve(sampler.next_pass, process, visibility, first=False) if sampler.next_pass else None
     )
@@ -174,7 +174,9 @@ def _has_blocks(visibility: "Visibility") -> bool:
     return visibility.block is not None and visibility.streams == 2
 
 
-def _fit_blocks(sampler: Sampler, size: int) -> Sampler:
+def _fit_blocks(sampler: Sampler, visibility: "Visibility") -> Sampler:
+    size = visibility.block
+    assert size is not None
     if sampler.block not in (0, size):
         raise UserError(
             f"sampler.block={sampler.block} must be 0 or {size}: this model was trained with "

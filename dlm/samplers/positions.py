@@ -35,8 +35,8 @@ def take(array_BL: Array, position_BR: Array) -> Array:
 def put(array_BL: Array, position_BR: Array, value_BR) -> Array:
     """Returns the array with values written at each row's positions; those beyond are dropped."""
     value_BR = jnp.broadcast_to(value_BR, position_BR.shape)
-    options = dict(axis=1, inplace=False, mode="drop")
-    return jnp.put_along_axis(array_BL, position_BR, value_BR, **options)
+    put = jnp.put_along_axis
+    return put(array_BL, position_BR, value_BR, 1, inplace=False, mode="drop")
 
 
 # ------------------------------------------------------------------------------------- in rounds

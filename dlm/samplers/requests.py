@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from dlm.core.contracts import Canvas, Layout, Sampled, Tokenizer, Visibility
+from dlm.core.contracts import Canvas, Layout, Sampled, Tokenizer, Trace, Visibility
 from dlm.core.errors import UserError
 from dlm.core.vocab import Vocab
 from dlm.nn.visibility import is_autoregressive
 
+_InRow = tuple[np.ndarray, np.ndarray, np.ndarray]
 BUCKET = 32  # canvas and prefill lengths are multiples of this, so that few shapes compile
 _NOTHING = "nothing to generate: a request needs at least one token"
 
@@ -66,13 +68,13 @@ class Row(NamedTuple):
     # own first id is the one before the row.
     more: int
 
-    def of_template(self, x_XL: np.ndarray, first) -> np.ndarray:
+    def of_template(self, x_XL: np.ndarray | Array, first: Any) -> np.ndarray:
         """Cuts values along the canvas to the ids of the template.
 
         `first` is the value at its first id where that is not in the row.
         """
         added = max(self.more, 0)
-        x_XL = x_XL[..., added : len(self.ids)]
+        x_XL = np.asarray(x_XL)[..., added : len(self.ids)]
         if self.more < 0:
             return np.insert(x_XL, 0, first, -1)
         return x_XL
@@ -85,7 +87,7 @@ def as_row(request: Request, tokenizer: Tokenizer, visibility: Visibility) -> Ro
     """
     parts = request.parts
     _check(parts, visibility)
-    anchor = np.zeros(0, np.int32)
+    anchor: Any = np.zeros(0, np.int32)
     rest = parts
     if not isinstance(parts[0], int):
         anchor = parts[0]
@@ -111,7 +113,8 @@ def as_row(request: Request, tokenizer: Tokenizer, visibility: Visibility) -> Ro
 
 
 def _check(parts: tuple, visibility: Visibility) -> None:
-    later_anchor = any(not isinstance(part, int) for part in parts[1:])
+    later = parts[1:]
+    later_anchor = any(not isinstance(part, int) for part in later)
     if later_anchor and not visibility.infills:
         kind = "an autoregressive" if is_autoregressive(visibility) else "a block-diffusion"
         raise UserError(f"{kind} model cannot fill in: it does not see the text after the hole")
@@ -171,26 +174,41 @@ def as_reply(
     last_anchor = anchors[-1] if len(anchors) else -1
     after_anchors = np.arange(len(ids)) > last_anchor
     ends = np.flatnonzero(vocab.ending(ids) & after_anchors)
-    shown = ids[: ends[0]] if len(ends) else ids
+    shown = ids
+    if len(ends):
+        shown = ids[: ends[0]]
     text = tokenizer.decode(shown)
     trace = None
     if sampled.trace is not None:
-        trace = _trace(sampled, b, row, start_L, frozen, vocab.mask)
+        in_row = _in_row(sampled.trace, b)
+        trace = _trace(in_row, row, start_L, frozen, vocab.mask)
     log_prob_L = sampled.log_prob_BL[b, : len(row.ids)]
     nfe = int(sampled.nfe)
     return Reply(text, ids, frozen, float(log_prob_L.sum()), nfe, seconds, trace)
 
 
+def _in_row(trace: Trace, b: int) -> _InRow:
+    """Returns (states_TL, log_prob_TL, times_T) of a row in the passes that were recorded."""
+    states_TBL, log_prob_TBL, times_T, passes = map(np.asarray, trace)
+    states_TL = states_TBL[:passes, b]
+    log_prob_TL = log_prob_TBL[:passes, b]
+    return states_TL, log_prob_TL, times_T[:passes]
+
+
 def _trace(
-    sampled: Sampled, b: int, row: Row, start_L: np.ndarray, frozen: np.ndarray, mask: int
+    in_row: _InRow,
+    row: Row,
+    start_L: np.ndarray,
+    frozen: np.ndarray,
+    mask: int,
 ) -> dict[str, Any]:
-    """Returns the recorded passes of a row; the confidence is 0 at masks and anchors."""
-    states_TBL, log_prob_TBL, times_T, count = sampled.trace
-    all_states_TL = np.concatenate([start_L[None], states_TBL[:count, b]])
-    states_TL = row.of_template(all_states_TL, row.before)
-    log_prob_TL = row.of_template(log_prob_TBL[:count, b], 0.0)
+    """Returns the recorded passes of a template; the confidence is 0 at masks and anchors."""
+    states_TL, log_prob_TL, times_T = in_row
+    states_TL = np.concatenate([start_L[None], states_TL])
+    states_TL = row.of_template(states_TL, row.before)
+    log_prob_TL = row.of_template(log_prob_TL, 0.0)
     prob_TL = np.exp(log_prob_TL)
     decided_TL = (states_TL[1:] != mask) & ~frozen
     confidence_TL = np.where(decided_TL, prob_TL, 0.0)
-    times = np.append(1.0, times_T[:count])
+    times = np.append(1.0, times_T)
     return dict(states=states_TL, confidence=confidence_TL, times=times)

@@ -33,6 +33,13 @@ class Tokenizer(Protocol):
     def encode_prompt(self, text: str) -> np.ndarray:
         """Returns the ids of a user's prompt, int32; names of special tokens in it are text."""
 
+    def opening(
+        self,
+        text: str | np.ndarray,
+        shift: int,
+    ) -> tuple[np.ndarray, int]:
+        """Returns the ids of a row that begins with a text, and the token before the row."""
+
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """Returns the text of ids."""
 

@@ -19,12 +19,12 @@ StopsWhen = Literal["decided", "unchanged", "out_of_steps"]
 
 
 class Trace(NamedTuple):
-    """The passes that were recorded, of which the first `count` are valid."""
+    """The passes that were recorded, of which the first `passes` are valid."""
 
     states_TBL: Array  # tokens after each pass
     log_prob_TBL: Array
     times_T: Array  # share of the steps that are left
-    count: Array
+    passes: Array
 
 
 @pytree

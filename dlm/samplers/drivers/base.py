@@ -66,7 +66,7 @@ class Recorder:
         """
         if trace is None:
             return None
-        n = trace.count
+        n = trace.passes
         states_TBL = trace.states_TBL.at[n].set(z_BL)
         log_prob_TBL = trace.log_prob_TBL.at[n].set(log_prob_BL)
         times_T = trace.times_T.at[n].set(left)
@@ -123,12 +123,16 @@ class Tempered:
     top_p: float = 1.0
     top_k: int = 0
 
-    def sample(self, key_B: Array) -> Array:
-        """Samples with the sharpness."""
+    def sample(
+        self, key_B: Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+    ) -> Array:
+        """Samples with its own sharpness; another is ignored."""
+        del temperature, top_p, top_k
         return self.base.sample(key_B, *self._sharpness)
 
-    def tempered(self) -> Prediction:
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Prediction:
         """Returns the distribution that `sample` samples from."""
+        del temperature, top_p, top_k
         return self.base.tempered(*self._sharpness)
 
     @property

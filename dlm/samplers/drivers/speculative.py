@@ -27,8 +27,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dlm.core.contracts import Cache, Canvas, Net, Prediction, Process, Recorder, Sampled, Trace
+from dlm.core.errors import UserError
 from dlm.core.named import Seed
 from dlm.core.pytree import pytree
+from dlm.nn.visibility.block import Block
 from dlm.samplers import drafts, positions, row_keys
 from dlm.samplers.drivers.base import Driver, ended
 from dlm.samplers.plan import Sampler
@@ -71,7 +73,9 @@ class Speculative(Driver):
         canvas = replace(start.canvas, cache=None)
         cache = start.canvas.cache
         # Blocks of one verify.
-        canvas = replace(canvas, visibility=replace(canvas.visibility, size=1))
+        visibility = canvas.visibility
+        assert isinstance(visibility, Block), "other visibilities cannot verify"
+        canvas = replace(canvas, visibility=replace(visibility, size=1))
         rank_BL = self._ranks(canvas)
         order = drafts.Order.of(canvas, rank_BL, self.order == "left_to_right")
         loop = _Loop(net, plan, process, canvas, order, key_B, recorder, stop)
@@ -93,6 +97,11 @@ class Speculative(Driver):
             return jnp.broadcast_to(jnp.arange(L), (B, L))
         if self.order == "given":
             score_BL = canvas.layout.block_BL
+            if score_BL is None:
+                raise UserError(
+                    "sampler.driver.order='given' needs an order with each text: use "
+                    "left_to_right or shuffled"
+                )
         else:
             root = jax.random.key(self.seed)
             score_BL = jax.random.uniform(root, (1, L))
@@ -335,8 +344,9 @@ class _Loop:
         slotted = replace(cache, layout=every, slots_BL=slots_BR, start=None)
         part = replace(part, layout=layout, cache=slotted)
         output = self.net(part)
-        cache = output.cache
-        return output.prediction, Cache(cache.k_NBMJK, cache.v_NBMJK)
+        stored = output.cache
+        assert stored is not None
+        return output.prediction, Cache(stored.k_NBMJK, stored.v_NBMJK)
 
     def _put(self, array_BL, index_BS, value_BS, where_BS) -> Array:
         """Returns the array with the values where `where_BS` is true.

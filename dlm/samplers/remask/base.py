@@ -39,6 +39,7 @@ class Remask:
 def alphas(view: StepView) -> tuple[Array, Array]:
     """Returns (α_t, α_s), [B, 1] each."""
     schedule = view.process.schedule
+    assert schedule is not None, "remasking needs one schedule for all tokens"
     alpha_t_B = 1 - schedule.noised(view.t_B)
     alpha_s_B = 1 - schedule.noised(view.s_B)
     return alpha_t_B[:, None], alpha_s_B[:, None]

@@ -49,13 +49,15 @@ class Ordered(Rule):
                     "left_to_right, right_to_left or shuffled"
                 )
             return layout.block_BL
+        index_BR = layout.index_BL
+        assert index_BR is not None, "the layout of a view is complete"
         if self.order == "shuffled":
             # A number for each position, whatever else is in the row.
             root = jax.random.key(self.seed)
             uniform = jax.vmap(jax.vmap(jax.random.uniform))
-            return uniform(_per_position(root, layout.index_BL))
+            return uniform(_per_position(root, index_BR))
         sign = 1 if self.order == "left_to_right" else -1
-        return layout.index_BL * sign
+        return index_BR * sign
 
 
 def _per_position(root: Array, index_BR: Array) -> Array:
