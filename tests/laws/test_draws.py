@@ -67,7 +67,9 @@ def test_a_million_draws(name):
 
 # ------------------------------------------------------------------ one token in 512 (2409.02908)
 
-SIZE, STEPS, LENGTH = 50_000, 512, 512  # one token is expected in a pass
+SIZE = 50_000
+STEPS = 512
+LENGTH = 512
 BIG = Vocab(SIZE + 3, bos=SIZE + 1, eos=0, pad=SIZE + 2, mask=SIZE)
 
 
@@ -163,12 +165,12 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     output = Output(Tempered(Dense(logits_BLV)))
     step = jax.jit(lambda key_B: rule.step(key_B, output, moment, rule.init(seen))[0])
     z_BL = np.asarray(step(keys.per_sample(keys.root(0), jnp.arange(n))))
-    first_BL, t_B, s_B = seen.z_BL[:1], moment.t_B[:1], moment.s_B[:1]
+    first_BL = seen.z_BL[:1]
+    t_B = moment.t_B[:1]
+    s_B = moment.s_B[:1]
     transition = process.reverse(Dense(logits_BLV[:1]), first_BL, t_B, s_B)
     want_V = np.asarray(step_law(transition, first_BL))[0, 0]
     for z_B in z_BL.T:
         moved_V = np.bincount(z_B[z_B != start], minlength=203)
-        assert (
-            n / 10 < moved_V.sum() < n * 0.9
-            and w.chi_square(moved_V, np.where(np.arange(203) == start, 0, want_V)) > 1e-4
-        )
+        assert n / 10 < moved_V.sum() < n * 0.9
+        assert w.chi_square(moved_V, np.where(np.arange(203) == start, 0, want_V)) > 1e-4

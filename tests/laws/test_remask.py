@@ -27,7 +27,8 @@ REMASKS = [
     r for r in w.choices("samplers/remask", "sigma") if "quality" not in r["name"]
 ]  # that one needs a network that judges
 NOISE = w.process(dict(name="mask"))
-N, T = 8000, 12
+N = 8000
+T = 12
 
 
 def built(config):
@@ -84,7 +85,8 @@ def test_the_share_of_masks_is_that_of_the_plain_process_or_is_said_to_differ(co
     off = excess(shares_T)
     assert off < 4.5 if remask.marginals == "kept" else off > 6
     if remask.marginals == "kept":
-        plain_X, p_X = w.counts(drawn(None)[0]) / N, w.law(w.WORLDS[1])
+        plain_X = w.counts(drawn(None)[0]) / N
+        p_X = w.law(w.WORLDS[1])
         assert total_variation(w.counts(x_BL) / N, p_X) < total_variation(plain_X, p_X) + 0.01, (
             "with an oracle it does no harm"
         )
@@ -99,7 +101,8 @@ def test_by_how_much_the_share_of_masks_differs():
     """
     _, conf_T, _ = drawn(built("confidence"))
     gap_T = PLAIN_T - conf_T
-    assert 0.35 < gap_T.max() < 0.45 and (gap_T > -0.01).all()
+    assert 0.35 < gap_T.max() < 0.45
+    assert (gap_T > -0.01).all()
     held = Loop(eta=0.5, begin=0.7, end=0.2, alpha=0.6)
     _, loop_T, _ = drawn(held, steps=20)
     inside = [k for k, s in enumerate(range(19, -1, -1)) if 0.2 <= s / 20 <= 0.7 - 1 / 20]
@@ -108,7 +111,8 @@ def test_by_how_much_the_share_of_masks_differs():
 
 def sigma(config, t, s):
     """σ of a step by its definition, with η = 0.5; α = 1 − t. None where it depends on the tokens."""
-    kind, strategy = config["name"].rpartition(".")[2], config.get("strategy")
+    kind = config["name"].rpartition(".")[2]
+    strategy = config.get("strategy")
     most = min(1.0, s / max(1 - t, 1e-9))
     if kind == "switch":
         return sigma(dict(name=f".{strategy}"), t, s) if t <= 0.55 else 0.0
@@ -128,7 +132,8 @@ def test_as_many_tokens_come_back_in_each_step_as_the_rule_says(config):
     np.testing.assert_array_less(
         np.abs(remasked_T - want_T), 4 / np.sqrt(np.maximum(4 * stood_T, 1)) + 1e-6
     )
-    assert (remasked_T[1:][np.array(want_T)[1:] == 0] == 0).all() and max(want_T) > 0.1
+    assert (remasked_T[1:][np.array(want_T)[1:] == 0] == 0).all()
+    assert max(want_T) > 0.1
 
 
 @dataclass(frozen=True)

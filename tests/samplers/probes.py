@@ -32,21 +32,21 @@ def sample(**changes):
     return tiny.program(drawn, loops.template({3: 7}), loops.KEY_B)
 
 
-def rule(name, **given):
+def rule(name, **options):
     """A probe: what is drawn by a rule."""
 
     def probe(**changes):
-        return sample(rule=dict(name=name) | changes, **dict(steps=6) | given)
+        return sample(rule=dict(name=name) | changes, **dict(steps=6) | options)
 
     probe.__name__ = name
     return probe
 
 
-def remask(name, **given):
+def remask(name, **options):
     """A probe: what is drawn where tokens come back."""
 
     def probe(**changes):
-        return sample(remask=dict(name=name) | given | changes, steps=12)
+        return sample(remask=dict(name=name) | options | changes, steps=12)
 
     probe.__name__ = "remask_" + name
     return probe
@@ -85,10 +85,10 @@ def second(**changes):
 
 def cached(**changes):
     """What is drawn with a cache."""
-    kept = replace(Cache("dual", 0), **changes)
+    cache = replace(Cache("dual", 0), **changes)
     one = replace(
         reading.sampler(steps=4, rule=dict(name="confident", confidence="top"), temperature=0.0),
-        cache=kept,
+        cache=cache,
     )
     return tiny.program(reading.drawing(one), reading.canvas(), reading.KEY_B)
 

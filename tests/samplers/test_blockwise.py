@@ -1,4 +1,4 @@
-"""The generation loop: what changes in which pass, how many passes there are, and that the cache changes nothing."""
+"""The default driver: which positions change in which pass, the number of passes, the cache."""
 
 from dataclasses import replace
 from functools import partial
@@ -18,8 +18,10 @@ from dlm.samplers import generator
 from dlm.samplers.plan import Sampler
 from tests import tiny
 
-B, L = 4, 10
-MASK, EOS = tiny.VOCAB.mask, tiny.VOCAB.eos
+B = 4
+L = 10
+MASK = tiny.VOCAB.mask
+EOS = tiny.VOCAB.eos
 PROCESS = build_member("mask", "noise", tiny.VOCAB)
 rng = np.random.default_rng(0)
 LEFT_VV, RIGHT_VV, PLACE_LV = (
@@ -43,7 +45,8 @@ def neighbours(canvas):
 
 def template(anchors):
     """Masks, but for the anchors {position: token}."""
-    z_BL, frozen_BL = np.full((B, L), MASK, np.int32), np.zeros((B, L), bool)
+    z_BL = np.full((B, L), MASK, np.int32)
+    frozen_BL = np.zeros((B, L), bool)
     for i, token in anchors.items():
         z_BL[:, i], frozen_BL[:, i] = token, True
     return Canvas(jnp.asarray(z_BL), jnp.ones((B, L)), jnp.asarray(frozen_BL), Full())
@@ -65,15 +68,15 @@ def sample(anchors=None, **settings):
 def test_anchors_stay_blocks_follow_each_other_and_nothing_is_left(rule):
     sampled, z_TBL = sample({3: 7, 8: 2}, rule=rule, block=4, steps=3)
     masked_TBL = z_TBL == MASK
-    assert (z_TBL[:, :, [3, 8]] == [7, 2]).all() and not masked_TBL[-1].any()
+    assert (z_TBL[:, :, [3, 8]] == [7, 2]).all()
+    assert not masked_TBL[-1].any()
     assert (z_TBL[-1] == sampled.canvas.z_BL).all()
     settled = ~masked_TBL[:-1]
     assert (z_TBL[1:][settled] == z_TBL[:-1][settled]).all(), "a token that was written stays"
     changed_TL = (z_TBL[1:] != z_TBL[:-1]).any(1)
     blocks = [set(np.flatnonzero(row) // 4) for row in changed_TL if row.any()]
-    assert all(len(b) == 1 for b in blocks) and [min(b) for b in blocks] == sorted(
-        min(b) for b in blocks
-    )
+    assert all(len(b) == 1 for b in blocks)
+    assert [min(b) for b in blocks] == sorted(min(b) for b in blocks)
     assert 3 <= int(sampled.nfe) <= 9
 
 
@@ -93,7 +96,9 @@ def test_confident_keeps_as_many_in_every_step_and_stops_when_nothing_is_left():
 def test_passes_are_counted_until_every_row_is_settled():
     sampled, z_TBL = sample(steps=1000)
     n = int(sampled.nfe)
-    assert n < 1000 and not (z_TBL[n] == MASK).any() and (z_TBL[n - 1] == MASK).any()
+    assert n < 1000
+    assert not (z_TBL[n] == MASK).any()
+    assert (z_TBL[n - 1] == MASK).any()
     np.testing.assert_allclose(sampled.trace[2][:n], 1 - np.arange(1, n + 1) / 1000, atol=1e-6)
 
 
@@ -103,10 +108,8 @@ def test_mode_by_temperature_and_by_nucleus():
     tiny.identical(sample(steps=4, top_p=1e-6)[0].canvas.z_BL, mode.canvas.z_BL)
     hot = sample(steps=4, temperature=3.0)[0]
     assert (hot.canvas.z_BL != mode.canvas.z_BL).mean() > 0.3
-    assert (
-        float(mode.log_prob_BL.sum()) > float(hot.log_prob_BL.sum())
-        and (mode.log_prob_BL < 0).all()
-    )
+    assert float(mode.log_prob_BL.sum()) > float(hot.log_prob_BL.sum())
+    assert (mode.log_prob_BL < 0).all()
 
 
 @pytest.mark.slow
@@ -140,7 +143,7 @@ def test_the_surest_of_what_was_drawn_goes_first():
     )
 
 
-# -------------------------------------------------------------------------------------------------------------------- cache
+# ------------------------------------------------------------------------------------------- cache
 
 TIMED = tiny.model_config(time="adaln")
 PARAMS = tiny.random_params(TIMED, scale=0.4)
@@ -172,7 +175,9 @@ def prompted():
 @pytest.mark.slow
 def test_the_cache_changes_nothing(prompted):
     modes = partial(decode, prompted, KEY_B, temperature=0.0)
-    plain, cached, prefilled = modes(False), modes(True), modes(True, prefill=2)
+    plain = modes(False)
+    cached = modes(True)
+    prefilled = modes(True, prefill=2)
     free_BL = ~np.asarray(prompted.frozen_BL)
     ends_BL = (np.asarray(plain.canvas.z_BL) == EOS) & free_BL
     until_BL = (np.cumsum(ends_BL, 1) - ends_BL) == 0  # up to and with a row's first eos
@@ -213,7 +218,8 @@ def test_a_row_that_has_ended_is_the_same_in_any_company():
         ended_BL = together.canvas.z_BL[:, 1:] == EOS
         if ended_BL.any() and not ended_BL.any(1).all():
             break
-    assert ended_BL.any() and not ended_BL.any(1).all()
+    assert ended_BL.any()
+    assert not ended_BL.any(1).all()
     row = int(ended_BL.any(1).argmax())
     alone = jax.tree.map(np.asarray, decode(canvas, jnp.stack([key_B[row]] * B), True))
     tiny.identical(
@@ -221,16 +227,17 @@ def test_a_row_that_has_ended_is_the_same_in_any_company():
         (together.canvas.z_BL[row], together.log_prob_BL[row]),
     )
     after = 2 + int(ended_BL[row].argmax())
-    assert (together.canvas.z_BL[row, after:] == tiny.VOCAB.pad).all() and (
-        together.log_prob_BL[row, after:] == 0
-    ).all()
+    assert (together.canvas.z_BL[row, after:] == tiny.VOCAB.pad).all()
+    assert (together.log_prob_BL[row, after:] == 0).all()
 
 
 @pytest.mark.slow
 def test_the_trace_tells_every_pass_of_a_prefilled_decoding(prompted):
     sampled = jax.tree.map(np.asarray, decode(prompted, KEY_B, True, prefill=2))
     n = int(sampled.nfe)
-    z_TBL, times_T = sampled.trace[0][:n], sampled.trace[2][:n]
-    assert (z_TBL[0] == np.asarray(prompted.z_BL)).all() and (np.diff(times_T) < 0).all()
+    z_TBL = sampled.trace[0][:n]
+    times_T = sampled.trace[2][:n]
+    assert (z_TBL[0] == np.asarray(prompted.z_BL)).all()
+    assert (np.diff(times_T) < 0).all()
     written = z_TBL[-1] != MASK
     assert (z_TBL[-1][written] == sampled.canvas.z_BL[written]).all()

@@ -1,4 +1,7 @@
-"""Caches: with every pass whole nothing changes; exact ones never change anything; the others read less, and end with a full canvas."""
+"""Caches: exact ones never change a sample, the others compute less and fill the canvas.
+
+With every pass whole an approximate cache changes nothing either.
+"""
 
 from dataclasses import replace
 from functools import cache
@@ -22,7 +25,8 @@ from dlm.samplers.plan import Cache, Sampler
 from tests import tiny
 
 pytestmark = pytest.mark.slow
-B, L = 3, 40
+B = 3
+L = 40
 TIMED = tiny.model_config(time="adaln")
 PARAMS = tiny.random_params(TIMED, scale=0.4)
 LATENT = tiny.model_config(
@@ -49,7 +53,7 @@ def canvas(prompts=(5, 2, 9)):
 
 
 def drawing(sampler, mask=Full(), prefill=0, config=TIMED, widths=None):
-    """The function that draws; `widths` is filled with how many positions each pass of the program reads."""
+    """Returns the function that samples; `widths` collects the positions of each pass."""
     widths = [] if widths is None else widths
     net = tiny.net(config, PARAMS if config == TIMED else tiny.random_params(config, scale=0.4))
 
@@ -91,8 +95,8 @@ def run(sampler, mask=Full(), prefill=0, prompts=(5, 2, 9), config=TIMED):
 
 
 def sampler(kind="none", refresh=0, rule="ancestral", **settings):
-    given = dict(steps=3, block=8) | settings
-    return Sampler(rule=build_member(rule, "samplers.rules"), cache=Cache(kind, refresh), **given)
+    options = dict(steps=3, block=8) | settings
+    return Sampler(rule=build_member(rule, "samplers.rules"), cache=Cache(kind, refresh), **options)
 
 
 def same(one, other):
@@ -107,11 +111,9 @@ def test_with_every_pass_whole_nothing_changes(kind, settings):
     plain, _ = run(sampler(**settings))
     cached, widths = run(sampler(kind, 1, **settings))
     same(cached, plain)
-    assert (
-        set(widths) == {L}
-        and cached.nfe == plain.nfe
-        and (plain.canvas.z_BL != tiny.VOCAB.mask).all()
-    )
+    assert set(widths) == {L}
+    assert cached.nfe == plain.nfe
+    assert (plain.canvas.z_BL != tiny.VOCAB.mask).all()
 
 
 @pytest.mark.parametrize("size", [1, 12])
@@ -140,14 +142,17 @@ def test_a_cache_of_latents_is_a_cache(kind, mask):
     same(cached, plain)
     if kind == "dual":
         seldom, widths = run(sampler(kind), mask, config=LATENT)
-        assert (seldom.canvas.z_BL != tiny.VOCAB.mask).all() and min(widths) < L
+        assert (seldom.canvas.z_BL != tiny.VOCAB.mask).all()
+        assert min(widths) < L
 
 
 def test_what_stands_before_a_row_is_read_once_with_a_cache_and_always_without():
-    mask, settings, start = Causal(), dict(block=1, steps=1), canvas((33, 34, 36))
-    told = replace(start, before_B=jnp.array([1, 2, 3]))
-    plain = jax.tree.map(np.asarray, compiled(sampler(**settings), mask)[0](told, KEY_B))
-    same(compiled(sampler("exact", **settings), mask, 32)[0](told, KEY_B), plain)
+    mask = Causal()
+    settings = dict(block=1, steps=1)
+    start = canvas((33, 34, 36))
+    opened = replace(start, before_B=jnp.array([1, 2, 3]))
+    plain = jax.tree.map(np.asarray, compiled(sampler(**settings), mask)[0](opened, KEY_B))
+    same(compiled(sampler("exact", **settings), mask, 32)[0](opened, KEY_B), plain)
 
 
 def first(sampled):
@@ -163,7 +168,9 @@ def test_passes_of_an_approximate_cache_read_less(kind, least):
     plain, _ = run(sampler(**SURE))
     cached, widths = run(sampler(kind, **SURE))
     often, _ = run(sampler(kind, 2, **SURE))
-    assert max(widths) == L and min(widths) == least and cached.nfe == often.nfe == plain.nfe
+    assert max(widths) == L
+    assert min(widths) == least
+    assert cached.nfe == often.nfe == plain.nfe
     for c in (cached, often):
         tiny.identical(first(c), first(plain))
         assert (c.canvas.z_BL != tiny.VOCAB.mask).all()
@@ -186,7 +193,8 @@ def test_windows_that_slide_may_keep_the_rest():
     whole, _ = run(sampler("dual", 1, **settings))
     same(whole, plain)
     cached, widths = run(sampler("dual", 3, **settings))
-    assert (cached.canvas.z_BL != tiny.VOCAB.mask).all() and set(widths) == {L, 8}
+    assert (cached.canvas.z_BL != tiny.VOCAB.mask).all()
+    assert set(widths) == {L, 8}
 
 
 @pytest.mark.parametrize("kind", ["dual", "delayed"])
@@ -200,7 +208,8 @@ def test_guidance_keeps_a_cache_of_both_readings(kind):
 def test_a_row_does_not_depend_on_its_batch(kind, refresh):
     """Other prompts and other random numbers in the rows beside it."""
     generate, _ = compiled(sampler(kind, refresh, **SURE))
-    one, other = generate(canvas(), KEY_B), generate(canvas((17, 2, 3)), KEY_B[::-1])
+    one = generate(canvas(), KEY_B)
+    other = generate(canvas((17, 2, 3)), KEY_B[::-1])
     tiny.identical(other.canvas.z_BL[1], one.canvas.z_BL[1])
     tiny.close(other.log_prob_BL[1], one.log_prob_BL[1])
     assert (other.canvas.z_BL[2] != one.canvas.z_BL[2]).any()

@@ -1,4 +1,4 @@
-"""Requests to replies: templates, padding, batches, eos, traces, and what a causal model refuses."""
+"""Requests to replies: templates, padding, batches, ends, traces, refusals."""
 
 from dataclasses import replace
 from functools import partial
@@ -58,41 +58,42 @@ def test_neither_its_batch_nor_padding_changes_a_row(make):
     alone = make([request])[0]
     among = make([request, Request.prompt("", 11), Request.prompt("abc", 1)])
     tiny.identical(among[0].ids, alone.ids)
-    assert (
-        among[0].logprob == pytest.approx(alone.logprob, abs=1e-4) and among[0].text == alone.text
-    )
-    assert [len(r.ids) for r in among] == [8, 11, 4] and among[0].text.startswith("ab")
+    assert among[0].logprob == pytest.approx(alone.logprob, abs=1e-4)
+    assert among[0].text == alone.text
+    assert [len(r.ids) for r in among] == [8, 11, 4]
+    assert among[0].text.startswith("ab")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [MASKED, AR], ids=["masked", "ar"])
 def test_the_trace_ends_in_the_reply(make):
     reply = make([Request.prompt("ab", 6)])[0]
-    states_TL, n = reply.trace["states"], reply.nfe
-    assert (
-        states_TL.shape == (n + 1, 8)
-        and reply.trace["confidence"].shape == (n, 8)
-        and len(reply.trace["times"]) == n + 1
-    )
-    assert (
-        states_TL[0].tolist() == [*b"ab", *[TOKENIZER.mask] * 6]
-        and (states_TL[-1] == reply.ids).all()
-    )
-    assert reply.trace["times"][0] == 1 and (np.diff(reply.trace["times"]) < 0).all()
+    states_TL = reply.trace["states"]
+    n = reply.nfe
+    assert states_TL.shape == (n + 1, 8)
+    assert reply.trace["confidence"].shape == (n, 8)
+    assert len(reply.trace["times"]) == n + 1
+    assert states_TL[0].tolist() == [*b"ab", *[TOKENIZER.mask] * 6]
+    assert (states_TL[-1] == reply.ids).all()
+    assert reply.trace["times"][0] == 1
+    assert (np.diff(reply.trace["times"]) < 0).all()
     last = reply.trace["confidence"][-1]
-    assert (last[:2] == 0).all() and ((last[2:] > 0) & (last[2:] <= 1)).all()
+    assert (last[:2] == 0).all()
+    assert ((last[2:] > 0) & (last[2:] <= 1)).all()
     assert np.log(last[2:]).sum() == pytest.approx(reply.logprob, abs=1e-4)
 
 
 def test_infilling_keeps_every_anchor():
     reply = MASKED([Request.infill("a___b___", 3)])[0]
-    assert reply.ids[[0, 4]].tolist() == [*b"ab"] and reply.frozen.tolist() == [
+    assert reply.ids[[0, 4]].tolist() == [*b"ab"]
+    assert reply.frozen.tolist() == [
         True,
         *[False] * 3,
         True,
         *[False] * 3,
     ]
-    assert reply.nfe == 4 and not np.isin(reply.ids, TOKENIZER.vocab.never).any()
+    assert reply.nfe == 4
+    assert not np.isin(reply.ids, TOKENIZER.vocab.never).any()
     assert Request.infill("___", 2) == Request.prompt("", 2) == Request((2,))
 
 
@@ -113,14 +114,18 @@ def test_text_ends_at_the_first_generated_eos():
     prompted, filled = generator(net=lambda params: eos_at_three, params={}, steps=2)(
         [Request.prompt("ab", 4), Request((2, "a", 2, "b"))]
     )
-    assert prompted.text == "abx" and prompted.ids.tolist() == [*b"abx", TOKENIZER.eos, *b"xx"]
+    assert prompted.text == "abx"
+    assert prompted.ids.tolist() == [*b"abx", TOKENIZER.eos, *b"xx"]
     assert filled.text == "xxaxb", "an eos between anchors does not hide the anchors after it"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Full(), SHIFTED], ids=["masked", "ar"])
 def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(kind):
-    """Published models use one id for eos, bos and pad; prompts of several turns hold it, and shorter rows are filled up with it."""
+    """Published models use one id for eos, bos and pad.
+
+    Prompts of several turns contain it, and shorter rows are padded with it.
+    """
     import jax.numpy as jnp
 
     from dlm.core.contracts import Dense, Output
@@ -134,14 +139,14 @@ def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(
         logits_BLV = jnp.where(jnp.arange(vocab.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros(
             (*canvas.z_BL.shape, 1)
         )
-        return Output(Dense(logits_BLV), cache=kept(canvas.cache))
+        return Output(Dense(logits_BLV), cache=without_slots(canvas.cache))
 
     steps = dict(steps=1, block=1) if kind == SHIFTED else dict(steps=2)
     model = model_of(lambda params: eos_at_four, process, kind, ByteTokenizer(vocab))
-    made = Generator(model, {}, Sampler(**steps))
+    generate = Generator(model, {}, Sampler(**steps))
     turn = np.array([ord("a"), vocab.eos])
     rows = [(turn, 4), (turn, 7), *([] if kind == SHIFTED else [(5, turn[1:])])]
-    for reply, length in zip(made([Request(parts) for parts in rows]), (6, 9, 6), strict=False):
+    for reply, length in zip(generate([Request(parts) for parts in rows]), (6, 9, 6), strict=False):
         assert (
             len(reply.ids) == length
             and reply.ids[4] == vocab.eos
@@ -162,13 +167,16 @@ PATH = {
 }
 
 
-def kept(cache):
+def without_slots(cache):
     """The same keys and values."""
     return cache and Cache(cache.k_NBMJK, cache.v_NBMJK)
 
 
 def lookup(canvas):
-    """Each id answered with the one that follows it on the path a → b → end of turn → u → c → end of text; a mask with an end of turn."""
+    """Predicts the next id on the path a → b → end of turn → u → c → end of text.
+
+    A mask is predicted to be an end of turn.
+    """
     import jax.numpy as jnp
 
     from dlm.core.contracts import Dense, Output
@@ -181,7 +189,7 @@ def lookup(canvas):
         )
     next_V = jnp.array([PATH.get(i, ord("x")) for i in range(TURNS.size)])
     logits_BLV = jnp.where(jnp.arange(TURNS.size) == next_V[read_BL][..., None], 0.0, -1e9)
-    return Output(Dense(logits_BLV), cache=kept(canvas.cache))
+    return Output(Dense(logits_BLV), cache=without_slots(canvas.cache))
 
 
 @pytest.mark.slow
@@ -207,15 +215,17 @@ def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(
 ):
     process = build_member("mask", "noise", TURNS)
     model = model_of(lambda params: lookup, process, kind, ByteTokenizer(TURNS))
-    made = Generator(model, {}, Sampler(rule=rule, temperature=0.0, **settings))
-    replies = made([Request.prompt(prompt, 8) for prompt in prompts])
-    assert [r.text for r in replies] == ["ab", *prompts[1:]] and replies[0].nfe == passes
+    generate = Generator(model, {}, Sampler(rule=rule, temperature=0.0, **settings))
+    replies = generate([Request.prompt(prompt, 8) for prompt in prompts])
+    assert [r.text for r in replies] == ["ab", *prompts[1:]]
+    assert replies[0].nfe == passes
 
 
 def test_the_first_anchor_is_told_as_the_tokenizer_has_it_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(TOKENIZER, "encode_prompt", lambda text: TOKENIZER.encode(" " + text))
     row = as_row(Request(("ab", 1, "c")), TOKENIZER, Full())
-    assert row.ids.tolist() == [*b" ab", TOKENIZER.mask, *b"c"] and row.frozen.tolist() == [
+    assert row.ids.tolist() == [*b" ab", TOKENIZER.mask, *b"c"]
+    assert row.frozen.tolist() == [
         True,
         True,
         True,
@@ -239,16 +249,12 @@ def test_a_reply_and_its_trace_are_as_long_as_what_was_asked(make, adds, monkeyp
             == len(reply.frozen)
             == 8
         )
-        assert (states_TL[:, : len(text)] == [*text.encode()]).all() and reply.ids[
-            : len(text)
-        ].tolist() == [*text.encode()]
-        assert (
-            reply.frozen.tolist() == [i < len(text) for i in range(8)]
-            and (states_TL[-1] == reply.ids).all()
-        )
-        assert (reply.trace["confidence"][-1] > 0).tolist() == (
-            ~reply.frozen
-        ).tolist() and reply.text.startswith(text)
+        assert (states_TL[:, : len(text)] == [*text.encode()]).all()
+        assert reply.ids[: len(text)].tolist() == [*text.encode()]
+        assert reply.frozen.tolist() == [i < len(text) for i in range(8)]
+        assert (states_TL[-1] == reply.ids).all()
+        assert (reply.trace["confidence"][-1] > 0).tolist() == (~reply.frozen).tolist()
+        assert reply.text.startswith(text)
         assert np.log(reply.trace["confidence"][-1][len(text) :]).sum() == pytest.approx(
             reply.logprob, abs=1e-4
         )
@@ -256,7 +262,10 @@ def test_a_reply_and_its_trace_are_as_long_as_what_was_asked(make, adds, monkeyp
 
 @pytest.mark.slow
 def test_the_lowest_temperatures_write_the_mode():
-    """Below a millionth of a nat the program is that of temperature 0, of whatever shape; above it what is drawn has mass."""
+    """Below a millionth of a nat the program is that of temperature 0, whatever the shape.
+
+    Above it a sampled id has positive probability.
+    """
     blank = as_canvas([as_row(Request.prompt("", 6), TOKENIZER, Full())], TOKENIZER.vocab, Full())
     key_B = keys.per_sample(keys.root(0), jnp.arange(1))
 
@@ -268,10 +277,8 @@ def test_the_lowest_temperatures_write_the_mode():
 
     for rule in ("ancestral", "confident"):
         mode = program(0.0, rule)
-        assert (
-            all(program(10.0**-n, rule) == mode for n in (8, 10, 40))
-            and program(1e-6, rule) != mode
-        )
+        assert all(program(10.0**-n, rule) == mode for n in (8, 10, 40))
+        assert program(1e-6, rule) != mode
     requests = [Request.prompt("", 6), Request.prompt("ab", 9)]
     mode, coldest = (generator(steps=2, temperature=t)(requests) for t in (0.0, 1e-6))
     for one, other in zip(coldest, mode, strict=True):
@@ -282,14 +289,16 @@ def test_the_lowest_temperatures_write_the_mode():
 def test_a_long_prompt_is_read_in_one_pass():
     prompt = "the quick brown fox jumps over the lazy dog"
     reply = AR([Request.prompt(prompt, 3)])[0]
-    assert reply.nfe <= 1 + len(prompt) - 32 + 3 and reply.text.startswith(prompt)
+    assert reply.nfe <= 1 + len(prompt) - 32 + 3
+    assert reply.text.startswith(prompt)
 
 
 @pytest.mark.slow
 def test_seeds_differ_and_repeat():
     one, same, other = (generator(steps=4, seed=s)([Request.prompt("", 8)] * 2) for s in (0, 0, 1))
     tiny.identical([r.ids for r in one], [r.ids for r in same])
-    assert (one[0].ids != other[0].ids).any() and (one[0].ids != one[1].ids).any()
+    assert (one[0].ids != other[0].ids).any()
+    assert (one[0].ids != one[1].ids).any()
 
 
 def test_what_is_refused(monkeypatch):

@@ -1,4 +1,7 @@
-"""A row is drawn as if it were alone: neither longer nor shorter rows beside it change it, nor how floats are rounded in their company."""
+"""A row is sampled as if it were alone.
+
+Neither longer nor shorter rows beside it change it, nor the rounding of floats in their batch.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -37,12 +40,14 @@ PLACE_LV, TOKEN_VV, TIME_V = (
 )
 
 
-def told(canvas):
-    """A denoiser that hears its place, its time and the mean of the row, or of what a cache knows of it; padding is not heard.
+def mean_network(canvas):
+    """A network that attends to its position, its time and the mean of the row or of its cache.
 
-    What it leaves in a cache depends on what was there before, so it is seen if a position is read more often.
+    Padding is excluded. What it stores in a cache depends on what was there before, so computing a
+    position once more is detected.
     """
-    said_BLV, cache = TOKEN_VV[canvas.z_BL], canvas.cache
+    said_BLV = TOKEN_VV[canvas.z_BL]
+    cache = canvas.cache
     row_index_BL = canvas.layout.complete(canvas.z_BL.shape[1]).index_BL
     length = canvas.z_BL.shape[1] if cache is None else cache.k_NBMJK.shape[2]
     known = canvas if cache is None else cache
@@ -71,8 +76,9 @@ def told(canvas):
 
 
 def canvas(lengths, L, prompts):
-    """Rows of these lengths, each after a prompt; what is left of a row is padding, a segment of its own."""
-    lengths, i_L = np.array(lengths)[:, None], np.arange(L)
+    """Rows of these lengths, each after a prompt; the rest of a row is padding, segment 0."""
+    lengths = np.array(lengths)[:, None]
+    i_L = np.arange(L)
     z_BL = np.where(i_L < lengths, MASK, tiny.VOCAB.pad)
     for b, n in enumerate(prompts):
         z_BL[b, :n] = tiny.tokens(1, n, seed=n)[0]
@@ -90,7 +96,7 @@ def draw(sampler, mask, start, index):
     if plan.cache_kind(sampler, mask) != "none" and not sampler.driver.drafts:
         cache = kv_cache.empty(1, rows, L, ((1, 16), (1, 1)), jnp.float32)
         start = replace(start, cache=cache)
-    run = jax.jit(partial(generator.generate, told, sampler, PROCESS, stop=True))
+    run = jax.jit(partial(generator.generate, mean_network, sampler, PROCESS, stop=True))
     key_B = keys.per_sample(jax.random.key(5), jnp.asarray(index))
     return jax.tree.map(np.asarray, run(start, key_B))
 
@@ -119,7 +125,7 @@ CASES = dict(
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_row_is_the_same_alone_beside_longer_rows_and_beside_shorter_ones(case):
-    """14 tokens are no multiple of a block, and fewer than the largest has; the larger canvas is none either."""
+    """14 tokens are no multiple of a block and fewer than the largest has; nor is the canvas."""
     alone = draw(*CASES[case], canvas([14] * 2, 14, [3, 3]), [7, 9])
     among = draw(*CASES[case], canvas([14, 29, 14, 5], 29, [3, 2, 3, 1]), [7, 1, 9, 2])
     for b, c in ((0, 0), (1, 2)):
@@ -127,7 +133,7 @@ def test_a_row_is_the_same_alone_beside_longer_rows_and_beside_shorter_ones(case
         np.testing.assert_allclose(among.log_prob_BL[c, :14], alone.log_prob_BL[b], atol=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------------------------- ties
+# -------------------------------------------------------------------------------------------- ties
 
 FLAT_V = np.log(np.random.default_rng(1).dirichlet(np.ones(16)))
 
@@ -144,7 +150,7 @@ def rounded(B, R):
 
 
 def test_rounding_orders_no_positions():
-    """Scores of a tie rank from left to right, however many there are; those that differ by more do not."""
+    """Scores of a tie rank from left to right, however many; those that differ by more do not."""
     for size in (0.5, -9.0):
         noise_BL = abs(size) * 1e-6 * np.random.default_rng(0).normal(size=(3, 1024))
         assert (positions.ranks(jnp.asarray(size + noise_BL, jnp.float32)) == np.arange(1024)).all()
@@ -179,12 +185,16 @@ def test_rounding_orders_no_positions():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", EACH_RULE, ids=lambda r: r["name"])
-def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
-    """The rows differ in their rounding alone, a blank canvas and one that is half full; bars lie where all scores are."""
-    B, R = 4, 10
+@pytest.mark.parametrize("config", EACH_RULE, ids=lambda r: r["name"])
+def test_a_step_from_a_tie_is_the_same_for_every_rounding(config):
+    """The rows differ only in their rounding: a blank canvas, and one that is half full.
+
+    Thresholds are where all scores are.
+    """
+    B = 4
+    R = 10
     rule, key_B = (
-        build_member(given, "samplers.rules", tiny.VOCAB),
+        build_member(config, "samplers.rules", tiny.VOCAB),
         keys.per_sample(jax.random.key(3), jnp.zeros(B, jnp.int32)),
     )
     bars = {name: float(np.exp(FLAT_V).max()) for name in ("above", "edit") if hasattr(rule, name)}
@@ -200,7 +210,8 @@ def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
             Full(),
         )
         seen = replace(seen, layout=seen.layout.complete(R))
-        t_B, anywhere_BR = jnp.ones(B), jnp.ones((B, R), bool)
+        t_B = jnp.ones(B)
+        anywhere_BR = jnp.ones((B, R), bool)
         view = StepView(seen, PROCESS, anywhere_BR, t_B, t_B * 0.6, jnp.zeros((B, R)))
         z_BR, _ = rule.step(key_B, output, view, rule.init(seen))
         assert (z_BR == z_BR[0]).all()
@@ -208,8 +219,12 @@ def test_a_step_from_a_tie_is_the_same_for_every_rounding(given):
 
 @pytest.mark.slow
 def test_texts_without_a_prompt_depend_neither_on_their_batch_nor_on_a_cache():
-    """The first step of each block is a tie, since this network has rotary positions alone; so is that of a likelihood."""
-    config, rule = tiny.model_config(), dict(name="confident", confidence="margin")
+    """The first step of each block is a tie, since this network has rotary positions only.
+
+    So is that of a likelihood.
+    """
+    config = tiny.model_config()
+    rule = dict(name="confident", confidence="margin")
     net, model = (
         tiny.net(config, tiny.random_params(config, scale=0.4)),
         transformer.Transformer(config),
@@ -231,7 +246,8 @@ def test_texts_without_a_prompt_depend_neither_on_their_batch_nor_on_a_cache():
 
         return jax.jit(run)(tiny.batch(tiny.tokens(32, 16)[:rows]))
 
-    many, few = drawn(32, cached=False), drawn(7, cached=True)
+    many = drawn(32, cached=False)
+    few = drawn(7, cached=True)
     tiny.identical(few.canvas.z_BL, many.canvas.z_BL[:7])
     np.testing.assert_allclose(few.log_prob_BL, many.log_prob_BL[:7], atol=1e-4)
     np.testing.assert_allclose(nats_BL(1), nats_BL(32)[:1], atol=1e-4)

@@ -1,4 +1,4 @@
-"""What each rule reveals in a step, against its definition in plain Python; windows, second passes, guidance."""
+"""Each rule against its definition in plain Python; windows, second passes, guidance."""
 
 from dataclasses import replace
 from functools import partial
@@ -36,7 +36,7 @@ CANVAS = Canvas(jnp.where(MASKED_BL, MASK, 1), jnp.ones((B, L)), jnp.zeros((B, L
 
 
 def view(t=1.0, s=0.99, **changes):
-    given = dict(
+    config = dict(
         canvas=replace(CANVAS, layout=CANVAS.layout.complete(L)),
         process=PROCESS,
         active_BR=jnp.ones((B, L), bool),
@@ -44,7 +44,7 @@ def view(t=1.0, s=0.99, **changes):
         s_B=jnp.full(B, s),
         log_prob_BR=jnp.zeros((B, L)),
     )
-    return StepView(**given | changes)
+    return StepView(**config | changes)
 
 
 def revealed(rule, moment=None):
@@ -62,7 +62,10 @@ def surest(k_B):
 
 
 def meddled(rule) -> tuple[bool, bool]:
-    """Whether a step changes what is not active; what is active and stands. Half of the canvas is active, at two times."""
+    """Returns whether a step changes an inactive position, and whether an active token.
+
+    Half of the canvas is active, at two times.
+    """
     outside = stands = False
     active_BL = np.random.default_rng(1).random((B, L)) < 0.5
     sure = Output(TOLD.prediction, heads=dict(quality=jnp.zeros((B, L))))
@@ -77,11 +80,12 @@ def meddled(rule) -> tuple[bool, bool]:
     return bool(outside), bool(stands)
 
 
-@pytest.mark.parametrize("given", EACH_RULE, ids=lambda r: r["name"])
-def test_a_step_changes_nothing_but_what_is_active_and_what_stands_only_if_the_rule_says_so(given):
-    rule = build_member(given, "samplers.rules", tiny.VOCAB)
+@pytest.mark.parametrize("config", EACH_RULE, ids=lambda r: r["name"])
+def test_a_step_changes_nothing_but_what_is_active_and_what_stands_only_if_the_rule_says_so(config):
+    rule = build_member(config, "samplers.rules", tiny.VOCAB)
     outside, stands = meddled(rule)
-    assert not outside and (rule.edits_tokens or not stands)
+    assert not outside
+    assert rule.edits_tokens or not stands
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
@@ -95,7 +99,8 @@ def test_a_rule_that_writes_what_stands_is_seen(everywhere):
             stood_BL = (old_BL != MASK) & (everywhere | moment.active_BR)
             return jnp.where(stood_BL, old_BL + 1, z_BL), state
 
-    assert meddled(Planted()) == (everywhere, True) and meddled(Ancestral()) == (False, False)
+    assert meddled(Planted()) == (everywhere, True)
+    assert meddled(Ancestral()) == (False, False)
 
 
 def test_threshold_takes_all_that_are_sure_and_always_one():
@@ -147,52 +152,57 @@ def test_maskgit_begins_slowly():
     calm, shaken = (
         revealed(dict(name="maskgit", choice_noise=shake), view(1.0, 0.6)) for shake in (0.0, 1e5)
     )
-    assert (calm != shaken).any() and (calm.sum(1) == shaken.sum(1)).all()
+    assert (calm != shaken).any()
+    assert (calm.sum(1) == shaken.sum(1)).all()
 
 
 def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
     log_BL = np.log(np.maximum(np.where(MASKED_BL, P_BLV.max(-1), P_BLV[:, :, 1]), 1e-9))
-    told = Output(
+    plain = Output(
         Dense(jnp.asarray(np.where(np.arange(20) < V, TOLD.prediction.logits_BLV, -np.inf)))
     )
-    cold = Output(Tempered(told.prediction, temperature=0.0))
+    cold = Output(Tempered(plain.prediction, temperature=0.0))
     for trust in (1.0, 0.0):
         score_BL = np.where(MASKED_BL, log_BL, trust * log_BL)
         rule = build_member(dict(name="planned", self_trust=trust), "samplers.rules")
         z_BL, _ = rule.step(KEY_B, cold, view(1.0, 0.4), ())
-        kept_BL = np.asarray(z_BL) != MASK
-        assert (kept_BL.sum(1) == L - int(0.4 * L)).all()
+        stays_BL = np.asarray(z_BL) != MASK
+        assert (stays_BL.sum(1) == L - int(0.4 * L)).all()
         for b in range(B):
-            assert score_BL[b, kept_BL[b]].min() >= score_BL[b, ~kept_BL[b]].max() - 1e-5
+            assert score_BL[b, stays_BL[b]].min() >= score_BL[b, ~stays_BL[b]].max() - 1e-5
 
 
 def test_editing_replaces_what_it_is_sure_is_wrong():
-    best_BL, sure_BL = P_BLV.argmax(-1), P_BLV.max(-1)
+    best_BL = P_BLV.argmax(-1)
+    sure_BL = P_BLV.max(-1)
     rule = build_member(dict(name="editing", above=1.0, edit=0.7), "samplers.rules")
     z_BL = np.asarray(rule.step(KEY_B, TOLD, view(), ())[0])
     edit_BL = ~MASKED_BL & (best_BL != 1) & (sure_BL >= 0.7)
-    assert (
-        edit_BL.any()
-        and (z_BL[edit_BL] == best_BL[edit_BL]).all()
-        and (z_BL[~MASKED_BL & ~edit_BL] == 1).all()
-    )
+    assert edit_BL.any()
+    assert (z_BL[edit_BL] == best_BL[edit_BL]).all()
+    assert (z_BL[~MASKED_BL & ~edit_BL] == 1).all()
     assert ((z_BL != MASK) & MASKED_BL).sum() == B
 
 
 def test_the_order_of_maskgit_is_shaken_by_s():
-    """The first of three positions is i with a chance ∝ p_i^(1/(shake · s)), the law of the largest of shaken logarithms."""
-    rows, s, p_L = 20_000, 0.7, np.array([0.2, 0.5, 0.9])
+    """The first of three positions is i with probability ∝ p_i^(1/(choice_noise · s)).
+
+    That is the law of the largest logarithm with Gumbel noise.
+    """
+    rows = 20_000
+    s = 0.7
+    p_L = np.array([0.2, 0.5, 0.9])
     p_LV = np.concatenate([p_L[:, None], np.repeat((1 - p_L[:, None]) / 19, 19, 1)], 1)
-    told = Tempered(Dense(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), temperature=0.0)
+    plain = Tempered(Dense(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), temperature=0.0)
     seen = Canvas(
         jnp.full((rows, 3), MASK), jnp.ones((rows, 3)), jnp.zeros((rows, 3), bool), Full()
     )
     times = dict(t_B=jnp.ones(rows), s_B=jnp.full(rows, s))
-    given = dict(canvas=seen, active_BR=~seen.frozen_BL, log_prob_BR=jnp.zeros((rows, 3)))
-    moment = view(**given, **times)
+    config = dict(canvas=seen, active_BR=~seen.frozen_BL, log_prob_BR=jnp.zeros((rows, 3)))
+    moment = view(**config, **times)
     rule = build_member(dict(name="maskgit", schedule="linear", choice_noise=2.0), "samplers.rules")
     key_B = keys.per_sample(keys.root(0), jnp.arange(rows))
-    z_BL, _ = rule.step(key_B, Output(told), moment, ())
+    z_BL, _ = rule.step(key_B, Output(plain), moment, ())
     first_BL = np.asarray(z_BL) != MASK
     assert (first_BL.sum(1) == 1).all()
     assert chi_square(first_BL.sum(0), p_L ** (1 / (2.0 * s))) > 1e-4
@@ -201,12 +211,12 @@ def test_the_order_of_maskgit_is_shaken_by_s():
 def test_which_tokens_come_back():
     """One step of each rule whose σ depends on the tokens; the masks stay as they are."""
     log_BL = np.log(rng.uniform(0.05, 1, (B, L)))
-    told = Output(TOLD.prediction, heads=dict(quality=jnp.asarray(np.log(P_BLV[..., 1]) + 1)))
+    plain = Output(TOLD.prediction, heads=dict(quality=jnp.asarray(np.log(P_BLV[..., 1]) + 1)))
 
     def rate(t=0.6, s=0.3, **rule):
         # α = 1 − t under the linear schedule.
         moment = view(t, s, log_prob_BR=jnp.asarray(log_BL))
-        return np.asarray(build_member(rule, "samplers.remask").sigma(told, moment))
+        return np.asarray(build_member(rule, "samplers.remask").sigma(plain, moment))
 
     weight_BL = np.where(MASKED_BL, 0, np.exp(-np.exp(log_BL)))  # the least certain most of all
     share_BL = weight_BL / weight_BL.sum(1, keepdims=True)
@@ -220,17 +230,16 @@ def test_which_tokens_come_back():
         "it begins with the step that begins at its time, and not with the next"
     )
     want_BL = ~MASKED_BL & (P_BLV[:, :, 1] < 0.2)
-    assert want_BL.any() and (rate(name="low_confidence", threshold=0.2) == want_BL).all()
+    assert want_BL.any()
+    assert (rate(name="low_confidence", threshold=0.2) == want_BL).all()
     quality_BL = np.where(MASKED_BL, 2, 1 / (1 + np.exp(-np.log(P_BLV[..., 1]) - 1)))
     for share, below in ((0.3, 1.0), (1.0, 0.25)):
         worst_BL = np.argsort(np.argsort(quality_BL, 1), 1) < np.ceil(
             share * (~MASKED_BL).sum(1, keepdims=True) - 1e-3
         )
         want_BL = ~MASKED_BL & worst_BL & (quality_BL < below)
-        assert (
-            want_BL.any()
-            and (rate(name="quality", fraction=share, threshold=below) == want_BL).all()
-        )
+        assert want_BL.any()
+        assert (rate(name="quality", fraction=share, threshold=below) == want_BL).all()
 
 
 def test_correcting_puts_the_surest_that_differs():
@@ -243,8 +252,12 @@ def test_correcting_puts_the_surest_that_differs():
 
 @pytest.mark.slow
 def test_first_hits_are_told_as_times():
-    """With one position a step the k-th hit is a product of as many u^(1/n): its mean is that of an order statistic."""
-    seen, rows = [], 2000
+    """With one position a step the k-th hit is a product of k factors u^(1/n).
+
+    Its mean is that of an order statistic.
+    """
+    seen = []
+    rows = 2000
     sampler = Sampler(build_member("first_hitting", "samplers.rules"), steps=4)
 
     def net(canvas):
@@ -271,13 +284,14 @@ def test_first_hits_are_told_as_times():
         dict(name="mask", schedule="polynomial"),
         dict(name="mask", schedule="geometric"),
     ):
-        process, t_T = build_member(noise, "noise", tiny.VOCAB), jnp.linspace(0.01, 0.9, 9)
+        process = build_member(noise, "noise", tiny.VOCAB)
+        t_T = jnp.linspace(0.01, 0.9, 9)
         np.testing.assert_allclose(
             process.schedule.time_of(process.schedule.noised(t_T)), t_T, rtol=1e-3
         )
 
 
-# ------------------------------------------------------------------------------------------------- windows, passes, guidance
+# ----------------------------------------------------------------------- windows, passes, guidance
 
 
 def run(anchors=None, **settings):
@@ -297,11 +311,12 @@ def run(anchors=None, **settings):
 
 @pytest.mark.slow
 def test_a_sliding_window_begins_at_the_first_mask():
-    """Hard edges wait for the last position of a block; a window goes on as soon as its first is decided."""
+    """Blocks wait for their last position; a window slides as soon as its first is decided."""
     sampled, z_TBL = run(
         {0: 3, 6: 1}, window="sliding", block=3, steps=3, rule=dict(name="threshold", above=0.5)
     )
-    assert not (z_TBL[-1] == MASK).any() and int(sampled.nfe) <= 8
+    assert not (z_TBL[-1] == MASK).any()
+    assert int(sampled.nfe) <= 8
     for before, after in zip(z_TBL[:-1], z_TBL[1:], strict=True):
         for b in range(B):
             if not (before[b] == MASK).any():
@@ -310,11 +325,9 @@ def test_a_sliding_window_begins_at_the_first_mask():
                 np.flatnonzero(before[b] != after[b]),
                 int((before[b] == MASK).argmax()),
             )
-            assert (
-                len(changed)
-                and min(first, L - 3) <= changed.min()
-                and changed.max() < min(first, L - 3) + 3
-            )
+            assert len(changed)
+            assert min(first, L - 3) <= changed.min()
+            assert changed.max() < min(first, L - 3) + 3
     for wrong in (
         dict(rule="ancestral", block=3),
         dict(block=0),
@@ -336,48 +349,47 @@ def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
     first, _ = run({3: 7}, **draft)
     again = Sampler(build_member("ancestral", "samplers.rules"), steps=4, remask_fraction=0.5)
     both, z_TBL = run({3: 7}, **draft, next_pass=again)
-    drafted_BL, passes = np.asarray(first.canvas.z_BL), int(first.trace[3])
+    drafted_BL = np.asarray(first.canvas.z_BL)
+    passes = int(first.trace[3])
     tiny.identical(z_TBL[passes], drafted_BL)
     changed_BL = (
         z_TBL[passes + 1] != drafted_BL
     )  # what was opened again is seen before it is filled
-    assert (changed_BL.sum(1) == 5).all() and (z_TBL[passes + 1][changed_BL] == MASK).all()
+    assert (changed_BL.sum(1) == 5).all()
+    assert (z_TBL[passes + 1][changed_BL] == MASK).all()
     log_BL = np.where(np.asarray(template({3: 7}).frozen_BL), np.inf, np.asarray(first.log_prob_BL))
     worst_BL = np.argsort(np.argsort(log_BL, 1), 1) < 5  # of nine that were written
-    assert (
-        changed_BL.any()
-        and (worst_BL | ~changed_BL).all()
-        and (np.asarray(both.canvas.z_BL) != MASK).all()
-    )
-    assert (
-        int(both.nfe) == int(both.trace[3]) - 1 <= passes + 4
-        and (np.diff(both.trace[2][: int(both.trace[3])]) < 1e-6).all()
-    )
+    assert changed_BL.any()
+    assert (worst_BL | ~changed_BL).all()
+    assert (np.asarray(both.canvas.z_BL) != MASK).all()
+    assert int(both.nfe) == int(both.trace[3]) - 1 <= passes + 4
+    assert (np.diff(both.trace[2][: int(both.trace[3])]) < 1e-6).all()
 
 
 def test_what_is_opened_again_is_written_and_the_least_certain():
-    """Neither anchors nor masks are; what is open has no log-probability, and the rest keeps its own."""
+    """Neither anchors nor masks are; a new mask has log-probability 0, the others keep theirs."""
     frozen_BL = ~MASKED_BL & (np.arange(L) % 3 == 0)
     log_BL = np.where(MASKED_BL | frozen_BL, 0, np.log(rng.uniform(0.05, 1, (B, L))))
     for share in (0.4, 1.0):
         start = replace(CANVAS, frozen_BL=jnp.asarray(frozen_BL))
         written = Sampled(start, jnp.asarray(log_BL, jnp.float32), jnp.int32(9))
         done = generator.remasked_text(written, share, PROCESS)
-        canvas, found_BL = done.canvas, done.log_prob_BL
+        canvas = done.canvas
+        log_prob_BL = done.log_prob_BL
         again_BL = np.zeros((B, L), bool)
         for b in range(B):
             written = [i for i in np.argsort(log_BL[b]) if not (MASKED_BL | frozen_BL)[b, i]]
             again_BL[b, written[: int(np.ceil(share * len(written)))]] = True
-        assert again_BL.any() and ((np.asarray(canvas.z_BL) == MASK) == MASKED_BL | again_BL).all()
-        np.testing.assert_allclose(found_BL, np.where(again_BL, 0, log_BL), rtol=1e-6)
+        assert again_BL.any()
+        assert ((np.asarray(canvas.z_BL) == MASK) == MASKED_BL | again_BL).all()
+        np.testing.assert_allclose(log_prob_BL, np.where(again_BL, 0, log_BL), rtol=1e-6)
 
 
 @pytest.mark.slow
 def test_top_k_keeps_the_likeliest():
-    kept_BLV = np.isfinite(keep_top_k(TOLD.prediction.logits_BLV, 2))
-    assert (kept_BLV.sum(-1) == 2).all() and (
-        kept_BLV.argmax(-1) <= np.asarray(TOLD.prediction.argmax())
-    ).all()
+    stays_BLV = np.isfinite(keep_top_k(TOLD.prediction.logits_BLV, 2))
+    assert (stays_BLV.sum(-1) == 2).all()
+    assert (stays_BLV.argmax(-1) <= np.asarray(TOLD.prediction.argmax())).all()
     mode = run(steps=4, rule="ancestral", top_k=1)[0].canvas.z_BL
     tiny.identical(mode, run(steps=4, rule="ancestral", temperature=0.0)[0].canvas.z_BL)
 
@@ -388,19 +400,19 @@ def test_guidance_weighs_the_prompt():
         template({3: 7, 8: EOS}),
         replace(tiny.VOCAB, pad=EOS),
     )  # an anchor is no padding, though it has its id
-    told, blank = (neighbours(tiny.under(c, None)).prediction for c in (start, template({})))
+    plain, blank = (neighbours(tiny.under(c, None)).prediction for c in (start, template({})))
     for w in (-1.0, 0.5):
         output = guided(neighbours, w, vocab)(tiny.under(start, Full()))
-        found = output.prediction
+        prediction = output.prediction
         tiny.close(output.heads["quality"], neighbours(tiny.under(start, Full())).heads["quality"])
-        want_BLV = (1 + w) * jax.nn.log_softmax(told.logits_BLV, -1) - w * jax.nn.log_softmax(
+        want_BLV = (1 + w) * jax.nn.log_softmax(plain.logits_BLV, -1) - w * jax.nn.log_softmax(
             blank.logits_BLV, -1
         )
-        finite = np.isfinite(np.asarray(told.logits_BLV))
+        finite = np.isfinite(np.asarray(plain.logits_BLV))
         np.testing.assert_allclose(
-            np.asarray(found.logits_BLV)[finite], np.asarray(want_BLV)[finite], atol=1e-5
+            np.asarray(prediction.logits_BLV)[finite], np.asarray(want_BLV)[finite], atol=1e-5
         )
-        assert not np.isfinite(np.asarray(found.logits_BLV)[~finite]).any()
+        assert not np.isfinite(np.asarray(prediction.logits_BLV)[~finite]).any()
     assert int(run({3: 7}, guidance=0.5, steps=2, rule="ancestral")[0].nfe) == 4, (
         "a guided pass is two"
     )
@@ -408,7 +420,7 @@ def test_guidance_weighs_the_prompt():
 
 @pytest.mark.slow
 def test_a_row_is_done_when_its_text_has_ended():
-    """In the first block all rows end; no later block is read, and what follows the end is padding."""
+    """All rows end in the first block; no later block is computed, and padding follows the end."""
 
     def eos_at_two(canvas):
         id_L = jnp.where(jnp.arange(L) == 2, EOS, 5)
@@ -419,11 +431,9 @@ def test_a_row_is_done_when_its_text_has_ended():
     for settings, passes in ((dict(block=5, steps=5), 5), (dict(block=0, steps=10), 10)):
         sampler = Sampler(build_member("ordered", "samplers.rules"), **settings)
         done = generator.generate(eos_at_two, sampler, PROCESS, template({}), KEY_B, stop=True)
-        assert (
-            int(done.nfe) == 3 < passes
-            and (done.canvas.z_BL[:, 3:] == tiny.VOCAB.pad).all()
-            and (done.log_prob_BL[:, 3:] == 0).all()
-        )
+        assert int(done.nfe) == 3 < passes
+        assert (done.canvas.z_BL[:, 3:] == tiny.VOCAB.pad).all()
+        assert (done.log_prob_BL[:, 3:] == 0).all()
         assert (done.canvas.z_BL[:, 2] == EOS).all()
         anchored = generator.generate(
             eos_at_two, sampler, PROCESS, template({7: 5}), KEY_B, stop=True
@@ -432,7 +442,8 @@ def test_a_row_is_done_when_its_text_has_ended():
 
 
 def test_what_does_not_go_together_is_refused_by_name():
-    causal, blocks = Causal(), Block(size=4)
+    causal = Causal()
+    blocks = Block(size=4)
     hybrid = build_member("hybrid", "noise", tiny.VOCAB)
     cap = build_member("cap", "samplers.remask")
 

@@ -1,4 +1,7 @@
-"""Self-speculation: at temperature 0 the text of one position after the other, else its law; with fewer passes; in any order."""
+"""Self-speculation: the text (at temperature 0) or the law of one position after the other.
+
+It takes fewer passes, and works in any order.
+"""
 
 from dataclasses import replace
 from functools import cache
@@ -34,9 +37,9 @@ pytestmark = pytest.mark.slow
 
 
 def speculating(order="left_to_right", **settings):
-    given = dict(block=5, steps=2) | settings
+    options = dict(block=5, steps=2) | settings
     driver = build_member(dict(name="speculative", order=order), "samplers.drivers")
-    return Sampler(driver=driver, **given)
+    return Sampler(driver=driver, **options)
 
 
 def drawing(sampler, mask, cached):
@@ -97,11 +100,9 @@ def test_the_cache_changes_no_draw_and_each_round_settles_a_token_at_least():
     tiny.identical(plain.canvas.z_BL, cached.canvas.z_BL)
     np.testing.assert_allclose(plain.log_prob_BL, cached.log_prob_BL, atol=1e-4)
     rounds = int(cached.trace[3])
-    assert (
-        int(cached.nfe) == 3 * rounds + 1
-        and int(plain.nfe) == 3 * rounds
-        and L - 2 > rounds >= (L - 2) / 5
-    )
+    assert int(cached.nfe) == 3 * rounds + 1
+    assert int(plain.nfe) == 3 * rounds
+    assert L - 2 > rounds >= (L - 2) / 5
     left_RB = (cached.trace[0][:rounds] == tiny.VOCAB.mask).sum(-1)
     assert ((np.diff(left_RB, axis=0) < 0) | (left_RB[1:] == 0)).all()
 
@@ -135,7 +136,10 @@ def test_its_law_is_that_of_the_oracle(steps):
 
 @pytest.mark.parametrize("order", ["left_to_right", "shuffled", "given"])
 def test_its_law_is_that_of_the_verifier_whatever_the_draft(order):
-    """Random tables, whose drafts and verdicts have nothing to do with each other; in an order its law is that of the order."""
+    """Random tables, whose drafts and verdicts are unrelated.
+
+    In an order the law is that of the order.
+    """
     from tests.laws.test_exact import law
 
     rank_BL = jnp.broadcast_to(jnp.array([2, 0, 1]), (N, w.L)) if order == "given" else None
@@ -147,7 +151,8 @@ def test_its_law_is_that_of_the_verifier_whatever_the_draft(order):
         for o in ("left_to_right", "right_to_left")
     ]
     fits = [w.chi_square(drawn_X, p_X) > 1e-4 for p_X in orders]
-    assert fits[0] == (order == "left_to_right") and not fits[1]
+    assert fits[0] == (order == "left_to_right")
+    assert not fits[1]
     if order == "given":
         assert w.chi_square(drawn_X, in_order([1, 2, 0])) > 1e-4
 
@@ -158,15 +163,19 @@ def in_order(order):
     z_XL = np.full_like(w.X_XL, w.VOCAB.mask)
     for i in order:
         state_X = (z_XL * (w.V + 1) ** np.arange(w.L - 1, -1, -1)).sum(1)
-        told_XV = np.exp(np.asarray(jax.nn.log_softmax(w.TABLES[3][state_X, i]), np.float64))
-        p_X *= told_XV[np.arange(len(p_X)), w.X_XL[:, i]]
+        p_XV = np.exp(np.asarray(jax.nn.log_softmax(w.TABLES[3][state_X, i]), np.float64))
+        p_X *= p_XV[np.arange(len(p_X)), w.X_XL[:, i]]
         z_XL[:, i] = w.X_XL[:, i]
     return p_X
 
 
 def test_what_is_settled_has_the_verifier_s_law_over_200_tokens():
-    """More than two buckets of a draw: a random number that was used twice, for the verdict and for another token, is seen."""
-    rng, n = np.random.default_rng(0), 50_000
+    """More than two buckets of a draw.
+
+    A random number that is used twice, for the verdict and for a substitute, is detected.
+    """
+    rng = np.random.default_rng(0)
+    n = 50_000
     p_V, q_V = rng.dirichlet(np.full(200, 0.5), 2).astype(np.float32)
 
     @jax.jit
@@ -177,21 +186,24 @@ def test_what_is_settled_has_the_verifier_s_law_over_200_tokens():
         return drafts.accepted(key_N, p_NSV, q_NSV, drafted_NS, drafted_NS >= 0)
 
     token_NS, count_N = settled(keys.per_sample(keys.root(0), jnp.arange(n)))
-    assert (
-        w.chi_square(np.bincount(np.asarray(token_NS)[:, 0], minlength=200), p_V) > 1e-4
-        and (count_N == 1).all()
-    )
+    assert w.chi_square(np.bincount(np.asarray(token_NS)[:, 0], minlength=200), p_V) > 1e-4
+    assert (count_N == 1).all()
 
 
 def test_a_draft_that_is_always_kept_is_seen():
-    """The mistake that the laws above would miss if drafts were as good as verdicts: all drafts kept."""
+    """The mistake that the laws above would miss if drafts were as good as verdicts."""
+
+    def all_accepted(key_B, p_BSV, q_BSV, drafted_BS, valid_BS):
+        return drafted_BS, valid_BS.sum(1)
+
     honest = drafts.accepted
     try:
-        drafts.accepted = lambda key_B, p, q, drafted, valid: (drafted, valid.sum(1))
+        drafts.accepted = all_accepted
         drawn_X, nfe = drawn(1, speculating(block=3, steps=1), Block(size=3))
     finally:
         drafts.accepted = honest
-    assert nfe == 2 and w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4
+    assert nfe == 2
+    assert w.chi_square(drawn_X, w.law(w.WORLDS[1])) < 1e-4
 
 
 def test_what_cannot_be_verified_is_refused_by_name():
