@@ -89,6 +89,7 @@ def _kl(
     near_BL = alpha_BL * missing_BL < 0.5 * q_BL
     fall_BL = -jnp.log1p(-jnp.where(near_BL, alpha_BL * missing_BL / q_BL, 0.0))
     log_p_BL = jnp.logaddexp(jnp.log(alpha_BL) + log_p_x_BL, jnp.log(each_BL))
+    # Near 1 the ratio is computed from its distance to 1.
     log_ratio_BL = jnp.where(near_BL, fall_BL, jnp.log(q_BL) - log_p_BL)
     return others_BL + log_ratio_BL * q_BL / alpha_BL - missing_BL
 

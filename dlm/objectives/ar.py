@@ -75,6 +75,7 @@ class AR(Base):
         nats, weight = _nats(output.prediction, batch).sum(), batch.weights_BL.sum()
         # Behind a partly masked input the nats are no likelihood.
         kind = Loss if self.dropout else UnbiasedLoss
+        # The layers ahead are computed only where they are trained.
         if not self.mtp_weight:
             return kind(nats, weight, routing=output.routing)
         # The layers ahead; the exact nats are logged beside the sum.

@@ -47,10 +47,10 @@ class Priority(Masked):
     marks: Literal["own", "permuted"] = "own"
 
     # Training has schedules of its own: these fields of Masked are fixed, and no config has them.
-    process: ClassVar[Any] = property(_plain_masks)  # type: ignore
-    pattern: ClassVar[Literal["bernoulli"]] = "bernoulli"  # type: ignore
-    weights: ClassVar[Literal["bound"]] = "bound"  # type: ignore
-    steps: ClassVar[int] = 0  # type: ignore
+    process: ClassVar[Any] = property(_plain_masks)  # type: ignore[misc]
+    pattern: ClassVar[Literal["bernoulli"]] = "bernoulli"  # type: ignore[misc]
+    weights: ClassVar[Literal["bound"]] = "bound"  # type: ignore[misc]
+    steps: ClassVar[int] = 0  # type: ignore[misc]
 
     def __post_init__(self):
         super().__post_init__()

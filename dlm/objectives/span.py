@@ -36,7 +36,7 @@ class Span(Masked):
     length: int = 4
 
     # A span is masked or not: this field of Masked is fixed, and no config has it.
-    pattern: ClassVar[Literal["bernoulli"]] = "bernoulli"  # type: ignore
+    pattern: ClassVar[Literal["bernoulli"]] = "bernoulli"  # type: ignore[misc]
 
     def __post_init__(self):
         super().__post_init__()

@@ -238,6 +238,7 @@ def log_q(
 
 def _rows(batch: Batch, row_R: np.ndarray) -> Batch:
     """Returns the rows of a batch with these numbers."""
+    # On the host: a compiled gather for every size would take longer.
     return jax.tree.map(lambda a: np.asarray(a)[row_R], batch)
 
 
@@ -365,6 +366,7 @@ def _reverse(
 
 def step_law(step: Transition, z_BL) -> Array:
     """Returns the probabilities of the token after a transition, probs_BLV."""
+    # 1 and more: the token must change.
     change_BL = jnp.clip(step.change_BL, 0, 1)
     change_BL1 = change_BL[..., None]
     # Where nothing can change the law of the new token is undefined.

@@ -21,4 +21,5 @@ class Cosine:
 
     def rate(self, t: Array) -> Array:
         """Returns −α'(t)/(1 − α(t))."""
+        # cos over sin, times the inner derivative.
         return jnp.pi / 2 / jnp.tan(jnp.pi / 2 * t)

@@ -20,4 +20,5 @@ class Linear:
 
     def rate(self, t: Array) -> Array:
         """Returns −α'(t)/(1 − α(t))."""
+        # α' is −1 everywhere.
         return 1 / t
