@@ -144,7 +144,7 @@ def _batch(
     weights_BL = noisable_BL.astype(np.float32)
     index_B = np.arange(len(x_BL), dtype=np.int32)
     # NumPy's, until a compiled program reads them.
-    arrays: Any = (x_BL, weights_BL, noisable_BL, index_B)
+    arrays: tuple[Any, Any, Any, Any] = (x_BL, weights_BL, noisable_BL, index_B)
     return Batch(*arrays, layout=layout or Layout())
 
 
@@ -319,7 +319,7 @@ def ancestral_law(
     to_rows = partial(np.broadcast_to, shape=z_ZL.shape)
     layout = jax.tree.map(to_rows, layout or Layout())
     zero_ZL = np.zeros(z_ZL.shape, np.float32)
-    arrays: Any = (z_ZL, zero_ZL, zero_ZL > 0)
+    arrays: tuple[Any, Any, Any] = (z_ZL, zero_ZL, zero_ZL > 0)
     canvas = Canvas(*arrays, visibility=visibility, layout=layout)
     # From time 1 to 0, through the transition matrix of each step.
     for k in range(steps, 0, -1):
