@@ -1,1 +1,1 @@
-"""samplers — denoiser → tokens."""
+"""samplers — from a network to tokens: rules, remasking and drivers, plans, requests."""

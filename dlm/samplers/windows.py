@@ -40,7 +40,9 @@ class Blocks:
     size: int  # positions of a block
     steps: int  # of a block, at most
     length: int  # of the canvas
-    packed: bool  # whether blocks begin again in each document of a row
+    count: int  # blocks of the canvas, at most
+    whole: bool  # whether a window is the whole canvas, in its order
+    aligned: bool  # whether all windows are inside the canvas
     timeless: bool  # whether the network is given the time 0, with which it was trained
     # (u, process) → time of the noise when a share u of the steps is left.
     clock: Callable[[Any, Process], Any]
@@ -48,24 +50,9 @@ class Blocks:
     slides: ClassVar[bool] = False
 
     @property
-    def count(self) -> int:
-        """Blocks, at most."""
-        return -(-self.length // self.size)
-
-    @property
     def total(self) -> int:
         """Steps of all blocks, at most."""
         return self.count * self.steps
-
-    @property
-    def whole(self) -> bool:
-        """Whether a window is the whole canvas, in its order."""
-        return self.packed or self.size == self.length
-
-    @property
-    def aligned(self) -> bool:
-        """Whether all windows are inside the canvas."""
-        return self.packed or self.length % self.size == 0
 
     def block(self, step):
         """Returns the block of a step."""
@@ -79,7 +66,8 @@ class Blocks:
         else:
             first = self.block(step) * self.size
             index_R = first + jnp.arange(self.size)
-        return jnp.broadcast_to(index_R, (rows, len(index_R)))
+        shape = rows, len(index_R)
+        return jnp.broadcast_to(index_R, shape)
 
     def times(self, canvas: Canvas, index_BR: Array, step) -> Times:
         """Returns the times of a step."""
@@ -129,16 +117,6 @@ class Sliding(Blocks):
 
     slides: ClassVar[bool] = True
 
-    @property
-    def whole(self) -> bool:
-        """Whether a window is the whole canvas, in its order."""
-        return False
-
-    @property
-    def aligned(self) -> bool:
-        """Whether all windows are inside the canvas."""
-        return False
-
     def index(self, canvas: Canvas, step) -> Array:
         """Returns the positions of each row's window, [B, R]."""
         del step
@@ -159,7 +137,8 @@ class Sliding(Blocks):
         # Rounded the same whether the length is a constant or not.
         share_B = 1 / jnp.clip(length_B, 1, self.size)
         t_B = jnp.maximum(inside_BR.sum(1), 1) * share_B
-        return Times(t_B, jnp.maximum(t_B - 1 / self.steps, 0.0))
+        s_B = t_B - 1 / self.steps
+        return Times(t_B, jnp.maximum(s_B, 0.0))
 
     def inside(self, step) -> Array:
         """Returns that a window may be anywhere."""
@@ -177,7 +156,8 @@ class Sliding(Blocks):
             return jnp.zeros(canvas.z_BL.shape)
         i_L = jnp.arange(self.length)
         first_B1 = index_BR[:, :1]
-        in_or_before_BL = i_L < first_B1 + self.size
+        end_B1 = first_B1 + self.size
+        in_or_before_BL = i_L < end_B1
         later_BL = jnp.where(in_or_before_BL, t_B[:, None], 1.0)
         return jnp.where(i_L < first_B1, 0.0, later_BL)
 
@@ -190,14 +170,20 @@ def windows_of(plan, process: Process, canvas: Canvas) -> Blocks:
     # Blocks that a network was trained on begin again in each document of a packed row.
     trained = visibility.block is not None and visibility.streams == 2
     layout = canvas.layout if trained else Layout()
-    kind = Sliding if plan.window == "sliding" else Blocks
+    packed = layout.positions_BL is not None
+    whole = packed or size == L
+    aligned = packed or L % size == 0
+    slides = plan.window == "sliding"
+    kind = Sliding if slides else Blocks
     return kind(
         process=process,
         number_BL=numbers(size, layout.complete(L)) // size,
         size=size,
         steps=plan.steps,
         length=L,
-        packed=layout.positions_BL is not None,
+        count=-(-L // size),
+        whole=whole and not slides,
+        aligned=aligned and not slides,
         timeless=is_autoregressive(visibility),
         clock=_uniform if plan.remask is None else plan.remask.clock,
     )
