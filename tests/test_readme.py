@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dlm import bench, convert, evaluate, report, sample, sweep, train
-from dlm.runs import earlier_fields
+from dlm.runs import earlier_tables
 from tests.hf import published
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ def test_the_sweep_that_is_shown_is_the_one_that_is_shipped():
 
 def test_the_changelog_names_every_field_that_was_renamed():
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    for row in earlier_fields.FIELDS:
+    for row in earlier_tables.FIELDS:
         for path in (row.old, row.new):
             assert path.rpartition(".")[2] in changes, path
 

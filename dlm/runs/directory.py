@@ -72,13 +72,13 @@ def differences(workdir: Path, run: Run) -> list[tuple[str, str]]:
 def as_begun(workdir: Path, run: Run) -> Run:
     """Return the run with the values of an earlier version with which `workdir` began.
 
-    They hold where the recipe leaves a field at today's default (`earlier_fields.kept`).
+    They hold where the recipe leaves a field at today's default (`with_earlier_values`).
     """
     if not (workdir / CONFIG).is_file():
         return run
     config = to_plain(run)
     bare = to_plain(build_run(earlier_fields.without(config), least=0))
-    continued = earlier_fields.kept(config, bare, _stored(workdir))
+    continued = earlier_fields.with_earlier_values(config, bare, _stored(workdir))
     return run if continued == config else build_run(continued, least=0)
 
 
@@ -287,4 +287,8 @@ def _processor() -> str:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux has it
+        return os.cpu_count() or 1

@@ -7,8 +7,8 @@ import pytest
 from dlm.core.errors import UserError
 from dlm.core.run import build_run
 from dlm.reports import record
-from dlm.runs import directory, earlier_fields, logs
-from dlm.runs.earlier_fields import Earlier, Renamed
+from dlm.runs import config_paths, directory, earlier_fields, logs
+from dlm.runs.earlier_tables import Earlier, Renamed
 from tests import golden, tiny
 from tests.reports.conftest import write
 
@@ -165,7 +165,7 @@ def renamed(monkeypatch):
     monkeypatch.setattr(earlier_fields, "FIELDS", RENAMED)
     monkeypatch.setattr(earlier_fields, "COLUMNS", {"old_loss": "loss"})
     monkeypatch.setattr(earlier_fields, "MOVES", (split_power,))
-    monkeypatch.setattr(earlier_fields, "_PASSES", ("then", "next"))
+    monkeypatch.setattr(config_paths, "PASSES", ("then", "next"))
 
 
 def test_a_stored_config_is_translated_name_by_name(renamed):
