@@ -1,6 +1,7 @@
 """Averages the sums of updates into rows of the log, without stalling the device."""
 
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -122,8 +123,11 @@ class MetricAverager:
         self.reset_clock()
 
 
-def _is_computed(x) -> bool:
-    return isinstance(x, jax.Array) and x.is_ready()
+def _is_computed(x: Any) -> bool:
+    if not isinstance(x, jax.Array):
+        return False
+    # JAX declares `is_ready` of its concrete arrays only, in a private module.
+    return x.is_ready()  # type: ignore[attr-defined]
 
 
 def _is_update(row: dict) -> bool:
@@ -148,9 +152,9 @@ def _means(rows: list[dict]) -> dict[str, float]:
     # Each metric carries its own denominator, so no list of names is needed.
     for name in rows[-1].get("metrics", {}):
         parts: list[Mean] = [row["metrics"][name] for row in rows]
-        count = sum(part.count_sum for part in parts)
+        count = sum(float(part.count_sum) for part in parts)
         if count:
-            means[name] = sum(part.value_sum for part in parts) / count
+            means[name] = sum(float(part.value_sum) for part in parts) / count
     return means
 
 

@@ -22,8 +22,8 @@ Pattern = Literal["count", "own"]
 class Mean:
     """A mean as two sums, which add up over microbatches, updates and hosts."""
 
-    value_sum: jax.Array
-    count_sum: jax.Array
+    value_sum: jax.Array | float  # plain numbers on the host
+    count_sum: jax.Array | float
 
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.value_sum + other.value_sum, self.count_sum + other.count_sum)
