@@ -46,16 +46,19 @@ def main(argv: list[str] | None = None) -> None:
         return
     run = build_run(config)
     if args.dry_run:
-        result = describe(run)
-    elif args.workdir:
-        result = train(run, Path(args.workdir), args.accept_data)
-    else:
+        sizes = describe(run)
+        if args.json:
+            cli.emit(sizes)
+        else:
+            say("\n".join(f"{name}: {size:,}" for name, size in sizes.items()))
+        return
+    if not args.workdir:
         question = "where shall the run be kept? For instance --workdir=runs/first"
         raise UserError(f"--workdir is missing: {question}")
-    if args.json and result is not None:
-        cli.emit(result)
-    elif args.dry_run:
-        say("\n".join(f"{k}: {v:,}" for k, v in result.items()))
+    row = train(run, Path(args.workdir), args.accept_data)
+    # Of several processes one has the result.
+    if args.json and row is not None:
+        cli.emit(row)
 
 
 def describe(run: Run) -> dict:
@@ -82,10 +85,9 @@ def describe(run: Run) -> dict:
 
 
 def train(run: Run, workdir: Path, accept_data: bool = False) -> dict | None:
-    """Train the run in `workdir` up to `run.steps` updates.
+    """Train the run in `workdir` up to `run.steps` updates; wrong data raise UserError.
 
-    Returns its last metrics in the process that writes them. Wrong data raises UserError before
-    anything is written.
+    Returns its last metrics in the process that writes them.
     """
     from dlm.machine import hosts, interrupts, mesh
     from dlm.runs import checkpoint, directory, warm_start
@@ -111,6 +113,7 @@ def train(run: Run, workdir: Path, accept_data: bool = False) -> dict | None:
         if hosts.join(say, lambda: mesh.devices(run.mesh)):
             stop_requested.agree()
         is_ours, done = hosts.together(locate_run)
+        # A finished run is not trained again, so nothing more is loaded.
         if done >= run.steps:
             say(f"{workdir} is finished: {done} updates")
             return result(workdir, run, done) if hosts.first() else None
@@ -168,18 +171,16 @@ def _check(run: Run, tokenizer, is_new: bool) -> None:
     if not 0 < run.intervals.eval <= run.steps:
         return
     for evaluator in run.evals.values():
-        if hasattr(evaluator, "check"):
-            evaluator.check(run, tokenizer)
+        evaluator.check(run, tokenizer)
 
 
 def _make_updates(experiment, workdir: Path, batches, done: int, stop_requested) -> None:
     """Make the updates after `done`, and write everything they leave in `workdir`."""
-    from dlm.machine import hosts, peak_flops
+    from dlm.machine import hosts
     from dlm.runs import checkpoint
     from dlm.runs.logs import Logs
     from dlm.training import skipped_update
-    from dlm.training.loop import Loop
-    from dlm.training.metrics import Diverged, MetricAverager
+    from dlm.training.metrics import Diverged
 
     # One process writes the log and the checkpoints' manifests.
     run, intervals = experiment.run, experiment.run.intervals
@@ -191,35 +192,37 @@ def _make_updates(experiment, workdir: Path, batches, done: int, stop_requested)
         else:
             state = experiment.new_state()
         _announce(experiment, workdir, logs, done)
-
-        def evaluate(state, step: int) -> dict:
-            return scores(experiment, state, step, lambda: step < run.steps and stop_requested())
-
-        loop = Loop(
-            _timed_first(experiment.update, logs),
-            intervals,
-            logs,
-            MetricAverager(
-                logs,
-                intervals.log,
-                run.flops_per_token,
-                peak_flops.measure(run.nn.compute.dtype),
-                run.optim.skip.limit,
-            ),
-            evaluate,
-            store.save,
-            store.check,
-            stop_requested,
-        )
+        loop = _loop(experiment, logs, store, stop_requested)
         try:
             loop.run(state, batches, done, run.steps)
         except Diverged as diverged:
             raise UserError(skipped_update.describe(workdir, experiment, diverged)) from None
         store.wait()
+        # Without the last checkpoint a finished run would have no result.
         if not hosts.together(lambda: run.steps in checkpoint.steps(workdir)):
             lost = f"made all {run.steps} updates, but the last is in no checkpoint"
             raise UserError(f"{workdir} {lost}: make room and start again")
         _finish(workdir, run, logs, loop.phases.seconds)
+
+
+def _loop(experiment, logs, store, stop_requested):
+    """Connect the update with the log, the evaluators and the checkpoints."""
+    from dlm.machine import peak_flops
+    from dlm.training.loop import Loop
+    from dlm.training.metrics import MetricAverager
+
+    run = experiment.run
+
+    def evaluate(state, step: int) -> dict:
+        # The last evaluation is the run's result, so it is not cut short.
+        return scores(experiment, state, step, lambda: step < run.steps and stop_requested())
+
+    peak = peak_flops.measure(run.nn.compute.dtype)
+    skips = run.optim.skip.limit
+    averager = MetricAverager(logs, run.intervals.log, run.flops_per_token, peak, skips)
+    update = _timed_first(experiment.update, logs)
+    stages = (evaluate, store.save, store.check, stop_requested)
+    return Loop(update, run.intervals, logs, averager, *stages)
 
 
 def _announce(experiment, workdir: Path, logs, done: int) -> None:
@@ -238,6 +241,7 @@ def _announce(experiment, workdir: Path, logs, done: int) -> None:
 def _finish(workdir: Path, run: Run, logs, phases: dict[str, float]) -> None:
     from dlm.runs.logs import clock
 
+    # The seconds of the phases do not add up to the total, which includes the start.
     seconds = {name: round(value, 2) for name, value in phases.items()}
     total = time.time() - cli.BEGIN
     logs.write(dict(step=run.steps, phases=seconds, seconds=round(total, 2)))
@@ -270,9 +274,10 @@ def result(workdir: Path, run: Run, step: int) -> dict:
     """Collect the last metrics of a run, as --json prints them."""
     from dlm.runs import logs
 
-    row = dict(workdir=str(workdir), updates=step, parameters=run.nn.parameters)
+    about = dict(workdir=str(workdir), updates=step, parameters=run.nn.parameters)
+    # Rows without a loss are those of evaluations.
     rows = [row for row in logs.rows(workdir / logs.METRICS) if "loss" in row]
-    return row | rows[-1] if rows else row
+    return about | rows[-1] if rows else about
 
 
 def _timed_first(update, logs):
@@ -286,6 +291,7 @@ def _timed_first(update, logs):
         out = update(state, batch)
         if waiting:
             waiting = False
+            # The update is asynchronous: without this it would seem to take no time.
             jax.block_until_ready(out)
             logs.say(f"first update done {time.time() - cli.BEGIN:.1f} s after the start")
         return out
