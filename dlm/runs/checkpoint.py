@@ -166,7 +166,8 @@ class Store:
         cause = (str(error) or type(error).__name__).splitlines()[0][:200]
         if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
             cause = "No space left on the disk"
-        good = (steps(self._workdir) or ["none"])[-1]
+        intact_steps = steps(self._workdir)
+        good = str(intact_steps[-1]) if intact_steps else "none"
         failed = f"the checkpoint of step {step} could not be written"
         self._failure = f"{failed}: {cause}; the last good one is {good}"
 

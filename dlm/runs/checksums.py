@@ -26,9 +26,10 @@ def write(folder: Path) -> None:
     for name in names:
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
-    sums = _sums(folder, {name: (folder / name).stat().st_size for name in names})
-    body = json.dumps(sums, indent=0, sort_keys=True)
-    files.write(folder / FILE, f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}", sync=True)
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    body = json.dumps(_sums(folder, sizes), indent=0, sort_keys=True)
+    seal = hashlib.sha256(body.encode()).hexdigest()
+    files.write(folder / FILE, f"{seal}\n{body}", sync=True)
 
 
 def room(folder: Path) -> int:
@@ -62,7 +63,8 @@ def damage(folder: Path) -> str | None:
                 return f"{path} does not belong there"
             if path.is_symlink():
                 return f"{path} is a link"
-            size, expected = path.stat().st_size, sums[name][0]
+            size = path.stat().st_size
+            expected = sums[name][0]
             if size != expected:
                 return f"{path} has {size} bytes instead of {expected}"
         sizes = {name: size for name, (size, *_) in sums.items()}
@@ -88,9 +90,10 @@ def _names(folder: Path) -> list[str]:
     """List every file and link below the folder except the manifest; links are not followed."""
     names = set()
     for root, folders, here in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
-        for name in here + links:
-            names.add(os.path.relpath(os.path.join(root, name), folder))
+        paths = [os.path.join(root, name) for name in here]
+        subfolders = [os.path.join(root, name) for name in folders]
+        paths += filter(os.path.islink, subfolders)
+        names |= {os.path.relpath(path, folder) for path in paths}
     return sorted(names - {FILE})
 
 
@@ -98,7 +101,9 @@ def _sums(folder: Path, sizes: dict[str, int]) -> dict[str, list]:
     """Compute {name: [bytes, sha256 of each piece]} of files of these sizes."""
     pieces: list[tuple[str, int]] = []
     for name, size in sizes.items():
-        pieces += [(name, begin) for begin in range(0, max(size, 1), PIECE)]
+        # An empty file has one piece, too.
+        begins = range(0, max(size, 1), PIECE)
+        pieces += [(name, begin) for begin in begins]
 
     def sum_of(piece: tuple[str, int]) -> str:
         name, begin = piece
@@ -106,18 +111,24 @@ def _sums(folder: Path, sizes: dict[str, int]) -> dict[str, list]:
 
     sums: dict[str, list] = {name: [size] for name, size in sizes.items()}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for (name, _), total in zip(pieces, pool.map(sum_of, pieces), strict=True):
+        totals = pool.map(sum_of, pieces)
+        for (name, _), total in zip(pieces, totals, strict=True):
             sums[name].append(total)
     return sums
 
 
 def _sum(path: Path, begin: int) -> str:
     """Compute the sha256 of the piece of a file that begins there."""
-    total, left = hashlib.sha256(), PIECE
+    total = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
+    # Unbuffered reads go into one buffer, so that a large piece needs no memory of its own.
     with path.open("rb", buffering=0) as file:
         file.seek(begin)
-        while left and (count := file.readinto(buffer[: min(left, _CHUNK)])):
+        left = PIECE
+        while left:
+            count = file.readinto(buffer[:left])
+            if not count:
+                break
             total.update(buffer[:count])
             left -= count
     return total.hexdigest()

@@ -252,8 +252,8 @@ class Kind:
         return all(name in row and test(row[name], row) for name, test in tests.items())
 
 
-_FIGURES = ("loss", "bits_per_byte", "lr", "grad_norm", "tokens_per_s", "share_of_peak")
-_FIGURES += ("masked_share", "seconds")
+_SPEEDS = ("tokens_per_s", "share_of_peak", "seconds")
+_FIGURES = ("loss", "bits_per_byte", "lr", "grad_norm", "masked_share", *_SPEEDS)
 
 ANY = Kind()
 METRIC = Kind(dict(step=_count), dict.fromkeys(_FIGURES, _number_or_null))
@@ -285,10 +285,7 @@ def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None)
     # Text in a row may contain other line separators, so only "\n" ends a row.
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
-        try:
-            row = files.finite(json.loads(line)) if line.strip() else None
-        except (ValueError, RecursionError):  # also numbers of thousands of digits
-            row = None
+        row = _parsed(line)
         if kind(row):
             parsed.append(earlier_fields.renamed_row(row))
         elif line.strip() and number < len(lines):
@@ -297,6 +294,14 @@ def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None)
         first = f"the first is line {others[0]}"
         say(f"{path}: {len(others)} line(s) left out that are no rows of this file, {first}")
     return parsed
+
+
+def _parsed(line: str) -> Any:
+    """The JSON value of a line; None where it is none."""
+    try:
+        return files.finite(json.loads(line)) if line.strip() else None
+    except (ValueError, RecursionError):  # also numbers of thousands of digits
+        return None
 
 
 def append(path: Path, added: list[dict]) -> None:

@@ -53,8 +53,16 @@ def _root(package: Path) -> Path:
 def _git(folder: Path, *words: str) -> str:
     # The variables of a git hook point at the hook's own repository.
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    options = dict(capture_output=True, text=True, timeout=10, check=True)
-    return subprocess.run(["git", *words], cwd=folder, env=own, **options).stdout.strip()
+    program = subprocess.run(
+        ["git", *words],
+        cwd=folder,
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return program.stdout.strip()
 
 
 def _version(name: str) -> str:

@@ -31,14 +31,17 @@ def check(start: str, target: dict) -> tuple[int, str, set]:
     """
     number = _step(start)
     stored = weights.stored(Path(start), number)
-    tree, flat = next(iter(stored))[0], flatten_dict(target)
+    tree = next(iter(stored))[0]
+    flat = flatten_dict(target)
     remedy = "make config.nn the same"
     for path, x in flat.items():
-        stored_shape = stored.get((tree, *path), (x.shape,))[0]
+        here = (x.shape, x.dtype)
+        stored_shape, _ = stored.get((tree, *path), here)
         if stored_shape != x.shape:
             shapes = f"has the shape {stored_shape} there and {x.shape} here"
             raise UserError(f"config.start={start}: {'/'.join(path)} {shapes}: {remedy}")
-    lost = sorted("/".join(path[1:]) for path in stored if path[1:] not in flat)
+    paths = [path[1:] for path in stored]
+    lost = sorted("/".join(path) for path in paths if path not in flat)
     if lost:
         cause = f"has {lost[0]}, which this network has not"
         raise UserError(f"config.start={start} {cause}: {remedy}")
@@ -58,9 +61,11 @@ def taken(start: str, target: dict) -> dict:
 
     # Heads and other parts that the earlier run did not have start fresh.
     fresh = sorted({path[-1] for path in flat.keys() - known})
-    note = f"; new: {', '.join(fresh)}" if fresh else ""
-    console.say(f"begins with {start}, update {number}{note}")
-    return unflatten_dict({path: arrays.get(path, x) for path, x in flat.items()})
+    note = f"begins with {start}, update {number}"
+    if fresh:
+        note += f"; new: {', '.join(fresh)}"
+    console.say(note)
+    return unflatten_dict(flat | arrays)
 
 
 def _step(start: str) -> int:

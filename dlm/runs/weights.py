@@ -1,4 +1,4 @@
-"""The parameters of a checkpoint alone, without the optimizer's moments.
+"""Reading and writing the parameters of a checkpoint alone, without the optimizer's moments.
 
 They are read one by one, or written part by part. The parts come from leaves that are read
 meanwhile, so that a network larger than the memory can be written. The result is an ordinary
@@ -22,6 +22,9 @@ from dlm.runs import checksums
 from dlm.runs.checkpoint import FOLDER
 
 Key = tuple[str, ...]  # of a parameter in its tree
+Index = tuple[int, ...]  # of a part of an array
+Shapes = dict[Key, jax.ShapeDtypeStruct]
+Report = Callable[[int], None]  # receives the bytes that were written
 
 
 class Leaf(Protocol):
@@ -42,42 +45,51 @@ class _Lazy:
         self.leaf = leaf
         self.shape = tuple(leaf.shape)
         self.dtype = np.dtype(leaf.dtype)
-        self.ndim = len(self.shape)
-        self.size = math.prod(self.shape)
+        self.ndim = len(leaf.shape)
+        self.size = math.prod(leaf.shape)
         self.nbytes = self.size * self.dtype.itemsize
 
 
 class _Parts(ocp.type_handlers.NumpyHandler):
     """Writes leaves of one kind, one part of one leaf at a time."""
 
-    def __init__(self, report: Callable[[int], None]):
+    def __init__(self, report: Report):
         super().__init__(deepcopy_host_arrays=False)
         self._report = report
         self._turn = asyncio.Semaphore(1)
 
     async def _open_and_write(self, value: Any, tspec: dict, ts_context: ts.Context) -> None:
         tspec["metadata"]["chunks"] = list(value.leaf.chunk)
+        spec = ts.Spec(tspec)
+        # Only one leaf at a time may be in memory.
         async with self._turn:
-            array = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
+            array = await ts.open(spec, create=True, open=True, context=ts_context)
             for index, part in value.leaf.parts():
-                await array[index].write(part)
+                target = array[index]
+                await target.write(part)
                 self._report(part.nbytes)
 
 
-def write(workdir: Path, step: int, params: dict, report: Callable[[int], None]) -> None:
+def write(workdir: Path, step: int, params: dict, report: Report) -> None:
     """Write the sealed checkpoint `step` of a tree of leaves; `report(bytes)` follows each part."""
     # Orbax warns that there are no arrays of JAX.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    registry = ocp.type_handlers.create_type_handler_registry(
+    handlers = ocp.type_handlers
+    registry = handlers.create_type_handler_registry(
         (_Lazy, _Parts(report)),
-        (np.ndarray, ocp.type_handlers.NumpyHandler()),
-        (int, ocp.type_handlers.ScalarHandler()),
+        (np.ndarray, handlers.NumpyHandler()),
+        (int, handlers.ScalarHandler()),
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    folder = (Path(workdir) / FOLDER).absolute()
+    folder = Path(workdir) / FOLDER
+    folder = folder.absolute()
     with ocp.CheckpointManager(folder, item_handlers=handler) as manager:
-        tree = dict(step=np.array(step, np.int32), params=jax.tree.map(_Lazy, params))
-        manager.save(step, args=ocp.args.PyTreeSave(tree))
+        number = np.array(step, np.int32)
+        lazy = jax.tree.map(_Lazy, params)
+        tree = dict(step=number, params=lazy)
+        args = ocp.args.PyTreeSave(tree)
+        manager.save(step, args=args)
+    # The manifest comes last: it marks the checkpoint as complete.
     checksums.write(folder / str(step))
 
 
@@ -86,55 +98,76 @@ def stored(workdir: Path, step: int) -> dict:
 
     They are the averaged ones where there are any. Paths begin with the name of their tree.
     """
-    metadata = ocp.PyTreeCheckpointHandler().metadata(_folder(workdir, step)).tree
+    handler = ocp.PyTreeCheckpointHandler()
+    metadata = handler.metadata(_folder(workdir, step)).tree
+    leaves = jax.tree_util.tree_leaves_with_path(metadata, is_leaf=_is_array)
     shapes = {}
-    for path, x in jax.tree_util.tree_leaves_with_path(metadata, is_leaf=_is_array):
-        shapes[tuple(map(_key, path))] = (tuple(x.shape), np.dtype(x.dtype))
-    tree = "ema" if any(path[0] == "ema" for path in shapes) else "params"
-    return {path: shape for path, shape in shapes.items() if path[0] == tree}
+    for path, x in leaves:
+        names = tuple(map(_key, path))
+        dtype = np.dtype(x.dtype)
+        shapes[names] = tuple(x.shape), dtype
+    # An average takes the place of the parameters.
+    trees = {path[0] for path in shapes}
+    tree = "ema" if "ema" in trees else "params"
+    for path in list(shapes):
+        if path[0] != tree:
+            del shapes[path]
+    return shapes
 
 
 def _is_array(x: Any) -> bool:
     """Whether a node of Orbax's metadata describes an array."""
-    return isinstance(x, ocp.metadata.ArrayMetadata | ocp.metadata.ScalarMetadata)
+    kinds = (ocp.metadata.ArrayMetadata, ocp.metadata.ScalarMetadata)
+    return isinstance(x, kinds)
 
 
 def _key(entry: Any) -> str:
     """The name of one entry of a path of JAX."""
-    return str(entry.key) if isinstance(entry, jax.tree_util.DictKey) else str(entry)
+    if isinstance(entry, jax.tree_util.DictKey):
+        return str(entry.key)
+    return str(entry)
 
 
-def restore(
-    workdir: Path, step: int, shapes: dict[Key, jax.ShapeDtypeStruct]
-) -> dict[Key, jax.Array]:
+def restore(workdir: Path, step: int, shapes: Shapes) -> dict[Key, jax.Array]:
     """Load some arrays of a checkpoint, each with its dtype and sharding in `shapes`."""
     each = {}
     for path, x in shapes.items():
-        each[path] = ocp.ArrayRestoreArgs(dtype=x.dtype, sharding=x.sharding)
+        each[path] = ocp.ArrayRestoreArgs(
+            dtype=x.dtype,
+            sharding=x.sharding,
+        )
+    # Arrays that are not in the item are not read from the disk.
+    item = dict.fromkeys(shapes, 0)
     args = ocp.args.PyTreeRestore(
-        item=unflatten_dict(dict.fromkeys(shapes, 0)),
+        item=unflatten_dict(item),
         restore_args=unflatten_dict(each),
         partial_restore=True,
     )
-    tree = ocp.PyTreeCheckpointHandler().restore(_folder(workdir, step), args=args)
-    flat = flatten_dict(tree)
+    handler = ocp.PyTreeCheckpointHandler()
+    folder = _folder(workdir, step)
+    flat = flatten_dict(handler.restore(folder, args=args))
     return {path: flat[path] for path in shapes}
 
 
-def parts(
-    workdir: Path, step: int, path: Key, indices: list[tuple[int, ...]]
-) -> Iterator[np.ndarray]:
+def parts(workdir: Path, step: int, path: Key, indices: list[Index]) -> Iterator[np.ndarray]:
     """Yield `array[index]` of one array of a checkpoint for each index.
 
     Where each part is a chunk of its own on the disk, at most one is in memory.
     """
-    store = dict(driver="ocdbt", base=f"file://{_folder(workdir, step)}/")
-    store["path"] = ".".join(path) + "/"
-    array = ts.open(dict(driver="zarr", kvstore=store), open=True).result()
-    chunk = array.chunk_layout.read_chunk.shape[: len(indices[0])]
-    if any(n != 1 for n in chunk):
-        array = array.read().result()
-        yield from (array[index] for index in indices)
+    folder = _folder(workdir, step)
+    name = ".".join(path)
+    store = dict(driver="ocdbt")
+    store["base"] = f"file://{folder}/"
+    store["path"] = f"{name}/"
+    spec = dict(driver="zarr", kvstore=store)
+    array = ts.open(spec, open=True).result()
+    chunk = array.chunk_layout.read_chunk.shape or ()
+    depth = len(indices[0])
+    # Where a chunk holds several parts, it would be read once for each of them.
+    if any(n != 1 for n in chunk[:depth]):
+        whole: np.ndarray = array.read().result()
+        for index in indices:
+            yield whole[index]
         return
     for index in indices:
         yield array[index].read().result()
@@ -142,11 +175,14 @@ def parts(
 
 def load(workdir: Path, step: int, abstract: dict) -> dict:
     """Load the parameters that evaluation uses, with the shardings of `abstract`."""
-    tree = next(iter(stored(workdir, step)))[0]
-    shapes = {(tree, *path): x for path, x in flatten_dict(abstract).items()}
+    paths = stored(workdir, step)
+    tree, *_ = next(iter(paths))
+    shapes = flatten_dict({tree: abstract})
     arrays = restore(workdir, step, shapes)
-    return unflatten_dict({path[1:]: x for path, x in arrays.items()})
+    return unflatten_dict(arrays)[tree]
 
 
 def _folder(workdir: Path, step: int) -> Path:
-    return (Path(workdir) / FOLDER / str(step) / "default").absolute()
+    checkpoint = Path(workdir) / FOLDER / str(step)
+    folder = checkpoint / "default"
+    return folder.absolute()

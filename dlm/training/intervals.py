@@ -15,6 +15,7 @@ class Intervals:
     on_save_failure: Literal["stop", "continue"] = "stop"  # after a checkpoint that failed
 
     def __post_init__(self):
-        most, rest = min(self.log, self.keep), min(self.eval, self.save)
-        if most < 1 or rest < 0:
+        is_positive = self.log >= 1 and self.keep >= 1
+        is_possible = self.eval >= 0 and self.save >= 0
+        if not (is_positive and is_possible):
             raise ValueError("log and keep must be at least 1; eval and save must not be negative")

@@ -4,6 +4,7 @@ The metrics of update k − 1 are fetched while update k runs, so that the host 
 device; if they are ready before, they are fetched before.
 """
 
+import functools
 import queue
 import threading
 import time
@@ -27,7 +28,7 @@ _LAST_READ = 5.0  # seconds for the batch under way when the run ends
 class Phases:
     """The seconds that a run spends in each phase."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -151,8 +152,8 @@ class _Reader:
         self._batches = batches
         self._requests: queue.SimpleQueue = queue.SimpleQueue()  # True: one more; False: the end
         self._ready: queue.SimpleQueue = queue.SimpleQueue()  # (batch, None) or (None, error)
-        run = dict(target=self._read, args=(count,), daemon=True, name="batches")
-        self._thread = threading.Thread(**run)
+        read = functools.partial(self._read, count)
+        self._thread = threading.Thread(target=read, daemon=True, name="batches")
         self._thread.start()
         self._requests.put(True)
 
