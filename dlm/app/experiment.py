@@ -1,4 +1,7 @@
-"""From a Run to everything it stands for: tokenizer, data, network, mesh, jitted functions. The one place that knows all rooms."""
+"""Building everything that a run's config describes: data, network, mesh, jitted functions.
+
+This is the one place that knows all rooms.
+"""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -24,17 +27,19 @@ from dlm.samplers.plan import resolve
 from dlm.training import optimizer
 from dlm.training.update import Hooks, create_state, make_update
 
-_ROWS = 16  # samples drawn at a time by an evaluator
-
 
 class Experiment:
-    """A run's config brought to life. Nothing is read or compiled before it is asked for."""
+    """The objects that a run's config describes; nothing is read or compiled before its use."""
 
     def __init__(self, run: Run, tokenizer, on=None):
-        self.run, self.tokenizer, self.objective = run, tokenizer, run.objective
-        self.mesh = on or mesh.make(
-            run.mesh
-        )  # `on` an imagined mesh programs can be traced and lowered, not run
+        """Build the network and the optimizer of a run.
+
+        On an abstract mesh `on` programs can be traced and lowered, but not run.
+        """
+        self.run = run
+        self.tokenizer = tokenizer
+        self.objective = run.objective
+        self.mesh = on or mesh.make(run.mesh)
         self.model = transformer.Transformer(run.nn, self.mesh if run.nn.experts.count else None)
         expert_matmul.check(run.nn.experts.backend)
         self.optimizer = optimizer.transformation(run.optim, run.steps)
@@ -42,9 +47,8 @@ class Experiment:
         self._generators: dict = {}
         rows, parts, shares = run.data.batch, run.optim.microbatches, axes.shards(self.mesh.shape)
         if rows % (parts * shares):
-            raise UserError(
-                f"config.data.batch={rows} must be a multiple of optim.microbatches={parts} × {shares} device(s) on the data axes"
-            )
+            divisor = f"optim.microbatches={parts} × {shares} device(s) on the data axes"
+            raise UserError(f"config.data.batch={rows} must be a multiple of {divisor}")
 
     def net(self, params) -> Net:
         """Returns the network with these parameters, its rows spread over the devices."""
@@ -55,7 +59,7 @@ class Experiment:
 
         return net
 
-    # ------------------------------------------------------------------------------------------------------------ training
+    # ------------------------------------------------------------------------------------ training
 
     def _fresh(self) -> State:
         params = transformer.initialise(self.model, keys.key(self.root, "init"))
@@ -71,45 +75,41 @@ class Experiment:
         return checkpoint.abstract(self._fresh, self._shardings)
 
     def new_state(self) -> State:
-        """The state before the first update, made where it will live; with the parameters of the run that it begins with."""
-        # It runs once: compiling it is all it costs. A plugin's compiler need not know XLA's options.
+        """Returns the state before the first update, created on the devices where it stays.
+
+        A run that begins with another one (`Run.start`) receives its parameters.
+        """
+        # It runs once, so all its cost is compilation. A plugin may not know XLA's options.
         quick = {} if self.run.mesh.platform else {"xla_backend_optimization_level": 0}
-        initial = jax.jit(
-            self._fresh,
-            out_shardings=self._shardings(jax.eval_shape(self._fresh)),
-            compiler_options=quick,
-        )()
+        shardings = self._shardings(jax.eval_shape(self._fresh))
+        create = jax.jit(self._fresh, out_shardings=shardings, compiler_options=quick)
+        initial = create()
         if self.run.start is None:
             return initial
         params = warm_start.taken(self.run.start, initial.params)
-        return replace(
-            initial,
-            params=params,
-            ema=None if initial.ema is None else jax.tree.map(jnp.copy, params),
-        )
+        ema = None
+        if initial.ema is not None:
+            ema = jax.tree.map(jnp.copy, params)
+        return replace(initial, params=params, ema=ema)
 
     @cached_property
     def update(self):
-        """The jitted `update(state, batch) → (state, sums)`; the old state is given up."""
-        schedule = optimizer.rate(self.run.optim, self.run.steps)
-        given = (
+        """The jitted `update(state, batch) → (state, sums)`; it donates the old state."""
+        update = make_update(
             self.loss,
             self.run.optim,
             self.optimizer,
-            schedule,
-            self.root,
-            self.tokenizer.bytes_V,
-            self.run.steps,
+            schedule=optimizer.rate(self.run.optim, self.run.steps),
+            root_key=self.root,
+            bytes_V=self.tokenizer.bytes_V,
+            steps=self.run.steps,
+            hooks=Hooks(time_sampling.updated_costs, self._route),
         )
-        update = make_update(*given, Hooks(time_sampling.updated_costs, self._route))
-        return jax.jit(
-            update,
-            donate_argnums=0,
-            out_shardings=(self._shardings(jax.eval_shape(self._fresh)), None),
-        )
+        shardings = self._shardings(jax.eval_shape(self._fresh))
+        return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
 
     def models(self, params, statistics=None, progress: jax.Array | float = 1.0) -> Models:
-        """Returns what an objective may call or read beside the batch, with these parameters."""
+        """Returns all that an objective may call or read beside the batch."""
         return Models(self.net(params), params.get("objective", {}), statistics, progress)
 
     def loss(
@@ -121,13 +121,13 @@ class Experiment:
           params: parameters of the network, and the objective's own.
           batch: packed sequences.
           key: the noise key of the step.
-          statistics: what the objective carries from update to update.
+          statistics: running sums that the objective carries from update to update.
           progress: fraction of the updates done.
         """
         return self.objective.loss(self.models(params, statistics, progress), batch, key)
 
     def _route(self, params, routed):
-        """The parameters with their routers' biases moved, and figures for the logs."""
+        """Returns the parameters with updated router biases, and metrics for the logs."""
         e = self.run.nn.experts
         devices = router_metrics.devices(e, self.mesh.shape["expert"])
         metrics = router_metrics.means(routed, e.per_token, devices)
@@ -142,14 +142,11 @@ class Experiment:
         return self.objective.process_of(own) or MaskNoise(vocab=self.run.nn.vocab)
 
     def batches(self, step: int) -> Iterator[Batch]:
-        """Batches of updates `step` + 1, `step` + 2, …, on the devices."""
-        data = self.run.data
-        return map(
-            self.put,
-            data.batches(
-                self.windows, self.run.seed, step, jax.process_index(), jax.process_count()
-            ),
-        )
+        """Returns the batches of updates `step` + 1, `step` + 2, …, on the devices."""
+        # Each process reads its own rows.
+        share = (jax.process_index(), jax.process_count())
+        rows = self.run.data.batches(self.windows, self.run.seed, step, *share)
+        return map(self.put, rows)
 
     @cached_property
     def windows(self):
@@ -157,27 +154,24 @@ class Experiment:
         return self.run.data.train_windows(self.tokenizer, self.run.seed)
 
     def put(self, rows: dict) -> Batch:
+        """Returns a batch on the devices, from arrays on the host."""
         return mesh.put(self.mesh, rows, self.run.data.batch)
 
     def abstract_batch(self) -> Batch:
-        """Shapes, dtypes and shardings of a batch of packed documents; nothing is read."""
-        data, ids = self.run.data, np.int32
-        kinds = dict(
-            tokens_BL=ids,
-            segments_BL=ids,
-            positions_BL=ids,
-            weights_BL=np.float32,
-            noisable_BL=bool,
-        )
-        kinds |= dict(marked_BL=bool) if data.marked_characters else {}
-        sizes = {name: ((data.batch, data.length), kind) for name, kind in kinds.items()} | dict(
-            index_B=((data.batch,), ids)
-        )
-        return mesh.batch(
-            {name: mesh.abstract(self.mesh, *size) for name, size in sizes.items()}, data.batch
-        )
+        """Returns shapes, dtypes and shardings of a batch of packed documents; nothing is read."""
+        data = self.run.data
+        integers = ("tokens_BL", "segments_BL", "positions_BL")
+        dtypes: dict[str, type] = dict.fromkeys(integers, np.int32)
+        dtypes |= dict(weights_BL=np.float32, noisable_BL=bool)
+        # Only some data mark characters.
+        if data.marked_characters:
+            dtypes["marked_BL"] = bool
+        shape = (data.batch, data.length)
+        rows = {name: mesh.abstract(self.mesh, shape, dtype) for name, dtype in dtypes.items()}
+        rows["index_B"] = mesh.abstract(self.mesh, (data.batch,), np.int32)
+        return mesh.batch(rows, data.batch)
 
-    # ---------------------------------------------------------------------------------------------------------- evaluation
+    # ---------------------------------------------------------------------------------- evaluation
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 — an experiment lives as long as its process
     def bound(self, samples: int, pattern: str = "count"):
@@ -189,28 +183,33 @@ class Experiment:
         return jax.jit(estimate)
 
     def reported(self, pattern: str = "count"):
-        """The objective by which its bound is estimated (`objectives.Pattern`). A network that is told the time is told another one under a
-        count, which makes it another bound: there it is the run's own."""
-        return (
-            self.objective.counted()
-            if pattern == "count" and self.run.nn.time == "none"
-            else self.objective
-        )
+        """Returns the objective by which the bound is estimated (`core.contracts.Pattern`).
+
+        A network conditioned on the time would receive another time under a fixed count, which
+        makes it another bound, so its own noise is used.
+        """
+        if pattern == "count" and self.run.nn.time == "none":
+            return self.objective.counted()
+        return self.objective
 
     def empty_cache(self, batch: int, length: int) -> Cache:
         """Returns an empty cache for `length` positions, spread over the devices."""
         return mesh.remembered(self.mesh, transformer.empty_cache(self.model, batch, length))
 
     def generator(self, params, sampler, *, seed: int = 0, trace: bool = False) -> Generator:
-        """Requests to replies with these parameters; one sampler compiles once, whatever the parameters and the seed."""
-        if (sampler, trace) not in self._generators:
+        """Returns the function from requests to replies with these parameters.
+
+        A sampler is compiled once, whatever the parameters and the seed.
+        """
+        key = (sampler, trace)
+        if key not in self._generators:
             visibility, tokenizer = self.objective.visibility, self.tokenizer
             model = Model(self.net, self.empty_cache, self.process_of, visibility, tokenizer)
             sharding = mesh.replicated(self.mesh) if self.mesh.size > 1 else None
-            self._generators[sampler, trace] = Generator(
+            self._generators[key] = Generator(
                 model, params, sampler, seed=seed, trace=trace, sharding=sharding
             )
-        return self._generators[sampler, trace].holding(params, seed)
+        return self._generators[key].holding(params, seed)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
     def counted(self, count: Callable):
@@ -220,7 +219,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class VocabOnlyTokenizer:
-    """Stands for a tokenizer where nothing is read: all that a program's shapes need."""
+    """Replaces a tokenizer where no text is read and only shapes matter."""
 
     vocab: Vocab
 
@@ -230,11 +229,16 @@ class VocabOnlyTokenizer:
 
 
 def check_sampler(run: Run) -> None:
-    """Refuses, before it is trained, a sampler that cannot draw from it: an override of the objective leaves the recipe's sampler."""
+    """Raises UserError where the config's sampler cannot sample from the model.
+
+    An override of the objective leaves the recipe's sampler as it was, which would only be noticed
+    after training.
+    """
     process = run.objective.process or MaskNoise(vocab=run.nn.vocab)
     try:
         resolve(run.sampler, process, run.objective.visibility)
     except UserError as error:
-        raise UserError(
-            f"config.{error}" if str(error).startswith("sampler.") else f"config.sampler: {error}"
-        ) from None
+        # Some errors name their field, others only the problem.
+        names_field = str(error).startswith("sampler.")
+        place = "config." if names_field else "config.sampler: "
+        raise UserError(f"{place}{error}") from None

@@ -7,10 +7,11 @@ holds the next one in a field.
 from collections.abc import Iterator
 from typing import Any
 
+Path = list[str]  # of names
 PASSES = ("then", "next_pass")  # names of the field that holds the next pass, old and new
 
 
-def tops(config: dict, path: list[str]) -> Iterator[tuple[dict, int]]:
+def tops(config: dict, path: Path) -> Iterator[tuple[dict, int]]:
     """Yield (dictionary, number of names of the path that lead to it), one for each pass."""
     if path[:1] != ["sampler"]:
         yield config, 0
@@ -18,13 +19,13 @@ def tops(config: dict, path: list[str]) -> Iterator[tuple[dict, int]]:
     sampler = config.get("sampler")
     while isinstance(sampler, dict):
         # The caller may change the pass, so the next one is read first.
-        passes = [sampler[name] for name in PASSES if sampler.get(name)]
-        later = passes[0] if passes else None
+        passes = [sampler.get(name) for name in PASSES]
+        later = next(filter(None, passes), None)
         yield sampler, 1
         sampler = later
 
 
-def existing(config: dict, path: list[str]) -> dict | None:
+def existing(config: dict, path: Path) -> dict | None:
     """Return the dictionary at a path, None where there is none; nothing is changed."""
     inner: Any = config
     for name in path:
@@ -34,7 +35,7 @@ def existing(config: dict, path: list[str]) -> dict | None:
     return inner
 
 
-def opened(config: dict, path: list[str]) -> dict:
+def opened(config: dict, path: Path) -> dict:
     """Return the dictionary at a path, created where there is none."""
     for name in path:
         if not isinstance(config.get(name), dict):
@@ -43,7 +44,7 @@ def opened(config: dict, path: list[str]) -> dict:
     return config
 
 
-def section(config: dict, path: list[str], number: str = "") -> dict | None:
+def section(config: dict, path: Path, number: str = "") -> dict | None:
     """Return the dictionary at a path; None where there is none.
 
     The name of a member becomes a dictionary, and so does a plain number, as the field `number`.
@@ -63,7 +64,9 @@ def section(config: dict, path: list[str], number: str = "") -> dict | None:
 def is_member(section: dict, members: tuple[str, ...]) -> bool:
     """Check whether a section is one of these members; True where it does not name its member."""
     name = section.get("name")
-    return not members or name is None or stem(name) in members
+    if not members or name is None:
+        return True
+    return stem(name) in members
 
 
 def stem(name: Any) -> str:
