@@ -87,7 +87,7 @@ def reachable(cls):
             below = exposed(importlib.import_module(f"dlm.{f.metadata['module']}").__name__)
         elif f.metadata.get("family") or f.metadata.get("families"):
             below = members(f.metadata.get("family") or f.metadata["families"])
-        elif dataclasses.is_dataclass(hints[f.name]):
+        elif f.name != "vocab" and dataclasses.is_dataclass(hints[f.name]):
             below = [hints[f.name]]
         found += [c for b in below for c in reachable(b)]
     return list(dict.fromkeys(found))
