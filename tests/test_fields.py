@@ -282,9 +282,9 @@ def reported(corpus, **changes):
     """What an update of this run reports."""
     run = build_run(tiny.recipe(corpus, **changes))
     made = Experiment(run, run.text.fit(()))
-    return sorted(
-        jax.eval_shape(made.update, made.abstract_state(), tiny.batch(tiny.tokens(8, 32)))[1]
-    )
+    batch = tiny.batch(tiny.tokens(8, 32))
+    _, sums = jax.eval_shape(made.update, made.abstract_state(), batch)
+    return sorted([*sums, *sums["metrics"]])
 
 
 ROWS = {  # field → (probe, another value, values both runs share)
