@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlm.nn import experts, ffn, router_metrics
+from dlm.nn import expert_layer, experts, ffn, router_metrics
 from dlm.nn.config import Experts
 from dlm.nn.routers.base import Balance
 from dlm.nn.routers.choice import Choice
@@ -131,10 +131,10 @@ def test_the_balance_loss_has_the_gradient_of_its_formula(within):
 
     tiny.close(grad, jax.grad(formula)(params["params"]["router_DGX"]), 1e-6)
     even = jnp.full((16, 16), 1 / 16.0)
-    layer_ = experts._Layer(Experts(count=16, per_token=4, width=F, router=router), "swiglu", None)
-    charge = layer_._penalty(
-        jnp.zeros((16, 16)), even, jnp.full((16, 16), 0.25), jnp.ones(16, bool)
+    layer_ = expert_layer.ExpertLayer(
+        Experts(count=16, per_token=4, width=F, router=router), "swiglu", None
     )
+    charge = layer_.penalty(jnp.zeros((16, 16)), even, jnp.full((16, 16), 0.25), jnp.ones(16, bool))
     np.testing.assert_allclose(charge / 16, 0.3, rtol=1e-6)
 
 

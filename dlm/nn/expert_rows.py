@@ -1,0 +1,101 @@
+"""Rows in the order of their experts: from tokens to rows, and the weighted sum back.
+
+T tokens have S slots each, so pair p = t·S + s is a slot of a token. Pairs are sorted by their
+experts; R counts all pairs, P those rows that are computed. All gradients gather, and none
+scatters, because a scatter is slow and its sums depend on the order.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlm.nn import expert_matmul
+
+
+class Order(NamedTuple):
+    """Pairs in the order of their experts."""
+
+    pair_R: jax.Array  # the pair at each place
+    place_R: jax.Array  # the place of each pair
+    sizes_E: jax.Array  # rows of each expert
+
+
+def by_expert(expert_TS: jax.Array, experts: int) -> Order:
+    """Sorts pairs by their experts; those of expert E, which does not exist, are last."""
+    expert_R = expert_TS.reshape(-1)
+    pair_R = jnp.argsort(expert_R, stable=True)
+    count_R = jnp.arange(len(pair_R), dtype=pair_R.dtype)
+    place_R = jnp.zeros_like(pair_R).at[pair_R].set(count_R, unique_indices=True)
+    sizes_E = jnp.bincount(expert_R, length=experts + 1)[:experts]
+    return Order(pair_R, place_R, sizes_E)
+
+
+def through_experts(x_TD, local_TS, weight_TS, matrices: dict, **how: Any) -> jax.Array:
+    """Returns the weighted sum of the experts of each token's slots; expert E does not exist.
+
+    `how` are the options of `expert_matmul.apply`.
+    """
+    E, (T, S) = len(matrices["up_EDF"]), local_TS.shape
+    order = by_expert(local_TS, E)
+    # No token has one expert in two slots.
+    rows = T * min(S, E)
+    pair_P = order.pair_R[:rows]
+    place_TS = jnp.minimum(order.place_R, rows).reshape(T, S)
+    x_PD = spread(x_TD, pair_P, place_TS)
+    y_PD = expert_matmul.apply(x_PD, order.sizes_E, matrices, **how)
+    weight_TS = jnp.where(local_TS < E, weight_TS, 0.0)
+    return collect(y_PD, weight_TS, pair_P, place_TS)
+
+
+def _at(x_PD, place):
+    """Returns rows of x; 0 where there is none."""
+    last = len(x_PD) - 1
+    rows = x_PD[jnp.minimum(place, last)]
+    return jnp.where((place < len(x_PD))[..., None], rows, 0)
+
+
+@jax.custom_vjp
+def spread(x_TD, pair_P, place_TS):
+    """Returns the token of each pair, [P, D]; 0 where there is no such pair."""
+    return _at(x_TD, pair_P // place_TS.shape[1])
+
+
+def _spread_fwd(x_TD, pair_P, place_TS):
+    return spread(x_TD, pair_P, place_TS), place_TS
+
+
+def _spread_bwd(place_TS, dx_PD):
+    return _at(dx_PD, place_TS).sum(1), None, None
+
+
+spread.defvjp(_spread_fwd, _spread_bwd)
+
+
+@jax.custom_vjp
+def collect(y_PD, weight_TS, pair_P, place_TS):
+    """Returns Σ_s weight_ts · y of the row of pair (t, s), [T, D]."""
+    y_TSD = _at(y_PD, place_TS)
+    return jnp.einsum("TSD,TS->TD", y_TSD, weight_TS.astype(y_PD.dtype))
+
+
+def _collect_fwd(y_PD, weight_TS, pair_P, place_TS):
+    residual = y_PD, weight_TS, pair_P, place_TS
+    return collect(*residual), residual
+
+
+def _collect_bwd(residual, dy_TD):
+    y_PD, weight_TS, pair_P, place_TS = residual
+    T, S = weight_TS.shape
+    weight_R = weight_TS.reshape(-1)
+    exists_P, last = pair_P < T * S, T * S - 1
+    weight_P = jnp.where(exists_P, weight_R[jnp.minimum(pair_P, last)], 0.0)
+    weight_P1 = weight_P[:, None].astype(dy_TD.dtype)
+    dy_PD = _at(dy_TD, pair_P // S) * weight_P1
+    # Gradients of weights are sums over the width, in float32 at any precision of activations.
+    y_TSD, wide = _at(y_PD, place_TS), jnp.float32
+    dweight_TS = jnp.einsum("TSD,TD->TS", y_TSD, dy_TD, preferred_element_type=wide)
+    return dy_PD, dweight_TS, None, None
+
+
+collect.defvjp(_collect_fwd, _collect_bwd)
