@@ -14,6 +14,8 @@ from dlm.machine import mesh as run_mesh
 from dlm.machine.config import MeshConfig
 from dlm.nn import expert_matmul, experts, ffn, router_metrics
 from dlm.nn.config import Experts
+from dlm.nn.expert_plan import Plan
+from dlm.nn.expert_ranges import RowRanges
 from dlm.nn.routers.base import Balance, largest
 from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.limited import Limited
@@ -151,13 +153,11 @@ def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
 
 def test_many_experts_in_the_order_of_their_loads_are_the_loop_over_them():
     """The heaviest ten of 22 have first blocks of 232 rows, then fours of 216, 200 and 192; some loads are beyond that."""
-    assert expert_matmul._Plan.of(16, 64, 0, 0.25).parts == ((1, 64, 8),), (
-        "a few rows are one product"
-    )
-    plan = expert_matmul._Plan.of(4400, 22, 0, 200.0)
-    assert plan.parts == ((2, 4, 232), (1, 2, 232), (1, 4, 216), (1, 4, 200), (1, 4, 192))
+    assert Plan.of(16, 64, 0, 0.25).products == ((1, 64, 8),), "a few rows are one product"
+    plan = Plan.of(4400, 22, 0, 200.0)
+    assert plan.products == ((2, 4, 232), (1, 2, 232), (1, 4, 216), (1, 4, 200), (1, 4, 192))
     fair = np.random.default_rng(1).multinomial(4400, [1 / 22] * 22)
-    first_E = plan.first_E(expert_matmul._RowRanges.of(jnp.array(fair)).order_E)
+    first_E = plan.first_E(RowRanges.of(jnp.array(fair)).order_E)
     assert (first_E[fair.argmax()], first_E[fair.argmin()]) == (232, 192)
     crowded = [0, 2000, 3, 300, *[90] * 18]
     with jax.enable_x64(True):
