@@ -24,18 +24,21 @@ class FeedForward(nn.Module):
         names = ["up_DF"]
         if self.config.kind == "swiglu":
             names.append("gate_DF")
-        inward = nn.initializers.normal(D**-0.5)
-        h = []
-        for name in names:
-            weight_DF = self._weight(name, inward, x_BLD.dtype, D, F)
-            h.append(jnp.einsum("BLD,DF->BLF", x_BLD, weight_DF))
-        h_BLF = act(self.config.kind, *h)
+
+        # The output starts smaller in a deeper network.
         size = 2 * self.layers * F
+        inward = nn.initializers.normal(D**-0.5)
         outward = nn.initializers.normal(size**-0.5)
-        down_FD = self._weight("down_FD", outward, x_BLD.dtype, F, D)
+        dtype = x_BLD.dtype
+        inner = []
+        for name in names:
+            weight_DF = self._weight(name, inward, dtype, D, F)
+            inner.append(jnp.einsum("BLD,DF->BLF", x_BLD, weight_DF))
+        h_BLF = act(self.config.kind, *inner)
+        down_FD = self._weight("down_FD", outward, dtype, F, D)
         return jnp.einsum("BLF,FD->BLD", h_BLF, down_FD)
 
-    def _weight(self, name: str, initial, dtype, *shape: int) -> jax.Array:
+    def _weight(self, name: str, initial, dtype, *shape: int):
         return self.param(name, initial, shape).astype(dtype)
 
 

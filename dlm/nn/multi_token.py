@@ -10,6 +10,7 @@ segment begins h is 0.
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from dlm.nn import config, norms
@@ -26,16 +27,29 @@ class MultiTokenLayer(nn.Module):
     @nn.compact
     def __call__(self, h_BLD, embedded_BLD, first_BL, inputs: LayerInputs):
         """Returns the new h_BLD, and (the same, the layer's routing sums)."""
-        c, D = self.config, self.config.width
-        ones, inward = nn.initializers.ones, nn.initializers.normal((2 * D) ** -0.5)
-        before_BLD = jnp.where(first_BL[..., None], 0, jnp.roll(h_BLD, 1, 1))
-        before_BLD = norms.rms(before_BLD, self.param("before_norm_D", ones, (D,)), c.norm.epsilon)
-        gain_D = self.param("read_norm_D", ones, (D,))
-        embedded_BLD = norms.rms(embedded_BLD, gain_D, c.norm.epsilon)
-        before_DD = self.param("before_DD", inward, (D, D)).astype(h_BLD.dtype)
-        h_BLD = before_BLD @ before_DD
-        read_DD = self.param("read_DD", inward, (D, D)).astype(h_BLD.dtype)
-        h_BLD += embedded_BLD @ read_DD
+        c = self.config
+        dtype = h_BLD.dtype
+        earlier_BLD = jnp.roll(h_BLD, 1, 1)
+        before_BLD = jnp.where(first_BL[..., None], 0, earlier_BLD)
+        before_BLD = self._normed("before_norm_D", before_BLD)
+        embedded_BLD = self._normed("read_norm_D", embedded_BLD)
+
+        # M, as a matrix for each of the two vectors.
+        h_BLD = before_BLD @ self._matrix("before_DD", dtype)
+        h_BLD += embedded_BLD @ self._matrix("read_DD", dtype)
         sparse = c.stacks[-1].kinds[-1]
-        h_BLD, (_, routing) = Block(c, sparse, self.mesh, name="block")(h_BLD, None, inputs)
+        block = Block(c, sparse, self.mesh, name="block")
+        h_BLD, (_, routing) = block(h_BLD, None, inputs)
         return h_BLD, (h_BLD, routing)
+
+    def _normed(self, name: str, x_BLD: jax.Array) -> jax.Array:
+        c = self.config
+        gain_D = self.param(name, nn.initializers.ones, (c.width,))
+        return norms.rms(x_BLD, gain_D, c.norm.epsilon)
+
+    def _matrix(self, name: str, dtype: jnp.dtype) -> jax.Array:
+        D = self.config.width
+        # Two vectors are added, so both matrices start as one of twice the rows.
+        size = 2 * D
+        inward = nn.initializers.normal(size**-0.5)
+        return self.param(name, inward, (D, D)).astype(dtype)

@@ -12,5 +12,8 @@ def rms(x, gain=None, epsilon: float = EPSILON):
     The gain starts at 1 and is stored as published weights store it.
     """
     wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + epsilon)
-    return (wide if gain is None else wide * gain).astype(x.dtype)
+    square = jnp.mean(wide * wide, -1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(square + epsilon)
+    if gain is not None:
+        wide = wide * gain
+    return wide.astype(x.dtype)

@@ -25,21 +25,29 @@ def devices(experts, ep: int) -> int:
     """
     if ep > 1:
         return ep
-    return (
-        experts.router.groups if experts.router.even else math.gcd(experts.count, experts.per_token)
-    )
+    if experts.router.even:
+        return experts.router.groups
+    return math.gcd(experts.count, experts.per_token)
 
 
 def means(routed: dict, active: int, devices: int) -> dict[str, jax.Array]:
     """Returns means over the layers, of all buckets of the mask ratio together."""
     load_NE = routed["load_NZE"].sum(1)
-    load_ND = load_NE.reshape(len(load_NE), devices, -1).sum(-1)
-    tokens_N, whole_N = (jnp.maximum(x, 1.0) for x in (routed["tokens_NZ"].sum(1), load_NE.sum(1)))
+    N, E = load_NE.shape
+    load_ND = load_NE.reshape(N, devices, -1).sum(-1)
+    # A batch may have no token.
+    tokens_N = jnp.maximum(routed["tokens_NZ"].sum(1), 1.0)
+    whole_N = jnp.maximum(load_NE.sum(1), 1.0)
+    spread_N = load_ND.max(1) - load_ND.min(1)
+    imbalance_N = spread_N / whole_N * devices
+    busiest_N = load_NE.max(1) / whole_N * E
+    dropped_N = routed["dropped_NZ"].sum(1) / tokens_N
+    entropy_N = routed["entropy_NZ"].sum(1) / tokens_N
     return dict(
-        router_imbalance=((load_ND.max(1) - load_ND.min(1)) / whole_N * devices).mean(),
-        router_busiest=(load_NE.max(1) / whole_N * load_NE.shape[1]).mean(),
-        router_dropped=(routed["dropped_NZ"].sum(1) / tokens_N / active).mean(),
-        router_entropy=(routed["entropy_NZ"].sum(1) / tokens_N).mean(),
+        router_imbalance=imbalance_N.mean(),
+        router_busiest=busiest_N.mean(),
+        router_dropped=(dropped_N / active).mean(),
+        router_entropy=entropy_N.mean(),
     )
 
 
@@ -49,14 +57,16 @@ def updated_biases(params: Any, routed: dict, rate: float) -> Any:
     Source: arXiv:2408.15664, algorithm 1.
     """
     load_NE = routed["load_NZE"].sum(1)
-    push_NE = rate * jnp.sign(load_NE.mean(1, keepdims=True) - load_NE)
+    mean_N1 = load_NE.mean(1, keepdims=True)
+    push_NE = rate * jnp.sign(mean_N1 - load_NE)
 
     def moved(path, p):
         if name_of(path) != "bias_GX":
             return p
-        own_NE = (
-            push_NE[-len(p) :] if path[0].key == "ahead" else push_NE[: len(p)]
-        )  # the layers ahead come last
+        # The layers that predict from further back are last.
+        own_NE = push_NE[: len(p)]
+        if path[0].key == "ahead":
+            own_NE = push_NE[-len(p) :]
         return p + own_NE.reshape(p.shape)
 
     return jax.tree_util.tree_map_with_path(moved, params)

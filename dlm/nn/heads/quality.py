@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Quality:
+    """A hidden layer, then one number for each position; it starts at 0."""
+
     HIDDEN: ClassVar[int] = 128
 
     def parameters(self, width: int, vocab_size: int) -> int:
@@ -21,7 +23,10 @@ class Quality:
         import jax.numpy as jnp
 
         D, W = hidden_BLD.shape[-1], self.HIDDEN
-        normal, zeros = jax.nn.initializers.normal(D**-0.5), jax.nn.initializers.zeros
-        weight_DW = param("quality_DW", normal, (D, W)).astype(hidden_BLD.dtype)
+        normal = jax.nn.initializers.normal(D**-0.5)
+        zeros = jax.nn.initializers.zeros
+        weight_DW = param("quality_DW", normal, (D, W))
         weight_W = param("quality_W", zeros, (W,))
-        return jax.nn.silu(hidden_BLD @ weight_DW).astype(jnp.float32) @ weight_W
+        # Log-odds are float32 at any precision of activations.
+        h_BLW = jax.nn.silu(hidden_BLD @ weight_DW.astype(hidden_BLD.dtype))
+        return h_BLW.astype(jnp.float32) @ weight_W

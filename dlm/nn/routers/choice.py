@@ -19,6 +19,8 @@ from dlm.nn.routers.base import Router
 
 @dataclass(frozen=True)
 class Choice(Router):
+    """Each expert takes its best tokens of a row."""
+
     slope: float = 0.0
 
     @property
@@ -33,16 +35,19 @@ class Choice(Router):
 
     def room(self, length: int, experts: int, active: int) -> int:
         """Returns the largest number of tokens of a row that an expert can take."""
-        return min(length, math.ceil(length * active / experts * (1 + self.slope)))
+        even = length * active / experts
+        return min(length, math.ceil(even * (1 + self.slope)))
 
     def choose(self, select_BLE, valid_BL, ratio_B, active: int):
-        """Returns which tokens of its row each expert takes, [B, E, C], and whether there is one."""
+        """Returns the tokens of a row that each expert takes, [B, E, C], and whether there are."""
         import jax
         import jax.numpy as jnp
 
         B, L, E = select_BLE.shape
         C = self.room(L, E, active)
-        select_BEL = jnp.where(valid_BL[:, None], select_BLE.swapaxes(1, 2), -jnp.inf)
+        # Padding is never chosen before a token.
+        select_BEL = select_BLE.swapaxes(1, 2)
+        select_BEL = jnp.where(valid_BL[:, None], select_BEL, -jnp.inf)
         _, places_BEC = jax.lax.top_k(select_BEL, C)
         n_B = valid_BL.sum(1)
         more_B = 1 + self.slope * (1 - 2 * ratio_B)
