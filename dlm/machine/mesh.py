@@ -123,7 +123,11 @@ def fetch(tree):
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def put(mesh: jax.sharding.Mesh, rows: dict[str, np.ndarray], total: int) -> Batch:
+def put(
+    mesh: jax.sharding.Mesh,
+    rows: dict[str, np.ndarray],
+    total: int,
+) -> Batch:
     """Build the global batch of `total` rows from this process's, split over the data axes."""
     sharding = NamedSharding(mesh, PartitionSpec(axes.BATCH))
     arrays = {}

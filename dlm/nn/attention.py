@@ -93,6 +93,7 @@ def with_cache(
     slots = inputs.slots
     assert slots is not None, "a cache needs slots"
     half = inputs.noised(new_kv[0].shape[1])
+    # Queries of both streams attend to the noised tokens of this pass, which are not cached.
     seen, written = [], []
     for new_BLJK, old_BMJK in zip(new_kv, kv, strict=True):
         noised_BLJK, clean_BLJK = jnp.split(new_BLJK, [half], 1)
@@ -102,4 +103,5 @@ def with_cache(
         if half:
             all_BMJK = jnp.concatenate([noised_BLJK, all_BMJK], 1)
         seen.append(all_BMJK)
-    return (seen[0], seen[1]), (written[0], written[1])
+    (k_BMJK, v_BMJK), (k_written, v_written) = seen, written
+    return (k_BMJK, v_BMJK), (k_written, v_written)

@@ -32,7 +32,13 @@ def slots_of(cache: Cache | None) -> Slots | None:
     return Slots(cache.slots_BL, cache.start, cache.first)
 
 
-def empty(layers: int, batch: int, positions: int, sizes: tuple[Size, Size], dtype) -> Cache:
+def empty(
+    layers: int,
+    batch: int,
+    positions: int,
+    sizes: tuple[Size, Size],
+    dtype,
+) -> Cache:
     """Returns a cache with nothing in it.
 
     Args:
@@ -46,7 +52,11 @@ def empty(layers: int, batch: int, positions: int, sizes: tuple[Size, Size], dty
     return Cache(keys, values)
 
 
-def write(old_BMJK: jax.Array, new_BLJK: jax.Array, slots: Slots) -> jax.Array:
+def write(
+    old_BMJK: jax.Array,
+    new_BLJK: jax.Array,
+    slots: Slots,
+) -> jax.Array:
     """Returns the keys (or values) of a layer with the new ones in their slots."""
     new_BLJK = new_BLJK.astype(old_BMJK.dtype)
     slots_BL = slots.slots_BL

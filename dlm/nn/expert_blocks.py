@@ -36,13 +36,14 @@ def _put(x, new, live_C1, start):
     return jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)
 
 
-def _inward(weights: Weights) -> list[str]:
+def inward_names(weights: Weights) -> list[str]:
+    """Returns the names of the matrices that multiply the input."""
     return [name for name in ("up_EDF", "gate_EDF") if name in weights]
 
 
 def _inner(x, weights: Weights) -> list[jax.Array]:
     """Returns the inputs of the nonlinearity: x·up and, where the kind has one, x·gate."""
-    return [x @ weights[name] for name in _inward(weights)]
+    return [x @ weights[name] for name in inward_names(weights)]
 
 
 def _of_one(weights: Weights, e) -> Weights:
@@ -54,7 +55,13 @@ def _of_some(weights: Weights, expert_G) -> Weights:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def apply(kind: str, plan: Plan, x_RD, sizes_E, weights: Weights) -> jax.Array:
+def apply(
+    kind: str,
+    plan: Plan,
+    x_RD,
+    sizes_E,
+    weights: Weights,
+) -> jax.Array:
     """Returns E_e(x) for each row x of expert e, [R, D].
 
     Args:
@@ -67,7 +74,13 @@ def apply(kind: str, plan: Plan, x_RD, sizes_E, weights: Weights) -> jax.Array:
     return _apply_fwd(kind, plan, x_RD, sizes_E, weights)[0]
 
 
-def _apply_fwd(kind: str, plan: Plan, x_RD, sizes_E, weights: Weights):
+def _apply_fwd(
+    kind: str,
+    plan: Plan,
+    x_RD,
+    sizes_E,
+    weights: Weights,
+):
     R, ranges = len(x_RD), RowRanges.of(sizes_E)
 
     def first(B, y_RD, blocks):
@@ -152,12 +165,18 @@ def _forward(kind: str, x_BD, weights: Weights):
     return act(kind, *inner) @ weights["down_EFD"], inner
 
 
-def _backward(kind: str, x_BD, weights: Weights, inner: list[jax.Array], dy_BD):
+def _backward(
+    kind: str,
+    x_BD,
+    weights: Weights,
+    inner: list[jax.Array],
+    dy_BD,
+):
     """Returns the gradients of x and of each matrix of one expert from that of y."""
     h_BF, back = jax.vjp(partial(act, kind), *inner)
     dh_BF = dy_BD @ weights["down_EFD"].T
     inner_gradients = back(dh_BF.astype(h_BF.dtype))
-    d_inner = dict(zip(_inward(weights), inner_gradients, strict=True))
+    d_inner = dict(zip(inward_names(weights), inner_gradients, strict=True))
     dx_BD = sum(d @ weights[name].T for name, d in d_inner.items())
     product = partial(jnp.matmul, preferred_element_type=_precise(x_BD))
     dw = {name: product(x_BD.T, d) for name, d in d_inner.items()}

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 
 from dlm.nn import config, ffn
 from dlm.nn.device_axes import DeviceAxes
+from dlm.nn.expert_blocks import inward_names
+from dlm.nn.expert_matmul import Method
 from dlm.nn.expert_rows import by_expert, collect, spread, through_experts
 
 
@@ -49,7 +51,8 @@ class Dispatch:
         if ep > 1:
             here = jax.lax.axis_index("expert")
             x_TD = self.axes.gather(x_TD)
-            expert_TS, weight_TS = self.axes.gather(expert_TS), self.axes.gather(weight_TS)
+            expert_TS = self.axes.gather(expert_TS)
+            weight_TS = self.axes.gather(weight_TS)
             first = E * here
             # Each device has equally many picks, and those of its own groups are adjacent.
             if c.router.even:
@@ -61,8 +64,8 @@ class Dispatch:
         own_TS = (expert_TS >= first) & (expert_TS < first + E)
         local_TS = jnp.where(own_TS, expert_TS - first, E)
         load = len(x_TD) * K / c.count
-        how = dict(kind=self.kind, backend=c.backend, block=c.block, load=load)
-        y_TD = through_experts(x_TD, local_TS, weight_TS, self.matrices, **how)
+        how = Method(self.kind, c.backend, c.block, load)
+        y_TD = through_experts(x_TD, local_TS, weight_TS, self.matrices, how)
         if ep > 1:
             y_TD = jax.lax.psum_scatter(y_TD, "expert", scatter_dimension=0, tiled=True)
         return self.axes.sum_widths(y_TD), computed_TK
@@ -72,9 +75,12 @@ class Dispatch:
 
         Each expert takes the first C tokens of each device; those after them are dropped.
         """
-        (T, K), E = expert_TK.shape, self.config.count
-        C = min(T, math.ceil(self.config.router.capacity * K * T / E))
-        order = by_expert(jnp.where(valid_T[:, None], expert_TK, E), E)
+        T, K = expert_TK.shape
+        E = self.config.count
+        capacity = self.config.router.capacity
+        C = min(T, math.ceil(capacity * K * T / E))
+        expert_or_none_TK = jnp.where(valid_T[:, None], expert_TK, E)
+        order = by_expert(expert_or_none_TK, E)
         start_E = jnp.cumsum(order.sizes_E) - order.sizes_E
 
         # A pick's rank among those of its expert decides whether it is computed.
@@ -85,14 +91,18 @@ class Dispatch:
         place_TK = place_R.reshape(T, K)
 
         # Each place of a buffer reads one pair, or none: T·K.
-        filled_EC = jnp.arange(C) < order.sizes_E[:, None]
-        row_EC = jnp.where(filled_EC, start_E[:, None] + jnp.arange(C), 0)
+        number_C = jnp.arange(C)
+        filled_EC = number_C < order.sizes_E[:, None]
+        row_EC = start_E[:, None] + number_C
+        row_EC = jnp.where(filled_EC, row_EC, 0)
         pair_EC = jnp.where(filled_EC, order.pair_R[row_EC], T * K)
         pair_P = pair_EC.reshape(-1)
-        x_ECD = spread(x_TD, pair_P, place_TK).reshape(E, C, -1)
-        y_PD = self._exchanged(x_ECD).reshape(E * C, -1)
+        x_PD = spread(x_TD, pair_P, place_TK)
+        y_ECD = self._exchanged(x_PD.reshape(E, C, -1))
+        y_PD = y_ECD.reshape(E * C, -1)
         computed_TK = computed_R.reshape(T, K)
-        y_TD = collect(y_PD, weight_TK * computed_TK, pair_P, place_TK)
+        weight_TK = weight_TK * computed_TK
+        y_TD = collect(y_PD, weight_TK, pair_P, place_TK)
         return self.axes.sum_widths(y_TD), computed_TK
 
     def chosen(
@@ -112,24 +122,28 @@ class Dispatch:
             weight_TE: the weight of an expert for a token that it chooses.
             select_TE: the scores that it chooses by.
         """
-        (B, L, D), E = x_BLD.shape, self.config.count
+        B, L, D = x_BLD.shape
+        E = self.config.count
         choose = self.config.router.choose
         select_BLE = select_TE.reshape(B, L, E)
         places_BEC, taken_BEC = choose(select_BLE, valid_BL, ratio_B, self.config.per_token)
 
         # Each expert's buffer has room for its tokens of all rows.
         N = B * places_BEC.shape[-1]
-        token_BEC = places_BEC + L * jnp.arange(B)[:, None, None]
+        first_B11 = L * jnp.arange(B)[:, None, None]
+        token_BEC = places_BEC + first_B11
         token_EN = token_BEC.swapaxes(0, 1).reshape(E, N)
         taken_EN = taken_BEC.swapaxes(0, 1).reshape(E, N)
         x_END = x_BLD.reshape(-1, D)[token_EN]
-        y_END = self._exchanged(jnp.where(taken_EN[..., None], x_END, 0))
+        x_END = jnp.where(taken_EN[..., None], x_END, 0)
+        y_END = self._exchanged(x_END)
         expert_E1 = jnp.arange(E)[:, None]
-        weight_EN = jnp.where(taken_EN, weight_TE[token_EN, expert_E1], 0.0)
+        weight_EN = weight_TE[token_EN, expert_E1]
+        weight_EN1 = jnp.where(taken_EN, weight_EN, 0.0)[..., None]
 
         # The sum over experts is float32 at any precision of activations.
         zeros_TD = jnp.zeros((B * L, D), jnp.float32)
-        y_TD = zeros_TD.at[token_EN].add(weight_EN[..., None] * y_END)
+        y_TD = zeros_TD.at[token_EN].add(weight_EN1 * y_END)
         zeros_TE = jnp.zeros((B * L, E))
         chosen_TE = zeros_TE.at[token_EN, expert_E1].add(taken_EN * 1.0)
         return self.axes.sum_widths(y_TD.astype(x_BLD.dtype)), chosen_TE
@@ -139,8 +153,11 @@ class Dispatch:
         ep = self.axes.size("expert")
         if ep > 1:
             x_ECD = jax.lax.all_to_all(x_ECD, "expert", 0, 1, tiled=True)
-        names = [name for name in ("up_EDF", "gate_EDF") if name in self.matrices]
-        inner = [jnp.einsum("ECD,EDF->ECF", x_ECD, self.matrices[name]) for name in names]
+        names = inward_names(self.matrices)
+        inner = []
+        for name in names:
+            weight_EDF = self.matrices[name]
+            inner.append(jnp.einsum("ECD,EDF->ECF", x_ECD, weight_EDF))
         h_ECF = ffn.act(self.kind, *inner)
         y_ECD = jnp.einsum("ECF,EFD->ECD", h_ECF, self.matrices["down_EFD"])
         if ep == 1:

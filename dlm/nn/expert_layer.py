@@ -67,7 +67,9 @@ class ExpertLayer:
             check_vma=False,
         )
         y, routed, penalty = layer(*rows, routing, matrices)
-        return y.reshape(-1, D)[: B * L].reshape(B, L, D), routed, penalty
+        # Without the padding, which is last.
+        y_TD = y.reshape(-1, D)[: B * L]
+        return y_TD.reshape(B, L, D), routed, penalty
 
     def _divisible(self, rows: tuple[jax.Array, ...], shards: int):
         """Pads a few rows for many devices.
@@ -77,8 +79,10 @@ class ExpertLayer:
         padded = []
         for x in rows:
             if self.config.router.competing != "row":
-                x = x.reshape(-1, 1, *x.shape[2:])
-            widths = [(0, -len(x) % shards)] + [(0, 0)] * (x.ndim - 1)
+                shape = -1, 1, *x.shape[2:]
+                x = x.reshape(shape)
+            missing = -len(x) % shards
+            widths = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
             padded.append(jnp.pad(x, widths))
         return tuple(padded)
 
@@ -100,7 +104,8 @@ class ExpertLayer:
             matrices: of this device's experts.
         """
         router = self.config.router
-        x_TD, valid_T = x_BLD.reshape(-1, x_BLD.shape[-1]), valid_BL.reshape(-1)
+        x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
+        valid_T = valid_BL.reshape(-1)
         scored = self._scored(x_TD, routing)
         dispatch = Dispatch(self.config, self.kind, self._axes, matrices)
         if router.competing == "row":
@@ -158,21 +163,25 @@ class ExpertLayer:
 
     def penalty(self, logits_TE, scores_TE, picked_TE, valid_T) -> jax.Array:
         """Returns the router's losses, each times the tokens that it is taken over."""
-        c, router, n = self.config, self.config.router, valid_T.sum()
+        c, router = self.config, self.config.router
+        n = valid_T.sum()
+        valid_T1 = valid_T[:, None]
         total = jnp.float32(0)
         if router.balance.weight:
             pool = _POOLS[router.balance.pool]
             tokens = jnp.maximum(self._axes.sum(n, pool), 1)
             picks_E = self._axes.sum(picked_TE.sum(0), pool)
             f_E = picks_E / tokens * (c.count / c.per_token)
-            shares_TE = jnp.where(valid_T[:, None], router.shares(scores_TE), 0)
+            shares_TE = router.shares(scores_TE)
+            shares_TE = jnp.where(valid_T1, shares_TE, 0)
             p_E = self._axes.sum(shares_TE.sum(0), pool) / tokens
             # Only p has a gradient, picks are counts.
             product = (jax.lax.stop_gradient(f_E) * p_E).sum()
             total += router.balance.weight * product * n
         if router.z:
             z_T = jax.nn.logsumexp(logits_TE, -1) ** 2
-            total += router.z * jnp.where(valid_T, z_T, 0).sum()
+            z_T = jnp.where(valid_T, z_T, 0)
+            total += router.z * z_T.sum()
         return self._axes.sum(total, axes.BATCH)
 
     def _routing_sums(self, scores_TE, picked_TE, missing_T, valid_T, ratio_T) -> Routing:
@@ -196,5 +205,7 @@ class ExpertLayer:
             tokens_Z=in_TZ.sum(0),
             together_ZEE=pairs_ZEE,
         )
-        total = {name: self._axes.sum(x, axes.BATCH) for name, x in sums.items()}
+        total = {}
+        for name, x in sums.items():
+            total[name] = self._axes.sum(x, axes.BATCH)
         return jax.lax.stop_gradient(total)

@@ -12,6 +12,7 @@ tokamax   tokamax.ragged_dot, whose kernels are the fastest where it has some
 
 import importlib.util
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,34 +24,33 @@ from dlm.nn.expert_plan import Plan
 from dlm.nn.ffn import act
 
 
+class Method(NamedTuple):
+    """How the experts are multiplied."""
+
+    kind: str  # of the nonlinearity
+    backend: str = "blocks"
+    # Rows of every expert that 'blocks' computes first; 0: chosen for the loads of a fair router.
+    block: int = 0
+    load: float = 0.0  # the mean load; 0: every row belongs to an expert
+
+
 def apply(
     x_RD: jax.Array,
     sizes_E: jax.Array,
     weights: Weights,
-    *,
-    kind: str,
-    backend: str = "blocks",
-    block: int = 0,
-    load: float = 0.0,
+    how: Method,
 ) -> jax.Array:
     """Returns E_e(x) for each row x of expert e, [R, D].
 
-    Args:
-        x_RD: rows in the order of their experts.
-        sizes_E: rows of each expert.
-        weights: up_EDF, down_EFD and, where the kind has one, gate_EDF.
-        kind: of the nonlinearity.
-        backend: how it is computed.
-        block: rows of every expert that 'blocks' computes first; 0: chosen for the loads of a fair
-            router.
-        load: its mean; 0: every row belongs to an expert.
+    Rows are in the order of their experts, sizes_E of each. The weights are up_EDF, down_EFD and,
+    where the kind has one, gate_EDF.
     """
-    if backend == "blocks":
-        mean = load or len(x_RD) / len(sizes_E)
-        plan = Plan.of(len(x_RD), len(sizes_E), block, mean)
-        return expert_blocks.apply(kind, plan, x_RD, sizes_E, weights)
+    if how.backend == "blocks":
+        R, E = len(x_RD), len(sizes_E)
+        plan = Plan.of(R, E, how.block, how.load or R / E)
+        return expert_blocks.apply(how.kind, plan, x_RD, sizes_E, weights)
     others = {"loop": _loop, "ragged": _ragged, "tokamax": _tokamax}
-    return others[backend](kind, x_RD, sizes_E, weights)
+    return others[how.backend](how.kind, x_RD, sizes_E, weights)
 
 
 def check(backend: str) -> None:
@@ -61,7 +61,12 @@ def check(backend: str) -> None:
         raise UserError(f"{cause}: {remedy}")
 
 
-def _loop(kind: str, x_RD, sizes_E, weights: Weights) -> jax.Array:
+def _loop(
+    kind: str,
+    x_RD,
+    sizes_E,
+    weights: Weights,
+) -> jax.Array:
     # Rows after the last expert's belong to expert E, which does not exist.
     end_E, row_R = jnp.cumsum(sizes_E), jnp.arange(len(x_RD))
     expert_R = jnp.searchsorted(end_E, row_R, side="right")
@@ -79,7 +84,13 @@ def _loop(kind: str, x_RD, sizes_E, weights: Weights) -> jax.Array:
     return y_RD
 
 
-def _with(dot: Callable, kind: str, x_RD, sizes_E, weights: Weights) -> jax.Array:
+def _with(
+    dot: Callable,
+    kind: str,
+    x_RD,
+    sizes_E,
+    weights: Weights,
+) -> jax.Array:
     """Computes the layer with a product of rows and the matrices of their experts."""
     gate_RF = None
     if "gate_EDF" in weights:
@@ -92,11 +103,21 @@ def _with(dot: Callable, kind: str, x_RD, sizes_E, weights: Weights) -> jax.Arra
     return jnp.where(live_R[:, None], y_RD, 0)
 
 
-def _ragged(kind: str, x_RD, sizes_E, weights: Weights) -> jax.Array:
+def _ragged(
+    kind: str,
+    x_RD,
+    sizes_E,
+    weights: Weights,
+) -> jax.Array:
     return _with(jax.lax.ragged_dot, kind, x_RD, sizes_E, weights)
 
 
-def _tokamax(kind: str, x_RD, sizes_E, weights: Weights) -> jax.Array:
+def _tokamax(
+    kind: str,
+    x_RD,
+    sizes_E,
+    weights: Weights,
+) -> jax.Array:
     import tokamax
     from absl import flags
 

@@ -30,7 +30,13 @@ class Plan(NamedTuple):
     rest: int  # C: few, since less than one of them is computed in vain
 
     @classmethod
-    def of(cls, rows: int, experts: int, block: int, load: float) -> "Plan":
+    def of(
+        cls,
+        rows: int,
+        experts: int,
+        block: int,
+        load: float,
+    ) -> "Plan":
         """Returns the plan for so many experts with `load` rows on average; block 0: chosen."""
         together = max(_TOGETHER, int(_ROWS // max(block or load, 1)))
         quarter = experts // (4 * together) * together

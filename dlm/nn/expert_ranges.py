@@ -23,7 +23,12 @@ class RowRanges(NamedTuple):
         end_E = jnp.cumsum(sizes_E)
         return cls(jnp.argsort(-sizes_E), end_E - sizes_E, end_E)
 
-    def window(self, expert_G: jax.Array, B: int, R: int) -> tuple[jax.Array, jax.Array]:
+    def window(
+        self,
+        expert_G: jax.Array,
+        B: int,
+        R: int,
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns (start_G, live_GB1) of B of R rows, each expert's own among them.
 
         A window never ends beyond the last row.
@@ -35,7 +40,13 @@ class RowRanges(NamedTuple):
         before_GB = row_GB < self.end_E[expert_G][:, None]
         return start_G, (after_GB & before_GB)[..., None]
 
-    def each_product(self, plan: Plan, carry, step: Callable, inputs=None):
+    def each_product(
+        self,
+        plan: Plan,
+        carry,
+        step: Callable,
+        inputs=None,
+    ):
         """Scans over all first blocks: carry, output ← step(B, carry, (experts, input)).
 
         Args:
@@ -70,7 +81,13 @@ class Further(NamedTuple):
     C: int
 
     @classmethod
-    def of(cls, sizes_E: jax.Array, first_E: jax.Array, R: int, C: int) -> "Further":
+    def of(
+        cls,
+        sizes_E: jax.Array,
+        first_E: jax.Array,
+        R: int,
+        C: int,
+    ) -> "Further":
         """Returns the blocks of experts with so many rows, `first_E` of them computed."""
         E = len(sizes_E)
         start_E = jnp.cumsum(sizes_E) - sizes_E

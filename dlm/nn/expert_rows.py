@@ -5,12 +5,14 @@ experts; R counts all pairs, P those rows that are computed. All gradients gathe
 scatters, because a scatter is slow and its sums depend on the order.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dlm.nn import expert_matmul
+from dlm.nn.expert_blocks import Weights
+from dlm.nn.expert_matmul import Method
 
 
 class Order(NamedTuple):
@@ -26,24 +28,37 @@ def by_expert(expert_TS: jax.Array, experts: int) -> Order:
     expert_R = expert_TS.reshape(-1)
     pair_R = jnp.argsort(expert_R, stable=True)
     count_R = jnp.arange(len(pair_R), dtype=pair_R.dtype)
-    place_R = jnp.zeros_like(pair_R).at[pair_R].set(count_R, unique_indices=True)
+    zeros_R = jnp.zeros_like(pair_R)
+    place_R = zeros_R.at[pair_R].set(count_R, unique_indices=True)
     sizes_E = jnp.bincount(expert_R, length=experts + 1)[:experts]
     return Order(pair_R, place_R, sizes_E)
 
 
-def through_experts(x_TD, local_TS, weight_TS, matrices: dict, **how: Any) -> jax.Array:
-    """Returns the weighted sum of the experts of each token's slots; expert E does not exist.
+def through_experts(
+    x_TD: jax.Array,
+    local_TS: jax.Array,
+    weight_TS: jax.Array,
+    matrices: Weights,
+    how: Method,
+) -> jax.Array:
+    """Returns the weighted sum of the experts of each token's slots.
 
-    `how` are the options of `expert_matmul.apply`.
+    Args:
+        x_TD: tokens.
+        local_TS: the expert of each slot; expert E does not exist.
+        weight_TS: its weight.
+        matrices: of E experts.
+        how: they are multiplied.
     """
-    E, (T, S) = len(matrices["up_EDF"]), local_TS.shape
+    E = len(matrices["up_EDF"])
+    T, S = local_TS.shape
     order = by_expert(local_TS, E)
     # No token has one expert in two slots.
     rows = T * min(S, E)
     pair_P = order.pair_R[:rows]
     place_TS = jnp.minimum(order.place_R, rows).reshape(T, S)
     x_PD = spread(x_TD, pair_P, place_TS)
-    y_PD = expert_matmul.apply(x_PD, order.sizes_E, matrices, **how)
+    y_PD = expert_matmul.apply(x_PD, order.sizes_E, matrices, how)
     weight_TS = jnp.where(local_TS < E, weight_TS, 0.0)
     return collect(y_PD, weight_TS, pair_P, place_TS)
 
@@ -52,7 +67,8 @@ def _at(x_PD, place):
     """Returns rows of x; 0 where there is none."""
     last = len(x_PD) - 1
     rows = x_PD[jnp.minimum(place, last)]
-    return jnp.where((place < len(x_PD))[..., None], rows, 0)
+    exists = place <= last
+    return jnp.where(exists[..., None], rows, 0)
 
 
 @jax.custom_vjp
@@ -88,8 +104,10 @@ def _collect_bwd(residual, dy_TD):
     y_PD, weight_TS, pair_P, place_TS = residual
     T, S = weight_TS.shape
     weight_R = weight_TS.reshape(-1)
-    exists_P, last = pair_P < T * S, T * S - 1
-    weight_P = jnp.where(exists_P, weight_R[jnp.minimum(pair_P, last)], 0.0)
+    # Pair T·S is none.
+    last = T * S - 1
+    weight_P = weight_R[jnp.minimum(pair_P, last)]
+    weight_P = jnp.where(pair_P < T * S, weight_P, 0.0)
     weight_P1 = weight_P[:, None].astype(dy_TD.dtype)
     dy_PD = _at(dy_TD, pair_P // S) * weight_P1
     # Gradients of weights are sums over the width, in float32 at any precision of activations.

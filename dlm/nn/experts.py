@@ -42,10 +42,12 @@ class Experts(nn.Module):
         c = self.config
         # Experts that are divided unevenly would compute each other's tokens.
         if self.mesh is not None:
-            c.fit(self.mesh.shape["expert"], self.mesh.shape["tensor"])
+            sizes = self.mesh.shape
+            c.fit(sizes["expert"], sizes["tensor"])
         several = self.mesh is not None and self.mesh.size > 1
         layer = ExpertLayer(c, self.kind, self.mesh if several else None)
-        ratio_BL = jnp.broadcast_to(ratio_B[:, None], x_BLD.shape[:2]).astype(jnp.float32)
+        ratio_B1 = ratio_B[:, None].astype(jnp.float32)
+        ratio_BL = jnp.broadcast_to(ratio_B1, x_BLD.shape[:2])
 
         # The order in which parameters are created seeds them.
         routing = self._routing()
@@ -54,7 +56,9 @@ class Experts(nn.Module):
         y_BLD = add_aux_gradient(y_BLD, share * penalty)
         if c.shared:
             wide = config.FFN(self.kind, c.shared * c.width)
-            y_BLD += ffn.FeedForward(wide, self.width, self.layers, name="shared")(x_BLD)
+            settings = wide, self.width, self.layers
+            shared = ffn.FeedForward(*settings, name="shared")
+            y_BLD += shared(x_BLD)
         return y_BLD, routed
 
     def _routing(self) -> dict[str, jax.Array]:
@@ -62,26 +66,31 @@ class Experts(nn.Module):
         router, G = self.config.router, self.config.router.groups
         X = self.config.count // G
         normal = nn.initializers.normal(self.width**-0.5)
-        params = {"router_DGX": self.param("router_DGX", normal, (self.width, G, X))}
+        shape = self.width, G, X
+        params = {"router_DGX": self.param("router_DGX", normal, shape)}
         if router.scale == "learned":
             start = nn.initializers.constant(_start(self.config))
             params["scale_GX"] = self.param("scale_GX", start, (G, X))
         if router.bias:
-            params["bias_GX"] = self.param("bias_GX", nn.initializers.zeros, (G, X))
+            zeros = nn.initializers.zeros
+            params["bias_GX"] = self.param("bias_GX", zeros, (G, X))
         return params
 
     def _matrices(self, dtype: jnp.dtype) -> dict[str, jax.Array]:
         """Returns the matrices of all experts, in the dtype of the activations."""
-        E, D, F = self.config.count, self.width, self.config.width
+        D = self.width
+        E, F = self.config.count, self.config.width
         inward = nn.initializers.normal(D**-0.5)
         size = 2 * self.layers * F
         outward = nn.initializers.normal(size**-0.5)
         names = ["up_EDF"]
         if self.kind == "swiglu":
             names.append("gate_EDF")
-        matrices = {name: self.param(name, inward, (E, D, F)) for name in names}
+        matrices = {}
+        for name in names:
+            matrices[name] = self.param(name, inward, (E, D, F))
         matrices["down_EFD"] = self.param("down_EFD", outward, (E, F, D))
-        return {name: matrix.astype(dtype) for name, matrix in matrices.items()}
+        return {name: w.astype(dtype) for name, w in matrices.items()}
 
 
 def _start(c: config.Experts) -> float:
@@ -89,7 +98,9 @@ def _start(c: config.Experts) -> float:
     if c.router.weights == "renormalised":
         return 1.0
     # An undecided softmax gives each expert 1/E, a sigmoid gives it 1/2.
-    return c.count / c.per_token if c.router.score == "softmax" else 2 / c.per_token
+    if c.router.score == "softmax":
+        return c.count / c.per_token
+    return 2 / c.per_token
 
 
 @jax.custom_vjp

@@ -42,7 +42,11 @@ class FeedForward(nn.Module):
         return self.param(name, initial, shape).astype(dtype)
 
 
-def act(kind: str, up: jax.Array, gate: jax.Array | None = None) -> jax.Array:
+def act(
+    kind: str,
+    up: jax.Array,
+    gate: jax.Array | None = None,
+) -> jax.Array:
     """Returns the nonlinearity between the matrices; `gate` where the kind has one."""
     if kind == "swiglu":
         assert gate is not None, "swiglu has a gate"

@@ -13,7 +13,7 @@ each query instead of each key (`absorbed`):
     q_i · k_i = (W_UK,iᵀ q_i) · c + q_i · r        Σ_m w_m v_m = W_UV,i Σ_m w_m c_m
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from dlm.nn import attention, config, norms, rope
 from dlm.nn.attend.base import Backend
 from dlm.nn.attend.dense import Streams
+from dlm.nn.attention import KV
 from dlm.nn.inputs import LayerInputs
 
 
@@ -34,54 +35,64 @@ class LatentAttention(nn.Module):
     epsilon: float = norms.EPSILON
 
     @nn.compact
-    def __call__(self, x_BLD, kv, inputs: LayerInputs):
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        kv: KV | None,
+        inputs: LayerInputs,
+    ) -> tuple[jax.Array, KV | None]:
         """Returns (x_BLD, the layer's rotary keys and latents in the cache, or None)."""
-        c, t, dtype = self.config, self.config.latent, x_BLD.dtype
-        D, H, R = self.width, c.heads, t.kv_rank
+        t, dtype = self.config.latent, x_BLD.dtype
+        D, H, R = self.width, self.config.heads, self.config.latent.kv_rank
 
-        def weight(name, *shape):
-            return self.param(name, nn.initializers.normal(shape[0] ** -0.5), shape).astype(dtype)
-
-        def normed(name, x):
-            if c.qk_norm != "rms":
-                return x
-            gain = self.param(name, nn.initializers.ones, x.shape[-1:])
-            return norms.rms(x, gain, self.epsilon)
-
-        # Queries, from a short vector of their own where q_rank says so.
-        if t.q_rank:
-            low_BLQ = jnp.einsum("BLD,DQ->BLQ", x_BLD, weight("q_down_DQ", D, t.q_rank))
-            low_BLQ = normed("q_norm_Q", low_BLQ)
-            up_QHK = weight("q_up_QHK", t.q_rank, H, t.nope + t.rope)
-            q_BLHK = jnp.einsum("BLQ,QHK->BLHK", low_BLQ, up_QHK)
-        else:
-            q_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, weight("q_DHK", D, H, t.nope + t.rope))
-        low_BLR = jnp.einsum("BLD,DR->BLR", x_BLD, weight("kv_down_DR", D, R))
-        low_BLR = normed("kv_norm_R", low_BLR)
-        r_BLK = jnp.einsum("BLD,DK->BLK", x_BLD, weight("k_rope_DK", D, t.rope))
+        # The order in which parameters are created seeds them.
+        q_BLHK = self._queries(x_BLD)
+        down_DR = self._weight("kv_down_DR", dtype, D, R)
+        low_BLR = jnp.einsum("BLD,DR->BLR", x_BLD, down_DR)
+        low_BLR = self._normed("kv_norm_R", low_BLR)
+        rope_DK = self._weight("k_rope_DK", dtype, D, t.rope)
+        r_BLK = jnp.einsum("BLD,DK->BLK", x_BLD, rope_DK)
 
         # Only a part of each query and the shared key turn with the position.
-        turned_BLHK = rope.rotate(q_BLHK[..., t.nope :], inputs.cos, inputs.sin)
-        q_BLHK = jnp.concatenate([q_BLHK[..., : t.nope], turned_BLHK], -1)
-        turned_BL1K = rope.rotate(r_BLK[:, :, None], inputs.cos, inputs.sin)
-        new_kv = turned_BL1K, low_BLR[:, :, None]
+        plain_BLHK, turned_BLHK = jnp.split(q_BLHK, [t.nope], -1)
+        turned_BLHK = rope.rotate(turned_BLHK, inputs.cos, inputs.sin)
+        q_BLHK = jnp.concatenate([plain_BLHK, turned_BLHK], -1)
+        r_BL1K = rope.rotate(r_BLK[:, :, None], inputs.cos, inputs.sin)
+        new_kv = r_BL1K, low_BLR[:, :, None]
 
-        up = Up(weight("k_up_RHK", R, H, t.nope), weight("v_up_RHK", R, H, t.value))
-        outward = nn.initializers.normal((2 * self.layers * H * t.value) ** -0.5)
+        k_up_RHK = self._weight("k_up_RHK", dtype, R, H, t.nope)
+        v_up_RHK = self._weight("v_up_RHK", dtype, R, H, t.value)
+        size = 2 * self.layers * H * t.value
+        outward = nn.initializers.normal(size**-0.5)
         o_HKD = self.param("o_HKD", outward, (H, t.value, D)).astype(dtype)
 
         (r_BM1K, low_BM1R), kv = attention.with_cache(new_kv, kv, inputs)
-        if isinstance(inputs.prepared, Streams):
-            # Each stream in the order that is cheaper for it.
-            half = inputs.noised(q_BLHK.shape[1])
-            noised, clean = inputs.prepared
-            noised_BLHK = up.attend(inputs.backend, q_BLHK[:, :half], r_BM1K, low_BM1R, noised)
-            r_BM1K, low_BM1R = r_BM1K[:, half:], low_BM1R[:, half:]
-            clean_BLHK = up.attend(inputs.backend, q_BLHK[:, half:], r_BM1K, low_BM1R, clean)
-            attended_BLHK = jnp.concatenate([noised_BLHK, clean_BLHK], 1)
-        else:
-            attended_BLHK = up.attend(inputs.backend, q_BLHK, r_BM1K, low_BM1R, inputs.prepared)
+        up = Up(k_up_RHK, v_up_RHK)
+        attended_BLHK = up.attend_streams(q_BLHK, r_BM1K, low_BM1R, inputs)
         return jnp.einsum("BLHK,HKD->BLD", attended_BLHK, o_HKD), kv
+
+    def _queries(self, x_BLD: jax.Array) -> jax.Array:
+        """Returns the queries, from a short vector of their own if q_rank is set."""
+        t, dtype = self.config.latent, x_BLD.dtype
+        D, H, K = self.width, self.config.heads, t.nope + t.rope
+        if not t.q_rank:
+            q_DHK = self._weight("q_DHK", dtype, D, H, K)
+            return jnp.einsum("BLD,DHK->BLHK", x_BLD, q_DHK)
+        down_DQ = self._weight("q_down_DQ", dtype, D, t.q_rank)
+        low_BLQ = jnp.einsum("BLD,DQ->BLQ", x_BLD, down_DQ)
+        low_BLQ = self._normed("q_norm_Q", low_BLQ)
+        up_QHK = self._weight("q_up_QHK", dtype, t.q_rank, H, K)
+        return jnp.einsum("BLQ,QHK->BLHK", low_BLQ, up_QHK)
+
+    def _weight(self, name: str, dtype: jnp.dtype, *shape: int):
+        normal = nn.initializers.normal(shape[0] ** -0.5)
+        return self.param(name, normal, shape).astype(dtype)
+
+    def _normed(self, name: str, x: jax.Array) -> jax.Array:
+        if self.config.qk_norm != "rms":
+            return x
+        gain = self.param(name, nn.initializers.ones, x.shape[-1:])
+        return norms.rms(x, gain, self.epsilon)
 
 
 class Up(NamedTuple):
@@ -90,7 +101,33 @@ class Up(NamedTuple):
     k_up_RHK: jax.Array
     v_up_RHK: jax.Array
 
-    def attend(self, backend: Backend, q_BLHK, r_BM1K, low_BM1R, prepared) -> jax.Array:
+    def attend_streams(
+        self,
+        q_BLHK: jax.Array,
+        r_BM1K: jax.Array,
+        low_BM1R: jax.Array,
+        inputs: LayerInputs,
+    ) -> jax.Array:
+        """Returns the result for each query, of two streams each in the order cheaper for it."""
+        backend, prepared = inputs.backend, inputs.prepared
+        if not isinstance(prepared, Streams):
+            return self.attend(backend, q_BLHK, r_BM1K, low_BM1R, prepared)
+        half = inputs.noised(q_BLHK.shape[1])
+        noised_BLHK, clean_BLHK = q_BLHK[:, :half], q_BLHK[:, half:]
+        noised_BLHK = self.attend(backend, noised_BLHK, r_BM1K, low_BM1R, prepared.noised)
+        # Clean tokens attend to clean tokens alone.
+        r_BM1K, low_BM1R = r_BM1K[:, half:], low_BM1R[:, half:]
+        clean_BLHK = self.attend(backend, clean_BLHK, r_BM1K, low_BM1R, prepared.clean)
+        return jnp.concatenate([noised_BLHK, clean_BLHK], 1)
+
+    def attend(
+        self,
+        backend: Backend,
+        q_BLHK: jax.Array,
+        r_BM1K: jax.Array,
+        low_BM1R: jax.Array,
+        prepared: Any,
+    ) -> jax.Array:
         """Returns the result for each query, in the order that takes fewer multiplications.
 
         Args:
@@ -98,9 +135,10 @@ class Up(NamedTuple):
             q_BLHK: queries, the part that turns with the position last.
             r_BM1K: rotary keys, shared by the heads.
             low_BM1R: latents.
-            prepared: who attends to whom.
+            prepared: who attends to whom, in the form of the backend.
         """
-        R, L, M = len(self.k_up_RHK), q_BLHK.shape[1], r_BM1K.shape[1]
+        R = len(self.k_up_RHK)
+        L, M = q_BLHK.shape[1], r_BM1K.shape[1]
         own = self.k_up_RHK.shape[-1] + self.v_up_RHK.shape[-1]
         cost_absorbed = L * R * own + L * M * 2 * R
         cost_wide = M * R * own + L * M * own
@@ -108,20 +146,31 @@ class Up(NamedTuple):
         return order(backend, q_BLHK, r_BM1K, low_BM1R, prepared)
 
     def wide(self, backend: Backend, q_BLHK, r_BM1K, low_BM1R, prepared) -> jax.Array:
-        """Computes the keys and values of all heads from the latents; arguments as `attend`."""
-        low_BMR, H = low_BM1R[:, :, 0], self.k_up_RHK.shape[1]
+        """Computes the keys and values of all heads from the latents.
+
+        Args: as `attend`.
+        """
+        low_BMR = low_BM1R[:, :, 0]
         k_BMHK = jnp.einsum("BMR,RHK->BMHK", low_BMR, self.k_up_RHK)
-        r_BMHK = jnp.broadcast_to(r_BM1K, (*r_BM1K.shape[:2], H, r_BM1K.shape[-1]))
+        # Every head has its own copy of the rotary key.
+        shape = *k_BMHK.shape[:3], r_BM1K.shape[-1]
+        r_BMHK = jnp.broadcast_to(r_BM1K, shape)
         v_BMHK = jnp.einsum("BMR,RHK->BMHK", low_BMR, self.v_up_RHK)
         k_BMHK = jnp.concatenate([k_BMHK, r_BMHK], -1)
-        return backend.attend(q_BLHK, k_BMHK, v_BMHK, prepared, q_BLHK.shape[-1] ** -0.5)
+        scale = q_BLHK.shape[-1] ** -0.5
+        return backend.attend(q_BLHK, k_BMHK, v_BMHK, prepared, scale)
 
     def absorbed(self, backend: Backend, q_BLHK, r_BM1K, low_BM1R, prepared) -> jax.Array:
-        """Maps the queries into the latent space; arguments as `attend`."""
+        """Maps the queries into the latent space.
+
+        Args: as `attend`.
+        """
         nope = self.k_up_RHK.shape[-1]
-        latent_BLHR = jnp.einsum("BLHK,RHK->BLHR", q_BLHK[..., :nope], self.k_up_RHK)
-        query_BLHK = jnp.concatenate([latent_BLHR, q_BLHK[..., nope:]], -1)
+        plain_BLHK, turned_BLHK = jnp.split(q_BLHK, [nope], -1)
+        latent_BLHR = jnp.einsum("BLHK,RHK->BLHR", plain_BLHK, self.k_up_RHK)
+        query_BLHK = jnp.concatenate([latent_BLHR, turned_BLHK], -1)
         key_BM1K = jnp.concatenate([low_BM1R, r_BM1K], -1)
+        # The scale is that of the head's own size, in both orders.
         scale = q_BLHK.shape[-1] ** -0.5
         attended_BLHR = backend.attend(query_BLHK, key_BM1K, low_BM1R, prepared, scale)
         return jnp.einsum("BLHR,RHK->BLHK", attended_BLHR, self.v_up_RHK)

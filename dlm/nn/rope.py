@@ -17,7 +17,11 @@ import jax.numpy as jnp
 from dlm.nn import config
 
 
-def angles(positions_BL: jax.Array, size: int, rope: config.Rope):
+def angles(
+    positions_BL: jax.Array,
+    size: int,
+    rope: config.Rope,
+):
     """Returns (cos, sin) of the angles of each position, float32 [B, L, 1, size/2]."""
     exponent = -jnp.arange(0, size, 2, dtype=jnp.float32) / size
     theta = rope.base**exponent
@@ -29,7 +33,11 @@ def angles(positions_BL: jax.Array, size: int, rope: config.Rope):
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(x_BLHK: jax.Array, cos: jax.Array, sin: jax.Array):
+def rotate(
+    x_BLHK: jax.Array,
+    cos: jax.Array,
+    sin: jax.Array,
+):
     """Returns x with the pair (k, k + K/2) of every head rotated by its angle."""
     a, b = jnp.split(x_BLHK, 2, -1)
     # Angles are float32, products have the dtype of the activations.

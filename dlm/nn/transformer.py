@@ -11,7 +11,7 @@ two, … (`nn.multi_token`).
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -41,6 +41,7 @@ class Transformer(nn.Module):
     def __call__(self, canvas: Canvas) -> Output:
         """Predicts every position of the canvas."""
         c, L = self.config, canvas.z_BL.shape[1]
+        # The tokenizer sets the vocabulary, which a config does not have.
         vocab = c.vocab
         assert vocab is not None, "the config of a network names its vocabulary"
         dtype = jnp.dtype(c.compute.dtype)
@@ -84,7 +85,12 @@ class Transformer(nn.Module):
             routing=_along_layers(routing),
         )
 
-    def _table(self, name: str, size: float, rows: int) -> jax.Array:
+    def _table(
+        self,
+        name: str,
+        size: float,
+        rows: int,
+    ) -> jax.Array:
         normal = nn.initializers.normal(size)
         return self.param(name, normal, (rows, self.config.width))
 
@@ -139,9 +145,10 @@ class Transformer(nn.Module):
             if sums is not None:
                 routing = sums
             before = after
-        if kv is not None:
-            kv = tuple(map(_joined, kv, *new_kvs))
-        return h_BLD, kv, routing
+        if kv is None:
+            return h_BLD, None, routing
+        keys, values = map(_joined, kv, *new_kvs)
+        return h_BLD, (keys, values), routing
 
     def _stack(self, stack: Stack):
         """Returns the scan over the layers of a stack."""
@@ -196,6 +203,7 @@ class Transformer(nn.Module):
         c = self.config
         if c.time == "none":
             return None
+        # Half of the features are cosines, half are sines, at frequencies 1 to 1000.
         half, highest = c.TIME_FEATURES // 2, jnp.log(1000.0)
         frequency_A = jnp.exp(jnp.linspace(0.0, highest, half))
         angle_BLA = t_BL[..., None] * frequency_A
@@ -240,7 +248,10 @@ def _along_layers(routing: Routing | None) -> Routing | None:
     """Returns the sums named with the axis of the layers: load_ZE → load_NZE."""
     if routing is None:
         return None
-    return {name.replace("_", "_N", 1): x for name, x in routing.items()}
+    named = {}
+    for name, sums in routing.items():
+        named[name.replace("_", "_N", 1)] = sums
+    return named
 
 
 def initialise(model: Transformer, key: jax.Array):
@@ -248,8 +259,9 @@ def initialise(model: Transformer, key: jax.Array):
 
     Layers are rolled up for it, which changes no parameter and compiles several times faster.
     """
-    z_BL, shape = jnp.zeros((1, 2), jnp.int32), (1, 2)
-    t_BL, frozen_BL = jnp.zeros(shape), jnp.zeros(shape, bool)
+    z_BL = jnp.zeros((1, 2), jnp.int32)
+    t_BL = jnp.zeros(z_BL.shape)
+    frozen_BL = jnp.zeros(z_BL.shape, bool)
     canvas = Canvas(z_BL, t_BL, frozen_BL, Causal())
     rolled = replace(model.config, compute=config.Compute())
     variables = Transformer(rolled).init(key, canvas)
@@ -260,12 +272,17 @@ def net_of(model: Transformer, params) -> Net:
     """Returns the network with these parameters: all that objectives and samplers know of it."""
 
     def net(canvas: Canvas) -> Output:
-        return model.apply({"params": params}, canvas)
+        # Flax returns a pair only where a collection is mutable, and none is.
+        return cast(Output, model.apply({"params": params}, canvas))
 
     return net
 
 
-def empty_cache(model: Transformer, batch: int, length: int) -> Cache:
+def empty_cache(
+    model: Transformer,
+    batch: int,
+    length: int,
+) -> Cache:
     """Returns an empty cache for `length` positions."""
     c = model.config
     dtype = jnp.dtype(c.compute.dtype)

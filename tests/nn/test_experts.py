@@ -187,7 +187,7 @@ def is_the_loop(kind, backend, block, dtype, tolerance, R=24, loads=FEW):
     }
 
     def run(sizes_E, x_RD, weights, **how):
-        y_RD = expert_matmul.apply(x_RD, sizes_E, weights, kind=kind, **how)
+        y_RD = expert_matmul.apply(x_RD, sizes_E, weights, expert_matmul.Method(kind, **how))
         return jnp.sum(jnp.sin(y_RD)), y_RD
 
     def all_of(**how):

@@ -76,7 +76,12 @@ class Process(Protocol):
     ) -> Transition:
         """Returns p(z_s | z_t), s < t, with the prediction instead of the clean tokens.
 
-        `sigma_BL` is the probability with which a decided token is masked again in this step.
+        Args:
+            prediction: of the clean tokens.
+            z_BL: tokens at time t.
+            t_B: of each row.
+            s_B: the earlier time.
+            sigma_BL: the probability that a decided token is masked again in this step.
         """
 
     def charge(
@@ -87,4 +92,12 @@ class Process(Protocol):
         t_BL: jax.Array,
         scale_BL: jax.Array,
     ) -> jax.Array:
-        """Returns scale × the integrand of the bound on −log p(x), nats_BL; 0 where scale is 0."""
+        """Returns scale × the integrand of the bound on −log p(x), nats_BL; 0 where scale is 0.
+
+        Args:
+            prediction: of the clean tokens.
+            x_BL: clean tokens.
+            z_BL: tokens at time t.
+            t_BL: of each position.
+            scale_BL: factor, such as the importance weight of the time.
+        """

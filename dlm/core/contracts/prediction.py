@@ -54,8 +54,9 @@ class Dense:
 
     def log_prob(self, ids_BL: jax.Array) -> jax.Array:
         """Returns log p(ids_i | canvas), nats."""
-        chosen_BL = jnp.take_along_axis(self.logits_BLV, ids_BL[..., None], -1)[..., 0]
-        return chosen_BL - jax.nn.logsumexp(self.logits_BLV, -1)
+        ids_BL1 = ids_BL[..., None]
+        chosen_BL1 = jnp.take_along_axis(self.logits_BLV, ids_BL1, -1)
+        return chosen_BL1[..., 0] - jax.nn.logsumexp(self.logits_BLV, -1)
 
     def probs(self) -> jax.Array:
         """Returns all probabilities."""
@@ -70,9 +71,15 @@ class Dense:
         """
         if temperature < COLDEST:
             return self.argmax()
-        return keys.categorical(key_B, self.tempered(temperature, top_p, top_k).logits_BLV)
+        sharpened = self.tempered(temperature, top_p, top_k)
+        return keys.categorical(key_B, sharpened.logits_BLV)
 
-    def tempered(self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> "Dense":
+    def tempered(
+        self,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+    ) -> "Dense":
         """Returns the distribution that `sample` samples from."""
         logits_BLV = self.logits_BLV
         if temperature < COLDEST:
@@ -83,9 +90,11 @@ class Dense:
         # where it computes it twice.
         if temperature != 1:
             highest_BL1 = logits_BLV.max(-1, keepdims=True)
-            highest_BL1 = jnp.where(jnp.isfinite(highest_BL1), highest_BL1, 0.0)
+            some_BL1 = jnp.isfinite(highest_BL1)
+            highest_BL1 = jnp.where(some_BL1, highest_BL1, 0.0)
             logits_BLV = (logits_BLV - highest_BL1) / temperature
-        return Dense(keep_top_p(keep_top_k(logits_BLV, top_k), top_p))
+        logits_BLV = keep_top_k(logits_BLV, top_k)
+        return Dense(keep_top_p(logits_BLV, top_p))
 
     def confidence(self, kind: Confidence = "top") -> jax.Array:
         """Scores each position; higher is more confident.
@@ -95,10 +104,12 @@ class Dense:
         """
         if kind == "entropy":
             log_BLV = jax.nn.log_softmax(self.logits_BLV, -1)
-            terms_BLV = jnp.where(jnp.isfinite(log_BLV), jnp.exp(log_BLV) * log_BLV, 0.0)
-            return terms_BLV.sum(-1)
+            terms_BLV = jnp.exp(log_BLV) * log_BLV
+            # p log p → 0 for excluded ids.
+            possible_BLV = jnp.isfinite(log_BLV)
+            return jnp.where(possible_BLV, terms_BLV, 0.0).sum(-1)
         if kind == "margin":
-            two_BL2 = jax.lax.top_k(self.probs(), 2)[0]
+            two_BL2, _ = jax.lax.top_k(self.probs(), 2)
             return -jnp.diff(two_BL2, axis=-1)[..., 0]
         return self.probs().max(-1)
 
@@ -108,14 +119,16 @@ class Dense:
 
     def gather(self, position_BR: jax.Array) -> "Dense":
         """Returns the prediction at these positions of each row alone, [B, R, V]."""
-        return Dense(jnp.take_along_axis(self.logits_BLV, position_BR[..., None], 1))
+        position_BR1 = position_BR[..., None]
+        return Dense(jnp.take_along_axis(self.logits_BLV, position_BR1, 1))
 
 
 def keep_top_k(logits_BLV: jax.Array, top_k: int) -> jax.Array:
     """Sets all logits below the k-th largest to −inf (ties with it stay); k = 0 keeps all."""
     if not 0 < top_k < logits_BLV.shape[-1]:
         return logits_BLV
-    floor_BL1 = jax.lax.top_k(logits_BLV, top_k)[0][..., -1:]
+    largest_BLK, _ = jax.lax.top_k(logits_BLV, top_k)
+    floor_BL1 = largest_BLK[..., -1:]
     return jnp.where(logits_BLV >= floor_BL1, logits_BLV, -jnp.inf)
 
 

@@ -43,10 +43,19 @@ class DenseAttention:
         clean_BLM = _within(visibility.allowed(query, key, "xx"), query, key)
         assert itself_BLL is not None and other_BLM is not None, "two streams never see all"
         rows = max(len(itself_BLL), len(other_BLM))
-        parts = [jnp.broadcast_to(a, (rows, *a.shape[1:])) for a in (itself_BLL, other_BLM)]
-        return Streams(jnp.concatenate(parts, -1), clean_BLM)
+        itself_BLL = jnp.broadcast_to(itself_BLL, (rows, *itself_BLL.shape[1:]))
+        other_BLM = jnp.broadcast_to(other_BLM, (rows, *other_BLM.shape[1:]))
+        both = jnp.concatenate([itself_BLL, other_BLM], -1)
+        return Streams(both, clean_BLM)
 
-    def attend(self, q_BLHK, k_BMJK, v_BMJK, prepared: Allowed, scale: float) -> jax.Array:
+    def attend(
+        self,
+        q_BLHK,
+        k_BMJK,
+        v_BMJK,
+        prepared: Allowed,
+        scale: float,
+    ) -> jax.Array:
         """Returns the weighted mean of the values for each query, [B, L, H, K].
 
         Args:
@@ -76,7 +85,11 @@ def _attend(q_BLHK, k_BMJK, v_BMJK, allowed_BLM, scale):
     return jnp.einsum("BJRLM,BMJK->BLJRK", weights, v_BMJK).reshape(B, L, H, -1)
 
 
-def _within(allowed_BLM: jax.Array | None, query: Layout, key: Layout):
+def _within(
+    allowed_BLM: jax.Array | None,
+    query: Layout,
+    key: Layout,
+):
     """Restricts attention to the query's own segment."""
     if query.segments_BL is None:
         return allowed_BLM

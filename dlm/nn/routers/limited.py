@@ -13,6 +13,8 @@ from dlm.nn.routers.topk import TopK
 
 @dataclass(frozen=True)
 class Limited(TopK):
+    """Top-K of few groups, so that a token visits few devices."""
+
     groups: int = 8
     kept: int = 4
 
@@ -38,6 +40,7 @@ class Limited(TopK):
         rank_TG = jnp.take_along_axis(select_TGX, places_TGK, -1).sum(-1)
         # Experts of all other groups are out of the question.
         best_TM = largest(rank_TG, self.kept)
-        open_TG = (best_TM[:, :, None] == jnp.arange(self.groups)).any(1)
+        is_best_TMG = best_TM[:, :, None] == jnp.arange(self.groups)
+        open_TG = is_best_TMG.any(1)
         select_TGX = jnp.where(open_TG[..., None], select_TGX, -jnp.inf)
         return largest(select_TGX.reshape(T, E), active)
