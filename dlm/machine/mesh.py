@@ -31,19 +31,23 @@ def make(config: MeshConfig, among: list | None = None) -> jax.sharding.Mesh:
     """
     available = devices(config) if among is None else among
     others = config.fsdp * config.tensor * config.expert
-    data = config.data or max(len(available) // others, 1)
+    count = len(available)
+    # data=0: as many as there are.
+    data = config.data or max(count // others, 1)
+    size = data * others
     shape = f"data={config.data} fsdp={config.fsdp} tensor={config.tensor} expert={config.expert}"
-    if data * others > len(available) or (not config.data and len(available) % others):
+    uneven = not config.data and count % others
+    if size > count or uneven:
         kind = config.platform or available[0].platform
-        raise UserError(f"config.mesh: {shape} does not fit {len(available)} {kind} device(s)")
+        raise UserError(f"config.mesh: {shape} does not fit {count} {kind} device(s)")
 
     # A process without a device of the mesh would wait for the others for ever.
     processes = jax.process_count()
-    if among is None and processes > 1 and data * others < len(available):
+    if among is None and processes > 1 and size < count:
         cause = f"leaves out devices of {processes} processes"
-        raise UserError(f"config.mesh: {shape} {cause}: it must use all {len(available)}")
+        raise UserError(f"config.mesh: {shape} {cause}: it must use all {count}")
     sizes = (data, config.fsdp, config.tensor, config.expert)
-    devices_in_shape = placed(sizes, available[: data * others])
+    devices_in_shape = placed(sizes, available[:size])
     return jax.sharding.Mesh(devices_in_shape, axes.MESH, axis_types=_AUTO)
 
 
@@ -78,9 +82,13 @@ def state_shardings(mesh: jax.sharding.Mesh, abstract):
     return jax.tree_util.tree_map_with_path(sharding_of, abstract)
 
 
-def _shares(mesh: jax.sharding.Mesh, rows: int) -> tuple[str, ...] | None:
+def _shares(
+    mesh: jax.sharding.Mesh,
+    rows: int,
+) -> tuple[str, ...] | None:
     """Return the mesh axes that split this number of rows; None where it is not divisible."""
-    return axes.BATCH if rows % axes.shards(mesh.shape) == 0 else None
+    divisible = rows % axes.shards(mesh.shape) == 0
+    return axes.BATCH if divisible else None
 
 
 def spread(mesh: jax.sharding.Mesh, tree):
@@ -102,8 +110,9 @@ def remembered(mesh: jax.sharding.Mesh, memory):
 
     def split(x):
         # Numbers that are not divisible stay whole.
-        heads = "tensor" if x.shape[3] % mesh.shape["tensor"] == 0 else None
-        spec = PartitionSpec(None, _shares(mesh, x.shape[1]), None, heads)
+        _, B, _, J, _ = x.shape
+        heads = None if J % mesh.shape["tensor"] else "tensor"
+        spec = PartitionSpec(None, _shares(mesh, B), None, heads)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(split, memory)
@@ -116,7 +125,8 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 def fetch(tree):
     """Copy global arrays to NumPy, in every process."""
-    if all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
+    leaves = jax.tree.leaves(tree)
+    if all(x.is_fully_addressable for x in leaves):
         return jax.device_get(tree)
     from jax.experimental import multihost_utils
 
@@ -137,7 +147,9 @@ def put(
 
 
 def abstract(
-    mesh: jax.sharding.Mesh | AbstractMesh, shape: tuple[int, ...], dtype
+    mesh: jax.sharding.Mesh | AbstractMesh,
+    shape: tuple[int, ...],
+    dtype,
 ) -> jax.ShapeDtypeStruct:
     """Describe an array of a batch, without its content."""
     sharding = NamedSharding(mesh, PartitionSpec(axes.BATCH))
@@ -146,7 +158,8 @@ def abstract(
 
 def batch(arrays: dict, total: int) -> Batch:
     """Build the batch of arrays that are named as its fields, or as those of its layout."""
-    names = ("segments_BL", "positions_BL")
-    layout = Layout(**{name: arrays[name] for name in names if name in arrays})
-    others = {name: array for name, array in arrays.items() if name not in names}
-    return Batch(**others, layout=layout, total=total)
+    in_layout, others = {}, {}
+    for name, array in arrays.items():
+        part = in_layout if name in ("segments_BL", "positions_BL") else others
+        part[name] = array
+    return Batch(**others, layout=Layout(**in_layout), total=total)

@@ -27,7 +27,8 @@ class SelfAttention(nn.Module):
     ) -> tuple[jax.Array, KV | None]:
         """Returns (x_BLD, the layer's keys and values in the cache, or None)."""
         c, dtype = self.config, x_BLD.dtype
-        D, H, J, K = self.width, c.heads, c.kv_heads, c.head_size
+        D, K = self.width, c.head_size
+        H, J = c.heads, c.kv_heads
         size = 2 * self.layers * H * K
 
         # The order in which parameters are created seeds them.
@@ -55,16 +56,18 @@ class SelfAttention(nn.Module):
         new_kv = k_BLJK, v_BLJK
         seen, kv = with_cache(new_kv, kv, inputs)
         scale = K**-0.5
-        attended_BLHK = inputs.backend.attend(q_BLHK, *seen, inputs.prepared, scale)
+        attend = inputs.backend.attend
+        attended_BLHK = attend(q_BLHK, *seen, inputs.prepared, scale)
         attended_BLD = jnp.einsum("BLHK,HKD->BLD", attended_BLHK, o_HKD)
         if c.bias == "all":
             attended_BLD += self._bias("o_bias_D", dtype, D)
         return attended_BLD, kv
 
-    def _weight(self, name: str, initial, dtype, *shape: int) -> jax.Array:
-        return self.param(name, initial, shape).astype(dtype)
+    def _weight(self, name: str, initial, dtype, *shape: int):
+        weight = self.param(name, initial, shape)
+        return weight.astype(dtype)
 
-    def _bias(self, name: str, dtype, *shape: int) -> jax.Array:
+    def _bias(self, name: str, dtype, *shape: int):
         return self._weight(name, nn.initializers.zeros, dtype, *shape)
 
     def _normed(self, name: str, x_BLHK: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ class DeviceAxes:
         """Returns the number of devices along an axis."""
         return 1 if self.mesh is None else self.mesh.shape[axis]
 
-    def sum(self, x: jax.Array, over: tuple[str, ...]) -> jax.Array:
+    def sum(self, x: jax.Array, over: tuple[str, ...]):
         """Returns the sum over the devices along these axes."""
         if self.mesh is None or not over:
             return x

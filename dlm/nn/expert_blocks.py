@@ -32,7 +32,8 @@ def _windows(x, start_G, B: int):
 def _put(x, new, live_C1, start):
     """Returns x with the live rows of `new` in it."""
     old = _cut(x, start, len(new))
-    new = jnp.where(live_C1, new.astype(x.dtype), old)
+    new = new.astype(x.dtype)
+    new = jnp.where(live_C1, new, old)
     return jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)
 
 
@@ -51,7 +52,11 @@ def _of_one(weights: Weights, e) -> Weights:
 
 
 def _of_some(weights: Weights, expert_G) -> Weights:
-    return {name: jnp.stack([w[e] for e in expert_G]) for name, w in weights.items()}
+    some = {}
+    for name, w in weights.items():
+        matrices = [w[e] for e in expert_G]
+        some[name] = jnp.stack(matrices)
+    return some
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -81,7 +86,8 @@ def _apply_fwd(
     sizes_E,
     weights: Weights,
 ):
-    R, ranges = len(x_RD), RowRanges.of(sizes_E)
+    R = len(x_RD)
+    ranges = RowRanges.of(sizes_E)
 
     def first(B, y_RD, blocks):
         expert_G, _ = blocks
@@ -90,8 +96,8 @@ def _apply_fwd(
         forward = jax.vmap(partial(_forward, kind))
         y_GBD, inner = forward(x_GBD, _of_some(weights, expert_G))
         # Windows overlap, so only live rows are written.
-        for g, start in enumerate(start_G):
-            y_RD = _put(y_RD, y_GBD[g], live_GB1[g], start)
+        for g in range(len(start_G)):
+            y_RD = _put(y_RD, y_GBD[g], live_GB1[g], start_G[g])
         return y_RD, inner
 
     def further(e, start, live_C1, y_RD):
@@ -108,7 +114,8 @@ def _apply_fwd(
 
 def _apply_bwd(kind: str, plan: Plan, residual, dy_RD):
     x_RD, sizes_E, weights, inner = residual
-    R, ranges = len(x_RD), RowRanges.of(sizes_E)
+    R = len(x_RD)
+    ranges = RowRanges.of(sizes_E)
 
     def first(B, carry, blocks):
         dx_RD, dw = carry
@@ -120,10 +127,9 @@ def _apply_bwd(kind: str, plan: Plan, residual, dy_RD):
         backward = jax.vmap(partial(_backward, kind))
         dx_GBD, new = backward(x_GBD, _of_some(weights, expert_G), inner, dy_GBD)
         # An expert has one first block, so its gradient is written, not added.
-        for g, (e, start) in enumerate(zip(expert_G, start_G, strict=True)):
-            dx_RD = _put(dx_RD, dx_GBD[g], live_GB1[g], start)
-            own = {name: new_G[g] for name, new_G in new.items()}
-            dw = {name: _set(dw[name], own[name], e) for name in dw}
+        for g, e in enumerate(expert_G):
+            dx_RD = _put(dx_RD, dx_GBD[g], live_GB1[g], start_G[g])
+            dw = {name: _set(dw[name], new[name][g], e) for name in dw}
         return (dx_RD, dw), None
 
     def further(e, start, live_C1, carry):
@@ -134,8 +140,7 @@ def _apply_bwd(kind: str, plan: Plan, residual, dy_RD):
         dy_CD = jnp.where(live_C1, dy_CD, 0)
         dx_CD, new = _backward(kind, x_CD, w, _inner(x_CD, w), dy_CD)
         dx_RD = _put(dx_RD, dx_CD, live_C1, start)
-        dw = {name: dw[name].at[e].add(new[name]) for name in dw}
-        return dx_RD, dw
+        return dx_RD, jax.tree.map(partial(_add, e), dw, new)
 
     # Gradients of the matrices are sums over rows, in float32 at least.
     zeros = jnp.zeros_like(x_RD), jax.tree.map(_precise_zeros, weights)
@@ -145,6 +150,10 @@ def _apply_bwd(kind: str, plan: Plan, residual, dy_RD):
     dx_RD, dw = others.each(carry, further)
     dw = {name: dw[name].astype(w.dtype) for name, w in weights.items()}
     return dx_RD, None, dw
+
+
+def _add(e, sum_E, new):
+    return sum_E.at[e].add(new)
 
 
 def _set(x_E, new, e):

@@ -55,8 +55,9 @@ class ExpertLayer:
         shards = axes.shards(self.mesh.shape)
         if B % shards:
             rows = self._divisible(rows, shards)
-        matrix_specs = {name: P("expert", None, "tensor") for name in matrices}
-        matrix_specs["down_EFD"] = P("expert", "tensor", None)
+        inward, outward = P("expert", None, "tensor"), P("expert", "tensor", None)
+        matrix_specs = {name: inward for name in matrices}
+        matrix_specs["down_EFD"] = outward
         routing_specs = {name: P() for name in routing}
         split = P(axes.BATCH)
         layer = jax.shard_map(
@@ -109,10 +110,13 @@ class ExpertLayer:
         scored = self._scored(x_TD, routing)
         dispatch = Dispatch(self.config, self.kind, self._axes, matrices)
         if router.competing == "row":
-            weight_TE, ratio_B = scored.scores_TE * scored.scale_E, ratio_BL[:, 0]
+            weight_TE = scored.scores_TE * scored.scale_E
+            ratio_B = ratio_BL[:, 0]
             chosen = dispatch.chosen(x_BLD, valid_BL, ratio_B, weight_TE, scored.select_TE)
             y_TD, picked_TE = chosen
-            missing_T = self.config.per_token * (picked_TE.sum(1) == 0)
+            # A token that no expert chose lacks all of them.
+            none_T = picked_TE.sum(1) == 0
+            missing_T = self.config.per_token * none_T
         else:
             y_TD, picked_TE, missing_T = self._picked(x_TD, valid_T, scored, dispatch)
         ratio_T = ratio_BL.reshape(-1)
@@ -190,8 +194,9 @@ class ExpertLayer:
         A load counts picks, dropped or not.
         """
         bucket_T = (ratio_T * BUCKETS).astype(jnp.int32)
-        bucket_T1 = jnp.clip(bucket_T, 0, BUCKETS - 1)[:, None]
-        inside_TZ = (bucket_T1 == jnp.arange(BUCKETS)) & valid_T[:, None]
+        bucket_T = jnp.clip(bucket_T, 0, BUCKETS - 1)
+        inside_TZ = bucket_T[:, None] == jnp.arange(BUCKETS)
+        inside_TZ = inside_TZ & valid_T[:, None]
         share_TE = self.config.router.shares(scores_TE, 1)
         # A share may be 0, whose logarithm is not finite.
         log_TE = jnp.log(jnp.maximum(share_TE, 1e-20))

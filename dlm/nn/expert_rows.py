@@ -56,7 +56,8 @@ def through_experts(
     # No token has one expert in two slots.
     rows = T * min(S, E)
     pair_P = order.pair_R[:rows]
-    place_TS = jnp.minimum(order.place_R, rows).reshape(T, S)
+    place_R = jnp.minimum(order.place_R, rows)
+    place_TS = place_R.reshape(T, S)
     x_PD = spread(x_TD, pair_P, place_TS)
     y_PD = expert_matmul.apply(x_PD, order.sizes_E, matrices, how)
     weight_TS = jnp.where(local_TS < E, weight_TS, 0.0)
@@ -78,11 +79,13 @@ def spread(x_TD, pair_P, place_TS):
 
 
 def _spread_fwd(x_TD, pair_P, place_TS):
-    return spread(x_TD, pair_P, place_TS), place_TS
+    x_PD = spread(x_TD, pair_P, place_TS)
+    return x_PD, place_TS
 
 
 def _spread_bwd(place_TS, dx_PD):
-    return _at(dx_PD, place_TS).sum(1), None, None
+    dx_TSD = _at(dx_PD, place_TS)
+    return dx_TSD.sum(1), None, None
 
 
 spread.defvjp(_spread_fwd, _spread_bwd)
@@ -92,7 +95,8 @@ spread.defvjp(_spread_fwd, _spread_bwd)
 def collect(y_PD, weight_TS, pair_P, place_TS):
     """Returns Σ_s weight_ts · y of the row of pair (t, s), [T, D]."""
     y_TSD = _at(y_PD, place_TS)
-    return jnp.einsum("TSD,TS->TD", y_TSD, weight_TS.astype(y_PD.dtype))
+    weight_TS = weight_TS.astype(y_PD.dtype)
+    return jnp.einsum("TSD,TS->TD", y_TSD, weight_TS)
 
 
 def _collect_fwd(y_PD, weight_TS, pair_P, place_TS):
@@ -109,7 +113,8 @@ def _collect_bwd(residual, dy_TD):
     weight_P = weight_R[jnp.minimum(pair_P, last)]
     weight_P = jnp.where(pair_P < T * S, weight_P, 0.0)
     weight_P1 = weight_P[:, None].astype(dy_TD.dtype)
-    dy_PD = _at(dy_TD, pair_P // S) * weight_P1
+    dy_PD = _at(dy_TD, pair_P // S)
+    dy_PD = dy_PD * weight_P1
     # Gradients of weights are sums over the width, in float32 at any precision of activations.
     y_TSD, wide = _at(y_PD, place_TS), jnp.float32
     dweight_TS = jnp.einsum("TSD,TD->TS", y_TSD, dy_TD, preferred_element_type=wide)

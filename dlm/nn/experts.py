@@ -44,15 +44,18 @@ class Experts(nn.Module):
         if self.mesh is not None:
             sizes = self.mesh.shape
             c.fit(sizes["expert"], sizes["tensor"])
-        several = self.mesh is not None and self.mesh.size > 1
-        layer = ExpertLayer(c, self.kind, self.mesh if several else None)
+        mesh = self.mesh
+        if mesh is not None and mesh.size == 1:
+            mesh = None
+        layer = ExpertLayer(c, self.kind, mesh)
         ratio_B1 = ratio_B[:, None].astype(jnp.float32)
         ratio_BL = jnp.broadcast_to(ratio_B1, x_BLD.shape[:2])
 
         # The order in which parameters are created seeds them.
         routing = self._routing()
         matrices = self._matrices(x_BLD.dtype)
-        y_BLD, routed, penalty = layer(x_BLD, valid_BL, ratio_BL, routing, matrices)
+        rows = x_BLD, valid_BL, ratio_BL
+        y_BLD, routed, penalty = layer(*rows, routing, matrices)
         y_BLD = add_aux_gradient(y_BLD, share * penalty)
         if c.shared:
             wide = config.FFN(self.kind, c.shared * c.width)
@@ -80,6 +83,7 @@ class Experts(nn.Module):
         """Returns the matrices of all experts, in the dtype of the activations."""
         D = self.width
         E, F = self.config.count, self.config.width
+        # The output starts smaller in a deeper network.
         inward = nn.initializers.normal(D**-0.5)
         size = 2 * self.layers * F
         outward = nn.initializers.normal(size**-0.5)

@@ -64,7 +64,8 @@ class Block(nn.Module):
         c = self.config
         if not self.sparse:
             dense = ffn.FeedForward(c.ffn, c.width, c.layers, name="ffn")
-            return dense(self._normed("ffn", h_BLD, inputs)), None
+            x_BLD = self._normed("ffn", h_BLD, inputs)
+            return dense(x_BLD), None
         settings = c.experts, c.ffn.kind, c.width, c.layers, self.mesh
         sparse = experts.Experts(*settings, name="experts")
         x_BLD = self._normed("ffn", h_BLD, inputs)
@@ -75,7 +76,8 @@ class Block(nn.Module):
     def _normed(self, name: str, h_BLD, inputs: LayerInputs):
         """Returns a sub-layer's input."""
         c = self.config
-        gain_D = self.param(f"{name}_norm_D", nn.initializers.ones, (c.width,))
+        ones = nn.initializers.ones
+        gain_D = self.param(f"{name}_norm_D", ones, (c.width,))
         x_BLD = norms.rms(h_BLD, gain_D, c.norm.epsilon)
         return self._scaled(f"{name}_scale_WD", x_BLD, inputs.time_BLW)
 
@@ -83,7 +85,8 @@ class Block(nn.Module):
         """Returns what a sub-layer adds to h."""
         c = self.config
         if c.norm.kind == "sandwich":
-            initial = nn.initializers.constant(_OUTER[name] * c.layers**-0.5)
+            start = _OUTER[name] * c.layers**-0.5
+            initial = nn.initializers.constant(start)
             gain_D = self.param(f"{name}_out_norm_D", initial, (c.width,))
             x_BLD = norms.rms(x_BLD, gain_D, c.norm.epsilon)
         return self._scaled(f"{name}_gate_WD", x_BLD, inputs.time_BLW)
@@ -92,9 +95,12 @@ class Block(nn.Module):
         """Returns x, scaled by 1 + a linear function of the time's features."""
         if time_BLW is None:
             return x_BLD
-        shape = (time_BLW.shape[-1], self.config.width)
-        weight_WD = self.param(name, nn.initializers.zeros, shape).astype(time_BLW.dtype)
-        return x_BLD * (1 + jnp.einsum("BLW,WD->BLD", time_BLW, weight_WD))
+        # Zeros: without training the time changes nothing.
+        shape = time_BLW.shape[-1], self.config.width
+        weight_WD = self.param(name, nn.initializers.zeros, shape)
+        weight_WD = weight_WD.astype(time_BLW.dtype)
+        scale_BLD = jnp.einsum("BLW,WD->BLD", time_BLW, weight_WD)
+        return x_BLD * (1 + scale_BLD)
 
 
 class Group(nn.Module):

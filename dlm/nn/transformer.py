@@ -11,6 +11,7 @@ two, … (`nn.multi_token`).
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import flax.linen as nn
@@ -57,7 +58,8 @@ class Transformer(nn.Module):
             kv = canvas.cache.k_NBMJK, canvas.cache.v_NBMJK
         h_BLD, kv, routing = self._layers(embedded_BLD, kv, shared)
         gain_D = self.param("norm_D", nn.initializers.ones, (c.width,))
-        hidden_BLD = norms.rms(h_BLD, gain_D, c.norm.epsilon)
+        norm = partial(norms.rms, gain=gain_D, epsilon=c.norm.epsilon)
+        hidden_BLD = norm(h_BLD)
         if c.embeddings == "untied":
             size = c.width**-0.5
             embed_VD = self._table("unembed_VD", size, vocab.size)
@@ -75,8 +77,7 @@ class Transformer(nn.Module):
         shifts = canvas.visibility.shift != "none"
         if c.mtp_layers and shifts and kv is None:
             h_NBLD, routing = self._multi_token(canvas, h_BLD, embedded_BLD, shared, routing)
-            normed = [norms.rms(h_BLD, gain_D, c.norm.epsilon) for h_BLD in h_NBLD]
-            results["mtp"] = tuple(map(table.predict, normed))
+            results["mtp"] = tuple(table.predict(norm(h_BLD)) for h_BLD in h_NBLD)
         return Output(
             table.predict(hidden_BLD),
             heads=results,

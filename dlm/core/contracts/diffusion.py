@@ -53,11 +53,20 @@ class Process(Protocol):
         """Marks the positions still to be filled, bool_BL: the masks, or all if not `final`."""
 
     def corrupt(
-        self, key_B: jax.Array, x_BL: jax.Array, t_BL: jax.Array, noisable_BL: jax.Array
+        self,
+        key_B: jax.Array,
+        x_BL: jax.Array,
+        t_BL: jax.Array,
+        noisable_BL: jax.Array,
     ) -> jax.Array:
         """Draws z ~ q(z_t | x), ids_BL; positions that are not noisable are kept."""
 
-    def log_q(self, z_BL: jax.Array, t_BL: jax.Array, x_BL: jax.Array) -> jax.Array:
+    def log_q(
+        self,
+        z_BL: jax.Array,
+        t_BL: jax.Array,
+        x_BL: jax.Array,
+    ) -> jax.Array:
         """Returns log q(z_i | x_i) at each position, nats_BL."""
 
     def prior(self, key_B: jax.Array, shape: tuple[int, int]) -> jax.Array:

@@ -56,7 +56,8 @@ class Dense:
         """Returns log p(ids_i | canvas), nats."""
         ids_BL1 = ids_BL[..., None]
         chosen_BL1 = jnp.take_along_axis(self.logits_BLV, ids_BL1, -1)
-        return chosen_BL1[..., 0] - jax.nn.logsumexp(self.logits_BLV, -1)
+        total_BL = jax.nn.logsumexp(self.logits_BLV, -1)
+        return chosen_BL1[..., 0] - total_BL
 
     def probs(self) -> jax.Array:
         """Returns all probabilities."""
@@ -82,9 +83,10 @@ class Dense:
     ) -> "Dense":
         """Returns the distribution that `sample` samples from."""
         logits_BLV = self.logits_BLV
+        # The mode alone has probability 1.
         if temperature < COLDEST:
-            best_BL = logits_BLV.argmax(-1)
-            best_BLV = jax.nn.one_hot(best_BL, logits_BLV.shape[-1], dtype=bool)
+            best_BL, V = logits_BLV.argmax(-1), logits_BLV.shape[-1]
+            best_BLV = jax.nn.one_hot(best_BL, V, dtype=bool)
             return Dense(jnp.where(best_BLV, 0.0, -jnp.inf))
         # Relative to the largest: a compiler rounds a large quotient differently
         # where it computes it twice.
@@ -110,12 +112,15 @@ class Dense:
             return jnp.where(possible_BLV, terms_BLV, 0.0).sum(-1)
         if kind == "margin":
             two_BL2, _ = jax.lax.top_k(self.probs(), 2)
-            return -jnp.diff(two_BL2, axis=-1)[..., 0]
-        return self.probs().max(-1)
+            lead_BL1 = -jnp.diff(two_BL2, axis=-1)
+            return lead_BL1[..., 0]
+        probs_BLV = self.probs()
+        return probs_BLV.max(-1)
 
     def argmax(self) -> jax.Array:
         """Returns the most likely id at each position, ids_BL."""
-        return self.logits_BLV.argmax(-1).astype(jnp.int32)
+        best_BL = self.logits_BLV.argmax(-1)
+        return best_BL.astype(jnp.int32)
 
     def gather(self, position_BR: jax.Array) -> "Dense":
         """Returns the prediction at these positions of each row alone, [B, R, V]."""
@@ -125,7 +130,8 @@ class Dense:
 
 def keep_top_k(logits_BLV: jax.Array, top_k: int) -> jax.Array:
     """Sets all logits below the k-th largest to −inf (ties with it stay); k = 0 keeps all."""
-    if not 0 < top_k < logits_BLV.shape[-1]:
+    V = logits_BLV.shape[-1]
+    if not 0 < top_k < V:
         return logits_BLV
     largest_BLK, _ = jax.lax.top_k(logits_BLV, top_k)
     floor_BL1 = largest_BLK[..., -1:]
@@ -142,7 +148,8 @@ def keep_top_p(logits_BLV: jax.Array, top_p: float) -> jax.Array:
     probs_BLV = jax.nn.softmax(logits_BLV, -1)
     ordered_BLV = -jnp.sort(-probs_BLV, -1)
     # An id belongs to the set if the more likely ones together do not reach top_p.
-    before_BLV = jnp.cumsum(ordered_BLV, -1) - ordered_BLV
+    up_to_BLV = jnp.cumsum(ordered_BLV, -1)
+    before_BLV = up_to_BLV - ordered_BLV
     inside_BLV = jnp.where(before_BLV < top_p, ordered_BLV, jnp.inf)
     floor_BL1 = inside_BLV.min(-1, keepdims=True)
     return jnp.where(probs_BLV >= floor_BL1, logits_BLV, -jnp.inf)

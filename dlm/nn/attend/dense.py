@@ -68,21 +68,27 @@ class DenseAttention:
         if not isinstance(prepared, Streams):
             return _attend(q_BLHK, k_BMJK, v_BMJK, prepared, scale)
         half = q_BLHK.shape[1] // 2
-        noised_BLHK = _attend(q_BLHK[:, :half], k_BMJK, v_BMJK, prepared.noised, scale)
+        noised_BLHK, clean_BLHK = jnp.split(q_BLHK, [half], 1)
+        noised_BLHK = _attend(noised_BLHK, k_BMJK, v_BMJK, prepared.noised, scale)
+        # Clean tokens attend to clean tokens alone.
         k_BMJK, v_BMJK = k_BMJK[:, half:], v_BMJK[:, half:]
-        clean_BLHK = _attend(q_BLHK[:, half:], k_BMJK, v_BMJK, prepared.clean, scale)
+        clean_BLHK = _attend(clean_BLHK, k_BMJK, v_BMJK, prepared.clean, scale)
         return jnp.concatenate([noised_BLHK, clean_BLHK], 1)
 
 
 def _attend(q_BLHK, k_BMJK, v_BMJK, allowed_BLM, scale):
     B, L, H, K = q_BLHK.shape
     J = k_BMJK.shape[2]
-    q_BLJRK = (q_BLHK * scale).reshape(B, L, J, H // J, K)
+    R = H // J
+    scaled_BLHK = q_BLHK * scale
+    q_BLJRK = scaled_BLHK.reshape(B, L, J, R, K)
     scores = jnp.einsum("BLJRK,BMJK->BJRLM", q_BLJRK, k_BMJK, preferred_element_type=jnp.float32)
     if allowed_BLM is not None:
         scores = jnp.where(allowed_BLM[:, None, None], scores, _NEVER)
-    weights = jax.nn.softmax(scores, -1).astype(v_BMJK.dtype)
-    return jnp.einsum("BJRLM,BMJK->BLJRK", weights, v_BMJK).reshape(B, L, H, -1)
+    weights = jax.nn.softmax(scores, -1)
+    weights = weights.astype(v_BMJK.dtype)
+    mean_BLJRK = jnp.einsum("BJRLM,BMJK->BLJRK", weights, v_BMJK)
+    return mean_BLJRK.reshape(B, L, H, -1)
 
 
 def _within(

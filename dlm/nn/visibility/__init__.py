@@ -1,4 +1,4 @@
-"""Which positions a position may attend to: one pattern per file, with the capabilities that tell it apart.
+"""Which positions a position may attend to: one pattern per file, with its capabilities.
 
 full, 1 segment    causal          causal, shifted        two segments, full     block, size 2
 █ █ █ █            █ · · ·         reads token i−1,       █ █ · ·                █ █ · ·
@@ -10,10 +10,10 @@ Two streams: where a canvas has clean tokens too (`clean_BL`), a network reads [
 that every block is predicted from its own noised tokens and from clean earlier ones in one pass
 (BD3-LM, arXiv:2503.09573, figure 3):
 
-             z        x        block, size 2                   partition: groups predict others
-    z     █ █ · ·  · · · ·     z attends to its block of z,     z_i to itself (a mask) and to the other
-          █ █ · ·  · · · ·     and to the blocks of x before    group of x, x to its own group
-          · · █ █  █ █ · ·                                      (PGM, arXiv:2505.18883)
+             z        x        block, size 2                   partition
+    z     █ █ · ·  · · · ·     z attends to its block of z,     z_i attends to itself (a mask) and
+          █ █ · ·  · · · ·     and to the blocks of x before    to the other group of x, x to its
+          · · █ █  █ █ · ·                                      own group (PGM, arXiv:2505.18883)
           · · █ █  █ █ · ·
     x     · · · ·  █ █ · ·     x attends to the blocks up to its own; with context='causal' to the
           · · · ·  █ █ · ·     tokens up to itself (NB-Diff, arXiv:2512.06776)
