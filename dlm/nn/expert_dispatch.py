@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from dlm.nn import config, ffn
+from dlm.nn.config import Kind
 from dlm.nn.device_axes import DeviceAxes
 from dlm.nn.expert_blocks import inward_names
 from dlm.nn.expert_matmul import Method
@@ -34,7 +35,7 @@ class Dispatch:
     """The tokens of this device through all experts."""
 
     config: config.Experts
-    kind: config.Kind
+    kind: Kind
     axes: DeviceAxes
     matrices: dict[str, jax.Array]  # of this device's experts
 
@@ -47,7 +48,7 @@ class Dispatch:
         E, K = c.count // ep, c.per_token
         computed_TK = jnp.broadcast_to(valid_T[:, None], expert_TK.shape)
         expert_TS, weight_TS = jnp.where(computed_TK, expert_TK, c.count), weight_TK
-        first = 0
+        first: int | jax.Array = 0
         if ep > 1:
             here = jax.lax.axis_index("expert")
             x_TD = self.axes.gather(x_TD)

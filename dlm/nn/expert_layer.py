@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from dlm.core import axes
 from dlm.core.contracts import Routing
 from dlm.nn import config
+from dlm.nn.config import Kind
 from dlm.nn.device_axes import DeviceAxes
 from dlm.nn.expert_dispatch import Dispatch
 
@@ -36,7 +37,7 @@ class ExpertLayer:
     """All but the parameters: routing, experts, losses and sums of the router."""
 
     config: config.Experts
-    kind: config.Kind
+    kind: Kind
     mesh: jax.sharding.Mesh | None  # None: one device
 
     def __call__(

@@ -18,7 +18,7 @@ _HEAVIEST, _QUARTERS = 2.0, (0.7, 0.0, -0.6)
 class Product(NamedTuple):
     """Batched products of one shape."""
 
-    count: int
+    number: int
     experts: int  # of each
     rows: int  # B, of each expert
 
@@ -45,12 +45,12 @@ class Plan(NamedTuple):
             heaviest = experts - 3 * quarter, _rows_at(load, _HEAVIEST)
             tiers = [heaviest] + [(quarter, _rows_at(load, z)) for z in _QUARTERS]
         products = []
-        for number, block_rows in tiers:
+        for several, block_rows in tiers:
             B = min(block_rows, rows)
             # As many full products as there are, then one with what is left.
-            full, left = divmod(number, together)
+            full, left = divmod(several, together)
             products += [Product(full, together, B), Product(1, left, B)]
-        products = [p for p in products if p.count * p.experts]
+        products = [p for p in products if p.number * p.experts]
         lightest = products[-1].rows
         least = min(lightest, 8)
         rest = min(max(lightest // 4, least), 64, rows)
@@ -59,7 +59,7 @@ class Plan(NamedTuple):
     def first_E(self, order_E: jax.Array) -> jax.Array:
         """Returns the rows of each expert's first block."""
         rows = [p.rows for p in self.products]
-        experts = [p.count * p.experts for p in self.products]
+        experts = [p.number * p.experts for p in self.products]
         zeros_E = jnp.zeros_like(order_E)
         return zeros_E.at[order_E].set(np.repeat(rows, experts))
 

@@ -59,9 +59,9 @@ class RowRanges(NamedTuple):
         """
         begin = 0
         outputs: list[Any] = []
-        for i, (count, G, B) in enumerate(plan.products):
-            end = begin + count * G
-            expert_NG = self.order_E[begin:end].reshape(count, G)
+        for i, (number, G, B) in enumerate(plan.products):
+            end = begin + number * G
+            expert_NG = self.order_E[begin:end].reshape(number, G)
             own = None if inputs is None else inputs[i]
             blocks = expert_NG, own
             carry, output = jax.lax.scan(partial(step, B), carry, blocks)
@@ -77,7 +77,7 @@ class Further(NamedTuple):
     own_N: jax.Array  # the block's first row
     start_N: jax.Array  # the same, or earlier where the block would end beyond the last row
     stop_N: jax.Array  # the end of the expert's rows
-    count: jax.Array
+    blocks: jax.Array  # their number, at most N
     C: int
 
     @classmethod
@@ -115,4 +115,4 @@ class Further(NamedTuple):
             live_C = after_C & (row_C < self.stop_N[i])
             return body(self.expert_N[i], start, live_C[:, None], carry)
 
-        return jax.lax.fori_loop(0, self.count, one, carry)
+        return jax.lax.fori_loop(0, self.blocks, one, carry)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dlm.core.contracts import Routing
 from dlm.nn import config, ffn
+from dlm.nn.config import Kind
 from dlm.nn.expert_layer import ExpertLayer
 
 
@@ -18,7 +19,7 @@ class Experts(nn.Module):
     """The experts of one layer, with their router."""
 
     config: config.Experts
-    kind: config.Kind  # of the feed-forward layers
+    kind: Kind  # of the feed-forward layers
     width: int
     layers: int  # of the whole network: scales the output projection's initial size
     mesh: jax.sharding.Mesh | None = None

@@ -114,6 +114,7 @@ class Rule(Protocol):
     def stops_when(self) -> StopsWhen:
         """When a row needs no further step in its block."""
 
+    # Each rule has a state of its own type, so it is Any here.
     def init(self, canvas: Canvas) -> Any:
         """Returns the rule's state before the first step, one entry for each row."""
 

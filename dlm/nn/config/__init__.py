@@ -12,8 +12,8 @@ from dlm.nn.config.stacks import Stack
 if TYPE_CHECKING:  # the contracts load JAX
     from dlm.core.contracts import Objective
 
-__all__ = ["FFN", "Attention", "Compute", "Experts", "Latent", "ModelConfig", "Norm", "Rope"]
-__all__ += ["Stack"]
+__all__ = ["FFN", "Attention", "Compute", "Experts", "Kind", "Latent", "ModelConfig", "Norm"]
+__all__ += ["Rope", "Stack"]
 
 Kind = Literal["swiglu", "relu2", "gelu"]
 

@@ -1,8 +1,8 @@
 """Group-limited top-K: the K best experts of the `kept` best groups.
 
-Source: DeepSeek-V3, arXiv:2412.19437. A token visits few devices. A group's rank is the sum of its K/kept best scores. It is the
-opposite constraint to MoGE's: it bounds where a token goes, not how many tokens a device gets.
-kept = groups is plain top-K.
+A token visits few devices. A group's rank is the sum of its K/kept best scores. It is the opposite
+constraint to MoGE's: it bounds where a token goes, not how many tokens a device gets. kept = groups
+is plain top-K. Source: DeepSeek-V3, arXiv:2412.19437.
 """
 
 from dataclasses import dataclass
