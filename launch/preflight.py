@@ -1,9 +1,9 @@
-"""Checks the machines before a long run: devices, a sum over all of them, disk, versions, clocks; one line each.
+"""Checks the machines before a long run, one line each: devices, a sum, disk, versions, clocks.
 
 launch/local.sh [--processes=N] preflight --workdir=runs/x [--devices=16] [--free=50] [--json]
 
-Exit code 0, or 2 with one line that names what is wrong and its remedy. Run it as the run itself will be: the same launcher, nodes
-and tasks.
+Exit code 0, or 2 with one line that names the mistake and its remedy. Run it as the run itself will
+be: the same launcher, nodes and tasks.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from dlm.machine import hosts
 FLAGS = [
     Flag(
         "workdir",
-        "run directory to be; free space and sharing are looked at where it will lie",
+        "run directory to be; free space and sharing are checked at its place",
         default="runs",
         type=Place,
     ),
@@ -50,14 +50,15 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found; a `remedy` where it is not good."""
+    """The result of one check; a `remedy` if it is not good."""
 
     name: str
-    found: str
+    observed: str
     remedy: str = ""
 
 
 def versions(facts: list[dict]) -> Check:
+    """Checks that all processes have the same packages; `facts` has an entry for each."""
     first = facts[0]["versions"]
     other = next((rank for rank, fact in enumerate(facts) if fact["versions"] != first), None)
     if other is None:
@@ -75,153 +76,150 @@ def versions(facts: list[dict]) -> Check:
 
 
 def devices(facts: list[dict], expected: int) -> Check:
+    """Checks that all processes see equally many devices of one kind, `expected` together."""
     counts = [fact["devices"] for fact in facts]
-    kinds, machines = sorted({fact["kind"] for fact in facts}), {fact["host"] for fact in facts}
-    seen = f"{sum(counts)} × {', '.join(kinds)} on {len(machines)} host(s), by process: {' '.join(map(str, counts))}"
-    if len({(fact["devices"], fact["kind"]) for fact in facts}) > 1:
-        return Check(
-            "devices",
-            seen,
-            "every process must see as many of the same kind: look at *_VISIBLE_DEVICES and the scheduler's request",
-        )
-    if expected and sum(counts) != expected:
-        return Check(
-            "devices",
-            seen,
-            f"--devices={expected} were expected: look at *_VISIBLE_DEVICES, the driver and the number of processes",
-        )
-    return Check("devices", seen)
+    kinds = sorted({fact["kind"] for fact in facts})
+    machines = {fact["host"] for fact in facts}
+    by_process = " ".join(map(str, counts))
+    where = f"on {len(machines)} host(s), by process: {by_process}"
+    seen = f"{sum(counts)} × {', '.join(kinds)} {where}"
+    remedy = ""
+    if len(set(counts)) > 1 or len(kinds) > 1:
+        rule = "every process must see as many of the same kind"
+        remedy = f"{rule}: look at *_VISIBLE_DEVICES and the scheduler's request"
+    elif expected and sum(counts) != expected:
+        places = "*_VISIBLE_DEVICES, the driver and the number of processes"
+        remedy = f"--devices={expected} were expected: look at {places}"
+    return Check("devices", seen, remedy)
 
 
 def all_reduce(facts: list[dict], count: int) -> Check:
-    """Device i gives i + 1."""
-    due, sums = count * (count + 1) // 2, [fact["sum"] for fact in facts]
-    wrong = [f"{value} in process {rank}" for rank, value in enumerate(sums) if value != due]
-    remedy = "a device or a link is broken: run this on one host at a time" if wrong else ""
-    return Check(
-        "all-reduce",
-        f"1 + … + {count} is {due} on all devices"
-        if not wrong
-        else f"{', '.join(wrong)}, not {due}",
-        remedy,
-    )
+    """Checks the sum over all devices, to which device i adds i + 1."""
+    due = count * (count + 1) // 2
+    wrong = []
+    for rank, fact in enumerate(facts):
+        if fact["sum"] != due:
+            wrong.append(f"{fact['sum']} in process {rank}")
+    if not wrong:
+        return Check("all-reduce", f"1 + … + {count} is {due} on all devices")
+    remedy = "a device or a link is broken: run this on one host at a time"
+    return Check("all-reduce", f"{', '.join(wrong)}, not {due}", remedy)
 
 
 def disk(facts: list[dict], needed: float) -> Check:
+    """Checks that all processes see the same folder, with so many GiB free."""
     folder, free = facts[0]["folder"], facts[0]["free"]
-    if hidden := [str(rank) for rank, fact in enumerate(facts) if not fact["shared"]]:
-        found = f"what process 0 writes in {folder} is not seen by process {', '.join(hidden)}"
-        return Check("disk", found, "--workdir must lie on a file system that all hosts share")
-    remedy = (
-        ""
-        if free >= needed
-        else f"make room, or choose another --workdir: --free={needed:g} GiB are asked for"
-    )
-    return Check(
-        "disk",
-        f"{free:.1f} GiB free in {folder}"
-        + (", shared by all processes" if len(facts) > 1 else ""),
-        remedy,
-    )
+    hidden = [str(rank) for rank, fact in enumerate(facts) if not fact["shared"]]
+    if hidden:
+        state = f"what process 0 writes in {folder} is not seen by process {', '.join(hidden)}"
+        return Check("disk", state, "--workdir must lie on a file system that all hosts share")
+    state, remedy = f"{free:.1f} GiB free in {folder}", ""
+    if len(facts) > 1:
+        state += ", shared by all processes"
+    if free < needed:
+        remedy = f"make room, or choose another --workdir: --free={needed:g} GiB are asked for"
+    return Check("disk", state, remedy)
 
 
 def clocks(facts: list[dict], allowed: float) -> Check:
+    """Checks that the clocks of all processes agree, up to so many seconds."""
     times = [fact["clock"] for fact in facts]
-    skew = max(times) - min(times)
-    remedy = (
-        ""
-        if skew <= allowed
-        else f"more than --skew={allowed:g} s: set the hosts' clocks by NTP (chronyc makestep)"
-    )
-    apart = times.index(max(times)), times.index(min(times))
-    return Check(
-        "clocks",
-        f"{skew:.2f} s apart at most"
-        + (f" (processes {apart[0]} and {apart[1]})" if remedy else ""),
-        remedy,
-    )
+    latest, earliest = max(times), min(times)
+    skew = latest - earliest
+    state = f"{skew:.2f} s apart at most"
+    if skew <= allowed:
+        return Check("clocks", state)
+    state += f" (processes {times.index(latest)} and {times.index(earliest)})"
+    remedy = "set the hosts' clocks by NTP (chronyc makestep)"
+    return Check("clocks", state, f"more than --skew={allowed:g} s: {remedy}")
 
 
 def total(platform: str = "", plugin: str = "") -> int:
-    """Σ (i + 1) over all devices, each of which holds its own term."""
+    """Returns Σ (i + 1) over all devices; each holds its own term."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     from dlm.machine import mesh
+    from dlm.machine.config import MeshConfig
 
-    everywhere = mesh.make(mesh.Mesh(platform=platform, plugin=plugin))
+    everywhere = mesh.make(MeshConfig(platform=platform, plugin=plugin))
     count = everywhere.size
     sharding = NamedSharding(everywhere, PartitionSpec("data"))
-    terms = jax.make_array_from_callback(
-        (count,), sharding, lambda index: np.arange(1, count + 1, dtype=np.int32)[index]
-    )
-    return int(
-        jax.jit(lambda x: x.sum(), out_shardings=NamedSharding(everywhere, PartitionSpec()))(terms)
-    )
+    numbers = np.arange(1, count + 1, dtype=np.int32)
+    terms = jax.make_array_from_callback((count,), sharding, lambda index: numbers[index])
+    # Every process needs the sum.
+    replicated = NamedSharding(everywhere, PartitionSpec())
+    add = jax.jit(lambda x: x.sum(), out_shardings=replicated)
+    return int(add(terms))
 
 
 def joined(name: str, plugin: str = "") -> tuple[int, str]:
-    """Joins the other processes; how many devices this one has, and of what kind."""
+    """Joins the other processes; returns the number of devices of this one, and their kind."""
     from dlm.machine import platform as chosen
 
     try:
         hosts.join(say, lambda: chosen.devices(name, plugin))
-        found = chosen.devices(name, plugin)
-        here = [
-            device for device in found if device.process_index == found[0].client.process_index()
-        ]
+        everywhere = chosen.devices(name, plugin)
+        own = everywhere[0].client.process_index()
+        here = [device for device in everywhere if device.process_index == own]
     except UserError as error:
         raise UserError(f"devices: {error}") from None
     except RuntimeError as error:
-        raise UserError(
-            f"devices: {str(error).splitlines()[0]}; look at the driver, JAX's plugin and JAX_PLATFORMS"
-        ) from None
+        # The first line of a plugin's error names the cause.
+        cause = str(error).splitlines()[0]
+        remedy = "look at the driver, JAX's plugin and JAX_PLATFORMS"
+        raise UserError(f"devices: {cause}; {remedy}") from None
     return len(here), f"{here[0].platform} {here[0].device_kind}"
 
 
 def seen(workdir: Path) -> tuple[str, float, bool]:
-    """The folder that exists of `workdir`, its free GiB, and whether a file of process 0 is seen in it."""
-    folder = next(p for p in (workdir.absolute(), *workdir.absolute().parents) if p.is_dir())
+    """Returns the part of `workdir` that exists, its free GiB, and whether it is shared.
+
+    It is shared if this process sees a file that process 0 writes there.
+    """
+    whole = workdir.absolute()
+    folder = next(p for p in (whole, *whole.parents) if p.is_dir())
     mark = folder / f".preflight-{hosts.together(lambda: os.getpid())}"
 
     def write() -> None:
         try:
             mark.touch()
         except OSError as error:
-            raise UserError(
-                f"disk: {folder} cannot be written ({error.strerror}): choose another --workdir"
-            ) from None
+            cause = f"{folder} cannot be written ({error.strerror})"
+            raise UserError(f"disk: {cause}: choose another --workdir") from None
 
     hosts.together(write)
     try:
-        found = mark.exists()
-        hosts.gathered(found)
+        shared = mark.exists()
+        # Process 0 removes the file once all have looked.
+        hosts.gathered(shared)
     finally:
         if hosts.first():
             mark.unlink()
-    return str(folder), shutil.disk_usage(folder).free / 2**30, found
+    free = shutil.disk_usage(folder).free / 2**30
+    return str(folder), free, shared
 
 
 def look(args, begin: Callable[[str], None]) -> list[Check]:
-    """All checks, the same in every process; `begin` hears what is waited for."""
+    """Returns all checks, the same in every process; `begin` is called with each stage."""
     begin("devices")
     count, kind = joined(args.platform, args.plugin)
-    installed = dict(python=platform.python_version()) | {
-        name: metadata.version(name) for name in PACKAGES
-    }
-    facts = hosts.gathered(
-        dict(host=socket.gethostname(), versions=installed, devices=count, kind=kind)
-    )
+    installed = {name: metadata.version(name) for name in PACKAGES}
+    installed = dict(python=platform.python_version()) | installed
+    host = socket.gethostname()
+    facts = hosts.gathered(dict(host=host, versions=installed, devices=count, kind=kind))
     checks = [versions(facts), devices(facts, args.devices)]
-    if any(check.remedy for check in checks):  # a sum would hang, or fail with less to say
+    # A sum would hang, or fail with a less clear cause.
+    if any(check.remedy for check in checks):
         return checks
     begin("all-reduce")
     sums = hosts.gathered(dict(sum=total(args.platform, args.plugin)))
     begin("disk")
-    folder, free, found = seen(Path(args.workdir))
-    places = hosts.gathered(dict(folder=folder, free=free, shared=found))
+    folder, free, shared = seen(Path(args.workdir))
+    places = hosts.gathered(dict(folder=folder, free=free, shared=shared))
     begin("clocks")
+    # All processes read their clocks at the same time.
     hosts.gathered("ready")
     times = hosts.gathered(dict(clock=time.time()))
     reduced = all_reduce(sums, sum(fact["devices"] for fact in facts))
@@ -229,16 +227,13 @@ def look(args, begin: Callable[[str], None]) -> list[Check]:
 
 
 def watched(seconds: float) -> tuple[Callable[[str], None], threading.Timer]:
-    """`begin(stage)`, and the timer that ends a process which hangs in the stage that it named last."""
-    stages = []
+    """Returns `begin(stage)`, and the timer that ends a process that hangs in a stage."""
+    stages: list[str] = []
 
     def late() -> None:
-        blame = "can the processes reach one another, on every port, and were all of them started?"
-        print(
-            f"error: {stages[-1]}: no answer within --timeout={seconds:g} s; {blame}",
-            file=sys.stderr,
-            flush=True,
-        )
+        remedy = "can the processes reach one another, on every port, and were all of them started?"
+        line = f"error: {stages[-1]}: no answer within --timeout={seconds:g} s; {remedy}"
+        print(line, file=sys.stderr, flush=True)
         os._exit(2)
 
     timer = threading.Timer(seconds, late)
@@ -257,16 +252,18 @@ def main(argv: list[str] | None = None) -> None:
     bad = [check for check in checks if check.remedy]
     if hosts.first():
         for check in checks:
-            say(f"{'bad' if check.remedy else 'ok ':<4} {check.name:<10}  {check.found}")
+            verdict = "bad" if check.remedy else "ok "
+            say(f"{verdict:<4} {check.name:<10}  {check.observed}")
         if args.json:
-            cli.emit(
-                dict(
-                    ok=not bad,
-                    checks=[dict(asdict(check), ok=not check.remedy) for check in checks],
-                )
-            )
+            cli.emit(dict(ok=not bad, checks=[_fields(check) for check in checks]))
     if bad:
-        raise UserError(f"{bad[0].name}: {bad[0].found}; {bad[0].remedy}")
+        raise UserError(f"{bad[0].name}: {bad[0].observed}; {bad[0].remedy}")
+
+
+def _fields(check: Check) -> dict:
+    """Returns the check as --json prints it."""
+    ok = not check.remedy
+    return dict(name=check.name, found=check.observed, remedy=check.remedy, ok=ok)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Runs one command as several processes of one run on this machine; launch/local.sh --processes=N is the way to it.
+"""Runs one command as several processes of one run on this machine.
 
-python -m launch.processes N COMMAND…
+python -m launch.processes N COMMAND…      or, with the environment: launch/local.sh --processes=N
 
-Each process hears of the others by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. All lines come out on stderr behind
-[0], [1], …; only what process 0 prints on stdout stays there as it is, for --json. SIGTERM and SIGINT go to all of them. The first
-failure ends the others, which would wait for it for ever, and gives the exit code; a wish to stop (75) or an end in order leaves them
-time to follow.
+Each process receives the addresses of the others in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID. All lines are printed on stderr after [0], [1], …; only stdout of process 0 stays on
+stdout as it is, for --json. SIGTERM and SIGINT are sent to all of them. The first failure ends the
+others, which would wait for it for ever, and gives the exit code. After an early stop (75) or a
+normal end of one, the others have time to follow.
 """
 
 import contextlib
@@ -21,8 +22,9 @@ from typing import IO
 from dlm.core.errors import UserError
 from dlm.machine.interrupts import EXIT
 
-FAILED = 3  # seconds that the others have to say why they fail too
-ENDED = 90  # seconds to follow a process that ended in order; dlm.machine.hosts gives up on another after 60
+FAILED = 3  # seconds for the others to report why they fail too
+# Seconds to follow a process that ended normally; dlm.machine.hosts waits 60 for another.
+ENDED = 90
 _LOOK = 0.05  # seconds between two looks at the processes
 _VISIBLE = (
     "CUDA_VISIBLE_DEVICES",
@@ -30,50 +32,66 @@ _VISIBLE = (
     "HIP_VISIBLE_DEVICES",
     "ASCEND_RT_VISIBLE_DEVICES",
 )
+# SIGHUP: the terminal is closed, so the run must save.
 _SIGNALS = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGINT: signal.SIGINT,
     signal.SIGHUP: signal.SIGTERM,
-}  # the terminal is closed: save
+}
 
 
-def environments(count: int, port: int, given: dict[str, str]) -> list[dict[str, str]]:
-    """What each process is told. Devices that a *_VISIBLE_DEVICES names are dealt out in equal shares."""
-    # Two processes with two devices each on two cores wait for ever in their first collective: XLA's pools have too few threads.
-    shared = dict(NPROC=str(max(8, os.cpu_count() or 1))) | given
-    shared |= dict(JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}", JAX_NUM_PROCESSES=str(count))
-    made = [dict(shared, JAX_PROCESS_ID=str(rank)) for rank in range(count)]
+Environment = dict[str, str]
+
+
+def environments(count: int, port: int, inherited: Environment) -> list[Environment]:
+    """Returns the environment of each process.
+
+    Devices that a *_VISIBLE_DEVICES names are divided in equal shares.
+    """
+    # With too few threads in XLA's pools, two processes with two devices each on two cores wait
+    # for ever in their first collective.
+    threads = max(8, os.cpu_count() or 1)
+    shared = dict(NPROC=str(threads)) | inherited
+    shared["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
+    shared["JAX_NUM_PROCESSES"] = str(count)
+    all_ranks = [dict(shared, JAX_PROCESS_ID=str(rank)) for rank in range(count)]
     for name in _VISIBLE:
-        devices = given[name].split(",") if given.get(name) else []
+        if not inherited.get(name):
+            continue
+        devices = inherited[name].split(",")
         if len(devices) % count:
-            raise UserError(
-                f"{name} names {len(devices)} device(s), which {count} processes cannot share evenly: choose another number"
-            )
+            cause = f"which {count} processes cannot share evenly: choose another number"
+            raise UserError(f"{name} names {len(devices)} device(s), {cause}")
         share = len(devices) // count
-        for rank in range(count if devices else 0):
-            made[rank][name] = ",".join(devices[rank * share : (rank + 1) * share])
-    return made
+        for rank, environment in enumerate(all_ranks):
+            first = rank * share
+            environment[name] = ",".join(devices[first : first + share])
+    return all_ranks
 
 
 def free_port() -> int:
+    """Returns a port of this machine that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 def run(count: int, command: list[str]) -> int:
-    """Runs the processes to their end; the exit code of the first that failed, else 75 where any stopped early, else 0."""
-    told: list[int] = []
+    """Runs the processes to their end and returns an exit code.
+
+    It is that of the first that failed, else 75 if any stopped early, else 0.
+    """
+    signals: list[int] = []
     for number in _SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, lambda number, _: told.append(_SIGNALS[number]))
-    children = []
+        # Under nohup SIGHUP stays ignored.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: signals.append(_SIGNALS[number]))
+    children: list[subprocess.Popen] = []
     try:
         for environment in environments(count, free_port(), dict(os.environ)):
             children.append(_start(command, environment))
-        _write(
-            f"processes {' '.join(f'[{rank}] {child.pid}' for rank, child in enumerate(children))}\n"
-        )
+        numbers = [f"[{rank}] {child.pid}" for rank, child in enumerate(children)]
+        _write(f"processes {' '.join(numbers)}\n")
         pipes = [
             (rank, pipe, rank == 0 and pipe is child.stdout)
             for rank, child in enumerate(children)
@@ -82,16 +100,17 @@ def run(count: int, command: list[str]) -> int:
         readers = [threading.Thread(target=_pass_on, args=pipe, daemon=True) for pipe in pipes]
         for reader in readers:
             reader.start()
-        code = _watch(children, told)
+        code = _watch(children, signals)
+        # A process that they started and that lives on may hold the pipe.
         for reader in readers:
-            reader.join(timeout=FAILED)  # a process of theirs that lives on may hold the pipe
+            reader.join(timeout=FAILED)
         return code
     finally:
         _kill(children)
 
 
 def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    # In a session of its own, so that Ctrl-C reaches it once, through us: a second signal ends a run at once.
+    # In a session of its own Ctrl-C reaches it once, through us: a second signal would end it.
     pipes = dict(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -102,11 +121,12 @@ def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
 
-def _watch(children: list[subprocess.Popen], told: list[int]) -> int:
+def _watch(children: list[subprocess.Popen], signals: list[int]) -> int:
+    """Passes signals on until all ended or a limit is over; returns the exit code."""
     failed, deadline = None, None
     while running := [rank for rank, child in enumerate(children) if child.poll() is None]:
-        while told:
-            number = told.pop(0)
+        while signals:
+            number = signals.pop(0)
             for rank in running:
                 children[rank].send_signal(number)
         bad = _failure(children)
@@ -116,9 +136,8 @@ def _watch(children: list[subprocess.Popen], told: list[int]) -> int:
             deadline = time.monotonic() + ENDED
         if deadline is not None and time.monotonic() > deadline:
             still = " ".join(f"[{rank}]" for rank in running)
-            _write(
-                f"processes: {still} killed, since another {f'failed ({failed})' if failed else f'ended {ENDED} s ago'}\n"
-            )
+            cause = f"failed ({failed})" if failed else f"ended {ENDED} s ago"
+            _write(f"processes: {still} killed, since another {cause}\n")
             _kill(children)
             return failed or 1
         time.sleep(_LOOK)
@@ -127,11 +146,12 @@ def _watch(children: list[subprocess.Popen], told: list[int]) -> int:
 
 
 def _failure(children: list[subprocess.Popen]) -> int | None:
-    """The exit code of one that failed, as a shell tells it."""
-    codes = (child.returncode for child in children)
-    return next(
-        (code if code > 0 else 128 - code for code in codes if code not in (None, 0, EXIT)), None
-    )
+    """Returns the exit code of the first that failed, as a shell reports it, or None."""
+    for child in children:
+        code = child.returncode
+        if code not in (None, 0, EXIT):
+            return code if code > 0 else 128 - code
+    return None
 
 
 def _kill(children: list[subprocess.Popen]) -> None:
@@ -144,16 +164,16 @@ def _kill(children: list[subprocess.Popen]) -> None:
 
 def _pass_on(rank: int, pipe: IO[str], answers: bool) -> None:
     for line in pipe:
-        if answers and not line.startswith("[Gloo]"):  # the collectives of the CPU greet on stdout
+        # The collectives of the CPU print a greeting on stdout.
+        if answers and not line.startswith("[Gloo]"):
             _write(line, to=1)
         else:
             _write(f"[{rank}] {line.rstrip()}\n")
 
 
 def _write(text: str, to: int = 2) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # nobody listens any more; the processes must not wait for that
+    # Where nothing reads any more, the processes must not wait for it.
+    with contextlib.suppress(OSError):
         os.write(to, text.encode())
 
 

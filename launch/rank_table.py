@@ -1,4 +1,6 @@
-"""Checks the table of an Ascend cluster (RANK_TABLE_FILE), since HCCL waits for its time limit where it is wrong.
+"""Checks the table of an Ascend cluster (RANK_TABLE_FILE).
+
+With a wrong table HCCL waits for its time limit.
 
 python launch/rank_table.py FILE         exit code 2 and one line that names what is wrong
 """
@@ -9,7 +11,7 @@ from pathlib import Path
 
 
 def mistake(table) -> str:
-    """What is wrong in a table, with the field's name; empty where nothing is."""
+    """Returns the mistake in a table, with the field's name; empty if there is none."""
     if not isinstance(table, dict):
         return "is not a JSON object"
     if missing := [
@@ -20,11 +22,15 @@ def mistake(table) -> str:
         return f"lacks {missing[0]}"
     if table["status"] != "completed":
         return f"has status {table['status']!r}, not 'completed': it is still being written"
+
+    # Counts are text in tables of some versions.
     servers = table["server_list"]
     if not isinstance(servers, list) or not all(isinstance(server, dict) for server in servers):
         return "has a server_list that is not a list of objects"
     if str(table["server_count"]) != str(len(servers)):
         return f"has server_count {table['server_count']}, but {len(servers)} in its server_list"
+
+    # Every device of every server has an address and a rank of its own.
     ranks = []
     for at, server in enumerate(servers):
         if (
@@ -43,7 +49,8 @@ def mistake(table) -> str:
                 return f"lacks {missing[0]} in server_list[{at}].device[{place}]"
             ranks.append(str(device["rank_id"]))
     if sorted(ranks) != sorted(map(str, range(len(ranks)))):
-        return f"has rank_id {', '.join(sorted(ranks))}: each number from 0 to {len(ranks) - 1} must stand there once"
+        rule = f"each number from 0 to {len(ranks) - 1} must be there once"
+        return f"has rank_id {', '.join(sorted(ranks))}: {rule}"
     return ""
 
 

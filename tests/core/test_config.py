@@ -1,4 +1,4 @@
-"""Configs: every mistake in one line that names the field and the remedy; what is written to config.json comes back the same."""
+"""Configs: one line names the field of a mistake and the remedy; config.json is read as written."""
 
 import json
 

@@ -1,4 +1,7 @@
-"""Keys: streams do not share numbers, a sample's numbers follow from its own index; the draws themselves are under tests/laws."""
+"""Keys: streams share no numbers, and a sample's numbers follow from its own index.
+
+The distributions of the draws are tested in tests/laws.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +47,7 @@ def test_categorical_never_draws_what_is_impossible_and_takes_what_is_certain():
 
 
 def test_an_id_without_mass_is_never_drawn(monkeypatch):
-    """Neither where a total says nothing, nor where partial sums in parallel do not grow with the index."""
+    """Neither for a total of 0, nor where parallel partial sums do not grow with the index."""
     for sums_V, mass_V, want in [
         ([0.5, 0.5000002, 1.0], [0.5, 0.0, 0.5], 2),
         ([0.0, 0.4, 1.0], [0.0, 0.4, 0.0], 1),

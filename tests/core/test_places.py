@@ -1,4 +1,4 @@
-"""Every flag and every field that names a file or a folder is of one type, and so is every seed: found by listing them."""
+"""All flags and fields that name a file or a folder have one type, and so have all seeds."""
 
 import dataclasses
 import importlib

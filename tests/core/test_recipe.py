@@ -1,4 +1,4 @@
-"""Recipes are the user's: what one raises is a mistake in it, told in one line with its place, by every command that reads one."""
+"""Errors that a recipe raises: every command reports them in one line with their place."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The scripts for clusters, each with a stand-in for what it calls: what would run where, and what follows an exit code."""
+"""The scripts for clusters, with stand-ins for the programs that they call."""
 
 import json
 import os

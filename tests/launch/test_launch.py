@@ -1,4 +1,4 @@
-"""The scripts: they parse, they install once, they name a mistake in one line, and a skip they were not told of fails the run."""
+"""The scripts parse, install once and report a mistake in one line; an unlisted skip fails."""
 
 import os
 import shutil
@@ -124,7 +124,10 @@ def test_quickstart_does_what_is_not_done_and_stops_at_a_failure(clone, tmp_path
 
 
 def run_pytest(folder, **files):
-    """The exit code and output of the tests in `folder`, in an xdist worker, with the plugin and one listed skip."""
+    """The exit code and output of the tests in `folder`, in an xdist worker.
+
+    The plugin is loaded, and one skip is listed.
+    """
     folder.mkdir()
     for name, body in files.items():
         (folder / f"{name}.py").write_text(f"import pytest\n{body}\n")

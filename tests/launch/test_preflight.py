@@ -21,7 +21,7 @@ TWO = dict(host="a", versions=dict(python="3.11.7", jax="0.10.2"), devices=4, ki
 
 def told(check, *facts, **options):
     found = check([TWO | fact for fact in facts], **options)
-    return f"{found.found}; {found.remedy}" if found.remedy else None
+    return f"{found.observed}; {found.remedy}" if found.remedy else None
 
 
 def test_each_check_finds_what_it_is_there_for():

@@ -1,4 +1,4 @@
-"""One run as several processes here: what each is told, whose words go where, who ends with whom, and with which code."""
+"""One run as several processes of this machine: environment, output, ends and exit codes."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ HANGS = "trap '' TERM; exec sleep 60"
 
 @pytest.fixture
 def ends(monkeypatch, capfd):
-    """(exit code, stderr) of processes of which each runs its own line of shell; the long waits are short."""
+    """(exit code, stderr) of processes that each run a line of shell; long waits are short here."""
     monkeypatch.setattr(processes, "FAILED", 0.4)
     monkeypatch.setattr(processes, "ENDED", 0.4)
     before = {number: signal.getsignal(number) for number in processes._SIGNALS}
@@ -61,7 +61,7 @@ def test_those_that_end_in_order_leave_the_others_time_but_not_for_ever(ends):
 def test_a_signal_goes_to_all(number):
     heard = "INT" if number == signal.SIGINT else "TERM"
     shell = f"trap 'echo heard >&2; exit 75' {heard}; echo ready >&2; while :; do read -t 0.05 <> <(:); done"
-    # Signals that are ignored stay so in children, and these tests may themselves run under nohup, or in the background.
+    # Children inherit ignored signals, and these tests may run under nohup or in the background.
     heeding = "import signal, sys; from launch import processes; [signal.signal(s, signal.SIG_DFL) for s in processes._SIGNALS]"
     command = [
         sys.executable,

@@ -1,6 +1,8 @@
-"""The life of a small model of grouped experts on four devices: trained, gone on with, evaluated, sampled from, all by commands.
+"""Train, resume, evaluate and sample a small model of grouped experts on four devices, by commands.
 
-python -m tests.machine.life CORPUS WORKDIR [--config.FIELD=VALUE …]     prints what came of it as one JSON object
+python -m tests.machine.life CORPUS WORKDIR [--config.FIELD=VALUE …]
+
+It prints the results as one JSON object
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What is read off a compiled program: collectives in all of XLA's spellings, and which of them stand in a loop."""
+"""Facts about a compiled program: collectives in all of XLA's spellings, and those in a loop."""
 
 import pytest
 

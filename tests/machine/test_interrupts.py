@@ -1,4 +1,7 @@
-"""Signals: the first ends a run with everything saved and exit code 75, and nobody else may train in its directory meanwhile."""
+"""Signals: the first ends a run with everything saved and exit code 75.
+
+Meanwhile no other run may train in its directory.
+"""
 
 import os
 import re

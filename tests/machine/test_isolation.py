@@ -1,4 +1,4 @@
-"""The jail: what goes wrong inside is told, and nothing of it is left; with namespaces of its own and without."""
+"""The jail reports errors inside it and leaves nothing behind, with and without namespaces."""
 
 import fcntl
 import importlib.util

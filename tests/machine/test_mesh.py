@@ -1,4 +1,7 @@
-"""A model with experts on every mesh: updates, scores and samples are those of one device, and arrays lie where their letters say."""
+"""A model with experts on every mesh: updates, scores and samples equal those of one device.
+
+Arrays are divided by their axis letters.
+"""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Where a run computes: every way in which a plugin can be missing or broken is one line, and a whole life goes through a real one."""
+"""Platforms: a missing or broken plugin is reported in one line, and a real one runs everything."""
 
 import ctypes
 import json
@@ -231,7 +231,7 @@ def test_a_mesh_names_its_platform(corpus, tmp_path):
 
 
 def test_a_mesh_splits_the_axes_of_a_torus():
-    """128 chips in a torus of 4 × 4 × 8 under fsdp=8, tensor=8, expert=2: one of its axes has to serve two."""
+    """128 chips in a torus of 4 × 4 × 8 under fsdp=8, tensor=8, expert=2: one axis serves two."""
 
     class Chip:
         platform, device_kind, process_index, slice_index, core_on_chip = "tpu", "TPU v5", 0, 0, 0
@@ -249,7 +249,7 @@ def test_a_mesh_splits_the_axes_of_a_torus():
 
 @pytest.mark.slow
 def test_a_life_through_a_plugin_is_that_on_the_cpu(corpus, tmp_path):
-    """train, resume, evaluate and sample over the four devices of a real plugin of PJRT's C API, by the name of npu."""
+    """Train, resume, evaluate and sample on four devices of a real PJRT C API plugin named npu."""
     import xla_plugins.xla_cpu_pjrt as real
 
     plugin = Path(real.__file__).parent / "xla_cpu_pjrt.so"

@@ -1,4 +1,7 @@
-"""Experts over eight devices, one group or two of them on each, are those of one device.   python -m tests.nn.eight"""
+"""Experts over eight devices, one or two groups on each, equal those of one device.
+
+python -m tests.nn.eight
+"""
 
 import jax
 

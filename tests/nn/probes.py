@@ -1,4 +1,7 @@
-"""What the fields of the network, its experts and routers change; the rows of tests/test_fields.py ask here."""
+"""The outcomes that fields of the network, its experts and routers change.
+
+The rows of tests/test_fields.py call these functions.
+"""
 
 import dataclasses
 

@@ -1,4 +1,7 @@
-"""A network that sees everything and predicts token i from where token i − 1 is read; how far it looks ahead while it learns to."""
+"""A network that sees the whole row and predicts token i from the position of token i − 1.
+
+Also: how far it looks ahead while it learns to.
+"""
 
 import dataclasses
 

@@ -1,4 +1,7 @@
-"""Layers that predict from further back: what they see, that they are trained, that nothing else changes; norms on both sides."""
+"""Layers that predict from further back: what they attend to, their training, and their neutrality.
+
+Also: norms on both sides of a sub-layer.
+"""
 
 import dataclasses
 import functools
@@ -61,7 +64,10 @@ def test_every_layer_sees_the_tokens_before_its_own_in_their_segment():
 
 
 def test_layer_k_hears_the_last_k_tokens_through_their_embeddings_alone():
-    """With the half of M that takes embeddings at zero, layer k says the same of token i whatever tokens i−1, …, i−k are."""
+    """Without embeddings, the prediction of layer k for token i is independent of the k tokens before.
+
+    The half of M that multiplies embeddings is zero for this.
+    """
     deaf = {
         **PARAMS,
         "ahead": {**PARAMS["ahead"], "read_DD": jnp.zeros_like(PARAMS["ahead"]["read_DD"])},
@@ -104,7 +110,7 @@ def test_it_is_the_equation():
     tiny.close(forward(config)(params, X_BL, SEGMENTS)["ahead"], want[..., : tiny.VOCAB.eos + 1])
 
 
-# ---------------------------------------------------------------------------------------------------------------- training
+# -------------------------------------------------------------------------------- training
 
 
 def losses(**given):
@@ -248,12 +254,15 @@ def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balance
         )
 
 
-# ------------------------------------------------------------------------------------------------------ norms on both sides
+# --------------------------------------------------------------------- norms on both sides
 
 
 @pytest.mark.slow
 def test_a_sandwich_starts_by_its_depth_and_hears_no_loudness():
-    """The outer gains start at 0.283/√N and 0.432/√N, N the layers of the stack; however large a sub-layer's answer, it adds the same."""
+    """The outer gains start at 0.283/√N and 0.432/√N, with N layers in the stack.
+
+    A sub-layer adds the same, however large its output is.
+    """
     config = tiny.model_config(layers=4, norm=Norm("sandwich"), mtp_layers=1)
     fresh = jax.jit(
         lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0))
@@ -269,7 +278,7 @@ def test_a_sandwich_starts_by_its_depth_and_hears_no_loudness():
     )
     quiet, loud = (forward(CONFIG)(params, X_BL, np.ones((1, L))) for params in (PARAMS, louder))
     tiny.close(quiet, loud, 1e-4)
-    # what stands beside the sub-layers is as it was: the sum is h + g · rms(answer), so with gains at zero nothing is added
+    # The sum is h + g · rms(output), so nothing is added with gains at zero.
     silent = jax.tree_util.tree_map_with_path(
         lambda path, p: 0 * p if path[-1].key.endswith("_out_norm_D") else p, PARAMS
     )

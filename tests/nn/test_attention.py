@@ -57,7 +57,10 @@ def test_rms_norm():
 
 
 def test_slower_rotations_are_those_of_llama_3_1():
-    """Each frequency by the published rule, one at a time: kept, divided, or between (`rope_type: llama3`); and all divided."""
+    """Each frequency follows the published rule: unchanged, divided, or between the two.
+
+    The rule is that of `rope_type: llama3`; with 'linear' all are divided.
+    """
     given = Rope(500_000.0, "llama3", factor=8.0, low=1.0, high=4.0, original=8192)
     theta_K = 500_000.0 ** (-np.arange(0, 64, 2) / 64)
     want = []
@@ -78,7 +81,7 @@ def test_slower_rotations_are_those_of_llama_3_1():
 
 
 def test_biases_are_added_before_the_rotation_and_behind_the_heads():
-    """softmax(q kᵀ) v with biases is that of inputs with one more coordinate, which is 1, whose weights are the biases."""
+    """Biases equal the weights of one more input coordinate, which is 1."""
     rng, (D, H, K) = np.random.default_rng(2), (6, 2, 4)
     x_BLD = rng.normal(size=(1, 5, D)).astype(np.float32)
     inputs = tiny.layer_inputs(*rope.angles(np.arange(5)[None], K, Rope()), None)

@@ -1,4 +1,4 @@
-"""The layer of experts against a plain loop over tokens: values and all gradients, on one device and on any mesh."""
+"""The layer of experts against a plain loop over tokens: values and all gradients, on any mesh."""
 
 import functools
 import itertools
@@ -45,7 +45,7 @@ def layer(name, kind="swiglu", mesh=None, **changes):
 
 
 def given(name, seed=0, **changes):
-    """(parameters, x, valid, ratio), nothing at zero; the last two positions of a row are padding."""
+    """(parameters, x, valid, ratio), nothing at zero; some rows end with padding."""
     rng, made = np.random.default_rng(seed), layer(name, **changes)
     x_BLD = jnp.asarray(rng.normal(size=(B, L, D)), jnp.float32)
     valid_BL, ratio_B = (
@@ -152,7 +152,10 @@ def test_every_back_end_is_the_loop_over_experts(kind, backend, block):
 
 
 def test_many_experts_in_the_order_of_their_loads_are_the_loop_over_them():
-    """The heaviest ten of 22 have first blocks of 232 rows, then fours of 216, 200 and 192; some loads are beyond that."""
+    """The heaviest ten of 22 have first blocks of 232 rows, then fours of 216, 200 and 192.
+
+    Some loads are beyond that.
+    """
     assert Plan.of(16, 64, 0, 0.25).products == ((1, 64, 8),), "a few rows are one product"
     plan = Plan.of(4400, 22, 0, 200.0)
     assert plan.products == ((2, 4, 232), (1, 2, 232), (1, 4, 216), (1, 4, 200), (1, 4, 192))
@@ -200,7 +203,7 @@ def is_the_loop(kind, backend, block, dtype, tolerance, R=24, loads=FEW):
         )
 
 
-# --------------------------------------------------------------------------------------------------------------- meshes
+# ---------------------------------------------------------------------------------- meshes
 
 
 def mesh(data=1, **sizes):
@@ -276,7 +279,7 @@ def test_a_capacity_is_that_of_a_device(sizes):
     assert routed["dropped_Z"].sum() > 0
 
 
-# --------------------------------------------------------------------------------------------------------- what is claimed
+# ---------------------------------------------------------------------------------- claims
 
 
 ADVERSARIES = {  # what the router's matrix w and the tokens x become
@@ -301,7 +304,7 @@ def test_every_group_of_moge_has_the_same_load(adversary):
 
 
 def test_experts_of_a_group_may_change_their_names():
-    """Relabelled within groups, with their parameters, and with the tokens in another order: the same, in that order."""
+    """Experts relabelled within groups, and tokens in another order, give the same in that order."""
     params, x_BLD, valid_BL, ratio_B = given("moge")
     rng = np.random.default_rng(1)
     order_E = np.concatenate([4 * g + rng.permutation(4) for g in range(4)])
@@ -324,7 +327,10 @@ def test_experts_of_a_group_may_change_their_names():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTERS)
 def test_whether_a_row_depends_on_its_batch_is_as_its_router_states(name):
-    """Beside rows that want the same experts and beside none; what competes within a row or not at all does not change."""
+    """A row is computed beside rows that pick the same experts, and beside none.
+
+    It changes only where tokens of a batch compete.
+    """
     params, x_BLD, valid_BL, ratio_B = given(name)
     x_BLD = x_BLD[:1] + 0.01 * x_BLD
     whole, _ = compiled(layer(name))(params, x_BLD, valid_BL, ratio_B)
@@ -349,7 +355,7 @@ def test_padding_takes_no_room(name):
 
 
 def test_experts_take_their_best_tokens_and_less_where_more_is_masked():
-    """Each expert's tokens are those with its largest scores in the row; ⌈n K/E (1 + slope (1 − 2r))⌉ of them."""
+    """Each expert's tokens have its largest scores in the row: ⌈n K/E (1 + slope (1 − 2r))⌉."""
     params, x_BLD, valid_BL, ratio_B = given("choice")
     _, routed = compiled(layer("choice"))(params, x_BLD, valid_BL, ratio_B)
     n_B = np.array([6, 4, 6, 5])

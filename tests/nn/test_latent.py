@@ -1,4 +1,4 @@
-"""Multi-head latent attention against one head after another, in numbers; the order of its sums is chosen by what it costs."""
+"""Multi-head latent attention against one head after another, and the cost of its two orders."""
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ def test_both_orders_are_the_same_sums():
 def test_few_questions_to_a_long_memory_go_into_the_latent_space(
     length, memory, order, monkeypatch
 ):
-    """The order taken multiplies less: counted from the products of all matrices, the softmax aside."""
+    """The order that is taken multiplies less, counted over all matrix products."""
     flops = {}
     for name in ("absorbed", "wide"):
         up, (backend, *arrays) = given(length, memory)
@@ -137,7 +137,10 @@ def test_a_memory_holds_the_latent_and_one_rotary_key():
 
 @pytest.mark.slow
 def test_a_mesh_changes_nothing():
-    """Loss and gradients, a layer ahead included; heads lie over `tensor`, widths and low ranks over `fsdp`."""
+    """Loss and gradients are the same, with a further layer too.
+
+    Heads are divided over `tensor`, widths and low ranks over `fsdp`.
+    """
     config = tiny.model_config(layers=1, attention=attention(), norm=Norm("sandwich"), mtp_layers=1)
     params, batch, objective = (
         tiny.random_params(config),

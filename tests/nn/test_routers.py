@@ -1,4 +1,4 @@
-"""What routers do beside picking: the room that experts have, the losses that reach the gradient alone, what moves a balancing bias."""
+"""Routers beside their picks: room of experts, losses of the gradient, the balancing bias."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from tests.nn.test_experts import ROUTERS, B, D, F, L, given, layer, mesh, value
 
 @pytest.mark.slow
 def test_the_room_of_an_expert_is_that_of_the_formula():
-    """Numbers that no rounding hides: ⌈n K/E (1 + slope (1 − 2r))⌉, and never more than there are."""
+    """The room is ⌈n K/E (1 + slope (1 − 2r))⌉, and never more than there are tokens."""
     n_B, ratio_B = np.array([6, 6, 6, 6, 6, 4, 4]), np.array([0.1, 0.4, 0.5, 0.6, 1.0, 0.6, 0.0])
     select_BLE = jnp.asarray(np.random.default_rng(0).normal(size=(7, 6, 16)))
     for slope, K, room in (
@@ -45,7 +45,7 @@ def test_the_room_of_an_expert_is_that_of_the_formula():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["choice", "capacity"])
 def test_a_token_is_the_weighed_sum_of_the_experts_that_take_it(name):
-    """Those that choose it among their row's, or that have room for it still: one by one, with every expert's answer to every token."""
+    """A token's experts, one by one: those that choose it, or still have room for it."""
     params, x_BLD, valid_BL, ratio_B = given(name)
     number, active, router = ROUTERS[name]
     x_BLD, params["router_DGX"] = (
@@ -117,7 +117,10 @@ def penalty(router, number=16, active=4, params=None, seed=0, sizes=None, scale=
 
 @pytest.mark.parametrize("within", ["all", "group"])
 def test_the_balance_loss_has_the_gradient_of_its_formula(within):
-    """α Σ f_i p_i with f held fixed; with 'group' the mean of the groups' own losses. It is α at perfect balance."""
+    """α Σ f_i p_i with constant f; with 'group' the mean of the groups' own losses.
+
+    It is α at perfect balance.
+    """
     router = MoGE(groups=4, balance=Balance(weight=0.3, within=within))
     grad, params, x_BLD = penalty(router)
 
@@ -140,7 +143,10 @@ def test_the_balance_loss_has_the_gradient_of_its_formula(within):
 
 @pytest.mark.slow
 def test_pools_differ_and_the_widest_is_that_of_one_device():
-    """A loss pooled over the expert axis or over everything is the one device's; of each device's own tokens it is another."""
+    """A loss pooled over the expert axis or over all devices equals that of one device.
+
+    Over each device's own tokens it differs.
+    """
     grads = {}
     for pool in ("all", "expert", "device"):
         router = TopK(balance=Balance(weight=0.5, pool=pool))

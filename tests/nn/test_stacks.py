@@ -1,4 +1,4 @@
-"""Layers of two kinds: first dense ones, then groups with experts at their ends, as one backbone."""
+"""Layers of two kinds as one backbone: dense ones, then groups with experts at their ends."""
 
 import dataclasses
 

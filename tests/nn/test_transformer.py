@@ -1,4 +1,4 @@
-"""The backbone: who sees whom (by gradient), padding, cache, scan, remat, precision, time, parameter counts and names."""
+"""The backbone: visibility (by gradient), padding, cache, scan, remat, precision, time, parameters."""
 
 import dataclasses
 import functools
@@ -53,7 +53,7 @@ def finite(logits_BLV):
 
 
 def influence(mask, segments=None, kind="grouped"):
-    """[L, L + 1]: the gradient of logits_i with respect to what token j is embedded as (last column: bos)."""
+    """[L, L + 1]: the gradient of logits_i with respect to the embedding of token j; last: bos."""
     canvas = tiny.canvas(
         np.arange(L)[None], **({} if segments is None else dict(segments_BL=segments[None]))
     )
@@ -89,7 +89,10 @@ def test_who_sees_whom(mask, packed, kind):
 @pytest.mark.parametrize("packed", [False, True], ids=["one", "packed"])
 @pytest.mark.parametrize("size, kind", [(1, "grouped"), (4, "grouped"), (2, "latent")])
 def test_two_streams_are_the_blocks_one_by_one(size, packed, kind):
-    """Clean past blocks are read block-causally, so a row cut behind its block says the same as one pass over both streams."""
+    """Clean past blocks are read block-causally.
+
+    So a row cut behind its block gives the same as one pass over both streams.
+    """
     mask, x_BL = Block(size=size), tiny.tokens(2, L)
     z_BL = np.where(np.random.default_rng(1).random(x_BL.shape) < 0.5, tiny.VOCAB.mask, x_BL)
     positions_BL = np.tile([0, 1, 0, 1, 2, 0] if packed else np.arange(L), (2, 1))
@@ -108,7 +111,7 @@ def test_two_streams_are_the_blocks_one_by_one(size, packed, kind):
 
 @pytest.mark.slow
 def test_a_causal_context_is_an_autoregressive_model_of_its_own():
-    """Its clean stream is the causal network, and a canvas without one is read as its own context."""
+    """The clean stream is the causal network; a canvas without one is its own context."""
     x_BL, mask = tiny.tokens(2, L), Block(size=2, context="causal")
     z_BL = np.where(np.arange(L) >= 4, tiny.VOCAB.mask, x_BL)
     output = jax.jit(lambda c: tiny.net(CONFIG, PARAMS)(tiny.under(c, mask)))
@@ -126,7 +129,10 @@ def test_a_causal_context_is_an_autoregressive_model_of_its_own():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_groups_of_a_partition_predict_each_other(kind):
-    """No token reaches its own prediction, its group's or another segment's, and none is replaced by a mask."""
+    """No token reaches its own prediction, its group's or another segment's.
+
+    None is replaced by a mask.
+    """
     x_BL, mask = tiny.tokens(1, L), Partition()
     group_BL, segments_BL = np.array([[0, 1, 1, 0, 1, 0]]), np.array([[1, 1, 1, 1, 2, 2]])
     fields = dict(block_BL=group_BL, segments_BL=segments_BL)
@@ -198,7 +204,7 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("mask", [SHIFTED, Block(size=2)], ids=["causal", "blocks"])
 def test_cached_decoding_is_the_full_forward(mask, kind):
-    """Parts that are read one after another, the last of them in scattered places, with what was read before in the cache."""
+    """Parts are read one after another, the last in scattered slots, with the others in the cache."""
     (config, params), x_BL = CONFIGS[kind], tiny.tokens(2, L)
     model, segments_BL = transformer.Transformer(config), np.array([[1] * L, [1] * 4 + [0] * 2])
     full_BLV = logits(config, params, tiny.canvas(x_BL, segments_BL=segments_BL), mask)
@@ -229,7 +235,7 @@ def test_cached_decoding_is_the_full_forward(mask, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_two_streams_with_a_memory_are_the_whole_pass(kind):
-    """Of [z ; x] the last positions alone are read: x before them is in the memory, and z is not remembered."""
+    """Of [z ; x] the last positions alone are read: x before them is cached, and z never is."""
     (config, params), x_BL, mask = CONFIGS[kind], tiny.tokens(2, L), Block(size=1)
     model = transformer.Transformer(config)
     z_BL = np.full_like(x_BL, tiny.VOCAB.mask)
@@ -302,7 +308,7 @@ def test_special_ids_are_never_generated():
     ).all()
 
 
-# -------------------------------------------------------------------------------------------------- counts, names, shapes
+# ------------------------------------------------------------------- counts, names, shapes
 
 
 def sizes(config, names):
@@ -333,7 +339,10 @@ def sizes(config, names):
 
 
 def shapes_fit(config):
-    """Every parameter has the shape that its name says; returns how many parameters there are, and how many of them a token passes."""
+    """Every parameter has the shape of its name.
+
+    Returns the number of parameters, and of those that a token uses.
+    """
     stacked, total, active = (
         {s.name: (s.count,) for s in config.stacks} | dict(ahead=(config.mtp_layers,)),
         0,
