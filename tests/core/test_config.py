@@ -123,19 +123,19 @@ def test_missing_fields_and_sections():
 
 
 def test_kind_conversions():
-    made = run(
+    result = run(
         steps=1e3,
         optim__lr=1,
         data__source__paths=["a", "b"],
         nn__time=None,
         nn__compute__remat=None,
     )
-    assert made.steps == 1000 and type(made.steps) is int and type(made.optim.lr) is float
-    assert made.data.source.paths == ("a", "b") and run(
+    assert result.steps == 1000 and type(result.steps) is int and type(result.optim.lr) is float
+    assert result.data.source.paths == ("a", "b") and run(
         data__source__paths="a"
     ).data.source.paths == ("a",)
-    assert made.nn.time == made.nn.compute.remat == "none"
-    assert made.data.source.held_out_paths is None and run(
+    assert result.nn.time == result.nn.compute.remat == "none"
+    assert result.data.source.held_out_paths is None and run(
         data__source__held_out_paths=["x"]
     ).data.source.held_out_paths == ("x",)
 
@@ -149,10 +149,13 @@ def test_members_by_any_of_their_names():
 
 
 def test_the_vocabulary_reaches_every_member():
-    made = run(text=dict(name="bpe", size=300))
+    result = run(text=dict(name="bpe", size=300))
     assert (
-        made.nn.vocab == made.objective.vocab == made.objective.process.vocab == made.text.vocab
-        and made.nn.vocab.size == 300
+        result.nn.vocab
+        == result.objective.vocab
+        == result.objective.process.vocab
+        == result.text.vocab
+        and result.nn.vocab.size == 300
     )
 
 
@@ -162,10 +165,10 @@ def test_the_vocabulary_reaches_every_member():
     ids=str,
 )
 def test_round_trip_through_json(changes):
-    made = run(**changes)
-    text = to_json(made)
-    assert build_run(json.loads(text)) == made and to_json(build_run(json.loads(text))) == text
-    assert "vocab" not in text and list_differences(json.loads(text), to_plain(made)) == []
+    result = run(**changes)
+    text = to_json(result)
+    assert build_run(json.loads(text)) == result and to_json(build_run(json.loads(text))) == text
+    assert "vocab" not in text and list_differences(json.loads(text), to_plain(result)) == []
 
 
 def test_differences():
@@ -188,14 +191,14 @@ def test_overrides():
         ("optim.lr", "3e-4"),
     ]:
         override(config, dotted, text)
-    made = build_run(config)
-    assert (made.steps, made.objective.process.schedule, made.nn.time, made.optim.lr) == (
+    result = build_run(config)
+    assert (result.steps, result.objective.process.schedule, result.nn.time, result.optim.lr) == (
         1000,
         Cosine(),
         "none",
         3e-4,
     )
-    assert made.data.source.paths == ("a", "b") and made.data.source.held_out_paths is None
+    assert result.data.source.paths == ("a", "b") and result.data.source.held_out_paths is None
     override(config, "objective.name", "None")
     assert config["objective"]["name"] is None
     override(config, "data.source.name", "1")

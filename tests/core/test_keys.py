@@ -12,16 +12,16 @@ from dlm.core import keys
 
 def test_streams_steps_and_samples_are_independent():
     root, other = keys.root(0), keys.root(1)
-    made = [
+    streams = [
         keys.key(r, s, i)
         for r in (root, other)
         for s in ("noise", "eval", "init", "sample")
         for i in (0, 1)
     ]
-    made += list(keys.per_sample(keys.key(root, "noise", 0), jnp.arange(4)))
-    assert len({jax.random.key_data(k).tobytes() for k in made}) == len(made)
-    draws_NL = np.asarray(keys.uniform_BL(jnp.stack(made), 500))
-    correlation_NN = np.corrcoef(draws_NL) - np.eye(len(made))
+    streams += list(keys.per_sample(keys.key(root, "noise", 0), jnp.arange(4)))
+    assert len({jax.random.key_data(k).tobytes() for k in streams}) == len(streams)
+    draws_NL = np.asarray(keys.uniform_BL(jnp.stack(streams), 500))
+    correlation_NN = np.corrcoef(draws_NL) - np.eye(len(streams))
     assert np.abs(correlation_NN).max() < 4.5 / 500**0.5
 
 

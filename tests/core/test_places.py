@@ -114,14 +114,14 @@ WRONG = {
 )
 def test_a_flag_that_is_a_place(module, flag, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
-    given = [dataclasses.replace(flag, required=False)]
-    assert getattr(cli.parse("", given, [f"--{flag.name}=~/x"])[0], flag.name) == "/somewhere/x"
+    one_flag = [dataclasses.replace(flag, required=False)]
+    assert getattr(cli.parse("", one_flag, [f"--{flag.name}=~/x"])[0], flag.name) == "/somewhere/x"
     for text, said in WRONG.items():
         if text != flag.default:
             with pytest.raises(
                 UserError, match="is no UTF-8" if text == "\udcff" else f"^--{flag.name} .*{said}"
             ):
-                cli.parse("", given, [f"--{flag.name}={text}"])
+                cli.parse("", one_flag, [f"--{flag.name}={text}"])
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_a_flag_that_is_a_place(module, flag, monkeypatch):
 )
 def test_a_field_that_is_a_place(cls, f, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
-    made = build_field("~/x", f, typing.get_type_hints(cls)[f.name], "f", None)
-    assert made == ("/somewhere/x",) if isinstance(made, tuple) else made == "/somewhere/x"
+    value = build_field("~/x", f, typing.get_type_hints(cls)[f.name], "f", None)
+    assert value == ("/somewhere/x",) if isinstance(value, tuple) else value == "/somewhere/x"
     for text, said in WRONG.items():
         if text != f.default:
             with pytest.raises(UserError, match=rf"^config.f(\[0\])? .*{said}"):
@@ -140,10 +140,14 @@ def test_a_field_that_is_a_place(cls, f, monkeypatch):
 @pytest.mark.parametrize("argv", [["~/x"], ["y", "--out=~/x"], ["y", "--into=~/x"]], ids=str)
 def test_what_report_and_convert_are_given(argv, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = {}
-    monkeypatch.setattr(report, "report", lambda args: found.update(vars(args)))
+    arguments_of = {}
+    monkeypatch.setattr(report, "report", lambda args: arguments_of.update(vars(args)))
     report.main(argv)
-    assert str(tmp_path / "x") in (found["runs"][0], found["out"], found["into"])
+    assert str(tmp_path / "x") in (
+        arguments_of["runs"][0],
+        arguments_of["out"],
+        arguments_of["into"],
+    )
     with pytest.raises(UserError, match=f"no folder {tmp_path}/x"):
         convert.main(["from_hf", "~/x", f"--workdir={tmp_path / 'w'}"])
 
@@ -151,13 +155,13 @@ def test_what_report_and_convert_are_given(argv, monkeypatch, tmp_path):
 def test_training_at_home_makes_no_folder_called_tilde(tmp_path, monkeypatch, corpus):
     from dlm import train
 
-    made = []
+    calls = []
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "train", lambda run, workdir, accept: made.append(workdir))
+    monkeypatch.setattr(train, "train", lambda run, workdir, accept: calls.append(workdir))
     (tmp_path / "r.py").write_text(f"get_config = lambda: {tiny.recipe(corpus)!r}\n")
     train.main([f"--config={tmp_path / 'r.py'}", "--workdir=~/runs/x"])
-    assert made == [tmp_path / "home" / "runs" / "x"] and not (tmp_path / "~").exists()
+    assert calls == [tmp_path / "home" / "runs" / "x"] and not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 99999999999999])

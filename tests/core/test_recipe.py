@@ -36,7 +36,7 @@ WHOLE = {
 }
 
 
-def told(capsys, command, *arguments):
+def reply(capsys, command, *arguments):
     """(exit code, stdout, stderr) of a command."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit:
@@ -74,7 +74,7 @@ def test_what_a_recipe_raises_is_a_mistake_in_it(head, commands, tmp_path, capsy
     ][0]["template"]["spec"]
     final = rules["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
     for command, *arguments in commands(head + BODY):
-        code, out, err = told(capsys, command, *arguments)
+        code, out, err = reply(capsys, command, *arguments)
         first, *below = err.splitlines()
         assert code in final and code not in (1, interrupts.EXIT) and out == "", (
             "a JobSet must not start it again"
@@ -87,7 +87,7 @@ def test_what_a_recipe_raises_is_a_mistake_in_it(head, commands, tmp_path, capsy
 @pytest.mark.parametrize("head", WHOLE, ids=["neighbour", "no parameter"])
 def test_a_recipe_may_import_its_neighbour_and_take_no_argument(head, commands, tmp_path, capsys):
     for command, *arguments in commands(head + WHOLE[head])[:2]:
-        assert told(capsys, command, *arguments)[0] == 0
+        assert reply(capsys, command, *arguments)[0] == 0
     with pytest.raises(UserError, match="is no run of .*r.py: .*steps"):
         from dlm.reports import docstring_results, groups, record
 
@@ -101,7 +101,7 @@ def test_the_user_s_own_lines_are_told_below_the_error(tmp_path, capsys):
     (tmp_path / "r.py").write_text(
         "import inner\n\n\ndef get_config():\n    return inner.deep([])\n"
     )
-    code, _, err = told(capsys, train, f"--config={tmp_path / 'r.py'}", "--dry_run")
+    code, _, err = reply(capsys, train, f"--config={tmp_path / 'r.py'}", "--dry_run")
     places = f"  {tmp_path}/r.py, line 5\n  {tmp_path}/inner.py, line 2\n"
     assert (code, err) == (
         2,
@@ -113,7 +113,7 @@ def test_of_a_function_that_calls_itself_for_ever_the_ends_are_told(tmp_path, ca
     (tmp_path / "r.py").write_text(
         "def get_config():\n    return again()\n\n\ndef again():\n    return again()\n"
     )
-    code, _, err = told(capsys, train, f"--config={tmp_path / 'r.py'}", "--dry_run")
+    code, _, err = reply(capsys, train, f"--config={tmp_path / 'r.py'}", "--dry_run")
     error, first, *others = err.splitlines()
     assert (
         code == 2
@@ -144,7 +144,7 @@ def test_two_recipes_have_each_its_own_neighbour_and_leave_nothing_behind(tmp_pa
 
 def test_what_a_recipe_prints_is_not_an_answer_of_the_command(tmp_path, capsys):
     (tmp_path / "r.py").write_text("print('hello')\nget_config = lambda: dict(steps=1)\n")
-    assert told(capsys, train, f"--config={tmp_path / 'r.py'}", "--print_config")[1:] == (
+    assert reply(capsys, train, f"--config={tmp_path / 'r.py'}", "--print_config")[1:] == (
         '{\n  "steps": 1\n}\n',
         "hello\n",
     )
@@ -192,10 +192,10 @@ def test_arguments_and_names(tmp_path):
 
 
 def test_numbers_of_numpy_and_paths_are_numbers_and_texts():
-    given = dict(
+    plain_config = dict(
         a=np.int64(3), b=np.float32(0.5), c=Path("x") / "y", d=(np.bool_(True),), e=np.array(2.0)
     )
-    assert repr(to_plain(given)) == "{'a': 3, 'b': 0.5, 'c': 'x/y', 'd': (True,), 'e': 2.0}"
+    assert repr(to_plain(plain_config)) == "{'a': 3, 'b': 0.5, 'c': 'x/y', 'd': (True,), 'e': 2.0}"
 
 
 @pytest.mark.slow

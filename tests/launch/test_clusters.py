@@ -107,14 +107,14 @@ def test_a_slurm_job_saves_is_queued_again_and_goes_on(clone, tmp_path):
 
 def test_slurm_is_told_what_the_script_relies_on(clone, tmp_path):
     lines = (ROOT / "launch" / "slurm.sbatch").read_text().splitlines()
-    asked = dict(
+    options = dict(
         line.removeprefix("#SBATCH --").partition("=")[::2]
         for line in lines
         if line.startswith("#SBATCH")
     )
-    assert "requeue" in asked and asked["open-mode"] == "append"
+    assert "requeue" in options and options["open-mode"] == "append"
     assert f"$code == {interrupts.EXIT} " in "\n".join(lines)
-    signal, seconds = asked["signal"].split("@")
+    signal, seconds = options["signal"].split("@")
     assert signal == "TERM" and int(seconds) >= 120
     root, env = clone
     script = root / "launch" / "slurm.sbatch"

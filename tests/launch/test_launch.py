@@ -43,20 +43,22 @@ def test_installs_once_and_again_when_the_requirements_change(clone, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given, heard",
+    "environment, printed",
     [
         ({}, "glibc.malloc.hugetlb=1"),
         (dict(GLIBC_TUNABLES=""), ""),
         (dict(GLIBC_TUNABLES="a=b"), "a=b"),
     ],
 )
-def test_commands_ask_for_huge_pages_unless_told_otherwise(clone, monkeypatch, given, heard):
+def test_commands_ask_for_huge_pages_unless_told_otherwise(
+    clone, monkeypatch, environment, printed
+):
     root, env = clone
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     (root / "dlm" / "show.py").write_text(
         '"""Shows its memory."""\nimport os\nprint(os.environ.get("GLIBC_TUNABLES"))\n'
     )
-    assert bash(root / "launch" / "local.sh", "show", **env, **given).stdout == heard + "\n"
+    assert bash(root / "launch" / "local.sh", "show", **env, **environment).stdout == printed + "\n"
 
 
 def test_an_unknown_command_is_one_line(clone):

@@ -19,40 +19,42 @@ ROOT = Path(__file__).parents[2]
 TWO = dict(host="a", versions=dict(python="3.11.7", jax="0.10.2"), devices=4, kind="npu Ascend")
 
 
-def told(check, *facts, **options):
-    found = check([TWO | fact for fact in facts], **options)
-    return f"{found.observed}; {found.remedy}" if found.remedy else None
+def verdict(check, *facts, **options):
+    result = check([TWO | fact for fact in facts], **options)
+    return f"{result.observed}; {result.remedy}" if result.remedy else None
 
 
 def test_each_check_finds_what_it_is_there_for():
-    assert told(preflight.versions, {}, {}) is None
-    other = told(preflight.versions, {}, dict(versions=dict(python="3.11.7", jax="0.9.0")))
+    assert verdict(preflight.versions, {}, {}) is None
+    other = verdict(preflight.versions, {}, dict(versions=dict(python="3.11.7", jax="0.9.0")))
     assert "processes 1 and 0 have jax 0.9.0 and 0.10.2; install the same" in other
     assert (
-        told(preflight.devices, {}, dict(host="b"), expected=8) is None
-        and told(preflight.devices, {}, {}, expected=0) is None
+        verdict(preflight.devices, {}, dict(host="b"), expected=8) is None
+        and verdict(preflight.devices, {}, {}, expected=0) is None
     )
-    assert "8 × npu Ascend on 2 host(s), by process: 4 4; --devices=16" in told(
+    assert "8 × npu Ascend on 2 host(s), by process: 4 4; --devices=16" in verdict(
         preflight.devices, {}, dict(host="b"), expected=16
     )
-    assert "by process: 4 3; every process must see as many" in told(
+    assert "by process: 4 3; every process must see as many" in verdict(
         preflight.devices, {}, dict(devices=3), expected=0
     )
-    assert "cpu cpu, npu Ascend on" in told(preflight.devices, {}, dict(kind="cpu cpu"), expected=0)
-    assert told(preflight.all_reduce, dict(sum=36), dict(sum=36), count=8) is None
-    assert "35 in process 1, not 36; a device or a link" in told(
+    assert "cpu cpu, npu Ascend on" in verdict(
+        preflight.devices, {}, dict(kind="cpu cpu"), expected=0
+    )
+    assert verdict(preflight.all_reduce, dict(sum=36), dict(sum=36), count=8) is None
+    assert "35 in process 1, not 36; a device or a link" in verdict(
         preflight.all_reduce, dict(sum=36), dict(sum=35), count=8
     )
     there = dict(folder="runs", free=7.5, shared=True)
-    assert told(preflight.disk, there, there, needed=7.0) is None
-    assert "7.5 GiB free in runs, shared by all processes; make room" in told(
+    assert verdict(preflight.disk, there, there, needed=7.0) is None
+    assert "7.5 GiB free in runs, shared by all processes; make room" in verdict(
         preflight.disk, there, there, needed=8
     )
-    assert "7.5 GiB free in runs; make room" in told(preflight.disk, there, needed=8)
-    hidden = told(preflight.disk, there, dict(there, shared=False, free=9e9), needed=0)
+    assert "7.5 GiB free in runs; make room" in verdict(preflight.disk, there, needed=8)
+    hidden = verdict(preflight.disk, there, dict(there, shared=False, free=9e9), needed=0)
     assert "not seen by process 1; --workdir must lie" in hidden
-    assert told(preflight.clocks, dict(clock=5.0), dict(clock=6.5), allowed=2.0) is None
-    assert "3.00 s apart at most (processes 2 and 0); more than --skew=2 s" in told(
+    assert verdict(preflight.clocks, dict(clock=5.0), dict(clock=6.5), allowed=2.0) is None
+    assert "3.00 s apart at most (processes 2 and 0); more than --skew=2 s" in verdict(
         preflight.clocks, dict(clock=5.0), dict(clock=6.5), dict(clock=8.0), allowed=2.0
     )
 
@@ -72,14 +74,14 @@ def test_one_process_passes_for_real(tmp_path, capsys):
     ]
     reply = json.loads(out)
     assert reply["ok"] and all(check["ok"] for check in reply["checks"])
-    found = {check["name"]: check["found"] for check in reply["checks"]}
+    by_check = {check["name"]: check["found"] for check in reply["checks"]}
     assert (
-        "4 × cpu cpu on 1 host(s), by process: 4" in found["devices"]
-        and "1 + … + 4 is 10" in found["all-reduce"]
+        "4 × cpu cpu on 1 host(s), by process: 4" in by_check["devices"]
+        and "1 + … + 4 is 10" in by_check["all-reduce"]
     )
     assert (
-        all(f" {name} " in f" {found['versions']}" for name in ("python", *preflight.PACKAGES))
-        and f"in {tmp_path}" in found["disk"]
+        all(f" {name} " in f" {by_check['versions']}" for name in ("python", *preflight.PACKAGES))
+        and f"in {tmp_path}" in by_check["disk"]
     )
     assert not list(tmp_path.iterdir())
 
@@ -166,11 +168,11 @@ def test_two_processes_pass_for_real_and_a_missing_platform_does_not(clone, tmp_
         **env,
     )
     assert reply.returncode == 0, reply.stderr
-    found = {check["name"]: check["found"] for check in json.loads(reply.stdout)["checks"]}
+    by_check = {check["name"]: check["found"] for check in json.loads(reply.stdout)["checks"]}
     assert (
-        "by process: 1 1" in found["devices"]
-        and "1 + … + 2 is 3" in found["all-reduce"]
-        and "shared by all" in found["disk"]
+        "by process: 1 1" in by_check["devices"]
+        and "1 + … + 2 is 3" in by_check["all-reduce"]
+        and "shared by all" in by_check["disk"]
     )
     command = [sys.executable, "-m", "launch.preflight", "--platform=npu"]
     alone = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -59,8 +59,8 @@ def test_those_that_end_in_order_leave_the_others_time_but_not_for_ever(ends):
     "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name
 )
 def test_a_signal_goes_to_all(number):
-    heard = "INT" if number == signal.SIGINT else "TERM"
-    shell = f"trap 'echo heard >&2; exit 75' {heard}; echo ready >&2; while :; do read -t 0.05 <> <(:); done"
+    short_name = "INT" if number == signal.SIGINT else "TERM"
+    shell = f"trap 'echo heard >&2; exit 75' {short_name}; echo ready >&2; while :; do read -t 0.05 <> <(:); done"
     # Children inherit ignored signals, and these tests may run under nohup or in the background.
     heeding = "import signal, sys; from launch import processes; [signal.signal(s, signal.SIG_DFL) for s in processes._SIGNALS]"
     command = [
@@ -84,20 +84,20 @@ def test_a_signal_goes_to_all(number):
 
 
 def test_what_each_is_told():
-    told = processes.environments(
+    all_ranks = processes.environments(
         2, 1234, dict(HOME="here", CUDA_VISIBLE_DEVICES="4,5,6,7", JAX_PROCESS_ID="9")
     )
-    assert [t["CUDA_VISIBLE_DEVICES"] for t in told] == ["4,5", "6,7"] and [
-        t["JAX_PROCESS_ID"] for t in told
+    assert [t["CUDA_VISIBLE_DEVICES"] for t in all_ranks] == ["4,5", "6,7"] and [
+        t["JAX_PROCESS_ID"] for t in all_ranks
     ] == ["0", "1"]
-    assert {(t["JAX_COORDINATOR_ADDRESS"], t["JAX_NUM_PROCESSES"], t["HOME"]) for t in told} == {
-        ("127.0.0.1:1234", "2", "here")
-    }
+    assert {
+        (t["JAX_COORDINATOR_ADDRESS"], t["JAX_NUM_PROCESSES"], t["HOME"]) for t in all_ranks
+    } == {("127.0.0.1:1234", "2", "here")}
     assert (
-        int(told[0]["NPROC"]) >= 8
+        int(all_ranks[0]["NPROC"]) >= 8
         and processes.environments(1, 1, dict(NPROC="3"))[0]["NPROC"] == "3"
     )
-    assert "ASCEND_RT_VISIBLE_DEVICES" not in told[0]
+    assert "ASCEND_RT_VISIBLE_DEVICES" not in all_ranks[0]
     with pytest.raises(
         UserError, match="ASCEND_RT_VISIBLE_DEVICES names 3 device.*2 processes cannot share"
     ):

@@ -41,11 +41,11 @@ def live(corpus: str, workdir: str, *overrides: str) -> dict:
     shutil.rmtree(Path(workdir) / "checkpoints" / "2")
     train.main(command)
     losses += [row["loss"] for row in logs.rows(Path(workdir) / logs.METRICS) if "loss" in row]
-    told = []
+    replies = []
     for main, flags in ((evaluate.main, []), (sample.main, ["--num=1", "--steps=2", "--length=8"])):
         with redirect_stdout(StringIO()) as out:
             main([f"--workdir={workdir}", "--json", *flags])
-        told.append(json.loads(out.getvalue()))
+        replies.append(json.loads(out.getvalue()))
     import jax
     from jax._src import xla_bridge
 
@@ -59,8 +59,8 @@ def live(corpus: str, workdir: str, *overrides: str) -> dict:
         client=jax.devices()[0].client.platform_version,
         devices=len(jax.devices()),
         losses=losses,
-        scores=[s["value"] for s in told[0]["scores"]],
-        text=told[1]["samples"][0]["text"],
+        scores=[s["value"] for s in replies[0]["scores"]],
+        text=replies[1]["samples"][0]["text"],
     )
 
 

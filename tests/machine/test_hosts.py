@@ -23,28 +23,28 @@ class Service:
     """JAX's coordination service, in memory."""
 
     def __init__(self):
-        self.kept = {}
+        self.values = {}
 
     def key_value_set(self, key, value):
-        assert key not in self.kept
-        self.kept[key] = value
+        assert key not in self.values
+        self.values[key] = value
 
     def key_value_dir_get(self, folder):
-        return [item for item in self.kept.items() if item[0].startswith(f"{folder}/")]
+        return [item for item in self.values.items() if item[0].startswith(f"{folder}/")]
 
     def blocking_key_value_get(self, key, milliseconds):
         end = time.monotonic() + milliseconds / 1000
-        while key not in self.kept:
+        while key not in self.values:
             assert time.monotonic() < end
             time.sleep(1e-3)
-        return self.kept[key]
+        return self.values[key]
 
 
 @pytest.fixture
 def service(monkeypatch):
-    made = Service()
-    monkeypatch.setattr(hosts, "_client", lambda: made)
-    return made
+    stand_in = Service()
+    monkeypatch.setattr(hosts, "_client", lambda: stand_in)
+    return stand_in
 
 
 def test_who_is_one_of_several():
@@ -76,11 +76,11 @@ def test_one_decides_for_all(service, monkeypatch):
     def wrong():
         raise UserError("no such file")
 
-    heard = []
+    places = []
     for place in (0, 1):
         monkeypatch.setattr(hosts, "_rank", lambda place=place: (place, 2))
         monkeypatch.setattr(hosts, "_calls", iter(range(9)))
-        heard.append(hosts.together(lambda place=place: [place]))
+        places.append(hosts.together(lambda place=place: [place]))
         with pytest.raises(UserError, match="no such file"):
             hosts.together(wrong if place == 0 else None)
         if place == 0:
@@ -88,7 +88,7 @@ def test_one_decides_for_all(service, monkeypatch):
         else:
             with pytest.raises(UserError, match="process 1 has other data than process 0"):
                 hosts.alike("y", "data")
-    assert heard == [[0], [0]]
+    assert places == [[0], [0]]
 
 
 def test_all_hear_what_each_has(service, monkeypatch):
@@ -107,7 +107,7 @@ def test_a_process_on_its_own_gathers_what_it_has():
 def test_all_stop_at_the_same_call_whoever_is_asked_and_however_far_they_are(
     seed, service, monkeypatch
 ):
-    rng, count, asked, agreements = (
+    rng, count, stops, agreements = (
         random.Random(seed),
         3,
         [threading.Event() for _ in range(3)],
@@ -116,7 +116,7 @@ def test_all_stop_at_the_same_call_whoever_is_asked_and_however_far_they_are(
     monkeypatch.setattr(hosts, "_POLL", 2e-3)
     for i in range(count):
         monkeypatch.setattr(hosts, "_rank", lambda i=i: (i, count))
-        agreements.append(hosts.Agreement(asked[i]))
+        agreements.append(hosts.Agreement(stops[i]))
     pauses, stopped = [rng.uniform(0, 3e-3) for _ in range(count)], [None] * count
 
     def work(i):
@@ -126,7 +126,7 @@ def test_all_stop_at_the_same_call_whoever_is_asked_and_however_far_they_are(
                 return
             time.sleep(pauses[i])
             if i == seed % count and call == 9:
-                asked[i].set()
+                stops[i].set()
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(count)]
     for thread in threads:

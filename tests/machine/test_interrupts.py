@@ -79,6 +79,6 @@ def test_the_second_signal_leaves_at_once():
 
 def test_handlers_are_given_back():
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    with interrupts.Watch() as told:
-        assert not told.here and signal.getsignal(signal.SIGINT) != before[1]
+    with interrupts.Watch() as watch:
+        assert not watch.here and signal.getsignal(signal.SIGINT) != before[1]
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before

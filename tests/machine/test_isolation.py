@@ -20,10 +20,10 @@ def run(request, tmp_path_factory):
     changed = source.replace("namespaces = _enter_namespaces(kernel)", "namespaces = 0")
     assert changed != source
     path.write_text(changed, encoding="utf-8")
-    made = importlib.util.module_from_spec(importlib.util.spec_from_file_location("alone", path))
-    sys.modules["alone"] = made
-    made.__spec__.loader.exec_module(made)
-    return made.run
+    module = importlib.util.module_from_spec(importlib.util.spec_from_file_location("alone", path))
+    sys.modules["alone"] = module
+    module.__spec__.loader.exec_module(module)
+    return module.run
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_what_a_program_does_is_told(run, code, reason, said):
 
 def test_it_sees_no_environment_no_files_and_no_network(run, monkeypatch):
     monkeypatch.setenv("SECRET", "token")
-    told = run(
+    reply = run(
         "import os, sys; print(sorted(set(os.environ) - {'LC_CTYPE'}), os.listdir(), sys.path[0] == os.getcwd(), os.getcwd())"
     )
-    listed, _, folder = told.stdout.strip().rpartition(" ")
+    listed, _, folder = reply.stdout.strip().rpartition(" ")
     assert listed == "[] ['program.py'] False" and not Path(folder).exists()
     ran = run("import socket; socket.create_connection(('192.0.2.1', 9), 0.2)")
     assert not ran.ok and (not ran.isolated or "unreachable" in ran.stderr)

@@ -45,15 +45,15 @@ def lived(corpus, name, mesh):
     """(state and sums after two updates, bits per byte, ids of samples) on a mesh."""
     key = name, str(mesh)
     if key not in MADE:
-        made = experiment(corpus, name, mesh=mesh)
-        state, batches = made.new_state(), made.batches(0)
+        trained = experiment(corpus, name, mesh=mesh)
+        state, batches = trained.new_state(), trained.batches(0)
         for _ in range(2):
-            state, sums = made.update(state, next(batches))
-        subject = RunContext(made, state.averaged, made.run.data.source)
+            state, sums = trained.update(state, next(batches))
+        subject = RunContext(trained, state.averaged, trained.run.data.source)
         (_, bits, _), _ = HeldOut(samples=2, windows=8).run(subject, 2)
         replies = subject.generate([("ab", 6), (5,), ("abc", 5), (8,)], temperature=0.0)
         MADE[key] = (
-            made,
+            trained,
             jax.device_get((state, sums)),
             bits,
             [r.ids.tolist() for r in replies],
@@ -73,25 +73,27 @@ def lived(corpus, name, mesh):
 )
 def test_a_mesh_changes_nothing(name, mesh, corpus):
     _, (state, sums), bits, ids, _ = lived(corpus, name, dict(data=1))
-    _, (there, told), bits_there, ids_there, _ = lived(corpus, name, mesh)
-    tiny.close(told, sums)
+    _, (there, their_sums), bits_there, ids_there, _ = lived(corpus, name, mesh)
+    tiny.close(their_sums, sums)
     tiny.close((there.params, there.ema), (state.params, state.ema))
     assert bits_there == pytest.approx(bits, rel=1e-5) and ids_there == ids
-    metrics = told["metrics"]
+    metrics = their_sums["metrics"]
     assert metrics["router_imbalance"].value_sum < 1e-6 and metrics["router_busiest"].value_sum > 1
 
 
 def test_experts_lie_by_groups_with_their_moments_and_averages(corpus):
-    made, *_, state = lived(corpus, "masked", dict(data=1, expert=4))
+    trained, *_, state = lived(corpus, "masked", dict(data=1, expert=4))
     for tree in (state.params, state.ema, state.moments):
-        found = [
+        inward = [
             x for path, x in jax.tree_util.tree_leaves_with_path(tree) if "up_EDF" in str(path)
         ]
-        assert found and all(
-            {s.data.shape[1] for s in up_NEDF.addressable_shards} == {2} for up_NEDF in found
+        assert inward and all(
+            {s.data.shape[1] for s in up_NEDF.addressable_shards} == {2} for up_NEDF in inward
         )
-    memory = jax.eval_shape(lambda: made.memory(4, 8))
-    lies = jax.jit(lambda: made.memory(4, 8))().k_NBMJK.sharding.shard_shape(memory.k_NBMJK.shape)
+    memory = jax.eval_shape(lambda: trained.memory(4, 8))
+    lies = jax.jit(lambda: trained.memory(4, 8))().k_NBMJK.sharding.shard_shape(
+        memory.k_NBMJK.shape
+    )
     assert lies == (2, 1, 8, 1, 8)
 
 
@@ -102,10 +104,12 @@ def test_a_checkpoint_moves_between_meshes(corpus, tmp_path):
     store.close()
     there = experiment(corpus, "masked", mesh=dict(data=1, fsdp=2, expert=2)).abstract_state()
     other = checkpoint.Store(tmp_path)
-    found = other.restore(there, 2)
+    restored = other.restore(there, 2)
     other.close()
-    tiny.identical(jax.device_get(jax.tree.leaves(found)), jax.device_get(jax.tree.leaves(state)))
-    up_NEDF = found.params["layers"]["experts"]["up_EDF"]
+    tiny.identical(
+        jax.device_get(jax.tree.leaves(restored)), jax.device_get(jax.tree.leaves(state))
+    )
+    up_NEDF = restored.params["layers"]["experts"]["up_EDF"]
     assert up_NEDF.sharding.shard_shape(up_NEDF.shape) == (2, 4, 8, 8)
 
 

@@ -42,10 +42,10 @@ def context(monkeypatch):
 
 
 def mistake(name="", plugin=""):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as message:
         platform.devices(name, plugin)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(message.value)
+    return str(message.value)
 
 
 def test_a_library_that_is_none(library, tmp_path, context):
@@ -174,12 +174,12 @@ def test_what_jax_complains_of_is_told_with_a_remedy(context, library):
             "devices",
             _raises(RuntimeError(f"Unable to initialize backend 'npu': {cause}{hint}\nmore")),
         )
-        told = mistake("tpu")
+        message = mistake("tpu")
         assert (
-            told.startswith("config.mesh.platform=tpu does not start")
-            and cause in told
-            and said in told
-            and hint not in told
+            message.startswith("config.mesh.platform=tpu does not start")
+            and cause in message
+            and said in message
+            and hint not in message
         )
         assert mistake().startswith("the platform that JAX chooses does not start")
 

@@ -11,7 +11,7 @@ from tests import tiny  # noqa: E402
 from tests.nn import test_experts as t  # noqa: E402
 
 for name in ("moge-8", "moge-16"):
-    given = t.given(name)
-    there = t.value_and_gradients(t.layer(name, mesh=t.mesh(expert=8)), *given)
-    tiny.close(there, t.value_and_gradients(t.layer(name), *given), 2e-6)
+    inputs = t.inputs_of(name)
+    there = t.value_and_gradients(t.layer(name, mesh=t.mesh(expert=8)), *inputs)
+    tiny.close(there, t.value_and_gradients(t.layer(name), *inputs), 2e-6)
     print(name)

@@ -72,14 +72,14 @@ def routed(router, over=None, **changes):
     """A layer, its figures and the gradient of its parameters."""
     settings = dataclasses.replace(SOME, count=8, router=router, **changes)
     layer = experts.Experts(settings, "swiglu", 8, 2, over)
-    given = jnp.zeros((2, 5, 8)), jnp.ones((2, 5), bool), jnp.zeros(2)
-    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), *given))
+    rows = jnp.zeros((2, 5, 8)), jnp.ones((2, 5), bool), jnp.zeros(2)
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), *rows))
 
-    def loss(params, *given):
-        y_BLD, told = layer.apply(params, *given)
-        return 1e-3 * y_BLD.sum(), (y_BLD, told)
+    def loss(params, *rows):
+        y_BLD, sums = layer.apply(params, *rows)
+        return 1e-3 * y_BLD.sum(), (y_BLD, sums)
 
-    return tiny.program(jax.grad(loss, has_aux=True), params, *given)
+    return tiny.program(jax.grad(loss, has_aux=True), params, *rows)
 
 
 def router_of(kind):
@@ -100,18 +100,18 @@ def balanced(**changes):
 
 def several(**changes):
     """The shapes of a network's parameters, and the layer's answers."""
-    given = dataclasses.replace(SOME, **changes)
-    shapes = tiny.shapes(tiny.model_config(layers=3, experts=given))
+    rows = dataclasses.replace(SOME, **changes)
+    shapes = tiny.shapes(tiny.model_config(layers=3, experts=rows))
     return jax.tree.map(lambda p: np.array(p.shape), shapes), routed(
-        MoGE(groups=2), per_token=given.per_token
+        MoGE(groups=2), per_token=rows.per_token
     )
 
 
 def computed(**changes):
     """The program that computes the same."""
     layer = experts.Experts(dataclasses.replace(SOME, **changes), "swiglu", 8, 2)
-    given = jnp.zeros((2, 5, 8)), jnp.ones((2, 5), bool), jnp.zeros(2)
-    return str(jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), *given)[0][0])())
+    rows = jnp.zeros((2, 5, 8)), jnp.ones((2, 5), bool), jnp.zeros(2)
+    return str(jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), *rows)[0][0])())
 
 
 def routing(corpus, **changes):
@@ -127,8 +127,10 @@ def routing(corpus, **changes):
                 nn__experts=dict(count=4, per_token=2, width=6, router=dict(name="moge", groups=2)),
             )
         )
-        made = Experiment(run, run.text.fit(()))
-        _MADE["subject"] = RunContext(made, made.new_state().params, run.data.source)
+        experiment_run = Experiment(run, run.text.fit(()))
+        _MADE["subject"] = RunContext(
+            experiment_run, experiment_run.new_state().params, run.data.source
+        )
     return [(name, value) for name, value, _ in Routing(**changes).run(_MADE["subject"], 0)]
 
 

@@ -113,10 +113,10 @@ def test_it_is_the_equation():
 # -------------------------------------------------------------------------------- training
 
 
-def losses(**given):
+def losses(**options):
     """(objective, its loss and the gradient) on a packed batch with padding."""
     objective, batch = (
-        AR(vocab=tiny.VOCAB, **given),
+        AR(vocab=tiny.VOCAB, **options),
         tiny.batch(tiny.tokens(2, L), segments_BL=PACKED),
     )
 

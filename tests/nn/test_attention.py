@@ -61,7 +61,7 @@ def test_slower_rotations_are_those_of_llama_3_1():
 
     The rule is that of `rope_type: llama3`; with 'linear' all are divided.
     """
-    given = Rope(500_000.0, "llama3", factor=8.0, low=1.0, high=4.0, original=8192)
+    llama3 = Rope(500_000.0, "llama3", factor=8.0, low=1.0, high=4.0, original=8192)
     theta_K = 500_000.0 ** (-np.arange(0, 64, 2) / 64)
     want = []
     for theta in theta_K:
@@ -72,7 +72,7 @@ def test_slower_rotations_are_those_of_llama_3_1():
     assert len({round(w / t, 3) for w, t in zip(want, theta_K, strict=True)}) > 3
     one = np.array([[1]])
     np.testing.assert_allclose(
-        np.arcsin(rope.angles(one, 64, given)[1][0, 0, 0, 1:]), want[1:], rtol=1e-4
+        np.arcsin(rope.angles(one, 64, llama3)[1][0, 0, 0, 1:]), want[1:], rtol=1e-4
     )
     np.testing.assert_allclose(
         rope.angles(8 * one, 64, Rope(500_000.0, "linear", factor=8.0))[0],

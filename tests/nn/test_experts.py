@@ -44,15 +44,15 @@ def layer(name, kind="swiglu", mesh=None, **changes):
     )
 
 
-def given(name, seed=0, **changes):
+def inputs_of(name, seed=0, **changes):
     """(parameters, x, valid, ratio), nothing at zero; some rows end with padding."""
-    rng, made = np.random.default_rng(seed), layer(name, **changes)
+    rng, module = np.random.default_rng(seed), layer(name, **changes)
     x_BLD = jnp.asarray(rng.normal(size=(B, L, D)), jnp.float32)
     valid_BL, ratio_B = (
         jnp.arange(L)[None] < jnp.array([6, 4, 6, 5])[:, None],
         jnp.array([0.1, 0.4, 0.6, 0.9]),
     )
-    shapes = jax.eval_shape(lambda: made.init(jax.random.key(0), x_BLD, valid_BL, ratio_B))[
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x_BLD, valid_BL, ratio_B))[
         "params"
     ]
     params = jax.tree.map(
@@ -64,7 +64,7 @@ def given(name, seed=0, **changes):
 def picks(name, params, x_BLD):
     """The experts of each token, found one by one."""
     number, active, router = ROUTERS[name]
-    X, found = number // router.groups, []
+    X, experts_TK = number // router.groups, []
     bias_E = params["bias_GX"].reshape(-1) if "bias_GX" in params else np.zeros(number)
     for select_E in np.asarray(
         router.scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1)) + bias_E
@@ -75,13 +75,13 @@ def picks(name, params, x_BLD):
 
         groups, ids = [range(g * X, g * X + X) for g in range(router.groups)], range(number)
         if isinstance(router, MoGE):
-            found.append([e for ids in groups for e in best(ids, active // router.groups)])
+            experts_TK.append([e for ids in groups for e in best(ids, active // router.groups)])
             continue
         if isinstance(router, Limited):
             rank = [sum(select_E[best(ids, active // router.kept)]) for ids in groups]
             ids = [e for g in np.argsort(rank)[-router.kept :] for e in groups[g]]
-        found.append(best(ids, active))
-    return found
+        experts_TK.append(best(ids, active))
+    return experts_TK
 
 
 def plain(name, params, x_BLD, valid_BL, picked_TK, kind="swiglu"):
@@ -102,37 +102,37 @@ def plain(name, params, x_BLD, valid_BL, picked_TK, kind="swiglu"):
 
 
 @functools.cache
-def compiled(made):
-    return jax.jit(lambda params, *rows: made.apply({"params": params}, *rows))
+def compiled(module):
+    return jax.jit(lambda params, *rows: module.apply({"params": params}, *rows))
 
 
 @functools.cache
-def differentiated(made):
+def differentiated(module):
     def loss(params, x_BLD, valid_BL, ratio_B):
-        y_BLD, routed = made.apply({"params": params}, x_BLD, valid_BL, ratio_B)
+        y_BLD, routed = module.apply({"params": params}, x_BLD, valid_BL, ratio_B)
         return jnp.sum(jnp.sin(y_BLD)), (y_BLD, routed)
 
     return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
 
 
-def value_and_gradients(made, *given):
-    return differentiated(made)(*given)
+def value_and_gradients(module, *inputs):
+    return differentiated(module)(*inputs)
 
 
 @pytest.mark.parametrize("name", DROPLESS)
 def test_it_is_a_loop_over_tokens_and_experts(name):
     router = ROUTERS[name][2]
-    params, x_BLD, valid_BL, ratio_B = given(name)
+    params, x_BLD, valid_BL, ratio_B = inputs_of(name)
     (_, (y_BLD, _)), grads = value_and_gradients(layer(name), params, x_BLD, valid_BL, ratio_B)
     picked = np.array(picks(name, params, x_BLD))
 
     def loss(p, x):
         return (jnp.sum(jnp.sin(y := plain(name, p, x, valid_BL, picked))), y)
 
-    theirs, wanted = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x_BLD)[::-1]
+    theirs, their_grads = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x_BLD)[::-1]
     tiny.close(y_BLD, theirs, 1e-6)
     if not router.z and not router.balance.weight:  # else the gradient holds theirs too
-        tiny.close(grads, wanted, 1e-6)
+        tiny.close(grads, their_grads, 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ MESHES = dict(
 )
 def test_a_mesh_changes_nothing(name, sizes):
     """Values, sums and gradients, the router's losses included, are those of one device."""
-    params, *inputs = given(name)
+    params, *inputs = inputs_of(name)
     one = value_and_gradients(layer(name), params, *inputs)
     tiny.close(value_and_gradients(layer(name, mesh=mesh(**sizes)), params, *inputs), one, 2e-6)
 
@@ -254,7 +254,7 @@ def test_eight_devices_change_nothing():
 @pytest.mark.parametrize("name", ["moge", "choice"])
 def test_few_rows_on_many_devices(name):
     """Three rows on four devices, as when sampling: padded, and the same."""
-    params, *inputs = given(name)
+    params, *inputs = inputs_of(name)
     inputs = [a[:3] for a in inputs]
     one = value_and_gradients(layer(name), params, *inputs)
     tiny.close(
@@ -266,7 +266,7 @@ def test_few_rows_on_many_devices(name):
 @pytest.mark.parametrize("sizes", [dict(expert=4), dict(data=2, expert=2)], ids=str)
 def test_a_capacity_is_that_of_a_device(sizes):
     """Each device's rows as if they were alone."""
-    params, x_BLD, valid_BL, ratio_B = given("capacity")
+    params, x_BLD, valid_BL, ratio_B = inputs_of("capacity")
     y_BLD, routed = compiled(layer("capacity", mesh=mesh(**sizes)))(
         params, x_BLD, valid_BL, ratio_B
     )
@@ -292,7 +292,7 @@ ADVERSARIES = {  # what the router's matrix w and the tokens x become
 
 @pytest.mark.parametrize("adversary", ADVERSARIES)
 def test_every_group_of_moge_has_the_same_load(adversary):
-    params, x_BLD, valid_BL, ratio_B = given("moge")
+    params, x_BLD, valid_BL, ratio_B = inputs_of("moge")
     params["router_DGX"], x_BLD = ADVERSARIES[adversary](params["router_DGX"], x_BLD)
     _, routed = compiled(layer("moge"))(params, x_BLD, valid_BL, ratio_B)
     load_M = routed["load_ZE"].sum(0).reshape(4, 4).sum(1)
@@ -305,7 +305,7 @@ def test_every_group_of_moge_has_the_same_load(adversary):
 
 def test_experts_of_a_group_may_change_their_names():
     """Experts relabelled within groups, and tokens in another order, give the same in that order."""
-    params, x_BLD, valid_BL, ratio_B = given("moge")
+    params, x_BLD, valid_BL, ratio_B = inputs_of("moge")
     rng = np.random.default_rng(1)
     order_E = np.concatenate([4 * g + rng.permutation(4) for g in range(4)])
     other = {
@@ -331,7 +331,7 @@ def test_whether_a_row_depends_on_its_batch_is_as_its_router_states(name):
 
     It changes only where tokens of a batch compete.
     """
-    params, x_BLD, valid_BL, ratio_B = given(name)
+    params, x_BLD, valid_BL, ratio_B = inputs_of(name)
     x_BLD = x_BLD[:1] + 0.01 * x_BLD
     whole, _ = compiled(layer(name))(params, x_BLD, valid_BL, ratio_B)
     alone, _ = compiled(layer(name))(
@@ -344,19 +344,19 @@ def test_whether_a_row_depends_on_its_batch_is_as_its_router_states(name):
 @pytest.mark.parametrize("name", ROUTERS)
 def test_padding_takes_no_room(name):
     """Whatever stands in padding, no real token's answer changes, and padding's answer is 0."""
-    params, x_BLD, valid_BL, ratio_B = given(name)
+    params, x_BLD, valid_BL, ratio_B = inputs_of(name)
     y_BLD, routed = compiled(layer(name))(params, x_BLD, valid_BL, ratio_B)
-    again, told = compiled(layer(name))(
+    again, sums = compiled(layer(name))(
         params, jnp.where(valid_BL[..., None], x_BLD, 9.0), valid_BL, ratio_B
     )
-    tiny.identical((y_BLD, routed), (again, told))
+    tiny.identical((y_BLD, routed), (again, sums))
     assert not jnp.any(jnp.where(valid_BL[..., None], 0, y_BLD))
     assert routed["tokens_Z"].tolist() == [6, 4, 6, 5]
 
 
 def test_experts_take_their_best_tokens_and_less_where_more_is_masked():
     """Each expert's tokens have its largest scores in the row: ⌈n K/E (1 + slope (1 − 2r))⌉."""
-    params, x_BLD, valid_BL, ratio_B = given("choice")
+    params, x_BLD, valid_BL, ratio_B = inputs_of("choice")
     _, routed = compiled(layer("choice"))(params, x_BLD, valid_BL, ratio_B)
     n_B = np.array([6, 4, 6, 5])
     room_B = np.ceil(n_B * 3 / 16 * (1 + 0.5 * (1 - 2 * np.asarray(ratio_B))) - 1e-4)
@@ -376,7 +376,7 @@ def test_experts_take_their_best_tokens_and_less_where_more_is_masked():
 
 def test_what_a_capacity_drops_comes_last():
     """All want expert 0: it takes the first C tokens, and drops are counted."""
-    params, x_BLD, *_ = given("capacity")
+    params, x_BLD, *_ = inputs_of("capacity")
     valid_BL, ratio_B = jnp.ones((B, L), bool), jnp.zeros(B)
     params["router_DGX"] = (
         jnp.zeros_like(params["router_DGX"]).at[..., :3].set(jnp.array([3.0, 2.0, 1.0]))
@@ -395,12 +395,12 @@ def test_the_largest_are_found_without_a_sort_too(k):
 
 def test_a_mesh_that_no_config_has_is_refused():
     """Experts that a mesh cannot deal out in whole groups, or whose width it cannot."""
-    params, *rows = given("moge")
+    params, *rows = inputs_of("moge")
     for name, changes, sizes, why in (
         ("moge", {}, dict(expert=8), "mesh.expert=8 must divide nn.experts.router.groups=4"),
         ("topk", {}, dict(expert=3), "mesh.expert=3 must divide nn.experts.count=16"),
         ("moge", {}, dict(tensor=5), "mesh.tensor=5 must divide nn.experts.width=12"),
     ):
         with pytest.raises(ValueError, match=why):
-            made = layer(name, mesh=run_mesh.abstract_mesh(MeshConfig(**sizes)), **changes)
-            jax.eval_shape(lambda made=made: made.init(jax.random.key(0), *rows))
+            module = layer(name, mesh=run_mesh.abstract_mesh(MeshConfig(**sizes)), **changes)
+            jax.eval_shape(module.init, jax.random.key(0), *rows)

@@ -62,21 +62,21 @@ def by_heads(p, x_BLD, t, norm):
 @pytest.mark.parametrize("norm", ["rms", "none"])
 @pytest.mark.parametrize("rank", [0, 6])
 def test_it_is_its_heads_one_by_one(rank, norm):
-    rng, given = np.random.default_rng(0), attention(q_rank=rank)
-    given = Attention(**vars(given) | dict(qk_norm=norm))
+    rng, case = np.random.default_rng(0), attention(q_rank=rank)
+    case = Attention(**vars(case) | dict(qk_norm=norm))
     layer, x_BLD = (
-        latent_attention.LatentAttention(given, D, 2),
+        latent_attention.LatentAttention(case, D, 2),
         rng.normal(size=(B, L, D)).astype(np.float32),
     )
-    angles = rope.angles(jnp.arange(L)[None], given.rotary, given.rope)
+    angles = rope.angles(jnp.arange(L)[None], case.rotary, case.rope)
     inputs = x_BLD, None, tiny.layer_inputs(*angles, jnp.tri(L, dtype=bool)[None])
     shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
     p = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
     y_BLD, _ = jax.jit(layer.apply)({"params": p}, *inputs)
-    np.testing.assert_allclose(y_BLD, by_heads(p, x_BLD, given.latent, norm), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(y_BLD, by_heads(p, x_BLD, case.latent, norm), rtol=1e-4, atol=1e-3)
 
 
-def given(length, memory):
+def case(length, memory):
     rng, t = np.random.default_rng(0), SIZES
     shapes = (
         (t.kv_rank, 4, t.nope),
@@ -90,7 +90,7 @@ def given(length, memory):
 
 
 def test_both_orders_are_the_same_sums():
-    up, arrays = given(3, 7)
+    up, arrays = case(3, 7)
     allowed = jnp.asarray(np.random.default_rng(1).random((B, 3, 7)) < 0.6).at[..., 0].set(True)
     tiny.close(up.absorbed(*arrays, allowed), up.wide(*arrays, allowed))
 
@@ -105,7 +105,7 @@ def test_few_questions_to_a_long_memory_go_into_the_latent_space(
     """The order that is taken multiplies less, counted over all matrix products."""
     flops = {}
     for name in ("absorbed", "wide"):
-        up, (backend, *arrays) = given(length, memory)
+        up, (backend, *arrays) = case(length, memory)
         shapes = jax.eval_shape(lambda *a: a, up, *arrays)
         jaxpr = jax.make_jaxpr(
             lambda up, *a, name=name: getattr(up, name)(DenseAttention(), *a, None)
@@ -119,7 +119,7 @@ def test_few_questions_to_a_long_memory_go_into_the_latent_space(
     assert min(flops, key=flops.get) == order
     for name in ("absorbed", "wide"):
         monkeypatch.setattr(latent_attention.Up, name, lambda *a, name=name: name)
-    up, arrays = given(length, memory)
+    up, arrays = case(length, memory)
     assert up.attend(*arrays, None) == order
 
 

@@ -12,7 +12,7 @@ from dlm.nn.routers.choice import Choice
 from dlm.nn.routers.moge import MoGE
 from dlm.nn.routers.topk import TopK
 from tests import tiny
-from tests.nn.test_experts import ROUTERS, B, D, F, L, given, layer, mesh, value_and_gradients
+from tests.nn.test_experts import ROUTERS, B, D, F, L, inputs_of, layer, mesh, value_and_gradients
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_the_room_of_an_expert_is_that_of_the_formula():
 @pytest.mark.parametrize("name", ["choice", "capacity"])
 def test_a_token_is_the_weighed_sum_of_the_experts_that_take_it(name):
     """A token's experts, one by one: those that choose it, or still have room for it."""
-    params, x_BLD, valid_BL, ratio_B = given(name)
+    params, x_BLD, valid_BL, ratio_B = inputs_of(name)
     number, active, router = ROUTERS[name]
     x_BLD, params["router_DGX"] = (
         x_BLD.at[..., 0].set(2.0),
@@ -82,13 +82,13 @@ def test_a_token_is_the_weighed_sum_of_the_experts_that_take_it(name):
         y_TD = jnp.einsum("TE,TED->TD", jnp.where(taken_TE, weight_TE, 0.0), answers_TED)
         return jnp.sum(jnp.sin(y_TD)), y_TD.reshape(x_BLD.shape)
 
-    wanted, theirs = jax.jit(jax.grad(plain, (0, 1), has_aux=True))(params, x_BLD)
-    tiny.close((y_BLD, grads), (theirs, wanted), 1e-5)
+    their_grads, theirs = jax.jit(jax.grad(plain, (0, 1), has_aux=True))(params, x_BLD)
+    tiny.close((y_BLD, grads), (theirs, their_grads), 1e-5)
 
 
 def penalty(router, number=16, active=4, params=None, seed=0, sizes=None, scale=1.0):
     """The gradient's extra part: that of the router's losses alone, over the number of tokens."""
-    made = experts.Experts(
+    module = experts.Experts(
         Experts(count=number, per_token=active, width=F, router=router),
         "swiglu",
         D,
@@ -103,10 +103,10 @@ def penalty(router, number=16, active=4, params=None, seed=0, sizes=None, scale=
     )
     params = params or jax.tree.map(
         lambda p: jnp.asarray(scale * rng.normal(size=p.shape), jnp.float32),
-        jax.eval_shape(made.init, jax.random.key(0), x_BLD, valid_BL, ratio_B),
+        jax.eval_shape(module.init, jax.random.key(0), x_BLD, valid_BL, ratio_B),
     )
     return (
-        jax.jit(jax.grad(lambda p: 0 * made.apply(p, x_BLD, valid_BL, ratio_B)[0].sum()))(params)[
+        jax.jit(jax.grad(lambda p: 0 * module.apply(p, x_BLD, valid_BL, ratio_B)[0].sum()))(params)[
             "params"
         ]["router_DGX"]
         / (B * L),
@@ -165,10 +165,10 @@ def test_pools_differ_and_the_widest_is_that_of_one_device():
 def test_padding_counts_in_no_router_loss():
     """Two rows beside two of padding are two rows."""
     router = MoGE(groups=4, balance=Balance(weight=0.3), z=0.2)
-    made = experts.Experts(Experts(count=16, per_token=4, width=F, router=router), "swiglu", D, 2)
+    module = experts.Experts(Experts(count=16, per_token=4, width=F, router=router), "swiglu", D, 2)
     _, params, x_BLD = penalty(router)
     charge = jax.jit(
-        jax.grad(lambda p, x, valid: 0 * made.apply(p, x, valid, jnp.zeros(len(x)))[0].sum())
+        jax.grad(lambda p, x, valid: 0 * module.apply(p, x, valid, jnp.zeros(len(x)))[0].sum())
     )
     alone, padded = (
         charge(params, x_BLD[:2], jnp.ones((2, L), bool)),

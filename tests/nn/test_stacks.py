@@ -98,10 +98,10 @@ def test_what_was_routed_is_told_for_each_layer_with_experts_and_counts_no_paddi
     z_BL = tiny.tokens(2, L)
     z_BL[0, :3] = tiny.VOCAB.mask
     canvas = tiny.canvas(z_BL, segments_BL=np.array([[1] * 6, [1] * 4 + [0] * 2]))
-    told = jax.jit(lambda: tiny.net(CONFIG, PARAMS)(tiny.under(canvas, Full())).routing)()
-    assert told["tokens_NZ"].tolist() == [[4, 0, 6, 0]] * 2 and told["load_NZE"].sum(
+    sums = jax.jit(lambda: tiny.net(CONFIG, PARAMS)(tiny.under(canvas, Full())).routing)()
+    assert sums["tokens_NZ"].tolist() == [[4, 0, 6, 0]] * 2 and sums["load_NZE"].sum(
         (1, 2)
     ).tolist() == [20, 20]
     both = tiny.canvas(z_BL, clean_BL=tiny.tokens(2, L))
-    told = jax.jit(lambda: tiny.net(CONFIG, PARAMS)(tiny.under(both, Block(size=2))).routing)()
-    assert told["tokens_NZ"].sum() == 2 * 24  # two streams
+    sums = jax.jit(lambda: tiny.net(CONFIG, PARAMS)(tiny.under(both, Block(size=2))).routing)()
+    assert sums["tokens_NZ"].sum() == 2 * 24  # two streams

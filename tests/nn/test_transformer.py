@@ -115,14 +115,14 @@ def test_a_causal_context_is_an_autoregressive_model_of_its_own():
     x_BL, mask = tiny.tokens(2, L), Block(size=2, context="causal")
     z_BL = np.where(np.arange(L) >= 4, tiny.VOCAB.mask, x_BL)
     output = jax.jit(lambda c: tiny.net(CONFIG, PARAMS)(tiny.under(c, mask)))
-    given = output(tiny.canvas(z_BL, clean_BL=x_BL))
+    two_streams = output(tiny.canvas(z_BL, clean_BL=x_BL))
     tiny.close(
-        finite(given.heads["clean"].logits_BLV),
+        finite(two_streams.heads["clean"].logits_BLV),
         finite(logits(CONFIG, PARAMS, tiny.canvas(x_BL), CAUSAL)),
     )
     tiny.close(
         finite(output(tiny.canvas(z_BL)).prediction.logits_BLV)[:, 4:],
-        finite(given.prediction.logits_BLV)[:, 4:],
+        finite(two_streams.prediction.logits_BLV)[:, 4:],
     )
 
 
@@ -145,8 +145,10 @@ def test_the_groups_of_a_partition_predict_each_other(kind):
         hears_L = (group_BL[0] != group_BL[0, j]) & (segments_BL[0] == segments_BL[0, j])
         assert ((np.abs(moved - base)[0].max(-1) > 1e-6) == hears_L).all()
     masked_BL = np.where(group_BL == 1, tiny.VOCAB.mask, x_BL)
-    asked = finite(logits(*CONFIGS[kind], tiny.canvas(masked_BL, segments_BL=segments_BL), mask))
-    tiny.close(asked[group_BL == 1], base[group_BL == 1])
+    masked_group = finite(
+        logits(*CONFIGS[kind], tiny.canvas(masked_BL, segments_BL=segments_BL), mask)
+    )
+    tiny.close(masked_group[group_BL == 1], base[group_BL == 1])
 
 
 OBJECTIVES = [
@@ -185,11 +187,11 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
 
     @jax.jit
     def both(params, batch):
-        found = jax.value_and_grad(
+        gradients = jax.value_and_grad(
             lambda p: objective.loss(tiny.models(CONFIG, p), batch, jax.random.key(1)).nats_sum
         )(params)
         canvas = tiny.canvas(batch.tokens_BL, segments_BL=batch.layout.segments_BL)
-        return found, tiny.net(CONFIG, params)(
+        return gradients, tiny.net(CONFIG, params)(
             tiny.under(canvas, objective.visibility)
         ).prediction.logits_BLV
 
@@ -427,11 +429,11 @@ PUBLISHED = {
 def test_counts_are_the_published_ones(target):
     config, (vocabulary, *billions) = build_run(load_recipe(target)).nn, PUBLISHED[target]
     assert config.vocab.size == vocabulary
-    told = [
+    counts = [
         f"{n / 1e9:.{len(want.split('.')[1])}f}"
         for n, want in zip(shapes_fit(config), billions, strict=True)
     ]
-    assert told == billions
+    assert counts == billions
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
