@@ -22,7 +22,12 @@ from tests.reports.conftest import write
 
 ROOT = Path(__file__).parents[2]
 HEAD = '"""A recipe.\n\n=== results of RECIPE, none yet ===\n=== end of results ===\n"""\n'
-BODY = "def get_config(arg=None):\n    return CONFIG\ndef sweep():\n    from dlm.sweeps.grid import over\n    return over('seed', 1)\n"
+BODY = """def get_config(arg=None):
+    return CONFIG
+def sweep():
+    from dlm.sweeps.grid import over
+    return over('seed', 1)
+"""
 BROKEN = {  # what precedes BODY, and what is said of it
     "pair = [1 2]\n": "line 6: SyntaxError: invalid syntax. Perhaps you forgot a comma?",
     'raise ValueError("boom\\nand more")\n': "line 6: ValueError: boom",

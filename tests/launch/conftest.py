@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Replaces the interpreter and, copied by `-m venv`, that of .venv: records the calls of pip and runs
-# all else for real.
+# Replaces the interpreter and, copied by `-m venv`, that of .venv: records the calls of pip
+# and runs all else for real.
 FAKE = f"""#!/bin/bash
 case "$1 $2" in
   "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; echo venv >>"$LOG" ;;

@@ -61,7 +61,8 @@ def test_what_a_program_does_is_told(run, code, reason, said):
 def test_it_sees_no_environment_no_files_and_no_network(run, monkeypatch):
     monkeypatch.setenv("SECRET", "token")
     reply = run(
-        "import os, sys; print(sorted(set(os.environ) - {'LC_CTYPE'}), os.listdir(), sys.path[0] == os.getcwd(), os.getcwd())"
+        "import os, sys; here = os.getcwd(); names = sorted(set(os.environ) - {'LC_CTYPE'})\n"
+        "print(names, os.listdir(), sys.path[0] == here, here)"
     )
     listed, _, folder = reply.stdout.strip().rpartition(" ")
     assert listed == "[] ['program.py'] False" and not Path(folder).exists()
@@ -94,7 +95,8 @@ print(os.read(read, 4).decode())
 
 def test_the_caller_s_streams_and_text_survive_anything(run):
     ran = run(
-        "import sys; sys.stdout.buffer.write(b'\\xff\\n'); print('é', '\\ud800'.isascii(), file=sys.stderr)"
+        "import sys; sys.stdout.buffer.write(b'\\xff\\n')\n"
+        "print('é', '\\ud800'.isascii(), file=sys.stderr)"
     )
     assert (ran.ok, ran.stdout, ran.stderr) == (True, "\ufffd\n", "é False\n")
     assert run("def").reason == "exit code 1" and run("x = '\ud800'").ok

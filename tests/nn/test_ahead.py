@@ -64,7 +64,7 @@ def test_every_layer_sees_the_tokens_before_its_own_in_their_segment():
 
 
 def test_layer_k_hears_the_last_k_tokens_through_their_embeddings_alone():
-    """Without embeddings, the prediction of layer k for token i is independent of the k tokens before.
+    """Without embeddings, layer k predicts token i independently of the k tokens before.
 
     The half of M that multiplies embeddings is zero for this.
     """
@@ -83,7 +83,7 @@ def test_layer_k_hears_the_last_k_tokens_through_their_embeddings_alone():
 
 
 def test_it_is_the_equation():
-    """h' = M [rms h_{i−1} ; rms embed x_{i−1}], then a block, the shared norm and the shared head."""
+    """h' = M [rms h_{i−1} ; rms embed x_{i−1}], then a block, the shared norm and head."""
     config = tiny.model_config(layers=1, mtp_layers=1)
     params, layout = tiny.random_params(config), Layout(jnp.asarray(SEGMENTS)).complete(L)
     angles = rope.angles(jnp.arange(L)[None], config.attention.rotary, config.attention.rope)

@@ -304,7 +304,7 @@ def test_every_group_of_moge_has_the_same_load(adversary):
 
 
 def test_experts_of_a_group_may_change_their_names():
-    """Experts relabelled within groups, and tokens in another order, give the same in that order."""
+    """Experts relabelled within groups give the same, with tokens in another order too."""
     params, x_BLD, valid_BL, ratio_B = inputs_of("moge")
     rng = np.random.default_rng(1)
     order_E = np.concatenate([4 * g + rng.permutation(4) for g in range(4)])

@@ -1,4 +1,4 @@
-"""The backbone: visibility (by gradient), padding, cache, scan, remat, precision, time, parameters."""
+"""The backbone: visibility (by gradient), padding, cache, scan, remat, time, parameters."""
 
 import dataclasses
 import functools
@@ -206,7 +206,7 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("mask", [SHIFTED, Block(size=2)], ids=["causal", "blocks"])
 def test_cached_decoding_is_the_full_forward(mask, kind):
-    """Parts are read one after another, the last in scattered slots, with the others in the cache."""
+    """Parts are read one after another, the last in scattered slots, the others cached."""
     (config, params), x_BL = CONFIGS[kind], tiny.tokens(2, L)
     model, segments_BL = transformer.Transformer(config), np.array([[1] * L, [1] * 4 + [0] * 2])
     full_BLV = logits(config, params, tiny.canvas(x_BL, segments_BL=segments_BL), mask)
