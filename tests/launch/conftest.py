@@ -26,7 +26,7 @@ def clone(tmp_path):
     shutil.copytree(ROOT / "launch", root / "launch")
     (root / "dlm").mkdir()
     (root / "dlm" / "__init__.py").touch()
-    for room in ("app", "core", "machine"):
+    for room in ("app", "core", "machine", "runs"):
         (root / "dlm" / room).symlink_to(ROOT / "dlm" / room)
     (root / "dlm" / "show.py").write_text(
         '"""Shows its arguments."""\nimport os, sys\nprint(os.getcwd(), sys.argv[1:])\n'
