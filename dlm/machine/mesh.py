@@ -24,7 +24,10 @@ def devices(config: MeshConfig) -> list:
     return platform.devices(config.platform, config.plugin)
 
 
-def make(config: MeshConfig, among: list | None = None) -> jax.sharding.Mesh:
+def make(
+    config: MeshConfig,
+    among: list | None = None,
+) -> jax.sharding.Mesh:
     """Build the mesh over all devices of the platform, or `among` these.
 
     Raises UserError where the sizes do not fit the devices.
@@ -46,7 +49,7 @@ def make(config: MeshConfig, among: list | None = None) -> jax.sharding.Mesh:
     if among is None and processes > 1 and size < count:
         cause = f"leaves out devices of {processes} processes"
         raise UserError(f"config.mesh: {shape} {cause}: it must use all {count}")
-    sizes = (data, config.fsdp, config.tensor, config.expert)
+    sizes = data, config.fsdp, config.tensor, config.expert
     devices_in_shape = placed(sizes, available[:size])
     return jax.sharding.Mesh(devices_in_shape, axes.MESH, axis_types=_AUTO)
 
@@ -61,7 +64,8 @@ def placed(sizes: tuple[int, ...], devices: list) -> np.ndarray:
 
 def abstract_mesh(config: MeshConfig) -> AbstractMesh:
     """Build a mesh without devices, to trace and lower programs; data=0 counts as 1."""
-    sizes = (config.data or 1, config.fsdp, config.tensor, config.expert)
+    data = config.data or 1
+    sizes = data, config.fsdp, config.tensor, config.expert
     return AbstractMesh(sizes, axes.MESH, axis_types=_AUTO)
 
 
@@ -74,7 +78,8 @@ def state_shardings(mesh: jax.sharding.Mesh, abstract):
 
     def sharding_of(path, leaf):
         try:
-            spec = axes.partition(name_of(path), leaf.shape, sizes)
+            name = name_of(path)
+            spec = axes.partition(name, leaf.shape, sizes)
         except ValueError:  # the leaf has no axis letters
             spec = ()
         return NamedSharding(mesh, PartitionSpec(*spec))
@@ -97,8 +102,9 @@ def spread(mesh: jax.sharding.Mesh, tree):
         return tree
 
     def split(x):
-        spec = PartitionSpec(_shares(mesh, len(x)))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+        rows = _shares(mesh, len(x))
+        sharding = NamedSharding(mesh, PartitionSpec(rows))
+        return jax.lax.with_sharding_constraint(x, sharding)
 
     return jax.tree.map(split, tree)
 
@@ -112,8 +118,10 @@ def remembered(mesh: jax.sharding.Mesh, memory):
         # Numbers that are not divisible stay whole.
         _, B, _, J, _ = x.shape
         heads = None if J % mesh.shape["tensor"] else "tensor"
-        spec = PartitionSpec(None, _shares(mesh, B), None, heads)
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+        rows = _shares(mesh, B)
+        spec = PartitionSpec(None, rows, None, heads)
+        sharding = NamedSharding(mesh, spec)
+        return jax.lax.with_sharding_constraint(x, sharding)
 
     return jax.tree.map(split, memory)
 
@@ -158,8 +166,10 @@ def abstract(
 
 def batch(arrays: dict, total: int) -> Batch:
     """Build the batch of arrays that are named as its fields, or as those of its layout."""
-    in_layout, others = {}, {}
+    in_layout: dict = {}
+    others: dict = {}
     for name, array in arrays.items():
         part = in_layout if name in ("segments_BL", "positions_BL") else others
         part[name] = array
-    return Batch(**others, layout=Layout(**in_layout), total=total)
+    layout = Layout(**in_layout)
+    return Batch(**others, layout=layout, total=total)

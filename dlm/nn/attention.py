@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
 from dlm.nn import cache, config, norms, rope
 from dlm.nn.inputs import LayerInputs
@@ -34,18 +35,18 @@ class SelfAttention(nn.Module):
         # The order in which parameters are created seeds them.
         inward = nn.initializers.normal(D**-0.5)
         outward = nn.initializers.normal(size**-0.5)
-        q_DHK = self._weight("q_DHK", inward, dtype, D, H, K)
-        k_DJK = self._weight("k_DJK", inward, dtype, D, J, K)
-        v_DJK = self._weight("v_DJK", inward, dtype, D, J, K)
-        o_HKD = self._weight("o_HKD", outward, dtype, H, K, D)
+        q_DHK = self._weight("q_DHK", inward, (D, H, K), dtype)
+        k_DJK = self._weight("k_DJK", inward, (D, J, K), dtype)
+        v_DJK = self._weight("v_DJK", inward, (D, J, K), dtype)
+        o_HKD = self._weight("o_HKD", outward, (H, K, D), dtype)
 
         q_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, q_DHK)
         k_BLJK = jnp.einsum("BLD,DJK->BLJK", x_BLD, k_DJK)
         v_BLJK = jnp.einsum("BLD,DJK->BLJK", x_BLD, v_DJK)
         if c.bias != "none":
-            q_BLHK += self._bias("q_bias_HK", dtype, H, K)
-            k_BLJK += self._bias("k_bias_JK", dtype, J, K)
-            v_BLJK += self._bias("v_bias_JK", dtype, J, K)
+            q_BLHK += self._bias("q_bias_HK", (H, K), dtype)
+            k_BLJK += self._bias("k_bias_JK", (J, K), dtype)
+            v_BLJK += self._bias("v_bias_JK", (J, K), dtype)
         if c.qk_norm == "rms":
             q_BLHK = self._normed("q_norm_K", q_BLHK)
             k_BLJK = self._normed("k_norm_K", k_BLJK)
@@ -57,23 +58,37 @@ class SelfAttention(nn.Module):
         seen, kv = with_cache(new_kv, kv, inputs)
         scale = K**-0.5
         attend = inputs.backend.attend
-        attended_BLHK = attend(q_BLHK, *seen, inputs.prepared, scale)
+        prepared = inputs.prepared
+        attended_BLHK = attend(q_BLHK, *seen, prepared, scale)
         attended_BLD = jnp.einsum("BLHK,HKD->BLD", attended_BLHK, o_HKD)
         if c.bias == "all":
-            attended_BLD += self._bias("o_bias_D", dtype, D)
+            attended_BLD += self._bias("o_bias_D", (D,), dtype)
         return attended_BLD, kv
 
-    def _weight(self, name: str, initial, dtype, *shape: int):
+    def _weight(
+        self,
+        name: str,
+        initial: Initializer,
+        shape: tuple[int, ...],
+        dtype: jnp.dtype,
+    ) -> jax.Array:
         weight = self.param(name, initial, shape)
         return weight.astype(dtype)
 
-    def _bias(self, name: str, dtype, *shape: int):
-        return self._weight(name, nn.initializers.zeros, dtype, *shape)
+    def _bias(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: jnp.dtype,
+    ) -> jax.Array:
+        zeros = nn.initializers.zeros
+        return self._weight(name, zeros, shape, dtype)
 
     def _normed(self, name: str, x_BLHK: jax.Array) -> jax.Array:
         """Returns the heads normalised, with one gain for all of them."""
         size = self.config.head_size
-        gain_K = self.param(name, nn.initializers.ones, (size,))
+        ones = nn.initializers.ones
+        gain_K = self.param(name, ones, (size,))
         return norms.rms(x_BLHK, gain_K, self.epsilon)
 
 
@@ -95,14 +110,17 @@ def with_cache(
         return new_kv, None
     slots = inputs.slots
     assert slots is not None, "a cache needs slots"
-    half = inputs.noised(new_kv[0].shape[1])
+    length = new_kv[0].shape[1]
+    half = inputs.noised(length)
     # Queries of both streams attend to the noised tokens of this pass, which are not cached.
     seen, written = [], []
     for new_BLJK, old_BMJK in zip(new_kv, kv, strict=True):
         noised_BLJK, clean_BLJK = jnp.split(new_BLJK, [half], 1)
         all_BMJK = cache.write(old_BMJK, clean_BLJK, slots)
         written.append(all_BMJK)
-        all_BMJK = all_BMJK.astype(new_BLJK.dtype)
+        # The cache may be of lower precision.
+        dtype = new_BLJK.dtype
+        all_BMJK = all_BMJK.astype(dtype)
         if half:
             all_BMJK = jnp.concatenate([noised_BLJK, all_BMJK], 1)
         seen.append(all_BMJK)

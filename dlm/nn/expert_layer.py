@@ -56,7 +56,9 @@ class ExpertLayer:
         shards = axes.shards(self.mesh.shape)
         if B % shards:
             rows = self._divisible(rows, shards)
-        inward, outward = P("expert", None, "tensor"), P("expert", "tensor", None)
+        # A device has whole experts, or a part of the width of each.
+        inward = P("expert", None, "tensor")
+        outward = P("expert", "tensor", None)
         matrix_specs = {name: inward for name in matrices}
         matrix_specs["down_EFD"] = outward
         routing_specs = {name: P() for name in routing}
@@ -84,7 +86,8 @@ class ExpertLayer:
                 shape = -1, 1, *x.shape[2:]
                 x = x.reshape(shape)
             missing = -len(x) % shards
-            widths = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
+            widths = [(0, 0)] * x.ndim
+            widths[0] = 0, missing
             padded.append(jnp.pad(x, widths))
         return tuple(padded)
 
@@ -151,7 +154,8 @@ class ExpertLayer:
         """Returns y_TD, the picks of each token, float32_TE, and how many were dropped."""
         router, scores_TE = self.config.router, scored.scores_TE
         expert_TK = router.pick(scored.select_TE, self.config.per_token)
-        weight_TK = router.weigh(scores_TE, expert_TK) * scored.scale_E[expert_TK]
+        weight_TK = router.weigh(scores_TE, expert_TK)
+        weight_TK = weight_TK * scored.scale_E[expert_TK]
         # A capacity needs buffers of fixed size.
         send = dispatch.buffered if router.capacity else dispatch.gathered
         y_TD, computed_TK = send(x_TD, expert_TK, weight_TK, valid_T)
@@ -174,15 +178,17 @@ class ExpertLayer:
         total = jnp.float32(0)
         if router.balance.weight:
             pool = _POOLS[router.balance.pool]
-            tokens = jnp.maximum(self._axes.sum(n, pool), 1)
+            tokens = self._axes.sum(n, pool)
+            tokens = jnp.maximum(tokens, 1)
             picks_E = self._axes.sum(picked_TE.sum(0), pool)
             f_E = picks_E / tokens * (c.count / c.per_token)
             shares_TE = router.shares(scores_TE)
             shares_TE = jnp.where(valid_T1, shares_TE, 0)
-            p_E = self._axes.sum(shares_TE.sum(0), pool) / tokens
+            sum_E = self._axes.sum(shares_TE.sum(0), pool)
+            p_E = sum_E / tokens
             # Only p has a gradient, picks are counts.
-            product = (jax.lax.stop_gradient(f_E) * p_E).sum()
-            total += router.balance.weight * product * n
+            product_E = jax.lax.stop_gradient(f_E) * p_E
+            total += router.balance.weight * product_E.sum() * n
         if router.z:
             z_T = jax.nn.logsumexp(logits_TE, -1) ** 2
             z_T = jnp.where(valid_T, z_T, 0)

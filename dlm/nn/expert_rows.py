@@ -30,7 +30,8 @@ def by_expert(expert_TS: jax.Array, experts: int) -> Order:
     count_R = jnp.arange(len(pair_R), dtype=pair_R.dtype)
     zeros_R = jnp.zeros_like(pair_R)
     place_R = zeros_R.at[pair_R].set(count_R, unique_indices=True)
-    sizes_E = jnp.bincount(expert_R, length=experts + 1)[:experts]
+    sizes = jnp.bincount(expert_R, length=experts + 1)
+    sizes_E = sizes[:experts]
     return Order(pair_R, place_R, sizes_E)
 
 
@@ -67,7 +68,8 @@ def through_experts(
 def _at(x_PD, place):
     """Returns rows of x; 0 where there is none."""
     last = len(x_PD) - 1
-    rows = x_PD[jnp.minimum(place, last)]
+    place_or_last = jnp.minimum(place, last)
+    rows = x_PD[place_or_last]
     exists = place <= last
     return jnp.where(exists[..., None], rows, 0)
 
@@ -110,7 +112,8 @@ def _collect_bwd(residual, dy_TD):
     weight_R = weight_TS.reshape(-1)
     # Pair T·S is none.
     last = T * S - 1
-    weight_P = weight_R[jnp.minimum(pair_P, last)]
+    row_P = jnp.minimum(pair_P, last)
+    weight_P = weight_R[row_P]
     weight_P = jnp.where(pair_P < T * S, weight_P, 0.0)
     weight_P1 = weight_P[:, None].astype(dy_TD.dtype)
     dy_PD = _at(dy_TD, pair_P // S)

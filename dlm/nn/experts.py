@@ -59,7 +59,8 @@ class Experts(nn.Module):
         y_BLD, routed, penalty = layer(*rows, routing, matrices)
         y_BLD = add_aux_gradient(y_BLD, share * penalty)
         if c.shared:
-            wide = config.FFN(self.kind, c.shared * c.width)
+            width = c.shared * c.width
+            wide = config.FFN(self.kind, width)
             settings = wide, self.width, self.layers
             shared = ffn.FeedForward(*settings, name="shared")
             y_BLD += shared(x_BLD)
@@ -67,7 +68,8 @@ class Experts(nn.Module):
 
     def _routing(self) -> dict[str, jax.Array]:
         """Returns the router's parameters: its matrix, factors and biases of experts."""
-        router, G = self.config.router, self.config.router.groups
+        router = self.config.router
+        G = router.groups
         X = self.config.count // G
         normal = nn.initializers.normal(self.width**-0.5)
         shape = self.width, G, X

@@ -43,7 +43,8 @@ class LatentAttention(nn.Module):
     ) -> tuple[jax.Array, KV | None]:
         """Returns (x_BLD, the layer's rotary keys and latents in the cache, or None)."""
         t, dtype = self.config.latent, x_BLD.dtype
-        D, H, R = self.width, self.config.heads, self.config.latent.kv_rank
+        D, H = self.width, self.config.heads
+        R = t.kv_rank
 
         # The order in which parameters are created seeds them.
         q_BLHK = self._queries(x_BLD)
@@ -54,19 +55,25 @@ class LatentAttention(nn.Module):
         r_BLK = jnp.einsum("BLD,DK->BLK", x_BLD, rope_DK)
 
         # Only a part of each query and the shared key turn with the position.
-        plain_BLHK, turned_BLHK = jnp.split(q_BLHK, [t.nope], -1)
+        plain_BLHK = q_BLHK[..., : t.nope]
+        turned_BLHK = q_BLHK[..., t.nope :]
         turned_BLHK = rope.rotate(turned_BLHK, inputs.cos, inputs.sin)
         q_BLHK = jnp.concatenate([plain_BLHK, turned_BLHK], -1)
-        r_BL1K = rope.rotate(r_BLK[:, :, None], inputs.cos, inputs.sin)
-        new_kv = r_BL1K, low_BLR[:, :, None]
+        r_BL1K = r_BLK[:, :, None]
+        r_BL1K = rope.rotate(r_BL1K, inputs.cos, inputs.sin)
+        low_BL1R = low_BLR[:, :, None]
 
         k_up_RHK = self._weight("k_up_RHK", dtype, R, H, t.nope)
         v_up_RHK = self._weight("v_up_RHK", dtype, R, H, t.value)
         size = 2 * self.layers * H * t.value
         outward = nn.initializers.normal(size**-0.5)
-        o_HKD = self.param("o_HKD", outward, (H, t.value, D)).astype(dtype)
+        o_HKD = self.param("o_HKD", outward, (H, t.value, D))
+        o_HKD = o_HKD.astype(dtype)
 
-        (r_BM1K, low_BM1R), kv = attention.with_cache(new_kv, kv, inputs)
+        # Queries attend to this pass and to the cache.
+        new_kv = r_BL1K, low_BL1R
+        seen, kv = attention.with_cache(new_kv, kv, inputs)
+        r_BM1K, low_BM1R = seen
         up = Up(k_up_RHK, v_up_RHK)
         attended_BLHK = up.attend_streams(q_BLHK, r_BM1K, low_BM1R, inputs)
         return jnp.einsum("BLHK,HKD->BLD", attended_BLHK, o_HKD), kv
@@ -74,7 +81,8 @@ class LatentAttention(nn.Module):
     def _queries(self, x_BLD: jax.Array) -> jax.Array:
         """Returns the queries, from a short vector of their own if q_rank is set."""
         t, dtype = self.config.latent, x_BLD.dtype
-        D, H, K = self.width, self.config.heads, t.nope + t.rope
+        D, H = self.width, self.config.heads
+        K = t.nope + t.rope
         if not t.q_rank:
             q_DHK = self._weight("q_DHK", dtype, D, H, K)
             return jnp.einsum("BLD,DHK->BLHK", x_BLD, q_DHK)
@@ -85,13 +93,17 @@ class LatentAttention(nn.Module):
         return jnp.einsum("BLQ,QHK->BLHK", low_BLQ, up_QHK)
 
     def _weight(self, name: str, dtype: jnp.dtype, *shape: int):
-        normal = nn.initializers.normal(shape[0] ** -0.5)
-        return self.param(name, normal, shape).astype(dtype)
+        size = shape[0]
+        normal = nn.initializers.normal(size**-0.5)
+        weight = self.param(name, normal, shape)
+        return weight.astype(dtype)
 
     def _normed(self, name: str, x: jax.Array) -> jax.Array:
         if self.config.qk_norm != "rms":
             return x
-        gain = self.param(name, nn.initializers.ones, x.shape[-1:])
+        size = x.shape[-1]
+        ones = nn.initializers.ones
+        gain = self.param(name, ones, (size,))
         return norms.rms(x, gain, self.epsilon)
 
 
@@ -113,10 +125,12 @@ class Up(NamedTuple):
         if not isinstance(prepared, Streams):
             return self.attend(backend, q_BLHK, r_BM1K, low_BM1R, prepared)
         half = inputs.noised(q_BLHK.shape[1])
-        noised_BLHK, clean_BLHK = q_BLHK[:, :half], q_BLHK[:, half:]
+        noised_BLHK = q_BLHK[:, :half]
+        clean_BLHK = q_BLHK[:, half:]
         noised_BLHK = self.attend(backend, noised_BLHK, r_BM1K, low_BM1R, prepared.noised)
         # Clean tokens attend to clean tokens alone.
-        r_BM1K, low_BM1R = r_BM1K[:, half:], low_BM1R[:, half:]
+        r_BM1K = r_BM1K[:, half:]
+        low_BM1R = low_BM1R[:, half:]
         clean_BLHK = self.attend(backend, clean_BLHK, r_BM1K, low_BM1R, prepared.clean)
         return jnp.concatenate([noised_BLHK, clean_BLHK], 1)
 
@@ -138,14 +152,24 @@ class Up(NamedTuple):
             prepared: who attends to whom, in the form of the backend.
         """
         R = len(self.k_up_RHK)
-        L, M = q_BLHK.shape[1], r_BM1K.shape[1]
-        own = self.k_up_RHK.shape[-1] + self.v_up_RHK.shape[-1]
+        L = q_BLHK.shape[1]
+        M = r_BM1K.shape[1]
+        nope = self.k_up_RHK.shape[-1]
+        value = self.v_up_RHK.shape[-1]
+        own = nope + value
         cost_absorbed = L * R * own + L * M * 2 * R
         cost_wide = M * R * own + L * M * own
         order = self.absorbed if cost_absorbed < cost_wide else self.wide
         return order(backend, q_BLHK, r_BM1K, low_BM1R, prepared)
 
-    def wide(self, backend: Backend, q_BLHK, r_BM1K, low_BM1R, prepared) -> jax.Array:
+    def wide(
+        self,
+        backend: Backend,
+        q_BLHK: jax.Array,
+        r_BM1K: jax.Array,
+        low_BM1R: jax.Array,
+        prepared: Any,
+    ) -> jax.Array:
         """Computes the keys and values of all heads from the latents.
 
         Args: as `attend`.
@@ -160,17 +184,26 @@ class Up(NamedTuple):
         scale = q_BLHK.shape[-1] ** -0.5
         return backend.attend(q_BLHK, k_BMHK, v_BMHK, prepared, scale)
 
-    def absorbed(self, backend: Backend, q_BLHK, r_BM1K, low_BM1R, prepared) -> jax.Array:
+    def absorbed(
+        self,
+        backend: Backend,
+        q_BLHK: jax.Array,
+        r_BM1K: jax.Array,
+        low_BM1R: jax.Array,
+        prepared: Any,
+    ) -> jax.Array:
         """Maps the queries into the latent space.
 
         Args: as `attend`.
         """
         nope = self.k_up_RHK.shape[-1]
-        plain_BLHK, turned_BLHK = jnp.split(q_BLHK, [nope], -1)
+        plain_BLHK = q_BLHK[..., :nope]
+        turned_BLHK = q_BLHK[..., nope:]
         latent_BLHR = jnp.einsum("BLHK,RHK->BLHR", plain_BLHK, self.k_up_RHK)
         query_BLHK = jnp.concatenate([latent_BLHR, turned_BLHK], -1)
         key_BM1K = jnp.concatenate([low_BM1R, r_BM1K], -1)
         # The scale is that of the head's own size, in both orders.
         scale = q_BLHK.shape[-1] ** -0.5
-        attended_BLHR = backend.attend(query_BLHK, key_BM1K, low_BM1R, prepared, scale)
+        attend = backend.attend
+        attended_BLHR = attend(query_BLHK, key_BM1K, low_BM1R, prepared, scale)
         return jnp.einsum("BLHR,RHK->BLHK", attended_BLHR, self.v_up_RHK)

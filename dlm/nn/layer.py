@@ -41,7 +41,8 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, Results]:
         """Returns the new h_BLD, and (the layer's keys and values, its routing sums)."""
         x_BLD = self._normed("attend", h_BLD, inputs)
-        x_BLD, kv = self._attention()(x_BLD, kv, inputs)
+        attend = self._attention()
+        x_BLD, kv = attend(x_BLD, kv, inputs)
         h_BLD = h_BLD + self._residual("attend", x_BLD, inputs)
         x_BLD, routing = self._ffn(h_BLD, inputs)
         h_BLD = h_BLD + self._residual("ffn", x_BLD, inputs)
@@ -73,7 +74,12 @@ class Block(nn.Module):
         share = 1 / inputs.streams
         return sparse(x_BLD, inputs.valid_BL, inputs.mask_ratio_B, share)
 
-    def _normed(self, name: str, h_BLD, inputs: LayerInputs):
+    def _normed(
+        self,
+        name: str,
+        h_BLD: jax.Array,
+        inputs: LayerInputs,
+    ) -> jax.Array:
         """Returns a sub-layer's input."""
         c = self.config
         ones = nn.initializers.ones
@@ -81,7 +87,12 @@ class Block(nn.Module):
         x_BLD = norms.rms(h_BLD, gain_D, c.norm.epsilon)
         return self._scaled(f"{name}_scale_WD", x_BLD, inputs.time_BLW)
 
-    def _residual(self, name: str, x_BLD, inputs: LayerInputs):
+    def _residual(
+        self,
+        name: str,
+        x_BLD: jax.Array,
+        inputs: LayerInputs,
+    ) -> jax.Array:
         """Returns what a sub-layer adds to h."""
         c = self.config
         if c.norm.kind == "sandwich":
@@ -97,7 +108,8 @@ class Block(nn.Module):
             return x_BLD
         # Zeros: without training the time changes nothing.
         shape = time_BLW.shape[-1], self.config.width
-        weight_WD = self.param(name, nn.initializers.zeros, shape)
+        zeros = nn.initializers.zeros
+        weight_WD = self.param(name, zeros, shape)
         weight_WD = weight_WD.astype(time_BLW.dtype)
         scale_BLD = jnp.einsum("BLW,WD->BLD", time_BLW, weight_WD)
         return x_BLD * (1 + scale_BLD)

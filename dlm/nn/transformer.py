@@ -154,10 +154,13 @@ class Transformer(nn.Module):
     def _stack(self, stack: Stack):
         """Returns the scan over the layers of a stack."""
         c = self.config
+        # Each layer has keys and values of its own, all share the other inputs.
+        in_axes = 0, nn.broadcast
         if len(stack.kinds) == 1:
-            scanned = self._scan(Block, stack.count, (0, nn.broadcast))
-            return scanned(c, stack.kinds[0], self.mesh, name=stack.name)
-        scanned = self._scan(Group, stack.count, (0, nn.broadcast))
+            sparse = stack.kinds[0]
+            scanned = self._scan(Block, stack.count, in_axes)
+            return scanned(c, sparse, self.mesh, name=stack.name)
+        scanned = self._scan(Group, stack.count, in_axes)
         return scanned(c, stack.kinds, self.mesh, name=stack.name)
 
     def _scan(self, step, count: int, in_axes):
@@ -178,7 +181,14 @@ class Transformer(nn.Module):
             out_axes=0,
         )
 
-    def _multi_token(self, canvas: Canvas, h_BLD, embedded_BLD, shared, routing):
+    def _multi_token(
+        self,
+        canvas: Canvas,
+        h_BLD: jax.Array,
+        embedded_BLD: jax.Array,
+        shared: LayerInputs,
+        routing: Routing | None,
+    ) -> tuple[jax.Array, Routing | None]:
         """Returns what each layer behind the stack ends with, and all routing sums.
 
         Args:
@@ -211,8 +221,10 @@ class Transformer(nn.Module):
         waves = jnp.cos(angle_BLA), jnp.sin(angle_BLA)
         features_BLA = jnp.concatenate(waves, -1)
         normal = nn.initializers.normal(c.TIME_FEATURES**-0.5)
-        time_AW = self.param("time_AW", normal, (c.TIME_FEATURES, c.TIME_WIDTH))
-        return jax.nn.silu(features_BLA @ time_AW).astype(dtype)
+        shape = c.TIME_FEATURES, c.TIME_WIDTH
+        time_AW = self.param("time_AW", normal, shape)
+        time_BLW = jax.nn.silu(features_BLA @ time_AW)
+        return time_BLW.astype(dtype)
 
 
 class _Table:
@@ -220,8 +232,9 @@ class _Table:
 
     def __init__(self, embed_VD: jax.Array, never: tuple[int, ...]):
         self.embed_VD = embed_VD
+        ids = jnp.array(never)
         none_V = jnp.zeros(len(embed_VD), bool)
-        self.never_V = none_V.at[jnp.array(never)].set(True)
+        self.never_V = none_V.at[ids].set(True)
 
     def predict(self, hidden_BLD: jax.Array) -> Dense:
         """Returns the prediction of these hidden states."""
@@ -232,7 +245,8 @@ class _Table:
             embed_VD,
             preferred_element_type=jnp.float32,
         )
-        return Dense(jnp.where(self.never_V, -jnp.inf, logits_BLV))
+        logits_BLV = jnp.where(self.never_V, -jnp.inf, logits_BLV)
+        return Dense(logits_BLV)
 
 
 def _concatenate(*arrays):

@@ -6,6 +6,7 @@
 Axis letters: B batch, L length, V vocabulary, D width.
 """
 
+# Rooms import these names from here; some evaluators also import from `contracts.evaluation`.
 from dlm.core.contracts.canvas import Batch, Cache, Canvas, Layout
 from dlm.core.contracts.data import Source, Task, Tokenizer
 from dlm.core.contracts.diffusion import Process, Schedule, Transition
@@ -35,6 +36,7 @@ from dlm.core.contracts.training import (
 )
 from dlm.core.contracts.visibility import Pair, Shift, Visibility
 
+# The interface: other names are internal to a contract.
 __all__ = [
     "Batch",
     "Bound",

@@ -85,7 +85,8 @@ class Dense:
         logits_BLV = self.logits_BLV
         # The mode alone has probability 1.
         if temperature < COLDEST:
-            best_BL, V = logits_BLV.argmax(-1), logits_BLV.shape[-1]
+            V = logits_BLV.shape[-1]
+            best_BL = logits_BLV.argmax(-1)
             best_BLV = jax.nn.one_hot(best_BL, V, dtype=bool)
             return Dense(jnp.where(best_BLV, 0.0, -jnp.inf))
         # Relative to the largest: a compiler rounds a large quotient differently
@@ -109,9 +110,11 @@ class Dense:
             terms_BLV = jnp.exp(log_BLV) * log_BLV
             # p log p → 0 for excluded ids.
             possible_BLV = jnp.isfinite(log_BLV)
-            return jnp.where(possible_BLV, terms_BLV, 0.0).sum(-1)
+            terms_BLV = jnp.where(possible_BLV, terms_BLV, 0.0)
+            return terms_BLV.sum(-1)
         if kind == "margin":
-            two_BL2, _ = jax.lax.top_k(self.probs(), 2)
+            probs_BLV = self.probs()
+            two_BL2, _ = jax.lax.top_k(probs_BLV, 2)
             lead_BL1 = -jnp.diff(two_BL2, axis=-1)
             return lead_BL1[..., 0]
         probs_BLV = self.probs()

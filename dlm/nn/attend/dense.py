@@ -37,14 +37,16 @@ class DenseAttention:
         """Returns bool [B or 1, L, M]; None: all is allowed; for two streams, both."""
         visibility, query, key = case.visibility, case.query, case.key
         if case.streams == 1:
-            return _within(in_one_stream(visibility, query, key), query, key)
+            allowed_BLM = in_one_stream(visibility, query, key)
+            return _within(allowed_BLM, query, key)
         itself_BLL = _within(visibility.allowed(query, query, "zz"), query, query)
         other_BLM = _within(visibility.allowed(query, key, "zx"), query, key)
         clean_BLM = _within(visibility.allowed(query, key, "xx"), query, key)
         assert itself_BLL is not None and other_BLM is not None, "two streams never see all"
         rows = max(len(itself_BLL), len(other_BLM))
-        itself_BLL = jnp.broadcast_to(itself_BLL, (rows, *itself_BLL.shape[1:]))
-        other_BLM = jnp.broadcast_to(other_BLM, (rows, *other_BLM.shape[1:]))
+        L, M = other_BLM.shape[1:]
+        itself_BLL = jnp.broadcast_to(itself_BLL, (rows, L, L))
+        other_BLM = jnp.broadcast_to(other_BLM, (rows, L, M))
         both = jnp.concatenate([itself_BLL, other_BLM], -1)
         return Streams(both, clean_BLM)
 
@@ -68,7 +70,8 @@ class DenseAttention:
         if not isinstance(prepared, Streams):
             return _attend(q_BLHK, k_BMJK, v_BMJK, prepared, scale)
         half = q_BLHK.shape[1] // 2
-        noised_BLHK, clean_BLHK = jnp.split(q_BLHK, [half], 1)
+        noised_BLHK = q_BLHK[:, :half]
+        clean_BLHK = q_BLHK[:, half:]
         noised_BLHK = _attend(noised_BLHK, k_BMJK, v_BMJK, prepared.noised, scale)
         # Clean tokens attend to clean tokens alone.
         k_BMJK, v_BMJK = k_BMJK[:, half:], v_BMJK[:, half:]
@@ -84,7 +87,8 @@ def _attend(q_BLHK, k_BMJK, v_BMJK, allowed_BLM, scale):
     q_BLJRK = scaled_BLHK.reshape(B, L, J, R, K)
     scores = jnp.einsum("BLJRK,BMJK->BJRLM", q_BLJRK, k_BMJK, preferred_element_type=jnp.float32)
     if allowed_BLM is not None:
-        scores = jnp.where(allowed_BLM[:, None, None], scores, _NEVER)
+        allowed = allowed_BLM[:, None, None]
+        scores = jnp.where(allowed, scores, _NEVER)
     weights = jax.nn.softmax(scores, -1)
     weights = weights.astype(v_BMJK.dtype)
     mean_BLJRK = jnp.einsum("BJRLM,BMJK->BLJRK", weights, v_BMJK)
