@@ -1,4 +1,4 @@
-"""train → evaluate → sample on a tiny local corpus, through the commands; a run resumes byte for byte."""
+"""train → evaluate → sample on a tiny corpus, by commands; a run resumes byte for byte."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ KINDS = ["masked", "ar"]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """{kind: (workdir, arguments)} of two runs of 4 updates whose corpus is gone."""
-    folder, made = tmp_path_factory.mktemp("runs"), {}
+    folder, by_kind = tmp_path_factory.mktemp("runs"), {}
     corpus = tiny.write_corpus(folder / "corpus.txt")
     text = corpus.read_text()
     corpus.write_text(text + "\n" + text[: text.index("\n\n")] + "\n")  # its first paragraph again
@@ -46,8 +46,8 @@ def runs(tmp_path_factory):
         with contextlib.redirect_stderr(io.StringIO()) as said:
             train.main(arguments)
         assert said.getvalue().count("dropped from the data: 1 duplicates\n") == (kind == "ar")
-        made[kind] = folder / kind, arguments
-    return corpus, made
+        by_kind[kind] = folder / kind, arguments
+    return corpus, by_kind
 
 
 def answer(capsys, command, *arguments):
@@ -116,7 +116,10 @@ def test_resuming_is_byte_identical(runs, kind, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_goes_on_on_other_devices_and_back(runs, tmp_path):
-    """Updates 3 and 4 on four devices from one device's checkpoint, and on one from that of two: same masks, loss up to rounding."""
+    """Updates 3 and 4 on four devices from one device's checkpoint, and on one from that of two.
+
+    The masks are the same, and the loss is up to rounding.
+    """
     workdir, arguments = runs[1]["masked"]
     there, back = tmp_path / "there", tmp_path / "back"
     shutil.copytree(workdir, there)
@@ -140,7 +143,10 @@ def test_a_run_goes_on_on_other_devices_and_back(runs, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_one_goes_on(runs, tmp_path):
-    """SIGTERM to one of them, around the first compilation; both save the same step. One device makes the rest, as if nothing had been."""
+    """After SIGTERM to one of them, around the first compilation, both save the same step.
+
+    One device makes the remaining updates, with the result of an uninterrupted run.
+    """
     workdir, arguments = runs[1]["masked"]
     again = tmp_path / "again"
     both = tiny.processes(
@@ -186,7 +192,10 @@ def test_two_processes_stop_together_and_one_goes_on(runs, tmp_path):
 def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_unless_accepted(
     runs, tmp_path, capsys
 ):
-    """Taken: bit for bit as if nothing had been. What is other stands in the config with the update after which it holds."""
+    """The result is bit for bit the same.
+
+    The config records each other value with the update after which it holds.
+    """
     workdir, arguments = runs[1]["ar"]
     again, moved = tmp_path / "again", shutil.copy(runs[0], tmp_path / "moved.txt")
     shutil.copytree(workdir, again, ignore=shutil.ignore_patterns("4"))
@@ -343,10 +352,10 @@ def test_evaluators_that_draw_give_the_same_for_the_same_seed(runs, capsys):
 def test_evaluate_another_text(runs, tmp_path, capsys):
     text = tmp_path / "other.txt"
     text.write_text("a text of its own\n" * 9)
-    found = answer(
+    result = answer(
         capsys, evaluate, f"--workdir={runs[1]['ar'][0]}", f"--data={text}", "--evals=compression"
     )
-    assert {s["name"]: s["value"] for s in found["scores"]}["held_out_bytes"] == 162 and found[
+    assert {s["name"]: s["value"] for s in result["scores"]}["held_out_bytes"] == 162 and result[
         "scores"
     ][0]["data"] == str(text)
     words = (
@@ -416,7 +425,7 @@ def test_infill(runs, capsys):
     ]["name"] == "samplers.rules.confident"
 
 
-# ------------------------------------------------------------------------------------------------------------------- errors
+# ----------------------------------------------------------------------------------------- errors
 
 
 def mistake(capsys, command, *arguments):
@@ -432,7 +441,7 @@ def mistake(capsys, command, *arguments):
 
 @pytest.fixture
 def place(tmp_path, corpus):
-    """(recipe argument, folder) with an empty file, a foreign directory and another run's directory."""
+    """Returns (recipe argument, folder) with an empty file, a foreign directory and a run."""
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("x")
@@ -442,18 +451,27 @@ def place(tmp_path, corpus):
 TRAIN = {
     "--config.optim.lrr=1": r"unknown field config.optim.lrr (did you mean 'lr'?)",
     "--config.steps=many": "config.steps must be of type int, not 'many'",
-    "--config.nn.attention.heads=3 --config.nn.attention.kv_heads=2": "heads=3 must be a multiple of kv_heads=2",
+    "--config.nn.attention.heads=3 --config.nn.attention.kv_heads=2": (
+        "heads=3 must be a multiple of kv_heads=2"
+    ),
     "--config.data.length=100000": "config.data.length=100000 is longer than the corpus (",
     "--config.data.source=embeded": "no data 'data.embeded' (did you mean 'embedded'?)",
-    "--config.data.source={'name':'tfds','dataset':'nothing','data_dir':'FOLDER'}": "data set 'nothing' is not prepared in",
+    "--config.data.source={'name':'tfds','dataset':'nothing','data_dir':'FOLDER'}": (
+        "data set 'nothing' is not prepared in"
+    ),
     "--config.data.source.paths=FOLDER/none.txt": "no file FOLDER/none.txt",
     "--config.data.source.paths=FOLDER/empty.txt": "FOLDER/empty.txt is empty",
     "--config.data.source=3": "config.data.source must name a member of data",
     "--config.evals.bound=3": "config.evals.bound is a section, not 3",
     "--config.objective=None": "config.objective must name a member of objectives",
-    "--config.optim.microbatches=3": "config.data.batch=8 must be a multiple of optim.microbatches=3",
+    "--config.optim.microbatches=3": (
+        "config.data.batch=8 must be a multiple of optim.microbatches=3"
+    ),
     "--config.mesh.tensor=64": "config.mesh: ",
-    "--config.objective=ar": "config.sampler: a causal model decides one position in one step: sampler.block=0 and sampler.steps=4 must",
+    "--config.objective=ar": (
+        "config.sampler: a causal model decides one position in one step: "
+        "sampler.block=0 and sampler.steps=4 must"
+    ),
     "--workdri=x": "unknown argument --workdri (did you mean '--workdir'?)",
     "--workdir=FOLDER/foreign": "holds other things: choose an empty or a new directory",
     "--workdir=FOLDER/empty.txt": "is a file",
@@ -466,12 +484,8 @@ TRAIN = {
 def test_training_mistakes_are_one_line_and_write_nothing(arguments, place, capsys):
     config, folder = place
     before = content(folder)
-    given = [
-        config,
-        f"--workdir={folder / 'new'}",
-        *arguments.replace("FOLDER", str(folder)).split(),
-    ]
-    said = mistake(capsys, train, *given)
+    words = arguments.replace("FOLDER", str(folder)).split()
+    said = mistake(capsys, train, config, f"--workdir={folder / 'new'}", *words)
     assert TRAIN[arguments].replace("FOLDER", str(folder)) in said
     assert content(folder) == before and not (folder / "new").exists()
 
@@ -497,7 +511,10 @@ def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
 
 @pytest.mark.slow
 def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
-    """Update 1 leaps to parameters without a finite gradient: three are left out, the run stops, `bench replay` finds the first."""
+    """Update 1 leads to parameters without a finite gradient.
+
+    Three updates are skipped, the run stops, and the replay reproduces the first.
+    """
     config = tiny.recipe(
         corpus,
         steps=9,
@@ -516,12 +533,12 @@ def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
     )
     rows = logs.rows(tmp_path / "w" / "metrics.jsonl")
     assert [("loss" in r, r.get("skipped", 0)) for r in rows] == [(True, 0), (False, 1), (False, 1)]
-    found = answer(capsys, replay_update, f"--workdir={tmp_path / 'w'}")
+    result = answer(capsys, replay_update, f"--workdir={tmp_path / 'w'}")
     assert (
-        found["same"]
-        and found["skipped"]
-        and (found["step"], found["from_step"]) == (2, 1)
-        and not np.isfinite(float(found["grad_norm"]))
+        result["same"]
+        and result["skipped"]
+        and (result["step"], result["from_step"]) == (2, 1)
+        and not np.isfinite(float(result["grad_norm"]))
     )
     (tmp_path / "w" / "incident.json").write_text("{}")
     assert "incident.json is damaged" in mistake(

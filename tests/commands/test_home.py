@@ -1,4 +1,4 @@
-"""Every command works for a user without a home, as in a container that runs as a user without an entry."""
+"""Every command works for a user without a home, such as an unknown user of a container."""
 
 import pytest
 

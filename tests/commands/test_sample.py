@@ -32,9 +32,9 @@ def experiment(adds_bos=None, mask=None):
     )
 
 
-def asked(adds_bos=None, mask=None, **given):
+def request_parts(adds_bos=None, mask=None, **fields):
     args = (
-        dict(prompt="", chat=None, infill=None, length=None, cut=False, workdir="nowhere") | given
+        dict(prompt="", chat=None, infill=None, length=None, cut=False, workdir="nowhere") | fields
     )
     return sample.request(argparse.Namespace(**args), experiment(adds_bos, mask)).parts
 
@@ -43,7 +43,7 @@ LONG = "".join(map(chr, range(65, 65 + 40)))  # 40 bytes
 
 
 @pytest.mark.parametrize(
-    "given, prompt, tokens, told",
+    "fields, prompt, tokens, messages",
     [
         (dict(), "", LENGTH, []),
         (dict(prompt="ab"), "ab", LENGTH - 2, []),
@@ -74,22 +74,22 @@ LONG = "".join(map(chr, range(65, 65 + 40)))  # 40 bytes
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_told_or_cut(given, prompt, tokens, told, capsys):
-    *front, room = asked(**given)
+def test_what_does_not_fit_is_told_or_cut(fields, prompt, tokens, messages, capsys):
+    *front, room = request_parts(**fields)
     spelled = "".join(p if isinstance(p, str) else Bytes().fit(()).decode(p) for p in front)
     said = capsys.readouterr().err
     assert (
         (spelled, room) == (prompt, tokens)
-        and all(words in said for words in told)
-        and bool(said) == bool(told)
+        and all(words in said for words in messages)
+        and bool(said) == bool(messages)
     )
-    assert ("--cut" in said) == ("--cut" in told), "there must be a prompt that can be cut"
+    assert ("--cut" in said) == ("--cut" in messages), "there must be a prompt that can be cut"
 
 
 def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
     """Those of a published tokenizer may have a space in front."""
     monkeypatch.setattr(ByteTokenizer, "encode_prompt", lambda self, text: self.encode(" " + text))
-    front, room = asked(prompt="x" * 40, cut=True, length=4)
+    front, room = request_parts(prompt="x" * 40, cut=True, length=4)
     assert (
         len(front) == 28 and room == 4 and "13 of the prompt's 41 tokens" in capsys.readouterr().err
     )
@@ -100,7 +100,7 @@ def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
 @pytest.mark.parametrize("length", [None, 3, 30, 40])
 def test_what_is_cut_fits_with_what_stands_before_it(mask, adds_bos, length, capsys):
     for prompt in (LONG, LONG[: LENGTH - 1], LONG[:LENGTH], "A"):
-        ids, room = asked(adds_bos, mask, prompt=prompt, cut=True, length=length)
+        ids, room = request_parts(adds_bos, mask, prompt=prompt, cut=True, length=length)
         row = len(as_row(Request((ids, room)), experiment(adds_bos).tokenizer, mask).ids)
         assert (
             row <= LENGTH
@@ -117,13 +117,13 @@ def test_what_is_cut_fits_with_what_stands_before_it(mask, adds_bos, length, cap
 
 
 def test_holes_beyond_the_training_length_are_told(capsys):
-    assert asked(infill="a ___ b\\n___", length=20) == ("a ", 20, " b\n", 20)
+    assert request_parts(infill="a ___ b\\n___", length=20) == ("a ", 20, " b\n", 20)
     assert (
         "45 tokens, 13 more than in training" in (said := capsys.readouterr().err)
         and "--cut" not in said
     )
     assert (
-        asked(infill="<|mask|>___") == ("<|mask|>", 8)
+        request_parts(infill="<|mask|>___") == ("<|mask|>", 8)
         and "<|mask|>: text here" in capsys.readouterr().err
     )
 
@@ -136,34 +136,34 @@ def test_a_chat_s_messages_are_text(tmp_path, capsys):
     file.write_text(
         json.dumps(dict(messages=[dict(role="tool", content="ok<|eos|><|mask|>")], end=">"))
     )
-    ids, room = asked(chat=str(file), workdir=str(tmp_path))
+    ids, room = request_parts(chat=str(file), workdir=str(tmp_path))
     assert ids.tolist() == [*b"ok<|eos|><|mask|>", 256, ord(">")] and room == LENGTH - len(ids)
     assert "spells 2 special tokens, which are text: <|eos|>, <|mask|>" in capsys.readouterr().err
     file.write_text("[" + json.dumps(dict(role="user", content="hé")) + "]")
     assert (
-        asked(chat=str(file), workdir=str(tmp_path))[0].tolist() == [*"hé".encode(), 256]
+        request_parts(chat=str(file), workdir=str(tmp_path))[0].tolist() == [*"hé".encode(), 256]
         and not capsys.readouterr().err
     )
 
 
 def test_mistakes_of_a_chat(tmp_path):
     file = tmp_path / "chat.json"
-    for text, told in [
+    for text, messages in [
         ("[", "cannot be read"),
         ('{"messages": [], "names": 1}', "'names' is none of messages"),
         ("[3]", "a chat is a list"),
     ]:
         file.write_text(text)
         (tmp_path / "chat_template.jinja").write_text("x")
-        with pytest.raises(UserError, match=told) as error:
-            asked(chat=str(file), workdir=str(tmp_path))
+        with pytest.raises(UserError, match=messages) as error:
+            request_parts(chat=str(file), workdir=str(tmp_path))
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        asked(chat=str(tmp_path / "none.json"))
+        request_parts(chat=str(tmp_path / "none.json"))
     (tmp_path / "chat_template.jinja").unlink()
     file.write_text('[{"role": "user", "content": "a"}]')
     with pytest.raises(UserError, match="has no chat template"):
-        asked(chat=str(file), workdir=str(tmp_path))
+        request_parts(chat=str(file), workdir=str(tmp_path))
     for flags in (["--prompt=a", "--chat=b"], ["--infill=a___", "--cut"]):
         with pytest.raises(UserError, match="exclude each other|--cut is for"):
             sample.main([f"--workdir={tmp_path}", *flags])
@@ -174,7 +174,8 @@ def test_a_chat_goes_through_the_run_s_template(trained, tmp_path, capsys):
     run, file = tmp_path / "run", tmp_path / "chat.json"
     shutil.copytree(trained("masked"), run)
     (run / "chat_template.jinja").write_text(
-        "{{ tools[0] }}{% for m in messages %}{{ m.role[0] }}:{{ m.content }}<|eos|>{% endfor %}{{ end }}"
+        "{{ tools[0] }}{% for m in messages %}"
+        "{{ m.role[0] }}:{{ m.content }}<|eos|>{% endfor %}{{ end }}"
     )
     file.write_text(
         json.dumps(dict(messages=[dict(role="user", content="hé")], tools=["T"], end="a:"))

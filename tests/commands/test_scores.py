@@ -1,4 +1,4 @@
-"""What `evaluate` says that a score was measured on, and what becomes of it in a report and a sweep; which a run cannot have."""
+"""The data of a score, as `evaluate`, reports and sweeps describe it; impossible scores."""
 
 import json
 import shutil
@@ -23,7 +23,8 @@ JOINED = dict(
     [
         (
             JOINED,
-            "evals.tasks.ask='prompt': this run's tokenizer joins what is given with what is asked for",
+            "evals.tasks.ask='prompt': "
+            "this run's tokenizer joins what is given with what is asked for",
         ),
         (dict(evals=dict(gen_ppl=dict(num=2))), "a judge is missing"),
         (dict(evals=dict(harness=dict(limit=2))), "which tasks, and where?"),
@@ -56,7 +57,10 @@ def test_what_a_run_lacks_for_a_score_is_asked_for_by_evaluate_where_training_ha
 def test_a_score_knows_its_text_and_another_one_changes_no_table(
     trained, corpus, tmp_path, capsys, monkeypatch
 ):
-    """Evaluated; then on two texts of one name; then on its own text, which somebody has edited: without a word nothing of it counts."""
+    """Scores on the run's text, on two texts of one name, and on its own text after an edit.
+
+    Those on an edited text do not count unless they are requested.
+    """
     run = tmp_path / "run"
     shutil.copytree(trained("ar"), run)
     (run / "evals.jsonl").unlink(missing_ok=True)
@@ -71,15 +75,15 @@ def test_a_score_knows_its_text_and_another_one_changes_no_table(
     assert own[0]["text"]["bytes"] == own[-1]["value"] and own[0]["commit"]
 
     def shown():
-        found = groups.grouped(record.read([run]))
+        grouped = groups.grouped(record.read([run]))
         latest = sweep.latest(run, "gzip_bits_per_byte", {"compression": own[0]["settings"]})[
             "value"
         ]
         return (
-            table.as_text(table.rows(found)),
-            table.as_csv(found),
+            table.as_text(table.rows(grouped)),
+            table.as_csv(grouped),
             latest,
-        ), table.others_as_text(table.others(found))
+        ), table.others_as_text(table.others(grouped))
 
     before, nothing = shown()
     for n in range(2):
@@ -104,10 +108,10 @@ def test_a_score_knows_its_text_and_another_one_changes_no_table(
     assert {s["accepted_data"] for s in accepted} == {"training and held-out"} and accepted[0][
         "text"
     ] != own[0]["text"]
-    after, told = shown()
+    after, described = shown()
     assert (
         after == before
         and nothing == ""
-        and told.count("data=a.txt (63 bytes, ") == 2
-        and "text=changed since the training" in told
+        and described.count("data=a.txt (63 bytes, ") == 2
+        and "text=changed since the training" in described
     )

@@ -1,4 +1,4 @@
-"""`dlm.sweep` from its command line: what it lists and prints, what it runs, and mistakes in one line each."""
+"""`dlm.sweep` from its command line: its lists, its output, its runs, and errors in one line."""
 
 import json
 
@@ -10,7 +10,10 @@ from dlm.runs import directory, logs
 from dlm.sweeps import grid
 from tests import tiny
 
-HEAD = "from dlm.sweeps.grid import *\n\n\ndef get_config(arg=None):\n    return {config!r}\n\n\ndef sweep():\n    return {body}\n"
+HEAD = (
+    "from dlm.sweeps.grid import *\n\n\ndef get_config(arg=None):\n    return {config!r}\n\n\n"
+    "def sweep():\n    return {body}\n"
+)
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def recipe(tmp_path, corpus):
     return write
 
 
-def told(capsys, *arguments):
+def outcome(capsys, *arguments):
     """(exit code, stdout, stderr) of the command."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit:
@@ -41,7 +44,7 @@ def test_a_sweep_runs_all_it_can_and_a_second_call_does_the_rest(recipe, tmp_pat
         ),
         tmp_path / "runs",
     )
-    code, out, err = told(capsys, config, f"--workdir={workdir}", "--parallel=2", "--json")
+    code, out, err = outcome(capsys, config, f"--workdir={workdir}", "--parallel=2", "--json")
     runs = {run["name"]: run for run in json.loads(out)["runs"]}
     assert code == 1 and {name: run["kind"] for name, run in runs.items()} == {
         "lr=0.01": "finished",
@@ -55,13 +58,13 @@ def test_a_sweep_runs_all_it_can_and_a_second_call_does_the_rest(recipe, tmp_pat
     assert json.loads(out)["scores"] == {
         "lr=0.01": next(s["value"] for s in scores if s["name"] == "bits_per_byte")
     }
-    code, out, err = told(
+    code, out, err = outcome(
         capsys, recipe("over('optim.lr', 0.01)"), f"--workdir={workdir}", "--config.steps=3"
     )
     assert code == 2 and "belongs to a run with another config (steps: 2 → 3)" in err, (
         "what is done is done for its own config"
     )
-    code, out, err = told(capsys, recipe("over('optim.lr', 0.01)"), f"--workdir={workdir}")
+    code, out, err = outcome(capsys, recipe("over('optim.lr', 0.01)"), f"--workdir={workdir}")
     assert (
         code == 0
         and "1 skipped" in err
@@ -74,19 +77,21 @@ def test_a_sweep_runs_all_it_can_and_a_second_call_does_the_rest(recipe, tmp_pat
 
 def test_listing_and_printing_run_nothing(recipe, tmp_path, capsys):
     config = recipe("repeat(over('nn.width', 8, 16), seeds=2)")
-    code, out, _ = told(capsys, config, "--dry_run", "--json", "--config.steps=7")
+    code, out, _ = outcome(capsys, config, "--dry_run", "--json", "--config.steps=7")
     assert code == 0 and [(r["name"], r["updates"]) for r in json.loads(out)["runs"]][1] == (
         "width=8-seed=1",
         7,
     )
     words = ["--print=commands", "--config.steps=7", "--evals=bound", "--evals.bound.samples=4"]
-    code, out, _ = told(capsys, config, f"--workdir={tmp_path / 'w'}", *words)
+    code, out, _ = outcome(capsys, config, f"--workdir={tmp_path / 'w'}", *words)
     first = out.splitlines()[0]
     assert len(out.splitlines()) == 4 and first == (
-        f"python -m dlm.train {config} --config.steps=7 --config.nn.width=8 --config.seed=0 --workdir={tmp_path}/w/width=8-seed=0"
-        f" && python -m dlm.evaluate --workdir={tmp_path}/w/width=8-seed=0 --evals=bound --evals.bound.samples=4"
+        f"python -m dlm.train {config} --config.steps=7 --config.nn.width=8 --config.seed=0"
+        f" --workdir={tmp_path}/w/width=8-seed=0"
+        f" && python -m dlm.evaluate --workdir={tmp_path}/w/width=8-seed=0"
+        " --evals=bound --evals.bound.samples=4"
     )
-    code, out, _ = told(
+    code, out, _ = outcome(
         capsys,
         config,
         f"--workdir={tmp_path / 'w'}",
@@ -102,7 +107,7 @@ def test_listing_and_printing_run_nothing(recipe, tmp_path, capsys):
 
 
 def test_a_search_scores_tries_by_the_mean_over_their_seeds(recipe, tmp_path, capsys, monkeypatch):
-    """The runs themselves are stood in for: what is asked for, and what becomes of the scores, is looked at."""
+    """Fake runs show which commands are issued and how their scores are used."""
     from dlm.sweeps import worker_pool
 
     def run(self, stop):
@@ -122,23 +127,23 @@ def test_a_search_scores_tries_by_the_mean_over_their_seeds(recipe, tmp_path, ca
         recipe("repeat(over('nn.width', 8, 4, 2), seeds=2)"),
         [f"--workdir={tmp_path / 'w'}", "--search=3", "--json"],
     )
-    code, out, err = told(capsys, config, *flags, "--metric=accuracy", "--maximize")
-    found = json.loads(out)
+    code, out, err = outcome(capsys, config, *flags, "--metric=accuracy", "--maximize")
+    result = json.loads(out)
     assert (
         code == 0
-        and found["scores"] == {"width=2": 8.5, "width=4": 6.5, "width=8": 2.0}
-        and len(found["runs"]) == 6
+        and result["scores"] == {"width=2": 8.5, "width=4": 6.5, "width=8": 2.0}
+        and len(result["runs"]) == 6
     ), err
     assert (
         "warning: width=8-seed=1 is not in the mean of its seeds, it was measured otherwise (claim)"
         in err
     )
-    code, _, err = told(capsys, recipe("over('nn.width', 16)"), *flags, "--metric=nothing")
+    code, _, err = outcome(capsys, recipe("over('nn.width', 16)"), *flags, "--metric=nothing")
     assert code == 2 and "no evaluator of the sweep gives a score named 'nothing'" in err
 
 
 def test_rows_that_answer_a_sweep_are_those_of_its_own_settings(tmp_path):
-    """Whatever else was asked of a run is no score of the sweep's, and makes nothing done."""
+    """Other scores of a run do not belong to the sweep and do not mark it as done."""
     own = dict(
         eval="bound",
         name="bits_per_byte",
@@ -162,15 +167,15 @@ def test_rows_that_answer_a_sweep_are_those_of_its_own_settings(tmp_path):
 
 
 def test_an_old_run_of_a_sweep_is_done_once_it_is_scored_as_it_began(recipe, tmp_path):
-    found = grid.load(recipe("over('seed', 1)").removeprefix("--config="))
-    run, workdir = found.runs["seed=1"], tmp_path / "runs" / "seed=1"
+    result = grid.load(recipe("over('seed', 1)").removeprefix("--config="))
+    run, workdir = result.runs["seed=1"], tmp_path / "runs" / "seed=1"
     workdir.mkdir(parents=True)
     directory.create(workdir, run, run.text.fit(()))
     stored = json.loads((workdir / "config.json").read_text())
     del stored["evals"]["bound"]["pattern"]
     (workdir / "config.json").write_text(json.dumps(stored))
-    asked = sweep.settings(run, None, [])["bound"]
-    (job,) = sweep.jobs(found, tmp_path / "runs", None, [])
+    bound_settings = sweep.settings(run, None, [])["bound"]
+    (job,) = sweep.jobs(result, tmp_path / "runs", None, [])
     for pattern in ("count", "own"):
         row = dict(
             eval="bound",
@@ -178,7 +183,7 @@ def test_an_old_run_of_a_sweep_is_done_once_it_is_scored_as_it_began(recipe, tmp
             value=2.0,
             step=2,
             differs={},
-            settings=asked | dict(pattern=pattern),
+            settings=bound_settings | dict(pattern=pattern),
         )
         (workdir / "evals.jsonl").write_text(json.dumps(row) + "\n")
         assert job.commands[1][1]() == (pattern == "own"), pattern
@@ -215,11 +220,11 @@ def test_an_old_run_of_a_sweep_is_done_once_it_is_scored_as_it_began(recipe, tmp
 def test_a_mistake_is_one_line_and_runs_nothing(body, words, said, recipe, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
-    given = [
+    arguments = [
         f"--workdir={tmp_path / 'w'}",
         *(word.replace("RUN", str(tmp_path / "run")) for word in words),
     ]
-    code, out, err = told(capsys, recipe(body), *given)
+    code, out, err = outcome(capsys, recipe(body), *arguments)
     assert (
         code == 2
         and out == ""

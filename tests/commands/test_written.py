@@ -1,4 +1,4 @@
-"""Results reach people and files: on a run directory that may only be read, on a terminal that spells ASCII alone, after a failure."""
+"""Results on a read-only run directory, on a terminal limited to ASCII, and after a failure."""
 
 import builtins
 import errno
@@ -19,7 +19,7 @@ from tests import tiny
 from tests.reports.conftest import write
 
 
-def told(capsys, command, *arguments):
+def outcome(capsys, command, *arguments):
     """(exit code, stdout, stderr) of a command."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit:
@@ -29,7 +29,10 @@ def told(capsys, command, *arguments):
 
 @pytest.fixture
 def read_only(monkeypatch):
-    """read_only(folder): from now on everything below it may only be read. (The tests may run as root, whom no mode holds back.)"""
+    """Returns read_only(folder), which makes everything below it read-only.
+
+    File modes are not enough, since the tests may run as root.
+    """
     real, access, mkdir = io.open, os.access, os.mkdir
 
     def forbid(folder):
@@ -98,22 +101,22 @@ def test_rows_that_could_not_be_kept_are_tried_again_and_told_at_the_end(tmp_pat
     with (
         pytest.raises(
             UserError,
-            match=r"No space left\), so that 2 row\(s\) told above are kept nowhere: other",
+            match=r"No space left\), so that 2 row\(s\) printed above are lost: other",
         ),
-        logs.Added(path, "other") as kept,
+        logs.Added(path, "other") as add,
     ):
-        kept([dict(a=1)])
-        kept([dict(a=2)])
-    with logs.Added(path, "other") as kept:
-        kept([dict(a=1)])
+        add([dict(a=1)])
+        add([dict(a=2)])
+    with logs.Added(path, "other") as add:
+        add([dict(a=1)])
         full[0] = False
-        kept([dict(a=2)])
+        add([dict(a=2)])
     assert [row["a"] for row in logs.rows(path)] == [1, 2] and all(
         "time" in row for row in logs.rows(path)
     )
-    with pytest.raises(ZeroDivisionError), logs.Added(path, "other") as kept:
+    with pytest.raises(ZeroDivisionError), logs.Added(path, "other") as add:
         full[0] = True
-        kept([dict(a=3)])
+        add([dict(a=3)])
         raise ZeroDivisionError
 
 
@@ -124,14 +127,14 @@ def test_report_and_train_on_a_run_that_may_only_be_read(tmp_path, corpus, read_
     recipe.write_text(f"get_config = lambda: {tiny.recipe(corpus)!r}\n")
     before = content(run)
     read_only(run)
-    assert one_line(*(said := told(capsys, report, run))) and said[2].endswith(
+    assert one_line(*(said := outcome(capsys, report, run))) and said[2].endswith(
         ": name another folder by --out=DIR\n"
     )
     assert (
-        told(capsys, report, run, f"--out={tmp_path / 'out'}", "--json")[0] == 0
+        outcome(capsys, report, run, f"--out={tmp_path / 'out'}", "--json")[0] == 0
         and (tmp_path / "out" / "report.html").exists()
     )
-    assert one_line(*told(capsys, train, f"--config={recipe}", f"--workdir={run / 'below'}"))
+    assert one_line(*outcome(capsys, train, f"--config={recipe}", f"--workdir={run / 'below'}"))
     assert content(run) == before
 
 
@@ -143,23 +146,32 @@ def test_evaluate_and_sample_on_a_run_that_may_only_be_read(
     shutil.copytree(trained("masked"), run)
     before = content(run)
     read_only(run)
-    asked = {evaluate: ("--evals=compression",), sample: ("--num=1", "--length=4", "--steps=1")}
+    words_by_command = {
+        evaluate: ("--evals=compression",),
+        sample: ("--num=1", "--length=4", "--steps=1"),
+    }
     with monkeypatch.context() as patch:
         patch.setattr(
             experiment,
             "reopen",
             lambda *_: pytest.fail("computed before it was tried whether anything can be written"),
         )
-        for command, words in asked.items():
-            assert one_line(*(said := told(capsys, command, f"--workdir={run}", *words)))
+        for command, words in words_by_command.items():
+            assert one_line(*(said := outcome(capsys, command, f"--workdir={run}", *words)))
             assert said[2].endswith(": name another file by --out=FILE\n")
         trace = ("--out=" + str(tmp_path / "x"), f"--trace={run / 'page.html'}")
         assert (
-            one_line(*(said := told(capsys, sample, f"--workdir={run}", *asked[sample], *trace)))
+            one_line(
+                *(
+                    said := outcome(
+                        capsys, sample, f"--workdir={run}", *words_by_command[sample], *trace
+                    )
+                )
+            )
             and "--trace=FILE" in said[2]
         )
-    for command, words in asked.items():
-        code, out, err = told(
+    for command, words in words_by_command.items():
+        code, out, err = outcome(
             capsys,
             command,
             f"--workdir={run}",
@@ -184,20 +196,20 @@ def test_what_was_computed_is_shown_though_it_cannot_be_kept(
 
     monkeypatch.setattr(logs, "append", failing)
     run = trained("masked")
-    code, out, err = told(capsys, evaluate, f"--workdir={run}", "--evals=compression", "--json")
+    code, out, err = outcome(capsys, evaluate, f"--workdir={run}", "--evals=compression", "--json")
     assert (
         code == 2
         and json.loads(out)["scores"]
         and "Disk quota exceeded" in err.splitlines()[-1]
         and "--out=FILE" in err
     )
-    code, out, err = told(capsys, evaluate, f"--workdir={run}", "--evals=compression")
+    code, out, err = outcome(capsys, evaluate, f"--workdir={run}", "--evals=compression")
     assert (
         code == 2
         and "compression.gzip_bits_per_byte" in err
         and err.splitlines()[-1].startswith("error: ")
     )
-    code, out, err = told(
+    code, out, err = outcome(
         capsys,
         sample,
         f"--workdir={run}",
@@ -251,15 +263,16 @@ def test_an_answer_reaches_an_ascii_stdout(name, tmp_path, corpus, monkeypatch):
         [dict(kind="sample", text="\u4e2d\u6587 \u00e9", sampler={}, seed=1, nfe=2)],
     )
     recipe = tmp_path / "r\u00e9.py"
-    sweeps = "def sweep():\n    from dlm.sweeps.grid import point\n    return point('\u00e9', {'seed': 1})\n"
+    sweeps = "def sweep():\n    from dlm.sweeps.grid import point\n"
+    sweeps += "    return point('\u00e9', {'seed': 1})\n"
     config = tiny.recipe(corpus, data__source__paths=("\u00e9.txt",))
     recipe.write_text(f"get_config = lambda arg=None: {config!r}\n{sweeps}", encoding="utf-8")
     command, words = ASCII[name]
-    given = [
+    arguments = [
         w.replace("RUN", str(run)).replace("RECIPE", str(recipe)).replace("=W", f"={tmp_path}/w")
         for w in words
     ]
-    out = answer(command, given, monkeypatch)
+    out = answer(command, arguments, monkeypatch)
     assert "\\" in out and (not out.startswith("{") or json.loads(out))
 
 
@@ -273,9 +286,9 @@ def test_a_run_answers_to_an_ascii_stdout(command, trained, tmp_path, monkeypatc
         if command is evaluate
         else ["--num=1", "--length=4", "--steps=1", "--prompt=\u00e9"]
     )
-    found = json.loads(answer(command, [f"--workdir={run}", "--json", *words], monkeypatch))
-    assert found["workdir"] == str(run) and all(
-        "\u00e9" in s["text"] for s in found.get("samples", [])
+    result = json.loads(answer(command, [f"--workdir={run}", "--json", *words], monkeypatch))
+    assert result["workdir"] == str(run) and all(
+        "\u00e9" in s["text"] for s in result.get("samples", [])
     )
 
 

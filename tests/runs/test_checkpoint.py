@@ -1,4 +1,7 @@
-"""Damaged checkpoints: every kind of damage to every file is named in one line, and the newest intact checkpoint is taken."""
+"""Damaged checkpoints are reported in one line, and the newest intact checkpoint is used.
+
+Every kind of damage is done to every file.
+"""
 
 import errno
 import hashlib
@@ -117,7 +120,8 @@ def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoin
         if unsaved == "stop":
             with pytest.raises(
                 UserError,
-                match="checkpoint of step 3 could not be written: .*No space left.*last good one is 2; make room",
+                match="checkpoint of step 3 could not be written: .*No space left"
+                ".*last good one is 2; make room",
             ):
                 store.check()
         else:
@@ -165,22 +169,22 @@ def test_a_disk_without_room_for_one_more_is_noticed_before_half_of_it_is_writte
         < taken + 2 * 4096 * len(list((folder / "2").rglob("*")))
     )
     usage, before = shutil.disk_usage(workdir), sorted(folder.rglob("*"))
-    for free, told in [(checksums.room(folder / "2") - 1, 1), (usage.free, 0)]:
+    for free, reported in [(checksums.room(folder / "2") - 1, 1), (usage.free, 0)]:
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
         store = checkpoint.Store(workdir, on_save_failure="continue", say=(said := []).append)
         store.save(3, State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None))
-        assert len(said) == told and (not told or sorted(folder.rglob("*")) == before)
+        assert len(said) == reported and (not reported or sorted(folder.rglob("*")) == before)
         store.close()
     assert checkpoint.intact(workdir, print) == 3
 
 
 def test_writes_that_fail_after_the_first_print_no_traceback(monkeypatch):
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
     checkpoint._silence_closed_loops()
     for text in ("Event loop is closed", "something else"):
         sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))
-    assert [str(t.exc_value) for t in told] == ["something else"]
+    assert [str(t.exc_value) for t in reported] == ["something else"]
 
 
 def test_a_large_file_is_summed_in_pieces(tmp_path, monkeypatch):

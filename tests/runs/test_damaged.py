@@ -1,4 +1,4 @@
-"""Files of a run directory that are not as we wrote them: told in one line by whoever reads them, and left as they are."""
+"""Damaged files of a run directory: every reader reports them in one line and changes nothing."""
 
 import json
 

@@ -24,7 +24,8 @@ def test_a_directory_belongs_to_one_config(tmp_path, run):
         workdir, build_run(directory.read_config(workdir))
     )
     other = build_run(tiny.recipe("corpus.txt", optim__lr=0.5))
-    with pytest.raises(UserError, match=r"another config \(optim.lr: 0.01 → 0.5\): choose another"):
+    message = r"another config \(optim.lr: 0.01 → 0.5\): choose another"
+    with pytest.raises(UserError, match=message):
         directory.belongs(workdir, other)
     assert sorted(p.name for p in workdir.iterdir()) == [
         "commit.txt",
@@ -41,7 +42,7 @@ def test_a_directory_belongs_to_one_config(tmp_path, run):
 
 
 def test_a_directory_of_other_code(tmp_path, run):
-    """A field that came later has its default; one that went is told with the commit that knew it."""
+    """A later field has its default; a removed one is reported with the commit that knew it."""
     with directory.locked(tmp_path):
         directory.create(tmp_path, run, run.text.fit(()))
     path = tmp_path / "config.json"
@@ -53,7 +54,8 @@ def test_a_directory_of_other_code(tmp_path, run):
     for read in (lambda: directory.run_of(tmp_path), lambda: directory.belongs(tmp_path, run)):
         with pytest.raises(
             UserError,
-            match=f"another version of dlm .commit {directory.commit()[:12]}.*unknown field config.objective.gone",
+            match=f"another version of dlm .commit {directory.commit()[:12]}"
+            ".*unknown field config.objective.gone",
         ):
             read()
 

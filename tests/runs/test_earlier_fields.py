@@ -1,4 +1,4 @@
-"""Fields that came later: an old run keeps what it did, and says so in one line."""
+"""Fields of later versions: an old run keeps its behaviour and reports it in one line."""
 
 import json
 
@@ -66,10 +66,10 @@ def test_what_means_nothing_tells_no_run_from_an_older_one(table, tmp_path):
     off = dict(
         data=dict(prompt="", blank="left_out"), optim=dict(ema=dict(decay=0.0, warmup="count"))
     )
-    kept = json.loads(json.dumps(on))
-    earlier_fields.idle(kept)
+    unchanged = json.loads(json.dumps(on))
+    earlier_fields.idle(unchanged)
     earlier_fields.idle(off)
-    assert kept == on and off == dict(data=dict(prompt=""), optim=dict(ema=dict(decay=0.0)))
+    assert unchanged == on and off == dict(data=dict(prompt=""), optim=dict(ema=dict(decay=0.0)))
     run = write(
         tmp_path / "run",
         "masked",
@@ -92,13 +92,13 @@ def test_an_old_run_says_once_what_it_keeps(table, tmp_path, capsys):
     assert [directory.run_of(tmp_path).optim.b2 for _ in range(2)] == [0.5, 0.5]
     said = capsys.readouterr().err
     assert (
-        said
-        == f"{tmp_path} is of an earlier version of dlm and keeps optim.b2=0.5: moments of an earlier kind\n"
+        said == f"{tmp_path} is of an earlier version of dlm and keeps optim.b2=0.5: "
+        "moments of an earlier kind\n"
     )
 
 
 def test_an_old_run_goes_on_by_the_command_that_began_it_again_and_again(table, tmp_path):
-    """Its recipe leaves the field at today's default; one that asks for something else is another run."""
+    """A recipe that leaves the field at today's default continues; another value is another run."""
     run = build_run(tiny.recipe("corpus.txt"))
     with directory.locked(tmp_path):
         directory.create(tmp_path, run, run.text.fit(()))
@@ -177,14 +177,14 @@ def test_a_stored_config_is_translated_name_by_name(renamed):
         objective=dict(process=dict(schedule="polynomial", power=3.0)),
     )
     names = earlier_fields.rename(config)
-    kept = dict(rule=dict(name="samplers.confident", trust=2.0), window="sliding")
+    unchanged = dict(rule=dict(name="samplers.confident", trust=2.0), window="sliding")
     assert config == dict(
         intervals=dict(on_failure="continue", log=1),
         sampler=dict(
             rule=dict(name="samplers.planned", self_trust=0.5),
             cache=dict(threshold=1),
             window="hard",
-            next=kept | dict(next=dict(window="last")),
+            next=unchanged | dict(next=dict(window="last")),
         ),
         objective=dict(process=dict(schedule=dict(name="polynomial", power=3.0))),
     )
@@ -247,10 +247,10 @@ def test_an_old_name_in_a_recipe_is_one_line_with_the_new_one(renamed):
         ),
         (dict(sampler=dict(rule="sharp")), "sampler.rule=sharp is called .*sampler.rule=keen now"),
     ):
-        asked = json.loads(json.dumps(config))
+        recipe = json.loads(json.dumps(config))
         with pytest.raises(UserError, match=message):
-            earlier_fields.check(asked)
-        assert asked == config, "the recipe is not changed"
+            earlier_fields.check(recipe)
+        assert recipe == config, "the recipe is not changed"
     earlier_fields.check(dict(sampler=dict(window="hard")))
 
 
@@ -289,7 +289,7 @@ def test_stored_configs_in_the_oldest_names_are_read(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
-    """It is read, told apart from no other, and resumed by a recipe of today."""
+    """It is read, is equal to the same run of today, and is resumed by a recipe of today."""
     new = tiny.recipe(
         "corpus.txt",
         intervals=dict(log=1, save=2, on_save_failure="continue"),

@@ -1,4 +1,7 @@
-"""A run goes on with another value of every field on which no update depends, and of no other: found by listing the fields."""
+"""A run continues with another value of a field only if no update depends on the field.
+
+The fields are listed, so that a new one is tested as well.
+"""
 
 import dataclasses
 import importlib
@@ -43,8 +46,8 @@ ELSEWHERE = (
 
 
 def standings(cls=Run, above="depends"):
-    """{'Skip.limit': {'free'}}: what the fields are to an update, by every way that leads to them."""
-    found: dict[str, set[str]] = {}
+    """Lists {'Skip.limit': {'free'}}: how an update depends on a field, for every path to it."""
+    ways_of_field: dict[str, set[str]] = {}
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
         if f.name == "vocab":
@@ -58,11 +61,11 @@ def standings(cls=Run, above="depends"):
         elif dataclasses.is_dataclass(hints[f.name]):
             below = [hints[f.name]]
         if "module" not in f.metadata:
-            found.setdefault(f"{cls.__name__}.{f.name}", set()).add(own)
+            ways_of_field.setdefault(f"{cls.__name__}.{f.name}", set()).add(own)
         for part in [b for b in below if b is not cls]:
             for name, ways in standings(part, own).items():
-                found.setdefault(name, set()).update(ways)
-    return found
+                ways_of_field.setdefault(name, set()).update(ways)
+    return ways_of_field
 
 
 def looks_at_an_update(name):
@@ -76,10 +79,10 @@ def looks_at_an_update(name):
 
 
 def test_what_no_update_depends_on_is_free_and_nothing_else_is():
-    found = standings()
-    assert set(found) >= set(ROWS) and len(found) > 150
+    ways_of_field = standings()
+    assert set(ways_of_field) >= set(ROWS) and len(ways_of_field) > 150
     wrong = {}
-    for name, ways in found.items():
+    for name, ways in ways_of_field.items():
         if ways <= {"free"}:
             wrong |= {name: ways} if looks_at_an_update(name) else {}
         elif "place" not in ways and not looks_at_an_update(name):
@@ -124,14 +127,15 @@ def test_every_such_field_is_tried():
 def test_a_run_goes_on_with_another_value_and_keeps_from_when_on(name, tmp_path, corpus, capsys):
     dotted, changes = OTHER[name]
     first = dict(data__source=dict(name="tfds", dataset="x")) if name == "Tfds.data_dir" else {}
-    run, other = (build_run(tiny.recipe(corpus, **given)) for given in (first, first | changes))
+    run, other = (build_run(tiny.recipe(corpus, **fields)) for fields in (first, first | changes))
     with directory.locked(tmp_path / "w"):
         directory.create(tmp_path / "w", run, run.text.fit(()))
     assert directory.belongs(tmp_path / "w", other)
     if dependence(other, dotted) == "place":
         with pytest.raises(
             UserError,
-            match=f"config.{dotted}: .* has no (data|held_out).sha256 that tells whether the data are the same",
+            match=f"config.{dotted}: .* has no (data|held_out).sha256"
+            " that tells whether the data are the same",
         ):
             directory.check_places(tmp_path / "w", other, accept=False)
         directory.check_places(tmp_path / "w", other, accept=True)

@@ -1,4 +1,4 @@
-"""Logs: rows past the step a run resumes from are dropped, broken last lines are forgiven, the live line has every figure."""
+"""Logs: resuming drops later rows, a broken last line is ignored, the live line has all figures."""
 
 import io
 import json
@@ -187,7 +187,7 @@ THEIRS = (
 
 
 def test_records_are_written_by_the_strict_writer_alone():
-    """Elsewhere json.dumps makes keys and messages between our own processes, or files of the shape that others gave them."""
+    """Other uses of json.dumps are keys, messages between our processes, or foreign formats."""
     folder = Path(logs.__file__).parents[1]
     calls = {
         str(path.relative_to(folder))
@@ -239,19 +239,21 @@ def test_a_damaged_row_is_of_its_kind_or_left_out_and_said(tmp_path, kind, chang
     test, right = RIGHT[kind]
     good, damaged = json.dumps(right), json.dumps(right | changes)
     path, said = tmp_path / "rows.jsonl", []
-    path.write_text(f"{good}\n{damaged[:cut]}\n{damaged}\nnull\n{'[' * 5000}\n{good}\n{good[:9]}")
-    found = logs.rows(path, test, said.append)
+    # A short row is cut as well: without its last character it is no JSON.
+    part = damaged[: min(cut, len(damaged) - 1)]
+    path.write_text(f"{good}\n{part}\n{damaged}\nnull\n{'[' * 5000}\n{good}\n{good[:9]}")
+    parsed = logs.rows(path, test, said.append)
     assert (
-        found[0] == found[-1] == right
-        and len(found) in (2, 3)
-        and all(map(test, found))
+        parsed[0] == parsed[-1] == right
+        and len(parsed) in (2, 3)
+        and all(map(test, parsed))
         and len(said) == 1
     )
     assert re.fullmatch(
         rf"{path}: \d line\(s\) left out that are no rows of this file, the first is line \d",
         said[0],
     )
-    for row in found:
+    for row in parsed:
         if kind == "evals":
             assert (
                 float(row["value"]) == row["value"]

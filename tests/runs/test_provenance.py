@@ -1,4 +1,4 @@
-"""Which code made a run: never the commit of a repository that only lies around it."""
+"""The commit of a run's code, never that of a repository that merely contains the package."""
 
 import os
 import re
@@ -45,8 +45,8 @@ def test_an_installed_copy_is_known_by_its_sources_whatever_repository_is_around
 ):
     alone, inside, below = place("alone"), place("theirs/.venv/lib"), place("other")
     strange = [repository(tmp_path / "theirs", ".venv\n"), repository(tmp_path / "other", "dlm\n")]
-    found = {provenance.commit.__wrapped__(copy) for copy in (alone, inside, below)}
-    (name,) = found  # equal code has equal names
+    names = {provenance.commit.__wrapped__(copy) for copy in (alone, inside, below)}
+    (name,) = names  # equal code has equal names
     assert re.fullmatch(r"src-[0-9a-f]{16} of dlm \S+", name) and not any(
         one in name for one in strange
     )
@@ -61,19 +61,19 @@ def test_an_installed_copy_is_known_by_its_sources_whatever_repository_is_around
 
 def test_a_checkout_has_its_commit_and_says_when_it_was_changed(place, tmp_path, monkeypatch):
     ours = place("ours")
-    made = repository(tmp_path / "ours", "*.pyc\n")
-    assert provenance.commit.__wrapped__(ours) == made
+    commit = repository(tmp_path / "ours", "*.pyc\n")
+    assert provenance.commit.__wrapped__(ours) == commit
     (ours / "run" / "a.pyc").write_text("")
     (ours.parent / "notes.txt").write_text("")
-    assert provenance.commit.__wrapped__(ours) == made, (
+    assert provenance.commit.__wrapped__(ours) == commit, (
         "neither what git ignores nor what lies beside the package is its code"
     )
     (ours / "run" / "b.py").write_text("x = 1\n")
-    assert provenance.commit.__wrapped__(ours) == f"{made}+changes", (
+    assert provenance.commit.__wrapped__(ours) == f"{commit}+changes", (
         "a part that is found by listing its folder"
     )
     (ours / "run" / "b.py").unlink()
     (ours / "run" / "a.py").write_text("x = 2\n")
-    assert provenance.commit.__wrapped__(ours) == f"{made}+changes"
+    assert provenance.commit.__wrapped__(ours) == f"{commit}+changes"
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     assert provenance.commit.__wrapped__(ours).startswith("src-"), "without git"

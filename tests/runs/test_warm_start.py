@@ -1,4 +1,4 @@
-"""A run that begins with another one's weights: they are those, whatever the mesh or the objective, and they are worth having."""
+"""A run that begins with another run's weights, on any mesh and with any objective."""
 
 import json
 

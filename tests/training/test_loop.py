@@ -1,4 +1,7 @@
-"""The loop: metrics one update behind, the last update logged and saved, evaluation and saving kept out of the speed."""
+"""The training loop: metrics one update behind, the last update logged and saved.
+
+Evaluation and saving do not count in the speed.
+"""
 
 import contextlib
 import threading
@@ -15,7 +18,7 @@ from dlm.training.intervals import Intervals
 from dlm.training.metrics import Diverged, MetricAverager
 
 
-class Told:
+class Recorder:
     """Notes what the loop does, in its order."""
 
     def __init__(self):
@@ -40,7 +43,7 @@ def mean(value, count):
 
 
 def train(
-    told,
+    recorder,
     start,
     steps,
     stop=lambda: False,
@@ -49,14 +52,14 @@ def train(
     skips=0,
     batches=None,
     evaluate=None,
-    made=dict,
+    sums_type=dict,
     **every,
 ):
     def update(state, batch):
-        told.calls.append(("update", batch))
+        recorder.calls.append(("update", batch))
         left_out = 0.0 if empty(batch) else skipped
         counted = 0.0 if empty(batch) or left_out else 1.0
-        return state + 1, made(
+        return state + 1, sums_type(
             loss_sum=np.float32(10.0 * batch * counted),
             nats_sum=np.float32(10.0 * batch * counted),
             weight_sum=np.float32(5 * counted),
@@ -74,14 +77,14 @@ def train(
         )
 
     intervals = Intervals(**every)
-    averager = MetricAverager(told, intervals.log, flops_per_token=2.0, peak=4.0, skips=skips)
+    averager = MetricAverager(recorder, intervals.log, flops_per_token=2.0, peak=4.0, skips=skips)
     running = loop.Loop(
         update,
         intervals,
-        told,
+        recorder,
         averager,
         evaluate=evaluate or (lambda state, step: {"score": state}),
-        save=lambda step, state: told.calls.append(("save", step)),
+        save=lambda step, state: recorder.calls.append(("save", step)),
         stop=stop,
     )
     batches = batches or iter(range(start + 1, steps + 1))
@@ -89,10 +92,10 @@ def train(
 
 
 def test_rows_come_one_update_behind_and_the_last_at_once():
-    told = Told()
-    state, phases = train(told, 0, 5, log=2, save=0)
+    recorder = Recorder()
+    state, phases = train(recorder, 0, 5, log=2, save=0)
     assert state == 5 and set(phases.seconds) == {"data", "step", "save"}
-    assert told.calls == [
+    assert recorder.calls == [
         ("update", 1),
         ("update", 2),
         ("update", 3),
@@ -103,12 +106,12 @@ def test_rows_come_one_update_behind_and_the_last_at_once():
         ("row", 5),
         ("save", 5),
     ]
-    assert [r["loss"] for r in told.rows] == [
+    assert [r["loss"] for r in recorder.rows] == [
         3.0,
         7.0,
         10.0,
     ]  # (10 + 20) / 10, (30 + 40) / 10, 50 / 5
-    row = told.rows[0]
+    row = recorder.rows[0]
     assert (
         row["bits_per_byte"] == pytest.approx(30 / 8 / np.log(2))
         and row["masked_share"] == 0.4
@@ -122,10 +125,10 @@ def test_rows_come_one_update_behind_and_the_last_at_once():
 
 
 def test_the_speed_is_that_of_the_updates_since_the_clock_was_started(monkeypatch):
-    """A row under way when an evaluation begins keeps its sums, and leaves its time and its tokens out of the speed."""
-    told, now = Told(), [0.0]
+    """A row that an evaluation interrupts has all its sums, but its speed excludes that time."""
+    recorder, now = Recorder(), [0.0]
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
-    metering = MetricAverager(told, 4, flops_per_token=2.0, peak=4.0, skips=0)
+    metering = MetricAverager(recorder, 4, flops_per_token=2.0, peak=4.0, skips=0)
     sums = dict(loss_sum=6.0, weight_sum=5.0, bytes_sum=4.0, lr=1.0, grad_norm=1.0)
     for step, seconds in ((1, 10.0), (2, 10.0), (3, 10.0), (4, 2.0)):
         now[0] += seconds
@@ -135,19 +138,19 @@ def test_the_speed_is_that_of_the_updates_since_the_clock_was_started(monkeypatc
             now[0] += seconds
         metering.push(step, sums)
     metering.wait()
-    assert [(r["step"], r["loss"], r["tokens_per_s"], r["share_of_peak"]) for r in told.rows] == [
-        (4, 6 / 5, 5 / 2, 5 / 4)
-    ]
+    assert [
+        (r["step"], r["loss"], r["tokens_per_s"], r["share_of_peak"]) for r in recorder.rows
+    ] == [(4, 6 / 5, 5 / 2, 5 / 4)]
 
 
 def test_a_row_holds_the_time_of_its_own_updates_where_they_run_while_they_are_called():
-    told = Told()
+    recorder = Recorder()
 
     def done(**sums):
         return jax.block_until_ready(jax.tree.map(jnp.asarray, sums))
 
-    train(told, 0, 3, made=done, log=1, save=0)
-    assert told.calls == [
+    train(recorder, 0, 3, sums_type=done, log=1, save=0)
+    assert recorder.calls == [
         ("update", 1),
         ("row", 1),
         ("update", 2),
@@ -159,11 +162,11 @@ def test_a_row_holds_the_time_of_its_own_updates_where_they_run_while_they_are_c
 
 
 def test_an_empty_batch_is_counted_and_is_neither_an_update_nor_a_divergence():
-    told = Told()
-    train(told, 0, 7, log=2, save=0, skips=2, empty=lambda batch: batch != 3)
+    recorder = Recorder()
+    train(recorder, 0, 7, log=2, save=0, skips=2, empty=lambda batch: batch != 3)
     assert [
         (r["step"], r.get("empty"), r.get("skipped"), r.get("loss"), r.get("grad_norm"))
-        for r in told.rows
+        for r in recorder.rows
     ] == [
         (2, 2, None, None, None),
         (4, 1, None, 6.0, 3.0),  # of update 3 alone
@@ -171,11 +174,11 @@ def test_an_empty_batch_is_counted_and_is_neither_an_update_nor_a_divergence():
         (7, 1, None, None, None),
     ]
     assert (
-        told.rows[1]["lr"],
-        told.rows[1]["router_busiest"],
-        told.rows[1]["tokens_per_s"] > 0,
+        recorder.rows[1]["lr"],
+        recorder.rows[1]["router_busiest"],
+        recorder.rows[1]["tokens_per_s"] > 0,
     ) == (4, 3, True)
-    diverged = Told()
+    diverged = Recorder()
     with pytest.raises(
         Diverged
     ) as error:  # the empty ones neither end a row of failures nor belong to it
@@ -196,17 +199,17 @@ def test_an_empty_batch_is_counted_and_is_neither_an_update_nor_a_divergence():
 
 
 def test_evaluations_and_saves_see_the_state_of_their_step():
-    told = Told()
-    train(told, 2, 6, log=1, eval=3, save=2)
-    assert [c for c in told.calls if c[0] == "save"] == [("save", 4), ("save", 6)]
-    assert [(r["step"], r["score"]) for r in told.rows if "score" in r] == [(3, 3), (6, 6)]
-    assert [r["step"] for r in told.rows if "loss" in r] == [3, 4, 5, 6]
+    recorder = Recorder()
+    train(recorder, 2, 6, log=1, eval=3, save=2)
+    assert [c for c in recorder.calls if c[0] == "save"] == [("save", 4), ("save", 6)]
+    assert [(r["step"], r["score"]) for r in recorder.rows if "score" in r] == [(3, 3), (6, 6)]
+    assert [r["step"] for r in recorder.rows if "loss" in r] == [3, 4, 5, 6]
 
 
 def test_no_update_is_left_out_of_a_row_and_a_resumed_run_writes_the_same_rows():
-    told, resumed = Told(), Told()
-    train(told, 0, 9, log=4, eval=2, save=5)
-    assert [(r["step"], r["loss"]) for r in told.rows if "loss" in r] == [
+    recorder, resumed = Recorder(), Recorder()
+    train(recorder, 0, 9, log=4, eval=2, save=5)
+    assert [(r["step"], r["loss"]) for r in recorder.rows if "loss" in r] == [
         (4, 5.0),
         (5, 10.0),
         (8, 14.0),
@@ -219,14 +222,14 @@ def test_no_update_is_left_out_of_a_row_and_a_resumed_run_writes_the_same_rows()
             for r in t.rows
             if r["step"] > 5
         ]
-        for t in (told, resumed)
+        for t in (recorder, resumed)
     ]
     assert untimed[0] == untimed[1]
 
 
 @pytest.mark.parametrize("at", range(12))
 def test_a_run_stopped_after_any_update_and_started_again_writes_the_same_rows(at):
-    whole, first, second, every = Told(), Told(), Told(), dict(log=4, eval=3, save=5)
+    whole, first, second, every = Recorder(), Recorder(), Recorder(), dict(log=4, eval=3, save=5)
     train(whole, 0, 12, **every)
     with pytest.raises(Preempted) as stopped:
         train(
@@ -248,10 +251,12 @@ def test_a_run_stopped_after_any_update_and_started_again_writes_the_same_rows(a
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_no_batch_is_read_beyond_the_last_and_no_thread_stays(stopped):
-    told, before = Told(), threading.active_count()
+    recorder, before = Recorder(), threading.active_count()
     batches = iter(range(1, 100))
     with pytest.raises(Preempted) if stopped else contextlib.nullcontext():
-        train(told, 0, 3, batches=batches, stop=lambda: stopped and len(told.calls) > 0, log=1)
+        train(
+            recorder, 0, 3, batches=batches, stop=lambda: stopped and len(recorder.calls) > 0, log=1
+        )
     for thread in threading.enumerate():
         if thread.name == "batches":
             thread.join(timeout=10)
@@ -259,20 +264,20 @@ def test_no_batch_is_read_beyond_the_last_and_no_thread_stays(stopped):
 
 
 def test_an_evaluation_that_is_cut_short_is_owed_and_made_up_for():
-    told, again = Told(), Told()
+    recorder, again = Recorder(), Recorder()
 
     def cut(state, step):
         raise Preempted()
 
     with pytest.raises(Preempted) as stopped:
-        train(told, 0, 6, evaluate=cut, log=4, eval=2, save=5)
+        train(recorder, 0, 6, evaluate=cut, log=4, eval=2, save=5)
     assert (
         stopped.value.step == 2
-        and told.debt["evaluation"]
-        and len(told.debt["rows"]) == 2
-        and ("save", 2) in told.calls
+        and recorder.debt["evaluation"]
+        and len(recorder.debt["rows"]) == 2
+        and ("save", 2) in recorder.calls
     )
-    again.debt = told.debt
+    again.debt = recorder.debt
     train(again, 2, 6, log=4, eval=2, save=5)
     assert [(r["step"], r.get("score"), r.get("loss")) for r in again.rows][:2] == [
         (2, 2, None),

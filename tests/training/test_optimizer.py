@@ -1,4 +1,4 @@
-"""Optimizers: schedules at their ends, decay of matrices alone, clipping, Muon's orthogonal updates."""
+"""Optimizers: ends of schedules, decay of matrices alone, clipping, Muon's orthogonal updates."""
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,10 @@ def test_only_matrices_are_decayed(kind):
 
 @pytest.mark.slow
 def test_muon_moves_every_matrix_of_every_layer_and_expert_by_an_orthogonal_one():
-    """Singular values near one, times the rate and √max(1, outputs/inputs); the rest moves as AdamW with Nesterov momentum moves it."""
+    """Singular values are near the rate times √max(1, outputs/inputs).
+
+    All other parameters change as under AdamW with Nesterov momentum.
+    """
     o = OptimizerConfig(
         kind="muon",
         lr=1e-3,

@@ -1,4 +1,7 @@
-"""One update: microbatches, the order of a batch and the mesh change nothing but rounding; a run resumes byte for byte."""
+"""One update: microbatches, the order of a batch and the mesh change nothing but rounding.
+
+A run resumes byte for byte.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -22,27 +25,28 @@ MADE = {}  # one experiment, and its compiled update, for each config
 
 
 def experiment(corpus, **changes):
-    # Adam divides a gradient by its own size, so one near zero turns rounding into a share of the rate: keep that small.
+    # Adam divides a gradient by its own size, so near zero rounding becomes a fraction of the
+    # rate, which must therefore be small.
     run = build_run(tiny.recipe(corpus, **dict(optim__lr=1e-3) | changes))
     if str(run) not in MADE:
         MADE[str(run)] = Experiment(run, run.text.fit(()))
     return MADE[str(run)]
 
 
-def updated(made, batches, before=None):
+def updated(trial, batches, before=None):
     """(state, sums of the last update) after the batches."""
-    now = made.new_state() if before is None else before
+    now = trial.new_state() if before is None else before
     for batch in batches:
-        now, sums = made.update(now, made.put(batch))
+        now, sums = trial.update(now, trial.put(batch))
     return jax.device_get((now, sums))
 
 
 @pytest.fixture(scope="module")
 def two(corpus):
     """Two batches, as the loader gives them."""
-    made = experiment(corpus)
-    windows = made.run.data.train_windows(made.tokenizer, 0)
-    batches = made.run.data.batches(windows, 0)
+    trial = experiment(corpus)
+    windows = trial.run.data.train_windows(trial.tokenizer, 0)
+    batches = trial.run.data.batches(windows, 0)
     return [next(batches), next(batches)]
 
 
@@ -55,10 +59,10 @@ MESHES = [dict(data=1, fsdp=2, tensor=2)]  # data=4 in tests/commands
 pytestmark = pytest.mark.slow
 
 
-def agree(found, plain):
-    tiny.close(found[1], plain[1])
-    tiny.close(found[0].params, plain[0].params)
-    tiny.close(found[0].moments, plain[0].moments)
+def agree(result, plain):
+    tiny.close(result[1], plain[1])
+    tiny.close(result[0].params, plain[0].params)
+    tiny.close(result[0].moments, plain[0].moments)
 
 
 def test_the_update_does_something(plain, corpus):
@@ -75,10 +79,10 @@ def test_the_update_does_something(plain, corpus):
 
 
 def test_microbatches_change_nothing(corpus, two, plain):
-    found = updated(experiment(corpus, optim__microbatches=4), two)
-    agree(found, plain)
+    result = updated(experiment(corpus, optim__microbatches=4), two)
+    agree(result, plain)
     assert (
-        found[1]["metrics"]["masked_share"].value_sum
+        result[1]["metrics"]["masked_share"].value_sum
         == plain[1]["metrics"]["masked_share"].value_sum
     ), "the same masks"
 
@@ -92,14 +96,14 @@ def test_the_order_of_a_batch_changes_nothing(corpus, two, plain):
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_the_mesh_changes_nothing(mesh, corpus, two, plain):
-    made = experiment(corpus, mesh=mesh, nn__attention__kv_heads=1)
-    found = updated(made, two)
-    agree(found, plain)
+    trial = experiment(corpus, mesh=mesh, nn__attention__kv_heads=1)
+    result = updated(trial, two)
+    agree(result, plain)
     assert (
-        found[1]["metrics"]["masked_share"].value_sum
+        result[1]["metrics"]["masked_share"].value_sum
         == plain[1]["metrics"]["masked_share"].value_sum
     ), "the same masks"
-    q = made.new_state().params["layers"]["attention"]["q_DHK"]
+    q = trial.new_state().params["layers"]["attention"]["q_DHK"]
     assert len(q.sharding.device_set) == 4
     assert q.addressable_shards[0].data.size == q.size // (
         mesh.get("fsdp", 1) * mesh.get("tensor", 1)
@@ -107,9 +111,9 @@ def test_the_mesh_changes_nothing(mesh, corpus, two, plain):
 
 
 def test_noise_differs_between_steps_and_samples(corpus, two):
-    made = experiment(corpus)
-    state, first = made.update(made.new_state(), made.put(two[0]))
-    second = made.update(state, made.put(two[0]))[1]
+    trial = experiment(corpus)
+    state, first = trial.update(trial.new_state(), trial.put(two[0]))
+    second = trial.update(state, trial.put(two[0]))[1]
     assert first["metrics"]["masked_share"].value_sum != second["metrics"]["masked_share"].value_sum
 
 
@@ -176,7 +180,7 @@ def test_an_update_without_a_finite_gradient_or_with_too_large_a_one_changes_not
 
 
 def test_a_batch_in_which_nothing_counts_leaves_everything_as_it_is():
-    """Parameters, moments, averages and the learning rate are those of a run without it; it is no update that was left out."""
+    """All state and the learning rate are those of a run without it; it is not a skipped update."""
     o = OptimizerConfig(lr=0.1, warmup=3, schedule="linear", ema=Average(0.5))
     optimizer, schedule = optim.transformation(o, 8), optim.rate(o, 8)
 
@@ -189,22 +193,22 @@ def test_a_batch_in_which_nothing_counts_leaves_everything_as_it_is():
     full, empty = (
         tiny.batch(tiny.tokens(2, 3), segments_BL=np.full((2, 3), segment)) for segment in (1, 0)
     )
-    found = []
+    result = []
     for batches in ([full] * 3, [empty, full, empty, empty, full, full]):
-        now, told = create_state({"x_D": jnp.ones(1)}, o, optimizer), []
+        now, logged = create_state({"x_D": jnp.ones(1)}, o, optimizer), []
         for batch in batches:
             now, sums = update(now, batch)
             assert (sums["empty_sum"], sums["skipped_sum"]) == (batch is empty, 0) and all(
                 np.isfinite(jax.tree.leaves(sums))
             )
-            told += [] if batch is empty else [(sums["lr"], sums["grad_norm"])]
+            logged += [] if batch is empty else [(sums["lr"], sums["grad_norm"])]
         assert now.step == len(batches)
-        found.append(((now.params, now.moments, now.ema), told))
-    tiny.identical(*found)
+        result.append(((now.params, now.moments, now.ema), logged))
+    tiny.identical(*result)
 
 
 def averages(warmup, decay, updates):
-    """(the average after each update, the parameter after each), of a parameter that begins at 1."""
+    """Returns (averages, values) of a parameter that begins at 1, after each update."""
     o = OptimizerConfig(lr=0.1, warmup=0, ema=Average(decay, warmup))
     optimizer = optim.transformation(o, 100)
 
@@ -217,16 +221,19 @@ def averages(warmup, decay, updates):
     full, empty = (
         tiny.batch(tiny.tokens(2, 3), segments_BL=np.full((2, 3), segment)) for segment in (1, 0)
     )
-    now, found = create_state({"x_D": jnp.ones(1)}, o, optimizer), []
+    now, result = create_state({"x_D": jnp.ones(1)}, o, optimizer), []
     for batch in [full, empty] * updates:  # of empty batches no update is counted
         now, _ = update(now, batch)
-        found += [] if batch is empty else [(now.ema["x_D"][0], now.params["x_D"][0])]
+        result += [] if batch is empty else [(now.ema["x_D"][0], now.params["x_D"][0])]
     assert now.averaged is now.ema
-    return np.array(found).T
+    return np.array(result).T
 
 
 def test_the_average_forgets_the_initial_parameters_at_once_and_keeps_what_it_has_later():
-    """After n updates the decay is (1 + n)/(10 + n), until that is the one that is asked for; of old runs it is that from the first."""
+    """After n updates the decay is (1 + n)/(10 + n), up to the decay of the config.
+
+    Old runs use the latter from the first update.
+    """
     for warmup, decays in (("ramp", [1 / 10, 2 / 11, 3 / 12, 0.3, 0.3]), ("none", [0.3] * 5)):
         average_T, params_T = averages(warmup, 0.3, 5)
         want = [1.0]
@@ -240,9 +247,9 @@ def test_the_average_forgets_the_initial_parameters_at_once_and_keeps_what_it_ha
 
 
 def test_averaged_parameters(corpus, two):
-    made = experiment(corpus, optim__ema=dict(decay=0.75, warmup="none"))
-    before = jax.device_get(made.new_state())
-    now, _ = updated(made, two[:1])
+    trial = experiment(corpus, optim__ema=dict(decay=0.75, warmup="none"))
+    before = jax.device_get(trial.new_state())
+    now, _ = updated(trial, two[:1])
     as_ever = jax.jit(
         lambda old, new: jax.tree.map(lambda e, p: e * 0.75 + p * (1 - 0.75), old, new)
     )
@@ -259,17 +266,17 @@ def test_batches_that_cannot_be_split(corpus):
             experiment(corpus, mesh=mesh)
 
 
-# -------------------------------------------------------------------------------------------------------------- checkpoints
+# ------------------------------------------------------------------------------------ checkpoints
 
 
 def test_a_checkpoint_comes_back_on_another_mesh_and_old_ones_go(corpus, tmp_path, two):
-    made = experiment(corpus, optim__ema=0.5, optim__kind="muon")
-    store, now = checkpoint.Store(tmp_path, keep=2), made.new_state()
-    kept = {}
+    trial = experiment(corpus, optim__ema=0.5, optim__kind="muon")
+    store, now = checkpoint.Store(tmp_path, keep=2), trial.new_state()
+    states = {}
     for step in (1, 2, 3):
-        now, _ = made.update(now, made.put(two[0]))
+        now, _ = trial.update(now, trial.put(two[0]))
         store.save(step, now)
-        kept[step] = jax.device_get(now)
+        states[step] = jax.device_get(now)
     store.close()
     assert checkpoint.steps(tmp_path) == [2, 3]
     other = experiment(
@@ -277,16 +284,18 @@ def test_a_checkpoint_comes_back_on_another_mesh_and_old_ones_go(corpus, tmp_pat
     ).abstract_state()
     store = checkpoint.Store(tmp_path)
     for step in (None, 2):
-        found = store.restore(other, checkpoint.intact(tmp_path, print, step))
-        tiny.identical(jax.device_get(found), kept[step or 3])
+        result = store.restore(other, checkpoint.intact(tmp_path, print, step))
+        tiny.identical(jax.device_get(result), states[step or 3])
     averaged = weights.load(tmp_path, 3, other.params)
-    tiny.identical(jax.device_get(averaged), kept[3].ema)
+    tiny.identical(jax.device_get(averaged), states[3].ema)
     assert any(
         (a != b).any()
-        for a, b in zip(jax.tree.leaves(kept[3].ema), jax.tree.leaves(kept[3].params), strict=True)
+        for a, b in zip(
+            jax.tree.leaves(states[3].ema), jax.tree.leaves(states[3].params), strict=True
+        )
     )
     assert (
-        found.params["layers"]["ffn"]["up_DF"].sharding
+        result.params["layers"]["ffn"]["up_DF"].sharding
         == other.params["layers"]["ffn"]["up_DF"].sharding
     )
     with pytest.raises(UserError, match=r"no checkpoint of step 1 in .*; there are \[2, 3\]"):
