@@ -13,11 +13,12 @@ from pathlib import Path
 from types import ModuleType
 
 import dlm
-from dlm.core.families import exposed
+from dlm.core.families import FAMILIES, SECTIONS, exposed
 
 PACKAGE = Path(dlm.__file__).parent
 SOURCE = re.compile(
-    r"arXiv:?\s*\d{4}\.\d{4,5}|\b\d{4}\.\d{4,5}\b|https?://|\bours\b|\b(19|20)\d\d\b", re.I
+    r"arXiv:?\s*\d{4}\.\d{4,5}|\b\d{4}\.\d{4,5}\b|https?://|\bours\b|\b(19|20)\d\d\b",
+    re.I,
 )
 
 
@@ -30,7 +31,8 @@ def names(family: str) -> list[str]:
 
 
 def is_member(family: str, stem: str) -> bool:
-    return f"{family}.{stem}" != "data.loader" and len(exposed(module(family, stem).__name__)) == 1
+    is_section = f"{family}.{stem}" in SECTIONS
+    return not is_section and len(exposed(module(family, stem).__name__)) == 1
 
 
 def module(family: str, stem: str) -> ModuleType:
@@ -44,7 +46,11 @@ def member(family: str, stem: str) -> type:
 
 def attributes(protocol: type) -> dict[str, object]:
     """The members that a Protocol declares, with its bases'."""
-    bases = [base for base in reversed(protocol.__mro__) if base not in (object, typing.Generic)]
+    bases = [
+        base
+        for base in reversed(protocol.__mro__)
+        if base not in (object, typing.Generic)
+    ]
     declared: dict[str, object] = {}
     for base in bases:
         if base is not typing.Protocol:
@@ -64,7 +70,7 @@ def check_attributes(cls: type, protocol: type) -> None:
 
 
 def check_signatures(cls: type, protocol: type) -> None:
-    """Each method has the Protocol's parameters, by name and kind; more may follow with defaults."""
+    """Each method has the Protocol's parameters, by name and kind; more need defaults."""
     for name, declared in attributes(protocol).items():
         if not inspect.isfunction(declared):
             continue
@@ -79,7 +85,9 @@ def check_signatures(cls: type, protocol: type) -> None:
 
 
 def _parameters(function) -> list[inspect.Parameter]:
-    return [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    return [
+        p for p in inspect.signature(function).parameters.values() if p.name != "self"
+    ]
 
 
 def check_source(family: str, stem: str) -> None:
@@ -102,9 +110,22 @@ def other_values(cls: type) -> dict[str, list]:
         if field.name in probe:
             found[field.name] = [probe[field.name]]
         elif typing.get_origin(hints[field.name]) is typing.Literal:
-            found[field.name] = [v for v in typing.get_args(hints[field.name]) if v != default]
+            found[field.name] = [
+                v for v in typing.get_args(hints[field.name]) if v != default
+            ]
         elif hints[field.name] is bool:
             found[field.name] = [not default]
         else:
             found[field.name] = []
     return found
+
+
+def probed() -> set[tuple[str, str]]:
+    """The fields of members of which another value is known without a list."""
+    classes = [member(family, stem) for family in FAMILIES for stem in names(family)]
+    return {
+        (cls.__name__, field)
+        for cls in classes
+        for field, values in other_values(cls).items()
+        if values
+    }

@@ -1,9 +1,15 @@
-"""A skipped test fails the run, unless it is listed here with its reason. Loaded by launch/test.sh with `-p tests.skips`."""
+"""A skipped test fails the run, unless it is listed here with its reason.
 
+Loaded by launch/test.sh with `-p tests.skips`.
+"""
+
+_PHONE = "test_a_phone_shows_the_page_without_scrolling_sideways"
+
+# 'tests/room/test_file.py::test_name' (or the file, for a skipped module) → why it may be skipped
 ALLOWED: dict[str, str] = {
-    "tests/reports/test_summary.py::test_a_phone_shows_the_page_without_scrolling_sideways": "needs Chromium, which pip cannot install",
+    f"tests/reports/test_summary.py::{_PHONE}": "needs Chromium, which pip cannot install",
     "tests/test_readme.py::test_the_site_builds_without_a_warning": "needs requirements-docs.txt",
-}  # 'tests/room/test_file.py::test_name' (or the file, for a skipped module) → why it may be skipped
+}
 
 _skipped: dict[str, str] = {}
 
@@ -13,7 +19,9 @@ def _note(report):
         name = report.nodeid.partition("[")[0]
         if report.nodeid not in ALLOWED and name not in ALLOWED:
             _skipped[report.nodeid] = (
-                report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+                report.longrepr[2]
+                if isinstance(report.longrepr, tuple)
+                else str(report.longrepr)
             )
 
 
@@ -33,5 +41,6 @@ def pytest_sessionfinish(session, exitstatus):
 def pytest_terminal_summary(terminalreporter):
     for nodeid, reason in sorted(_skipped.items()):
         terminalreporter.write_line(
-            f"SKIPPED WITHOUT LEAVE {nodeid}: {reason} (list it in tests/skips.py with its reason, or run it)"
+            f"SKIPPED WITHOUT LEAVE {nodeid}: {reason} (list it in tests/skips.py "
+            "with its reason, or run it)"
         )

@@ -1,8 +1,11 @@
-"""No field is idle: another value of any field of any config changes a loss, a sample, an update, a batch, a score or a file.
+"""No field is idle: another value of any field of any config changes a loss, a sample, an update, a
+batch, a score or a file.
 
-Of a loss and of a sample the program is compared, without what its result does not need; what it computes is told by the laws.
+Of a loss and of a sample the program is compared, without what its result does not need; what it
+computes is told by the laws.
 
-The dataclasses are found by walking from `core.run.Run`, so a new field fails here until a row says what it changes.
+The dataclasses are found by walking from `core.run.Run`, so a new field fails here until a row says
+what it changes.
 """
 
 import dataclasses
@@ -32,8 +35,17 @@ from dlm.training import optimizer as optim
 from dlm.training.config import Average, OptimizerConfig, Skip
 from dlm.training.intervals import Intervals
 from dlm.training.update import _gradients, create_state, make_update
-from tests import tiny
-from tests.evals.probes import HARNESS, asked, calibration, exact, generated, judged, task, tokens
+from tests import listing, tiny
+from tests.evals.probes import (
+    HARNESS,
+    asked,
+    calibration,
+    exact,
+    generated,
+    judged,
+    task,
+    tokens,
+)
 from tests.laws.probes import (
     KIN,
     blocks,
@@ -70,7 +82,9 @@ METHOD = dict(
 
 def members(family):
     found = []
-    for file in sorted((Path(dlm.__file__).parent / family.replace(".", "/")).glob("*.py")):
+    for file in sorted(
+        (Path(dlm.__file__).parent / family.replace(".", "/")).glob("*.py")
+    ):
         if file.stem not in ("__init__", "base"):
             module = importlib.import_module(f"dlm.{family}.{file.stem}")
             found += [c for c in exposed(module.__name__) if hasattr(c, METHOD[family])]
@@ -83,8 +97,12 @@ def reachable(cls):
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
         below = []
+        if f.name == "vocab":  # the tokenizer's, never a config's
+            continue
         if "module" in f.metadata:
-            below = exposed(importlib.import_module(f"dlm.{f.metadata['module']}").__name__)
+            below = exposed(
+                importlib.import_module(f"dlm.{f.metadata['module']}").__name__
+            )
         elif f.metadata.get("family") or f.metadata.get("families"):
             below = members(f.metadata.get("family") or f.metadata["families"])
         elif f.name != "vocab" and dataclasses.is_dataclass(hints[f.name]):
@@ -101,7 +119,7 @@ ALL = [  # a section's own fields have the rows
 ]
 
 
-# ------------------------------------------------------------------------------------------------------------------- probes
+# ------------------------------------------------------------------------------------------- probes
 
 
 def update(steps=6, **changes):
@@ -115,12 +133,15 @@ def update(steps=6, **changes):
 
     def loss_of(p, b, k, *carried):
         return Loss(
-            100 * jnp.tanh(p["norm_D"] @ p["up_DF"]).sum() * b.tokens_BL.mean(), b.weights_BL.sum()
+            100 * jnp.tanh(p["norm_D"] @ p["up_DF"]).sum() * b.tokens_BL.mean(),
+            b.weights_BL.sum(),
         )
 
     optimizer = optim.transformation(o, steps)
     step = jax.jit(
-        make_update(loss_of, o, optimizer, optim.rate(o, steps), jax.random.key(0), np.ones(20))
+        make_update(
+            loss_of, o, optimizer, optim.rate(o, steps), jax.random.key(0), np.ones(20)
+        )
     )
     now = create_state(params, o, optimizer)
     for seed in range(5):
@@ -171,14 +192,17 @@ def local(corpus, **changes):
     paths = (str(other),) if "field" in changes else (str(corpus),)
     return documents(
         build_member(
-            dict(name="local", paths=paths, unit="paragraph", held_out=0.3) | changes, "data"
+            dict(name="local", paths=paths, unit="paragraph", held_out=0.3) | changes,
+            "data",
         )
     )
 
 
 def embedded(**changes):
     return documents(
-        build_member(dict(name="embedded", parts=("prose",), held_out=0.1) | changes, "data")
+        build_member(
+            dict(name="embedded", parts=("prose",), held_out=0.1) | changes, "data"
+        )
     )
 
 
@@ -186,15 +210,24 @@ def tfds(corpus, **changes):
     from dlm.data.local import Local
     from dlm.data.tfds import Tfds, prepare
 
-    for folder, name, share in [("a", "one", 0.3), ("a", "two", 0.5), ("b", "one", 0.5)]:
+    for folder, name, share in [
+        ("a", "one", 0.3),
+        ("a", "two", 0.5),
+        ("b", "one", 0.5),
+    ]:
         if not (corpus.parent / folder / name).exists():
             prepare(
                 Local((str(corpus),), unit="paragraph", held_out=share),
                 name,
                 str(corpus.parent / folder),
             )
-    changes = {k: str(corpus.parent / "b") if k == "data_dir" else v for k, v in changes.items()}
-    return documents(Tfds(**dict(dataset="one", data_dir=str(corpus.parent / "a")) | changes))
+    changes = {
+        k: str(corpus.parent / "b") if k == "data_dir" else v
+        for k, v in changes.items()
+    }
+    return documents(
+        Tfds(**dict(dataset="one", data_dir=str(corpus.parent / "a")) | changes)
+    )
 
 
 def tfds_field(corpus, **changes):
@@ -210,7 +243,8 @@ def held_out(**changes):
 
     def bound(samples, pattern):
         return lambda params, batch, key: Bound(
-            batch.tokens_BL * 1.0 / samples, jnp.ones(len(batch.tokens_BL)) * len(pattern)
+            batch.tokens_BL * 1.0 / samples,
+            jnp.ones(len(batch.tokens_BL)) * len(pattern),
         )
 
     def windows(limit):
@@ -256,7 +290,9 @@ def unsaved(tmp_path, **changes):
         tmp_path / str(changes), on_save_failure=Intervals(**changes).on_save_failure
     )
     try:
-        store.save(1, State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None))
+        store.save(
+            1, State(jnp.int32(0), {"x_D": jnp.zeros(2)}, {"x_D": jnp.ones(2)}, None)
+        )
         store.close()
     except UserError:
         return "stopped"
@@ -266,16 +302,20 @@ def unsaved(tmp_path, **changes):
 def schedule(corpus, **changes):
     return [
         float(
-            optim.rate(OptimizerConfig(warmup=2), build_run(tiny.recipe(corpus, **changes)).steps)(
-                s
-            )
+            optim.rate(
+                OptimizerConfig(warmup=2),
+                build_run(tiny.recipe(corpus, **changes)).steps,
+            )(s)
         )
         for s in range(8)
     ]
 
 
 def evaluators(corpus, **changes):
-    return [type(e).__name__ for e in build_run(tiny.recipe(corpus, **changes)).evals.values()]
+    return [
+        type(e).__name__
+        for e in build_run(tiny.recipe(corpus, **changes)).evals.values()
+    ]
 
 
 def reported(corpus, **changes):
@@ -290,21 +330,32 @@ def reported(corpus, **changes):
 ROWS = {  # field → (probe, another value, values both runs share)
     **{
         f"Masked.{k}": (objective, v, {})
-        for k, v in dict(process=dict(name="mask", schedule="cosine"), times="iid", steps=2).items()
+        for k, v in dict(
+            process=dict(name="mask", schedule="cosine"), times="iid", steps=2
+        ).items()
     },
     **{
         f"Masked.{k}": (objective, v, {})
-        for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()
-    },
-    **{
-        f"Block.{k}": (blocks, v, {})
         for k, v in dict(
-            size=4, clip=(0.3, 0.8), context="causal", block_warmup=0.9, times="iid", steps=2
+            coupling="complementary", pattern="count", weights="flat"
         ).items()
     },
     **{
         f"Block.{k}": (blocks, v, {})
-        for k, v in dict(coupling="complementary", pattern="count", weights="flat").items()
+        for k, v in dict(
+            size=4,
+            clip=(0.3, 0.8),
+            context="causal",
+            block_warmup=0.9,
+            times="iid",
+            steps=2,
+        ).items()
+    },
+    **{
+        f"Block.{k}": (blocks, v, {})
+        for k, v in dict(
+            coupling="complementary", pattern="count", weights="flat"
+        ).items()
     },
     **{f"{c}.{k}": (kin(c), v, {}) for c, row in KIN.items() for k, v in row.items()},
     "UniformNoise.schedule": (uniform, "cosine", {}),
@@ -313,7 +364,10 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "Loader.marked_characters": (stream, "ab", {}),
     "Loader.prompt": (stream, " ", {}),
     "Loader.blank": (stream, "served", dict(data__prompt=".")),
-    **{f"MaskedTokens.{k}": (tokens, v, {}) for k, v in dict(windows=2, rate=0.9).items()},
+    **{
+        f"MaskedTokens.{k}": (tokens, v, {})
+        for k, v in dict(windows=2, rate=0.9).items()
+    },
     **{
         f"Exact.{k}": (exact, v, {})
         for k, v in dict(
@@ -330,13 +384,18 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "MaskNoise.schedule": (noise, "cosine", {}),
     **{
         f"OptimizerConfig.{k}": (update, v, {})
-        for k, v in dict(kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5).items()
+        for k, v in dict(
+            kind="muon", lr=1e-2, schedule="linear", warmup=0, b1=0.5, b2=0.5
+        ).items()
     },
     **{
         f"OptimizerConfig.{k}": (update, v, {})
         for k, v in dict(weight_decay=0.5, ema=Average(0.5)).items()
     },
-    **{f"Average.{k}": (averaging, v, {}) for k, v in dict(decay=0.2, warmup="none").items()},
+    **{
+        f"Average.{k}": (averaging, v, {})
+        for k, v in dict(decay=0.2, warmup="none").items()
+    },
     "OptimizerConfig.clip": (update, 0.0, {}),
     "OptimizerConfig.skip": (update, Skip(norm=1e-6), {}),
     "Skip.norm": (skipping, 1e-6, {}),
@@ -350,11 +409,16 @@ ROWS = {  # field → (probe, another value, values both runs share)
         for k, v in dict(size=280, sample=100, path="tests/tokenizer.json").items()
     },
     **PUBLISHED,
-    **{f"Loader.{k}": (stream, v, {}) for k, v in dict(batch=4, length=16, windows=3).items()},
+    **{
+        f"Loader.{k}": (stream, v, {})
+        for k, v in dict(batch=4, length=16, windows=3).items()
+    },
     "Loader.source": (stream, dict(name="embedded", parts=("prose",)), {}),
     **{
         f"Local.{k}": (local, v, {})
-        for k, v in dict(paths="other", held_out=0.6, unit="line", held_out_paths="other").items()
+        for k, v in dict(
+            paths="other", held_out=0.6, unit="line", held_out_paths="other"
+        ).items()
     },
     "Local.unique": (local, True, dict(paths="equal", unit="line")),
     "Local.form": (local, "text", dict(paths="other", unit="line")),
@@ -365,10 +429,15 @@ ROWS = {  # field → (probe, another value, values both runs share)
     },
     **{
         f"Tfds.{k}": (tfds, v, {})
-        for k, v in dict(dataset="two", train="train[:3]", held_out="train", data_dir="b").items()
+        for k, v in dict(
+            dataset="two", train="train[:3]", held_out="train", data_dir="b"
+        ).items()
     },
     "Tfds.field": (tfds_field, "body", {}),
-    **{f"Problems.{k}": (generated, v, {}) for k, v in dict(task="countdown", count=5).items()},
+    **{
+        f"Problems.{k}": (generated, v, {})
+        for k, v in dict(task="countdown", count=5).items()
+    },
     "Problems.unique": (generated, True, dict(task="sudoku", form="answer")),
     "Problems.form": (generated, "answer", dict(task="sudoku")),
     **{
@@ -383,8 +452,14 @@ ROWS = {  # field → (probe, another value, values both runs share)
         f"StarGraph.{k}": (task("star_graph"), v, {})
         for k, v in dict(arms=2, length=2, names=30, seed=1).items()
     },
-    **{f"Sudoku.{k}": (task("sudoku"), v, {}) for k, v in dict(box=3, holes=0.2, seed=1).items()},
-    **{f"Samples.{k}": (asked("samples", {}), v, {}) for k, v in dict(num=3, length=5).items()},
+    **{
+        f"Sudoku.{k}": (task("sudoku"), v, {})
+        for k, v in dict(box=3, holes=0.2, seed=1).items()
+    },
+    **{
+        f"Samples.{k}": (asked("samples", {}), v, {})
+        for k, v in dict(num=3, length=5).items()
+    },
     **{
         f"GenPPL.{k}": (asked("gen_ppl", dict(judge="a")), v, {})
         for k, v in dict(judge="b").items()
@@ -402,7 +477,10 @@ ROWS = {  # field → (probe, another value, values both runs share)
         f"Tasks.{k}": (asked("tasks", dict(num=4, task="sudoku")), v, {})
         for k, v in dict(ask="fill", orders=("top",), steps=(2,)).items()
     },
-    **{f"Calibration.{k}": (calibration, v, {}) for k, v in dict(windows=2, bins=1).items()},
+    **{
+        f"Calibration.{k}": (calibration, v, {})
+        for k, v in dict(windows=2, bins=1).items()
+    },
     **{
         f"HeldOut.{k}": (held_out, v, {})
         for k, v in dict(samples=2, windows=2, pattern="own").items()
@@ -417,7 +495,8 @@ ROWS = {  # field → (probe, another value, values both runs share)
     "Run.objective": (reported, "ar", {}),
 }
 
-# These change how something is computed, not what: the program, or where it runs, is compared in their place.
+# These change how something is computed, not what: the program, or where it runs, is compared in
+# their place.
 EXECUTION = {
     "Compute.unroll": "layers per step of the scan: the same function, compiled otherwise",
     "Compute.remat": "what the backward pass keeps or recomputes",
@@ -455,8 +534,13 @@ def same(a, b):
 def test_every_field_has_a_row():
     assert len(EXECUTION) <= 5
     covered = {
-        name for name in ALL if name in ROWS or name in EXECUTION or name.split(".")[0] in EXECUTION
+        name
+        for name in ALL
+        if name in ROWS or name in EXECUTION or name.split(".")[0] in EXECUTION
     }
+    covered |= {
+        f"{cls}.{field}" for cls, field in listing.probed()
+    }  # tests/test_families.py
     assert set(ALL) - covered == set() and set(ROWS) - set(ALL) == set()
     assert not set(ROWS) & set(EXECUTION)
 
@@ -470,7 +554,10 @@ def test_a_field_changes_something(name, corpus, tmp_path):
         other = published(tmp_path)
     changes = {FIELD.get(name, field): other}
     before = unchanged(
-        probe, corpus, tmp_path, shared | ({"field": "text"} if name == "Local.field" else {})
+        probe,
+        corpus,
+        tmp_path,
+        shared | ({"field": "text"} if name == "Local.field" else {}),
     )
     assert not same(value(probe, corpus, tmp_path, shared | changes), before)
 
@@ -496,7 +583,9 @@ def published(folder):
 def test_a_program_is_the_same_when_asked_for_again_and_holds_nothing_idle():
     assert same(network(), network())
     x, y = jnp.arange(3.0), jnp.arange(3.0) + 1
-    assert same(tiny.program(lambda a: (a * x, a * y)[0], x), tiny.program(lambda a: a * x, x))
+    assert same(
+        tiny.program(lambda a: (a * x, a * y)[0], x), tiny.program(lambda a: a * x, x)
+    )
     assert not same(tiny.program(lambda a: a * x, x), tiny.program(lambda a: a * y, x))
 
 
@@ -510,11 +599,14 @@ def test_what_changes_the_execution_alone_does_change_it(corpus):
             return made.loss(tiny.models(config, p), b, jax.random.key(0)).nats_sum
 
         return str(
-            jax.make_jaxpr(jax.grad(loss))(tiny.shapes(config), tiny.batch(tiny.tokens(2, 6)))
+            jax.make_jaxpr(jax.grad(loss))(
+                tiny.shapes(config), tiny.batch(tiny.tokens(2, 6))
+            )
         )
 
     programs = {
-        str(c): program(**c) for c in ({}, dict(unroll=2), dict(remat="block"), dict(remat="dots"))
+        str(c): program(**c)
+        for c in ({}, dict(unroll=2), dict(remat="block"), dict(remat="dots"))
     }
     assert len(set(programs.values())) == 4
 
@@ -523,7 +615,9 @@ def test_what_changes_the_execution_alone_does_change_it(corpus):
             return Loss(p * b.weights_BL.sum(), b.weights_BL.sum())
 
         return str(
-            jax.make_jaxpr(lambda b: _gradients(loss_of, 1.0, b, n))(tiny.batch(tiny.tokens(4, 3)))
+            jax.make_jaxpr(lambda b: _gradients(loss_of, 1.0, b, n))(
+                tiny.batch(tiny.tokens(4, 3))
+            )
         )
 
     assert ("scan" in parts(2)) and ("scan" not in parts(1))

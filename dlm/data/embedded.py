@@ -1,7 +1,8 @@
 """The corpus of every Python installation: the language reference and the standard library.
 
 About 80 documents of prose (0.5 MB) and 700 of source (11 MB). The text differs between Python
-versions, so results compare only within one. Source: the running Python (docs.python.org).
+versions, so results compare only within one. Source: the running Python,
+https://docs.python.org.
 """
 
 import functools

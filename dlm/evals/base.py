@@ -35,7 +35,9 @@ class Base:
         raise NotImplementedError
 
 
-def over_batches(context: EvalContext, count: Callable, windows: int) -> Iterator[tuple]:
+def over_batches(
+    context: EvalContext, count: Callable, windows: int
+) -> Iterator[tuple]:
     """Yields (count of a batch, the batch), both on the host, for held-out text.
 
     Args:

@@ -12,6 +12,8 @@ smaller. It is valid for objectives.masked and block, and for those that report 
 (adapted, prism, priority, proseco, span), unless the network is given the time or the bound has
 `steps`. All others, and everything with `pattern="own"`, are scored under the noise that they are
 trained with.
+
+Source: the bounds are the objectives' own; fixed counts as in arXiv:2502.09992 (LLaDA).
 """
 
 import math
@@ -25,9 +27,13 @@ from dlm.evals.base import Base, Scores, bytes_of, fetched, total
 
 @dataclass(frozen=True)
 class HeldOut(Base):
-    samples: int = 4  # noise draws per window, an even number; exact likelihoods need none
+    samples: int = (
+        4  # noise draws per window, an even number; exact likelihoods need none
+    )
     windows: int = 0  # evenly spread held-out windows; 0: all
-    pattern: Pattern = "count"  # a fixed number of masks where that is the same bound; or "own"
+    pattern: Pattern = (
+        "count"  # a fixed number of masks where that is the same bound; or "own"
+    )
 
     claims: ClassVar[str | None] = None
     over: ClassVar[str] = "noise"

@@ -4,6 +4,8 @@ gzip -9, xz -9 and the entropy of single bytes, H = −Σ (n_c / n) log₂ (n_c 
 joined in order. None of them has seen the training text, so a model of a related corpus should be
 well below all three. They pay for the end of a document as a model does: each document is followed
 by a byte that no UTF-8 text has, and its cost is counted per byte of the text itself.
+
+Source: https://www.gnu.org/software/gzip and https://tukaani.org/xz.
 """
 
 import gzip

@@ -15,6 +15,8 @@ as many tokens, say what real text scores.
 It never reads their text: young models draw bytes that are no UTF-8, and a text has three other
 bytes for each. Two more scores are `cut`, the share of the bytes that were too long for the judge,
 and `lost`, the share of the tokens that have no bytes or no id of the judge.
+
+Source: arXiv:2310.16834 (SEDD), section 5.
 """
 
 import hashlib
@@ -102,7 +104,9 @@ def trusted(context: EvalContext, workdir: str, flag: str) -> EvalContext:
     """Opens the run that scores the samples of `context`; `flag` named it."""
     judge = context.open_run(workdir)
     if judge.objective.claims != "exact":
-        raise UserError(f"{flag}={workdir} is no autoregressive run: its likelihood is a bound")
+        raise UserError(
+            f"{flag}={workdir} is no autoregressive run: its likelihood is a bound"
+        )
     return judge
 
 

@@ -12,6 +12,8 @@ longer than the model was trained with, names of special tokens (which are text,
 chat template writes them), and answers that are no UTF-8. A likelihood of a diffusion model is a
 bound, or with `likelihood="exact"` that under a sampler. Answers are written by the run's sampler
 (or --sampler.…), at temperature 0 unless a task says otherwise.
+
+Source: https://github.com/EleutherAI/lm-evaluation-harness.
 """
 
 import functools
@@ -49,7 +51,9 @@ _NO_PLACE = cast(Place, "")
 class Harness(Base):
     tasks: tuple[str, ...] = ()  # names of tasks, groups or tags
     dir: Place = _NO_PLACE  # the folder of their YAML files
-    data: Place = _NO_PLACE  # the folder of the files that they name; "": the YAML file's own
+    data: Place = (
+        _NO_PLACE  # the folder of the files that they name; "": the YAML file's own
+    )
     limit: int = 0  # documents of each task; 0: all
     fewshot: int | None = None  # examples in the prompt; None: as the task says
     samples: int = 8  # noise draws of a bound, an even number
@@ -57,8 +61,12 @@ class Harness(Base):
     # exact: under a sampler that reveals positions in an order without randomness
     likelihood: Literal["bound", "exact"] = "bound"
     batch: int = 0  # rows read at once; 0: as many as in training
-    chat: Literal["none", "template"] = "none"  # whether prompts use the run's chat template
-    code: Literal["refuse", "jail"] = "refuse"  # for tasks that run what the model writes
+    chat: Literal["none", "template"] = (
+        "none"  # whether prompts use the run's chat template
+    )
+    code: Literal["refuse", "jail"] = (
+        "refuse"  # for tasks that run what the model writes
+    )
 
     claims: ClassVar[str | None] = None  # those of each score are in its details
     over: ClassVar[str] = "documents"
@@ -101,13 +109,19 @@ class Harness(Base):
         with local_tasks.guarded():
             loaded = local_tasks.tasks(self._names, folder, data, self.code == "jail")
             tasks = loaded["tasks"]
-            greedy = frozenset(name for name, task in tasks.items() if _needs_greedy(task))
-            model = Model(context, self.batch, self.samples, self.likelihood, self.pattern)
+            greedy = frozenset(
+                name for name, task in tasks.items() if _needs_greedy(task)
+            )
+            model = Model(
+                context, self.batch, self.samples, self.likelihood, self.pattern
+            )
             render = _template(context) if self.chat == "template" else None
             lm = adapter.HarnessLM(model, render, greedy)
             results = self._evaluate(lm, loaded)
             for name in results["results"]:
-                yield from self._scores(context, lm, tasks.get(name), name, results, tasks)
+                yield from self._scores(
+                    context, lm, tasks.get(name), name, results, tasks
+                )
 
     def _evaluate(self, lm: Any, loaded: dict) -> Results:
         from lm_eval.evaluator import evaluate
@@ -128,7 +142,13 @@ class Harness(Base):
         )
 
     def _scores(
-        self, context: EvalContext, lm: Any, task: Any, name: str, results: Results, tasks: dict
+        self,
+        context: EvalContext,
+        lm: Any,
+        task: Any,
+        name: str,
+        results: Results,
+        tasks: dict,
     ) -> Scores:
         """The scores of one task or group, each with its details."""
         from dlm.evals.lm_eval import adapter
@@ -148,7 +168,9 @@ class Harness(Base):
             common["nfe"] = float(np.mean(lm.model.nfe))
 
         for key, value, error in _numbers(results["results"][name]):
-            details = dict(common, mc_se=noise.get(key), trials=trials(name, key, results))
+            details = dict(
+                common, mc_se=noise.get(key), trials=trials(name, key, results)
+            )
             context.details.clear()
             for field, detail in details.items():
                 if detail is not None:
@@ -187,7 +209,11 @@ def _numbers(metrics: dict) -> Iterator[tuple[str, float, float]]:
     """('metric,filter', value, standard error) of lm_eval's results of a task."""
     for key, value in metrics.items():
         metric, comma, filter_name = key.partition(",")
-        if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
+        if (
+            not comma
+            or metric.endswith("_stderr")
+            or not isinstance(value, (int, float))
+        ):
             continue
         error = metrics.get(f"{metric}_stderr,{filter_name}")
         # lm_eval says "N/A" where it knows no error.
@@ -213,7 +239,9 @@ def identity(name: str, tasks: dict, results: Results) -> dict[str, Any]:
     documents = set()
     for sample in results["samples"][name]:
         documents.add(sample["doc_id"])
-        contents.append({key: sample[key] for key in ("doc", "target", "arguments", "filter")})
+        contents.append(
+            {key: sample[key] for key in ("doc", "target", "arguments", "filter")}
+        )
     texts = [json.dumps(content, default=str, sort_keys=True) for content in contents]
     return dict(sha256=digest(texts)["sha256"], rows=len(documents))
 
@@ -256,13 +284,17 @@ def _prepare_lm_eval() -> None:
         )
     # Read when the libraries are imported: nothing is fetched, and no process is forked beside
     # JAX's threads.
-    os.environ |= dict(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", DISABLE_MULTIPROC="1")
+    os.environ |= dict(
+        HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", DISABLE_MULTIPROC="1"
+    )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 def _template(context: EvalContext) -> Callable:
     """`render(messages, generation=True)` of the run's chat template."""
     if context.folder is None:
-        raise UserError("this run has no chat template: leave out --evals.harness.chat=template")
+        raise UserError(
+            "this run has no chat template: leave out --evals.harness.chat=template"
+        )
     chat = Chat.of(context.folder)
     return functools.partial(chat.render, names=context.tokenizer.names)

@@ -5,6 +5,8 @@
 A model that attends to both sides is given both; others are given only the left side, and fill the
 same hole. The original text is one of many that fit, so this compares models, and is no share of
 correct answers.
+
+Source: ours.
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ Scores are means over the layers and the batches, so an imbalance is what a step
 The details of the first score contain tables for each layer (load of each expert, imbalance over
 devices, entropy, dropped share, how often two experts are chosen together as a multiple of chance),
 of all text and by the share of its row that is masked.
+
+Source: loads as in arXiv:2101.03961 (Switch Transformers) and 2505.21411 (Pangu Pro MoE).
 """
 
 import math
@@ -26,7 +28,9 @@ Sums = dict[str, np.ndarray]  # of tokens, by layer N and bucket Z of the mask r
 @dataclass(frozen=True)
 class Routing(Base):
     windows: int = 128  # evenly spread held-out windows; 0: all
-    devices: int = 0  # over which load is measured; 0: those of the mesh, or one for each group
+    devices: int = (
+        0  # over which load is measured; 0: those of the mesh, or one for each group
+    )
 
     claims: ClassVar[str] = "samples"
     over: ClassVar[str] = "batches"
@@ -43,7 +47,9 @@ class Routing(Base):
 
     def _require_experts(self, run: Run) -> None:
         if not run.nn.experts.count:
-            raise UserError("evals.routing: this model has no experts (nn.experts.count=0)")
+            raise UserError(
+                "evals.routing: this model has no experts (nn.experts.count=0)"
+            )
 
     def run(self, context: EvalContext, step: int) -> Scores:
         experiment = context.experiment

@@ -4,6 +4,8 @@ entropy      −Σ_v p_v log p_v of the tokens of a sample, nats, mean over the 
              sample repeats itself
 distinct_n   different n-grams of tokens over all n-grams, in all samples together: low where
              samples repeat each other
+
+Source: distinct-n is arXiv:1510.03055.
 """
 
 from collections import Counter

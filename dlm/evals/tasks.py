@@ -8,6 +8,8 @@ filled in around the parts of it that the prompt contains (`data.problems.form="
 `orders` and `steps` repeat the evaluation with each of these rules of revealing, in each of these
 numbers of steps: --evals.tasks.steps='(4, 16)' --evals.tasks.orders='("random", "margin")' yields
 sudoku_accuracy_random_4 and so on. The other fields of the sampler are the run's.
+
+Source: ours.
 """
 
 from collections.abc import Iterator
@@ -67,7 +69,9 @@ class Tasks(Base):
         templates = [self.request(problem, tokenizer).parts for problem in chosen]
         name = type(self.task).__name__.lower()
         for label, changes in self._samplers():
-            replies = context.generate(templates, temperature=self.temperature, **changes)
+            replies = context.generate(
+                templates, temperature=self.temperature, **changes
+            )
             right_N = []
             for problem, reply in zip(chosen, replies, strict=True):
                 right_N.append(self.solves(problem, reply, tokenizer))

@@ -5,6 +5,8 @@ different objectives. Where the data mark tokens (`data.marked_characters`), mar
 ones are scored separately as well. A block model reads the clean text before a block and nothing
 after it, as it does in sampling, so that its score is not comparable with those of models that see
 both sides masked.
+
+Source: ours.
 """
 
 from dataclasses import dataclass

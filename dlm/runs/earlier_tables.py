@@ -18,7 +18,9 @@ from typing import Any
 
 from dlm.runs import config_paths
 
-Names = list[tuple[str, str]]  # (old, new) of everything that was renamed, for error lines
+Names = list[
+    tuple[str, str]
+]  # (old, new) of everything that was renamed, for error lines
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,12 @@ class Renamed:
 
     old: str  # dotted path, such as 'sampler.edge'; paths into the sampler hold for every pass
     new: str  # its path today
-    members: tuple[str, ...] = ()  # only in these members of a family, such as ('block',); (): any
-    values: dict[str, str] = field(default_factory=dict)  # old value → new value; others stay
+    members: tuple[
+        str, ...
+    ] = ()  # only in these members of a family, such as ('block',); (): any
+    values: dict[str, str] = field(
+        default_factory=dict
+    )  # old value → new value; others stay
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,13 @@ class Earlier:
     dotted: str  # its path, such as 'optim.skip.norm'
     value: Any  # the value that describes what runs without the field did
     means: str  # the same in words, printed when such a run is opened
-    number: str = ""  # the field of its section that a plain number in place of the section sets
+    number: str = (
+        ""  # the field of its section that a plain number in place of the section sets
+    )
     beside: str = ""  # a field of the same section without which this one has no effect
-    members: tuple[str, ...] = ()  # only in these members of a family; (): the section is no member
+    members: tuple[
+        str, ...
+    ] = ()  # only in these members of a family; (): the section is no member
 
 
 MODULES: dict[str, str] = {
@@ -68,9 +78,14 @@ MODULES: dict[str, str] = {
     "training.optimizer": "training.config",
 }
 
+# The members whose fields these rows rename, by their names of then and of today.
+_REMASKS = ("doubted", "low_confidence", "prism", "quality")
+
 FIELDS: tuple[Renamed, ...] = (
     Renamed("every", "intervals"),
-    Renamed("intervals.unsaved", "intervals.on_save_failure", values={"go_on": "continue"}),
+    Renamed(
+        "intervals.unsaved", "intervals.on_save_failure", values={"go_on": "continue"}
+    ),
     Renamed("data.mark", "data.marked_characters"),
     Renamed("nn.ahead", "nn.mtp_layers"),
     Renamed("nn.experts.number", "nn.experts.count"),
@@ -86,8 +101,8 @@ FIELDS: tuple[Renamed, ...] = (
     Renamed("sampler.edge", "sampler.window"),
     Renamed("sampler.rule.shake", "sampler.rule.choice_noise", members=("maskgit",)),
     Renamed("sampler.rule.trust", "sampler.rule.self_trust", members=("planned",)),
-    Renamed("sampler.remask.below", "sampler.remask.threshold"),
-    Renamed("sampler.remask.share", "sampler.remask.fraction"),
+    Renamed("sampler.remask.below", "sampler.remask.threshold", members=_REMASKS),
+    Renamed("sampler.remask.share", "sampler.remask.fraction", members=_REMASKS),
 )
 
 COLUMNS: dict[str, str] = {}

@@ -12,28 +12,40 @@ from tests.samplers import test_blockwise as sampler_tests
 
 
 def objective(**changes):
-    """The loss of a denoiser that looks at its neighbours."""
-    member = build_member(dict(name="masked") | changes, "objectives", tiny.VOCAB)
+    """The loss of a network that reads neighbours."""
+    return loss_program(
+        build_member(dict(name="masked") | changes, "objectives", tiny.VOCAB)
+    )
+
+
+def loss_program(member):
+    """The program of an objective's loss, for a network that reads neighbours."""
     batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
+    models = Models(sampler_tests.neighbours, statistics=jnp.arange(32.0) + 1)
     return tiny.program(
-        lambda key: member.loss(Models(sampler_tests.neighbours), batch, key).nats_sum,
-        jax.random.key(0),
+        lambda key: member.loss(models, batch, key).nats_sum, jax.random.key(0)
     )
 
 
 def blocks(**changes):
     """The loss of block diffusion half-way through a run."""
-    member = build_member(dict(name="block", size=2) | changes, "objectives", tiny.VOCAB)
+    member = build_member(
+        dict(name="block", size=2) | changes, "objectives", tiny.VOCAB
+    )
     batch = tiny.batch(tiny.tokens(8, 6))
     models = tiny.models(tiny.model_config(), progress=jnp.float32(0.1))
-    return tiny.program(lambda key: member.loss(models, batch, key).nats_sum, jax.random.key(0))
+    return tiny.program(
+        lambda key: member.loss(models, batch, key).nats_sum, jax.random.key(0)
+    )
 
 
 def kin(name):
     """A probe: the loss of another kind of diffusion."""
 
     def probe(**changes):
-        member = build_member(dict(name=name.lower()) | changes, "objectives", tiny.VOCAB)
+        member = build_member(
+            dict(name=name.lower()) | changes, "objectives", tiny.VOCAB
+        )
         batch = tiny.batch(tiny.tokens(4, sampler_tests.L))
         batch = dataclasses.replace(batch, marked_BL=batch.tokens_BL % 2)
         if name == "Adapted":  # the network is called otherwise early in training
@@ -45,7 +57,9 @@ def kin(name):
 
             return tiny.program(early, tiny.shapes(config), jax.random.key(0))
         models = Models(sampler_tests.neighbours, statistics=jnp.arange(32.0) + 1)
-        return tiny.program(lambda key: member.loss(models, batch, key).nats_sum, jax.random.key(0))
+        return tiny.program(
+            lambda key: member.loss(models, batch, key).nats_sum, jax.random.key(0)
+        )
 
     probe.__name__ = name
     return probe
@@ -66,9 +80,16 @@ KIN = {
     "Hybrid": dict(times="iid", process=dict(name="uniform"), weights="dynamic"),
     "Learned": dict(times="iid"),
     "Partition": dict(times="iid"),
-    "Priority": dict(times="iid", coupling="complementary", strength=3.0, marks="permuted"),
+    "Priority": dict(
+        times="iid", coupling="complementary", strength=3.0, marks="permuted"
+    ),
     "Span": dict(
-        times="iid", process=COSINE, coupling="complementary", weights="flat", steps=2, length=2
+        times="iid",
+        process=COSINE,
+        coupling="complementary",
+        weights="flat",
+        steps=2,
+        length=2,
     ),
     "Prism": dict(
         times="iid",

@@ -8,11 +8,17 @@ Axis letters: B batch, L length, V vocabulary, D width.
 
 # Rooms import these names from here; some evaluators also import from `contracts.evaluation`.
 from dlm.core.contracts.canvas import Batch, Cache, Canvas, Layout
-from dlm.core.contracts.data import Source, Task, Tokenizer
+from dlm.core.contracts.data import Source, Task, Tokenizer, TokenizerConfig
 from dlm.core.contracts.diffusion import Process, Schedule, Transition
 from dlm.core.contracts.evaluation import Evaluator
 from dlm.core.contracts.network import Head, Net, Output, Router, Routing
-from dlm.core.contracts.prediction import Confidence, Dense, Prediction, keep_top_k, keep_top_p
+from dlm.core.contracts.prediction import (
+    Confidence,
+    Dense,
+    Prediction,
+    keep_top_k,
+    keep_top_p,
+)
 from dlm.core.contracts.sampling import (
     Driver,
     Recorder,
@@ -74,6 +80,7 @@ __all__ = [
     "Task",
     "Tokenizer",
     "Trace",
+    "TokenizerConfig",
     "Transition",
     "UnbiasedLoss",
     "Visibility",

@@ -53,11 +53,15 @@ class Batch:
     noisable_BL: jax.Array  # bool, where a process may destroy the token
     index_B: jax.Array  # int32, global sample number
     layout: Layout = Layout()
-    before_B: jax.Array | None = None  # int32, token before each row, for a shifted input
+    before_B: jax.Array | None = (
+        None  # int32, token before each row, for a shifted input
+    )
     marked_BL: jax.Array | None = (
         None  # bool, tokens that carry the structure (`data.marked_characters`)
     )
-    total: int = static(default=1)  # samples in the global batch, over hosts and microbatches
+    total: int = static(
+        default=1
+    )  # samples in the global batch, over hosts and microbatches
 
 
 @pytree
@@ -68,11 +72,19 @@ class Cache:
     values to `slots_BL`, and attends to every cached position that the visibility allows.
     """
 
-    k_NBMJK: jax.Array  # keys; with latent attention the rotary key that all heads share
-    v_NBMJK: jax.Array  # values; with latent attention what keys and values are computed from
+    k_NBMJK: (
+        jax.Array
+    )  # keys; with latent attention the rotary key that all heads share
+    v_NBMJK: (
+        jax.Array
+    )  # values; with latent attention what keys and values are computed from
     layout: Layout = Layout()  # of all M positions
-    slots_BL: jax.Array | None = None  # int32 [B or 1, L], where to write; M and more: nowhere
-    start: Any = None  # first slot of a run, the same for all rows; None: scattered slots
+    slots_BL: jax.Array | None = (
+        None  # int32 [B or 1, L], where to write; M and more: nowhere
+    )
+    start: Any = (
+        None  # first slot of a run, the same for all rows; None: scattered slots
+    )
     first: Any = None  # of a run: slots before this one are not written; None: all are
 
 
@@ -86,13 +98,20 @@ class Canvas:
     visibility: "Visibility"  # a pytree: its spec is static, arrays are leaves
     layout: Layout = Layout()
     clean_BL: jax.Array | None = None  # int32, clean tokens, read as a second stream
-    before_B: jax.Array | None = None  # int32, token before the row, for a shifted input
+    before_B: jax.Array | None = (
+        None  # int32, token before the row, for a shifted input
+    )
     target_BL: jax.Array | None = None  # int32, true tokens, for replays that score
     cache: Cache | None = None  # keys and values of other positions
 
     @classmethod
     def of(
-        cls, batch: Batch, z_BL: jax.Array, t_BL: jax.Array, visibility: "Visibility", **more: Any
+        cls,
+        batch: Batch,
+        z_BL: jax.Array,
+        t_BL: jax.Array,
+        visibility: "Visibility",
+        **more: Any,
     ) -> "Canvas":
         """Returns the canvas of a noised batch.
 
@@ -107,7 +126,9 @@ class Canvas:
         if "block_BL" in more:
             layout = replace(layout, block_BL=more.pop("block_BL"))
         frozen_BL = ~batch.noisable_BL
-        return cls(z_BL, t_BL, frozen_BL, visibility, layout, before_B=batch.before_B, **more)
+        return cls(
+            z_BL, t_BL, frozen_BL, visibility, layout, before_B=batch.before_B, **more
+        )
 
     def gather(self, position_BR: jax.Array) -> "Canvas":
         """Returns the canvas at these positions of each row alone, and notes their index.
@@ -123,7 +144,9 @@ class Canvas:
 
         return self.cut(take, position_BR)
 
-    def cut(self, take: Callable[[jax.Array], jax.Array], index_BR: jax.Array) -> "Canvas":
+    def cut(
+        self, take: Callable[[jax.Array], jax.Array], index_BR: jax.Array
+    ) -> "Canvas":
         """Applies `take` to all that lies along the positions; `index_BR` is what it takes."""
         along = ("z_BL", "t_BL", "frozen_BL", "clean_BL", "target_BL")
         layout = replace(jax.tree.map(take, self.layout), index_BL=index_BR)

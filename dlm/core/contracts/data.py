@@ -3,7 +3,7 @@
 Base classes with defaults: text/base.py, data/base.py, tasks/base.py; they load no JAX.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -45,6 +45,20 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Writes into a run directory everything that rebuilds the tokenizer."""
+
+
+class TokenizerConfig(Protocol):
+    """How a tokenizer is built: the member of the family `text` that a config names."""
+
+    @property
+    def vocab(self) -> Vocab:
+        """The ids of specials and the number of ids, known before any text is read."""
+
+    def fit(self, documents: Iterable[str]) -> Tokenizer:
+        """Builds the tokenizer, from the training documents if it learns."""
+
+    def restore(self, folder: Path) -> Tokenizer:
+        """Builds it from the files that `Tokenizer.save` wrote."""
 
 
 class Source(Protocol):

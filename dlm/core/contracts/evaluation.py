@@ -77,7 +77,9 @@ class EvalExperiment(Protocol):
     def counted(self, count: Callable) -> Callable:
         """Returns the compiled `count(experiment, params, batch, key)` of an evaluator."""
 
-    def generator(self, params: Any, sampler: Any, *, seed: int = 0, trace: bool = False) -> Any:
+    def generator(
+        self, params: Any, sampler: Any, *, seed: int = 0, trace: bool = False
+    ) -> Any:
         """Returns a function from requests to replies."""
 
     def put(self, rows: dict) -> Batch:

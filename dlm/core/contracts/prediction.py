@@ -27,7 +27,11 @@ class Prediction(Protocol):
         """Returns all probabilities, float32_BLV."""
 
     def sample(
-        self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+        self,
+        key_B: jax.Array,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
     ) -> jax.Array:
         """Samples ids_BL from the sharpened distribution."""
 
@@ -64,7 +68,11 @@ class Dense:
         return jax.nn.softmax(self.logits_BLV, -1)
 
     def sample(
-        self, key_B: jax.Array, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+        self,
+        key_B: jax.Array,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
     ) -> jax.Array:
         """Samples from p^(1/temperature), cut to its top k and its nucleus.
 

@@ -124,7 +124,9 @@ class Rule(Protocol):
     def choose(self, prediction: Prediction, view: StepView) -> Array:
         """Returns the positions to decide, bool_BR; deterministic rules only."""
 
-    def step(self, key_B: Array, output: Output, view: StepView, state: Any) -> tuple[Array, Any]:
+    def step(
+        self, key_B: Array, output: Output, view: StepView, state: Any
+    ) -> tuple[Array, Any]:
         """Returns the tokens z_BR at time s, and the new state."""
 
 

@@ -37,7 +37,9 @@ class Models:
     """
 
     student: Net  # the network that is trained, the only one that receives a gradient
-    own: dict = field(default_factory=dict)  # the objective's own parameters, from `init`
+    own: dict = field(
+        default_factory=dict
+    )  # the objective's own parameters, from `init`
     statistics: Any = None  # running sums of `Loss.statistics`; None: none yet
     progress: jax.Array | float = 1.0  # fraction of the updates done
 
@@ -51,7 +53,9 @@ class Loss:
 
     nats_sum: jax.Array
     weight_sum: jax.Array
-    metrics: dict[str, Mean] = field(default_factory=dict)  # columns of the log, by name
+    metrics: dict[str, Mean] = field(
+        default_factory=dict
+    )  # columns of the log, by name
     routing: Routing | None = None  # the sum over the student's outputs
     statistics: Any = None  # sums that the objective carries from update to update
     # Nats of the exact likelihood, where the loss adds other terms to them.
@@ -122,5 +126,7 @@ class Objective(Protocol):
     def loss(self, models: Models, batch: Batch, key: jax.Array) -> Loss:
         """Returns the loss of a batch for one draw of the noise."""
 
-    def bound(self, models: Models, batch: Batch, key: jax.Array, samples: int) -> Bound:
+    def bound(
+        self, models: Models, batch: Batch, key: jax.Array, samples: int
+    ) -> Bound:
         """Estimates −log p(x) or its bound for each sequence from `samples` draws."""

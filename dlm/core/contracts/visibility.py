@@ -6,7 +6,9 @@ import jax
 
 from dlm.core.contracts.canvas import Layout
 
-Pair = Literal["zz", "zx", "xx"]  # query and key: z is the noised stream, x the clean one
+Pair = Literal[
+    "zz", "zx", "xx"
+]  # query and key: z is the noised stream, x the clean one
 Shift = Literal["none", "input", "output"]
 
 

@@ -27,12 +27,22 @@ from dlm.evals.lm_eval.tokenized import Piece
 from dlm.samplers.plan import Sampler
 from dlm.text.quoted import Quoted
 
-Answer = tuple[float, bool]  # (log-likelihood, whether it is what the model would write)
+Answer = tuple[
+    float, bool
+]  # (log-likelihood, whether it is what the model would write)
 Spelled = Callable[..., tuple[np.ndarray, int]]
 
 _RESAMPLES = 16  # the error that they give is itself known to 18 %
 _TOKENS = 256  # written where a task does not say how many, as by lm_eval's own models
-_KNOWN = ("until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
+_KNOWN = (
+    "until",
+    "max_gen_toks",
+    "max_new_tokens",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+)
 # Options that change nothing at these values.
 _NEUTRAL: dict[str, float] = {
     "num_beams": 1,
@@ -68,7 +78,9 @@ class ScoreInfo(NamedTuple):
     cut: int = 0  # tokens of the context that did not fit
     short: bool = False  # whether there was less room to answer than the task asks for
     names: int = 0  # of special tokens that the texts spell; they are text
-    broken: bool = False  # whether the answer is no UTF-8, and so has '�' for some of it
+    broken: bool = (
+        False  # whether the answer is no UTF-8, and so has '�' for some of it
+    )
 
 
 class Generation(NamedTuple):
@@ -111,7 +123,9 @@ class HarnessLM(LM):
         answers = self._answers(requests, self.model.speller.whole, greedy=False)
         return [value for value, _ in answers]
 
-    def _answers(self, requests: Sequence, spelled: Spelled, greedy: bool) -> list[Answer]:
+    def _answers(
+        self, requests: Sequence, spelled: Spelled, greedy: bool
+    ) -> list[Answer]:
         """The answer to each request, from the scores of the pieces that it is spelled in."""
         pieces: list[Piece] = []
         ranges = {}
@@ -157,7 +171,9 @@ class HarnessLM(LM):
             key = str(request.args)
             repeat = repeats.get(key, 0)
             repeats[key] = repeat + 1
-            sampler, generation = self._generation(i, Quoted(context), options, repeat, key)
+            sampler, generation = self._generation(
+                i, Quoted(context), options, repeat, key
+            )
             groups.setdefault(sampler, []).append(generation)
 
         texts = [""] * len(requests)

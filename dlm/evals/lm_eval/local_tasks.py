@@ -85,7 +85,9 @@ class _Task(ConfigurableTask):
             if config.get("output_type", "generate_until") != "generate_until":
                 self._refuse("unsafe_code needs output_type: generate_until")
             # lm_eval wants a metric; ours replaces it.
-            metric = dict(metric="exact_match", aggregation="mean", higher_is_better=True)
+            metric = dict(
+                metric="exact_match", aggregation="mean", higher_is_better=True
+            )
             config["metric_list"] = [metric]
         for metric in config.get("metric_list") or ():
             name = metric.get("metric")
@@ -138,7 +140,9 @@ class _Task(ConfigurableTask):
         for name in _CODE_FIELDS:
             if name not in doc:
                 needed = ", ".join(_CODE_FIELDS)
-                self._refuse(f"its data have no field {name!r}: code is scored by {needed}")
+                self._refuse(
+                    f"its data have no field {name!r}: code is scored by {needed}"
+                )
         completed = f"{doc['prompt']}{results[0]}"
         program = f"{completed}\n\n{doc['test']}\n\ncheck({doc['entry_point']})\n"
         return {_PASS: float(isolation.run(program).ok)}
@@ -165,7 +169,9 @@ def tasks(names: list[str], folder: Path, data: Path, code: bool) -> dict:
     def build(config: dict) -> _Task:
         return _Task(config, rules)
 
-    manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
+    manager = lm_eval.tasks.TaskManager(
+        include_defaults=False, include_path=str(folder)
+    )
     for name in names:
         if name not in manager.all_tasks:
             raise UserError(_missing(name, manager.all_tasks, folder))
@@ -178,7 +184,9 @@ def tasks(names: list[str], folder: Path, data: Path, code: bool) -> dict:
         # Whatever lm_eval, Jinja or Arrow say of a file that is not as it should be.
         _check_installation()
         listed = ", ".join(names)
-        raise UserError(f"{listed} in {folder} cannot be built: {_line(error)}") from None
+        raise UserError(
+            f"{listed} in {folder} cannot be built: {_line(error)}"
+        ) from None
 
 
 def _check_installation() -> None:

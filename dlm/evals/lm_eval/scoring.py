@@ -169,7 +169,9 @@ class Model:
             counts = mesh.fetch(counts)
             # The other rows are padding.
             for i, nats, variance, best in zip(members, *counts, strict=False):
-                scores[i] = Score(nats=float(nats), variance=float(variance), greedy=bool(best))
+                scores[i] = Score(
+                    nats=float(nats), variance=float(variance), greedy=bool(best)
+                )
         if greedy and not self._is_autoregressive:
             return self._with_greedy(pieces, scores)
         return scores

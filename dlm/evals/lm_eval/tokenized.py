@@ -118,7 +118,10 @@ class Speller:
             if self.shift:
                 before = int(ids[begin])
             piece = Piece(
-                ids=ids[row:end], first=target - row, before=before, number=number(text, n)
+                ids=ids[row:end],
+                first=target - row,
+                before=before,
+                number=number(text, n),
             )
             rows.append(piece)
             if n == 0:

@@ -1,6 +1,6 @@
 """The reference: all scores at once, in float32, with a bool mask of who attends to whom.
 
-softmax(scale · q·kᵀ + log allowed) v
+softmax(scale · q·kᵀ + log allowed) v        (arXiv:1706.03762, eq. 1)
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,9 @@ class DenseAttention:
         itself_BLL = _within(visibility.allowed(query, query, "zz"), query, query)
         other_BLM = _within(visibility.allowed(query, key, "zx"), query, key)
         clean_BLM = _within(visibility.allowed(query, key, "xx"), query, key)
-        assert itself_BLL is not None and other_BLM is not None, "two streams never see all"
+        assert itself_BLL is not None and other_BLM is not None, (
+            "two streams never see all"
+        )
         rows = max(len(itself_BLL), len(other_BLM))
         L, M = other_BLM.shape[1:]
         itself_BLL = jnp.broadcast_to(itself_BLL, (rows, L, L))
@@ -85,7 +87,9 @@ def _attend(q_BLHK, k_BMJK, v_BMJK, allowed_BLM, scale):
     R = H // J
     scaled_BLHK = q_BLHK * scale
     q_BLJRK = scaled_BLHK.reshape(B, L, J, R, K)
-    scores = jnp.einsum("BLJRK,BMJK->BJRLM", q_BLJRK, k_BMJK, preferred_element_type=jnp.float32)
+    scores = jnp.einsum(
+        "BLJRK,BMJK->BJRLM", q_BLJRK, k_BMJK, preferred_element_type=jnp.float32
+    )
     if allowed_BLM is not None:
         allowed = allowed_BLM[:, None, None]
         scores = jnp.where(allowed, scores, _NEVER)
