@@ -64,7 +64,9 @@ def get_config(arg=None):
             data=begun["data"],
             nn=begun["nn"],
             objective=ADAPTED | dict(reach_warmup=0.5),
-            optim=dict(kind="muon", muon_lr=0.01, lr=1.5e-3, schedule="linear", warmup=20),
+            optim=dict(
+                kind="muon", muon_lr=0.01, lr=1.5e-3, schedule="linear", warmup=20
+            ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=2, windows=256)),
             intervals=dict(log=20, eval=30, save=0),
@@ -87,6 +89,12 @@ def sweep():
             },
         ),
         point(
-            "scratch", {"objective": masked, "start": None, "optim.muon_lr": 0.02, "optim.lr": 3e-3}
+            "scratch",
+            {
+                "objective": masked,
+                "start": None,
+                "optim.muon_lr": 0.02,
+                "optim.lr": 3e-3,
+            },
         ),
     )

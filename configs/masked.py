@@ -20,14 +20,22 @@ from dlm.nn.presets import SIZES, VOCABULARY
 
 TRAINING = {
     "tiny": dict(steps=2_000, batch=16, length=128, lr=3e-3, ema=0.0, microbatches=1),
-    "small": dict(steps=20_000, batch=32, length=256, lr=1e-3, ema=0.999, microbatches=4),
-    "base": dict(steps=1_000_000, batch=512, length=1024, lr=3e-4, ema=0.9999, microbatches=1),
-    "1b": dict(steps=100_000, batch=1024, length=2048, lr=3e-4, ema=0.9999, microbatches=8),
+    "small": dict(
+        steps=20_000, batch=32, length=256, lr=1e-3, ema=0.999, microbatches=4
+    ),
+    "base": dict(
+        steps=1_000_000, batch=512, length=1024, lr=3e-4, ema=0.9999, microbatches=1
+    ),
+    "1b": dict(
+        steps=100_000, batch=1024, length=2048, lr=3e-4, ema=0.9999, microbatches=8
+    ),
 }
 
 
 def get_config(arg=None):
-    chosen = choices(arg, size=("tiny", "small", "base", "1b"), data=("embedded", "tfds:*"))
+    chosen = choices(
+        arg, size=("tiny", "small", "base", "1b"), data=("embedded", "tfds:*")
+    )
     t = TRAINING[chosen.size]
     source = dict(name="data.embedded")
     if chosen.data != "embedded":

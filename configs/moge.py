@@ -23,8 +23,12 @@ from dlm.nn.presets import SIZES, VOCABULARY
 
 TRAINING = {
     "tiny": dict(steps=2_000, batch=16, length=128, lr=3e-3, ema=0.0, microbatches=1),
-    "small": dict(steps=20_000, batch=32, length=256, lr=1e-3, ema=0.999, microbatches=4),
-    "base": dict(steps=1_000_000, batch=512, length=1024, lr=3e-4, ema=0.9999, microbatches=1),
+    "small": dict(
+        steps=20_000, batch=32, length=256, lr=1e-3, ema=0.999, microbatches=4
+    ),
+    "base": dict(
+        steps=1_000_000, batch=512, length=1024, lr=3e-4, ema=0.9999, microbatches=1
+    ),
 }
 EXPERTS = {
     "tiny": dict(count=16, per_token=4, width=100, shared=1, groups=4),
@@ -53,7 +57,9 @@ def get_config(arg=None):
         data=("embedded", "tfds:*"),
     )
     t, e = TRAINING[chosen.size], dict(EXPERTS[chosen.size])
-    router = dict(name="nn.routers.moge", groups=e.pop("groups"), balance=dict(weight=1e-2))
+    router = dict(
+        name="nn.routers.moge", groups=e.pop("groups"), balance=dict(weight=1e-2)
+    )
     objective, sampler = OBJECTIVES[chosen.objective]
     source = dict(name="data.embedded")
     if chosen.data != "embedded":

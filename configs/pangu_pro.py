@@ -50,15 +50,23 @@ def get_config(arg=None):
                 layers=48,
                 width=5120,
                 attention=dict(
-                    heads=40, kv_heads=8, head_size=128, qk_norm="none", rope=dict(base=16e6)
+                    heads=40,
+                    kv_heads=8,
+                    head_size=128,
+                    qk_norm="none",
+                    rope=dict(base=16e6),
                 ),
                 ffn=dict(kind="swiglu"),
-                experts=dict(count=64, per_token=8, width=1344, shared=4, router=router),
+                experts=dict(
+                    count=64, per_token=8, width=1344, shared=4, router=router
+                ),
                 embeddings="untied",
                 compute=dict(dtype="bfloat16", remat="block"),
             ),
             objective=objective,
-            optim=dict(kind="adamw", lr=3e-4, schedule="cosine", warmup=2000, microbatches=8),
+            optim=dict(
+                kind="adamw", lr=3e-4, schedule="cosine", warmup=2000, microbatches=8
+            ),
             mesh=dict(data=0, fsdp=8, tensor=8, expert=2),
             sampler=sampler,
             evals=dict(bound=dict(samples=4, windows=256), routing=dict(windows=64)),

@@ -47,11 +47,17 @@ def get_config(arg=None):
                 layers=61,
                 width=7680,
                 attention=dict(
-                    heads=128, latent=dict(q_rank=1536, kv_rank=512, nope=128, rope=64, value=128)
+                    heads=128,
+                    latent=dict(q_rank=1536, kv_rank=512, nope=128, rope=64, value=128),
                 ),
                 ffn=dict(kind="swiglu", width=18_432),
                 experts=dict(
-                    count=256, per_token=8, width=2048, shared=1, first_dense=3, router=router
+                    count=256,
+                    per_token=8,
+                    width=2048,
+                    shared=1,
+                    first_dense=3,
+                    router=router,
                 ),
                 norm=dict(kind="sandwich"),
                 embeddings="untied" if whole else "tied",
@@ -59,7 +65,9 @@ def get_config(arg=None):
                 compute=dict(dtype="bfloat16", remat="block"),
             ),
             objective=dict(name="objectives.ar", mtp_weight=0.3 if whole else 0.0),
-            optim=dict(kind="adamw", lr=2e-4, schedule="cosine", warmup=2000, microbatches=16),
+            optim=dict(
+                kind="adamw", lr=2e-4, schedule="cosine", warmup=2000, microbatches=16
+            ),
             mesh=dict(data=0, fsdp=16, tensor=8, expert=4),
             sampler=dict(rule="ancestral", steps=1, block=1),
             evals=dict(bound=dict(samples=4, windows=256), routing=dict(windows=64)),

@@ -31,7 +31,9 @@ def get_config(arg=None):
             steps=1500,
             text=dict(name="text.bytes"),
             data=dict(
-                source=dict(name="data.problems", task=task, count=20_000), batch=32, length=64
+                source=dict(name="data.problems", task=task, count=20_000),
+                batch=32,
+                length=64,
             ),
             nn=dict(
                 layers=3,
@@ -40,9 +42,13 @@ def get_config(arg=None):
                 ffn=dict(width=256),
             ),
             objective=dict(name="objectives.masked"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100
+            ),
             sampler=dict(rule="confident", steps=8),
-            evals=dict(bound=dict(samples=2, windows=128), tasks=dict(task=task, num=200)),
+            evals=dict(
+                bound=dict(samples=2, windows=128), tasks=dict(task=task, num=200)
+            ),
             intervals=dict(log=50, save=500),
         )
     )
@@ -51,6 +57,9 @@ def get_config(arg=None):
 def sweep():
     ar = point(
         "ar",
-        {"objective": "objectives.ar", "sampler": {"rule": "ancestral", "steps": 1, "block": 1}},
+        {
+            "objective": "objectives.ar",
+            "sampler": {"rule": "ancestral", "steps": 1, "block": 1},
+        },
     )
     return repeat(chain(point("masked", {}), ar), seeds=2)

@@ -18,7 +18,9 @@ from dlm.core.console import say
 from dlm.core.errors import UserError
 from dlm.core.named import Place
 
-_IGNORE_HELP = "from_hf: keys of config.json, separated by commas, to read as if they were absent"
+_IGNORE_HELP = (
+    "from_hf: keys of config.json, separated by commas, to read as if they were absent"
+)
 _ARCHITECTURE_HELP = (
     "to_hf: the layout (default: that of the folder the run was imported from, "
     "else the first that can hold the network)"

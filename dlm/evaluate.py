@@ -37,7 +37,9 @@ Record = dict[str, Any]  # a row of evals.jsonl
 FLAGS = [
     Flag("workdir", "run directory", required=True, type=Place),
     Flag("step", "checkpoint to evaluate (default: the newest)", type=int),
-    Flag("evals", "evaluators, separated by commas (default: those of the run's config)"),
+    Flag(
+        "evals", "evaluators, separated by commas (default: those of the run's config)"
+    ),
     Flag(
         "data",
         "another text to score instead of the held-out split: a file, or embedded | tfds:NAME",
@@ -49,14 +51,22 @@ FLAGS = [
         "shows this noise too)",
         type=Seed,
     ),
-    Flag("accept_data", "continue although the run's text has changed since training", type=bool),
+    Flag(
+        "accept_data",
+        "continue although the run's text has changed since training",
+        type=bool,
+    ),
     Flag(
         "harness",
         "tasks of lm-evaluation-harness, separated by commas; "
         "--harness_X is short for --evals.harness.X",
     ),
     Flag("harness_dir", "folder with the tasks' YAML files", type=Place),
-    Flag("harness_data", "folder with the files that they name (default: their own)", type=Place),
+    Flag(
+        "harness_data",
+        "folder with the files that they name (default: their own)",
+        type=Place,
+    ),
     Flag("harness_limit", "documents of each task (default: all)"),
     Flag("harness_fewshot", "examples in each prompt (default: as the task says)"),
     Flag("harness_samples", "noise draws of a bound"),
@@ -110,7 +120,9 @@ class Call:
             read["text"] = "changed since the training"
         sampler: Fields = {}
         if context.sampler:
-            sampler = changed(to_plain(run.sampler), to_plain(context.sampler), "sampler")
+            sampler = changed(
+                to_plain(run.sampler), to_plain(context.sampler), "sampler"
+            )
         noise: Fields = {}
         if context.seed != run.seed:
             noise["seed"] = context.seed
@@ -133,7 +145,9 @@ def main(argv: list[str] | None = None) -> None:
     dropped = describe_dropped(source.dropped if source else {})
     if dropped:
         say(f"{args.data}: dropped {dropped}")
-    added = logs.Added(Path(args.out or workdir / SCORES), "name another file by --out=FILE")
+    added = logs.Added(
+        Path(args.out or workdir / SCORES), "name another file by --out=FILE"
+    )
     context = open_context(args, source, _of_section(overrides, "sampler"))
 
     accepted = ""
@@ -203,7 +217,9 @@ def changed_text(context: "RunContext", workdir: Path, accept: bool) -> str:
     if changed:
         warning = f"the {changed} text of {workdir} has changed since it was trained"
         if not accept:
-            raise UserError(f"{warning}: restore it, or score what is there now by --accept_data")
+            raise UserError(
+                f"{warning}: restore it, or score what is there now by --accept_data"
+            )
         say(warning)
     return changed
 
@@ -334,7 +350,9 @@ def other_source(name: str | None, overrides: Overrides) -> Source | None:
     if not name:
         if overrides:
             flag, _ = overrides[0]
-            raise UserError(f"--{flag} says how another text is read: name it with --data=FILE")
+            raise UserError(
+                f"--{flag} says how another text is read: name it with --data=FILE"
+            )
         return None
     # All of the text is held out: none of it is training text.
     config: dict[str, Any] = dict(name="data.local", paths=(name,), held_out=1.0)

@@ -23,7 +23,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = _Parser(prog="python -m dlm.report", description=__doc__, allow_abbrev=False)
+    parser = _Parser(
+        prog="python -m dlm.report", description=__doc__, allow_abbrev=False
+    )
     place = cli.place
     parser.add_argument(
         "runs",
@@ -45,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
         help="also put the table into this recipe's docstring, between its markers",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on stdout instead of the table"
+        "--json",
+        action="store_true",
+        help="print one JSON object on stdout instead of the table",
     )
     report(parser.parse_args(argv))
 

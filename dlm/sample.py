@@ -25,7 +25,11 @@ from dlm.runs import logs
 FLAGS = [
     Flag("workdir", "run directory", required=True, type=Place),
     Flag("step", "checkpoint to sample from (default: the newest)", type=int),
-    Flag("prompt", "text before every sample; names of special tokens in it are text", default=""),
+    Flag(
+        "prompt",
+        "text before every sample; names of special tokens in it are text",
+        default="",
+    ),
     Flag(
         "chat",
         "JSON file of a chat to answer, [{role, content}, …] or {messages, tools}; the run has its "
@@ -40,7 +44,9 @@ FLAGS = [
     ),
     Flag("infill", "template whose every ___ is a hole to fill; \\n is a line break"),
     Flag(
-        "problems", "answer and grade so many held-out problems of the run's evals.tasks", type=int
+        "problems",
+        "answer and grade so many held-out problems of the run's evals.tasks",
+        type=int,
     ),
     Flag("num", "samples", default=4, type=int),
     Flag(
@@ -51,8 +57,17 @@ FLAGS = [
     ),
     Flag("steps", "denoising steps, short for --sampler.steps", type=int),
     Flag("seed", "seed of the samples", default=0, type=Seed),
-    Flag("grid", "columns of the square in which the replay draws a puzzle", default=0, type=int),
-    Flag("trace", "write a page that replays the denoising to this .html file", type=Place),
+    Flag(
+        "grid",
+        "columns of the square in which the replay draws a puzzle",
+        default=0,
+        type=int,
+    ),
+    Flag(
+        "trace",
+        "write a page that replays the denoising to this .html file",
+        type=Place,
+    ),
     Flag(
         "out",
         "file that the samples are appended to (default: samples.jsonl of the run directory)",
@@ -76,7 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     # JAX was not loaded before, so that --help is fast.
     sampler = build_sampler(workdir, [*steps, *overrides])
     # Places that cannot be written are refused before the run is opened.
-    output = logs.Added(Path(args.out or workdir / SAMPLES), "name another file by --out=FILE")
+    output = logs.Added(
+        Path(args.out or workdir / SAMPLES), "name another file by --out=FILE"
+    )
     if args.trace:
         files.try_writing(Path(args.trace), "name another file by --trace=FILE")
     experiment, state = reopen(workdir, args.step)
@@ -110,7 +127,9 @@ def _check(args) -> None:
             "a prompt is a template with its hole at the end"
         )
     if args.cut and args.infill:
-        raise UserError("--cut is for --prompt and --chat: a template is filled in as a whole")
+        raise UserError(
+            "--cut is for --prompt and --chat: a template is filled in as a whole"
+        )
     counts = [args.num, args.length, args.problems]
     if any(n is not None and n < 1 for n in counts):
         raise UserError("--num, --length and --problems must be at least 1")
@@ -217,7 +236,9 @@ def chat(args, tokenizer) -> np.ndarray:
     try:
         variables = json.loads(Path(args.chat).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--chat={args.chat} cannot be read: {error.strerror or error}") from None
+        raise UserError(
+            f"--chat={args.chat} cannot be read: {error.strerror or error}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"--chat={args.chat} cannot be read: {error}") from None
     if not isinstance(variables, dict):
@@ -235,7 +256,9 @@ def chat(args, tokenizer) -> np.ndarray:
     spelled = [text[begin:end] for begin, end in tokenizer.spelled(text)]
     if spelled:
         some = ", ".join(dict.fromkeys(spelled))[:100]
-        say(f"--chat={args.chat} spells {len(spelled)} special tokens, which are text: {some}")
+        say(
+            f"--chat={args.chat} spells {len(spelled)} special tokens, which are text: {some}"
+        )
     return tokenizer.encode_marked(text)
 
 
@@ -342,7 +365,9 @@ def _trace(name: str, reply, tokenizer, caption: dict, columns: int = 0):
     ids = {int(i) for row in reply.trace["states"] for i in row}
     pieces = {i: tokenizer.piece(i) for i in ids}
     options = dict(caption=caption, columns=columns, **reply.trace)
-    return Trace(name, frozen=reply.frozen, pieces=pieces, mask=tokenizer.mask, **options)
+    return Trace(
+        name, frozen=reply.frozen, pieces=pieces, mask=tokenizer.mask, **options
+    )
 
 
 if __name__ == "__main__":

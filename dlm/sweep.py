@@ -29,7 +29,9 @@ from dlm.sweeps import grid
 if TYPE_CHECKING:
     from dlm.sweeps.worker_pool import Job, Outcome
 
-Settings = dict[str, dict]  # {evaluator: its settings}, as a row of evals.jsonl has them
+Settings = dict[
+    str, dict
+]  # {evaluator: its settings}, as a row of evals.jsonl has them
 Values = dict[str, float | None]  # {run or trial: its score}
 Stop = Callable[[], bool]
 
@@ -52,7 +54,10 @@ FLAGS = [
         "evaluators after the training, separated by commas, or none (default: the recipe's)",
     ),
     Flag(
-        "search", "let Optuna choose this many trials instead of running all", default=0, type=int
+        "search",
+        "let Optuna choose this many trials instead of running all",
+        default=0,
+        type=int,
     ),
     Flag("metric", "the score that a search optimises", default="bits_per_byte"),
     Flag("maximize", "a search is for the largest score, not the smallest", type=bool),
@@ -61,7 +66,9 @@ FLAGS = [
         "print commands, or a script for SLURM, instead of running",
         choices=("commands", "slurm"),
     ),
-    Flag("dry_run", "check every run, print their names and sizes, and stop", type=bool),
+    Flag(
+        "dry_run", "check every run, print their names and sizes, and stop", type=bool
+    ),
     Flag("json", "print one JSON object on stdout at the end", type=bool),
 ]
 
@@ -114,7 +121,9 @@ def print_sizes(sweep: grid.Sweep, as_json: bool) -> None:
     for name, run in sweep.runs.items():
         tokens = run.steps * run.data.batch * run.data.length
         parameters = run.nn.parameters
-        rows.append(dict(name=name, updates=run.steps, parameters=parameters, tokens=tokens))
+        rows.append(
+            dict(name=name, updates=run.steps, parameters=parameters, tokens=tokens)
+        )
         say(
             f"{name:<{width}}  {run.steps:>9,} updates  {tokens:>15,} tokens  "
             f"{parameters:>13,} parameters"
@@ -123,13 +132,17 @@ def print_sizes(sweep: grid.Sweep, as_json: bool) -> None:
         cli.emit(dict(runs=rows))
 
 
-def jobs(sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]) -> list["Job"]:
+def jobs(
+    sweep: grid.Sweep, workdir: Path, evals: str | None, flags: list[str]
+) -> list["Job"]:
     """Returns the commands of each point, each with a test of whether it is done."""
     from dlm.runs import directory
     from dlm.sweeps import worker_pool
 
     if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file: name a folder that may hold many runs")
+        raise UserError(
+            f"--workdir={workdir} is a file: name a folder that may hold many runs"
+        )
     if (workdir / "config.json").exists():
         raise UserError(
             f"--workdir={workdir} is a run directory: name a folder that may hold many runs"
@@ -194,7 +207,9 @@ def settings(run: Run, evals: str | None, flags: list[str]) -> Settings:
         dotted, _, text = flag.removeprefix("--").partition("=")
         overrides.append((dotted, text))
     chosen = context.build_evaluators(config, evals, overrides)
-    return {name: files.finite(to_plain(evaluator)) for name, evaluator in chosen.items()}
+    return {
+        name: files.finite(to_plain(evaluator)) for name, evaluator in chosen.items()
+    }
 
 
 def matching(workdir: Path, evaluators: Settings) -> list[dict]:
@@ -256,7 +271,9 @@ def carry_out(sweep: grid.Sweep, work: list["Job"], args: argparse.Namespace) ->
         if args.search:
             values = _search(sweep, work, args, outcomes, stop, evaluators)
         else:
-            outcomes += worker_pool.Fleet(work, args.parallel, workdir / grid.LOGS)(stop)
+            outcomes += worker_pool.Fleet(work, args.parallel, workdir / grid.LOGS)(
+                stop
+            )
         stopped = request.here
 
     # A search that was stopped in its first trial has no scores; its runs may have.
@@ -272,16 +289,22 @@ def carry_out(sweep: grid.Sweep, work: list["Job"], args: argparse.Namespace) ->
     return int(any(outcome.kind == "failed" for outcome in outcomes))
 
 
-def _print_results(args: argparse.Namespace, outcomes: list["Outcome"], values: Values) -> None:
+def _print_results(
+    args: argparse.Namespace, outcomes: list["Outcome"], values: Values
+) -> None:
     """Prints the scores, the number of runs of each kind, and the errors."""
     workdir = Path(args.workdir)
     known = {name: value for name, value in values.items() if value is not None}
     if args.json:
         runs = [asdict(outcome) for outcome in outcomes]
-        cli.emit(dict(workdir=str(workdir), runs=runs, metric=args.metric, scores=known))
+        cli.emit(
+            dict(workdir=str(workdir), runs=runs, metric=args.metric, scores=known)
+        )
     width = max(map(len, known), default=0)
     for name, value in known.items():
-        say(f"  {name:<{width}}  {args.metric} {scores.shown('{:.4f}'.format, value, None)}")
+        say(
+            f"  {name:<{width}}  {args.metric} {scores.shown('{:.4f}'.format, value, None)}"
+        )
     # Kinds that no run has are not printed.
     counts = []
     for kind in ("finished", "skipped", "stopped", "waiting", "failed"):

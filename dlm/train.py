@@ -22,7 +22,9 @@ FLAGS = [
         required=True,
         type=Place,
     ),
-    Flag("workdir", "run directory; one in use is resumed, never overwritten", type=Place),
+    Flag(
+        "workdir", "run directory; one in use is resumed, never overwritten", type=Place
+    ),
     Flag(
         "accept_data",
         "continue although the training data have changed since the run began",
@@ -72,7 +74,9 @@ def describe(run: Run) -> dict:
     from dlm.machine import mesh
 
     check_sampler(run)
-    state = Experiment(run, tokenizer=None, on=mesh.abstract_mesh(run.mesh)).abstract_state()
+    state = Experiment(
+        run, tokenizer=None, on=mesh.abstract_mesh(run.mesh)
+    ).abstract_state()
     tokens = run.data.batch * run.data.length
     return dict(
         parameters=sum(x.size for x in jax.tree.leaves(state.params)),
@@ -174,7 +178,9 @@ def _check(run: Run, tokenizer, is_new: bool) -> None:
         evaluator.check(run, tokenizer)
 
 
-def _make_updates(experiment, workdir: Path, batches, done: int, stop_requested) -> None:
+def _make_updates(
+    experiment, workdir: Path, batches, done: int, stop_requested
+) -> None:
     """Make the updates after `done`, and write everything they leave in `workdir`."""
     from dlm.machine import hosts
     from dlm.runs import checkpoint
@@ -185,7 +191,9 @@ def _make_updates(experiment, workdir: Path, batches, done: int, stop_requested)
     # One process writes the log and the checkpoints' manifests.
     run, intervals = experiment.run, experiment.run.intervals
     logs = Logs(workdir, done, run.steps, writes=hosts.first())
-    store = checkpoint.Store(workdir, intervals.keep, intervals.on_save_failure, logs.say)
+    store = checkpoint.Store(
+        workdir, intervals.keep, intervals.on_save_failure, logs.say
+    )
     with closing(logs), closing(store):
         if done:
             state = store.restore(experiment.abstract_state(), done)
@@ -196,7 +204,9 @@ def _make_updates(experiment, workdir: Path, batches, done: int, stop_requested)
         try:
             loop.run(state, batches, done, run.steps)
         except Diverged as diverged:
-            raise UserError(skipped_update.describe(workdir, experiment, diverged)) from None
+            raise UserError(
+                skipped_update.describe(workdir, experiment, diverged)
+            ) from None
         store.wait()
         # Without the last checkpoint a finished run would have no result.
         if not hosts.together(lambda: run.steps in checkpoint.steps(workdir)):
@@ -215,7 +225,9 @@ def _loop(experiment, logs, store, stop_requested):
 
     def evaluate(state, step: int) -> dict:
         # The last evaluation is the run's result, so it is not cut short.
-        return scores(experiment, state, step, lambda: step < run.steps and stop_requested())
+        return scores(
+            experiment, state, step, lambda: step < run.steps and stop_requested()
+        )
 
     peak = peak_flops.measure(run.nn.compute.dtype)
     skips = run.optim.skip.limit
@@ -293,7 +305,9 @@ def _timed_first(update, logs):
             waiting = False
             # The update is asynchronous: without this it would seem to take no time.
             jax.block_until_ready(out)
-            logs.say(f"first update done {time.time() - cli.BEGIN:.1f} s after the start")
+            logs.say(
+                f"first update done {time.time() - cli.BEGIN:.1f} s after the start"
+            )
         return out
 
     return step

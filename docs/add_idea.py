@@ -28,7 +28,9 @@ for name in ("dlm", "tests", "configs"):
 
 # %%
 readme = (ROOT / "README.md").read_text(encoding="utf-8")
-early = re.search(r"`dlm/objectives/early\.py`:\n\n```python\n(.*?)```", readme, re.S)[1]
+early = re.search(r"`dlm/objectives/early\.py`:\n\n```python\n(.*?)```", readme, re.S)[
+    1
+]
 late = early.replace(" - 1) / self.power", " - 1)")
 assert late != early
 for name, source in dict(early=early, late=late).items():
@@ -39,7 +41,9 @@ def python(*arguments):
     """Runs a module of the copy."""
     environment = os.environ | dict(PYTHONPATH=str(copy))
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, text=True
+    )
 
 
 # %% [markdown]

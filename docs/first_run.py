@@ -67,6 +67,11 @@ assert bits_per_byte < 8, "a byte that is drawn evenly has 8 bits"
 
 # %%
 page = folder / "replay.html"
-flags = ["--infill=def add_7(x):\\n    return ___", "--length=4", "--num=1", "--steps=4"]
+flags = [
+    "--infill=def add_7(x):\\n    return ___",
+    "--length=4",
+    "--num=1",
+    "--steps=4",
+]
 sample.main([f"--workdir={run}", *flags, "--sampler.rule=confident", f"--trace={page}"])
 assert page.is_file()

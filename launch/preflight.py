@@ -39,9 +39,23 @@ FLAGS = [
         type=int,
     ),
     Flag("free", "GiB that must be free there", default=5.0, type=float),
-    Flag("skew", "seconds that the clocks of two processes may be apart", default=2.0, type=float),
-    Flag("timeout", "seconds after which a check counts as hung", default=120.0, type=float),
-    Flag("platform", "platform that JAX must use, such as cpu, cuda, tpu or npu", default=""),
+    Flag(
+        "skew",
+        "seconds that the clocks of two processes may be apart",
+        default=2.0,
+        type=float,
+    ),
+    Flag(
+        "timeout",
+        "seconds after which a check counts as hung",
+        default=120.0,
+        type=float,
+    ),
+    Flag(
+        "platform",
+        "platform that JAX must use, such as cpu, cuda, tpu or npu",
+        default="",
+    ),
     Flag("plugin", "PJRT plugin that brings the platform", default="", type=Place),
     Flag("json", "print one JSON object on stdout at the end", type=bool),
 ]
@@ -60,9 +74,13 @@ class Check:
 def versions(facts: list[dict]) -> Check:
     """Checks that all processes have the same packages; `facts` has an entry for each."""
     first = facts[0]["versions"]
-    other = next((rank for rank, fact in enumerate(facts) if fact["versions"] != first), None)
+    other = next(
+        (rank for rank, fact in enumerate(facts) if fact["versions"] != first), None
+    )
     if other is None:
-        return Check("versions", " ".join(f"{name} {version}" for name, version in first.items()))
+        return Check(
+            "versions", " ".join(f"{name} {version}" for name, version in first.items())
+        )
     unlike = [
         f"{name} {facts[other]['versions'][name]} and {first[name]}"
         for name in first
@@ -112,7 +130,9 @@ def disk(facts: list[dict], needed: float) -> Check:
     hidden = [str(rank) for rank, fact in enumerate(facts) if not fact["shared"]]
     if hidden:
         state = f"what process 0 writes in {folder} is not seen by process {', '.join(hidden)}"
-        return Check("disk", state, "--workdir must lie on a file system that all hosts share")
+        return Check(
+            "disk", state, "--workdir must lie on a file system that all hosts share"
+        )
     state, remedy = f"{free:.1f} GiB free in {folder}", ""
     if len(facts) > 1:
         state += ", shared by all processes"
@@ -147,7 +167,9 @@ def total(platform: str = "", plugin: str = "") -> int:
     count = everywhere.size
     sharding = NamedSharding(everywhere, PartitionSpec("data"))
     numbers = np.arange(1, count + 1, dtype=np.int32)
-    terms = jax.make_array_from_callback((count,), sharding, lambda index: numbers[index])
+    terms = jax.make_array_from_callback(
+        (count,), sharding, lambda index: numbers[index]
+    )
     # Every process needs the sum.
     replicated = NamedSharding(everywhere, PartitionSpec())
     add = jax.jit(lambda x: x.sum(), out_shardings=replicated)
@@ -208,7 +230,9 @@ def look(args, begin: Callable[[str], None]) -> list[Check]:
     installed = {name: metadata.version(name) for name in PACKAGES}
     installed = dict(python=platform.python_version()) | installed
     host = socket.gethostname()
-    facts = hosts.gathered(dict(host=host, versions=installed, devices=count, kind=kind))
+    facts = hosts.gathered(
+        dict(host=host, versions=installed, devices=count, kind=kind)
+    )
     checks = [versions(facts), devices(facts, args.devices)]
     # A sum would hang, or fail with a less clear cause.
     if any(check.remedy for check in checks):
@@ -232,7 +256,9 @@ def watched(seconds: float) -> tuple[Callable[[str], None], threading.Timer]:
 
     def late() -> None:
         remedy = "can the processes reach one another, on every port, and were all of them started?"
-        line = f"error: {stages[-1]}: no answer within --timeout={seconds:g} s; {remedy}"
+        line = (
+            f"error: {stages[-1]}: no answer within --timeout={seconds:g} s; {remedy}"
+        )
         print(line, file=sys.stderr, flush=True)
         os._exit(2)
 

@@ -60,7 +60,9 @@ def environments(count: int, port: int, inherited: Environment) -> list[Environm
             continue
         devices = inherited[name].split(",")
         if len(devices) % count:
-            cause = f"which {count} processes cannot share evenly: choose another number"
+            cause = (
+                f"which {count} processes cannot share evenly: choose another number"
+            )
             raise UserError(f"{name} names {len(devices)} device(s), {cause}")
         share = len(devices) // count
         for rank, environment in enumerate(all_ranks):
@@ -97,7 +99,9 @@ def run(count: int, command: list[str]) -> int:
             for rank, child in enumerate(children)
             for pipe in (child.stdout, child.stderr)
         ]
-        readers = [threading.Thread(target=_pass_on, args=pipe, daemon=True) for pipe in pipes]
+        readers = [
+            threading.Thread(target=_pass_on, args=pipe, daemon=True) for pipe in pipes
+        ]
         for reader in readers:
             reader.start()
         code = _watch(children, signals)
@@ -124,7 +128,9 @@ def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
 def _watch(children: list[subprocess.Popen], signals: list[int]) -> int:
     """Passes signals on until all ended or a limit is over; returns the exit code."""
     failed, deadline = None, None
-    while running := [rank for rank, child in enumerate(children) if child.poll() is None]:
+    while running := [
+        rank for rank, child in enumerate(children) if child.poll() is None
+    ]:
         while signals:
             number = signals.pop(0)
             for rank in running:

@@ -25,7 +25,9 @@ def mistake(table) -> str:
 
     # Counts are text in tables of some versions.
     servers = table["server_list"]
-    if not isinstance(servers, list) or not all(isinstance(server, dict) for server in servers):
+    if not isinstance(servers, list) or not all(
+        isinstance(server, dict) for server in servers
+    ):
         return "has a server_list that is not a list of objects"
     if str(table["server_count"]) != str(len(servers)):
         return f"has server_count {table['server_count']}, but {len(servers)} in its server_list"

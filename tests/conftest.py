@@ -1,11 +1,14 @@
-"""The whole suite runs on four virtual CPU devices; what was compiled is kept, so that a second run is quick."""
+"""The whole suite runs on four virtual CPU devices; what was compiled is kept, so that a second run
+is quick.
+"""
 
 import functools
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tiny programs run once: compiling them quickly is worth more than their speed. The passes left out were half of a sampler's compilation.
+# Tiny programs run once: compiling them quickly is worth more than their speed. The passes left
+# out were half of a sampler's compilation.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_backend_optimization_level=0",
@@ -32,7 +35,9 @@ MOST = 4 * 2**30  # bytes that a test process may hold of programs that are done
 
 @pytest.fixture(scope="module", autouse=True)
 def bounded_memory():
-    """Drops compiled programs between files where they have piled up: two test processes and what they start must fit 24 GiB."""
+    """Drops compiled programs between files where they have piled up: two test processes and what
+    they start must fit 24 GiB.
+    """
     yield
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     if pages * os.sysconf("SC_PAGE_SIZE") > MOST:
@@ -57,12 +62,16 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(corpus, tmp_path_factory):
-    """trained(name): the directory of a masked, autoregressive or block run of two updates, made when it is first asked for."""
+    """trained(name): the directory of a masked, autoregressive or block run of two updates, made
+    when it is first asked for.
+    """
     from dlm import train
     from tests import tiny
 
     folder = tmp_path_factory.mktemp("trained")
-    kinds = dict(masked={}, ar=tiny.AR, block=dict(objective=dict(name="block", size=8)))
+    kinds = dict(
+        masked={}, ar=tiny.AR, block=dict(objective=dict(name="block", size=8))
+    )
 
     @functools.cache
     def run(name: str) -> Path:

@@ -1,10 +1,12 @@
-"""Print a hash of everything that a refactoring must not change: losses, gradients, samples, updates, under fixed labels.
+"""Print a hash of everything that a refactoring must not change: losses, gradients, samples,
+updates, under fixed labels.
 
 python -m tests.golden > before.txt;  change something;  python -m tests.golden | diff before.txt -
 
-The configs are JSON text in the names of stored runs, so that the reader of old names is tried too. Bits differ between processors: compare
-on one machine, commit no hash. Where a hash differs, run both sides with JAX_DISABLE_JIT=1 as well: equal bits there mean that XLA fused
-otherwise, and no more.
+The configs are JSON text in the names of stored runs, so that the reader of old names is tried too.
+Bits differ between processors: compare on one machine, commit no hash. Where a hash differs, run
+both sides with JAX_DISABLE_JIT=1 as well: equal bits there mean that XLA fused otherwise, and no
+more.
 """
 
 import hashlib
@@ -32,25 +34,34 @@ from dlm.samplers.requests import Request
 from tests import tiny
 
 BASE = """{"steps": 20, "text": "bytes",
- "data": {"source": {"name": "local", "paths": ["CORPUS"], "unit": "paragraph", "held_out": 0.2}, "batch": 4, "length": 32,
-  "mark": "aeiou"},
- "nn": {"layers": 2, "width": 16, "attention": {"heads": 2, "kv_heads": 1, "head_size": 8}, "ffn": {"width": 24}},
- "objective": {"name": "objectives.masked"}, "optim": {"lr": 0.01, "warmup": 1}, "mesh": {"data": 1},
+ "data": {"source": {"name": "local", "paths": ["CORPUS"], "unit": "paragraph", "held_out": 0.2},
+  "batch": 4, "length": 32, "mark": "aeiou"},
+ "nn": {"layers": 2, "width": 16, "attention": {"heads": 2, "kv_heads": 1, "head_size": 8},
+  "ffn": {"width": 24}},
+ "objective": {"name": "objectives.masked"}, "optim": {"lr": 0.01, "warmup": 1},
+ "mesh": {"data": 1},
  "sampler": {"steps": 4}, "evals": {"bound": {"samples": 2}}, "every": {"log": 1, "save": 2}}"""
 
 AR = '"sampler": {"steps": 1, "block": 1}'
 BLOCK = '"objective": {"name": "objectives.block", "size": 8}'
-EXPERTS = '"nn": {"experts": {"number": 4, "active": 2, "width": 8, "router": {"name": "nn.routers.moge", "groups": 2}}}'
+EXPERTS = (
+    '"nn": {"experts": {"number": 4, "active": 2, "width": 8, "router": '
+    '{"name": "nn.routers.moge", "groups": 2}}}'
+)
 OBJECTIVES = {
     "ar": '{"objective": {"name": "objectives.ar"}, ' + AR + "}",
-    "ar dropout": '{"objective": {"name": "objectives.ar", "dropout": 0.3}, ' + AR + "}",
+    "ar dropout": '{"objective": {"name": "objectives.ar", "dropout": 0.3}, '
+    + AR
+    + "}",
     "ar ahead": '{"objective": {"name": "objectives.ar", "ahead": 0.3}, "nn": {"ahead": 1}, '
     + AR
     + "}",
     "masked": "{}",
     "masked cosine": '{"objective": {"process": {"name": "noise.mask", "schedule": "cosine"}}}',
-    "masked polynomial": '{"objective": {"process": {"name": "noise.mask", "schedule": "polynomial", "power": 2.0}}}',
-    "masked geometric": '{"objective": {"process": {"name": "noise.mask", "schedule": "geometric"}}}',
+    "masked polynomial": '{"objective": {"process": {"name": "noise.mask", '
+    '"schedule": "polynomial", "power": 2.0}}}',
+    "masked geometric": '{"objective": {"process": {"name": "noise.mask", '
+    '"schedule": "geometric"}}}',
     "masked count": '{"objective": {"pattern": "count"}}',
     "masked complementary": '{"objective": {"coupling": "complementary"}}',
     "masked context": '{"objective": {"weights": "context"}}',
@@ -61,7 +72,8 @@ OBJECTIVES = {
     "masked experts": "{" + EXPERTS + "}",
     "block": "{" + BLOCK + "}",
     "block count": '{"objective": {"name": "objectives.block", "size": 8, "pattern": "count"}}',
-    "block causal": '{"objective": {"name": "objectives.block", "size": 8, "context": "causal", "auxiliary": 0.5, "grow": 0.5}}',
+    "block causal": '{"objective": {"name": "objectives.block", "size": 8, '
+    '"context": "causal", "auxiliary": 0.5, "grow": 0.5}}',
     "any_order": '{"objective": {"name": "objectives.any_order"}}',
     "partition": '{"objective": {"name": "objectives.partition"}}',
     "hybrid": '{"objective": {"name": "objectives.hybrid", "process": {"name": "noise.hybrid"}}}',
@@ -77,10 +89,16 @@ REMASKS = ("cap", "conf", "rescale", "switch", "loop")
 SAMPLERS = {
     "ancestral": ("masked", '{"rule": "ancestral"}'),
     "confident": ("masked", '{"rule": "confident"}'),
-    "confident margin": ("masked", '{"rule": {"name": "confident", "confidence": "margin"}}'),
+    "confident margin": (
+        "masked",
+        '{"rule": {"name": "confident", "confidence": "margin"}}',
+    ),
     "threshold": ("masked", '{"rule": {"name": "threshold", "above": 0.1}}'),
     "factor": ("masked", '{"rule": {"name": "factor", "factor": 10.0}}'),
-    "entropy_bounded": ("masked", '{"rule": {"name": "entropy_bounded", "budget": 8.0}}'),
+    "entropy_bounded": (
+        "masked",
+        '{"rule": {"name": "entropy_bounded", "budget": 8.0}}',
+    ),
     "planned": ("masked", '{"rule": "planned"}'),
     "maskgit": ("masked", '{"rule": "maskgit"}'),
     "ordered": ("masked", '{"rule": "ordered"}'),
@@ -107,7 +125,10 @@ SAMPLERS = {
         '{"rule": "confident", "block": 8, "cache": {"kind": "delayed", "refresh": 3}}',
     ),
     **{
-        f"remask {name}": ("masked", f'{{"steps": 12, "remask": {{"name": "{name}", "eta": 0.5}}}}')
+        f"remask {name}": (
+            "masked",
+            f'{{"steps": 12, "remask": {{"name": "{name}", "eta": 0.5}}}}',
+        )
         for name in REMASKS
     },
     "remask doubted": ("masked", '{"remask": "doubted"}'),
@@ -123,11 +144,15 @@ SAMPLERS = {
 
 
 def merged(base: dict, changes: dict) -> dict:
-    """`base` with `changes` laid over it, section by section; a section that names another member replaces the first."""
+    """`base` with `changes` laid over it, section by section; a section that names another member
+    replaces the first.
+    """
     if "name" in changes and changes["name"] != base.get("name"):
         return changes
     pairs = {
-        k: merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
+        k: merged(base[k], v)
+        if isinstance(v, dict) and isinstance(base.get(k), dict)
+        else v
         for k, v in changes.items()
     }
     return base | pairs
@@ -152,7 +177,9 @@ def filled(params):
         seed = int.from_bytes(
             hashlib.sha256(jax.tree_util.keystr(path).encode()).digest()[:4], "big"
         )
-        return p + 0.3 * jnp.asarray(np.random.default_rng(seed).normal(size=p.shape), p.dtype)
+        return p + 0.3 * jnp.asarray(
+            np.random.default_rng(seed).normal(size=p.shape), p.dtype
+        )
 
     return jax.tree_util.tree_map_with_path(drawn, params)
 
@@ -191,18 +218,28 @@ def samples(corpus: Path) -> None:
         made = experiment(
             corpus,
             json.dumps(
-                merged(json.loads(OBJECTIVES[objective]), dict(sampler=json.loads(sampler)))
+                merged(
+                    json.loads(OBJECTIVES[objective]), dict(sampler=json.loads(sampler))
+                )
             ),
         )
-        generator = made.generator(filled(made.new_state().params), made.run.sampler, seed=3)
+        generator = made.generator(
+            filled(made.new_state().params), made.run.sampler, seed=3
+        )
         replies = [reply for batch in requests for reply in generator(batch)]
-        show(f"sample {label}", [(r.ids, np.float32(r.logprob), np.int32(r.nfe)) for r in replies])
+        show(
+            f"sample {label}",
+            [(r.ids, np.float32(r.logprob), np.int32(r.nfe)) for r in replies],
+        )
 
 
 def updates(corpus: Path) -> None:
     for label in ("masked", "ar", "block", "masked experts"):
         made = experiment(
-            corpus, merged_text(OBJECTIVES[label], '{"optim": {"ema": 0.9, "microbatches": 2}}')
+            corpus,
+            merged_text(
+                OBJECTIVES[label], '{"optim": {"ema": 0.9, "microbatches": 2}}'
+            ),
         )
         state, batches = made.new_state(), made.batches(0)
         for _ in range(made.run.steps):

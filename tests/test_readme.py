@@ -18,7 +18,11 @@ from dlm.runs import earlier_tables
 from tests.hf import published
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 COMMANDS = dict(
     convert=convert,
     train=train,
@@ -44,7 +48,9 @@ def shell_lines(page):
     blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     commands = [line.partition("  #")[0] for line in lines]
-    return [re.sub(r" +", " ", command).strip() for command in commands if command.strip()]
+    return [
+        re.sub(r" +", " ", command).strip() for command in commands if command.strip()
+    ]
 
 
 # Many pages repeat a command of the README; each runs once, in the order of the pages.
@@ -103,7 +109,9 @@ def test_every_command_of_the_pages_runs(reader, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in SHELL if dry_form(line)])
 def test_every_script_of_the_pages_accepts_its_flags(line):
-    reply = subprocess.run(dry_form(line), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    reply = subprocess.run(
+        dry_form(line), cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert reply.returncode == 0 and reply.stdout, reply.stderr
 
 
@@ -126,13 +134,19 @@ def test_every_file_that_the_pages_name_exists():
 
 def test_every_link_between_the_pages_leads_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            assert target.startswith("https://") or (page.parent / target).is_file(), target
+        for target in re.findall(
+            r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")
+        ):
+            assert target.startswith("https://") or (page.parent / target).is_file(), (
+                target
+            )
 
 
 def test_the_sweep_that_is_shown_is_the_one_that_is_shipped():
     shown = SWEEP.search((ROOT / "docs" / "sweep.md").read_text(encoding="utf-8"))[1]
-    assert shown in (ROOT / "configs" / "sweeps" / "objectives.py").read_text(encoding="utf-8")
+    assert shown in (ROOT / "configs" / "sweeps" / "objectives.py").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_changelog_names_every_field_that_was_renamed():
@@ -158,7 +172,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
     command += ["--site-dir", str(tmp_path / "site")]
-    reply = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    reply = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert reply.returncode == 0, reply.stdout + reply.stderr
     # The site opens from the disk: nothing in it comes from a server.
     for page in (tmp_path / "site").rglob("*.html"):

@@ -45,20 +45,29 @@ def test_json_is_one_object(runs, capsys):
 
 @pytest.mark.parametrize(
     "argv, said",
-    [([], "RUNDIR"), (["nowhere"], "no run directory nowhere"), (["x", "--ot=y"], "--ot=y")],
+    [
+        ([], "RUNDIR"),
+        (["nowhere"], "no run directory nowhere"),
+        (["x", "--ot=y"], "--ot=y"),
+    ],
 )
 def test_a_mistake_is_one_line(argv, said, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(report.main, argv)
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and said in err and err.count("\n") == 1
+    assert (
+        out == "" and err.startswith("error: ") and said in err and err.count("\n") == 1
+    )
 
 
 def test_starts_without_jax():
     code = (
-        "import sys, dlm.report; sys.exit(' '.join({'jax', 'orbax', 'grain'} & set(sys.modules)))"
+        "import sys, dlm.report; sys.exit(' '.join({'jax', 'orbax', 'grain'} & "
+        "set(sys.modules)))"
     )
     assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip()
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True
+        ).stderr.strip()
         == ""
     )

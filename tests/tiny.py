@@ -1,4 +1,5 @@
-"""The small world of the tests: a vocabulary of 20 ids, a network of a few thousand parameters, a corpus of 40 paragraphs.
+"""The small world of the tests: a vocabulary of 20 ids, a network of a few thousand parameters, a
+corpus of 40 paragraphs.
 
 The same few shapes everywhere, so that few programs compile.
 """
@@ -32,9 +33,14 @@ ATTENTION = Attention(heads=4, kv_heads=2, head_size=4)
 
 
 def model_config(**changes) -> ModelConfig:
-    """Two layers, width 8, grouped heads; `changes` are fields of ModelConfig or of its `compute`."""
+    """Two layers, width 8, grouped heads.
+
+    `changes` are fields of ModelConfig or of its `compute`.
+    """
     compute = {
-        f.name: changes.pop(f.name) for f in dataclasses.fields(Compute) if f.name in changes
+        f.name: changes.pop(f.name)
+        for f in dataclasses.fields(Compute)
+        if f.name in changes
     }
     given = dict(
         layers=2,
@@ -52,7 +58,9 @@ def model_config(**changes) -> ModelConfig:
 def shapes(config):
     """The parameters' shapes by name; nothing is allocated."""
     return jax.eval_shape(
-        lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0))
+        lambda: transformer.initialise(
+            transformer.Transformer(config), jax.random.key(0)
+        )
     )
 
 
@@ -84,13 +92,17 @@ def canvas(z_BL, t=0.5, visibility=None, cache=None, **arrays) -> Canvas:
     arrays = {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
     layout = Layout(**{name: arrays.pop(name) for name in LAYOUT & arrays.keys()})
     t_BL, frozen_BL = jnp.full(z_BL.shape, t, jnp.float32), jnp.zeros(z_BL.shape, bool)
-    return Canvas(z_BL, t_BL, frozen_BL, visibility or Full(), layout, **arrays, cache=cache)
+    return Canvas(
+        z_BL, t_BL, frozen_BL, visibility or Full(), layout, **arrays, cache=cache
+    )
 
 
 def layer_inputs(cos, sin, prepared, valid_BL=None) -> LayerInputs:
     """What layers share in one stream, without a cache or a time."""
     mask_ratio_B = None if valid_BL is None else jnp.zeros(len(valid_BL))
-    return LayerInputs(cos, sin, prepared, None, None, valid_BL, mask_ratio_B, DenseAttention(), 1)
+    return LayerInputs(
+        cos, sin, prepared, None, None, valid_BL, mask_ratio_B, DenseAttention(), 1
+    )
 
 
 def under(canvas: Canvas, visibility, cache=None) -> Canvas:
@@ -108,12 +120,18 @@ def batch(tokens_BL, index_B=None, total=None, **arrays) -> Batch:
         real_BL = layout.segments_BL > 0
     index_B = jnp.arange(len(tokens_BL)) if index_B is None else jnp.asarray(index_B)
     total = total or len(tokens_BL)
-    return Batch(tokens_BL, real_BL * 1.0, real_BL, index_B, layout, **arrays, total=total)
+    return Batch(
+        tokens_BL, real_BL * 1.0, real_BL, index_B, layout, **arrays, total=total
+    )
 
 
 def tokens(rows, length, seed=0):
     """Random ids that a model may generate."""
-    return np.random.default_rng(seed).integers(0, VOCAB.eos, (rows, length)).astype(np.int32)
+    return (
+        np.random.default_rng(seed)
+        .integers(0, VOCAB.eos, (rows, length))
+        .astype(np.int32)
+    )
 
 
 def close(a, b, tolerance=1e-5):
@@ -134,7 +152,9 @@ def identical(a, b):
 
 
 def program(function, *given):
-    """What is computed, down to its constants, without what its result does not need: cheaper to compare than to run."""
+    """What is computed, down to its constants, without what its result does not need: cheaper to
+    compare than to run.
+    """
     closed = jax.make_jaxpr(function)(*given)
     needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     read = {id(v) for equation in needed.eqns for v in equation.invars}
@@ -169,7 +189,10 @@ def write_corpus(path):
     )
     rng = np.random.default_rng(0)
     paragraphs = [
-        " ".join(rng.choice(words, 15)) + "\n" + " ".join(rng.choice(words, 15)) + f" {i}."
+        " ".join(rng.choice(words, 15))
+        + "\n"
+        + " ".join(rng.choice(words, 15))
+        + f" {i}."
         for i in range(40)
     ]
     path.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
@@ -177,7 +200,9 @@ def write_corpus(path):
 
 
 def processes(count: int, module: str, *arguments) -> subprocess.Popen:
-    """Starts one command as several processes of one run, as launch/local.sh --processes does, with one device each."""
+    """Starts one command as several processes of one run, as launch/local.sh --processes does, with
+    one device each.
+    """
     command = [
         sys.executable,
         "-m",
@@ -200,25 +225,34 @@ def processes(count: int, module: str, *arguments) -> subprocess.Popen:
 def write_recipe(path, config):
     """A file with this config, as a user writes one."""
     path.write_text(
-        f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {config!r}\n', encoding="utf-8"
+        f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {config!r}\n',
+        encoding="utf-8",
     )
     return path
 
 
 def recipe(corpus, **changes) -> dict:
-    """The plain config of a tiny run on one device: 4 updates, bytes, batches of 8 × 32. Dotted names change a field."""
+    """The plain config of a tiny run on one device:
+
+    4 updates, bytes, batches of 8 × 32. Dotted names change a field.
+    """
     from dlm.core.config import to_plain
 
     config = dict(
         steps=4,
         text="bytes",
         data=dict(
-            source=dict(name="local", paths=(str(corpus),), unit="paragraph", held_out=0.2),
+            source=dict(
+                name="local", paths=(str(corpus),), unit="paragraph", held_out=0.2
+            ),
             batch=8,
             length=32,
         ),
         nn=dict(
-            layers=2, width=16, attention=dict(heads=2, kv_heads=1, head_size=8), ffn=dict(width=24)
+            layers=2,
+            width=16,
+            attention=dict(heads=2, kv_heads=1, head_size=8),
+            ffn=dict(width=24),
         ),
         objective="masked",
         optim=dict(lr=1e-2, warmup=1),

@@ -35,7 +35,9 @@ from dlm.sweeps.grid import chain, point, repeat
 
 TRAINING = {
     "tiny": dict(steps=400, batch=8, length=128, vocabulary=1024, width=64, layers=3),
-    "small": dict(steps=10_000, batch=32, length=256, vocabulary=8192, width=512, layers=8),
+    "small": dict(
+        steps=10_000, batch=32, length=256, vocabulary=8192, width=512, layers=8
+    ),
 }
 
 
@@ -60,7 +62,11 @@ def get_config(arg=None):
             ),
             objective=dict(name="objectives.masked", pattern="count"),
             optim=dict(
-                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+                kind="muon",
+                muon_lr=0.02,
+                lr=3e-3,
+                schedule="linear",
+                warmup=t["steps"] // 10,
             ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
@@ -70,7 +76,9 @@ def get_config(arg=None):
 
 
 def sweep():
-    ar = point("ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1})
+    ar = point(
+        "ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1}
+    )
     blocks = [
         point(
             f"block={n}",

@@ -52,7 +52,9 @@ from dlm.core.config import choices
 
 TRAINING = {
     "tiny": dict(steps=600, batch=8, length=256, vocabulary=1024, width=128, layers=4),
-    "small": dict(steps=10_000, batch=32, length=512, vocabulary=8192, width=512, layers=8),
+    "small": dict(
+        steps=10_000, batch=32, length=512, vocabulary=8192, width=512, layers=8
+    ),
 }
 
 
@@ -77,7 +79,11 @@ def get_config(arg=None):
             ),
             objective=dict(name="objectives.masked", pattern="count"),
             optim=dict(
-                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+                kind="muon",
+                muon_lr=0.02,
+                lr=3e-3,
+                schedule="linear",
+                warmup=t["steps"] // 10,
             ),
             sampler=dict(rule="confident", steps=16, block=32),
             evals=dict(bound=dict(samples=4, windows=64)),

@@ -61,7 +61,9 @@ from dlm.sweeps.grid import chain, point, repeat
 
 TRAINING = {
     "tiny": dict(steps=400, batch=8, length=128, vocabulary=1024, width=64, layers=3),
-    "small": dict(steps=10_000, batch=32, length=256, vocabulary=8192, width=512, layers=8),
+    "small": dict(
+        steps=10_000, batch=32, length=256, vocabulary=8192, width=512, layers=8
+    ),
 }
 
 
@@ -90,7 +92,11 @@ def get_config(arg=None):
             ),
             objective=dict(name="objectives.masked", times="iid"),
             optim=dict(
-                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+                kind="muon",
+                muon_lr=0.02,
+                lr=3e-3,
+                schedule="linear",
+                warmup=t["steps"] // 10,
             ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
@@ -105,11 +111,21 @@ def sweep(arg=None):
         point("plain", {}),
         point("stratified", {"objective.times": "stratified"}),
         point("count", {"objective.pattern": "count"}),
-        point("importance", {"objective.times": "importance", "objective.pattern": "count"}),
         point(
-            "pair", {"objective.coupling": "complementary", "objective.pattern": "count", **half}
+            "importance",
+            {"objective.times": "importance", "objective.pattern": "count"},
+        ),
+        point(
+            "pair",
+            {
+                "objective.coupling": "complementary",
+                "objective.pattern": "count",
+                **half,
+            },
         ),
         point("flat", {"objective.weights": "flat", "objective.pattern": "count"}),
-        point("context", {"objective.weights": "context", "objective.pattern": "count"}),
+        point(
+            "context", {"objective.weights": "context", "objective.pattern": "count"}
+        ),
     )
     return repeat(arms, seeds=3)

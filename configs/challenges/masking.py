@@ -40,7 +40,9 @@ from dlm.sweeps.grid import chain, point, repeat
 
 TRAINING = {
     "tiny": dict(steps=1000, batch=16, length=64, width=64, layers=3, count=20_000),
-    "small": dict(steps=20_000, batch=64, length=128, width=256, layers=6, count=1_000_000),
+    "small": dict(
+        steps=20_000, batch=64, length=128, width=256, layers=6, count=1_000_000
+    ),
 }
 
 
@@ -75,7 +77,11 @@ def get_config(arg=None):
             ),
             objective=dict(name="objectives.masked"),
             optim=dict(
-                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+                kind="muon",
+                muon_lr=0.02,
+                lr=3e-3,
+                schedule="linear",
+                warmup=t["steps"] // 10,
             ),
             sampler=dict(rule="confident", steps=8),
             evals=dict(bound=dict(samples=4, windows=256), tokens=dict(windows=512)),
@@ -91,10 +97,15 @@ def sweep(arg=None):
         point("plain", {}),
         point("complementary", {"objective.coupling": "complementary", **half}),
         point("priority", {"objective": priority}),
-        point("inverse", {"objective": dict(priority, coupling="complementary"), **half}),
+        point(
+            "inverse", {"objective": dict(priority, coupling="complementary"), **half}
+        ),
         point(
             "permuted",
-            {"objective": dict(priority, coupling="complementary", marks="permuted"), **half},
+            {
+                "objective": dict(priority, coupling="complementary", marks="permuted"),
+                **half,
+            },
         ),
     )
     return repeat(arms, seeds=3)

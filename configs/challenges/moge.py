@@ -63,7 +63,14 @@ from dlm.sweeps.grid import chain, point, product, repeat
 
 TRAINING = {
     "tiny": dict(
-        steps=400, batch=8, length=128, vocabulary=1024, width=64, layers=3, experts=16, active=4
+        steps=400,
+        batch=8,
+        length=128,
+        vocabulary=1024,
+        width=64,
+        layers=3,
+        experts=16,
+        active=4,
     ),
     "small": dict(
         steps=10_000,
@@ -109,7 +116,11 @@ def get_config(arg=None):
             ),
             objective=dict(name="objectives.masked", pattern="count"),
             optim=dict(
-                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+                kind="muon",
+                muon_lr=0.02,
+                lr=3e-3,
+                schedule="linear",
+                warmup=t["steps"] // 10,
             ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
@@ -130,16 +141,24 @@ def sweep(arg=None):
         point("topk", told | {"nn.experts.router": router("topk")}),
         point("capacity", told | {"nn.experts.router": router("topk", capacity=1.25)}),
     ]
-    choice = point("choice", told | {"nn.experts.router": dict(name="nn.routers.choice")})
+    choice = point(
+        "choice", told | {"nn.experts.router": dict(name="nn.routers.choice")}
+    )
     dense = (
         point("active", {"nn.experts.count": 0}),
         point(
             "total",
-            {"nn.experts.count": 0, "nn.ffn.width": 4 * t["width"] * t["experts"] // t["active"]},
+            {
+                "nn.experts.count": 0,
+                "nn.ffn.width": 4 * t["width"] * t["experts"] // t["active"],
+            },
         ),
     )
-    ar = point("ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1})
+    ar = point(
+        "ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1}
+    )
     both = chain(*experts, *dense)
     return repeat(
-        chain(product(point("masked", {}), chain(both, choice)), product(ar, both)), seeds=3
+        chain(product(point("masked", {}), chain(both, choice)), product(ar, both)),
+        seeds=3,
     )

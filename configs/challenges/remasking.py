@@ -95,7 +95,11 @@ def get_config(arg=None):
             ),
             objective=dict(name="objectives.masked", pattern="count"),
             optim=dict(
-                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=t["steps"] // 10
+                kind="muon",
+                muon_lr=0.02,
+                lr=3e-3,
+                schedule="linear",
+                warmup=t["steps"] // 10,
             ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=4, windows=128)),
@@ -105,5 +109,7 @@ def get_config(arg=None):
 
 
 def sweep():
-    ar = point("ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1})
+    ar = point(
+        "ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1}
+    )
     return repeat(chain(ar, point("masked", {})), seeds=1)

@@ -46,7 +46,11 @@ def get_config(arg=None):
             seed=0,
             steps=STEPS,
             text=dict(name="text.bpe", size=1024),
-            data=dict(source=dict(name="data.embedded", held_out=0.05), batch=BATCH, length=128),
+            data=dict(
+                source=dict(name="data.embedded", held_out=0.05),
+                batch=BATCH,
+                length=128,
+            ),
             nn=dict(
                 layers=3,
                 width=64,
@@ -54,7 +58,9 @@ def get_config(arg=None):
                 ffn=dict(width=256),
             ),
             objective=dict(name="objectives.masked"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40
+            ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=8, windows=256)),
             intervals=dict(log=20, save=200),
@@ -76,5 +82,7 @@ def sweep():
         ),
         point("masked", {}),
     )
-    epochs = chain(*(point(f"epochs={n}", {"data.windows": STEPS * BATCH // n}) for n in EPOCHS))
+    epochs = chain(
+        *(point(f"epochs={n}", {"data.windows": STEPS * BATCH // n}) for n in EPOCHS)
+    )
     return repeat(product(models, epochs), seeds=2)

@@ -47,7 +47,10 @@ ARMS, LENGTH, NAMES = 2, 3, 8
 def get_config(arg=None):
     choices(arg)
     task = dict(name="tasks.star_graph", arms=ARMS, length=LENGTH, names=NAMES)
-    prompt, answer = 4 * ARMS * LENGTH - 1 + len(" e-a="), LENGTH  # tokens, with the eos
+    prompt, answer = (
+        4 * ARMS * LENGTH - 1 + len(" e-a="),
+        LENGTH,
+    )  # tokens, with the eos
     return ConfigDict(
         dict(
             seed=0,
@@ -69,18 +72,25 @@ def get_config(arg=None):
                 compute=dict(unroll=3),
             ),
             objective=dict(name="objectives.masked", pattern="count"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100
+            ),
             sampler=dict(
                 rule=dict(name="samplers.rules.confident", confidence="margin"),
                 steps=answer,
                 temperature=0.0,
             ),
-            evals=dict(bound=dict(samples=4, windows=128), tasks=dict(task=task, num=200)),
+            evals=dict(
+                bound=dict(samples=4, windows=128), tasks=dict(task=task, num=200)
+            ),
             intervals=dict(log=50, save=1000),
         )
     )
 
 
 def sweep():
-    ar = {"objective": "objectives.ar", "sampler": dict(rule="ancestral", steps=1, block=1)}
+    ar = {
+        "objective": "objectives.ar",
+        "sampler": dict(rule="ancestral", steps=1, block=1),
+    }
     return chain(point("masked", {}), point("ar", ar))

@@ -80,9 +80,15 @@ from dlm.core.config import choices
 from dlm.sweeps.grid import chain, point
 
 SIZES = {
-    "4x4": dict(box=2, holes=0.5, count=20_000, steps=800, batch=64, width=96, layers=4),
-    "9x9-small": dict(box=3, holes=0.6, count=100_000, steps=12_000, batch=64, width=96, layers=4),
-    "9x9": dict(box=3, holes=0.6, count=100_000, steps=60_000, batch=256, width=256, layers=8),
+    "4x4": dict(
+        box=2, holes=0.5, count=20_000, steps=800, batch=64, width=96, layers=4
+    ),
+    "9x9-small": dict(
+        box=3, holes=0.6, count=100_000, steps=12_000, batch=64, width=96, layers=4
+    ),
+    "9x9": dict(
+        box=3, holes=0.6, count=100_000, steps=60_000, batch=256, width=256, layers=8
+    ),
 }
 
 
@@ -101,7 +107,11 @@ def get_config(arg=None):
             text=dict(name="text.bytes"),
             data=dict(
                 source=dict(
-                    name="data.problems", task=task, count=c["count"], form="answer", unique=True
+                    name="data.problems",
+                    task=task,
+                    count=c["count"],
+                    form="answer",
+                    unique=True,
                 ),
                 batch=c["batch"],
                 length=cells + 1,
@@ -113,7 +123,9 @@ def get_config(arg=None):
                 ffn=dict(width=2 * c["width"]),
             ),
             objective=dict(name="objectives.masked"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=100
+            ),
             sampler=dict(
                 rule=dict(name="samplers.rules.confident", confidence="margin"),
                 steps=cells,

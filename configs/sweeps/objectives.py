@@ -39,7 +39,9 @@ def get_config(arg=None):
             seed=0,
             steps=300,
             text=dict(name="text.bpe", size=2048),
-            data=dict(source=dict(name="data.embedded", held_out=0.05), batch=8, length=128),
+            data=dict(
+                source=dict(name="data.embedded", held_out=0.05), batch=8, length=128
+            ),
             nn=dict(
                 layers=3,
                 width=64,
@@ -47,7 +49,9 @@ def get_config(arg=None):
                 ffn=dict(width=256),
             ),
             objective=dict(name="objectives.masked"),
-            optim=dict(kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40),
+            optim=dict(
+                kind="muon", muon_lr=0.02, lr=3e-3, schedule="linear", warmup=40
+            ),
             sampler=dict(rule="ancestral", steps=64),
             evals=dict(bound=dict(samples=4, windows=256)),
             intervals=dict(log=20, save=100),
@@ -56,8 +60,11 @@ def get_config(arg=None):
 
 
 def sweep():
-    ar = point("ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1})
+    ar = point(
+        "ar", {"objective": "objectives.ar", "sampler.steps": 1, "sampler.block": 1}
+    )
     masked = product(
-        point("masked", {}), over("objective.process.schedule", "linear", "cosine", "geometric")
+        point("masked", {}),
+        over("objective.process.schedule", "linear", "cosine", "geometric"),
     )
     return repeat(product(chain(ar, masked), over("nn.width", 64, 128)), seeds=3)

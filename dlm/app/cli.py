@@ -23,7 +23,9 @@ from dlm.core.named import Place, Seed, nearest
 from dlm.machine import allocator, hosts, interrupts
 from dlm.runs import earlier_fields
 
-BEGIN = time.time()  # commands import this module first, so that it includes their start-up
+BEGIN = (
+    time.time()
+)  # commands import this module first, so that it includes their start-up
 
 _PARSED_AS: dict[Callable, Callable] = {
     Place: str,
@@ -69,7 +71,10 @@ class Flag:
 
 
 def parse(
-    doc: str | None, flags: list[Flag], argv: list[str] | None, sections: tuple[str, ...] = ()
+    doc: str | None,
+    flags: list[Flag],
+    argv: list[str] | None,
+    sections: tuple[str, ...] = (),
 ) -> tuple[argparse.Namespace, Overrides]:
     """Parse a command line into (flags, [('config.optim.lr', '1e-3'), …]).
 
@@ -79,7 +84,9 @@ def parse(
     words = list(sys.argv[1:] if argv is None else argv)
     for word in words:
         if not _is_utf8(word):
-            raise UserError(f"{word!r} is no UTF-8: arguments, and names of files in them, must be")
+            raise UserError(
+                f"{word!r} is no UTF-8: arguments, and names of files in them, must be"
+            )
     flag_words, overrides = _split_overrides(words, sections)
     parser = _parser(doc, flags, sections)
     parsed, unknown = parser.parse_known_args(flag_words)
@@ -116,7 +123,9 @@ def _parser(doc: str | None, flags: list[Flag], sections: tuple[str, ...]) -> _P
     return parser
 
 
-def _split_overrides(words: list[str], sections: tuple[str, ...]) -> tuple[list[str], Overrides]:
+def _split_overrides(
+    words: list[str], sections: tuple[str, ...]
+) -> tuple[list[str], Overrides]:
     """Separate `--config.a.b=value` and `--config.a.b value` from the command's own flags."""
     others: list[str] = []
     overrides: Overrides = []

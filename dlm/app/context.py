@@ -36,11 +36,17 @@ class RunContext:
     params: Any
     source: Any  # its held-out split is read
     seed: int = 0
-    stop: Callable[[], bool] = _never  # called before each batch; True ends the evaluator
+    stop: Callable[[], bool] = (
+        _never  # called before each batch; True ends the evaluator
+    )
     sampler: Sampler | None = None  # None: the sampler of the run's config
-    details: dict = field(default_factory=dict)  # what an evaluator did: sampler, passes, trials
+    details: dict = field(
+        default_factory=dict
+    )  # what an evaluator did: sampler, passes, trials
     folder: Path | None = None  # the run's directory, where it has one
-    step: int | None = None  # the update of the checkpoint, where the parameters are from one
+    step: int | None = (
+        None  # the update of the checkpoint, where the parameters are from one
+    )
 
     @property
     def objective(self):
@@ -99,7 +105,9 @@ class RunContext:
         experiment, state = reopen(folder)
         params, source = state.averaged, experiment.run.data.source
         step = int(state.step)
-        return RunContext(experiment, params, source, seed=self.seed, folder=folder, step=step)
+        return RunContext(
+            experiment, params, source, seed=self.seed, folder=folder, step=step
+        )
 
     def _check_stop(self) -> None:
         if self.stop():
@@ -117,12 +125,16 @@ def build_evaluators(
     chosen = names.split(",") if names else configured
     settings = {name: dict(configured.get(name) or {}) for name in chosen}
     if not settings:
-        raise UserError("the run's config names no evaluator: say which with --evals=bound")
+        raise UserError(
+            "the run's config names no evaluator: say which with --evals=bound"
+        )
     for dotted, text in overrides:
         name, _, field_name = dotted.removeprefix("evals.").partition(".")
         if name not in settings or not field_name:
             known = f"{', '.join(settings)}{nearest(name, settings)}"
-            raise UserError(f"--{dotted}: expected --evals.NAME.FIELD with NAME one of {known}")
+            raise UserError(
+                f"--{dotted}: expected --evals.NAME.FIELD with NAME one of {known}"
+            )
         override(settings[name], field_name, text)
     earlier_fields.check(dict(evals=settings))
     return {name: _build(name, fields) for name, fields in settings.items()}

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlm.core import axes, keys
-from dlm.core.contracts import Batch, Cache, Canvas, Loss, Models, Net, Output, Process, State
+from dlm.core.contracts import (
+    Batch,
+    Cache,
+    Canvas,
+    Loss,
+    Models,
+    Net,
+    Output,
+    Process,
+    State,
+)
 from dlm.core.errors import UserError
 from dlm.core.run import Run
 from dlm.core.vocab import Vocab
@@ -40,14 +50,22 @@ class Experiment:
         self.tokenizer = tokenizer
         self.objective = run.objective
         self.mesh = on or mesh.make(run.mesh)
-        self.model = transformer.Transformer(run.nn, self.mesh if run.nn.experts.count else None)
+        self.model = transformer.Transformer(
+            run.nn, self.mesh if run.nn.experts.count else None
+        )
         expert_matmul.check(run.nn.experts.backend)
         self.optimizer = optimizer.transformation(run.optim, run.steps)
         self.root = keys.root(run.seed)
         self._generators: dict = {}
-        rows, parts, shares = run.data.batch, run.optim.microbatches, axes.shards(self.mesh.shape)
+        rows, parts, shares = (
+            run.data.batch,
+            run.optim.microbatches,
+            axes.shards(self.mesh.shape),
+        )
         if rows % (parts * shares):
-            divisor = f"optim.microbatches={parts} × {shares} device(s) on the data axes"
+            divisor = (
+                f"optim.microbatches={parts} × {shares} device(s) on the data axes"
+            )
             raise UserError(f"config.data.batch={rows} must be a multiple of {divisor}")
 
     def net(self, params) -> Net:
@@ -55,7 +73,9 @@ class Experiment:
         on_one_device = transformer.net_of(self.model, params)
 
         def net(canvas: Canvas) -> Output:
-            return on_one_device(replace(canvas, z_BL=mesh.spread(self.mesh, canvas.z_BL)))
+            return on_one_device(
+                replace(canvas, z_BL=mesh.spread(self.mesh, canvas.z_BL))
+            )
 
         return net
 
@@ -65,7 +85,9 @@ class Experiment:
         params = transformer.initialise(self.model, keys.key(self.root, "init"))
         if own := self.objective.init(keys.key(self.root, "objective")):
             params["objective"] = own
-        return create_state(params, self.run.optim, self.optimizer, self.objective.statistics())
+        return create_state(
+            params, self.run.optim, self.optimizer, self.objective.statistics()
+        )
 
     def _shardings(self, abstract):
         return mesh.state_shardings(self.mesh, abstract)
@@ -108,12 +130,21 @@ class Experiment:
         shardings = self._shardings(jax.eval_shape(self._fresh))
         return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
 
-    def models(self, params, statistics=None, progress: jax.Array | float = 1.0) -> Models:
+    def models(
+        self, params, statistics=None, progress: jax.Array | float = 1.0
+    ) -> Models:
         """Returns all that an objective may call or read beside the batch."""
-        return Models(self.net(params), params.get("objective", {}), statistics, progress)
+        return Models(
+            self.net(params), params.get("objective", {}), statistics, progress
+        )
 
     def loss(
-        self, params, batch: Batch, key, statistics=None, progress: jax.Array | float = 1.0
+        self,
+        params,
+        batch: Batch,
+        key,
+        statistics=None,
+        progress: jax.Array | float = 1.0,
     ) -> Loss:
         """Returns the objective's loss.
 
@@ -124,7 +155,9 @@ class Experiment:
           statistics: running sums that the objective carries from update to update.
           progress: fraction of the updates done.
         """
-        return self.objective.loss(self.models(params, statistics, progress), batch, key)
+        return self.objective.loss(
+            self.models(params, statistics, progress), batch, key
+        )
 
     def _route(self, params, routed):
         """Returns the parameters with updated router biases, and metrics for the logs."""
@@ -167,7 +200,10 @@ class Experiment:
         if data.marked_characters:
             dtypes["marked_BL"] = bool
         shape = (data.batch, data.length)
-        rows = {name: mesh.abstract(self.mesh, shape, dtype) for name, dtype in dtypes.items()}
+        rows = {
+            name: mesh.abstract(self.mesh, shape, dtype)
+            for name, dtype in dtypes.items()
+        }
         rows["index_B"] = mesh.abstract(self.mesh, (data.batch,), np.int32)
         return mesh.batch(rows, data.batch)
 
@@ -178,7 +214,9 @@ class Experiment:
         """The jitted `bound(params, batch, key) → Bound`."""
 
         def estimate(params, batch, key):
-            return self.reported(pattern).bound(self.models(params), batch, key, samples)
+            return self.reported(pattern).bound(
+                self.models(params), batch, key, samples
+            )
 
         return jax.jit(estimate)
 
@@ -194,9 +232,13 @@ class Experiment:
 
     def empty_cache(self, batch: int, length: int) -> Cache:
         """Returns an empty cache for `length` positions, spread over the devices."""
-        return mesh.remembered(self.mesh, transformer.empty_cache(self.model, batch, length))
+        return mesh.remembered(
+            self.mesh, transformer.empty_cache(self.model, batch, length)
+        )
 
-    def generator(self, params, sampler, *, seed: int = 0, trace: bool = False) -> Generator:
+    def generator(
+        self, params, sampler, *, seed: int = 0, trace: bool = False
+    ) -> Generator:
         """Returns the function from requests to replies with these parameters.
 
         A sampler is compiled once, whatever the parameters and the seed.
@@ -204,7 +246,9 @@ class Experiment:
         key = (sampler, trace)
         if key not in self._generators:
             visibility, tokenizer = self.objective.visibility, self.tokenizer
-            model = Model(self.net, self.empty_cache, self.process_of, visibility, tokenizer)
+            model = Model(
+                self.net, self.empty_cache, self.process_of, visibility, tokenizer
+            )
             sharding = mesh.replicated(self.mesh) if self.mesh.size > 1 else None
             self._generators[key] = Generator(
                 model, params, sampler, seed=seed, trace=trace, sharding=sharding

@@ -43,7 +43,9 @@ def check_free(folder: Path) -> None:
     if folder.is_dir():
         occupied = any(folder.iterdir())
     if occupied:
-        raise UserError(f"{folder} is there already: choose an empty or a new directory")
+        raise UserError(
+            f"{folder} is there already: choose an empty or a new directory"
+        )
 
 
 def from_hf(

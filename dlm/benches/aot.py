@@ -25,14 +25,18 @@ from dlm.core.errors import UserError
 from dlm.core.named import Place
 from dlm.core.run import Run, build_run
 
-_TOPOLOGY_HELP = "a TPU's generation and its chips along each axis, such as v5p:2x2x2 or v5e:2x4"
+_TOPOLOGY_HELP = (
+    "a TPU's generation and its chips along each axis, such as v5p:2x2x2 or v5e:2x4"
+)
 FLAGS = [
     Flag("topology", _TOPOLOGY_HELP, required=True),
     Flag("config", "recipe file with its arguments", required=True, type=Place),
     Flag("quick", "the least effort of the compiler", type=bool),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
-CAPACITY = dict(v4=32, v5e=16, v5p=96, v6e=32)  # GB of memory of a chip, as its maker states it
+CAPACITY = dict(
+    v4=32, v5e=16, v5p=96, v6e=32
+)  # GB of memory of a chip, as its maker states it
 # These keep libtpu from looking for a TPU on this machine.
 ALONE = dict(
     TPU_SKIP_MDS_QUERY="1",
@@ -102,7 +106,9 @@ def measured(run: Run, topology: str, quick: bool) -> Results:
     state, batch = experiment.abstract_state(), experiment.abstract_batch()
     lowered = experiment.update.lower(state, batch)
     seconds = time.perf_counter() - begin
-    say(f"traced in {seconds:.0f} s; compiling for {chips} chips, which can take many minutes")
+    say(
+        f"traced in {seconds:.0f} s; compiling for {chips} chips, which can take many minutes"
+    )
     results |= _compiled(lowered, results["capacity"])
     return results | dict(seconds=time.perf_counter() - begin)
 
@@ -128,7 +134,12 @@ def costs(program: Any, capacity: float) -> Results:
 
     memory = hlo.memory(program) or {}
     # The new state takes the place of the old one, as far as it is aliased.
-    whole = memory["arguments"] + memory["results"] - memory["aliased"] + memory["temporaries"]
+    whole = (
+        memory["arguments"]
+        + memory["results"]
+        - memory["aliased"]
+        + memory["temporaries"]
+    )
     # A loop over layers sends once for each layer.
     outside, inside = hlo.of_loops(program.as_text())
     sent = dict(once=hlo.collectives(outside), in_loops=hlo.collectives(inside))
@@ -151,7 +162,9 @@ def table(results: Results) -> str:
     lines += _memory_lines(results["memory"], results["capacity"])
     # Both numbers are shown, as XLA counts a loop's body once.
     by_xla = f"{results['flops']:.3g} by XLA, the body of a loop counted once"
-    lines.append(f"  FLOPs of a chip    {by_xla}; {results['model_flops']:.3g} of the model")
+    lines.append(
+        f"  FLOPs of a chip    {by_xla}; {results['model_flops']:.3g} of the model"
+    )
     lines.append(_sent_line("once", results["sent"]["once"]))
     lines.append(_sent_line("in a loop's body", results["sent"]["in_loops"]))
     lines.append(f"  traced and compiled in {results['seconds']:.0f} s")
@@ -195,7 +208,9 @@ def _devices(topology: str) -> list:
 
     platform.devices("cpu")  # keys are made here, and no TPU is looked for
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology
+        )
         return list(description.devices)
     except Exception as error:  # libtpu's own kinds
         cause = str(error).splitlines()[0]

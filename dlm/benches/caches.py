@@ -36,8 +36,15 @@ _TEMPERATURE_HELP = "of what is drawn; at 0 each token is the likeliest"
 FLAGS = [
     Flag("workdir", "run of a masked model", required=True, type=Place),
     Flag("blocks", "positions decided together", default="16,32,64"),
-    Flag("refresh", "passes between computations of the whole canvas", default="0,8,4,2"),
-    Flag("steps", "passes for each block; 0: half as many as positions", default=0, type=int),
+    Flag(
+        "refresh", "passes between computations of the whole canvas", default="0,8,4,2"
+    ),
+    Flag(
+        "steps",
+        "passes for each block; 0: half as many as positions",
+        default=0,
+        type=int,
+    ),
     Flag("length", "tokens of a sample; 0: as in training", default=0, type=int),
     Flag("temperature", _TEMPERATURE_HELP, default=0.0, type=float),
     Flag("rows", "samples drawn at once", default=8, type=int),
@@ -91,7 +98,9 @@ def measure(
 
     experiment, state = reopen(Path(args.workdir))
     if not sees_all(experiment.objective.visibility):
-        raise UserError(f"--workdir={args.workdir} is no masked model: caches of others are exact")
+        raise UserError(
+            f"--workdir={args.workdir} is no masked model: caches of others are exact"
+        )
     # The parameters that evaluation uses.
     params = state.averaged
     arms: dict[tuple, _Arm] = {}
@@ -101,7 +110,9 @@ def measure(
         for kind in KINDS:
             for refresh in refreshes:
                 cache = Cache(kind, refresh)
-                arms[block, kind, refresh] = _Arm(experiment, params, args, block, cache)
+                arms[block, kind, refresh] = _Arm(
+                    experiment, params, args, block, cache
+                )
     say(f"compiling {len(arms)} samplers; then {args.repeats} rounds")
     measures = {str(key): arm.seconds for key, arm in arms.items()}
     raw = benches.in_turns(measures, args.repeats)
@@ -236,7 +247,10 @@ def table(results: Results) -> list[str]:
     for row in results["caches"]:
         name = f"  {row['block']:>5}  {row['kind']:<8} {row['refresh']:>8}"
         # Shares in per cent, and seconds as a ratio with its range.
-        agree, until = f"{100 * row['agree']:>18.1f} %", f"{100 * row['until']:>20.1f} %"
+        agree, until = (
+            f"{100 * row['agree']:>18.1f} %",
+            f"{100 * row['until']:>20.1f} %",
+        )
         seconds = f"{benches.formatted(row['seconds']):<20} {row['nfe']:>6}"
         lines.append(f"{name} {agree} {until}   {seconds}")
     return lines

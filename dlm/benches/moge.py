@@ -49,14 +49,18 @@ FLAGS = [
     Flag("ffn", "F of an expert", default=256, type=int),
     Flag("only", "arms, by name (default: all)", default=""),
     Flag("repeats", "rounds", default=5, type=int),
-    Flag("devices", "compile for so many devices instead of timing", default=0, type=int),
+    Flag(
+        "devices", "compile for so many devices instead of timing", default=0, type=int
+    ),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 LIMITS = dict(blocks=1.5, many=1.3)
 ARMS = ("loop", "blocks", "ragged", "tokamax", "topk", "capacity", "few", "many")
 MIB = 2**20
 
-Results = dict[str, Any]  # as --json prints them, with the lines for people under 'lines'
+Results = dict[
+    str, Any
+]  # as --json prints them, with the lines for people under 'lines'
 Bytes = dict[str, float]  # kind of collective → bytes that each device sends
 
 
@@ -107,7 +111,9 @@ def timed(args: argparse.Namespace) -> Results:
 
     dense = benches.spread(raw["dense"])
     ratios = {name: benches.ratio(raw[name], raw["dense"]) for name in arms}
-    sizes = f"T={args.tokens} D={args.width} E={args.experts} K={args.active} F={args.ffn}"
+    sizes = (
+        f"T={args.tokens} D={args.width} E={args.experts} K={args.active} F={args.ffn}"
+    )
     lines = [
         f"\n{sizes}, forward and backward",
         f"  dense      {benches.formatted(dense, 1e3, 0)} ms",

@@ -27,7 +27,11 @@ from dlm.core.run import build_run
 RECIPE = "configs/masked.py:size=tiny"
 FLAGS = [
     Flag("config", "recipe of a masked model", default=RECIPE, type=Place),
-    Flag("only", "objectives beside masked, by name; block:16 has blocks of 16", default=""),
+    Flag(
+        "only",
+        "objectives beside masked, by name; block:16 has blocks of 16",
+        default="",
+    ),
     Flag("repeats", "rounds", default=4, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]

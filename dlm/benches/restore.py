@@ -37,7 +37,9 @@ def main(argv: list[str] | None = None) -> None:
     verify = benches.formatted(results["verify"])
     restore = benches.formatted(results["restore"])
     say(f"  verifying {verify} s, restoring {restore} s")
-    say(f"  verifying / restoring {benches.formatted(results['ratio'])}, limit {LIMIT:g}")
+    say(
+        f"  verifying / restoring {benches.formatted(results['ratio'])}, limit {LIMIT:g}"
+    )
     if args.json:
         cli.emit(results)
 

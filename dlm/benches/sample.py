@@ -66,7 +66,9 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 JUDGED = ("dual", "refreshed")
 UNCACHED = ("none", "ancestral", "threshold-none")
-OTHERS = dict(ar="ar", speculative="block")  # arms of other runs, and the flags that name these
+OTHERS = dict(
+    ar="ar", speculative="block"
+)  # arms of other runs, and the flags that name these
 
 Results = dict[str, Any]  # as --json prints them
 
@@ -79,7 +81,9 @@ def main(argv: list[str] | None = None) -> None:
             "--length, --rows, --steps and --repeats must be at least 1, and --quality not negative"
         )
     if args.quality and not args.ar:
-        raise UserError("--quality needs a judge: --ar=RUN, the directory of an autoregressive run")
+        raise UserError(
+            "--quality needs a judge: --ar=RUN, the directory of an autoregressive run"
+        )
     results = measure(args, _names(args))
     for line in table(results):
         say(line)
@@ -97,7 +101,9 @@ def _names(args: argparse.Namespace) -> list[str]:
     for name in args.only.split(","):
         if name not in known:
             missing = f": it needs --{OTHERS[name]}=RUN" if name in OTHERS else ""
-            raise UserError(f"--only: no arm {name!r}{missing}; there are {', '.join(known)}")
+            raise UserError(
+                f"--only: no arm {name!r}{missing}; there are {', '.join(known)}"
+            )
     return args.only.split(",")
 
 
@@ -234,7 +240,9 @@ def _qualities(
         quality = _quality(judge, ids_N, tokenizer)
         quality["seconds"] = time.perf_counter() - begin
         qualities[name] = quality
-        say(_quality_line(name, quality))  # at once: it may have taken a quarter of an hour
+        say(
+            _quality_line(name, quality)
+        )  # at once: it may have taken a quarter of an hour
     return qualities
 
 

@@ -36,19 +36,30 @@ from dlm.core.errors import UserError
 from dlm.core.named import Place, Seed, nearest
 from dlm.samplers.plan import Sampler
 
-_RULES_HELP = "which, as RULE[:field=value…][+REMASK[:field=value…]], with commas between"
+_RULES_HELP = (
+    "which, as RULE[:field=value…][+REMASK[:field=value…]], with commas between"
+)
 _NOISE_HELP = "standard deviation of the network's error in the worlds, nats"
 _JUDGE_HELP = "run directory of an autoregressive model that scores the samples"
 FLAGS = [
     Flag("out", "folder for samplers.csv and samplers.html", required=True, type=Place),
     Flag("rules", _RULES_HELP, default=""),
     Flag("steps", "numbers of steps, with commas between", default="4,8,16,32,64"),
-    Flag("worlds", "which of table and chain; none with --worlds=", default="table,chain"),
-    Flag("num", "draws from the chain, and 64 times as many from the table", default=256, type=int),
+    Flag(
+        "worlds", "which of table and chain; none with --worlds=", default="table,chain"
+    ),
+    Flag(
+        "num",
+        "draws from the chain, and 64 times as many from the table",
+        default=256,
+        type=int,
+    ),
     Flag("noise", _NOISE_HELP, default=0.0, type=float),
     Flag("workdir", "run directory to sample from", default="", type=Place),
     Flag("judge", _JUDGE_HELP, default="", type=Place),
-    Flag("samples", "of the run, for each rule and number of steps", default=32, type=int),
+    Flag(
+        "samples", "of the run, for each rule and number of steps", default=32, type=int
+    ),
     Flag("seed", "of all draws", default=0, type=Seed),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
@@ -117,7 +128,9 @@ def _check(args: argparse.Namespace, worlds: list[str]) -> None:
             "samples are worth what another model makes of them"
         )
     if not worlds and not args.workdir:
-        raise UserError("nothing to measure: name --worlds, or a run with --workdir and --judge")
+        raise UserError(
+            "nothing to measure: name --worlds, or a run with --workdir and --judge"
+        )
 
 
 def _numbers(text: str) -> list[int]:
@@ -206,7 +219,9 @@ class Bench:
         world = kind(noise, self.seed)
         draws = num * MORE[part]
         numbers = ", ".join(map(str, self.steps))
-        say(f"{part}: the exact floor, then {len(self.samplers)} rules in {numbers} steps")
+        say(
+            f"{part}: the exact floor, then {len(self.samplers)} rules in {numbers} steps"
+        )
         floor = zip(self.steps, world.floor(self.steps), strict=True)
         for steps, measures in floor:
             row = dict(part=part, rule="floor", steps=steps, nfe=steps)

@@ -120,7 +120,9 @@ def _first_update(recipe: list[str], folder: Path, kind: str) -> float:
     lines: list[str] = []
     seconds = None
     began = time.perf_counter()
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
         # It is read while the child runs, so that the line's arrival can be timed.
         for line in process.stderr or ():
             lines.append(line)

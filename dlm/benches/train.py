@@ -37,12 +37,20 @@ RECIPES = (
 )
 _FILES = (Path(__file__).parent / "peers").glob("*.py")
 PEERS = tuple(path.stem for path in _FILES if path.stem != "__init__")
-_CONFIG_HELP = "recipe file with its arguments (default: the quickstart's two models, and small)"
+_CONFIG_HELP = (
+    "recipe file with its arguments (default: the quickstart's two models, and small)"
+)
 FLAGS = [
     Flag("config", _CONFIG_HELP, type=Place),
-    Flag("peer", "time a twin of the model in another framework as well", choices=PEERS),
+    Flag(
+        "peer", "time a twin of the model in another framework as well", choices=PEERS
+    ),
     Flag("repeats", "rounds", default=5, type=int),
-    Flag("startup", "also from the command to the first update, of the first config", type=bool),
+    Flag(
+        "startup",
+        "also from the command to the first update, of the first config",
+        type=bool,
+    ),
     Flag("json", "print one JSON object on stdout", type=bool),
 ]
 # Requirements for `small` on 2 cores; `peer` is an aim.
@@ -149,7 +157,9 @@ def report(
         batch=run.data.batch,
         length=run.data.length,
         flops_per_update=trial.flops,
-        peak_flops_per_s={dtype: benches.spread(values) for dtype, values in peaks.items()},
+        peak_flops_per_s={
+            dtype: benches.spread(values) for dtype, values in peaks.items()
+        },
         step=_step(run, trial.flops, raw, peaks),
         loop=_loop(trial.updates, raw),
         limits=LIMITS,
@@ -195,7 +205,9 @@ def _loop(updates: int, raw: Raw) -> dict:
         updates=updates,
         data_share=benches.ratio(waiting, looped),
         phases_seconds=seconds,
-        phases_share={name: spread["median"] / whole for name, spread in seconds.items()},
+        phases_share={
+            name: spread["median"] / whole for name, spread in seconds.items()
+        },
     )
 
 
@@ -249,7 +261,9 @@ def _update_lines(model: Results) -> list[str]:
     # In bfloat16 the share of float32's peak says more on a CPU.
     shares = [f"{benches.formatted(step['share'], 100, 0, ' %')} of the {dtype} peak"]
     if dtype != "float32":
-        shares.append(f"{benches.formatted(step['share_of_float32'], 100, 0, ' %')} of float32's")
+        shares.append(
+            f"{benches.formatted(step['share_of_float32'], 100, 0, ' %')} of float32's"
+        )
     milliseconds = benches.formatted(step["seconds"], 1e3, 1)
     tokens = benches.formatted(step["tokens_per_s"], 1, 0)
     speed = benches.formatted(step["flops_per_s"], 1e-9, 1)

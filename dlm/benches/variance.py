@@ -123,7 +123,9 @@ def measure(workdir: Path, draws: int, every: bool = False) -> list[dict]:
     # A subclass of Masked has choices of its own.
     linear = type(objective) is Masked and objective.process.schedule == Linear()
     if not linear or objective.steps:
-        text = "is no run of objectives.masked with the linear schedule in continuous time"
+        text = (
+            "is no run of objectives.masked with the linear schedule in continuous time"
+        )
         raise UserError(f"{workdir} {text}")
     batch = next(experiment.batches(0))
     rows = []

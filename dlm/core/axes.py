@@ -46,7 +46,9 @@ def suffix(name: str) -> str:
     letters = name.rsplit("_", 1)[-1]
     if "_" not in name or any(c not in TABLE for c in letters):
         known = "".join(TABLE)
-        raise ValueError(f"parameter {name!r} has no axis suffix; known letters: {known}")
+        raise ValueError(
+            f"parameter {name!r} has no axis suffix; known letters: {known}"
+        )
     return letters
 
 
@@ -57,7 +59,9 @@ def decayed(name: str) -> bool:
     return is_matrix and all(TABLE[letter].decay for letter in letters)
 
 
-def partition(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[str | None, ...]:
+def partition(
+    name: str, shape: tuple[int, ...], sizes: dict[str, int]
+) -> tuple[str | None, ...]:
     """Return the mesh axis of each dimension of a parameter, None where it is not sharded.
 
     A mesh axis is used once, and only where its size divides the dimension: a few key-value heads

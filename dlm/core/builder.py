@@ -28,7 +28,9 @@ def build_section(cls: type, config: dict, where: str, vocab: Vocab | None) -> A
         raise UserError(f"config{dot}{where}: {error}") from error
 
 
-def build_fields(cls: type, config: dict, where: str, vocab: Vocab | None) -> dict[str, Any]:
+def build_fields(
+    cls: type, config: dict, where: str, vocab: Vocab | None
+) -> dict[str, Any]:
     """Check and build the value of each field of a dataclass.
 
     A field named `vocab` gets the tokenizer's special ids.
@@ -72,14 +74,20 @@ def build_field(
     if "family" in kind:
         if value is None and field.default is None:
             return None
-        if isinstance(value, dict) and "name" not in value and field.default is not MISSING:
+        if (
+            isinstance(value, dict)
+            and "name" not in value
+            and field.default is not MISSING
+        ):
             value = {"name": _default_name(field.default), **value}
         return build_member_at(value, kind["family"], where, vocab)
     if hint is Place and value == field.default:  # "" means none
         return value
     if "module" in kind:
         section = _as_section(value or {}, where)
-        return build_section(section_class(kind["module"], where), section, where, vocab)
+        return build_section(
+            section_class(kind["module"], where), section, where, vocab
+        )
     if kind.get("number") and _is_number(value):
         # A number may stand for a whole section, of which it is the main field.
         value = {kind["number"]: value}
@@ -93,7 +101,9 @@ def build_member_at(value: Any, family: str, where: str, vocab: Vocab | None) ->
     config = dict(name=value) if isinstance(value, str) else value
     if not isinstance(config, dict) or not isinstance(config.get("name"), str):
         example = member_names(family)[0]
-        expected = f"must name a member of {family}, such as {example!r}, not {shown(value)}"
+        expected = (
+            f"must name a member of {family}, such as {example!r}, not {shown(value)}"
+        )
         raise UserError(f"config.{where} {expected}")
     name = config["name"]
     if "." not in name:
@@ -101,10 +111,14 @@ def build_member_at(value: Any, family: str, where: str, vocab: Vocab | None) ->
     return build_section(member_class(name, where, family), config, where, vocab)
 
 
-def _build_members(value: Any, family: str, where: str, vocab: Vocab | None) -> dict[str, Any]:
+def _build_members(
+    value: Any, family: str, where: str, vocab: Vocab | None
+) -> dict[str, Any]:
     """Build a dictionary of members that are keyed by their names."""
     if not isinstance(value, dict):
-        raise UserError(f"config.{where} must be a dictionary of {family}, not {shown(value)}")
+        raise UserError(
+            f"config.{where} must be a dictionary of {family}, not {shown(value)}"
+        )
     members = {}
     for name, options in value.items():
         here = f"{where}.{name}"
@@ -155,7 +169,9 @@ def _typed(value: Any, hint: Any, where: str, vocab: Vocab | None) -> Any:
         return _choice(value, arguments, where)
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else (value,)
-        return tuple(_typed(v, arguments[0], f"{where}[{i}]", vocab) for i, v in enumerate(items))
+        return tuple(
+            _typed(v, arguments[0], f"{where}[{i}]", vocab) for i, v in enumerate(items)
+        )
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value

@@ -61,7 +61,9 @@ def dependence(instance: Any, dotted: str) -> str:
     The field itself, or a section around it, declares it with `free` or `located`.
     """
     for name in dotted.split("."):
-        fields = dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
+        fields = (
+            dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
+        )
         entry = {f.name: f for f in fields}.get(name)
         if entry is None:
             break
@@ -71,7 +73,9 @@ def dependence(instance: Any, dotted: str) -> str:
     return "depends"
 
 
-def build_member(config: Any, family: str, vocab: Vocab | None = None, where: str = "") -> Any:
+def build_member(
+    config: Any, family: str, vocab: Vocab | None = None, where: str = ""
+) -> Any:
     """Build one member of a family from 'name' or dict(name=…, …)."""
     return build_member_at(to_plain(config), family, where or family, vocab)
 
@@ -93,17 +97,22 @@ def load_recipe(target: str) -> dict:
             raise UserError(f"{path} has no get_config()")
         if arg is not None and not inspect.signature(get_config).parameters:
             cause = "get_config() takes no argument"
-            raise UserError(f"{path}: {cause}, so {arg!r} behind the colon cannot be given to it")
+            raise UserError(
+                f"{path}: {cause}, so {arg!r} behind the colon cannot be given to it"
+            )
         config = to_plain(recipe.call(get_config, arg))
     if not isinstance(config, dict):
-        raise UserError(f"{path}: get_config() returns a ConfigDict, not {type(config).__name__}")
+        raise UserError(
+            f"{path}: get_config() returns a ConfigDict, not {type(config).__name__}"
+        )
     return config
 
 
 def _similar_file(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
-    return nearest(path.name, [p.name for p in path.parent.glob("*.py")])
+    recipes = [file.name for file in path.parent.glob("*.py")]
+    return nearest(path.name, recipes)
 
 
 def choices(arg: str | None, **allowed: tuple[str, ...]) -> types.SimpleNamespace:
@@ -119,7 +128,8 @@ def choices(arg: str | None, **allowed: tuple[str, ...]) -> types.SimpleNamespac
             hint = nearest(key, allowed)
             raise UserError(f"recipe argument {part!r}: expected one of {known}{hint}")
         values = allowed[key]
-        prefixes = tuple(v[:-1] for v in values if v.endswith("*"))
+        open_values = [v for v in values if v.endswith("*")]
+        prefixes = tuple(v[:-1] for v in open_values)
         if value not in values and not (prefixes and value.startswith(prefixes)):
             known = f"{' | '.join(values)}{nearest(value, values)}"
             raise UserError(f"recipe argument {key}={value}: expected {known}")
@@ -158,7 +168,9 @@ def _parent_section(config: dict, dotted: str) -> tuple[dict, str]:
             config[parent] = {}
         if not isinstance(config[parent], dict):
             here = ".".join(parents[: i + 1])
-            raise UserError(f"config.{here} is not a section, so config.{dotted} cannot be set")
+            raise UserError(
+                f"config.{here} is not a section, so config.{dotted} cannot be set"
+            )
         config = config[parent]
     return config, leaf
 
@@ -185,11 +197,11 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (Mapping, ConfigDict)):
         return {str(key): to_plain(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _name_in_config(value) | {
-            f.name: to_plain(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if f.name != "vocab"
-        }
+        plain: dict[str, Any] = _name_in_config(value)
+        for f in dataclasses.fields(value):
+            if f.name != "vocab":
+                plain[f.name] = to_plain(getattr(value, f.name))
+        return plain
     if isinstance(value, (list, tuple)):
         return tuple(to_plain(item) for item in value)
     if isinstance(value, os.PathLike):
@@ -219,7 +231,8 @@ def list_differences(a: Any, b: Any, where: str = "") -> list[str]:
             here = f"{where}.{key}" if where else key
             lines += list_differences(a.get(key), b.get(key), here)
         return lines
-    a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
-    if json.dumps(a) == json.dumps(b):
+    # JSON has no tuples: these count as the lists that a stored config has.
+    before, after = json.loads(json.dumps([a, b]))
+    if json.dumps(before) == json.dumps(after):
         return []
-    return [f"{where}: {one_line(a)} → {one_line(b)}"]
+    return [f"{where}: {one_line(before)} → {one_line(after)}"]

@@ -33,7 +33,10 @@ FAMILIES = (
     "evals",
     "tasks",
 )
-SECTIONS = ("data.loader", "samplers.plan")  # config sections that share a folder with a family
+SECTIONS = (
+    "data.loader",
+    "samplers.plan",
+)  # config sections that share a folder with a family
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -54,7 +57,9 @@ def member_class(name: str, where: str, family: str) -> type:
     """
     room, _, stem = name.rpartition(".")
     if room != family or not _is_member(family, stem):
-        raise UserError(f"config.{where}: no {family} {shown(name)}{_hint(name, family)}")
+        raise UserError(
+            f"config.{where}: no {family} {shown(name)}{_hint(name, family)}"
+        )
     return section_class(name, where)
 
 
@@ -73,7 +78,9 @@ def exposed(module: str) -> list[type]:
     classes = [
         value
         for value in vars(sys.modules[module]).values()
-        if isinstance(value, type) and value.__module__ == module and _is_public_frozen(value)
+        if isinstance(value, type)
+        and value.__module__ == module
+        and _is_public_frozen(value)
     ]
     nested = [hint for c in classes for hint in typing.get_type_hints(c).values()]
     return [c for c in classes if c not in nested]
@@ -116,7 +123,9 @@ def _hint(name: str, family: str) -> str:
     others = others or [other for other in FAMILIES if other != family]
     for other in others:
         if _is_member(other, stem):
-            return f": {other}.{stem} is one of {other}; {family} has {_listing(family)}"
+            return (
+                f": {other}.{stem} is one of {other}; {family} has {_listing(family)}"
+            )
     return nearest(stem, member_names(family))
 
 

@@ -75,7 +75,9 @@ def try_writing(path: Path, remedy: str) -> None:
         else:
             _check_parent(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): {remedy}"
+        ) from None
 
 
 def _check_parent(path: Path) -> None:

@@ -9,7 +9,9 @@ Z = 1.96  # the 97.5 % quantile of the normal distribution
 _PER_SEED = ("noise", "samples")  # sources of error that each seed draws for itself
 
 
-def jackknife(statistic: Callable[[np.ndarray], float], items_N: Sequence) -> tuple[float, float]:
+def jackknife(
+    statistic: Callable[[np.ndarray], float], items_N: Sequence
+) -> tuple[float, float]:
     """Return (value, standard error) of a statistic of N items, rows of an array.
 
     se² = (N − 1)/N Σ (θ₋ᵢ − θ̄)²; the error of a single item is unknown, which is NaN.

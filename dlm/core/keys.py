@@ -28,7 +28,8 @@ def key(root_key: jax.Array, stream: str, step: int | jax.Array = 0) -> jax.Arra
     Streams are independent. The stream's name seeds the key, so names in use are never changed.
     """
     number = zlib.crc32(stream.encode()) & 0x7FFFFFFF
-    return jax.random.fold_in(jax.random.fold_in(root_key, number), step)
+    stream_key = jax.random.fold_in(root_key, number)
+    return jax.random.fold_in(stream_key, step)
 
 
 def words(key: jax.Array) -> list[int]:
@@ -43,7 +44,11 @@ def per_sample(step_key: jax.Array, index_B: jax.Array) -> jax.Array:
 
 def uniform_BL(key_B: jax.Array, length: int) -> jax.Array:
     """Draw U[0, 1) per row and position; the draw of a position does not depend on `length`."""
-    return jax.vmap(lambda k: jax.random.uniform(k, (length,)))(key_B)
+
+    def one_row(key: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, (length,))
+
+    return jax.vmap(one_row)(key_B)
 
 
 def categorical(key_B: jax.Array, logits_BLV: jax.Array) -> jax.Array:
@@ -54,23 +59,36 @@ def categorical(key_B: jax.Array, logits_BLV: jax.Array) -> jax.Array:
     is no positive number (a logit at +inf), the most likely id is taken.
     """
     B, L, V = logits_BLV.shape
-    mass_BLV = jnp.exp(logits_BLV - logits_BLV.max(-1, keepdims=True)).astype(jnp.float32)
-    mass_BLV = jnp.pad(mass_BLV, ((0, 0), (0, 0), (0, -V % _COLUMNS)))
+    highest_BL1 = logits_BLV.max(-1, keepdims=True)
+    mass_BLV = jnp.exp(logits_BLV - highest_BL1).astype(jnp.float32)
+    # Ids without mass fill up the last bucket.
+    missing = -V % _COLUMNS
+    padding = ((0, 0), (0, 0), (0, missing))
+    mass_BLV = jnp.pad(mass_BLV, padding)
     buckets = mass_BLV.reshape(B, L, -1, _COLUMNS)
-    u = jax.vmap(lambda k: jax.random.uniform(k, (L, 2)))(key_B)
+
+    def pairs(key: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, (L, 2))
+
+    u_BL2 = jax.vmap(pairs)(key_B)
 
     # First the bucket, then the id inside of it.
     sums = buckets.sum(-1)
-    bucket_BL = _invert(sums, u[..., 0])
-    inside = jnp.take_along_axis(buckets, bucket_BL[..., None, None], axis=2)[..., 0, :]
-    drawn_BL = bucket_BL * _COLUMNS + _invert(inside, u[..., 1])
+    bucket_BL = _invert(sums, u_BL2[..., 0])
+    index = bucket_BL[..., None, None]
+    inside = jnp.take_along_axis(buckets, index, axis=2)[..., 0, :]
+    drawn_BL = bucket_BL * _COLUMNS + _invert(inside, u_BL2[..., 1])
     valid_BL = sums.sum(-1) > 0
 
     def with_argmax():
-        return jnp.where(valid_BL, drawn_BL, logits_BLV.argmax(-1).astype(jnp.int32))
+        likeliest_BL = logits_BLV.argmax(-1).astype(jnp.int32)
+        return jnp.where(valid_BL, drawn_BL, likeliest_BL)
+
+    def without():
+        return drawn_BL
 
     # A cond skips the argmax in the usual case.
-    return jax.lax.cond(valid_BL.all(), lambda: drawn_BL, with_argmax)
+    return jax.lax.cond(valid_BL.all(), without, with_argmax)
 
 
 def _invert(mass: jax.Array, u: jax.Array) -> jax.Array:
@@ -81,8 +99,10 @@ def _invert(mass: jax.Array, u: jax.Array) -> jax.Array:
     """
     cumulative = jnp.cumsum(mass, -1)
     total = cumulative[..., -1]
-    target = jnp.minimum(u * total, total * (1 - 2**-23))
+    below_total = total * (1 - 2**-23)
+    target = jnp.minimum(u * total, below_total)
     possible = mass > 0
     reached = possible & (cumulative > target[..., None])
     # One search for the first reached index, else the first possible: two take twice as long.
-    return jnp.argmax(possible.astype(jnp.int8) + reached.astype(jnp.int8), -1).astype(jnp.int32)
+    rank = possible.astype(jnp.int8) + reached.astype(jnp.int8)
+    return jnp.argmax(rank, -1).astype(jnp.int32)

@@ -8,7 +8,12 @@ from typing import Any
 
 SEEDS = 2**32  # number of different seeds
 _LONGEST = 120  # characters of a value in an error message
-_CONTROL = ("Cc", "Zl", "Zp", "Cs")  # Unicode categories: controls, line ends, lone surrogates
+_CONTROL = (
+    "Cc",
+    "Zl",
+    "Zp",
+    "Cs",
+)  # Unicode categories: controls, line ends, lone surrogates
 
 
 class Place(str):
@@ -44,7 +49,9 @@ def shown(value: Any) -> str:
     """Show a value in an error message, shortened."""
     try:
         text = repr(value)
-    except Exception:  # numbers of thousands of digits, objects of the user's own classes
+    except (
+        Exception
+    ):  # numbers of thousands of digits, objects of the user's own classes
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 

@@ -18,7 +18,9 @@ def leaf(default: Any = None) -> Any:
     return dataclasses.field(default=default, metadata=dict(leaf=True))
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, leaf, dataclasses.field))
+@dataclass_transform(
+    frozen_default=True, field_specifiers=(static, leaf, dataclasses.field)
+)
 def pytree(cls: type[T]) -> type[T]:
     """Makes a class a frozen dataclass and registers it with JAX."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))

@@ -29,7 +29,8 @@ def split(target: str) -> tuple[str, str | None]:
 
     File names may contain colons: the shortest name of an existing file wins.
     """
-    ends = [i for i, sign in enumerate(target) if sign == ":"] + [len(target)]
+    colons = [i for i, sign in enumerate(target) if sign == ":"]
+    ends = [*colons, len(target)]
     end = next((end for end in ends if os.path.isfile(target[:end])), ends[0])
     return target[:end], target[end + 1 :] or None
 
@@ -52,7 +53,8 @@ def errors_in(path: str) -> Iterator[None]:
     """Turn whatever the recipe raises into a UserError that names its file and line."""
     folder = Path(path).resolve().parent
     modules_before = set(sys.modules)
-    is_new = folder not in [Path(entry).resolve() for entry in sys.path]
+    known = [Path(entry).resolve() for entry in sys.path]
+    is_new = folder not in known
     if is_new:
         sys.path.insert(0, str(folder))
     try:
@@ -75,14 +77,18 @@ def _forget_modules(folder: Path, names: set[str]) -> None:
     for name in names:
         top = folder / name.partition(".")[0]
         file = _file_of(sys.modules[name])
-        if file is not None and (file == top.with_suffix(".py") or file.is_relative_to(top)):
+        if file is not None and (
+            file == top.with_suffix(".py") or file.is_relative_to(top)
+        ):
             del sys.modules[name]
 
 
 def _file_of(module: ModuleType) -> Path | None:
     """Return a module's file, or the folder of a package without an __init__."""
     attributes = vars(module)
-    file = attributes.get("__file__") or next(iter(attributes.get("__path__", ())), None)
+    file = attributes.get("__file__") or next(
+        iter(attributes.get("__path__", ())), None
+    )
     return Path(file).resolve() if file else None
 
 
@@ -96,7 +102,11 @@ def _user_error(path: str, folder: Path, error: BaseException) -> UserError:
     """
     frames = traceback.extract_tb(error.__traceback__)
     places = [(f.filename, f.lineno) for f in frames if _is_users(f.filename, folder)]
-    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename, folder):
+    if (
+        isinstance(error, SyntaxError)
+        and error.filename
+        and _is_users(error.filename, folder)
+    ):
         places.append((error.filename, error.lineno))
     shown = [f"{_spelled(path, folder, file)}, line {line}" for file, line in places]
     user_error = UserError(f"{shown[-1] if shown else path}: {_message(error)}")
@@ -116,13 +126,16 @@ def _shortened(places: list[str]) -> list[str]:
 
 def _is_users(file: str, folder: Path) -> bool:
     resolved = Path(file).resolve()
-    is_installed = resolved.is_relative_to(_PACKAGE) or "site-packages" in resolved.parts
+    is_installed = (
+        resolved.is_relative_to(_PACKAGE) or "site-packages" in resolved.parts
+    )
     return resolved.is_relative_to(folder) and not is_installed
 
 
 def _spelled(path: str, folder: Path, file: str) -> str:
     """Spell a file the way the user spelled the recipe's folder."""
-    return str(Path(path).parent / Path(file).resolve().relative_to(folder))
+    below = Path(file).resolve().relative_to(folder)
+    return str(Path(path).parent / below)
 
 
 def _message(error: BaseException) -> str:

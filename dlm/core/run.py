@@ -27,7 +27,9 @@ class Run:
         default_factory=lambda: dict(bound={}), metadata=dict(families="evals", **FREE)
     )
     intervals: Any = section("training.intervals", **FREE)
-    start: Place | None = None  # run directory whose parameters and tokenizer this one begins with
+    start: Place | None = (
+        None  # run directory whose parameters and tokenizer this one begins with
+    )
 
     def __post_init__(self):
         if self.steps < 0:
@@ -49,14 +51,18 @@ def build_sections(config: Any, *names: str) -> dict[str, Any]:
     plain = to_plain(config)
     hints = get_type_hints(Run)
     fields = {f.name: f for f in dataclasses.fields(Run)}
-    text = build_field(plain.get("text", "bytes"), fields["text"], hints["text"], "text", None)
+    text = build_field(
+        plain.get("text", "bytes"), fields["text"], hints["text"], "text", None
+    )
     sections = {}
     for name in names:
         value = plain.get(name, {})
         if name == "text":
             sections[name] = text
         else:
-            sections[name] = build_field(value, fields[name], hints[name], name, text.vocab)
+            sections[name] = build_field(
+                value, fields[name], hints[name], name, text.vocab
+            )
     return sections
 
 

@@ -14,8 +14,12 @@ class Vocab:
     eos: int
     pad: int
     mask: int
-    excluded: tuple[int, ...] | None = None  # ids never generated; None: bos, pad and mask
-    stops: tuple[int, ...] = ()  # further ids that end a text, such as the end of a turn
+    excluded: tuple[int, ...] | None = (
+        None  # ids never generated; None: bos, pad and mask
+    )
+    stops: tuple[
+        int, ...
+    ] = ()  # further ids that end a text, such as the end of a turn
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -30,7 +34,8 @@ class Vocab:
         """
         if self.excluded is not None:
             return self.excluded
-        return tuple(i for i in (self.bos, self.pad, self.mask) if i not in self.ends)
+        specials = (self.bos, self.pad, self.mask)
+        return tuple(i for i in specials if i not in self.ends)
 
     def ending(self, ids):
         """Return where an id ends a text, bool; `ids` is an array of NumPy or JAX."""

@@ -40,7 +40,9 @@ _FORMATS = {
     rb"\xff\xfe\0\0|\0\0\xfe\xff": ("text in UTF-32", _ENCODE.format("UTF-32")),
     rb"\xff\xfe|\xfe\xff": ("text in UTF-16", _ENCODE.format("UTF-16")),
 }
-_NUL_SHARE = 1 / 3  # with more zero bytes, a file is UTF-16 without a byte order mark, or no text
+_NUL_SHARE = (
+    1 / 3
+)  # with more zero bytes, a file is UTF-16 without a byte order mark, or no text
 _BEGINNING = 4096  # bytes in which zero bytes are counted
 _BLOCK = 512  # bytes that are unpacked at a time, to find where a file is broken
 # Characters that may surround a JSON value; a byte order mark is left where files were joined.
@@ -70,7 +72,9 @@ def text(file: Path, look: bool = True) -> str:
         raise UserError(f"{file}, line {line}: not UTF-8") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         line = _last_line(raw)
-        raise UserError(f"{file}, line {line}: cannot be unpacked further ({error})") from None
+        raise UserError(
+            f"{file}, line {line}: cannot be unpacked further ({error})"
+        ) from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     if not content.strip():
@@ -115,7 +119,9 @@ def rows(content: str, file: Path) -> Iterator[tuple[str, dict]]:
     """
     for where, row in _values(content, file):
         if not isinstance(row, dict):
-            raise UserError(f"{file}, {where}: not a JSON object but {json.dumps(row):.40}")
+            raise UserError(
+                f"{file}, {where}: not a JSON object but {json.dumps(row):.40}"
+            )
         if isinstance(row, _Twice):
             raise UserError(f"{file}, {where}: a name occurs twice in this object")
         yield where, row

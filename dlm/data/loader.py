@@ -105,7 +105,9 @@ class Loader:
             )
         return packing.Chosen(windows, served[: self.windows])
 
-    def held_out_windows(self, tokenizer: Tokenizer, limit: int | None = None) -> Windows:
+    def held_out_windows(
+        self, tokenizer: Tokenizer, limit: int | None = None
+    ) -> Windows:
         """Cut the held-out documents into windows, in their own order.
 
         With `limit`, as many of the windows, evenly spread.
@@ -119,7 +121,9 @@ class Loader:
         spread = np.arange(limit) * len(served) // limit
         return packing.Chosen(windows, served[spread])
 
-    def _windows(self, tokenizer: Tokenizer, split: Split, seed: int | None) -> packing.Windows:
+    def _windows(
+        self, tokenizer: Tokenizer, split: Split, seed: int | None
+    ) -> packing.Windows:
         documents = self.source.documents(split)
         identity = self.source.fingerprint(split)
         tokens = token_cache.tokenized(tokenizer, documents, identity=identity)
@@ -173,7 +177,12 @@ class Loader:
     # -------------------------------------------------------------------- batches
 
     def batches(
-        self, windows: Windows, seed: int, step: int = 0, process: int = 0, processes: int = 1
+        self,
+        windows: Windows,
+        seed: int,
+        step: int = 0,
+        process: int = 0,
+        processes: int = 1,
     ) -> Iterator[Arrays]:
         """Yield the batches of steps `step`, `step + 1`, … without end.
 
@@ -187,15 +196,23 @@ class Loader:
         import grain  # imports JAX
 
         slots_B = _slots(self.batch, process, processes)
-        numbers = grain.MapDataset.range(len(windows)).seed(seed % 2**32).shuffle().repeat()
+        numbers = (
+            grain.MapDataset.range(len(windows)).seed(seed % 2**32).shuffle().repeat()
+        )
         steps = _Steps(windows, numbers, self.batch, slots_B)
         dataset = grain.MapDataset.source(steps).slice(slice(step, None))
         ahead = 4 * self.threads
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=ahead)
+        options = grain.ReadOptions(
+            num_threads=self.threads, prefetch_buffer_size=ahead
+        )
         return iter(dataset.to_iter_dataset(options))
 
     def sequential(
-        self, windows: Windows, batch: int | None = None, process: int = 0, processes: int = 1
+        self,
+        windows: Windows,
+        batch: int | None = None,
+        process: int = 0,
+        processes: int = 1,
     ) -> Iterator[Arrays]:
         """Yield every window once, in order; rows that fill the last batch have weight 0.
 
@@ -217,7 +234,9 @@ def _chosen(windows: packing.Windows, numbers: np.ndarray) -> Windows:
 class _Steps:
     """Random access to batches by step; `numbers[n]` is the window of global sample n."""
 
-    def __init__(self, windows: Windows, numbers: Sequence[int], batch: int, slots_B: np.ndarray):
+    def __init__(
+        self, windows: Windows, numbers: Sequence[int], batch: int, slots_B: np.ndarray
+    ):
         self._windows = windows
         self._numbers = numbers
         self._batch = batch

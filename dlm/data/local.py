@@ -25,7 +25,9 @@ from dlm.core.named import Place, nearest
 from dlm.data import content
 from dlm.data.base import Source, Split, Splits, check_share, filtered, split_by_hash
 
-_WHOLE = 65_536  # characters up to which a file of text is one document under unit='auto'
+_WHOLE = (
+    65_536  # characters up to which a file of text is one document under unit='auto'
+)
 _PART = 8_192  # characters after which a longer one is cut at the next blank line
 _ROWS = (".jsonl", ".ndjson", ".json")
 _TABLES = (".csv", ".tsv", ".parquet")
@@ -48,7 +50,9 @@ class Local(Source):
 
     paths: tuple[Place, ...] = located()  # '~' and '**' work
     field: str = "text"  # of a JSON object
-    held_out: float = 0.02  # share of the documents; ignored where held_out_paths is set
+    held_out: float = (
+        0.02  # share of the documents; ignored where held_out_paths is set
+    )
     # A document of text; auto: a file, cut at blank lines where it is long.
     unit: Literal["auto", "file", "paragraph", "line"] = "auto"
     held_out_paths: tuple[Place, ...] | None = located(None)
@@ -81,7 +85,9 @@ class Local(Source):
         train = filtered(self._read(self.paths, dropped), self.unique, dropped)
         if self.held_out_paths is None:
             return _Read(split_by_hash(train, self.held_out), dict(+dropped))
-        held_out = filtered(self._read(self.held_out_paths, dropped), self.unique, dropped)
+        held_out = filtered(
+            self._read(self.held_out_paths, dropped), self.unique, dropped
+        )
         # Held-out documents are never trained on, even if a training file contains them too.
         known = set(held_out)
         rest = [document for document in train if document not in known]
@@ -168,7 +174,9 @@ def _fields(text: str, file: Path, field: str, dropped: Counter) -> Iterator[str
             )
         value = row[field]
         if not isinstance(value, str):
-            raise UserError(f"{file}, {where}: field {field!r} is not text but {value!r:.40}")
+            raise UserError(
+                f"{file}, {where}: field {field!r} is not text but {value!r:.40}"
+            )
         yield _whole(value, dropped)
 
 

@@ -28,7 +28,9 @@ class Problems(Source):
     task: Any = member("tasks", "brackets")
     count: int = 20_000  # problems, before SHARE of them is held out
     form: Literal["whole", "answer"] = "whole"  # whole: prompt and answer
-    unique: bool = False  # drop equal documents: rare ones become as frequent as frequent ones
+    unique: bool = (
+        False  # drop equal documents: rare ones become as frequent as frequent ones
+    )
 
     def __post_init__(self):
         if self.form == "answer" and not answer_contains_prompt(self.task):

@@ -35,7 +35,9 @@ class Tfds(Source):
     field: str = "text"  # the feature that contains the text
     train: str = "train"  # slices work: 'train[:98%]'
     held_out: str = "test"
-    data_dir: Place | None = located(None)  # default: $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    data_dir: Place | None = located(
+        None
+    )  # default: $TFDS_DATA_DIR, else ~/tensorflow_datasets
 
     def documents(self, split: Split) -> "Texts":
         """Return the documents, each read when it is accessed."""
@@ -102,7 +104,9 @@ class Texts(Sequence[str]):
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         if not isinstance(value, str):
-            raise UserError(f"field {self._field!r} is not text but {type(value).__name__}")
+            raise UserError(
+                f"field {self._field!r} is not text but {type(value).__name__}"
+            )
         return value
 
 
@@ -114,15 +118,21 @@ def prepare(source: Local, name: str, data_dir: str | None = None) -> Path:
     import tensorflow_datasets as tfds
 
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
-        raise UserError(f"a data set is named with small letters, digits and _, not {name!r}")
+        raise UserError(
+            f"a data set is named with small letters, digits and _, not {name!r}"
+        )
     root = _data_dir(data_dir)
     if (root / name).exists():
-        raise UserError(f"{root / name} exists already: choose another name or remove it")
+        raise UserError(
+            f"{root / name} exists already: choose another name or remove it"
+        )
     # Read before anything is written, so that mistakes leave nothing behind.
     documents = dict(train=source.documents("train"), test=source.documents("held_out"))
     tfds.disable_progress_bar()
     builder_class = _builder_class(name)
-    builder = builder_class(documents=documents, data_dir=str(root), file_format="array_record")
+    builder = builder_class(
+        documents=documents, data_dir=str(root), file_format="array_record"
+    )
     builder.download_and_prepare()
     return Path(builder.data_dir)
 
@@ -148,7 +158,9 @@ def _builder_class(builder_name: str) -> Any:
                 return tfds.core.DatasetInfo(builder=self, features=features)
 
             def _split_generators(self, dl_manager):
-                return {split: self._generate_examples(split) for split in self._documents}
+                return {
+                    split: self._generate_examples(split) for split in self._documents
+                }
 
             def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
                 for i, document in enumerate(self._documents[split]):
@@ -186,7 +198,11 @@ def _prepared(dataset: str, root: Path) -> Path:
     if configs:
         names = ", ".join(f"{path}/{config}" for config in configs)
         raise UserError(f"{path} comes in several configs, name one: {names}")
-    known = [entry.name for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
+    known = (
+        [entry.name for entry in root.iterdir() if entry.is_dir()]
+        if root.is_dir()
+        else []
+    )
     raise UserError(
         f"data set {dataset!r} is not prepared in {root}{nearest(path, known)}: "
         f"{_remedy(dataset, root)}"
@@ -237,7 +253,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dlm.data.tfds", description="Turn local text into a TFDS data set."
+        prog="python -m dlm.data.tfds",
+        description="Turn local text into a TFDS data set.",
     )
     add = parser.add_argument
     paths = "files and globs: text or JSON objects, either gzipped"
@@ -249,9 +266,16 @@ def _parser() -> argparse.ArgumentParser:
     share = "share of the documents in the split 'test'"
     add("--held_out", type=float, default=Local.held_out, help=share)
     units = ("auto", "file", "paragraph", "line")
-    add("--unit", default=Local.unit, choices=units, help="what one document of text is")
+    add(
+        "--unit", default=Local.unit, choices=units, help="what one document of text is"
+    )
     forms = ("auto", "text", "json")
-    add("--form", default=Local.form, choices=forms, help="of the files (auto: by their names)")
+    add(
+        "--form",
+        default=Local.form,
+        choices=forms,
+        help="of the files (auto: by their names)",
+    )
     add("--unique", action="store_true", help="keep equal documents once")
     return parser
 

@@ -94,7 +94,9 @@ def _loaded(flat_file: Path, offsets_file: Path, size: int) -> Tokens | None:
     return None
 
 
-def fingerprint(tokenizer: Tokenizer, documents: Sequence[str], identity: str | None = None) -> str:
+def fingerprint(
+    tokenizer: Tokenizer, documents: Sequence[str], identity: str | None = None
+) -> str:
     """Hash the documents, their order, and the tokenizer.
 
     Documents with an `identity` are not read.

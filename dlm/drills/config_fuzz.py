@@ -49,7 +49,9 @@ def chosen(names: str | None) -> list[str]:
     for kind in names.split(","):
         if kind not in kinds:
             near = nearest(kind, kinds)
-            raise UserError(f"--of={kind} is unknown{near}; there are {', '.join(kinds)}")
+            raise UserError(
+                f"--of={kind} is unknown{near}; there are {', '.join(kinds)}"
+            )
     return names.split(",")
 
 

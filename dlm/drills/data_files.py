@@ -74,7 +74,13 @@ VALUES: tuple[Any, ...] = (
 # Twice where more cases of a kind are wanted.
 KINDS = ("text", "text", "lines", "lines", "array", "pretty", "deep", "blank", "copies")
 PACKINGS = ("gzip", "gzip", "gzip twice", "two members of gzip")
-DAMAGES = ("cut", "a bit turned", "a mark inside", "rubbish inside", "joined with itself")
+DAMAGES = (
+    "cut",
+    "a bit turned",
+    "a mark inside",
+    "rubbish inside",
+    "joined with itself",
+)
 MARK = b"\xef\xbb\xbf"  # byte order mark of UTF-8
 
 

@@ -41,7 +41,11 @@ OBJECTIVES = ("masked", "ar")
 FLAGS = [
     Flag("kills", "how often the run is killed", default=20, type=int),
     Flag("terms", "how often it is asked to stop, in between", default=5, type=int),
-    Flag("objective", "one of the two (default: both, one after the other)", choices=OBJECTIVES),
+    Flag(
+        "objective",
+        "one of the two (default: both, one after the other)",
+        choices=OBJECTIVES,
+    ),
     Flag("seed", "of the moments at which it is interrupted", default=0, type=Seed),
     Flag("steps", "updates of the run", default=400, type=int),
     Flag("json", "print one JSON object on stdout", type=bool),
@@ -57,7 +61,9 @@ WORDS = "the cat sat on a mat and saw dogs run up to red barns while it rained"
 def main(argv: list[str] | None = None) -> int:
     args, _ = cli.parse(__doc__, FLAGS, argv)
     if min(args.kills, args.terms) < 0 or args.steps < 8:
-        raise UserError("--kills and --terms must not be negative, and --steps must be at least 8")
+        raise UserError(
+            "--kills and --terms must not be negative, and --steps must be at least 8"
+        )
     results = {}
     for objective in [args.objective] if args.objective else OBJECTIVES:
         # The same moments for both objectives.
@@ -65,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         result = disturbed(objective, args.kills, args.terms, args.steps, rng)
         results[objective] = result
         kills, terms = _describe(result["kills"]), _describe(result["terms"])
-        survived = f"{kills} kills survived, {terms} requests to stop, {args.steps} updates"
+        survived = (
+            f"{kills} kills survived, {terms} requests to stop, {args.steps} updates"
+        )
         differences = ", ".join(result["differences"])
         outcome = f"differences: {differences}" if differences else "no difference"
         say(f"{objective}: {survived}; {outcome}")
@@ -293,7 +301,9 @@ class _Process:
             return None
         # The last lines say why a process ended otherwise.
         end = "".join(lines[-5:])
-        expected = EXIT_CODES[signal.Signals(interruption.number)] if interruption else 0
+        expected = (
+            EXIT_CODES[signal.Signals(interruption.number)] if interruption else 0
+        )
         if process.returncode != expected:
             text = f"the run ended with {process.returncode} within {PATIENCE} s"
             raise RuntimeError(f"{text}: {end}")

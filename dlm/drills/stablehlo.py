@@ -86,7 +86,9 @@ def main(argv: list[str] | None = None) -> int:
         reports[name] = dict(kinds=len(kinds), ops=kinds, outside=wrong)
         where = f"for {args.platform}, over {program.nr_devices} device(s)"
         say(f"{name}: {len(kinds)} kinds of ops {where}")
-        lines = [f"  {kind:<34} {count:>6}{_remark(kind)}\n" for kind, count in kinds.items()]
+        lines = [
+            f"  {kind:<34} {count:>6}{_remark(kind)}\n" for kind, count in kinds.items()
+        ]
         say("".join(lines))
         say(f"  outside of the list: {', '.join(wrong) or 'none'}\n")
         if args.out:
@@ -114,7 +116,9 @@ def exported(run: Run, platform: str) -> dict[str, "Exported"]:
         return jax.export.export(program, platforms=[platform])(*arguments, **fixed)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Some donated buffers")  # see the module's docstring
+        warnings.filterwarnings(
+            "ignore", "Some donated buffers"
+        )  # see the module's docstring
         return dict(
             update=lower(experiment.update, state, experiment.abstract_batch()),
             sampler=lower(sampler.run, state.averaged, canvas, key_B, prefill=0),

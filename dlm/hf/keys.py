@@ -110,7 +110,9 @@ class Keys:
                 values[name] = self.config[name]
         if not agree(values):
             text = format_values(values)
-            raise UserError(f"{self.where}: {text} contradict each other: keep one of them")
+            raise UserError(
+                f"{self.where}: {text} contradict each other: keep one of them"
+            )
         if values:
             return next(iter(values.values()))
         # A null is a decision of the file's author: the layout's default is for absent keys.
@@ -157,7 +159,9 @@ class Keys:
 
     def flag(self, keys: str) -> bool:
         """Reads true or false; an absent flag is false."""
-        return self._typed(keys, False, lambda value: isinstance(value, bool), "true or false")
+        return self._typed(
+            keys, False, lambda value: isinstance(value, bool), "true or false"
+        )
 
     def integers(self, keys: str, default: Sequence = ()) -> list[int]:
         """Reads a list of whole numbers."""

@@ -202,7 +202,9 @@ class Tensors:
     """The names of a layout's tensors, and their axes."""
 
     within: dict[str, tuple[str, str]]  # ours within a layer → (theirs, their axes)
-    top: dict[str, tuple[str, str]] = field(default_factory=lambda: _TOP)  # above the layers
+    top: dict[str, tuple[str, str]] = field(
+        default_factory=lambda: _TOP
+    )  # above the layers
     layer: str = "model.layers.{n}."  # what begins the name of a tensor of layer n
 
     def name(self, path: str) -> tuple[str, str] | None:
@@ -229,8 +231,12 @@ class Layout:
     keys: dict  # ours → the key that its code reads, or several names of it: "a|b"
     required: dict  # key → values that mean what the backbone does; None: absent
     defaults: dict  # key → the value that its code takes where the key is absent
-    harmless: frozenset = frozenset()  # its own keys that change no prediction (see `hf.keys`)
-    bias: str = "none"  # which projections have biases, if keys["bias"] is true or absent
+    harmless: frozenset = (
+        frozenset()
+    )  # its own keys that change no prediction (see `hf.keys`)
+    bias: str = (
+        "none"  # which projections have biases, if keys["bias"] is true or absent
+    )
     qk_norm: str = "none"
     router: dict | None = None  # our router, for layouts with experts
     mask: int | None = None  # id of the mask where config.json does not name it
@@ -374,7 +380,9 @@ def of(config: dict, where: Any) -> Layout:
     if not matches:
         near = nearest(name, LAYOUTS) if isinstance(name, str) else ""
         known, text = ", ".join(LAYOUTS), repr(str(name)[:80])
-        raise UserError(f"{where}: unknown architecture {text}{near}; known are {known}")
+        raise UserError(
+            f"{where}: unknown architecture {text}{near}; known are {known}"
+        )
     layout = matches[0]
     if kind != layout.kind and kind in [other.kind for other in _ALL]:
         raise UserError(

@@ -98,7 +98,9 @@ def _weight_map(index: Path) -> dict[str, str]:
         if file != Path(file).name or file in ("", ".", ".."):
             raise UserError(f"{index} names {file!r}, which leaves the directory")
         if not (index.parent / file).is_file():
-            raise UserError(f"{index} names {file}, which is not there: get the whole model")
+            raise UserError(
+                f"{index} names {file}, which is not there: get the whole model"
+            )
     return weight_map
 
 
@@ -160,7 +162,9 @@ def json_object(path: Path) -> dict:
     try:
         parsed = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: give the folder of a published model") from None
+        raise UserError(
+            f"{path} is missing: give the folder of a published model"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(parsed, dict):
@@ -273,7 +277,9 @@ class Writer:
         # Names of files as transformers numbers them.
         groups = _groups(plan, largest)
         number = len(groups)
-        names = [f"model-{n:05}-of-{number:05}.safetensors" for n in range(1, number + 1)]
+        names = [
+            f"model-{n:05}-of-{number:05}.safetensors" for n in range(1, number + 1)
+        ]
         if number == 1:
             names = [WHOLE]
         self._files: dict[str, _File] = {}

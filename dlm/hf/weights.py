@@ -190,7 +190,9 @@ def check(
     unknown = [name for name in extra if not _FREQUENCIES.fullmatch(name)]
     # A tensor that we would drop may be a bias or a layer that the model needs.
     if unknown:
-        text = f"{len(unknown)} tensors that this layout does not know: {listed(unknown)}"
+        text = (
+            f"{len(unknown)} tensors that this layout does not know: {listed(unknown)}"
+        )
         raise UserError(f"{where} holds {text}")
     dtypes = {}
     for name, leaf in needed.items():

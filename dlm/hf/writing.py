@@ -114,7 +114,9 @@ def _of_experts(layout: Layout, run: Run) -> dict[str, Any]:
         config[k["renormalised"]] = experts.router.weights == "renormalised"
     # The layers with experts, in the form that the layout has for them.
     if "sparse" in k:
-        pattern = reading.sparse_pattern(run.nn.layers, experts.first_dense, experts.period)
+        pattern = reading.sparse_pattern(
+            run.nn.layers, experts.first_dense, experts.period
+        )
         config[k["sparse"]] = [int(flag) for flag in pattern]
     if "dense" in k:
         config[k["dense"]] = list(range(experts.first_dense))

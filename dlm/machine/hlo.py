@@ -30,7 +30,9 @@ _KINDS = (
     "collective-permute",
     "ragged-all-to-all",
 )
-_CALL = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
+_CALL = re.compile(
+    rf"= (?P<result>.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\("
+)
 _FIRST_LINE = re.compile(r"(?:ENTRY )?%?([\w.-]+) .*\{$")  # of a computation
 _BODY = re.compile(r"\bbody=%?([\w.-]+)")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply)=%?([\w.-]+)")
@@ -47,7 +49,9 @@ def collectives(text: str) -> dict[str, float]:
     for line in text.splitlines():
         if call := _CALL.search(line):
             devices, kind = _group_size(line), call["kind"]
-            result = _results_of_start(call["result"]) if call["start"] else call["result"]
+            result = (
+                _results_of_start(call["result"]) if call["start"] else call["result"]
+            )
             size = _bytes(result)
             if kind == "reduce-scatter":
                 size *= devices  # the result is one of the parts
@@ -80,8 +84,15 @@ def of_loops(text: str) -> tuple[str, str]:
         if name not in inside and name in computations:
             inside.add(name)
             todo += _CALLED.findall("\n".join(computations[name]))
-    outer = [line for name, lines in computations.items() if name not in inside for line in lines]
-    inner = [line for name, lines in computations.items() if name in inside for line in lines]
+    outer = [
+        line
+        for name, lines in computations.items()
+        if name not in inside
+        for line in lines
+    ]
+    inner = [
+        line for name, lines in computations.items() if name in inside for line in lines
+    ]
     return "\n".join(outer), "\n".join(inner)
 
 

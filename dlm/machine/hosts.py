@@ -23,7 +23,13 @@ _FAREWELL = 10  # seconds that a failing process waits for the others to end, to
 _POLL = 0.2  # seconds between two looks at whether another process was asked to stop
 _ANSWER = 3600  # seconds that a process waits for the decision of another
 _COORDINATOR = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
 _calls = itertools.count()
 
 
@@ -43,7 +49,9 @@ def join(say: Callable[[str], None], devices: Callable[[], list]) -> bool:
     if source == "JAX_COORDINATOR_ADDRESS":
         coordinator, count, index = (os.environ[name] for name in _COORDINATOR)
         address = dict(
-            coordinator_address=coordinator, num_processes=int(count), process_id=int(index)
+            coordinator_address=coordinator,
+            num_processes=int(count),
+            process_id=int(index),
         )
     say(f"joining the other processes named by {source}")
     options: dict[str, Any] = address | dict(
@@ -71,11 +79,18 @@ def _described(environment: Mapping[str, str]) -> str | None:
     if environment.get(_COORDINATOR[0]):
         _check_numbers(environment)
         return _COORDINATOR[0] if int(environment[_COORDINATOR[1]]) > 1 else None
-    if all(name in environment for name in _SLURM) and int(environment["SLURM_NTASKS"]) > 1:
+    if (
+        all(name in environment for name in _SLURM)
+        and int(environment["SLURM_NTASKS"]) > 1
+    ):
         return "SLURM_NTASKS"
     if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return "OMPI_COMM_WORLD_SIZE"
-    return "TPU_WORKER_HOSTNAMES" if "," in environment.get("TPU_WORKER_HOSTNAMES", "") else None
+    return (
+        "TPU_WORKER_HOSTNAMES"
+        if "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        else None
+    )
 
 
 def _check_numbers(environment: Mapping[str, str]) -> None:
@@ -149,7 +164,10 @@ def gathered(value: Any) -> list:
     index, count = _rank()
     key = f"dlm/gathered/{next(_calls)}"
     client.key_value_set(f"{key}/{index}", json.dumps(value))
-    texts = [client.blocking_key_value_get(f"{key}/{i}", _ANSWER * 1000) for i in range(count)]
+    texts = [
+        client.blocking_key_value_get(f"{key}/{i}", _ANSWER * 1000)
+        for i in range(count)
+    ]
     return [json.loads(text) for text in texts]
 
 
@@ -200,7 +218,9 @@ class Agreement:
             return False
         if self._stop is None:
             keys = [f"dlm/stop/{i}" for i in range(self._count)]
-            times = [self._client.blocking_key_value_get(key, _ANSWER * 1000) for key in keys]
+            times = [
+                self._client.blocking_key_value_get(key, _ANSWER * 1000) for key in keys
+            ]
             self._stop = max(map(int, times))
         return self._clock >= self._stop
 
@@ -209,7 +229,9 @@ class Agreement:
             while not self._is_anyone_asked():
                 time.sleep(_POLL)
             with self._lock:
-                self._client.key_value_set(f"dlm/stop/{self._index}", str(self._clock + 1))
+                self._client.key_value_set(
+                    f"dlm/stop/{self._index}", str(self._clock + 1)
+                )
                 self._stop_seen = True
         except Exception:  # the run has ended, and the coordination service with it
             return

@@ -61,7 +61,9 @@ class Watch:
             os.set_blocking(self._write, False)
             self._before = {s: signal.signal(s, lambda *_: None) for s in _SIGNALS}
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            threading.Thread(target=self._listen, args=(read,), daemon=True, name="signals").start()
+            threading.Thread(
+                target=self._listen, args=(read,), daemon=True, name="signals"
+            ).start()
         return self
 
     def __exit__(
@@ -81,7 +83,9 @@ class Watch:
         while number := os.read(read, 1):
             if number[0] not in _SIGNALS:
                 continue
-            if self._asked.is_set():  # the second request: the user does not want to wait
+            if (
+                self._asked.is_set()
+            ):  # the second request: the user does not want to wait
                 os._exit(EXIT)
             self._asked.set()
             print(_MESSAGE, file=sys.stderr, flush=True)

@@ -69,7 +69,9 @@ def run(
     """
     folder = tempfile.mkdtemp(prefix="jail-")
     report_pipe, tell = os.pipe()
-    limits = dict(seconds=seconds, memory=memory, file=file, processes=processes, tell=tell)
+    limits = dict(
+        seconds=seconds, memory=memory, file=file, processes=processes, tell=tell
+    )
     try:
         Path(folder, "program.py").write_bytes(code.encode("utf-8", "replace"))
         with _start_guard(folder, limits, tell) as guard:
@@ -100,7 +102,9 @@ def _start_guard(folder: str, limits: dict, tell: int) -> subprocess.Popen:
     )
 
 
-def _read_streams(guard: subprocess.Popen, most: int, until: float) -> tuple[list[bytes], str]:
+def _read_streams(
+    guard: subprocess.Popen, most: int, until: float
+) -> tuple[list[bytes], str]:
     """Read up to `most` bytes of each stream; return ([stdout, stderr], reason or '')."""
     assert guard.stdout is not None and guard.stderr is not None
     text = {guard.stdout.fileno(): b"", guard.stderr.fileno(): b""}
@@ -129,7 +133,9 @@ def _read_streams(guard: subprocess.Popen, most: int, until: float) -> tuple[lis
 
 def _guard(limits: dict) -> None:
     """Start the program, watch it until it ends or exceeds a limit, kill the rest, and report."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the caller's request, or its death
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit()
+    )  # the caller's request, or its death
     kernel = ctypes.CDLL(None, use_errno=True)
     kernel.prctl(_ADOPT, 1, 0, 0, 0)
     kernel.prctl(_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
@@ -180,7 +186,9 @@ def _become_program(kernel: ctypes.CDLL, limits: dict, namespaces: int) -> NoRet
         os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), 0))
         if namespaces & _NEW_PID and (program := os.fork()):
             _wait_as_first(program)
-        _set_limits(limits, own_user=_become_lonely_user() or bool(namespaces & _NEW_USER))
+        _set_limits(
+            limits, own_user=_become_lonely_user() or bool(namespaces & _NEW_USER)
+        )
         os.execve(_PYTHON[0], [*_PYTHON, "program.py"], {})
     finally:
         os._exit(127)

@@ -28,7 +28,9 @@ from dlm.core.named import nearest
 
 VARIABLE = "PJRT_NAMES_AND_LIBRARY_PATHS"
 _ENTRY_POINT = "GetPjrtApi"
-_DISCOVERY = "Jax plugin configuration error"  # start of JAX's message about a broken package
+_DISCOVERY = (
+    "Jax plugin configuration error"  # start of JAX's message about a broken package
+)
 _UNSEEN = (
     "its devices must be visible in this process: look at the driver, the container, "
     "and variables such as *_VISIBLE_DEVICES"
@@ -57,12 +59,16 @@ def devices(name: str = "", plugin: str = "") -> list:
     except RuntimeError as error:
         raise UserError(_describe_failure(name, error)) from None
     backend = xla_bridge.get_backend()
-    running = next(known for known, other in xla_bridge.backends().items() if other is backend)
+    running = next(
+        known for known, other in xla_bridge.backends().items() if other is backend
+    )
     if name and running not in xla_bridge.expand_platform_alias(name):
         why = "a process keeps the backend that it started with: begin a new one"
         if not late:
             why = _UNSEEN
-        raise UserError(f"config.mesh.platform={name} is not what runs, {running} is; {why}")
+        raise UserError(
+            f"config.mesh.platform={name} is not what runs, {running} is; {why}"
+        )
     return available
 
 
@@ -77,7 +83,9 @@ def _choose(xla_bridge: ModuleType, name: str, plugin: str) -> None:
     if plugin and name not in libraries:
         if name in known:
             cause = f"{name} is there already, by JAX or an installed package"
-            raise UserError(f"config.mesh.plugin={plugin}: {cause}: leave the plugin out")
+            raise UserError(
+                f"config.mesh.plugin={plugin}: {cause}: leave the plugin out"
+            )
         xla_bridge.register_plugin(name, library_path=plugin)
 
     # What is requested must exist, under one of the names that JAX knows it by.
@@ -87,7 +95,9 @@ def _choose(xla_bridge: ModuleType, name: str, plugin: str) -> None:
     missing = [one for one in requested if not _platforms_of(xla_bridge, one)]
     if missing:
         source = "config.mesh.platform" if name else "JAX_PLATFORMS"
-        raise UserError(_describe_broken(failures) or _describe_missing(source, missing[0], known))
+        raise UserError(
+            _describe_broken(failures) or _describe_missing(source, missing[0], known)
+        )
     if failures and not requested:
         remedy = "or choose without it, by --config.mesh.platform=cpu"
         raise UserError(f"{_describe_broken(failures)}, {remedy}")
@@ -98,7 +108,9 @@ def _choose(xla_bridge: ModuleType, name: str, plugin: str) -> None:
         platforms = _platforms_of(xla_bridge, name)
         allowed = {p for one in variable for p in _platforms_of(xla_bridge, one)}
         if variable and not allowed & set(platforms):
-            cause = f"JAX_PLATFORMS={','.join(variable)} leaves it out: unset one of them"
+            cause = (
+                f"JAX_PLATFORMS={','.join(variable)} leaves it out: unset one of them"
+            )
             raise UserError(f"config.mesh.platform={name}, but {cause}")
         jax.config.update("jax_platforms", ",".join(dict.fromkeys([*platforms, "cpu"])))
 
@@ -107,7 +119,9 @@ def _check_libraries(name: str, plugin: str, libraries: dict[str, str]) -> None:
     """Raise UserError unless config and environment agree and every library is sound."""
     if plugin and libraries.get(name, plugin) != plugin:
         other = f"{VARIABLE} names for {name}, {libraries[name]}"
-        raise UserError(f"config.mesh.plugin={plugin} is not what {other}: leave one of them out")
+        raise UserError(
+            f"config.mesh.plugin={plugin} is not what {other}: leave one of them out"
+        )
     sources = dict.fromkeys(libraries.values(), VARIABLE)
     for path, source in {plugin: "config.mesh.plugin", **sources}.items():
         _check_library(path, source)
@@ -125,8 +139,12 @@ def _describe_broken(failures: list[logging.LogRecord]) -> str:
         return ""
     record = failures[0]
     cause = f": {record.exc_info[1]!r}".splitlines()[0] if record.exc_info else ""
-    package = record.getMessage().removeprefix(_DISCOVERY).strip(": ").replace(" %s", "")
-    return f"a package of jax_plugins is broken: {package}{cause}; repair or uninstall it"
+    package = (
+        record.getMessage().removeprefix(_DISCOVERY).strip(": ").replace(" %s", "")
+    )
+    return (
+        f"a package of jax_plugins is broken: {package}{cause}; repair or uninstall it"
+    )
 
 
 def _describe_missing(setting: str, name: str, known: Iterable[str]) -> str:
@@ -194,7 +212,9 @@ def _library_in(path: str) -> str:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))["library_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{VARIABLE}: {path} does not name a library_path: {error!r}") from None
+        raise UserError(
+            f"{VARIABLE}: {path} does not name a library_path: {error!r}"
+        ) from None
 
 
 def _check_whole(file: Path, what: str) -> None:
@@ -208,7 +228,9 @@ def _check_whole(file: Path, what: str) -> None:
             return
         if len(head) < 64 or head[:4] != b"\x7fELF":
             raise UserError(f"{what} is not a shared library")
-        if head[4:6] != b"\x02\x01":  # not 64 bits, little-endian: loading it will say so
+        if (
+            head[4:6] != b"\x02\x01"
+        ):  # not 64 bits, little-endian: loading it will say so
             return
         # The program header table: its offset, size of an entry, number of entries.
         (start,) = struct.unpack_from("<Q", head, 32)

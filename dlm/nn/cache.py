@@ -48,7 +48,9 @@ def empty(
         sizes: (heads, size) of keys and of values (`nn.config.Attention.memory`).
         dtype: of both.
     """
-    keys, values = (jnp.zeros((layers, batch, positions, *size), dtype) for size in sizes)
+    keys, values = (
+        jnp.zeros((layers, batch, positions, *size), dtype) for size in sizes
+    )
     return Cache(keys, values)
 
 

@@ -39,7 +39,9 @@ class Dispatch:
     axes: DeviceAxes
     matrices: dict[str, jax.Array]  # of this device's experts
 
-    def gathered(self, x_TD, expert_TK, weight_TK, valid_T) -> tuple[jax.Array, jax.Array]:
+    def gathered(
+        self, x_TD, expert_TK, weight_TK, valid_T
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns y_TD, and which picks were computed: all, since nothing is dropped.
 
         Every device reads all tokens of its expert-parallel group, and computes its own experts.
@@ -71,7 +73,9 @@ class Dispatch:
             y_TD = jax.lax.psum_scatter(y_TD, "expert", scatter_dimension=0, tiled=True)
         return self.axes.sum_widths(y_TD), computed_TK
 
-    def buffered(self, x_TD, expert_TK, weight_TK, valid_T) -> tuple[jax.Array, jax.Array]:
+    def buffered(
+        self, x_TD, expert_TK, weight_TK, valid_T
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns y_TD, and which picks were computed.
 
         Each expert takes the first C tokens of each device; those after them are dropped.
@@ -127,7 +131,9 @@ class Dispatch:
         E = self.config.count
         choose = self.config.router.choose
         select_BLE = select_TE.reshape(B, L, E)
-        places_BEC, taken_BEC = choose(select_BLE, valid_BL, ratio_B, self.config.per_token)
+        places_BEC, taken_BEC = choose(
+            select_BLE, valid_BL, ratio_B, self.config.per_token
+        )
 
         # Each expert's buffer has room for its tokens of all rows.
         N = B * places_BEC.shape[-1]

@@ -17,7 +17,11 @@ from dlm.nn.expert_dispatch import Dispatch
 BUCKETS = 4  # of the mask ratio: 0 to ¼, …, ¾ to 1
 
 # The mesh axes over which the balance loss pools its frequencies.
-_POOLS: dict[str, tuple[str, ...]] = {"all": axes.BATCH, "expert": ("expert",), "device": ()}
+_POOLS: dict[str, tuple[str, ...]] = {
+    "all": axes.BATCH,
+    "expert": ("expert",),
+    "device": (),
+}
 
 Results = tuple[jax.Array, Routing, jax.Array]
 Params = dict[str, jax.Array]
@@ -116,7 +120,9 @@ class ExpertLayer:
         if router.competing == "row":
             weight_TE = scored.scores_TE * scored.scale_E
             ratio_B = ratio_BL[:, 0]
-            chosen = dispatch.chosen(x_BLD, valid_BL, ratio_B, weight_TE, scored.select_TE)
+            chosen = dispatch.chosen(
+                x_BLD, valid_BL, ratio_B, weight_TE, scored.select_TE
+            )
             y_TD, picked_TE = chosen
             # A token that no expert chose lacks all of them.
             none_T = picked_TE.sum(1) == 0
@@ -195,7 +201,9 @@ class ExpertLayer:
             total += router.z * z_T.sum()
         return self._axes.sum(total, axes.BATCH)
 
-    def _routing_sums(self, scores_TE, picked_TE, missing_T, valid_T, ratio_T) -> Routing:
+    def _routing_sums(
+        self, scores_TE, picked_TE, missing_T, valid_T, ratio_T
+    ) -> Routing:
         """Returns sums over the whole batch, in buckets Z of the mask ratio.
 
         A load counts picks, dropped or not.

@@ -75,7 +75,9 @@ class Further(NamedTuple):
 
     expert_N: jax.Array
     own_N: jax.Array  # the block's first row
-    start_N: jax.Array  # the same, or earlier where the block would end beyond the last row
+    start_N: (
+        jax.Array
+    )  # the same, or earlier where the block would end beyond the last row
     stop_N: jax.Array  # the end of the expert's rows
     blocks: jax.Array  # their number, at most N
     C: int

@@ -40,7 +40,9 @@ class LayerInputs:
     sin: jax.Array
     prepared: Any  # who attends to whom, in the form of the attention backend
     slots: Slots | None  # where keys and values are written; those go through the scan
-    time_BLW: jax.Array | None  # features of each position's time; None: not conditioned on it
+    time_BLW: (
+        jax.Array | None
+    )  # features of each position's time; None: not conditioned on it
     valid_BL: jax.Array
     mask_ratio_B: jax.Array
     backend: Backend = static()
@@ -92,7 +94,9 @@ def _streams(
     if both.visibility.block is None:
         query = key = both.layout.complete(canvas.z_BL.shape[1])
     clean_BL, positions_BL = both.clean_BL, query.positions_BL
-    assert clean_BL is not None and positions_BL is not None, "the streams must be complete"
+    assert clean_BL is not None and positions_BL is not None, (
+        "the streams must be complete"
+    )
     t_BL = jnp.concatenate([canvas.t_BL, jnp.zeros_like(canvas.t_BL)], 1)
     return Tokens(
         jnp.concatenate([both.z_BL, clean_BL], 1),

@@ -127,7 +127,9 @@ class Up(NamedTuple):
         half = inputs.noised(q_BLHK.shape[1])
         noised_BLHK = q_BLHK[:, :half]
         clean_BLHK = q_BLHK[:, half:]
-        noised_BLHK = self.attend(backend, noised_BLHK, r_BM1K, low_BM1R, prepared.noised)
+        noised_BLHK = self.attend(
+            backend, noised_BLHK, r_BM1K, low_BM1R, prepared.noised
+        )
         # Clean tokens attend to clean tokens alone.
         r_BM1K = r_BM1K[:, half:]
         low_BM1R = low_BM1R[:, half:]

@@ -28,7 +28,10 @@ from dlm.nn.layer import Block, Group
 from dlm.nn.multi_token import MultiTokenLayer
 from dlm.nn.visibility.causal import Causal
 
-_POLICIES = {"block": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+_POLICIES = {
+    "block": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 class Transformer(nn.Module):
@@ -76,7 +79,9 @@ class Transformer(nn.Module):
         # Layers that predict from further back know the token before; sampling has no use for them.
         shifts = canvas.visibility.shift != "none"
         if c.mtp_layers and shifts and kv is None:
-            h_NBLD, routing = self._multi_token(canvas, h_BLD, embedded_BLD, shared, routing)
+            h_NBLD, routing = self._multi_token(
+                canvas, h_BLD, embedded_BLD, shared, routing
+            )
             results["mtp"] = tuple(table.predict(norm(h_BLD)) for h_BLD in h_NBLD)
         return Output(
             table.predict(hidden_BLD),
@@ -198,7 +203,9 @@ class Transformer(nn.Module):
             shared: what all layers share.
             routing: sums of the layers of the stack.
         """
-        scanned = self._scan(MultiTokenLayer, self.config.mtp_layers, (nn.broadcast,) * 3)
+        scanned = self._scan(
+            MultiTokenLayer, self.config.mtp_layers, (nn.broadcast,) * 3
+        )
         further = scanned(self.config, self.mesh, name="ahead")
         begins_BL = inputs.segment_starts(canvas)
         _, (h_NBLD, sums) = further(h_BLD, embedded_BLD, begins_BL, shared)

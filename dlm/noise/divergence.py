@@ -62,7 +62,9 @@ def _ratio(
     excess_BL = jnp.where(masked_BL, 0.0, same_BL - p_here_BL) / p_z_BL  # (r − 1)/α
     # Where r is near 0, log r is computed from its two logarithms, else from 1 + (r − 1).
     small_BL = ~masked_BL & ~same_BL & (each_BL < 0.5 * p_z_BL)
-    near_BL = jnp.log1p(jnp.maximum(alpha_BL * jnp.where(small_BL, 0.0, excess_BL), -0.75))
+    near_BL = jnp.log1p(
+        jnp.maximum(alpha_BL * jnp.where(small_BL, 0.0, excess_BL), -0.75)
+    )
     far_BL = jnp.log(jnp.maximum(each_BL, TINY)) - jnp.log(p_z_BL)
     log_r_BL = jnp.where(small_BL, far_BL, near_BL)
     return excess_BL - log_r_BL / alpha_BL

@@ -55,7 +55,9 @@ class Adapted(Masked):
         t_BL: Array,
     ) -> Output:
         """Returns the network's output within the present reach."""
-        return models.student(Canvas.of(batch, z_BL, t_BL, self._visibility_at(models, batch)))
+        return models.student(
+            Canvas.of(batch, z_BL, t_BL, self._visibility_at(models, batch))
+        )
 
     def _visibility_at(self, models: Models, batch: Batch) -> Full:
         # After the warm-up, and for what is reported, everything is visible.
@@ -63,5 +65,7 @@ class Adapted(Masked):
             return self.visibility
         # The same reach for every row.
         rows, length = batch.tokens_BL.shape
-        reach = jnp.floor(length * models.progress / self.reach_warmup).astype(jnp.int32)
+        reach = jnp.floor(length * models.progress / self.reach_warmup).astype(
+            jnp.int32
+        )
         return replace(self.visibility, reach_B1=jnp.full((rows, 1), reach))

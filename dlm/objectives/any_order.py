@@ -67,10 +67,14 @@ class AnyOrder(Diffusion):
         """Returns the network's output; `z_BL` is the order."""
         # Every token is predicted, so no position shows its own.
         mask_BL = self.process.mask_out(batch.tokens_BL, batch.noisable_BL)
-        streams = dict(clean_BL=batch.tokens_BL, block_BL=jnp.where(batch.noisable_BL, z_BL, -1))
+        streams = dict(
+            clean_BL=batch.tokens_BL, block_BL=jnp.where(batch.noisable_BL, z_BL, -1)
+        )
         # The time says nothing of an order.
         time_BL = jnp.ones_like(t_BL)
-        return models.student(Canvas.of(batch, mask_BL, time_BL, self.visibility, **streams))
+        return models.student(
+            Canvas.of(batch, mask_BL, time_BL, self.visibility, **streams)
+        )
 
     def bound_nats(
         self,

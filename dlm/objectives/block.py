@@ -59,10 +59,14 @@ class Block(Masked):
         if not 1 <= self.size <= LONGEST:
             raise ValueError(f"size={self.size} must be from 1 to {LONGEST}")
         if len(self.clip) != 2 or not 0 <= self.clip[0] < self.clip[1] <= 1:
-            raise ValueError(f"clip={self.clip} must be two times, 0 <= first < second <= 1")
+            raise ValueError(
+                f"clip={self.clip} must be two times, 0 <= first < second <= 1"
+            )
         if self._clips and (self.steps or self.coupling != "single"):
             reason = "a complement or a grid has times outside of it"
-            raise ValueError(f"clip={self.clip} needs steps=0 and coupling='single': {reason}")
+            raise ValueError(
+                f"clip={self.clip} needs steps=0 and coupling='single': {reason}"
+            )
         if self.weights == "context":
             reason = "counts kept tokens on both sides, and a block does not see what follows"
             raise ValueError(f"weights='context' {reason}: use bound or flat")
@@ -72,7 +76,9 @@ class Block(Masked):
             raise ValueError(f"{weight}, and {warmup}")
         if self.auxiliary and self.context != "causal":
             reason = "a clean stream that sees its own block knows the answer"
-            raise ValueError(f"auxiliary={self.auxiliary} needs context='causal': {reason}")
+            raise ValueError(
+                f"auxiliary={self.auxiliary} needs context='causal': {reason}"
+            )
 
     @property
     def _clips(self) -> bool:
@@ -119,8 +125,12 @@ class Block(Masked):
         network_time_BL = self.network_time(batch, z_BL, t_BL, models.progress)
         # One pass serves both streams.
         output = self.read(models, batch, z_BL, network_time_BL)
-        nats_BL = self.nats(self.weights, output.prediction, batch, z_BL, t_BL, models.progress)
-        return nats_BL + self.auxiliary * _next(output.heads["clean"], batch), output.routing
+        nats_BL = self.nats(
+            self.weights, output.prediction, batch, z_BL, t_BL, models.progress
+        )
+        return nats_BL + self.auxiliary * _next(
+            output.heads["clean"], batch
+        ), output.routing
 
     def read(
         self,

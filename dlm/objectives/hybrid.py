@@ -50,7 +50,9 @@ class Hybrid(Diffusion):
     def __post_init__(self):
         if self.weights == "dynamic" and not isinstance(self.process, HybridNoise):
             reason = "no other process has the ratio B"
-            raise ValueError(f"weights='dynamic' needs process.name='noise.hybrid': {reason}")
+            raise ValueError(
+                f"weights='dynamic' needs process.name='noise.hybrid': {reason}"
+            )
 
     @property
     def loss_claims(self) -> Claim:

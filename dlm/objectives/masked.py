@@ -73,7 +73,9 @@ class Masked(Diffusion):
             reason = "where a complement has a time, 1 − t"
             raise ValueError(f"coupling='complementary' {need}, {reason}")
         if self.times == "importance" and self.steps:
-            raise ValueError(f"times='importance' needs continuous time, not steps={self.steps}")
+            raise ValueError(
+                f"times='importance' needs continuous time, not steps={self.steps}"
+            )
         if self.pattern == "count" and not plain:
             reason = "a number of masks has no other schedule"
             raise ValueError(f"pattern='count' {need}: {reason}")
@@ -117,7 +119,9 @@ class Masked(Diffusion):
         else:
             z_BL = self.process.corrupt(key_B, batch.tokens_BL, t_BL, batch.noisable_BL)
         # 3. Predict them, and charge what the masked positions cost.
-        nats_BL, routing = self.view_nats(models, batch, keys.key(key, "view", 0), z_BL, t_BL)
+        nats_BL, routing = self.view_nats(
+            models, batch, keys.key(key, "view", 0), z_BL, t_BL
+        )
         masked_BL = self.process.undecided(z_BL, batch.layout)
         loss = self.sums(batch, nats_BL, masked_BL, (t_BL, density_BL), routing)
         if self.coupling == "single":
@@ -125,9 +129,13 @@ class Masked(Diffusion):
         # 4. The same for the complement: that of a mask drawn at t is one drawn at 1 − t.
         t_BL = jnp.maximum(1 - t_BL, SMALLEST)
         z_BL = self.complement(batch, z_BL, models.progress)
-        nats_BL, routing = self.view_nats(models, batch, keys.key(key, "view", 1), z_BL, t_BL)
+        nats_BL, routing = self.view_nats(
+            models, batch, keys.key(key, "view", 1), z_BL, t_BL
+        )
         masked_BL = self.process.undecided(z_BL, batch.layout)
-        return mean_of([loss, self.sums(batch, nats_BL, masked_BL, (t_BL, density_BL), routing)])
+        return mean_of(
+            [loss, self.sums(batch, nats_BL, masked_BL, (t_BL, density_BL), routing)]
+        )
 
     def view_nats(
         self,
@@ -153,7 +161,9 @@ class Masked(Diffusion):
             network_time_BL = self.network_time(batch, z_BL, t_BL, models.progress)
         output = self.read(models, batch, z_BL, network_time_BL)
         # Padding and prompts have weight 0.
-        nats_BL = self.nats(self.weights, output.prediction, batch, z_BL, t_BL, models.progress)
+        nats_BL = self.nats(
+            self.weights, output.prediction, batch, z_BL, t_BL, models.progress
+        )
         return nats_BL, output.routing
 
     def nats(
@@ -176,7 +186,9 @@ class Masked(Diffusion):
           progress: fraction of the updates done, on which blocks may depend.
         """
         if weights == "bound" and self.pattern == "bernoulli" and not self.steps:
-            return self.process.charge(prediction, batch.tokens_BL, z_BL, t_BL, scale(batch))
+            return self.process.charge(
+                prediction, batch.tokens_BL, z_BL, t_BL, scale(batch)
+            )
         weight_BL = self._weight(weights, batch, z_BL, t_BL, progress)
         x_BL, scale_BL = batch.tokens_BL, scale(batch)
         return self.process.cross_entropy(prediction, x_BL, z_BL, weight_BL, scale_BL)
@@ -198,7 +210,9 @@ class Masked(Diffusion):
         # n/k of the group.
         if self.pattern == "count":
             masked_count_BL = self.masked_count(batch, z_BL, progress)
-            return self.noisable_count(batch, progress) / jnp.maximum(masked_count_BL, 1)
+            return self.noisable_count(batch, progress) / jnp.maximum(
+                masked_count_BL, 1
+            )
         # T times the probability that a mask is revealed in one step of the grid.
         return self.steps * self.process.reveal_prob(t_BL, t_BL - 1 / self.steps)
 

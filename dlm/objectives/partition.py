@@ -73,7 +73,9 @@ class Partition(Diffusion):
         masked_BL = self.process.undecided(z_BL)
         streams = dict(clean_BL=batch.tokens_BL, block_BL=masked_BL.astype(jnp.int32))
         time_BL = jnp.where(masked_BL, t_BL, 1 - t_BL)
-        return models.student(Canvas.of(batch, z_BL, time_BL, self.visibility, **streams))
+        return models.student(
+            Canvas.of(batch, z_BL, time_BL, self.visibility, **streams)
+        )
 
     def bound_nats(
         self,

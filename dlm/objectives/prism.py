@@ -43,9 +43,13 @@ class Prism(Masked):
         super().__post_init__()
         if not 1 <= self.tokens <= LONGEST:
             raise ValueError(f"tokens={self.tokens} must be at least 1")
-        if not (0 < self.quality_weight < math.inf and 0 <= self.temperature < math.inf):
+        if not (
+            0 < self.quality_weight < math.inf and 0 <= self.temperature < math.inf
+        ):
             weight = f"quality_weight={self.quality_weight} must be positive"
-            raise ValueError(f"{weight} and temperature={self.temperature} not negative")
+            raise ValueError(
+                f"{weight} and temperature={self.temperature} not negative"
+            )
 
     @property
     def token_passes(self) -> float:
@@ -72,7 +76,9 @@ class Prism(Masked):
         # 1. Predict the masked tokens.
         network_time_BL = self.network_time(batch, z_BL, t_BL, models.progress)
         output = self.read(models, batch, z_BL, network_time_BL)
-        nats_BL = self.nats(self.weights, output.prediction, batch, z_BL, t_BL, models.progress)
+        nats_BL = self.nats(
+            self.weights, output.prediction, batch, z_BL, t_BL, models.progress
+        )
         # 2. Fill some of them, and let the head recognise the wrong ones.
         filled_BL, y_BL = self.fill_some(output.prediction, batch, z_BL, key)
         second = self.read(models, batch, y_BL, network_time_BL)
@@ -84,7 +90,9 @@ class Prism(Masked):
         logit_BL = second.heads["quality"]
         bce_BL = jax.nn.softplus(logit_BL) - right_BL * logit_BL
         judged_BL = jnp.where(filled_BL, batch.weights_BL * bce_BL, 0.0)
-        return nats_BL + self.quality_weight * judged_BL, total(output.routing, second.routing)
+        return nats_BL + self.quality_weight * judged_BL, total(
+            output.routing, second.routing
+        )
 
     def fill_some(
         self,
@@ -102,5 +110,7 @@ class Prism(Masked):
         filled_BL = masked_BL & (rank_BL < self.tokens)
         # Drawn from keys of their own, so that which and what are independent.
         guess_key_B = jax.vmap(lambda k: keys.key(k, "guess"))(key_B)
-        guess_BL = jax.lax.stop_gradient(prediction.sample(guess_key_B, self.temperature))
+        guess_BL = jax.lax.stop_gradient(
+            prediction.sample(guess_key_B, self.temperature)
+        )
         return filled_BL, jnp.where(filled_BL, guess_BL, z_BL)

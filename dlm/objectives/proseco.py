@@ -66,14 +66,23 @@ class ProSeCo(Masked):
         # 1. Predict the masked tokens.
         network_time_BL = self.network_time(batch, z_BL, t_BL, models.progress)
         output = self.read(models, batch, z_BL, network_time_BL)
-        nats_BL = self.nats(self.weights, output.prediction, batch, z_BL, t_BL, models.progress)
+        nats_BL = self.nats(
+            self.weights, output.prediction, batch, z_BL, t_BL, models.progress
+        )
         # 2. Fill all of them with guesses, and predict every token from that, at time 0.
         key_B = keys.per_sample(keys.key(key, "guess"), batch.index_B)
-        guess_BL = jax.lax.stop_gradient(output.prediction.sample(key_B, self.temperature))
+        guess_BL = jax.lax.stop_gradient(
+            output.prediction.sample(key_B, self.temperature)
+        )
         masked_BL = self.process.undecided(z_BL, batch.layout)
         filled_BL = jnp.where(masked_BL, guess_BL, z_BL)
         second = self.read(models, batch, filled_BL, jnp.zeros_like(t_BL))
         # Every token counts, masked or not.
-        scale_BL, log_prob_BL = scale(batch), second.prediction.log_prob(batch.tokens_BL)
+        scale_BL, log_prob_BL = (
+            scale(batch),
+            second.prediction.log_prob(batch.tokens_BL),
+        )
         dense_BL = jnp.where(scale_BL != 0, -scale_BL * log_prob_BL, 0.0)
-        return nats_BL + self.correction * dense_BL, total(output.routing, second.routing)
+        return nats_BL + self.correction * dense_BL, total(
+            output.routing, second.routing
+        )

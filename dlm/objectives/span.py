@@ -51,7 +51,9 @@ class Span(Masked):
 
     def counted(self) -> Masked:
         """Returns the objective of single masks with a fixed count."""
-        return Masked(process=self.process, steps=self.steps, vocab=self.vocab).counted()
+        return Masked(
+            process=self.process, steps=self.steps, vocab=self.vocab
+        ).counted()
 
     def loss(
         self,
@@ -87,8 +89,12 @@ class Span(Masked):
         """Draws which positions are masked, with one number for each span."""
         # The offset moves the borders of the spans from row to row.
         L = t_BL.shape[1]
-        u_BL = keys.uniform_BL(keys.per_sample(keys.key(key, "corrupt"), batch.index_B), L)
+        u_BL = keys.uniform_BL(
+            keys.per_sample(keys.key(key, "corrupt"), batch.index_B), L
+        )
         offset_key_B = keys.per_sample(keys.key(key, "offset"), batch.index_B)
         offset_B1 = (keys.uniform_BL(offset_key_B, 1) * self.length).astype(int)
         span_BL = (jnp.arange(L) + offset_B1) // self.length
-        return jnp.take_along_axis(u_BL, span_BL, 1) < self.process.schedule.noised(t_BL)
+        return jnp.take_along_axis(u_BL, span_BL, 1) < self.process.schedule.noised(
+            t_BL
+        )

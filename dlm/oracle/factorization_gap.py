@@ -45,7 +45,9 @@ def ancestral_bigrams(
     V, L = world.size, world.length
     if not np.isfinite(world.step_SS).all():
         remedy = "give a chain without, such as Markov.sparse"
-        raise UserError(f"after an impossible bigram a network has no posterior: {remedy}")
+        raise UserError(
+            f"after an impossible bigram a network has no posterior: {remedy}"
+        )
 
     rho_T, begins = _moments(process, steps)
     # Moments after which the same process goes through another step.

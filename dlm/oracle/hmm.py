@@ -21,7 +21,9 @@ from dlm.core import keys
 from dlm.oracle.world import World
 
 
-def random_rows(rng: np.random.Generator, *shape: int, spread: float = 1.0) -> np.ndarray:
+def random_rows(
+    rng: np.random.Generator, *shape: int, spread: float = 1.0
+) -> np.ndarray:
     """Returns log-probabilities of random laws along the last axis."""
     # Normalised in float64.
     logits = spread * rng.normal(size=shape)

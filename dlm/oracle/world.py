@@ -200,6 +200,10 @@ def views(
     layout, clean_BL = both.layout.complete(L), both.clean_BL
     sees_noised_BLL = visibility.allowed(layout, layout, "zz")
     sees_clean_BLL = visibility.allowed(layout, layout, "zx")
-    assert sees_noised_BLL is not None and sees_clean_BLL is not None and clean_BL is not None
+    assert (
+        sees_noised_BLL is not None
+        and sees_clean_BLL is not None
+        and clean_BL is not None
+    )
     clean_BLL = jnp.where(sees_clean_BLL, clean_BL[:, None, :], mask)
     return jnp.where(sees_noised_BLL, both.z_BL[:, None, :], clean_BLL)

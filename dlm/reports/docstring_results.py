@@ -114,7 +114,9 @@ def _block(target: str, groups: list[Group]) -> str:
 
 def _wrapped(note: str) -> str:
     # Names of files and fields stay whole, so that they can be searched for.
-    return textwrap.fill(note, _NOTE_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        note, _NOTE_WIDTH, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _provenance(target: str, groups: list[Group]) -> str:

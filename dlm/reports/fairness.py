@@ -97,7 +97,11 @@ def _measured(record: Record, name: str, facet: str) -> Place:
     """
     score = record.scores[name]
     known = score.get(facet) or {}
-    if facet == "text" and "text" not in score and name in ("bits_per_byte", *BASELINES):
+    if (
+        facet == "text"
+        and "text" not in score
+        and name in ("bits_per_byte", *BASELINES)
+    ):
         return "", _title_of_old_text(record, score)
     if not known:
         return "", ""
@@ -106,7 +110,10 @@ def _measured(record: Record, name: str, facet: str) -> Place:
         return digest, f"{record.text_of(score)}, {scores.text(score)}"
     if facet == "judge":
         config = str(known.get("config"))
-        return digest, f"{known.get('dir')} at step {known.get('step')}, config {config[:8]}"
+        return (
+            digest,
+            f"{known.get('dir')} at step {known.get('step')}, config {config[:8]}",
+        )
     sha256 = str(known.get("sha256"))
     return digest, f"{known.get('rows')} rows, {sha256[:8]}"
 
@@ -171,7 +178,9 @@ def _settings(runs: list[Run]) -> list[str]:
     lines = []
     for field, by_value in labels.items():
         if len(by_value) > 1:
-            parts = [f"{value} ({', '.join(named)})" for value, named in by_value.items()]
+            parts = [
+                f"{value} ({', '.join(named)})" for value, named in by_value.items()
+            ]
             lines.append(f"{field} is not the same: {' | '.join(parts)}")
     return lines
 
@@ -192,7 +201,9 @@ def _excluded(group: Group) -> list[str]:
     lines = []
     for (workdir, reason), names in names_by_reason.items():
         listed = ", ".join(names)
-        lines.append(f"{group.label}: {workdir} is not in the mean of {listed}, {reason}")
+        lines.append(
+            f"{group.label}: {workdir} is not in the mean of {listed}, {reason}"
+        )
     return lines
 
 
@@ -230,7 +241,9 @@ def _single(label: str, record: Record) -> list[str]:
     accepted = {score.get("accepted_data") for score in record.scores.values()}
     changed = " and ".join(sorted(filter(None, accepted)))
     if changed:
-        lines.append(f"{label} was scored after its {changed} text had changed ({record.workdir})")
+        lines.append(
+            f"{label} was scored after its {changed} text had changed ({record.workdir})"
+        )
     return lines
 
 
@@ -260,4 +273,6 @@ def _unknown(runs: list[Run]) -> list[str]:
         return []
     missing = dict.fromkeys(facet for lacking in facets.values() for facet in lacking)
     scored = ", ".join(facets)
-    return [f"an earlier version scored {scored}, and did not record: {', '.join(missing)}"]
+    return [
+        f"an earlier version scored {scored}, and did not record: {', '.join(missing)}"
+    ]

@@ -81,7 +81,10 @@ def _curves(groups: Groups) -> Iterator[str]:
             "Load of the experts' devices while training",
             "(busiest − idlest) / even load",
         ),
-        "router_dropped": ("Tokens that experts dropped while training", "share dropped"),
+        "router_dropped": (
+            "Tokens that experts dropped while training",
+            "share dropped",
+        ),
     }
     for name in own_metrics(groups):
         label = name.replace("_", " ")

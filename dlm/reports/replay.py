@@ -31,7 +31,9 @@ class Trace:
     times: list  # [T+1] from 1 (all noise) down to 0 (clean)
     pieces: dict[int, str]  # id → its text
     mask: int
-    caption: dict[str, str] = field(default_factory=dict)  # sampler settings, shown below
+    caption: dict[str, str] = field(
+        default_factory=dict
+    )  # sampler settings, shown below
     columns: int = 0  # of the square grid in which a puzzle is drawn; 0: running text
 
     def __post_init__(self):

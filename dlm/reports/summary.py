@@ -28,7 +28,10 @@ def page(groups: list[Group]) -> str:
     """Returns report.html."""
     rows = table.rows(groups)
     head, *lines = table.shown(rows)
-    warnings = [f"<p class=warning>{html.escape(text)}</p>" for text in fairness.warnings(groups)]
+    warnings = [
+        f"<p class=warning>{html.escape(text)}</p>"
+        for text in fairness.warnings(groups)
+    ]
     # A run that has drawn no samples still says where it is from.
     samples = []
     origins = []

@@ -40,13 +40,17 @@ class Row:
     claim: str | None = None
     bits_per_byte: float | None = None
     interval: float | None = None  # half of the 95 % interval
-    seeds: int | None = None  # in the mean of bits per byte; without one, the number of runs
+    seeds: int | None = (
+        None  # in the mean of bits per byte; without one, the number of runs
+    )
     tokens_per_s: float | None = None
     parameters: int | None = None
     step: int | None = None
     data: str | None = None
     commits: Cells = ()
-    accuracies: dict[str, Interval] = field(default_factory=dict)  # of tasks and infilling
+    accuracies: dict[str, Interval] = field(
+        default_factory=dict
+    )  # of tasks and infilling
 
 
 @dataclass(frozen=True)

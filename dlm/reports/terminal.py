@@ -54,7 +54,9 @@ def _heading(trace: Trace, step: int) -> str:
     steps = len(trace.states) - 1
     moment = float(trace.times[step])
     blanks = sum(int(token) == trace.mask for token in trace.states[step])
-    return f"{trace.name}: step {step} of {steps}, time {moment:.3f}, {blanks} blanks left"
+    return (
+        f"{trace.name}: step {step} of {steps}, time {moment:.3f}, {blanks} blanks left"
+    )
 
 
 def _frame(trace: Trace, step: int, colour: bool) -> str:

@@ -30,14 +30,20 @@ _GOING = ".going"  # how the name of a folder that is being deleted ends
 def steps(workdir: Path) -> list[int]:
     """List the steps of the sealed checkpoints in a run directory, without importing Orbax."""
     folder = Path(workdir) / FOLDER
-    return [n for n in _numbered(workdir) if (folder / str(n) / checksums.FILE).exists()]
+    return [
+        n for n in _numbered(workdir) if (folder / str(n) / checksums.FILE).exists()
+    ]
 
 
 def _numbered(workdir: Path) -> list[int]:
-    return sorted(int(p.name) for p in (Path(workdir) / FOLDER).glob("*") if p.name.isdigit())
+    return sorted(
+        int(p.name) for p in (Path(workdir) / FOLDER).glob("*") if p.name.isdigit()
+    )
 
 
-def intact(workdir: Path, say: Callable[[str], None], step: int | None = None) -> int | None:
+def intact(
+    workdir: Path, say: Callable[[str], None], step: int | None = None
+) -> int | None:
     """Find the newest step whose every byte verifies, or verify `step`; None: no checkpoint.
 
     Damaged ones are reported by `say`. A run with nothing but damaged checkpoints raises
@@ -55,9 +61,13 @@ def intact(workdir: Path, say: Callable[[str], None], step: int | None = None) -
             remedy = "without --step the newest intact one is taken"
             raise UserError(f"checkpoint {step} is damaged: {wrong}; {remedy}")
         first = first or wrong
-        say(f"checkpoint {number} is unfinished or damaged, an older one is tried: {wrong}")
+        say(
+            f"checkpoint {number} is unfinished or damaged, an older one is tried: {wrong}"
+        )
     if steps(workdir):
-        raise UserError(f"no checkpoint is intact ({first}): delete {folder} to start over")
+        raise UserError(
+            f"no checkpoint is intact ({first}): delete {folder} to start over"
+        )
     return None
 
 
@@ -185,7 +195,9 @@ class Store:
         """Load the state at `step` with the shapes and shardings of `abstract`; see `intact`."""
         import orbax.checkpoint as ocp
 
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(_tree(abstract)))
+        restored = self._manager.restore(
+            step, args=ocp.args.StandardRestore(_tree(abstract))
+        )
         return State(**{"ema": None, "memory": None, **restored})
 
     def wait(self) -> None:

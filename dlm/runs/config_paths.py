@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 Path = list[str]  # of names
-PASSES = ("then", "next_pass")  # names of the field that holds the next pass, old and new
+PASSES = (
+    "then",
+    "next_pass",
+)  # names of the field that holds the next pass, old and new
 
 
 def tops(config: dict, path: Path) -> Iterator[tuple[dict, int]]:

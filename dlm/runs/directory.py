@@ -14,7 +14,13 @@ from importlib import metadata
 from pathlib import Path
 
 from dlm.core import console, files
-from dlm.core.config import build_member, dependence, list_differences, to_json, to_plain
+from dlm.core.config import (
+    build_member,
+    dependence,
+    list_differences,
+    to_json,
+    to_plain,
+)
 from dlm.core.errors import UserError
 from dlm.core.named import SEEDS, one_line, shown
 from dlm.core.run import Run, build_run
@@ -25,10 +31,22 @@ CONFIG, ENVIRONMENT, COMMIT = "config.json", "environment.json", "commit.txt"
 LOCK, DATA, HELD_OUT = "lock", "data.sha256", "held_out.sha256"
 CHANGES = "changes"  # in config.json, beside the fields of a run
 TOKENIZER = "tokenizer.json"
-_BESIDE = {"tokenizer_config.json", "chat_template.jinja"}  # further files of published tokenizers
+_BESIDE = {
+    "tokenizer_config.json",
+    "chat_template.jinja",
+}  # further files of published tokenizers
 # Files that a run killed while it began may have left.
 _BEFORE_CONFIG = {COMMIT, ENVIRONMENT, LOCK, DATA, HELD_OUT, TOKENIZER, *_BESIDE}
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "tokenizers",
+)
 
 
 def belongs(workdir: Path, run: Run) -> bool:
@@ -65,7 +83,9 @@ def differences(workdir: Path, run: Run) -> list[tuple[str, str]]:
     place, own = config["text"].get("path"), (workdir / TOKENIZER).resolve()
     if place and text.get("path") and Path(place).expanduser().resolve() == own:
         text["path"] = place
-    filled = to_plain(_built(dict(stored, text=config["text"]), workdir)) | dict(text=text)
+    filled = to_plain(_built(dict(stored, text=config["text"]), workdir)) | dict(
+        text=text
+    )
     return [(line.partition(":")[0], line) for line in list_differences(filled, config)]
 
 
@@ -89,7 +109,9 @@ def locked(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
+        raise UserError(
+            f"--workdir={workdir} cannot be made: {error.strerror}"
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +119,9 @@ def locked(workdir: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             remedy = "wait for it, or choose another directory"
-            raise UserError(f"--workdir={workdir} is in use by {holder}: {remedy}") from None
+            raise UserError(
+                f"--workdir={workdir} is in use by {holder}: {remedy}"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
@@ -124,7 +148,9 @@ def check_data(workdir: Path, training: str, held_out: str, accept: bool) -> lis
     return [f"the {changed} data changed: {began} → {now}"] if changed else []
 
 
-def changed_text(workdir: Path, training: Callable[[], str], held_out: Callable[[], str]) -> str:
+def changed_text(
+    workdir: Path, training: Callable[[], str], held_out: Callable[[], str]
+) -> str:
     """Return which text has changed since the run began: 'training', 'held-out', both or ''.
 
     The arguments compute today's fingerprints. Earlier versions stored none of the held-out
@@ -142,7 +168,11 @@ def changed_text(workdir: Path, training: Callable[[], str], held_out: Callable[
 def _read(workdir: Path, name: str) -> str:
     """The text of a small file of the directory; '' where it is missing."""
     path = Path(workdir) / name
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+    return (
+        path.read_text(encoding="utf-8", errors="replace").strip()
+        if path.exists()
+        else ""
+    )
 
 
 def create(workdir: Path, run: Run, tokenizer, **facts) -> None:
@@ -184,7 +214,9 @@ def go_on(workdir: Path, run: Run, step: int, accepted: Sequence[str] = ()) -> N
     """
     lines = [line for _, line in differences(workdir, run)]
     lines += accepted
-    changes = json.loads((workdir / CONFIG).read_text(encoding="utf-8")).get(CHANGES) or []
+    changes = (
+        json.loads((workdir / CONFIG).read_text(encoding="utf-8")).get(CHANGES) or []
+    )
     changes += [dict(after=step, change=line) for line in lines]
     config = to_plain(run)
     if changes:
@@ -226,7 +258,9 @@ def _naming_the_commit(workdir: Path) -> Iterator[None]:
     except UserError as error:
         writer = one_line(_read(workdir, COMMIT) or "unknown")
         cause = f"is a run of another version of dlm (commit {writer})"
-        raise UserError(f"{workdir} {cause}, which this one cannot read: {error}") from None
+        raise UserError(
+            f"{workdir} {cause}, which this one cannot read: {error}"
+        ) from None
 
 
 def _stored(workdir: Path) -> dict:
@@ -234,7 +268,9 @@ def _stored(workdir: Path) -> dict:
     path = Path(workdir) / CONFIG
     if not path.is_file():
         remedy = f"python -m dlm.train --workdir={workdir} --config=… makes one"
-        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG}; {remedy}")
+        raise UserError(
+            f"{workdir} is not a run directory: it has no {CONFIG}; {remedy}"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -198,7 +198,10 @@ def with_earlier_values(run: dict, bare: dict, stored: dict) -> dict:
     run = copy.deepcopy(run)
     for entry in EARLIER:
         *parents, leaf = entry.dotted.split(".")
-        sections = [config_paths.section(config, parents) or {} for config in (run, bare, stored)]
+        sections = [
+            config_paths.section(config, parents) or {}
+            for config in (run, bare, stored)
+        ]
         now, default, began = sections
         at_default = leaf in now and now[leaf] == default.get(leaf)
         if at_default and leaf in began and began[leaf] == entry.value:

@@ -94,14 +94,25 @@ class Logs:
                 return None
             rows, evaluation = content["rows"], bool(content["evaluation"])
             if any("metrics" not in row for row in rows):
-                self.say(f"{self._pending} is of an earlier version: its unfinished row is dropped")
+                self.say(
+                    f"{self._pending} is of an earlier version: its unfinished row is dropped"
+                )
                 rows = []
             return dict(rows=[_decoded(row) for row in rows], evaluation=evaluation)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):
             loss = "the row of metrics under way when the run stopped is lost"
-            raise UserError(f"{self._pending} is damaged: delete it, and {loss}") from None
+            raise UserError(
+                f"{self._pending} is damaged: delete it, and {loss}"
+            ) from None
 
     def progress(self, row: dict) -> None:
         """Show a row as the live line; in a log file at most one every ten seconds."""
@@ -272,7 +283,9 @@ SAMPLE = Kind(
 )
 
 
-def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None) -> list[dict]:
+def rows(
+    path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None
+) -> list[dict]:
     """Read the rows of this kind from a .jsonl file, in today's names (`earlier_fields`).
 
     Numbers that are not finite are read as null (`files.as_json`). Other lines are skipped, which
@@ -292,7 +305,9 @@ def rows(path: Path, kind: Kind = ANY, say: Callable[[str], None] | None = None)
             others.append(number)
     if others and say:
         first = f"the first is line {others[0]}"
-        say(f"{path}: {len(others)} line(s) left out that are no rows of this file, {first}")
+        say(
+            f"{path}: {len(others)} line(s) left out that are no rows of this file, {first}"
+        )
     return parsed
 
 
@@ -341,7 +356,9 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _drop_rows(path: Path, after: int, evaluation: bool, say: Callable[[str], None]) -> None:
+def _drop_rows(
+    path: Path, after: int, evaluation: bool, say: Callable[[str], None]
+) -> None:
     """Drop the rows after a step, since they will be written again.
 
     Where the `evaluation` of that step is still to be made up for, its row is dropped, too.
@@ -363,4 +380,6 @@ def _open_board(workdir: Path, start: int):
     except ImportError:
         return None
     folder = str(Path(workdir) / "tensorboard")
-    return SummaryWriter(folder, write_to_disk=True, purge_step=start + 1 if start else None)
+    return SummaryWriter(
+        folder, write_to_disk=True, purge_step=start + 1 if start else None
+    )

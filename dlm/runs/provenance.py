@@ -33,7 +33,9 @@ def commit(package: Path = _PACKAGE) -> str:
 def sources(package: Path) -> str:
     """Hash the name and the content of every file of the package."""
     total = hashlib.sha256()
-    files = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    files = [
+        p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ]
     for path in sorted(files):
         content = path.read_bytes()
         head = f"{path.relative_to(package).as_posix()} {len(content)}\n"
@@ -52,7 +54,9 @@ def _root(package: Path) -> Path:
 
 def _git(folder: Path, *words: str) -> str:
     # The variables of a git hook point at the hook's own repository.
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
+    }
     program = subprocess.run(
         ["git", *words],
         cwd=folder,

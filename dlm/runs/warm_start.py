@@ -39,7 +39,9 @@ def check(start: str, target: dict) -> tuple[int, str, set]:
         stored_shape, _ = stored.get((tree, *path), here)
         if stored_shape != x.shape:
             shapes = f"has the shape {stored_shape} there and {x.shape} here"
-            raise UserError(f"config.start={start}: {'/'.join(path)} {shapes}: {remedy}")
+            raise UserError(
+                f"config.start={start}: {'/'.join(path)} {shapes}: {remedy}"
+            )
     paths = [path[1:] for path in stored]
     lost = sorted("/".join(path) for path in paths if path not in flat)
     if lost:
@@ -55,7 +57,9 @@ def taken(start: str, target: dict) -> dict:
     shapes = {}
     for path in known:
         x = flat[path]
-        shapes[tree, *path] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        shapes[tree, *path] = jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=x.sharding
+        )
     restored = weights.restore(Path(start), number, shapes)
     arrays = {path[1:]: x for path, x in restored.items()}
 

@@ -58,7 +58,9 @@ class _Parts(ocp.type_handlers.NumpyHandler):
         self._report = report
         self._turn = asyncio.Semaphore(1)
 
-    async def _open_and_write(self, value: Any, tspec: dict, ts_context: ts.Context) -> None:
+    async def _open_and_write(
+        self, value: Any, tspec: dict, ts_context: ts.Context
+    ) -> None:
         tspec["metadata"]["chunks"] = list(value.leaf.chunk)
         spec = ts.Spec(tspec)
         # Only one leaf at a time may be in memory.
@@ -149,7 +151,9 @@ def restore(workdir: Path, step: int, shapes: Shapes) -> dict[Key, jax.Array]:
     return {path: flat[path] for path in shapes}
 
 
-def parts(workdir: Path, step: int, path: Key, indices: list[Index]) -> Iterator[np.ndarray]:
+def parts(
+    workdir: Path, step: int, path: Key, indices: list[Index]
+) -> Iterator[np.ndarray]:
     """Yield `array[index]` of one array of a checkpoint for each index.
 
     Where each part is a chunk of its own on the disk, at most one is in memory.

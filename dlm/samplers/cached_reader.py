@@ -43,7 +43,9 @@ class Reader:
     kind: str  # of the cache (`plan.cache_kind`)
     size: int  # positions of a block
     bos: int  # token before the first position, where the canvas names no other
-    aligned: bool = True  # whether windows are runs of positions, none of them beyond the canvas
+    aligned: bool = (
+        True  # whether windows are runs of positions, none of them beyond the canvas
+    )
 
     @property
     def has_parts(self) -> bool:
@@ -124,7 +126,9 @@ class Reader:
             sizes.append(-(-sizes[-1] // 2))
         return sizes[::-1]
 
-    def scattered(self, canvas: Canvas, cache: Cache | None, index_BR, cached_BR) -> Read:
+    def scattered(
+        self, canvas: Canvas, cache: Cache | None, index_BR, cached_BR
+    ) -> Read:
         """Computes these positions; of those not in `cached_BR` no key or value is stored."""
         beyond = canvas.z_BL.shape[1]
         slots_BR = jnp.where(cached_BR, index_BR, beyond)
@@ -181,7 +185,9 @@ class Reader:
         assert cache is not None, "only kind 'none' computes without one"
         slots_BL = window.layout.index_BL
         layout = canvas.layout
-        cache = replace(cache, layout=layout, slots_BL=slots_BL, start=start, first=first)
+        cache = replace(
+            cache, layout=layout, slots_BL=slots_BL, start=start, first=first
+        )
         output = self.net(replace(window, cache=cache))
         stored = output.cache
         if stored is not None:  # without the slots, which only this pass used

@@ -17,7 +17,15 @@ import numpy as np
 from jax import Array
 
 from dlm.core import keys
-from dlm.core.contracts import Cache, Canvas, Net, Process, Sampled, Tokenizer, Visibility
+from dlm.core.contracts import (
+    Cache,
+    Canvas,
+    Net,
+    Process,
+    Sampled,
+    Tokenizer,
+    Visibility,
+)
 from dlm.core.vocab import Vocab
 from dlm.samplers import positions, requests, row_keys
 from dlm.samplers.drivers.base import Recorder
@@ -70,7 +78,9 @@ def generate(
         pass_key_B = row_keys.named(key_B, "pass", number) if number else key_B
         call = guided(net, part.guidance, process.vocab)
         limits = dict(stop=stop, prefill=prefill)
-        done = part.driver.run(call, part, process, start, pass_key_B, recorder, **limits)
+        done = part.driver.run(
+            call, part, process, start, pass_key_B, recorder, **limits
+        )
         before += part.total_steps(L)
     return replace(done, canvas=_padded(done.canvas, process))
 
@@ -159,7 +169,14 @@ class Generator:
             net = model.net(params)
             process = model.process(params)
             return generate(
-                net, plan, process, canvas, key_B, prefill=prefill, stop=True, trace=trace
+                net,
+                plan,
+                process,
+                canvas,
+                key_B,
+                prefill=prefill,
+                stop=True,
+                trace=trace,
             )
 
         self.run = jax.jit(run, static_argnames="prefill", out_shardings=sharding)
@@ -190,7 +207,9 @@ class Generator:
         start_BL = np.asarray(canvas.z_BL)
         replies = []
         for b, row in enumerate(rows):
-            replies.append(requests.as_reply(host, b, row, start_BL[b], tokenizer, seconds))
+            replies.append(
+                requests.as_reply(host, b, row, start_BL[b], tokenizer, seconds)
+            )
         return replies
 
     def fill(self, canvas: Canvas, index_B, prefill: int = 0) -> Sampled:
@@ -211,7 +230,10 @@ class Generator:
     def prefill(self, anchors: int) -> int:
         """Rounds a number of leading anchors down to a bucket; 0 without an exact cache."""
         visibility = self.model.visibility
-        if self.sampler.driver.drafts or cache_kind(self.sampler, visibility) != "exact":
+        if (
+            self.sampler.driver.drafts
+            or cache_kind(self.sampler, visibility) != "exact"
+        ):
             return 0
         unit = math.lcm(requests.BUCKET, visibility.block or 1)
         return anchors // unit * unit

@@ -52,7 +52,9 @@ def _doubled(canvas: Canvas, blank_BL: Array) -> Canvas:
     rows = jax.tree.map(_concatenate, first, second)
     if cache is not None:
         slots_BL = _twice(cache.slots_BL)
-        cache = replace(cache, layout=jax.tree.map(_twice, cache.layout), slots_BL=slots_BL)
+        cache = replace(
+            cache, layout=jax.tree.map(_twice, cache.layout), slots_BL=slots_BL
+        )
     return replace(rows, layout=layout, cache=cache)
 
 

@@ -14,7 +14,11 @@ from dlm.core.errors import UserError
 if TYPE_CHECKING:
     from dlm.core.contracts import Visibility
 
-APPROXIMATE = ("prefix", "dual", "delayed")  # caches as old as the last pass over the whole canvas
+APPROXIMATE = (
+    "prefix",
+    "dual",
+    "delayed",
+)  # caches as old as the last pass over the whole canvas
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,23 @@ class Sampler:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all tokens
-    guidance: float = 0.0  # w of classifier-free guidance, p(x | prompt)^(1 + w) / p(x)^w
+    guidance: float = (
+        0.0  # w of classifier-free guidance, p(x | prompt)^(1 + w) / p(x)^w
+    )
     cache: Cache = field(default_factory=Cache)
-    next_pass: "Sampler | None" = None  # the next pass, over the text that this one wrote
+    next_pass: "Sampler | None" = (
+        None  # the next pass, over the text that this one wrote
+    )
     # The share of that text which a later pass masks again before it begins: the tokens that had
     # the lowest log-probability when they were written.
     remask_fraction: float = 0.0
 
     def __post_init__(self):
         # Code may name members as a config does.
-        for name, family in (("driver", "samplers.drivers"), ("rule", "samplers.rules")):
+        for name, family in (
+            ("driver", "samplers.drivers"),
+            ("rule", "samplers.rules"),
+        ):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, build_member(value, family))
         self._check_numbers()
@@ -91,7 +102,9 @@ class Sampler:
             raise ValueError(
                 f"steps={self.steps} must be positive and block={self.block} not negative"
             )
-        sharpness_fits = 0 <= self.temperature <= 1e6 and 0 < self.top_p <= 1 and self.top_k >= 0
+        sharpness_fits = (
+            0 <= self.temperature <= 1e6 and 0 < self.top_p <= 1 and self.top_k >= 0
+        )
         if not sharpness_fits:
             raise ValueError(
                 f"temperature={self.temperature} and top_k={self.top_k} must not be negative and "
@@ -102,7 +115,9 @@ class Sampler:
                 f"guidance={self.guidance} must be at least -1, where the prompt has no influence"
             )
         if not 0 <= self.remask_fraction <= 1:
-            raise ValueError(f"remask_fraction={self.remask_fraction} must be in [0, 1]")
+            raise ValueError(
+                f"remask_fraction={self.remask_fraction} must be in [0, 1]"
+            )
 
     @property
     def passes(self) -> tuple["Sampler", ...]:
@@ -127,7 +142,9 @@ def cache_kind(sampler: Sampler, visibility: "Visibility") -> str:
     """The kind of cache that sampling with these settings uses."""
     if sampler.cache.kind != "auto":
         return sampler.cache.kind
-    if sampler.driver.drafts:  # such a driver runs two streams where it needs clean tokens
+    if (
+        sampler.driver.drafts
+    ):  # such a driver runs two streams where it needs clean tokens
         return "exact"
     return "exact" if visibility.exact_cache and not visibility.needs_clean else "none"
 
@@ -135,7 +152,9 @@ def cache_kind(sampler: Sampler, visibility: "Visibility") -> str:
 # ---------------------------------------------------------------------- fitting a plan to a model
 
 
-def resolve(sampler: Sampler, process, visibility: "Visibility", first: bool = True) -> Sampler:
+def resolve(
+    sampler: Sampler, process, visibility: "Visibility", first: bool = True
+) -> Sampler:
     """Returns the plan as a model with this noise and this attention needs it.
 
     Raises UserError where the model does not support a setting. `first`: whether it is the first
@@ -159,7 +178,9 @@ def resolve(sampler: Sampler, process, visibility: "Visibility", first: bool = T
     if _has_blocks(visibility):
         sampler = _fit_blocks(sampler, visibility)
     then = (
-        resolve(sampler.next_pass, process, visibility, first=False) if sampler.next_pass else None
+        resolve(sampler.next_pass, process, visibility, first=False)
+        if sampler.next_pass
+        else None
     )
     return replace(sampler, next_pass=then)
 
@@ -264,7 +285,10 @@ def _check_attention(sampler: Sampler, visibility: "Visibility") -> None:
             f"sampler.cache.kind={kind!r} is for models that attend to the whole canvas; this one "
             "has an exact cache: use 'auto'"
         )
-    if kind == "exact" and cache_kind(replace(sampler, cache=Cache()), visibility) != "exact":
+    if (
+        kind == "exact"
+        and cache_kind(replace(sampler, cache=Cache()), visibility) != "exact"
+    ):
         raise UserError(
             "sampler.cache.kind='exact' needs a model that attends to nothing later: use "
             "'prefix', 'dual' or 'delayed'"
@@ -279,7 +303,9 @@ def _check_attention(sampler: Sampler, visibility: "Visibility") -> None:
             f"sampler.guidance={sampler.guidance} needs a model that may attend to masks instead "
             "of its prompt, without an order"
         )
-    if _is_causal(visibility) and (sampler.next_pass or sampler.remask or sampler.remask_fraction):
+    if _is_causal(visibility) and (
+        sampler.next_pass or sampler.remask or sampler.remask_fraction
+    ):
         raise UserError(
             "a causal model writes once, from left to right: sampler.next_pass, remask and "
             "remask_fraction are for others"
@@ -323,7 +349,9 @@ def described(sampler: dict) -> dict[str, str]:
             continue
         if isinstance(value, dict) and "name" in value and name != "next_pass":
             own = ", ".join(f"{k} {v}" for k, v in value.items() if k != "name")
-            phrases[name] = value["name"].rpartition(".")[2] + (f" ({own})" if own else "")
+            phrases[name] = value["name"].rpartition(".")[2] + (
+                f" ({own})" if own else ""
+            )
         elif isinstance(value, dict):
             inner = described(value) if name == "next_pass" else value
             phrases |= {f"{name}.{k}": str(v) for k, v in inner.items()}

@@ -86,7 +86,9 @@ def reveal(
     return over(revealed_BL, sample, z_BL)
 
 
-def scored(prediction: Prediction, z_BL: Array, changed_BL: Array, log_prob_BL: Array) -> Array:
+def scored(
+    prediction: Prediction, z_BL: Array, changed_BL: Array, log_prob_BL: Array
+) -> Array:
     """Returns the log-probabilities, those of changed tokens by the prediction."""
 
     def score(log_prob_BL, position_BR, valid_BR, n):

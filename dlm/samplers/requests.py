@@ -19,7 +19,9 @@ from dlm.core.vocab import Vocab
 from dlm.nn.visibility import is_autoregressive
 
 _InRow = tuple[np.ndarray, np.ndarray, np.ndarray]
-BUCKET = 32  # canvas and prefill lengths are multiples of this, so that few shapes compile
+BUCKET = (
+    32  # canvas and prefill lengths are multiples of this, so that few shapes compile
+)
 _NOTHING = "nothing to generate: a request needs at least one token"
 
 
@@ -55,7 +57,9 @@ class Reply:
     logprob: float  # of the generated tokens when each was decided, nats
     nfe: int  # forward passes of the batch that this reply is from
     seconds: float  # of that batch
-    trace: dict[str, Any] | None = None  # states [T+1, L], confidence [T, L], times [T+1]
+    trace: dict[str, Any] | None = (
+        None  # states [T+1, L], confidence [T, L], times [T+1]
+    )
 
 
 class Row(NamedTuple):
@@ -116,8 +120,14 @@ def _check(parts: tuple, visibility: Visibility) -> None:
     later = parts[1:]
     later_anchor = any(not isinstance(part, int) for part in later)
     if later_anchor and not visibility.infills:
-        kind = "an autoregressive" if is_autoregressive(visibility) else "a block-diffusion"
-        raise UserError(f"{kind} model cannot fill in: it does not see the text after the hole")
+        kind = (
+            "an autoregressive"
+            if is_autoregressive(visibility)
+            else "a block-diffusion"
+        )
+        raise UserError(
+            f"{kind} model cannot fill in: it does not see the text after the hole"
+        )
     sizes = [part if isinstance(part, int) else len(part) for part in parts]
     if not sum(sizes):
         raise UserError(_NOTHING)
@@ -153,7 +163,12 @@ def as_canvas(rows: list[Row], vocab: Vocab, visibility: Visibility) -> Canvas:
 
 
 def as_reply(
-    sampled: Sampled, b: int, row: Row, start_L: np.ndarray, tokenizer: Tokenizer, seconds: float
+    sampled: Sampled,
+    b: int,
+    row: Row,
+    start_L: np.ndarray,
+    tokenizer: Tokenizer,
+    seconds: float,
 ) -> Reply:
     """Returns the reply in row b of a batch.
 

@@ -136,7 +136,9 @@ def load(target: str, overrides: Overrides = ()) -> Sweep:
     if points is None:
         raise UserError(f"{target} has no sweep()")
     if not points or not all(isinstance(each, Point) for each in points):
-        raise UserError(f"sweep() of {target} must return at least one point of dlm.sweeps.grid")
+        raise UserError(
+            f"sweep() of {target} must return at least one point of dlm.sweeps.grid"
+        )
     _check_names(target, [each.name for each in points])
 
     # The command line comes before the points, so a point may override it.

@@ -21,7 +21,11 @@ Score = Callable[[list[Point]], float | None]
 
 
 def search(
-    points: Sequence[Point], trials: int, score: Score, maximize: bool = False, seed: int = 0
+    points: Sequence[Point],
+    trials: int,
+    score: Score,
+    maximize: bool = False,
+    seed: int = 0,
 ) -> dict[str, float | None]:
     """Returns {name of the trial: score}, best first.
 
@@ -90,7 +94,9 @@ def _suggested(trial: Any, choices: list[list[str]]) -> Labels:
     return tuple(labels)
 
 
-def _ordered(scores: dict[Labels, float | None], maximize: bool) -> dict[str, float | None]:
+def _ordered(
+    scores: dict[Labels, float | None], maximize: bool
+) -> dict[str, float | None]:
     """The scores by name, the best first and failures last."""
     sign = -1 if maximize else 1
 

@@ -58,7 +58,11 @@ class Fleet:
     """`Fleet(jobs, parallel=2, logs=folder)(stop)` returns an outcome for each job, in order."""
 
     def __init__(
-        self, jobs: Sequence[Job], parallel: int, logs: Path, stream: TextIO | None = None
+        self,
+        jobs: Sequence[Job],
+        parallel: int,
+        logs: Path,
+        stream: TextIO | None = None,
     ):
         self._jobs = jobs
         self._parallel = min(parallel, max(len(jobs), 1))
@@ -79,7 +83,9 @@ class Fleet:
         self._logs.mkdir(parents=True, exist_ok=True)
         workers = []
         for slot in range(self._parallel):
-            worker = threading.Thread(target=self._work, args=(slot,), name=f"slot {slot}")
+            worker = threading.Thread(
+                target=self._work, args=(slot,), name=f"slot {slot}"
+            )
             workers.append(worker)
             worker.start()
         while any(worker.is_alive() for worker in workers):
@@ -310,7 +316,10 @@ def slurm(jobs: Sequence[Job], parallel: int, python: str = "python") -> str:
         line = " && ".join(commands)
         tasks.append(f"  {shlex.quote(line)}  # {job.name}")
     return _SLURM.format(
-        last=len(jobs) - 1, parallel=parallel, tasks="\n".join(tasks), exit=interrupts.EXIT
+        last=len(jobs) - 1,
+        parallel=parallel,
+        tasks="\n".join(tasks),
+        exit=interrupts.EXIT,
     )
 
 

@@ -23,7 +23,9 @@ class Brackets(Task):
 
     def __post_init__(self):
         if not 1 <= self.depth <= self.opened:
-            raise ValueError(f"depth={self.depth} must be from 1 to opened={self.opened}")
+            raise ValueError(
+                f"depth={self.depth} must be from 1 to opened={self.opened}"
+            )
 
     @property
     def longest(self) -> int:

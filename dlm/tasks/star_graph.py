@@ -25,7 +25,9 @@ class StarGraph(Task):
 
     arms: int = 3
     length: int = 3  # edges of each arm
-    names: int = len(NAMES)  # letters for nodes; with fewer, an edge is sooner looked up
+    names: int = len(
+        NAMES
+    )  # letters for nodes; with fewer, an edge is sooner looked up
     seed: Seed = Seed(0)
 
     def __post_init__(self):

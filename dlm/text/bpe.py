@@ -90,7 +90,9 @@ class Published:
         for name in ("eos", "bos", "pad", "mask"):
             id = getattr(self, name)
             if id < -1:
-                raise ValueError(f"{name}={id} must not be negative, or -1: by its name")
+                raise ValueError(
+                    f"{name}={id} must not be negative, or -1: by its name"
+                )
         if min(self.stops, default=0) < 0:
             raise ValueError(f"stops={self.stops} must not be negative")
 
@@ -99,9 +101,15 @@ class Published:
 class BPE:
     """Merge frequent pairs of bytes, as learned from the corpus or as published (`path`)."""
 
-    size: int = 1024  # ids in all, with the bytes and the specials; ignored where `path` is set
-    sample: int = 2_000_000  # characters of whole documents to learn from; about a second
-    path: Place | None = None  # published: a folder, tokenizer.json, or vocab.json + merges.txt
+    size: int = (
+        1024  # ids in all, with the bytes and the specials; ignored where `path` is set
+    )
+    sample: int = (
+        2_000_000  # characters of whole documents to learn from; about a second
+    )
+    path: Place | None = (
+        None  # published: a folder, tokenizer.json, or vocab.json + merges.txt
+    )
     published: Published = field(default_factory=Published)  # used where `path` is set
 
     def __post_init__(self):
@@ -143,7 +151,9 @@ class BPE:
         files = pretrained.read(path)
         vocab = self._vocab(files, path)
         if self.path is None and vocab.mask != self.size - 1:
-            raise UserError(f"{path} is not a tokenizer of {self.size} ids (config.text.size)")
+            raise UserError(
+                f"{path} is not a tokenizer of {self.size} ids (config.text.size)"
+            )
         return BPETokenizer(files, vocab, path)
 
 
@@ -155,7 +165,9 @@ class BPETokenizer(Tokenizer):
     template.
     """
 
-    def __init__(self, files: TokenizerFiles, vocab: Vocab, where: str | Path = "this tokenizer"):
+    def __init__(
+        self, files: TokenizerFiles, vocab: Vocab, where: str | Path = "this tokenizer"
+    ):
         """`where` names the tokenizer in errors."""
         tree = files.tree
         self._tree = tree
@@ -254,7 +266,9 @@ class BPETokenizer(Tokenizer):
     def _refuse(self) -> None:
         split = self._tree["pre_tokenizer"] or self._tree["model"]
         kind = split.get("type")
-        raise UserError(f"{self._where} loses bytes of texts (pre-tokenizer {kind}): {SUPPORTED}")
+        raise UserError(
+            f"{self._where} loses bytes of texts (pre-tokenizer {kind}): {SUPPORTED}"
+        )
 
     # ------------------------------------------------------------------ encode with special tokens
 

@@ -213,7 +213,9 @@ def bare(tree: dict, bytes_of_id: list[bytes], spelled: Spelled) -> dict:
     return reduced
 
 
-def _exact_pieces(tree: dict, bytes_of_id: list[bytes], spelled: Spelled) -> dict[str, int]:
+def _exact_pieces(
+    tree: dict, bytes_of_id: list[bytes], spelled: Spelled
+) -> dict[str, int]:
     """The pieces that stand for the bytes they are spelled in, and are no token's name."""
     names_of_tokens = set(names(tree))
     pieces = {}
@@ -225,7 +227,9 @@ def _exact_pieces(tree: dict, bytes_of_id: list[bytes], spelled: Spelled) -> dic
     return pieces
 
 
-def _exact_merges(tree: dict, pieces: dict[str, int], spelled: Spelled) -> Iterator[list[str]]:
+def _exact_merges(
+    tree: dict, pieces: dict[str, int], spelled: Spelled
+) -> Iterator[list[str]]:
     """The merges of such pieces that keep their bytes."""
     for left, right in tree["model"]["merges"]:
         merged = left + right

@@ -131,7 +131,9 @@ class Chat:
 
         # Data may shadow the names of tokens, but not the flag that ends the prompt.
         def rendered(marked_data: dict) -> Quoted:
-            values = self._names | dict(documents=None) | marked_data | generation_prompt
+            values = (
+                self._names | dict(documents=None) | marked_data | generation_prompt
+            )
             text = self._guarded(lambda: self._sandbox.render(self._template, values))
             return marks.taken(text)
 
@@ -165,7 +167,9 @@ class Chat:
         # The same names, equally often: all of them are the template's own.
         if written == again:
             return
-        differing = [name for name in sorted(written | again) if written[name] != again[name]]
+        differing = [
+            name for name in sorted(written | again) if written[name] != again[name]
+        ]
         raise UserError(
             f"the chat template of {self._where} {makes} special tokens ({', '.join(differing)}) "
             "out of a message's text: change the message, "
@@ -198,7 +202,9 @@ class Chat:
             return work()
         except (Exception, RecursionError, MemoryError) as error:
             # Jinja's own messages need no type.
-            kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
+            kind = (
+                "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
+            )
             line = ""
             if isinstance(error, TemplateSyntaxError | SyntaxError) and error.lineno:
                 line = f", line {error.lineno}"
@@ -211,7 +217,9 @@ class Chat:
 def _check_messages(messages: Any) -> None:
     is_list = isinstance(messages, list | tuple) and len(messages) > 0
     if not is_list or not all(isinstance(m, dict) and "role" in m for m in messages):
-        raise UserError("a chat is a list of messages, each a dictionary with role and content")
+        raise UserError(
+            "a chat is a list of messages, each a dictionary with role and content"
+        )
 
 
 def _plain_data(values: dict) -> dict:

@@ -122,7 +122,9 @@ def load(path: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path} is damaged: it contains a {type(tree).__name__}, not an object")
+        raise UserError(
+            f"{path} is damaged: it contains a {type(tree).__name__}, not an object"
+        )
     return tree
 
 
@@ -179,12 +181,16 @@ def _tree_of_pair(folder: Path, config: dict) -> dict:
     """Read vocab.json and merges.txt as the tree of a tokenizer.json."""
     merges = _merges(folder / MERGES)
     prefix = config.get("add_prefix_space") is True
-    byte_level = dict(type="ByteLevel", add_prefix_space=prefix, trim_offsets=True, use_regex=True)
+    byte_level = dict(
+        type="ByteLevel", add_prefix_space=prefix, trim_offsets=True, use_regex=True
+    )
     split: dict[str, Any] = byte_level
     normalizer = None
     # Qwen2 normalises and has a regular expression of its own, everyone else GPT-2's.
     if str(config.get("tokenizer_class", "")).startswith("Qwen2"):
-        regex = dict(type="Split", pattern=dict(Regex=_QWEN2), behavior="Isolated", invert=False)
+        regex = dict(
+            type="Split", pattern=dict(Regex=_QWEN2), behavior="Isolated", invert=False
+        )
         to_bytes = byte_level | dict(use_regex=False)
         split = dict(type="Sequence", pretokenizers=[regex, to_bytes])
         normalizer = dict(type="NFC")
@@ -208,7 +214,9 @@ def _tree_of_pair(folder: Path, config: dict) -> dict:
         normalizer=normalizer,
         pre_tokenizer=split,
         post_processor=None,
-        decoder=dict(type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True),
+        decoder=dict(
+            type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True
+        ),
         model=model,
     )
 
@@ -219,7 +227,9 @@ def _merges(path: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     # The first line may name the version of the format.
-    merges = [line for line in lines if line.strip() and not line.startswith("#version")]
+    merges = [
+        line for line in lines if line.strip() and not line.startswith("#version")
+    ]
     if any(merge.endswith("</w>") for merge in merges):
         raise UserError(f"{path} marks the ends of words (</w>): {SUPPORTED}")
     return merges
@@ -228,14 +238,18 @@ def _merges(path: Path) -> list[str]:
 # ------------------------------------------------------------------------------- added tokens
 
 
-def _all_added(tree: dict, folder: Path, config: dict, names: dict[str, str]) -> list[dict]:
+def _all_added(
+    tree: dict, folder: Path, config: dict, names: dict[str, str]
+) -> list[dict]:
     """The added tokens of the tree and of the folder's other files, by id."""
     added = {token["content"]: token for token in tree["added_tokens"]}
     for listed in _listed(folder, config):
         try:
             token = complete_token(dict(listed, id=int(listed["id"])))
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"{folder} is damaged: {listed!r} is no added token") from None
+            raise UserError(
+                f"{folder} is damaged: {listed!r} is no added token"
+            ) from None
         added.setdefault(token["content"], token)
     # A special token may be a plain piece of the vocabulary.
     pieces = tree["model"]["vocab"]
@@ -264,7 +278,9 @@ def _listed(folder: Path, config: dict) -> Iterator[dict]:
 
 
 def _additional_specials(config: dict) -> list[str]:
-    tokens = config.get("additional_special_tokens") or config.get("extra_special_tokens")
+    tokens = config.get("additional_special_tokens") or config.get(
+        "extra_special_tokens"
+    )
     # Newer files map roles to tokens.
     if isinstance(tokens, dict):
         tokens = list(tokens.values())

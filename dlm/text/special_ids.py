@@ -66,7 +66,9 @@ def _free_id(begin: int, chosen: Chosen) -> int:
     return next(id for id in itertools.count(begin) if id not in used)
 
 
-def _known_ids(files: TokenizerFiles, published: "Published", rows: int, where: str) -> Chosen:
+def _known_ids(
+    files: TokenizerFiles, published: "Published", rows: int, where: str
+) -> Chosen:
     """The special ids that `published` sets or that the tokenizer has by name."""
     chosen: Chosen = {}
     for kind in NAMES:
@@ -77,7 +79,9 @@ def _known_ids(files: TokenizerFiles, published: "Published", rows: int, where: 
         if id is None:
             continue
         if id >= rows:
-            raise UserError(f"{_CONFIG}.{kind}={id} is no id: {where} and its model have {rows}")
+            raise UserError(
+                f"{_CONFIG}.{kind}={id} is no id: {where} and its model have {rows}"
+            )
         chosen[kind] = id
     return chosen
 

@@ -103,7 +103,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def read(self, source: str) -> Template:
         """Compile the template, with all its loops counted."""
         if len(source) > LARGEST:
-            raise TemplateError(f"it has {len(source)} characters, and at most {LARGEST} are read")
+            raise TemplateError(
+                f"it has {len(source)} characters, and at most {LARGEST} are read"
+            )
         self._meter.left = WORK
         tree = Counted().visit(self.parse(source))
         code = self.compile(tree)
@@ -144,7 +146,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _spend(self, amount: int) -> None:
         self._meter.left -= amount
         if self._meter.left < 0:
-            raise SecurityError(f"it does more work than {WORK} characters or {WORK // STEP} steps")
+            raise SecurityError(
+                f"it does more work than {WORK} characters or {WORK // STEP} steps"
+            )
 
     def _step(self, amount: int) -> bool:
         self._spend(amount)
@@ -191,7 +195,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif name in _FORMATTING:
             text = str(value)
             if _WIDE.search(text):
-                raise SecurityError(f"it formats with a width that is not plain: {text[:40]!r}")
+                raise SecurityError(
+                    f"it formats with a width that is not plain: {text[:40]!r}"
+                )
             self._spend(len(text) * self._weight(*args))
         # Any number may be a width or a count.
         numbers = [abs(arg) for arg in args if isinstance(arg, int)]

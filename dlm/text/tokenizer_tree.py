@@ -113,7 +113,9 @@ def checked(tree: dict, path: Path) -> dict:
     return checked_tree
 
 
-def _without_ours(added: list[dict], vocab: dict[str, int]) -> tuple[list[dict], dict[str, int]]:
+def _without_ours(
+    added: list[dict], vocab: dict[str, int]
+) -> tuple[list[dict], dict[str, int]]:
     """(The published tokens, the published vocabulary).
 
     A copy that we saved marks our own tokens, and those that its vocabulary lacked at first.
@@ -148,7 +150,9 @@ def _checked_kind(model: dict, path: Path) -> str:
     return kind
 
 
-def _tokens_and_merges(tree: dict, model: dict, path: Path) -> tuple[list[dict], Merges]:
+def _tokens_and_merges(
+    tree: dict, model: dict, path: Path
+) -> tuple[list[dict], Merges]:
     listed = tree.get("added_tokens") or []
     merges = []
     try:
@@ -186,7 +190,9 @@ def _check_keeps_bytes(tree: dict, path: Path) -> None:
         alphabet = bpe_bytes.alphabet()
         lacking = [sign for sign in alphabet if sign not in vocab]
         if lacking:
-            raise UserError(f"{path} has no piece for {len(lacking)} of the 256 bytes: {SUPPORTED}")
+            raise UserError(
+                f"{path} has no piece for {len(lacking)} of the 256 bytes: {SUPPORTED}"
+            )
         return
     # Over characters: any character without a piece must fall back to bytes.
     names = map(bpe_bytes.byte_name, range(256))
@@ -208,10 +214,14 @@ def check_ids(tree: dict, path: Path) -> None:
     for piece, id in _pieces(tree):
         is_id = type(id) is int and 0 <= id < _LARGEST
         if not is_id:
-            raise UserError(f"{path} is damaged: the id {id!r} of {piece!r} is out of range")
+            raise UserError(
+                f"{path} is damaged: the id {id!r} of {piece!r} is out of range"
+            )
         other = piece_of.setdefault(id, piece)
         if other != piece:
-            raise UserError(f"{path} is damaged: the id {id} is that of {other!r} and of {piece!r}")
+            raise UserError(
+                f"{path} is damaged: the id {id} is that of {other!r} and of {piece!r}"
+            )
     # An added token may be in the vocabulary too, under the same id.
     vocab = tree["model"]["vocab"]
     for name, id in added_ids(tree).items():

@@ -52,7 +52,9 @@ class OptimizerConfig:
     weight_decay: float = 0.1  # of matrices only, times the learning rate
     clip: float = 1.0  # largest global gradient norm; 0: no clipping
     ema: Average = field(default=Average(), metadata=dict(number="decay"))
-    microbatches: int = 1  # gradients of this many parts of the batch are summed before an update
+    microbatches: int = (
+        1  # gradients of this many parts of the batch are summed before an update
+    )
     skip: Skip = Skip()
 
     def __post_init__(self):

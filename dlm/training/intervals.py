@@ -12,10 +12,14 @@ class Intervals:
     eval: int = 0
     save: int = 1000
     keep: int = 2  # newest checkpoints that stay
-    on_save_failure: Literal["stop", "continue"] = "stop"  # after a checkpoint that failed
+    on_save_failure: Literal["stop", "continue"] = (
+        "stop"  # after a checkpoint that failed
+    )
 
     def __post_init__(self):
         is_positive = self.log >= 1 and self.keep >= 1
         is_possible = self.eval >= 0 and self.save >= 0
         if not (is_positive and is_possible):
-            raise ValueError("log and keep must be at least 1; eval and save must not be negative")
+            raise ValueError(
+                "log and keep must be at least 1; eval and save must not be negative"
+            )

@@ -68,10 +68,16 @@ class Loop:
     update: Callable[[State, Any], tuple[State, dict]]
     intervals: Intervals
     logs: Logs
-    averager: MetricAverager  # raises Diverged after too many updates without a gradient
-    evaluate: Callable[[State, int], dict] = _no_scores  # the scores of a row; raises Preempted
+    averager: (
+        MetricAverager  # raises Diverged after too many updates without a gradient
+    )
+    evaluate: Callable[[State, int], dict] = (
+        _no_scores  # the scores of a row; raises Preempted
+    )
     save: Callable[[int, State], None] = _save_nothing
-    check: Callable[[], None] = _check_nothing  # raises what a save in the background met
+    check: Callable[[], None] = (
+        _check_nothing  # raises what a save in the background met
+    )
     stop: Callable[[], bool] = _never
     phases: Phases = field(default_factory=Phases)
 
@@ -150,8 +156,12 @@ class _Reader:
 
     def __init__(self, batches: Iterator, count: int):
         self._batches = batches
-        self._requests: queue.SimpleQueue = queue.SimpleQueue()  # True: one more; False: the end
-        self._ready: queue.SimpleQueue = queue.SimpleQueue()  # (batch, None) or (None, error)
+        self._requests: queue.SimpleQueue = (
+            queue.SimpleQueue()
+        )  # True: one more; False: the end
+        self._ready: queue.SimpleQueue = (
+            queue.SimpleQueue()
+        )  # (batch, None) or (None, error)
         read = functools.partial(self._read, count)
         self._thread = threading.Thread(target=read, daemon=True, name="batches")
         self._thread.start()

@@ -48,7 +48,9 @@ class MetricAverager:
         self._flops = flops_per_token
         self._peak = peak
         self._skipped: list[int] = []  # steps left out since the last good update
-        self._pending: tuple[int, dict] | None = None  # (step, its sums, still on the device)
+        self._pending: tuple[int, dict] | None = (
+            None  # (step, its sums, still on the device)
+        )
         self.rows: list[dict] = []  # sums of the updates since the last row
         self.reset_clock()
 

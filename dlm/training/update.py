@@ -223,7 +223,9 @@ def _where(good, after, before):
     return jax.tree.map(chosen, after, before)
 
 
-def _gradients(loss_of: LossFunction, params: Tree, batch: Batch, parts: int) -> tuple[Tree, Sums]:
+def _gradients(
+    loss_of: LossFunction, params: Tree, batch: Batch, parts: int
+) -> tuple[Tree, Sums]:
     """Compute the gradient of Σ nats and the sums of the loss, one microbatch after another."""
 
     def of_part(part: Batch):

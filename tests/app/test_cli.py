@@ -89,7 +89,11 @@ def test_exit_codes(capsys):
             2,
             "error: Read-only file system: /runs/x\n",
         ),
-        (FileNotFoundError(errno.ENOENT, "No such file", "a"), 2, "error: No such file: a\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "a"),
+            2,
+            "error: No such file: a\n",
+        ),
         (
             OSError(errno.ENOSPC, "No space left"),
             2,
@@ -113,7 +117,9 @@ def test_a_file_that_cannot_be_had_is_one_line(error, code, said, capsys):
         cli.main(command, [])
     assert exit.value.code == code and capsys.readouterr().err == said
     with pytest.raises(OSError, match="nameless"):
-        cli.main(lambda argv: (_ for _ in ()).throw(OSError(errno.EBADF, "nameless")), [])
+        cli.main(
+            lambda argv: (_ for _ in ()).throw(OSError(errno.EBADF, "nameless")), []
+        )
 
 
 def test_emit_and_say(capsys):

@@ -1,4 +1,4 @@
-"""The context of evaluators: distinct samples in all batches, one compilation, a request to stop."""
+"""The context of evaluators: distinct samples in all batches, one compilation, a stop."""
 
 import jax
 import pytest
@@ -26,12 +26,12 @@ def test_samples_are_numbered_through_all_batches(experiment):
         and context.details["nfe"] == 2
         and context.details["sampler"]["steps"] == 2
     )
-    assert [tuple(r.ids) for r in RunContext(experiment, params, None).draw(17, 6)] == drawn[:17], (
-        "another batch, the same samples"
-    )
-    assert [tuple(r.ids) for r in RunContext(experiment, params, None, seed=1).draw(3, 6)] != drawn[
-        :3
-    ]
+    assert [
+        tuple(r.ids) for r in RunContext(experiment, params, None).draw(17, 6)
+    ] == drawn[:17], "another batch, the same samples"
+    assert [
+        tuple(r.ids) for r in RunContext(experiment, params, None, seed=1).draw(3, 6)
+    ] != drawn[:3]
     zeros = RunContext(experiment, jax.tree.map(lambda p: 0 * p, params), None)
     assert [tuple(r.ids) for r in zeros.draw(3, 6)] != drawn[:3], (
         "the compiled sampler takes the parameters that it is given"

@@ -29,7 +29,9 @@ def test_a_mistake_is_one_line(argv, said, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(bench.main, argv)
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and said in err and err.count("\n") == 1
+    assert (
+        out == "" and err.startswith("error: ") and said in err and err.count("\n") == 1
+    )
 
 
 def test_help_lists_the_benches_and_nothing_imports_jax():
@@ -40,7 +42,11 @@ def test_help_lists_the_benches_and_nothing_imports_jax():
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "\n  startup " in done.stdout and "\n  train " in done.stdout
+    assert (
+        done.returncode == 0
+        and "\n  startup " in done.stdout
+        and "\n  train " in done.stdout
+    )
 
 
 @pytest.mark.slow
@@ -49,7 +55,8 @@ def test_restoring_is_measured_on_a_state_of_that_size(capsys):
     results = json.loads(capsys.readouterr().out)
     assert (
         11e6 < results["bytes"] < 13e6
-        and results["ratio"]["median"] == results["verify"]["median"] / results["restore"]["median"]
+        and results["ratio"]["median"]
+        == results["verify"]["median"] / results["restore"]["median"]
     )
 
 
@@ -59,7 +66,9 @@ def test_parts_take_turns_and_the_first_round_does_not_count():
     def part(name):
         return lambda: calls.append(name) or len(calls)
 
-    assert benches.in_turns(dict(a=part("a"), b=part("b")), 2) == dict(a=[3, 5], b=[4, 6])
+    assert benches.in_turns(dict(a=part("a"), b=part("b")), 2) == dict(
+        a=[3, 5], b=[4, 6]
+    )
     assert "".join(calls) == "ababab"
 
 

@@ -26,7 +26,10 @@ SMALL = argparse.Namespace(
 
 @pytest.fixture(scope="module")
 def sent():
-    return {name: moge.costs(SMALL, moge._settings(SMALL, name)) for name in ("moge", "capacity")}
+    return {
+        name: moge.costs(SMALL, moge._settings(SMALL, name))
+        for name in ("moge", "capacity")
+    }
 
 
 @pytest.mark.slow
@@ -39,8 +42,12 @@ def test_moge_sends_what_the_closed_form_says_and_top_k_exchanges(sent, way):
 def test_the_program_has_neither_a_branch_nor_a_ragged_exchange():
     """One program for any routing: nothing of it depends on what the router says."""
     apply, params, x_BLD = moge._layer(SMALL, moge._settings(SMALL, "moge"))
-    text = jax.jit(jax.grad(lambda p, x: apply(p, x).sum())).lower(params, x_BLD).as_text()
-    assert not any(op in text for op in ("stablehlo.case", "stablehlo.if", "ragged", "custom_call"))
+    text = (
+        jax.jit(jax.grad(lambda p, x: apply(p, x).sum())).lower(params, x_BLD).as_text()
+    )
+    assert not any(
+        op in text for op in ("stablehlo.case", "stablehlo.if", "ragged", "custom_call")
+    )
 
 
 @pytest.mark.slow
@@ -85,4 +92,6 @@ def test_collectives_are_counted_by_what_a_device_sends():
     """
     sent = hlo.collectives(text)
     assert sent["all-gather"] == 0.75 * 8 * 16 * 4 + 0.5 * 4 * 8 * 4
-    assert sent["reduce-scatter"] == 0.75 * 8 * 16 * 2 and sent["all-reduce"] == 2 * 0.5 * (16 + 8)
+    assert sent["reduce-scatter"] == 0.75 * 8 * 16 * 2 and sent[
+        "all-reduce"
+    ] == 2 * 0.5 * (16 + 8)

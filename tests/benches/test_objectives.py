@@ -14,7 +14,9 @@ from tests import tiny
 @pytest.mark.slow
 def test_ratios_of_updates_and_of_an_evaluation(corpus, tmp_path, capsys):
     recipe = tiny.recipe(corpus, nn__layers=1, intervals=dict(log=1))
-    (tmp_path / "r.py").write_text(f"def get_config(arg=None):\n    return {recipe!r}\n")
+    (tmp_path / "r.py").write_text(
+        f"def get_config(arg=None):\n    return {recipe!r}\n"
+    )
     bench.main(
         [
             "objectives",
@@ -31,7 +33,11 @@ def test_ratios_of_updates_and_of_an_evaluation(corpus, tmp_path, capsys):
     )
     assert all(
         0 < r["min"] <= r["median"] <= r["max"]
-        for r in (*results["updates"].values(), results["evaluation"], results["masked_seconds"])
+        for r in (
+            *results["updates"].values(),
+            results["evaluation"],
+            results["masked_seconds"],
+        )
     )
     assert "block:8" in err and "at most 2.2" in err and "at least 0.8" in err
 

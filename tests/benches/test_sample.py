@@ -43,10 +43,14 @@ def test_every_arm_is_told_beside_the_usual_loop(trained, capsys):
         and 10 * 2 + 1 <= results["arms"]["speculative"]["nfe"] <= 81
     )
     assert all(
-        arm["ratio"]["min"] > 0 and arm["loop"]["min"] > 0 for arm in results["arms"].values()
+        arm["ratio"]["min"] > 0 and arm["loop"]["min"] > 0
+        for arm in results["arms"].values()
     )
     assert (
-        all(0 < q["entropy"] < np.log(260) and q["nll"] > 0 for q in results["quality"].values())
+        all(
+            0 < q["entropy"] < np.log(260) and q["nll"] > 0
+            for q in results["quality"].values()
+        )
         and "quality of dual" in err
     )
     for flag, words in (
@@ -103,9 +107,9 @@ def test_caches_are_compared_with_none(trained, capsys, monkeypatch):
     assert [(r["kind"], r["refresh"]) for r in rows] == [
         (k, n) for k in caches.KINDS for n in (0, 1)
     ]
-    assert all(r["agree"] == r["until"] == 1 for r in rows if r["refresh"] == 1) and all(
-        0 <= r["until"] <= r["agree"] <= 1 for r in rows
-    )
+    assert all(
+        r["agree"] == r["until"] == 1 for r in rows if r["refresh"] == 1
+    ) and all(0 <= r["until"] <= r["agree"] <= 1 for r in rows)
     assert "as without" in err and "temperature 0" in err
     monkeypatch.setattr(caches, "KINDS", ("dual",))
     bench.main(["caches", masked, *flags, "--refresh=0,1", "--temperature=1"])

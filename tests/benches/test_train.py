@@ -30,7 +30,15 @@ def recipe(corpus, tmp_path):
 @pytest.mark.slow
 def test_tells_every_part_of_a_run(recipe, monkeypatch, capsys):
     monkeypatch.setattr(peak_flops, "measure", lambda dtype: 1e12)
-    bench.main(["train", f"--config={recipe}", "--config.data.length=16", "--repeats=2", "--json"])
+    bench.main(
+        [
+            "train",
+            f"--config={recipe}",
+            "--config.data.length=16",
+            "--repeats=2",
+            "--json",
+        ]
+    )
     out, err = capsys.readouterr()
     (model,) = json.loads(out)["models"]
     data = dict(tiny.recipe("x")["data"], length=16)

@@ -24,7 +24,11 @@ def test_both_variances_are_those_of_a_plain_loop(trained, capsys, monkeypatch):
         and len(variance.ways(True)) == 48
     )
     assert {way["times"] for way in known} >= {"importance", "antithetic"}
-    some = [known[0], variance.GOOD, dict(variance.GOOD, times="importance", coupling="single")]
+    some = [
+        known[0],
+        variance.GOOD,
+        dict(variance.GOOD, times="importance", coupling="single"),
+    ]
     monkeypatch.setattr(variance, "ways", lambda every: some)
     capsys.readouterr()
     bench.main(["variance", f"--workdir={run}", "--draws=3", "--json"])
@@ -33,11 +37,15 @@ def test_both_variances_are_those_of_a_plain_loop(trained, capsys, monkeypatch):
     for row in rows:
         passes = 1 + (row["coupling"] == "complementary")
         assert (
-            row["loss_variance"] == pytest.approx(3 * passes * row["loss_se"] ** 2, rel=1e-4)
+            row["loss_variance"]
+            == pytest.approx(3 * passes * row["loss_se"] ** 2, rel=1e-4)
             and row["gradient_noise"] > 0
         )
     experiment, state = reopen(run)
-    objective, batch = replace(experiment.objective, times="iid"), next(experiment.batches(0))
+    objective, batch = (
+        replace(experiment.objective, times="iid"),
+        next(experiment.batches(0)),
+    )
     value = jax.jit(
         jax.value_and_grad(
             lambda p, key: (
@@ -49,15 +57,21 @@ def test_both_variances_are_those_of_a_plain_loop(trained, capsys, monkeypatch):
     from dlm.core import keys
 
     draws = [
-        value(state.params, key) for key in jax.random.split(keys.key(experiment.root, "noise"), 3)
+        value(state.params, key)
+        for key in jax.random.split(keys.key(experiment.root, "noise"), 3)
     ]
     flat = np.stack(
-        [np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)]) for _, grads in draws]
+        [
+            np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)])
+            for _, grads in draws
+        ]
     )
     assert rows[0]["loss_variance"] == pytest.approx(
         np.var([float(v) for v, _ in draws], ddof=1), rel=1e-3
     )
-    assert rows[0]["gradient_variance"] == pytest.approx(flat.var(0, ddof=1).sum(), rel=1e-3)
+    assert rows[0]["gradient_variance"] == pytest.approx(
+        flat.var(0, ddof=1).sum(), rel=1e-3
+    )
 
 
 def test_mistakes(capsys, tmp_path):

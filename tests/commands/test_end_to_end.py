@@ -30,7 +30,9 @@ def runs(tmp_path_factory):
     folder, by_kind = tmp_path_factory.mktemp("runs"), {}
     corpus = tiny.write_corpus(folder / "corpus.txt")
     text = corpus.read_text()
-    corpus.write_text(text + "\n" + text[: text.index("\n\n")] + "\n")  # its first paragraph again
+    corpus.write_text(
+        text + "\n" + text[: text.index("\n\n")] + "\n"
+    )  # its first paragraph again
     for kind in KINDS:
         config = tiny.recipe(
             corpus,
@@ -42,10 +44,15 @@ def runs(tmp_path_factory):
             f"--config={tiny.write_recipe(folder / f'{kind}.py', config)}",
             f"--workdir={folder / kind}",
         ]
-        arguments += ["--config.optim.ema=0.5", f"--config.data.source.unique={kind == 'ar'}"]
+        arguments += [
+            "--config.optim.ema=0.5",
+            f"--config.data.source.unique={kind == 'ar'}",
+        ]
         with contextlib.redirect_stderr(io.StringIO()) as said:
             train.main(arguments)
-        assert said.getvalue().count("dropped from the data: 1 duplicates\n") == (kind == "ar")
+        assert said.getvalue().count("dropped from the data: 1 duplicates\n") == (
+            kind == "ar"
+        )
         by_kind[kind] = folder / kind, arguments
     return corpus, by_kind
 
@@ -59,7 +66,9 @@ def answer(capsys, command, *arguments):
 
 def content(folder):
     return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
     }
 
 
@@ -101,11 +110,17 @@ def test_resuming_is_byte_identical(runs, kind, tmp_path, capsys):
     shutil.copytree(workdir, again)
     shutil.rmtree(again / "checkpoints" / "4")
     (again / "metrics.jsonl").write_text(
-        "".join(json.dumps(r) + "\n" for r in logs.rows(again / "metrics.jsonl") if r["step"] <= 3)
+        "".join(
+            json.dumps(r) + "\n"
+            for r in logs.rows(again / "metrics.jsonl")
+            if r["step"] <= 3
+        )
     )
     train.main([arguments[0], f"--workdir={again}", *arguments[2:]])
     assert "going on after update 2" in capsys.readouterr().err
-    tiny.identical(*(jax.device_get(reopen(w, whole=True)[1]) for w in (workdir, again)))
+    tiny.identical(
+        *(jax.device_get(reopen(w, whole=True)[1]) for w in (workdir, again))
+    )
     exact = ("step", "loss", "grad_norm", "lr", "masked_share", "bound.bits_per_byte")
     rows = [
         [{k: r[k] for k in exact if k in r} for r in logs.rows(w / "metrics.jsonl")]
@@ -124,12 +139,17 @@ def test_a_run_goes_on_on_other_devices_and_back(runs, tmp_path):
     there, back = tmp_path / "there", tmp_path / "back"
     shutil.copytree(workdir, there)
     shutil.rmtree(there / "checkpoints" / "4")
-    train.main([arguments[0], f"--workdir={there}", *arguments[2:], "--config.mesh.data=4"])
-    train.main([arguments[0], f"--workdir={back}", *arguments[2:], "--config.mesh.data=2"])
+    train.main(
+        [arguments[0], f"--workdir={there}", *arguments[2:], "--config.mesh.data=4"]
+    )
+    train.main(
+        [arguments[0], f"--workdir={back}", *arguments[2:], "--config.mesh.data=2"]
+    )
     shutil.rmtree(back / "checkpoints" / "4")
     train.main([arguments[0], f"--workdir={back}", *arguments[2:]])
     unbroken, *others = (
-        [r for r in logs.rows(w / "metrics.jsonl") if "loss" in r] for w in (workdir, there, back)
+        [r for r in logs.rows(w / "metrics.jsonl") if "loss" in r]
+        for w in (workdir, there, back)
     )
     for rows in others:
         assert [r["step"] for r in rows] == [1, 2, 3, 4]
@@ -169,7 +189,8 @@ def test_two_processes_stop_together_and_one_goes_on(runs, tmp_path):
     said += both.communicate(timeout=120)[1]
     assert both.returncode == 75, said
     stopped = {
-        rank: re.search(rf"\[{rank}\] stopped after update (\d);", said)[1] for rank in (0, 1)
+        rank: re.search(rf"\[{rank}\] stopped after update (\d);", said)[1]
+        for rank in (0, 1)
     }
     assert (
         stopped[0] == stopped[1]
@@ -178,7 +199,8 @@ def test_two_processes_stop_together_and_one_goes_on(runs, tmp_path):
     )
     train.main([arguments[0], f"--workdir={again}", *arguments[2:]])
     unbroken, broken = (
-        [r for r in logs.rows(w / "metrics.jsonl") if "loss" in r] for w in (workdir, again)
+        [r for r in logs.rows(w / "metrics.jsonl") if "loss" in r]
+        for w in (workdir, again)
     )
     assert [r["step"] for r in broken] == [1, 2, 3, 4]
     for one, other in zip(unbroken, broken, strict=True):
@@ -207,7 +229,9 @@ def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_
         "--config.intervals.log=2",
     ]
     train.main([*words, "--config.data.threads=0"])
-    tiny.identical(*(jax.device_get(reopen(w, whole=True)[1]) for w in (workdir, again)))
+    tiny.identical(
+        *(jax.device_get(reopen(w, whole=True)[1]) for w in (workdir, again))
+    )
     changes = [
         (c["after"], c["change"].partition(":")[0])
         for c in json.loads((again / "config.json").read_text())["changes"]
@@ -216,10 +240,19 @@ def test_moved_data_and_another_log_interval_are_taken_and_changed_data_refused_
         changes == [(2, "data.source.paths"), (2, "data.threads"), (2, "intervals.log")]
         and " goes on after" in capsys.readouterr().err
     )
-    assert [r["step"] for r in logs.rows(again / "metrics.jsonl") if "loss" in r] == [1, 2, 4]
+    assert [r["step"] for r in logs.rows(again / "metrics.jsonl") if "loss" in r] == [
+        1,
+        2,
+        4,
+    ]
     shutil.rmtree(again / "checkpoints" / "4")
-    before, _ = content(again), moved.write_text(moved.read_text().replace("cat", "cow", 1))
-    assert "have changed since it began" in mistake(capsys, train, *words, "--config.mesh.data=2")
+    before, _ = (
+        content(again),
+        moved.write_text(moved.read_text().replace("cat", "cow", 1)),
+    )
+    assert "have changed since it began" in mistake(
+        capsys, train, *words, "--config.mesh.data=2"
+    )
     assert {k: v for k, v in content(again).items() if k != "lock"} == {
         k: v for k, v in before.items() if k != "lock"
     }
@@ -237,9 +270,11 @@ def test_a_finished_run_is_left_alone(runs, capsys):
     assert {k: v for k, v in content(workdir).items() if k != "lock"} == {
         k: v for k, v in before.items() if k != "lock"
     }
-    assert (reply["workdir"], reply["updates"], reply["step"]) == (str(workdir), 4, 4) and reply[
-        "parameters"
-    ] > 1000
+    assert (reply["workdir"], reply["updates"], reply["step"]) == (
+        str(workdir),
+        4,
+        4,
+    ) and reply["parameters"] > 1000
 
 
 @pytest.mark.slow
@@ -247,23 +282,34 @@ def test_a_finished_run_is_left_alone(runs, capsys):
 def test_evaluate(runs, kind, capsys):
     workdir, _ = runs[1][kind]
     one, two, other = (
-        answer(capsys, evaluate, f"--workdir={workdir}", "--evals=bound,compression", f"--seed={s}")
+        answer(
+            capsys,
+            evaluate,
+            f"--workdir={workdir}",
+            "--evals=bound,compression",
+            f"--seed={s}",
+        )
         for s in (0, 0, 1)
     )
     scores = [
-        {s["name"]: (s["value"], s["se"]) for s in reply["scores"]} for reply in (one, two, other)
+        {s["name"]: (s["value"], s["se"]) for s in reply["scores"]}
+        for reply in (one, two, other)
     ]
-    assert all(s["interval"] == pytest.approx(1.96 * s["se"]) for s in one["scores"]) and (
+    assert all(
+        s["interval"] == pytest.approx(1.96 * s["se"]) for s in one["scores"]
+    ) and (
         one["seed"],
         other["seed"],
     ) == (0, 1)
     evaluate.main([f"--workdir={workdir}", "--evals=bound"])
     (line,) = [
-        line for line in capsys.readouterr().err.splitlines() if "bound.bits_per_byte" in line
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if "bound.bits_per_byte" in line
     ]
-    assert (f"± {1.96 * scores[0]['bits_per_byte'][1]:.4f}" in line) == (kind == "masked") and (
-        "±" in line
-    ) == (kind == "masked")
+    assert (f"± {1.96 * scores[0]['bits_per_byte'][1]:.4f}" in line) == (
+        kind == "masked"
+    ) and ("±" in line) == (kind == "masked")
     assert scores[0] == scores[1] and (scores[0] == scores[2]) == (kind == "ar")
     assert (scores[0]["bits_per_byte"][1] > 0) == (kind == "masked") and 1 < scores[0][
         "bits_per_byte"
@@ -274,8 +320,12 @@ def test_evaluate(runs, kind, capsys):
     assert (one["step"], one["seed"]) == (4, 0) and len(
         (workdir / "evals.jsonl").read_text().splitlines()
     ) >= 3 * len(one["scores"])
-    trained = [r for r in logs.rows(workdir / "metrics.jsonl") if "bound.bits_per_byte" in r][-1]
-    at_two = answer(capsys, evaluate, f"--workdir={workdir}", "--step=2", "--evals.bound.samples=4")
+    trained = [
+        r for r in logs.rows(workdir / "metrics.jsonl") if "bound.bits_per_byte" in r
+    ][-1]
+    at_two = answer(
+        capsys, evaluate, f"--workdir={workdir}", "--step=2", "--evals.bound.samples=4"
+    )
     assert (
         at_two["step"] == 2
         and at_two["scores"][0]["settings"]["samples"] == 4
@@ -302,7 +352,9 @@ def test_evaluators_that_draw_give_the_same_for_the_same_seed(runs, capsys):
         "--evals.tasks.task.depth=3",
     ]
     words += [f"--evals.gen_ppl.judge={ar}", *(f"--evals.{flag}" for flag in flags)]
-    one, two = (answer(capsys, evaluate, *words, "--seed=3")["scores"] for _ in range(2))
+    one, two = (
+        answer(capsys, evaluate, *words, "--seed=3")["scores"] for _ in range(2)
+    )
     assert [(s["name"], s["value"], s["se"]) for s in one] == [
         (s["name"], s["value"], s["se"]) for s in two
     ] and len(one) == 22
@@ -317,7 +369,8 @@ def test_evaluators_that_draw_give_the_same_for_the_same_seed(runs, capsys):
     )
     assert {s["sampler"]["temperature"] for s in one if s["eval"] == "infill"} == {0.0}
     assert all(
-        ("text" in s and s["text"] is not None) == (s["eval"] not in ("samples", "tasks"))
+        ("text" in s and s["text"] is not None)
+        == (s["eval"] not in ("samples", "tasks"))
         for s in one
     )
     assert all(
@@ -345,7 +398,9 @@ def test_evaluators_that_draw_give_the_same_for_the_same_seed(runs, capsys):
     assert [s["name"] for s in other] == [
         "token_accuracy",
         "exact_match",
-    ] and "judge is missing" in mistake(capsys, evaluate, f"--workdir={masked}", "--evals=gen_ppl")
+    ] and "judge is missing" in mistake(
+        capsys, evaluate, f"--workdir={masked}", "--evals=gen_ppl"
+    )
 
 
 @pytest.mark.slow
@@ -353,11 +408,15 @@ def test_evaluate_another_text(runs, tmp_path, capsys):
     text = tmp_path / "other.txt"
     text.write_text("a text of its own\n" * 9)
     result = answer(
-        capsys, evaluate, f"--workdir={runs[1]['ar'][0]}", f"--data={text}", "--evals=compression"
+        capsys,
+        evaluate,
+        f"--workdir={runs[1]['ar'][0]}",
+        f"--data={text}",
+        "--evals=compression",
     )
-    assert {s["name"]: s["value"] for s in result["scores"]}["held_out_bytes"] == 162 and result[
-        "scores"
-    ][0]["data"] == str(text)
+    assert {s["name"]: s["value"] for s in result["scores"]}[
+        "held_out_bytes"
+    ] == 162 and result["scores"][0]["data"] == str(text)
     words = (
         f"--workdir={runs[1]['ar'][0]}",
         f"--data={text}",
@@ -367,7 +426,9 @@ def test_evaluate_another_text(runs, tmp_path, capsys):
     for unique, size in (("false", 153), ("true", 17)):
         evaluate.main([*words, "--json", f"--data.unique={unique}"])
         out, err = capsys.readouterr()
-        assert {s["name"]: s["value"] for s in json.loads(out)["scores"]}["held_out_bytes"] == size
+        assert {s["name"]: s["value"] for s in json.loads(out)["scores"]}[
+            "held_out_bytes"
+        ] == size
         assert ("other.txt: dropped 8 duplicates" in err) == (unique == "true")
     assert "--data.unit says how another text is read: name it" in mistake(
         capsys, evaluate, words[0], words[-1]
@@ -389,7 +450,10 @@ def test_sample_needs_the_run_directory_alone(runs, kind, tmp_path, capsys):
             "--length=6",
             f"--trace={tmp_path / 'new' / 'page.html'}",
         ]
-        one, two = answer(capsys, sample, *arguments), answer(capsys, sample, *arguments)
+        one, two = (
+            answer(capsys, sample, *arguments),
+            answer(capsys, sample, *arguments),
+        )
     finally:
         runs[0].with_suffix(".gone").rename(runs[0])
     texts = [[s["text"] for s in reply["samples"]] for reply in (one, two)]
@@ -420,9 +484,9 @@ def test_infill(runs, capsys):
     )
     (only,) = reply["samples"]
     assert [p[1] for p in only["pieces"]] == [True, False, True, False, True]
-    assert [p[0] for p in only["pieces"] if p[1]] == ["the ", " sat\n", "."] and only["sampler"][
-        "rule"
-    ]["name"] == "samplers.rules.confident"
+    assert [p[0] for p in only["pieces"] if p[1]] == ["the ", " sat\n", "."] and only[
+        "sampler"
+    ]["rule"]["name"] == "samplers.rules.confident"
 
 
 # ----------------------------------------------------------------------------------------- errors
@@ -434,7 +498,10 @@ def mistake(capsys, command, *arguments):
         cli.main(command.main, [*map(str, arguments)])
     out, err = capsys.readouterr()
     assert (
-        exit.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+        exit.value.code == 2
+        and out == ""
+        and err.startswith("error: ")
+        and err.count("\n") == 1
     ), err
     return err
 
@@ -445,7 +512,10 @@ def place(tmp_path, corpus):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("x")
-    return f"--config={tiny.write_recipe(tmp_path / 'recipe.py', tiny.recipe(corpus))}", tmp_path
+    return (
+        f"--config={tiny.write_recipe(tmp_path / 'recipe.py', tiny.recipe(corpus))}",
+        tmp_path,
+    )
 
 
 TRAIN = {
@@ -494,11 +564,18 @@ def test_dry_run_says_sizes_and_writes_nothing(place, capsys):
     config, folder = place
     before = content(folder)
     reply = answer(
-        capsys, train, config, f"--workdir={folder / 'new'}", "--dry_run", "--config.steps=1e3"
+        capsys,
+        train,
+        config,
+        f"--workdir={folder / 'new'}",
+        "--dry_run",
+        "--config.steps=1e3",
     )
     assert reply["parameters"] == build_run(tiny.recipe("x")).nn.parameters
     assert reply["updates"] == 1000 and reply["tokens_per_update"] == 8 * 32
-    assert reply["state_bytes"] > 3 * 4 * reply["parameters"] and content(folder) == before
+    assert (
+        reply["state_bytes"] > 3 * 4 * reply["parameters"] and content(folder) == before
+    )
     experts = [
         "--config.nn.experts={'count': 8, 'per_token': 2, 'width': 8, 'router': {'groups': 2}}",
         "--config.mesh.tensor=8",
@@ -528,11 +605,16 @@ def test_bad_numbers_stop_the_run_and_are_made_again(corpus, tmp_path, capsys):
     ]
     said = mistake_after(capsys, train, *arguments)
     assert (
-        "3 updates in a row had no usable loss or gradient, the first was update 2" in said
+        "3 updates in a row had no usable loss or gradient, the first was update 2"
+        in said
         and "bench replay" in said
     )
     rows = logs.rows(tmp_path / "w" / "metrics.jsonl")
-    assert [("loss" in r, r.get("skipped", 0)) for r in rows] == [(True, 0), (False, 1), (False, 1)]
+    assert [("loss" in r, r.get("skipped", 0)) for r in rows] == [
+        (True, 0),
+        (False, 1),
+        (False, 1),
+    ]
     result = answer(capsys, replay_update, f"--workdir={tmp_path / 'w'}")
     assert (
         result["same"]
@@ -576,10 +658,16 @@ def test_another_runs_directory_is_refused(runs, capsys):
 @pytest.mark.parametrize("command", [evaluate, sample])
 def test_directories_that_are_no_run(command, place, runs, capsys):
     config, folder = place
-    assert "is not a run directory" in mistake(capsys, command, f"--workdir={folder / 'foreign'}")
-    assert "is not a run directory" in mistake(capsys, command, f"--workdir={folder / 'none'}")
+    assert "is not a run directory" in mistake(
+        capsys, command, f"--workdir={folder / 'foreign'}"
+    )
+    assert "is not a run directory" in mistake(
+        capsys, command, f"--workdir={folder / 'none'}"
+    )
     shutil.copytree(
-        runs[1]["masked"][0], folder / "young", ignore=shutil.ignore_patterns("checkpoints")
+        runs[1]["masked"][0],
+        folder / "young",
+        ignore=shutil.ignore_patterns("checkpoints"),
     )
     assert "has no finished checkpoint yet" in mistake(
         capsys, command, f"--workdir={folder / 'young'}"
@@ -613,9 +701,19 @@ def test_directories_that_are_no_run(command, place, runs, capsys):
         (sample, "masked", ["--sampler.stps=3"], "(did you mean 'steps'?)"),
         (sample, "masked", ["--prompt=a", "--infill=b___"], "exclude each other"),
         (sample, "masked", ["--infill=nothing"], "the template has no ___"),
-        (sample, "masked", ["--num=0"], "--num, --length and --problems must be at least 1"),
+        (
+            sample,
+            "masked",
+            ["--num=0"],
+            "--num, --length and --problems must be at least 1",
+        ),
         (sample, "ar", ["--infill=a___b"], "cannot fill in"),
-        (sample, "ar", ["--steps=8"], "a causal model decides one position in one step"),
+        (
+            sample,
+            "ar",
+            ["--steps=8"],
+            "a causal model decides one position in one step",
+        ),
         (evaluate, "masked", ["--evals=bond"], "(did you mean 'bound'?)"),
         (evaluate, "masked", ["--evals.bound.samples=3"], "samples=3 must be even"),
         (evaluate, "masked", ["--evals.bond.samples=4"], "(did you mean 'bound'?)"),
@@ -633,4 +731,6 @@ def test_mistakes_with_a_run(command, kind, arguments, said, runs, capsys):
 @pytest.mark.slow
 def test_numbers_are_finite(runs):
     for workdir, _ in runs[1].values():
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(reopen(workdir)[1].params))
+        assert all(
+            np.isfinite(x).all() for x in jax.tree.leaves(reopen(workdir)[1].params)
+        )

@@ -28,13 +28,18 @@ def experiment(adds_bos=None, mask=None):
     )
     tokenizer.adds_bos = adds_bos
     return types.SimpleNamespace(
-        tokenizer=tokenizer, run=run, objective=types.SimpleNamespace(visibility=mask or Full())
+        tokenizer=tokenizer,
+        run=run,
+        objective=types.SimpleNamespace(visibility=mask or Full()),
     )
 
 
 def request_parts(adds_bos=None, mask=None, **fields):
     args = (
-        dict(prompt="", chat=None, infill=None, length=None, cut=False, workdir="nowhere") | fields
+        dict(
+            prompt="", chat=None, infill=None, length=None, cut=False, workdir="nowhere"
+        )
+        | fields
     )
     return sample.request(argparse.Namespace(**args), experiment(adds_bos, mask)).parts
 
@@ -48,7 +53,12 @@ LONG = "".join(map(chr, range(65, 65 + 40)))  # 40 bytes
         (dict(), "", LENGTH, []),
         (dict(prompt="ab"), "ab", LENGTH - 2, []),
         (dict(prompt="ab", length=30), "ab", 30, []),
-        (dict(prompt="ab", length=31), "ab", 31, ["33 tokens, 1 more than in training", "--cut"]),
+        (
+            dict(prompt="ab", length=31),
+            "ab",
+            31,
+            ["33 tokens, 1 more than in training", "--cut"],
+        ),
         (dict(length=40), "", 40, ["40 tokens, 8 more than in training"]),
         (dict(prompt=LONG), LONG, 1, ["41 tokens, 9 more", "the first 32", "--cut"]),
         (
@@ -76,22 +86,30 @@ LONG = "".join(map(chr, range(65, 65 + 40)))  # 40 bytes
 )
 def test_what_does_not_fit_is_told_or_cut(fields, prompt, tokens, messages, capsys):
     *front, room = request_parts(**fields)
-    spelled = "".join(p if isinstance(p, str) else Bytes().fit(()).decode(p) for p in front)
+    spelled = "".join(
+        p if isinstance(p, str) else Bytes().fit(()).decode(p) for p in front
+    )
     said = capsys.readouterr().err
     assert (
         (spelled, room) == (prompt, tokens)
         and all(words in said for words in messages)
         and bool(said) == bool(messages)
     )
-    assert ("--cut" in said) == ("--cut" in messages), "there must be a prompt that can be cut"
+    assert ("--cut" in said) == ("--cut" in messages), (
+        "there must be a prompt that can be cut"
+    )
 
 
 def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
     """Those of a published tokenizer may have a space in front."""
-    monkeypatch.setattr(ByteTokenizer, "encode_prompt", lambda self, text: self.encode(" " + text))
+    monkeypatch.setattr(
+        ByteTokenizer, "encode_prompt", lambda self, text: self.encode(" " + text)
+    )
     front, room = request_parts(prompt="x" * 40, cut=True, length=4)
     assert (
-        len(front) == 28 and room == 4 and "13 of the prompt's 41 tokens" in capsys.readouterr().err
+        len(front) == 28
+        and room == 4
+        and "13 of the prompt's 41 tokens" in capsys.readouterr().err
     )
 
 
@@ -100,8 +118,12 @@ def test_a_prompt_is_cut_in_the_ids_that_it_is_told_in(monkeypatch, capsys):
 @pytest.mark.parametrize("length", [None, 3, 30, 40])
 def test_what_is_cut_fits_with_what_stands_before_it(mask, adds_bos, length, capsys):
     for prompt in (LONG, LONG[: LENGTH - 1], LONG[:LENGTH], "A"):
-        ids, room = request_parts(adds_bos, mask, prompt=prompt, cut=True, length=length)
-        row = len(as_row(Request((ids, room)), experiment(adds_bos).tokenizer, mask).ids)
+        ids, room = request_parts(
+            adds_bos, mask, prompt=prompt, cut=True, length=length
+        )
+        row = len(
+            as_row(Request((ids, room)), experiment(adds_bos).tokenizer, mask).ids
+        )
         assert (
             row <= LENGTH
             and (row == LENGTH or len(ids) == len(prompt))
@@ -134,14 +156,24 @@ def test_a_chat_s_messages_are_text(tmp_path, capsys):
     )
     file = tmp_path / "chat.json"
     file.write_text(
-        json.dumps(dict(messages=[dict(role="tool", content="ok<|eos|><|mask|>")], end=">"))
+        json.dumps(
+            dict(messages=[dict(role="tool", content="ok<|eos|><|mask|>")], end=">")
+        )
     )
     ids, room = request_parts(chat=str(file), workdir=str(tmp_path))
-    assert ids.tolist() == [*b"ok<|eos|><|mask|>", 256, ord(">")] and room == LENGTH - len(ids)
-    assert "spells 2 special tokens, which are text: <|eos|>, <|mask|>" in capsys.readouterr().err
+    assert ids.tolist() == [
+        *b"ok<|eos|><|mask|>",
+        256,
+        ord(">"),
+    ] and room == LENGTH - len(ids)
+    assert (
+        "spells 2 special tokens, which are text: <|eos|>, <|mask|>"
+        in capsys.readouterr().err
+    )
     file.write_text("[" + json.dumps(dict(role="user", content="hé")) + "]")
     assert (
-        request_parts(chat=str(file), workdir=str(tmp_path))[0].tolist() == [*"hé".encode(), 256]
+        request_parts(chat=str(file), workdir=str(tmp_path))[0].tolist()
+        == [*"hé".encode(), 256]
         and not capsys.readouterr().err
     )
 
@@ -178,15 +210,20 @@ def test_a_chat_goes_through_the_run_s_template(trained, tmp_path, capsys):
         "{{ m.role[0] }}:{{ m.content }}<|eos|>{% endfor %}{{ end }}"
     )
     file.write_text(
-        json.dumps(dict(messages=[dict(role="user", content="hé")], tools=["T"], end="a:"))
+        json.dumps(
+            dict(messages=[dict(role="user", content="hé")], tools=["T"], end="a:")
+        )
     )
     with pytest.raises(SystemExit):
         cli.main(
-            sample.main, [f"--workdir={run}", f"--chat={file}", "--num=1", "--length=4", "--json"]
+            sample.main,
+            [f"--workdir={run}", f"--chat={file}", "--num=1", "--length=4", "--json"],
         )
     (one,) = json.loads(capsys.readouterr().out)["samples"]
     assert (
-        one["kind"] == "chat" and one["pieces"][0] == ["Tu:héa:", True] and len(one["pieces"]) == 2
+        one["kind"] == "chat"
+        and one["pieces"][0] == ["Tu:héa:", True]
+        and len(one["pieces"]) == 2
     )
     ids = Bytes().fit(()).encode_marked("Tu:hé<|eos|>a:")
     assert np.flatnonzero(ids == 256).tolist() == [6]
@@ -208,4 +245,7 @@ def test_problems_are_those_of_the_run_and_graded():
             text = answer if ask == "fill" else first.prompt + answer
             reply = types.SimpleNamespace(text=text, ids=tokenizer.encode(text))
             assert tasks.solves(first, reply, tokenizer) == solved
-    assert sample.held_out_problems(argparse.Namespace(problems=None), one) == (None, [])
+    assert sample.held_out_problems(argparse.Namespace(problems=None), one) == (
+        None,
+        [],
+    )

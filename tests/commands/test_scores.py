@@ -14,7 +14,9 @@ from tests.commands.test_end_to_end import answer, mistake
 from tests.tiny import write_recipe
 
 JOINED = dict(
-    data__source=dict(name="problems", count=300), text="bpe", evals=dict(tasks=dict(num=8))
+    data__source=dict(name="problems", count=300),
+    text="bpe",
+    evals=dict(tasks=dict(num=8)),
 )
 
 
@@ -35,8 +37,12 @@ JOINED = dict(
 def test_what_can_score_no_such_model_is_refused_before_one_is_trained(
     changes, said, corpus, tmp_path, capsys
 ):
-    config = write_recipe(tmp_path / "recipe.py", tiny.recipe(corpus, **changes, intervals__eval=1))
-    assert said in mistake(capsys, train, f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    config = write_recipe(
+        tmp_path / "recipe.py", tiny.recipe(corpus, **changes, intervals__eval=1)
+    )
+    assert said in mistake(
+        capsys, train, f"--config={config}", f"--workdir={tmp_path / 'run'}"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -47,10 +53,13 @@ def test_what_a_run_lacks_for_a_score_is_asked_for_by_evaluate_where_training_ha
     changes = dict(evals=dict(gen_ppl=dict(num=2)), steps=2)
     for name, every in dict(never=0, later=3).items():
         config = write_recipe(
-            tmp_path / f"{name}.py", tiny.recipe(corpus, **changes, intervals__eval=every)
+            tmp_path / f"{name}.py",
+            tiny.recipe(corpus, **changes, intervals__eval=every),
         )
         answer(capsys, train, f"--config={config}", f"--workdir={tmp_path / name}")
-    assert "a judge is missing" in mistake(capsys, evaluate, f"--workdir={tmp_path / 'never'}")
+    assert "a judge is missing" in mistake(
+        capsys, evaluate, f"--workdir={tmp_path / 'never'}"
+    )
 
 
 @pytest.mark.slow
@@ -66,19 +75,20 @@ def test_a_score_knows_its_text_and_another_one_changes_no_table(
     (run / "evals.jsonl").unlink(missing_ok=True)
     words = [f"--workdir={run}", "--evals=compression"]
     own = answer(capsys, evaluate, *words)["scores"]
-    documents = build_run(json.loads((run / "config.json").read_text())).data.source.documents(
-        "held_out"
-    )
+    documents = build_run(
+        json.loads((run / "config.json").read_text())
+    ).data.source.documents("held_out")
     assert all(
-        s["text"] == digest(documents) and s["differs"] == {} and s["interval"] == 0 for s in own
+        s["text"] == digest(documents) and s["differs"] == {} and s["interval"] == 0
+        for s in own
     )
     assert own[0]["text"]["bytes"] == own[-1]["value"] and own[0]["commit"]
 
     def shown():
         grouped = groups.grouped(record.read([run]))
-        latest = sweep.latest(run, "gzip_bits_per_byte", {"compression": own[0]["settings"]})[
-            "value"
-        ]
+        latest = sweep.latest(
+            run, "gzip_bits_per_byte", {"compression": own[0]["settings"]}
+        )["value"]
         return (
             table.as_text(table.rows(grouped)),
             table.as_csv(grouped),
@@ -102,12 +112,14 @@ def test_a_score_knows_its_text_and_another_one_changes_no_table(
         )
         accepted = answer(capsys, evaluate, *words, "--accept_data")["scores"]
         (run / "held_out.sha256").unlink()  # as an earlier version leaves a run
-        assert "the training and perhaps the held-out text" in mistake(capsys, evaluate, *words)
+        assert "the training and perhaps the held-out text" in mistake(
+            capsys, evaluate, *words
+        )
     finally:
         corpus.write_text(text)
-    assert {s["accepted_data"] for s in accepted} == {"training and held-out"} and accepted[0][
-        "text"
-    ] != own[0]["text"]
+    assert {s["accepted_data"] for s in accepted} == {
+        "training and held-out"
+    } and accepted[0]["text"] != own[0]["text"]
     after, described = shown()
     assert (
         after == before

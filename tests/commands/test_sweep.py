@@ -37,14 +37,18 @@ def outcome(capsys, *arguments):
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_all_it_can_and_a_second_call_does_the_rest(recipe, tmp_path, capsys):
+def test_a_sweep_runs_all_it_can_and_a_second_call_does_the_rest(
+    recipe, tmp_path, capsys
+):
     config, workdir = (
         recipe(
             "chain(over('optim.lr', 0.01), point('blind', {'data.source.paths': ('none.txt',)}))"
         ),
         tmp_path / "runs",
     )
-    code, out, err = outcome(capsys, config, f"--workdir={workdir}", "--parallel=2", "--json")
+    code, out, err = outcome(
+        capsys, config, f"--workdir={workdir}", "--parallel=2", "--json"
+    )
     runs = {run["name"]: run for run in json.loads(out)["runs"]}
     assert code == 1 and {name: run["kind"] for name, run in runs.items()} == {
         "lr=0.01": "finished",
@@ -59,12 +63,17 @@ def test_a_sweep_runs_all_it_can_and_a_second_call_does_the_rest(recipe, tmp_pat
         "lr=0.01": next(s["value"] for s in scores if s["name"] == "bits_per_byte")
     }
     code, out, err = outcome(
-        capsys, recipe("over('optim.lr', 0.01)"), f"--workdir={workdir}", "--config.steps=3"
+        capsys,
+        recipe("over('optim.lr', 0.01)"),
+        f"--workdir={workdir}",
+        "--config.steps=3",
     )
     assert code == 2 and "belongs to a run with another config (steps: 2 → 3)" in err, (
         "what is done is done for its own config"
     )
-    code, out, err = outcome(capsys, recipe("over('optim.lr', 0.01)"), f"--workdir={workdir}")
+    code, out, err = outcome(
+        capsys, recipe("over('optim.lr', 0.01)"), f"--workdir={workdir}"
+    )
     assert (
         code == 0
         and "1 skipped" in err
@@ -72,17 +81,26 @@ def test_a_sweep_runs_all_it_can_and_a_second_call_does_the_rest(recipe, tmp_pat
     )
     capsys.readouterr()
     report.main([str(workdir), "--json"])
-    assert [row["model"] for row in json.loads(capsys.readouterr().out)["rows"]][0] == "masked"
+    assert [row["model"] for row in json.loads(capsys.readouterr().out)["rows"]][
+        0
+    ] == "masked"
 
 
 def test_listing_and_printing_run_nothing(recipe, tmp_path, capsys):
     config = recipe("repeat(over('nn.width', 8, 16), seeds=2)")
     code, out, _ = outcome(capsys, config, "--dry_run", "--json", "--config.steps=7")
-    assert code == 0 and [(r["name"], r["updates"]) for r in json.loads(out)["runs"]][1] == (
+    assert code == 0 and [(r["name"], r["updates"]) for r in json.loads(out)["runs"]][
+        1
+    ] == (
         "width=8-seed=1",
         7,
     )
-    words = ["--print=commands", "--config.steps=7", "--evals=bound", "--evals.bound.samples=4"]
+    words = [
+        "--print=commands",
+        "--config.steps=7",
+        "--evals=bound",
+        "--evals.bound.samples=4",
+    ]
     code, out, _ = outcome(capsys, config, f"--workdir={tmp_path / 'w'}", *words)
     first = out.splitlines()[0]
     assert len(out.splitlines()) == 4 and first == (
@@ -106,7 +124,9 @@ def test_listing_and_printing_run_nothing(recipe, tmp_path, capsys):
     )
 
 
-def test_a_search_scores_tries_by_the_mean_over_their_seeds(recipe, tmp_path, capsys, monkeypatch):
+def test_a_search_scores_tries_by_the_mean_over_their_seeds(
+    recipe, tmp_path, capsys, monkeypatch
+):
     """Fake runs show which commands are issued and how their scores are used."""
     from dlm.sweeps import worker_pool
 
@@ -138,8 +158,12 @@ def test_a_search_scores_tries_by_the_mean_over_their_seeds(recipe, tmp_path, ca
         "warning: width=8-seed=1 is not in the mean of its seeds, it was measured otherwise (claim)"
         in err
     )
-    code, _, err = outcome(capsys, recipe("over('nn.width', 16)"), *flags, "--metric=nothing")
-    assert code == 2 and "no evaluator of the sweep gives a score named 'nothing'" in err
+    code, _, err = outcome(
+        capsys, recipe("over('nn.width', 16)"), *flags, "--metric=nothing"
+    )
+    assert (
+        code == 2 and "no evaluator of the sweep gives a score named 'nothing'" in err
+    )
 
 
 def test_rows_that_answer_a_sweep_are_those_of_its_own_settings(tmp_path):
@@ -159,10 +183,14 @@ def test_rows_that_answer_a_sweep_are_those_of_its_own_settings(tmp_path):
     ]
     (tmp_path / "evals.jsonl").write_text(
         "".join(
-            json.dumps(row) + "\n" for row in [own, *(dict(own, value=9.0, **o) for o in others)]
+            json.dumps(row) + "\n"
+            for row in [own, *(dict(own, value=9.0, **o) for o in others)]
         )
     )
-    assert sweep.latest(tmp_path, "bits_per_byte", dict(bound=dict(samples=4)))["value"] == 2.0
+    assert (
+        sweep.latest(tmp_path, "bits_per_byte", dict(bound=dict(samples=4)))["value"]
+        == 2.0
+    )
     assert sweep.latest(tmp_path, "bits_per_byte", dict(bound=dict(samples=2))) is None
 
 
@@ -197,7 +225,11 @@ def test_an_old_run_of_a_sweep_is_done_once_it_is_scored_as_it_began(recipe, tmp
             [],
             "run 'lrr=1': unknown field config.optim.lrr (did you mean 'lr'?)",
         ),
-        ("chain(over('seed', 1), over('seed', 1))", [], "2 runs with the name 'seed=1'"),
+        (
+            "chain(over('seed', 1), over('seed', 1))",
+            [],
+            "2 runs with the name 'seed=1'",
+        ),
         (
             "over('objective', 'ar')",
             [],
@@ -213,11 +245,17 @@ def test_an_old_run_of_a_sweep_is_done_once_it_is_scored_as_it_began(recipe, tmp
         ("over('seed', 1)", ["--config.stepz=1"], "unknown field config.stepz"),
         ("over('seed', 1)", ["--evals.bound.samples=3"], "samples=3 must be even"),
         ("over('seed', 1)", ["--evals=bond"], "did you mean 'bound'?"),
-        ("over('seed', 1)", ["--search=3", "--evals=none"], "--search needs a score to go by"),
+        (
+            "over('seed', 1)",
+            ["--search=3", "--evals=none"],
+            "--search needs a score to go by",
+        ),
         ("over('seed', 1)", ["--paralel=1"], "did you mean '--parallel'?"),
     ],
 )
-def test_a_mistake_is_one_line_and_runs_nothing(body, words, said, recipe, tmp_path, capsys):
+def test_a_mistake_is_one_line_and_runs_nothing(
+    body, words, said, recipe, tmp_path, capsys
+):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     arguments = [

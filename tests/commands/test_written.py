@@ -37,9 +37,9 @@ def read_only(monkeypatch):
 
     def forbid(folder):
         def below(path):
-            return isinstance(path, (str, os.PathLike)) and Path(path).absolute().is_relative_to(
-                folder
-            )
+            return isinstance(path, (str, os.PathLike)) and Path(
+                path
+            ).absolute().is_relative_to(folder)
 
         def refuse(path):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
@@ -56,10 +56,14 @@ def read_only(monkeypatch):
         monkeypatch.setattr(
             os,
             "access",
-            lambda path, mode: access(path, mode) and not (below(path) and mode & os.W_OK),
+            lambda path, mode: (
+                access(path, mode) and not (below(path) and mode & os.W_OK)
+            ),
         )
         monkeypatch.setattr(
-            os, "mkdir", lambda path, *rest: refuse(path) if below(path) else mkdir(path, *rest)
+            os,
+            "mkdir",
+            lambda path, *rest: refuse(path) if below(path) else mkdir(path, *rest),
         )
 
     return forbid
@@ -67,12 +71,16 @@ def read_only(monkeypatch):
 
 def content(folder):
     return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
     }
 
 
 def one_line(code, out, err):
-    return code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+    return (
+        code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+    )
 
 
 def test_a_place_is_tried_and_left_as_it_was(tmp_path, read_only):
@@ -89,7 +97,9 @@ def test_a_place_is_tried_and_left_as_it_was(tmp_path, read_only):
             files.try_writing(tmp_path / wrong, "another")
 
 
-def test_rows_that_could_not_be_kept_are_tried_again_and_told_at_the_end(tmp_path, monkeypatch):
+def test_rows_that_could_not_be_kept_are_tried_again_and_told_at_the_end(
+    tmp_path, monkeypatch
+):
     path, append, full = tmp_path / "rows.jsonl", logs.append, [True]
 
     def failing(to, rows):
@@ -121,7 +131,9 @@ def test_rows_that_could_not_be_kept_are_tried_again_and_told_at_the_end(tmp_pat
 
 
 @pytest.mark.slow
-def test_report_and_train_on_a_run_that_may_only_be_read(tmp_path, corpus, read_only, capsys):
+def test_report_and_train_on_a_run_that_may_only_be_read(
+    tmp_path, corpus, read_only, capsys
+):
     run = write(tmp_path / "run", "masked", 3.0, 0.01, "bound")
     recipe = tmp_path / "r.py"
     recipe.write_text(f"get_config = lambda: {tiny.recipe(corpus)!r}\n")
@@ -134,7 +146,9 @@ def test_report_and_train_on_a_run_that_may_only_be_read(tmp_path, corpus, read_
         outcome(capsys, report, run, f"--out={tmp_path / 'out'}", "--json")[0] == 0
         and (tmp_path / "out" / "report.html").exists()
     )
-    assert one_line(*outcome(capsys, train, f"--config={recipe}", f"--workdir={run / 'below'}"))
+    assert one_line(
+        *outcome(capsys, train, f"--config={recipe}", f"--workdir={run / 'below'}")
+    )
     assert content(run) == before
 
 
@@ -154,17 +168,25 @@ def test_evaluate_and_sample_on_a_run_that_may_only_be_read(
         patch.setattr(
             experiment,
             "reopen",
-            lambda *_: pytest.fail("computed before it was tried whether anything can be written"),
+            lambda *_: pytest.fail(
+                "computed before it was tried whether anything can be written"
+            ),
         )
         for command, words in words_by_command.items():
-            assert one_line(*(said := outcome(capsys, command, f"--workdir={run}", *words)))
+            assert one_line(
+                *(said := outcome(capsys, command, f"--workdir={run}", *words))
+            )
             assert said[2].endswith(": name another file by --out=FILE\n")
         trace = ("--out=" + str(tmp_path / "x"), f"--trace={run / 'page.html'}")
         assert (
             one_line(
                 *(
                     said := outcome(
-                        capsys, sample, f"--workdir={run}", *words_by_command[sample], *trace
+                        capsys,
+                        sample,
+                        f"--workdir={run}",
+                        *words_by_command[sample],
+                        *trace,
                     )
                 )
             )
@@ -180,7 +202,9 @@ def test_evaluate_and_sample_on_a_run_that_may_only_be_read(
             f"--out={tmp_path / 'rows.jsonl'}",
         )
         assert code == 0 and json.loads(out)["workdir"] == str(run), err
-    assert [("value" in row, "text" in row) for row in logs.rows(tmp_path / "rows.jsonl")][-1] == (
+    assert [
+        ("value" in row, "text" in row) for row in logs.rows(tmp_path / "rows.jsonl")
+    ][-1] == (
         False,
         True,
     )
@@ -196,14 +220,18 @@ def test_what_was_computed_is_shown_though_it_cannot_be_kept(
 
     monkeypatch.setattr(logs, "append", failing)
     run = trained("masked")
-    code, out, err = outcome(capsys, evaluate, f"--workdir={run}", "--evals=compression", "--json")
+    code, out, err = outcome(
+        capsys, evaluate, f"--workdir={run}", "--evals=compression", "--json"
+    )
     assert (
         code == 2
         and json.loads(out)["scores"]
         and "Disk quota exceeded" in err.splitlines()[-1]
         and "--out=FILE" in err
     )
-    code, out, err = outcome(capsys, evaluate, f"--workdir={run}", "--evals=compression")
+    code, out, err = outcome(
+        capsys, evaluate, f"--workdir={run}", "--evals=compression"
+    )
     assert (
         code == 2
         and "compression.gzip_bits_per_byte" in err
@@ -224,7 +252,9 @@ def test_what_was_computed_is_shown_though_it_cannot_be_kept(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "error", [RuntimeError("ours"), UserError("the user's"), KeyboardInterrupt()], ids=repr
+    "error",
+    [RuntimeError("ours"), UserError("the user's"), KeyboardInterrupt()],
+    ids=repr,
 )
 def test_what_an_evaluator_found_is_kept_when_the_next_one_fails(
     error, trained, tmp_path, monkeypatch, capsys
@@ -239,7 +269,11 @@ def test_what_an_evaluator_found_is_kept_when_the_next_one_fails(
     with pytest.raises((SystemExit, RuntimeError)):
         cli.main(
             evaluate.main,
-            [f"--workdir={trained('masked')}", "--evals=compression,bound", f"--out={out}"],
+            [
+                f"--workdir={trained('masked')}",
+                "--evals=compression,bound",
+                f"--out={out}",
+            ],
         )
     assert {row["eval"] for row in logs.rows(out)} == {
         "compression"
@@ -266,10 +300,14 @@ def test_an_answer_reaches_an_ascii_stdout(name, tmp_path, corpus, monkeypatch):
     sweeps = "def sweep():\n    from dlm.sweeps.grid import point\n"
     sweeps += "    return point('\u00e9', {'seed': 1})\n"
     config = tiny.recipe(corpus, data__source__paths=("\u00e9.txt",))
-    recipe.write_text(f"get_config = lambda arg=None: {config!r}\n{sweeps}", encoding="utf-8")
+    recipe.write_text(
+        f"get_config = lambda arg=None: {config!r}\n{sweeps}", encoding="utf-8"
+    )
     command, words = ASCII[name]
     arguments = [
-        w.replace("RUN", str(run)).replace("RECIPE", str(recipe)).replace("=W", f"={tmp_path}/w")
+        w.replace("RUN", str(run))
+        .replace("RECIPE", str(recipe))
+        .replace("=W", f"={tmp_path}/w")
         for w in words
     ]
     out = answer(command, arguments, monkeypatch)
@@ -286,7 +324,9 @@ def test_a_run_answers_to_an_ascii_stdout(command, trained, tmp_path, monkeypatc
         if command is evaluate
         else ["--num=1", "--length=4", "--steps=1", "--prompt=\u00e9"]
     )
-    result = json.loads(answer(command, [f"--workdir={run}", "--json", *words], monkeypatch))
+    result = json.loads(
+        answer(command, [f"--workdir={run}", "--json", *words], monkeypatch)
+    )
     assert result["workdir"] == str(run) and all(
         "\u00e9" in s["text"] for s in result.get("samples", [])
     )

@@ -34,7 +34,12 @@ def test_suffix_and_decay():
 
 def test_partition_uses_a_mesh_axis_once_and_only_where_it_divides():
     sizes = dict(data=1, fsdp=2, tensor=2, expert=1)
-    assert axes.partition("q_DHK", (3, 8, 4, 4), sizes) == (None, "fsdp", "tensor", None)
+    assert axes.partition("q_DHK", (3, 8, 4, 4), sizes) == (
+        None,
+        "fsdp",
+        "tensor",
+        None,
+    )
     assert axes.partition("o_HKD", (4, 4, 8), sizes) == ("tensor", None, "fsdp")
     assert axes.partition("k_DJK", (8, 1, 4), sizes) == ("fsdp", None, None)
     assert axes.partition("embed_VD", (261, 8), sizes) == (None, "fsdp")
@@ -45,7 +50,9 @@ def test_partition_uses_a_mesh_axis_once_and_only_where_it_divides():
         "fsdp",
         "tensor",
     )
-    assert axes.partition("router_DGX", (4, 4, 2), dict(fsdp=2, tensor=2, expert=2)) == (
+    assert axes.partition(
+        "router_DGX", (4, 4, 2), dict(fsdp=2, tensor=2, expert=2)
+    ) == (
         "fsdp",
         None,
         None,

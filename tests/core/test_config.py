@@ -28,20 +28,30 @@ def run(**changes):
     [
         (
             dict(optim__lrr=1.0),
-            r"unknown field config.optim.lrr \(did you mean 'lr'\?\); OptimizerConfig has kind, lr,",
+            r"unknown field config.optim.lrr \(did you mean 'lr'\?\); "
+            r"OptimizerConfig has kind, lr,",
         ),
         (dict(step=3), r"unknown field config.step \(did you mean 'steps'\?\)"),
         (
             dict(objective__process__schedul="cosine"),
             r"config.objective.process.schedul \(did you mean 'schedule'\?\)",
         ),
-        (dict(nn__attention__head=2), r"config.nn.attention.head \(did you mean 'heads'\?\)"),
+        (
+            dict(nn__attention__head=2),
+            r"config.nn.attention.head \(did you mean 'heads'\?\)",
+        ),
         (dict(steps="many"), "config.steps must be of type int, not 'many'"),
         (dict(steps=1.5), "config.steps must be of type int, not 1.5"),
         (dict(steps=True), "config.steps must be of type int, not True"),
         (dict(steps=float("inf")), "config.steps must be of type int"),
-        (dict(optim__lr=float("inf")), "config.optim.lr must be of type float, not inf"),
-        (dict(optim__lr=float("nan")), "config.optim.lr must be of type float, not nan"),
+        (
+            dict(optim__lr=float("inf")),
+            "config.optim.lr must be of type float, not inf",
+        ),
+        (
+            dict(optim__lr=float("nan")),
+            "config.optim.lr must be of type float, not nan",
+        ),
         (dict(optim__lr=10**400), "config.optim.lr must be of type float, not 1000"),
         (dict(optim={"l\u2028r": 1}), r"unknown field config.optim.'l\\u2028r'"),
         (dict(steps=None), "config.steps must be of type int, not None"),
@@ -76,7 +86,10 @@ def run(**changes):
             "config.objective must name a member of objectives, such as 'adapted', not None",
         ),
         (dict(text=None), "config.text must name a member of text, .* not None"),
-        (dict(objective=dict(name=3)), "config.objective must name a member of objectives"),
+        (
+            dict(objective=dict(name=3)),
+            "config.objective must name a member of objectives",
+        ),
         (dict(text=dict(size=300)), "unknown field config.text.size; Bytes has"),
         (
             dict(nn__attention__heads=3, nn__attention__kv_heads=2),
@@ -87,7 +100,10 @@ def run(**changes):
             dict(objective__process__schedule="lineal"),
             r"process.schedule: no noise.schedules .*lineal' \(did you mean 'linear'\?\)",
         ),
-        (dict(data__source__paths=()), "config.data.source: paths must name at least one file"),
+        (
+            dict(data__source__paths=()),
+            "config.data.source: paths must name at least one file",
+        ),
         (
             dict(data__source__paths=(1,)),
             r"config.data.source.paths\[0\] must be of type str, not 1",
@@ -107,7 +123,8 @@ def test_mistakes_are_one_line_and_name_the_field(changes, said):
 
 def test_a_number_of_thousands_of_digits_is_told():
     with pytest.raises(
-        UserError, match="config.optim.lr must be of type float, not a value of type tuple"
+        UserError,
+        match="config.optim.lr must be of type float, not a value of type tuple",
     ):
         run(optim__lr=[10**5000])
 
@@ -117,7 +134,9 @@ def test_missing_fields_and_sections():
         build_run(dict(seed=1))
     with pytest.raises(UserError, match="config.data.source.paths is missing"):
         run(data__source="local")
-    assert build_run(dict(steps=1)) == build_run(dict(steps=1, optim=None, nn={}, data=None))
+    assert build_run(dict(steps=1)) == build_run(
+        dict(steps=1, optim=None, nn={}, data=None)
+    )
     with pytest.raises(UserError, match="a recipe returns a ConfigDict"):
         build_run([])
 
@@ -130,7 +149,11 @@ def test_kind_conversions():
         nn__time=None,
         nn__compute__remat=None,
     )
-    assert result.steps == 1000 and type(result.steps) is int and type(result.optim.lr) is float
+    assert (
+        result.steps == 1000
+        and type(result.steps) is int
+        and type(result.optim.lr) is float
+    )
     assert result.data.source.paths == ("a", "b") and run(
         data__source__paths="a"
     ).data.source.paths == ("a",)
@@ -161,14 +184,24 @@ def test_the_vocabulary_reaches_every_member():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, tiny.AR, dict(text=dict(name="bpe", size=300), evals=dict(bound={}, compression={}))],
+    [
+        {},
+        tiny.AR,
+        dict(text=dict(name="bpe", size=300), evals=dict(bound={}, compression={})),
+    ],
     ids=str,
 )
 def test_round_trip_through_json(changes):
     result = run(**changes)
     text = to_json(result)
-    assert build_run(json.loads(text)) == result and to_json(build_run(json.loads(text))) == text
-    assert "vocab" not in text and list_differences(json.loads(text), to_plain(result)) == []
+    assert (
+        build_run(json.loads(text)) == result
+        and to_json(build_run(json.loads(text))) == text
+    )
+    assert (
+        "vocab" not in text
+        and list_differences(json.loads(text), to_plain(result)) == []
+    )
 
 
 def test_differences():
@@ -192,26 +225,36 @@ def test_overrides():
     ]:
         override(config, dotted, text)
     result = build_run(config)
-    assert (result.steps, result.objective.process.schedule, result.nn.time, result.optim.lr) == (
+    assert (
+        result.steps,
+        result.objective.process.schedule,
+        result.nn.time,
+        result.optim.lr,
+    ) == (
         1000,
         Cosine(),
         "none",
         3e-4,
     )
-    assert result.data.source.paths == ("a", "b") and result.data.source.held_out_paths is None
+    assert (
+        result.data.source.paths == ("a", "b")
+        and result.data.source.held_out_paths is None
+    )
     override(config, "objective.name", "None")
     assert config["objective"]["name"] is None
     override(config, "data.source.name", "1")
     assert config["data"]["source"]["name"] == "1", "a text stays a text"
     with pytest.raises(
-        UserError, match="config.steps is not a section, so config.steps.x cannot be set"
+        UserError,
+        match="config.steps is not a section, so config.steps.x cannot be set",
     ):
         override(config, "steps.x", "1")
 
 
 def test_recipes(tmp_path):
     with pytest.raises(
-        UserError, match=r"no recipe configs/quikstart.py \(did you mean 'quickstart.py'\?\)"
+        UserError,
+        match=r"no recipe configs/quikstart.py \(did you mean 'quickstart.py'\?\)",
     ):
         load_recipe("configs/quikstart.py")
     (tmp_path / "empty.py").write_text("")

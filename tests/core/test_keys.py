@@ -36,9 +36,9 @@ def test_categorical_never_draws_what_is_impossible_and_takes_what_is_certain():
     logits_BLV = np.full((1, 2000, 70), -np.inf, np.float32)
     logits_BLV[:, :1000, [3, 69]] = 0.0
     logits_BLV[:, 1000:, 64] = -50.0
-    ids_L = np.asarray(keys.categorical(keys.per_sample(keys.root(0), jnp.arange(1)), logits_BLV))[
-        0
-    ]
+    ids_L = np.asarray(
+        keys.categorical(keys.per_sample(keys.root(0), jnp.arange(1)), logits_BLV)
+    )[0]
     assert (
         set(ids_L[:1000]) == {3, 69}
         and abs((ids_L[:1000] == 3).mean() - 0.5) < 0.08
@@ -52,11 +52,15 @@ def test_an_id_without_mass_is_never_drawn(monkeypatch):
         ([0.5, 0.5000002, 1.0], [0.5, 0.0, 0.5], 2),
         ([0.0, 0.4, 1.0], [0.0, 0.4, 0.0], 1),
     ]:
-        monkeypatch.setattr(jnp, "cumsum", lambda mass_V, axis, sums_V=sums_V: jnp.array(sums_V))
+        monkeypatch.setattr(
+            jnp, "cumsum", lambda mass_V, axis, sums_V=sums_V: jnp.array(sums_V)
+        )
         assert keys._invert(jnp.array(mass_V), jnp.float32(0.5000001)) == want
     monkeypatch.undo()
     key_B = keys.per_sample(keys.root(0), jnp.arange(1))
-    far_BLV = jnp.full((1, 3, 200), -jnp.inf).at[:, :, 3].set(0.0).at[0, 1, 150].set(jnp.inf)
+    far_BLV = (
+        jnp.full((1, 3, 200), -jnp.inf).at[:, :, 3].set(0.0).at[0, 1, 150].set(jnp.inf)
+    )
     assert keys.categorical(key_B, far_BLV).tolist() == [[3, 150, 3]]
     monkeypatch.setattr(
         jnp, "exp", jnp.zeros_like

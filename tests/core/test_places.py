@@ -70,7 +70,9 @@ WORDS = {  # fields that are words
 
 
 def flags():
-    return [(name, flag) for name in MODULES for flag in importlib.import_module(name).FLAGS]
+    return [
+        (name, flag) for name in MODULES for flag in importlib.import_module(name).FLAGS
+    ]
 
 
 def fields():
@@ -91,7 +93,9 @@ def fields():
 
 def test_every_flag_and_field_that_is_no_word_is_a_place():
     assert {flag.name for _, flag in flags() if flag.type is str} <= TEXTS
-    assert {f"{cls.__name__}.{f.name}" for cls, f, types in fields() if str in types} <= WORDS
+    assert {
+        f"{cls.__name__}.{f.name}" for cls, f, types in fields() if str in types
+    } <= WORDS
 
 
 def test_every_seed_is_a_seed():
@@ -115,29 +119,41 @@ WRONG = {
 def test_a_flag_that_is_a_place(module, flag, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     one_flag = [dataclasses.replace(flag, required=False)]
-    assert getattr(cli.parse("", one_flag, [f"--{flag.name}=~/x"])[0], flag.name) == "/somewhere/x"
+    assert (
+        getattr(cli.parse("", one_flag, [f"--{flag.name}=~/x"])[0], flag.name)
+        == "/somewhere/x"
+    )
     for text, said in WRONG.items():
         if text != flag.default:
             with pytest.raises(
-                UserError, match="is no UTF-8" if text == "\udcff" else f"^--{flag.name} .*{said}"
+                UserError,
+                match="is no UTF-8" if text == "\udcff" else f"^--{flag.name} .*{said}",
             ):
                 cli.parse("", one_flag, [f"--{flag.name}={text}"])
 
 
 @pytest.mark.parametrize(
-    "cls, f", [row[:2] for row in fields() if Place in row[2]], ids=lambda x: getattr(x, "name", x)
+    "cls, f",
+    [row[:2] for row in fields() if Place in row[2]],
+    ids=lambda x: getattr(x, "name", x),
 )
 def test_a_field_that_is_a_place(cls, f, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     value = build_field("~/x", f, typing.get_type_hints(cls)[f.name], "f", None)
-    assert value == ("/somewhere/x",) if isinstance(value, tuple) else value == "/somewhere/x"
+    assert (
+        value == ("/somewhere/x",)
+        if isinstance(value, tuple)
+        else value == "/somewhere/x"
+    )
     for text, said in WRONG.items():
         if text != f.default:
             with pytest.raises(UserError, match=rf"^config.f(\[0\])? .*{said}"):
                 build_field(text, f, typing.get_type_hints(cls)[f.name], "f", None)
 
 
-@pytest.mark.parametrize("argv", [["~/x"], ["y", "--out=~/x"], ["y", "--into=~/x"]], ids=str)
+@pytest.mark.parametrize(
+    "argv", [["~/x"], ["y", "--out=~/x"], ["y", "--into=~/x"]], ids=str
+)
 def test_what_report_and_convert_are_given(argv, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     arguments_of = {}
@@ -158,7 +174,9 @@ def test_training_at_home_makes_no_folder_called_tilde(tmp_path, monkeypatch, co
     calls = []
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "train", lambda run, workdir, accept: calls.append(workdir))
+    monkeypatch.setattr(
+        train, "train", lambda run, workdir, accept: calls.append(workdir)
+    )
     (tmp_path / "r.py").write_text(f"get_config = lambda: {tiny.recipe(corpus)!r}\n")
     train.main([f"--config={tmp_path / 'r.py'}", "--workdir=~/runs/x"])
     assert calls == [tmp_path / "home" / "runs" / "x"] and not (tmp_path / "~").exists()
@@ -168,14 +186,20 @@ def test_training_at_home_makes_no_folder_called_tilde(tmp_path, monkeypatch, co
 def test_a_seed_of_more_than_32_bits_is_refused(seed, corpus, tmp_path):
     for _, flag in flags():
         if flag.name == "seed":
-            with pytest.raises(UserError, match=f"--seed must be in 0 … 4294967295, not {seed}"):
+            with pytest.raises(
+                UserError, match=f"--seed must be in 0 … 4294967295, not {seed}"
+            ):
                 cli.parse("", [flag], [f"--seed={seed}"])
-    with pytest.raises(UserError, match=f"config.seed must be in 0 … 4294967295, not {seed}"):
+    with pytest.raises(
+        UserError, match=f"config.seed must be in 0 … 4294967295, not {seed}"
+    ):
         build_run(tiny.recipe(corpus, seed=seed))
     assert build_run(tiny.recipe(corpus, seed=2**32 - 1)).seed == 2**32 - 1
 
 
-def test_an_old_run_of_such_a_seed_is_read_as_the_seed_that_it_was(corpus, tmp_path, capsys):
+def test_an_old_run_of_such_a_seed_is_read_as_the_seed_that_it_was(
+    corpus, tmp_path, capsys
+):
     (tmp_path / "config.json").write_text(to_json(tiny.recipe(corpus, seed=-1)))
     assert directory.run_of(tmp_path).seed == 2**32 - 1
     assert "seed=-1 gave the draws of 4294967295" in capsys.readouterr().err
@@ -199,4 +223,6 @@ for name in sys.argv[1:]:
         text=True,
         env=os.environ,
     )
-    assert reply.returncode == 0 and reply.stdout.count("--help") >= len(names) - 1, reply.stderr
+    assert reply.returncode == 0 and reply.stdout.count("--help") >= len(names) - 1, (
+        reply.stderr
+    )

@@ -21,7 +21,9 @@ from tests import tiny
 from tests.reports.conftest import write
 
 ROOT = Path(__file__).parents[2]
-HEAD = '"""A recipe.\n\n=== results of RECIPE, none yet ===\n=== end of results ===\n"""\n'
+HEAD = (
+    '"""A recipe.\n\n=== results of RECIPE, none yet ===\n=== end of results ===\n"""\n'
+)
 BODY = """def get_config(arg=None):
     return CONFIG
 def sweep():
@@ -60,7 +62,8 @@ def commands(tmp_path, corpus):
         path.write_text(
             HEAD.replace("RECIPE", str(path))
             + text.replace(
-                "return CONFIG", f"return {config!r}" if "helper" not in text else "return CONFIG"
+                "return CONFIG",
+                f"return {config!r}" if "helper" not in text else "return CONFIG",
             )
         )
         return [
@@ -84,13 +87,15 @@ def test_what_a_recipe_raises_is_a_mistake_in_it(head, commands, tmp_path, capsy
         assert code in final and code not in (1, interrupts.EXIT) and out == "", (
             "a JobSet must not start it again"
         )
-        assert first == f"error: {tmp_path / 'r.py'}, {BROKEN[head]}" and len(below) == (
-            2 if "def f" in head else 0
-        ), err
+        assert first == f"error: {tmp_path / 'r.py'}, {BROKEN[head]}" and len(
+            below
+        ) == (2 if "def f" in head else 0), err
 
 
 @pytest.mark.parametrize("head", WHOLE, ids=["neighbour", "no parameter"])
-def test_a_recipe_may_import_its_neighbour_and_take_no_argument(head, commands, tmp_path, capsys):
+def test_a_recipe_may_import_its_neighbour_and_take_no_argument(
+    head, commands, tmp_path, capsys
+):
     for command, *arguments in commands(head + WHOLE[head])[:2]:
         assert reply(capsys, command, *arguments)[0] == 0
     with pytest.raises(UserError, match="is no run of .*r.py: .*steps"):
@@ -132,7 +137,9 @@ def test_of_a_function_that_calls_itself_for_ever_the_ends_are_told(tmp_path, ca
     )
 
 
-def test_two_recipes_have_each_its_own_neighbour_and_leave_nothing_behind(tmp_path, monkeypatch):
+def test_two_recipes_have_each_its_own_neighbour_and_leave_nothing_behind(
+    tmp_path, monkeypatch
+):
     import sys
 
     for n in (1, 2):
@@ -140,7 +147,8 @@ def test_two_recipes_have_each_its_own_neighbour_and_leave_nothing_behind(tmp_pa
         folder.mkdir()
         (folder / "neighbour_of_recipes.py").write_text(f"STEPS = {n}\n")
         (folder / "r.py").write_text(
-            "from neighbour_of_recipes import STEPS\nprint('said')\nget_config = lambda: dict(steps=STEPS)\n"
+            "from neighbour_of_recipes import STEPS\nprint('said')\nget_config = "
+            "lambda: dict(steps=STEPS)\n"
         )
     before = list(sys.path)
     assert [load_recipe(str(tmp_path / n / "r.py"))["steps"] for n in "12"] == [1, 2]
@@ -148,8 +156,12 @@ def test_two_recipes_have_each_its_own_neighbour_and_leave_nothing_behind(tmp_pa
 
 
 def test_what_a_recipe_prints_is_not_an_answer_of_the_command(tmp_path, capsys):
-    (tmp_path / "r.py").write_text("print('hello')\nget_config = lambda: dict(steps=1)\n")
-    assert reply(capsys, train, f"--config={tmp_path / 'r.py'}", "--print_config")[1:] == (
+    (tmp_path / "r.py").write_text(
+        "print('hello')\nget_config = lambda: dict(steps=1)\n"
+    )
+    assert reply(capsys, train, f"--config={tmp_path / 'r.py'}", "--print_config")[
+        1:
+    ] == (
         '{\n  "steps": 1\n}\n',
         "hello\n",
     )
@@ -159,7 +171,8 @@ def test_every_shipped_recipe_has_a_sampler_that_can_draw_from_its_model():
     for config in shipped().values():
         experiment.check_sampler(build_run(config))
     with pytest.raises(
-        UserError, match="config.sampler: a causal model decides one position in one step"
+        UserError,
+        match="config.sampler: a causal model decides one position in one step",
     ):
         train.describe(build_run(tiny.recipe("corpus.txt", objective="ar")))
 
@@ -170,14 +183,19 @@ def test_arguments_and_names(tmp_path):
             "def get_config(arg=None):\n    return dict(steps=1, start=arg)\n"
         )
     path = str(tmp_path / "a:b.py")
-    assert recipe.split(path) == (str(tmp_path / "a"), "b.py"), "the shortest name that is a file"
+    assert recipe.split(path) == (str(tmp_path / "a"), "b.py"), (
+        "the shortest name that is a file"
+    )
     (tmp_path / "a").unlink()
     assert (
         recipe.split(path) == (path, None)
         and recipe.split(f"{path}:x:y") == (path, "x:y")
         and recipe.split("no.py:x") == ("no.py", "x")
     )
-    assert load_recipe(f"{path}:k=v")["start"] == "k=v" and load_recipe(path)["start"] is None
+    assert (
+        load_recipe(f"{path}:k=v")["start"] == "k=v"
+        and load_recipe(path)["start"] is None
+    )
     (tmp_path / "bare.py").write_text(
         "def get_config():\n    return dict(steps=1)\ndef sweep():\n    return None\n"
     )
@@ -186,7 +204,9 @@ def test_arguments_and_names(tmp_path):
         match=r"bare.py: get_config\(\) takes no argument, so 'size=tiny' behind the colon",
     ):
         load_recipe(f"{tmp_path / 'bare.py'}:size=tiny")
-    with pytest.raises(UserError, match=r"sweep\(\) of .* must return at least one point"):
+    with pytest.raises(
+        UserError, match=r"sweep\(\) of .* must return at least one point"
+    ):
         grid.load(str(tmp_path / "bare.py"))
     for value in ("None", "[]", "3"):
         (tmp_path / "bare.py").write_text(f"def get_config():\n    return {value}\n")
@@ -198,15 +218,24 @@ def test_arguments_and_names(tmp_path):
 
 def test_numbers_of_numpy_and_paths_are_numbers_and_texts():
     plain_config = dict(
-        a=np.int64(3), b=np.float32(0.5), c=Path("x") / "y", d=(np.bool_(True),), e=np.array(2.0)
+        a=np.int64(3),
+        b=np.float32(0.5),
+        c=Path("x") / "y",
+        d=(np.bool_(True),),
+        e=np.array(2.0),
     )
-    assert repr(to_plain(plain_config)) == "{'a': 3, 'b': 0.5, 'c': 'x/y', 'd': (True,), 'e': 2.0}"
+    assert (
+        repr(to_plain(plain_config))
+        == "{'a': 3, 'b': 0.5, 'c': 'x/y', 'd': (True,), 'e': 2.0}"
+    )
 
 
 @pytest.mark.slow
 def test_a_mutated_recipe_is_read_or_refused_in_one_line(tmp_path):
     faults = [
-        (done, outcome) for done, outcome in fuzzed.cases(0, 40, tmp_path) if outcome not in GOOD
+        (done, outcome)
+        for done, outcome in fuzzed.cases(0, 40, tmp_path)
+        if outcome not in GOOD
     ]
     assert not faults
 
@@ -214,5 +243,6 @@ def test_a_mutated_recipe_is_read_or_refused_in_one_line(tmp_path):
 def test_a_fault_is_told_from_a_mistake(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzzed, "load_recipe", lambda target: 1 / 0)
     assert all(
-        "traceback: ZeroDivisionError" in outcome for _, outcome in fuzzed.cases(0, 3, tmp_path)
+        "traceback: ZeroDivisionError" in outcome
+        for _, outcome in fuzzed.cases(0, 3, tmp_path)
     )

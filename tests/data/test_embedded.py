@@ -14,10 +14,15 @@ def everything(source: Embedded) -> list[str]:
 
 def test_prose_and_source_of_this_python():
     prose, source, both = (
-        Embedded(parts=parts) for parts in (("prose",), ("source",), ("prose", "source"))
+        Embedded(parts=parts)
+        for parts in (("prose",), ("source",), ("prose", "source"))
     )
-    assert both.documents("train") == prose.documents("train") + source.documents("train")
-    assert both.documents("held_out") == prose.documents("held_out") + source.documents("held_out")
+    assert both.documents("train") == prose.documents("train") + source.documents(
+        "train"
+    )
+    assert both.documents("held_out") == prose.documents("held_out") + source.documents(
+        "held_out"
+    )
     assert (
         2e5 < sum(map(len, everything(prose))) < 2e6
         and 5e6 < sum(map(len, everything(source))) < 5e7

@@ -176,7 +176,9 @@ class Asked(Source):
     question: int = 30
 
     def documents(self, split):
-        return [f"{'q' * (self.question + i)}={i}" for i in range(9)] + ["plain text, whole"]
+        return [f"{'q' * (self.question + i)}={i}" for i in range(9)] + [
+            "plain text, whole"
+        ]
 
 
 ASKING = Loader(source=Asked(), length=8, prompt="=")
@@ -249,7 +251,9 @@ def test_a_prompt_that_never_comes_is_an_error():
     held_out = line.format("held-out")
     with pytest.raises(UserError, match=held_out):
         never.held_out_windows(TOKENIZER)
-    with pytest.raises(UserError, match="config.data.windows=1000 is more than the corpus has"):
+    with pytest.raises(
+        UserError, match="config.data.windows=1000 is more than the corpus has"
+    ):
         many = replace(ASKING, windows=1000)
         many.train_windows(TOKENIZER, 0)
     assert len(endless.train_windows(TOKENIZER, 0)) == 1

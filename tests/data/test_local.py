@@ -25,11 +25,17 @@ def test_forms(tmp_path):
     rows = [{"body": f"row {i}\u2028 é", "n": i} for i in range(20)]
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
     (tmp_path / "a.jsonl").write_text(lines)
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.replace("row", "line").encode()))
+    (tmp_path / "b.jsonl.gz").write_bytes(
+        gzip.compress(lines.replace("row", "line").encode())
+    )
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep/c.txt").write_text("one\r\nparagraph\n\n\nand another\n", newline="")
+    (tmp_path / "deep/c.txt").write_text(
+        "one\r\nparagraph\n\n\nand another\n", newline=""
+    )
     (tmp_path / "deep/d.md.gz").write_bytes(gzip.compress(b"packed", mtime=0))
-    assert everything(tmp_path / "a.jsonl", field="body") == sorted(row["body"] for row in rows)
+    assert everything(tmp_path / "a.jsonl", field="body") == sorted(
+        row["body"] for row in rows
+    )
     assert everything(tmp_path / "b.jsonl.gz", field="body") == sorted(
         row["body"].replace("row", "line") for row in rows
     )
@@ -45,7 +51,11 @@ def test_forms(tmp_path):
         "and another",
         "one\r\nparagraph",
     ]
-    assert everything(tmp_path / "deep/c.txt", unit="line") == ["and another", "one", "paragraph"]
+    assert everything(tmp_path / "deep/c.txt", unit="line") == [
+        "and another",
+        "one",
+        "paragraph",
+    ]
 
 
 # They end no line, though str.splitlines ends one at the first eight.
@@ -66,7 +76,9 @@ def test_lines_end_at_line_ends_alone(tmp_path, end):
 
 
 def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
-    content = "".join(f"scene {i}\n" + "words and words\n" * 30 + "\n" for i in range(300))
+    content = "".join(
+        f"scene {i}\n" + "words and words\n" * 30 + "\n" for i in range(300)
+    )
     (tmp_path / "book.txt").write_text(content)
     path = tmp_path / "book.txt"
     source = Local((str(path),), held_out=0.3)
@@ -116,7 +128,9 @@ def test_frequent_documents_stay_frequent(tmp_path):
     assert source.dropped == {"halves of characters, now '?'": 2, "empty documents": 1}
     (tmp_path / "b.txt").write_text("a\n\n\f\n\nb\n")
     assert everything(tmp_path / "b.txt", unit="paragraph") == ["a", "b"]
-    assert Local((str(tmp_path / "b.txt"),), unit="paragraph").dropped == {"empty paragraphs": 1}
+    assert Local((str(tmp_path / "b.txt"),), unit="paragraph").dropped == {
+        "empty paragraphs": 1
+    }
 
 
 def test_held_out_files_are_never_trained_on(tmp_path):
@@ -142,7 +156,12 @@ HELD = [
     ("rows.json", '[{"text": "a"}, {"text": "b"}]', ["a", "b"], {}),
     ("rows.jsonl", '\n[\n  {"text": "a"},\n  {"text": "b"}\n]', ["a", "b"], {}),
     ("row.json", '{\n  "text": "a"\n}\n', ["a"], {}),
-    ("joined.jsonl", '\ufeff{"text": "a"}\r \ufeff\r\ufeff{"text": "b"}\r\n', ["a", "b"], {}),
+    (
+        "joined.jsonl",
+        '\ufeff{"text": "a"}\r \ufeff\r\ufeff{"text": "b"}\r\n',
+        ["a", "b"],
+        {},
+    ),
     ("one.json", ' [\n{"text": "a"}\n]', ["a"], {}),
     ("TEXT.TXT.GZ", gzip.compress(b"a text"), ["a text"], {}),
     ("packed.txt", gzip.compress(b"a text"), ["a text"], {}),
@@ -180,8 +199,18 @@ HELD = [
     ("rows.json", ROWS, [ROWS], dict(form="suffix")),
     ("rows.jsonl.gz", gzip.compress(ROWS.encode()), ["a", "b"], dict(form="suffix")),
     # JSON that is broken, or of another shape.
-    ("deep.jsonl", ROWS + "[" * 100_000, "deep.jsonl, line 4: broken JSON .nested too deeply", {}),
-    ("deep.json", "[" * 100_000, "deep.json, line 1: broken JSON .nested too deeply", {}),
+    (
+        "deep.jsonl",
+        ROWS + "[" * 100_000,
+        "deep.jsonl, line 4: broken JSON .nested too deeply",
+        {},
+    ),
+    (
+        "deep.json",
+        "[" * 100_000,
+        "deep.json, line 1: broken JSON .nested too deeply",
+        {},
+    ),
     ("deep.txt", "[" * 100_000, ["[" * 100_000], dict(unit="file")),
     ("deep.txt", '[{"a":' * 5000, ['[{"a":' * 5000], {}),
     (
@@ -196,17 +225,37 @@ HELD = [
         "array.json, line 4: broken JSON .Expecting ':' delimiter, column 8",
         {},
     ),
-    ("first.jsonl", '{"text": \n{"text": "b"}\n', "first.jsonl, line 1: broken JSON", {}),
+    (
+        "first.jsonl",
+        '{"text": \n{"text": "b"}\n',
+        "first.jsonl, line 1: broken JSON",
+        {},
+    ),
     (
         "mixed.jsonl",
         '{"text": "a"}\n["b"]\n',
         r'mixed.jsonl, line 2: not a JSON object but \["b"\]',
         {},
     ),
-    ("arrays.jsonl", '["a"]\n["b"]\n', r'arrays.jsonl, line 1: not a JSON object but \["a"\]', {}),
-    ("entries.json", '[{"text": "a"}, 3]', "entries.json, entry 2: not a JSON object but 3", {}),
+    (
+        "arrays.jsonl",
+        '["a"]\n["b"]\n',
+        r'arrays.jsonl, line 1: not a JSON object but \["a"\]',
+        {},
+    ),
+    (
+        "entries.json",
+        '[{"text": "a"}, 3]',
+        "entries.json, entry 2: not a JSON object but 3",
+        {},
+    ),
     ("null.json", "null", "null.json, line 1: not a JSON object but null", {}),
-    ("twice.jsonl", '{"text": "a", "text": "b"}', "twice.jsonl, line 1: a name occurs twice", {}),
+    (
+        "twice.jsonl",
+        '{"text": "a", "text": "b"}',
+        "twice.jsonl, line 1: a name occurs twice",
+        {},
+    ),
     (
         "wrapped.json",
         '{"rows": [{"text": "a"}]}',
@@ -238,7 +287,12 @@ HELD = [
         {},
     ),
     ("a.txt", "é".encode("utf-32"), "is text in UTF-32", {}),
-    ("a.jsonl", ROWS.encode("utf-16-le"), "is no text, or in UTF-16: .* convert it to UTF-8", {}),
+    (
+        "a.jsonl",
+        ROWS.encode("utf-16-le"),
+        "is no text, or in UTF-16: .* convert it to UTF-8",
+        {},
+    ),
     ("a.txt", "ab".encode("utf-16-le"), ["a\0b\0"], dict(form="text")),
 ]
 
@@ -248,7 +302,9 @@ HELD = [
 )
 def test_the_content_of_a_file(tmp_path, name, written, expected, fields):
     """The documents, or the error's line."""
-    (tmp_path / name).write_bytes(written if isinstance(written, bytes) else written.encode())
+    (tmp_path / name).write_bytes(
+        written if isinstance(written, bytes) else written.encode()
+    )
     source = Local((str(tmp_path / name),), held_out=1.0, **fields)
     if isinstance(expected, list):
         assert source.documents("held_out") == expected
@@ -266,7 +322,9 @@ def test_names_of_files(tmp_path):
     (folder / "c.txt").write_text("c")
     (tmp_path / "link.txt").symlink_to(folder / "c.txt")
     (tmp_path / "folder.txt").mkdir()
-    assert everything(folder / "c.txt") == everything(tmp_path / "a [[]b]/*.txt") == ["c"]
+    assert (
+        everything(folder / "c.txt") == everything(tmp_path / "a [[]b]/*.txt") == ["c"]
+    )
     assert everything(
         folder / "c.txt", tmp_path / "*.txt", tmp_path / "a ?b?" / ".." / "link.txt"
     ) == ["c"]
@@ -277,7 +335,8 @@ def test_names_of_files(tmp_path):
     with pytest.raises(UserError, match=r"no file matches .*\[d\]/\*$"):
         everything(tmp_path / "[d]/*")
     with pytest.raises(
-        UserError, match=r"is a folder: name its files, such as .*a \[\[\]b\]/\*\*/\*.txt"
+        UserError,
+        match=r"is a folder: name its files, such as .*a \[\[\]b\]/\*\*/\*.txt",
     ):
         everything(folder)
     os.mkfifo(tmp_path / "pipe.md")
@@ -289,7 +348,9 @@ def test_names_of_files(tmp_path):
         with pytest.raises(ValueError, match="must "):
             Local(**wrong)
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="gone.txt is no file, but a link that leads nowhere"):
+    with pytest.raises(
+        UserError, match="gone.txt is no file, but a link that leads nowhere"
+    ):
         everything(tmp_path / "*.txt")
 
 
@@ -301,13 +362,21 @@ def test_names_of_files(tmp_path):
         ("", None, "is a folder: name its files"),
         ("empty.txt", b" \n", "empty.txt is empty"),
         ("bad.txt", b"fine\nfine\n\xff\n", "bad.txt, line 3: not UTF-8"),
-        ("bad.jsonl", b'{"text": "a"}\n\n{"text": \n', "bad.jsonl, line 3: broken JSON"),
+        (
+            "bad.jsonl",
+            b'{"text": "a"}\n\n{"text": \n',
+            "bad.jsonl, line 3: broken JSON",
+        ),
         (
             "field.jsonl",
             b'{"text": "a"}\n{"txet": "b"}\n',
             "field.jsonl, line 2: no field 'text'; it has txet .did you mean 'txet'",
         ),
-        ("type.jsonl", b'{"text": 3}\n', "type.jsonl, line 1: field 'text' is not text but 3"),
+        (
+            "type.jsonl",
+            b'{"text": 3}\n',
+            "type.jsonl, line 1: field 'text' is not text but 3",
+        ),
         ("bad.TXT.GZ", b"not gzip", "cannot be unpacked"),
         ("bad.txt.gz", b"not gzip", "bad.txt.gz, line 1: cannot be unpacked"),
         (
@@ -315,7 +384,11 @@ def test_names_of_files(tmp_path):
             gzip.compress(b"".join(b"%d\n" % i for i in range(9999)), mtime=0)[:-9],
             r"cut.txt.gz, line 9\d\d\d: cannot be unpacked",
         ),
-        ("one.txt", b"one document", "none of 1 documents of .*one.txt is in the split"),
+        (
+            "one.txt",
+            b"one document",
+            "none of 1 documents of .*one.txt is in the split",
+        ),
     ],
 )
 def test_mistakes(tmp_path, name, content, message):

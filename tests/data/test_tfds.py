@@ -24,7 +24,9 @@ def prepared(tmp_path_factory):
     (folder / "fake/tensorflow/__init__.py").write_text(
         f"open({str(folder / 'imported')!r}, 'w').close()\nraise ImportError\n"
     )
-    (folder / "a.txt").write_text("".join(f"paragraph {i} — né\n\n" for i in range(100)))
+    (folder / "a.txt").write_text(
+        "".join(f"paragraph {i} — né\n\n" for i in range(100))
+    )
     script = f"""
 import sys
 from dlm.data import tfds
@@ -33,9 +35,15 @@ code = tfds.main(['--paths', {str(folder / "a.txt")!r}, *flags])
 assert code == 0
 print(len(tfds.Tfds('notes', data_dir={str(folder)!r}).documents('held_out')[0]))
 """
-    environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(folder / "fake"), *sys.path]))
+    environment = os.environ | dict(
+        PYTHONPATH=os.pathsep.join([str(folder / "fake"), *sys.path])
+    )
     subprocess.run(
-        [sys.executable, "-c", script], env=environment, check=True, capture_output=True, timeout=60
+        [sys.executable, "-c", script],
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=60,
     )
     return folder
 
@@ -58,9 +66,15 @@ def test_round_trip_without_tensorflow(prepared):
 
 def test_mistakes(prepared):
     for fields, message in [
-        (dict(dataset="note"), "'note' is not prepared .*did you mean 'notes'.*array_record"),
+        (
+            dict(dataset="note"),
+            "'note' is not prepared .*did you mean 'notes'.*array_record",
+        ),
         (dict(dataset="notes:2.0.0"), "not prepared"),
-        (dict(dataset="notes", field="txt"), "no field 'txt': text .did you mean 'text'"),
+        (
+            dict(dataset="notes", field="txt"),
+            "no field 'txt': text .did you mean 'text'",
+        ),
         (dict(dataset="notes", train="trian"), "no split 'trian': train, test"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -97,7 +111,9 @@ def test_a_prepared_data_set_is_not_overwritten(prepared, capsys):
     for file, name in (("a.txt", "notes"), ("a.txt", "Notes!"), ("b.txt", "other")):
         flags = [f"--name={name}", f"--data_dir={prepared}"]
         assert tfds.main(["--paths", str(prepared / file), *flags]) == 2
-    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["error"] * 3
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "error"
+    ] * 3
 
 
 def test_without_a_home_no_folder_is_called_so(monkeypatch):
@@ -107,7 +123,8 @@ def test_without_a_home_no_folder_is_called_so(monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     with pytest.raises(
-        UserError, match="there is no such home: .* name another by data_dir or .TFDS_DATA_DIR"
+        UserError,
+        match="there is no such home: .* name another by data_dir or .TFDS_DATA_DIR",
     ):
         tfds._data_dir(None)
     assert str(tfds._data_dir("here")) == "here"

@@ -49,7 +49,10 @@ def test_a_few_mutations_of_each_kind(kind):
     [
         ("dlm.core.files.lines", str.splitlines),
         ("dlm.data.content.looks_like_rows", lambda text: False),
-        ("dlm.data.local._whole", lambda text, dropped: text.encode("utf-8", "replace").decode()),
+        (
+            "dlm.data.local._whole",
+            lambda text, dropped: text.encode("utf-8", "replace").decode(),
+        ),
         ("dlm.data.content._object", dict),
     ],
 )
@@ -60,8 +63,13 @@ def test_what_is_lost_of_a_data_file_is_found(tmp_path, monkeypatch, name, fault
 
 
 def test_the_command_counts_and_fails_where_there_is_a_fault(monkeypatch, capsys):
-    cases = {"configs": [("a", ACCEPTED), ("b", REFUSED)], "runs": [("c", "traceback: KeyError")]}
-    modules = {f"dlm.drills.fuzzed.{kind}": outcomes for kind, outcomes in cases.items()}
+    cases = {
+        "configs": [("a", ACCEPTED), ("b", REFUSED)],
+        "runs": [("c", "traceback: KeyError")],
+    }
+    modules = {
+        f"dlm.drills.fuzzed.{kind}": outcomes for kind, outcomes in cases.items()
+    }
 
     class Module:
         def __init__(self, name):

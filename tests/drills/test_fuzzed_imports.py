@@ -23,9 +23,16 @@ def test_a_fault_of_an_import_is_told_from_a_right_answer(tmp_path, monkeypatch)
         files.write(folder / "config.json", json.dumps(before | changes))
         return imports.judged(folder, target, LAYOUT, before, before | changes)
 
-    assert outcome(rope_theta=5.0) == outcome(hidden_act="swish", temperature=3.0) == ACCEPTED
     assert (
-        outcome(softcap=3.0) == outcome(clip_qkv=False) == outcome(num_hidden_layers="2") == REFUSED
+        outcome(rope_theta=5.0)
+        == outcome(hidden_act="swish", temperature=3.0)
+        == ACCEPTED
+    )
+    assert (
+        outcome(softcap=3.0)
+        == outcome(clip_qkv=False)
+        == outcome(num_hidden_layers="2")
+        == REFUSED
     )
     monkeypatch.setattr(keys.Keys, "unknown", lambda *_: {})
     assert (
@@ -39,15 +46,21 @@ def test_a_fault_of_an_import_is_told_from_a_right_answer(tmp_path, monkeypatch)
         raise error
 
     monkeypatch.setattr(
-        hf_import, "from_hf", lambda folder, target: fails(folder, target, KeyError("x"))
+        hf_import,
+        "from_hf",
+        lambda folder, target: fails(folder, target, KeyError("x")),
     )
     assert outcome().startswith("traceback: KeyError")
     monkeypatch.setattr(
-        hf_import, "from_hf", lambda folder, target: fails(folder, target, UserError("no"))
+        hf_import,
+        "from_hf",
+        lambda folder, target: fails(folder, target, UserError("no")),
     )
     assert outcome() == "refused, and left ['run'] behind: 'no'"
     monkeypatch.setattr(
-        hf_import, "from_hf", lambda folder, target: imports.recipe.config(folder / "a\nb")
+        hf_import,
+        "from_hf",
+        lambda folder, target: imports.recipe.config(folder / "a\nb"),
     )
     assert outcome().startswith("refused in several lines")
     monkeypatch.setattr(

@@ -13,14 +13,17 @@ from dlm.drills import stablehlo
 from tests import tiny
 
 MOGE = dict(
-    nn__experts=dict(count=16, per_token=8, width=8, router=dict(name="moge", groups=8)),
+    nn__experts=dict(
+        count=16, per_token=8, width=8, router=dict(name="moge", groups=8)
+    ),
     mesh=dict(data=1, expert=8),
 )
 
 
 def programs(**changes):
     return stablehlo.exported(
-        build_run(tiny.recipe("nowhere.txt", nn__layers=1, data__length=16, **changes)), "npu"
+        build_run(tiny.recipe("nowhere.txt", nn__layers=1, data__length=16, **changes)),
+        "npu",
     )
 
 
@@ -60,7 +63,9 @@ def test_what_needs_a_host_or_a_library_is_seen():
 
     def of(call):
         return stablehlo.ops(
-            jax.export.export(jax.jit(call), platforms=["npu"])(jnp.ones((4, 4))).mlir_module()
+            jax.export.export(jax.jit(call), platforms=["npu"])(
+                jnp.ones((4, 4))
+            ).mlir_module()
         )
 
     largest = of(lambda x: jax.lax.top_k(x, 3))
@@ -70,7 +75,8 @@ def test_what_needs_a_host_or_a_library_is_seen():
     )
     text = "module { func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> { "
     text += (
-        "%y = stablehlo.custom_call @xla_python_callback(%x) : (tensor<4xf32>) -> tensor<4xf32> "
+        "%y = stablehlo.custom_call @xla_python_callback(%x) : (tensor<4xf32>) "
+        "-> tensor<4xf32> "
     )
     text += "%z = chlo.tan %y : tensor<4xf32> -> tensor<4xf32> return %z : tensor<4xf32> } }"
     assert stablehlo.outside(stablehlo.ops(text)) == [
@@ -79,7 +85,9 @@ def test_what_needs_a_host_or_a_library_is_seen():
     ]
 
 
-def test_the_command_tells_and_fails_where_an_op_is_outside(monkeypatch, tmp_path, capsys):
+def test_the_command_tells_and_fails_where_an_op_is_outside(
+    monkeypatch, tmp_path, capsys
+):
     class Program:
         nr_devices = 1
         mlir_module_serialized = b"bytes"

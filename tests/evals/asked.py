@@ -14,7 +14,11 @@ class Asked:
 
     def __init__(
         self,
-        documents=("the cat sat on a mat. ", "dogs ran up to red barns. ", "it rained. "),
+        documents=(
+            "the cat sat on a mat. ",
+            "dogs ran up to red barns. ",
+            "it rained. ",
+        ),
         fill=None,
         visibility=None,
     ):
@@ -29,9 +33,15 @@ class Asked:
     def generate(self, templates, **changes):
         replies = []
         for template in templates:
-            parts = [self.fill(len(replies), p) if isinstance(p, int) else p for p in template]
+            parts = [
+                self.fill(len(replies), p) if isinstance(p, int) else p
+                for p in template
+            ]
             ids = np.concatenate(
-                [self.tokenizer.encode_prompt(p) if isinstance(p, str) else p for p in parts]
+                [
+                    self.tokenizer.encode_prompt(p) if isinstance(p, str) else p
+                    for p in parts
+                ]
             ).astype(np.int32)
             ends = np.flatnonzero(ids == self.tokenizer.eos)
             text = self.tokenizer.decode(ids[: ends[0]] if len(ends) else ids)

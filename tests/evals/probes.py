@@ -32,7 +32,9 @@ def asked(name, defaults):
             raise UserError(workdir)
 
         context.open_run = open_run
-        evaluator = build_member(dict(name=f"evals.{name}", **defaults | changes), "evals")
+        evaluator = build_member(
+            dict(name=f"evals.{name}", **defaults | changes), "evals"
+        )
         try:
             return scores(evaluator, context), str(context.asked)
         except UserError as error:
@@ -64,7 +66,8 @@ def judged(**changes):
 def calibration(**changes):
     objective = build_member("ar", "objectives", tiny.VOCAB)
     logits_LV = (
-        jnp.where(jnp.arange(20) < 4, jnp.arange(20.0), -jnp.inf) * jnp.linspace(0.1, 1, 8)[:, None]
+        jnp.where(jnp.arange(20) < 4, jnp.arange(20.0), -jnp.inf)
+        * jnp.linspace(0.1, 1, 8)[:, None]
     )
     rows = test_calibration.measured(
         objective, np.arange(64).reshape(8, 8) % 5, logits_LV, **changes
@@ -77,7 +80,9 @@ def harness(**changes):
     said, quiet = [], contextlib.nullcontext()
 
     def told(name, answer=None):
-        return lambda *arguments, **options: said.append((name, arguments, options)) or answer
+        return lambda *arguments, **options: (
+            said.append((name, arguments, options)) or answer
+        )
 
     task = types.SimpleNamespace(
         OUTPUT_TYPE="loglikelihood_rolling",
@@ -90,20 +95,27 @@ def harness(**changes):
     local = types.SimpleNamespace(guarded=lambda: quiet, tasks=told("tasks", loaded))
     bridge = types.SimpleNamespace(HarnessLM=told("model"))
     answers = types.SimpleNamespace(
-        evaluate=lambda lm, tasks, **options: said.append(("evaluate", options)) or dict(results={})
+        evaluate=lambda lm, tasks, **options: (
+            said.append(("evaluate", options)) or dict(results={})
+        )
     )
     fakes = {"lm_eval": types.ModuleType("lm_eval"), "lm_eval.evaluator": answers}
     here, render = "dlm.evals.harness", str
     with contextlib.ExitStack() as stack:
         for name, fake in dict(
-            _prepare_lm_eval=lambda: None, Model=told("scores"), _template=lambda context: render
+            _prepare_lm_eval=lambda: None,
+            Model=told("scores"),
+            _template=lambda context: render,
         ).items():
             stack.enter_context(mock.patch(f"{here}.{name}", fake))
         stack.enter_context(
             mock.patch.dict(
                 sys.modules,
                 fakes
-                | {"dlm.evals.lm_eval.local_tasks": local, "dlm.evals.lm_eval.adapter": bridge},
+                | {
+                    "dlm.evals.lm_eval.local_tasks": local,
+                    "dlm.evals.lm_eval.adapter": bridge,
+                },
             )
         )
         for name, fake in dict(local=local, bridge=bridge).items():
@@ -146,9 +158,9 @@ def task(name):
 
 def generated(**changes):
     return str(
-        build_member(dict(name="problems", **dict(count=300) | changes), "data").documents("train")[
-            :9
-        ]
+        build_member(
+            dict(name="problems", **dict(count=300) | changes), "data"
+        ).documents("train")[:9]
     )
 
 
@@ -158,7 +170,9 @@ def _scored(corpus, name, **changes):
 
     evaluator = build_member(dict(name=f"evals.{name}", windows=4) | changes, "evals")
     run_context = context(corpus)
-    return str(scores(evaluator, says_e(run_context) if name == "tokens" else run_context))
+    return str(
+        scores(evaluator, says_e(run_context) if name == "tokens" else run_context)
+    )
 
 
 def exact(corpus, **changes):

@@ -57,7 +57,9 @@ def test_bits_per_byte_and_its_error():
     assert se == pytest.approx(0.75**0.5 / math.log(2) / size)
     assert nats == pytest.approx(16 / tokens)
     assert token_se == pytest.approx(0.75**0.5 / tokens)
-    assert context.details == dict(claims="as count"), "blocks of one are exact under a count alone"
+    assert context.details == dict(claims="as count"), (
+        "blocks of one are exact under a count alone"
+    )
     list(HeldOut(windows=3, pattern="own").run(context, 0))
     assert calls[-2:] == [(4, "own"), 3]
 
@@ -93,7 +95,10 @@ def test_a_count_scatters_less_around_the_same_value(corpus):
     assert abs(count - own) < 3 * (its + theirs) ** 0.5
     assert high > 3 * low
     timed = replace(run, nn=replace(run.nn, time="adaln"))
-    assert [Experiment(r, None).reported().pattern for r in (run, timed)] == ["count", "bernoulli"]
+    assert [Experiment(r, None).reported().pattern for r in (run, timed)] == [
+        "count",
+        "bernoulli",
+    ]
 
 
 def test_mistakes():

@@ -42,7 +42,9 @@ def measured(objective, tokens_BL, logits_V, batches=1, **fields):
         params=None,
         key=jax.random.key(0),
         details={},
-        held_out=lambda limit: limits.append(limit) or iter([tiny.batch(tokens_BL)] * batches),
+        held_out=lambda limit: (
+            limits.append(limit) or iter([tiny.batch(tokens_BL)] * batches)
+        ),
     )
     return scores(Calibration(**fields), context), limits
 
@@ -51,7 +53,9 @@ MASKED = Masked(process=build_member("mask", "noise", tiny.VOCAB), vocab=tiny.VO
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", [AR(vocab=tiny.VOCAB), MASKED], ids=["ar", "masked"])
+@pytest.mark.parametrize(
+    "objective", [AR(vocab=tiny.VOCAB), MASKED], ids=["ar", "masked"]
+)
 def test_a_known_gap(objective):
     """Sure of token 3 with probability 0.6, while all tokens are 3, or a quarter of them."""
     logits_V = np.full(20, -np.inf, np.float32)

@@ -13,7 +13,9 @@ from dlm.text.bytes import Bytes
 
 
 def scores(*documents):
-    results = list(Compression().run(types.SimpleNamespace(held_out_documents=documents), 0))
+    results = list(
+        Compression().run(types.SimpleNamespace(held_out_documents=documents), 0)
+    )
     assert all(se == 0 for _, _, se in results)
     return {name: value for name, value, _ in results}
 
@@ -34,7 +36,9 @@ def test_compressors_see_the_documents_in_order_and_pay_for_their_ends():
     text = "".join(chr(33 + i * i % 90) for i in range(3000))
     halves, whole = scores(text[:1500], text[1500:]), scores(text)
     ended = text[:1500].encode() + b"\xff" + text[1500:].encode() + b"\xff"
-    assert halves["gzip_bits_per_byte"] == 8 * len(gzip.compress(ended, 9, mtime=0)) / 3000
+    assert (
+        halves["gzip_bits_per_byte"] == 8 * len(gzip.compress(ended, 9, mtime=0)) / 3000
+    )
     assert (
         halves["xz_bits_per_byte"]
         == 8 * len(lzma.compress(ended, preset=9)) / 3000

@@ -38,7 +38,10 @@ from tests.evals.asked import Asked, scores
 def test_the_jackknife_of_a_mean_is_the_textbook_error_and_a_ratio_follows_the_delta_method():
     x_N = np.random.default_rng(0).normal(size=50)
     value, se = jackknife(np.mean, x_N)
-    assert (value, se) == (pytest.approx(x_N.mean()), pytest.approx(x_N.std(ddof=1) / 50**0.5))
+    assert (value, se) == (
+        pytest.approx(x_N.mean()),
+        pytest.approx(x_N.std(ddof=1) / 50**0.5),
+    )
     rows = np.stack([2 + x_N, np.abs(3 + 0.1 * x_N)], 1)
     value, se = jackknife(lambda r: r[:, 0].sum() / r[:, 1].sum(), rows)
     rest = rows[:, 0] - value * rows[:, 1]
@@ -47,7 +50,9 @@ def test_the_jackknife_of_a_mean_is_the_textbook_error_and_a_ratio_follows_the_d
     )
     value, se = jackknife(np.mean, [3.0])
     assert value == 3.0
-    assert math.isnan(se), "of a single item no error is known, which is not that there is none"
+    assert math.isnan(se), (
+        "of a single item no error is known, which is not that there is none"
+    )
 
 
 def test_variety_of_known_samples():
@@ -111,7 +116,9 @@ def test_generative_perplexity_is_the_judges_beside_that_of_real_text(tmp_path):
     samples = ["abcd", np.array([*tokenizer.encode("xy"), tokenizer.eos, 65]), "abcd"]
     context = Asked(
         documents=["abcdefgh"] * 9,
-        fill=lambda n, hole: tokenizer.encode(s) if isinstance(s := samples[n], str) else s,
+        fill=lambda n, hole: (
+            tokenizer.encode(s) if isinstance(s := samples[n], str) else s
+        ),
     )
 
     def open_run(workdir):
@@ -122,7 +129,9 @@ def test_generative_perplexity_is_the_judges_beside_that_of_real_text(tmp_path):
     results = scores(GenPPL(judge="there", num=3, length=4), context)
     nats, size, tokens = 8 + 7 + 8, 4 + 2 + 4, 4 + 3 + 4
     digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # sha256 of {}
-    assert context.details["judge"] == dict(dir=str(tmp_path.resolve()), step=7, config=digest)
+    assert context.details["judge"] == dict(
+        dir=str(tmp_path.resolve()), step=7, config=digest
+    )
     assert results["gen_bits_per_byte"][0] == pytest.approx(nats / math.log(2) / size)
     assert results["gen_bits_per_byte"][1] > 0
     assert results["gen_ppl"][0] == pytest.approx(math.exp(nats / tokens))
@@ -131,12 +140,17 @@ def test_generative_perplexity_is_the_judges_beside_that_of_real_text(tmp_path):
         pytest.approx(8 / math.log(2) / 4),
         pytest.approx(0),
     ), "cut where samples are"
-    context.held_out_documents, context.fill = ["abcdefg"] * 3, lambda n, hole: "abcdefg"
+    context.held_out_documents, context.fill = (
+        ["abcdefg"] * 3,
+        lambda n, hole: "abcdefg",
+    )
     assert scores(GenPPL(judge="there", num=3), context)["gen_ppl"] == (
         pytest.approx(math.exp(2)),
         pytest.approx(0),
     ), "the judge reads 5"
-    with pytest.raises(UserError, match="a judge is missing: --evals.gen_ppl.judge=RUN"):
+    with pytest.raises(
+        UserError, match="a judge is missing: --evals.gen_ppl.judge=RUN"
+    ):
         scores(GenPPL(), context)
     judge.objective.claims = "bound"
     with pytest.raises(UserError, match="judge=there is no autoregressive run"):
@@ -151,13 +165,19 @@ def test_the_judge_reads_what_was_drawn_whatever_bytes_it_is_of():
     own, r = Asked().tokenizer, np.random.default_rng(0)
     other = BPE(size=300).fit(["the cat sat on the mat. " * 9])
     drawn = [r.integers(0, 256, n) for n in (20, 7, 12)]
-    drawn[1] = np.append(drawn[1], [own.eos, 65])  # what comes after the end is not read
+    drawn[1] = np.append(
+        drawn[1], [own.eos, 65]
+    )  # what comes after the end is not read
 
     def price(tokens):
         return 1 + tokens / 100
 
-    nats, size, tokens, cut, lost, of = judged(judge_of(own, price, 32), drawn, own).sum(0)
-    assert nats == pytest.approx(sum(price(ids).sum() for ids in drawn) - price(65), rel=1e-6)
+    nats, size, tokens, cut, lost, of = judged(
+        judge_of(own, price, 32), drawn, own
+    ).sum(0)
+    assert nats == pytest.approx(
+        sum(price(ids).sum() for ids in drawn) - price(65), rel=1e-6
+    )
     assert (
         size,
         tokens,
@@ -172,20 +192,36 @@ def test_the_judge_reads_what_was_drawn_whatever_bytes_it_is_of():
     ]
     reported[1] = np.append(reported[1], other.eos)
     assert rows_N6[:, 0] == pytest.approx([price(ids).sum() for ids in reported])
-    back = judged(judge_of(own, price, 32), [other.encode_bytes(bytes(range(30)))], other)[0]
+    back = judged(
+        judge_of(own, price, 32), [other.encode_bytes(bytes(range(30)))], other
+    )[0]
     assert back[:3].tolist() == [pytest.approx(price(np.arange(30)).sum()), 30, 30]
     odd = [np.array([65, own.mask, own.bos, 66, own.eos])]
     for judge in (own, other):
-        assert judged(judge_of(judge, price, 2), odd, own)[0, 1:].tolist() == [2, 2, 0, 2, 4]
+        assert judged(judge_of(judge, price, 2), odd, own)[0, 1:].tolist() == [
+            2,
+            2,
+            0,
+            2,
+            4,
+        ]
         assert judged(judge_of(judge, price, 5), drawn[:1], own)[0, [1, 3]].sum() == 20
-    assert judged(judge_of(own, price, 5), drawn[:1], own)[0, 1:4].tolist() == [5, 5, 15]
-    wide = ByteTokenizer(closing(270))  # the same ids of bytes, and some that this judge has not
+    assert judged(judge_of(own, price, 5), drawn[:1], own)[0, 1:4].tolist() == [
+        5,
+        5,
+        15,
+    ]
+    wide = ByteTokenizer(
+        closing(270)
+    )  # the same ids of bytes, and some that this judge has not
     assert judged(judge_of(own, price, 5), [np.array([65, 261, wide.eos])], wide)[
         0, 1:
     ].tolist() == [1, 2, 0, 1, 2]
     results = {
         name: value
-        for name, value, _ in perplexity("x", judge_of(own, price, 5), [drawn[0], odd[0]], own)
+        for name, value, _ in perplexity(
+            "x", judge_of(own, price, 5), [drawn[0], odd[0]], own
+        )
     }
     assert results["x_cut"] == 15 / 22
     assert results["x_lost"] == 2 / 24
@@ -207,9 +243,13 @@ def test_a_judge_with_the_same_ids_and_other_ends_reads_its_own():
 
 
 @pytest.mark.parametrize("visibility", [Full(), Causal()], ids=["full", "causal"])
-def test_infilling_compares_the_hole_alone_and_a_causal_model_gets_the_left_side(visibility):
+def test_infilling_compares_the_hole_alone_and_a_causal_model_gets_the_left_side(
+    visibility,
+):
     documents = ["abcdefghijklmnop", "too short", "ABCDEFGHIJKLMNOP"]
-    context = Asked(documents, visibility=visibility, fill=lambda n, hole: ["fghx", "FGHI"][n])
+    context = Asked(
+        documents, visibility=visibility, fill=lambda n, hole: ["fghx", "FGHI"][n]
+    )
     results = scores(Infill(num=2, length=14, hole=4, temperature=0.5), context)
     assert results == dict(token_accuracy=(0.875, 0.125), exact_match=(0.5, 0.5))
     (templates, changes), encode = context.asked[0], context.tokenizer.encode
@@ -227,7 +267,12 @@ def test_answers_are_graded_up_to_their_end_and_no_problem_was_trained_on():
     task = Brackets(depth=3, opened=4)
     chosen = problems.held_out(task, 4)
     eos = Asked().tokenizer.eos
-    answers = [chosen[0].answer.ljust(3), chosen[1].answer + ")", chosen[2].answer, "no"]
+    answers = [
+        chosen[0].answer.ljust(3),
+        chosen[1].answer + ")",
+        chosen[2].answer,
+        "no",
+    ]
 
     def fill(n, hole):
         assert hole == task.longest + 1
@@ -269,13 +314,18 @@ def test_an_answer_begins_where_its_prompt_ends_in_any_encoding(monkeypatch):
 
     context.fill = fill
     monkeypatch.setattr(
-        context.tokenizer, "encode_prompt", lambda text: context.tokenizer.encode(" " + text)
+        context.tokenizer,
+        "encode_prompt",
+        lambda text: context.tokenizer.encode(" " + text),
     )
     assert scores(Tasks(task=task, num=2), context)["brackets_accuracy"][0] == 1
 
 
 def test_what_a_tokenizer_joins_is_not_encoded_apart(monkeypatch):
-    for task, ask in [(Brackets(depth=3, opened=4), "prompt"), (Sudoku(holes=0.25), "fill")]:
+    for task, ask in [
+        (Brackets(depth=3, opened=4), "prompt"),
+        (Sudoku(holes=0.25), "fill"),
+    ]:
         texts = [
             p.answer if ask == "fill" else problems.document(task, p)
             for p in map(task.__getitem__, range(50))
@@ -283,7 +333,8 @@ def test_what_a_tokenizer_joins_is_not_encoded_apart(monkeypatch):
         context = Asked()
         context.tokenizer = BPE(size=400).fit(texts * 4)
         with pytest.raises(
-            UserError, match=f"evals.tasks.ask='{ask}': this run's tokenizer joins what is given"
+            UserError,
+            match=f"evals.tasks.ask='{ask}': this run's tokenizer joins what is given",
         ):
             scores(Tasks(task=task, num=20, ask=ask), context)
     assert scores(Tasks(task=Sudoku(holes=0.25), num=2), context), (
@@ -292,18 +343,26 @@ def test_what_a_tokenizer_joins_is_not_encoded_apart(monkeypatch):
     codes = {"1": [1], "1234": [1, 234]}
     monkeypatch.setattr(context.tokenizer, "encode", lambda text: np.array(codes[text]))
     with pytest.raises(UserError, match="joins what is given"):
-        Tasks(task=Sudoku(), ask="fill")._check_borders(context.tokenizer, Problem("1...=", "1234"))
+        Tasks(task=Sudoku(), ask="fill")._check_borders(
+            context.tokenizer, Problem("1...=", "1234")
+        )
 
 
 def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_steps():
     task = Sudoku(holes=0.25)
     puzzles = problems.held_out(task, 3)
-    solved = [[p.answer[n] for n, c in enumerate(p.prompt) if c == "."] for p in puzzles]
+    solved = [
+        [p.answer[n] for n, c in enumerate(p.prompt) if c == "."] for p in puzzles
+    ]
     wrong = {1}  # of the three
     built = Asked()
 
     def fill(n, hole):
-        return "".join(solved[n].pop(0) for _ in range(hole)) if n not in wrong else "1" * hole
+        return (
+            "".join(solved[n].pop(0) for _ in range(hole))
+            if n not in wrong
+            else "1" * hole
+        )
 
     built.fill = fill
     results = scores(Tasks(task=task, num=3, ask="fill"), built)
@@ -316,7 +375,11 @@ def test_a_puzzle_is_filled_in_around_its_givens_in_every_order_and_number_of_st
     built = Asked(fill=lambda n, hole: "1" * hole)
     results = scores(
         Tasks(
-            task=task, num=3, ask="fill", orders=("random", "left_to_right", "margin"), steps=(2, 8)
+            task=task,
+            num=3,
+            ask="fill",
+            orders=("random", "left_to_right", "margin"),
+            steps=(2, 8),
         ),
         built,
     )
@@ -345,7 +408,8 @@ def test_every_score_is_written_down_with_the_passes_that_it_took_itself():
         "held_out", dict, dict(tasks=Passes()), "", read={}, sampler={}, noise={}
     )
     assert [
-        (r["name"], r["nfe"]) for r in evaluate.scored(context, 7, "tasks", Passes(), chosen)
+        (r["name"], r["nfe"])
+        for r in evaluate.scored(context, 7, "tasks", Passes(), chosen)
     ] == [("at_2", 2), ("at_16", 16)]
 
 
@@ -360,16 +424,23 @@ def test_every_evaluator_declares_what_its_errors_are_over():
         if path.stem not in ("__init__", "base")
     ]
     built = {
-        stem: exposed(importlib.import_module(f"dlm.evals.{stem}").__name__)[0] for stem in stems
+        stem: exposed(importlib.import_module(f"dlm.evals.{stem}").__name__)[0]
+        for stem in stems
     }
     reported = {stem: evaluator.over for stem, evaluator in built.items()}
-    assert {stem for stem, over in reported.items() if shared(over, [0, 1])} == set(stems) - {
+    assert {stem for stem, over in reported.items() if shared(over, [0, 1])} == set(
+        stems
+    ) - {
         "bound",
         "exact",
         "samples",
         "gen_ppl",
     }
-    assert {stem for stem, evaluator in built.items() if not getattr(evaluator, "reads", True)} == {
+    assert {
+        stem
+        for stem, evaluator in built.items()
+        if not getattr(evaluator, "reads", True)
+    } == {
         "samples",
         "tasks",
         "harness",
@@ -399,8 +470,13 @@ def test_mistakes():
     for make, wrong in cases:
         with pytest.raises(ValueError, match="must"):
             make(**wrong)
-    for make, unfit in [(Tasks, fill), (problems.Problems, dict(task=Brackets(), form="answer"))]:
-        with pytest.raises(ValueError, match="needs a task whose prompt is a part of the answer"):
+    for make, unfit in [
+        (Tasks, fill),
+        (problems.Problems, dict(task=Brackets(), form="answer")),
+    ]:
+        with pytest.raises(
+            ValueError, match="needs a task whose prompt is a part of the answer"
+        ):
             make(**unfit)
     with pytest.raises(UserError, match="none of 1 problems is in the split"):
         [

@@ -23,11 +23,17 @@ pytestmark = pytest.mark.slow
 def context(corpus, objective="masked", **changes):
     run = build_run(
         tiny.recipe(
-            corpus, nn__layers=1, data__marked_characters="aeiou", objective=objective, **changes
+            corpus,
+            nn__layers=1,
+            data__marked_characters="aeiou",
+            objective=objective,
+            **changes,
         )
     )
     experiment = Experiment(run, run.text.fit(()))
-    return RunContext(experiment, tiny.random_params(run.nn, scale=0.3), run.data.source)
+    return RunContext(
+        experiment, tiny.random_params(run.nn, scale=0.3), run.data.source
+    )
 
 
 def exact(**fields):
@@ -40,7 +46,12 @@ def says_e(context):
     always_VD = np.full_like(params["embed_VD"], 1e-3)
     always_VD[ord("e")] = 1.0
     return dataclasses.replace(
-        context, params={**params, "embed_VD": always_VD, "norm_D": np.ones_like(params["norm_D"])}
+        context,
+        params={
+            **params,
+            "embed_VD": always_VD,
+            "norm_D": np.ones_like(params["norm_D"]),
+        },
     )
 
 
@@ -67,7 +78,10 @@ def test_the_gap_is_the_bound_less_the_exact_likelihood(masked):
 
 
 def test_an_autoregressive_model_has_no_gap_and_blocks_have_their_own_passes(corpus):
-    ar = scores(exact(windows=8, samples=2), context(corpus, "ar", sampler=dict(steps=1, block=1)))
+    ar = scores(
+        exact(windows=8, samples=2),
+        context(corpus, "ar", sampler=dict(steps=1, block=1)),
+    )
     assert ar["gap_bits_per_byte"] == (0.0, 0.0)
     blocks = context(corpus, dict(name="block", size=8))
     scores(exact(windows=8, samples=2), blocks)
@@ -77,9 +91,14 @@ def test_an_autoregressive_model_has_no_gap_and_blocks_have_their_own_passes(cor
 
 def test_bytes_of_prompts_are_not_counted(corpus):
     """Nats and bytes are of the same text: of each paragraph all that follows its first space."""
-    run_context = context(corpus, "ar", sampler=dict(steps=1, block=1), data__prompt=" ")
+    run_context = context(
+        corpus, "ar", sampler=dict(steps=1, block=1), data__prompt=" "
+    )
     answers = [text.partition(" ")[2] for text in run_context.held_out_documents]
-    size, tokens = sum(len(a.encode()) for a in answers), sum(len(a.encode()) + 1 for a in answers)
+    size, tokens = (
+        sum(len(a.encode()) for a in answers),
+        sum(len(a.encode()) + 1 for a in answers),
+    )
     bound = scores(HeldOut(samples=2), run_context)
     nats = bound["nats_per_token"][0] * tokens
     assert bound["bits_per_byte"][0] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
@@ -100,22 +119,32 @@ def test_the_sampler_of_the_command_line_is_scored(masked):
     )
     assert run_context.details["nfe"] == 3
     assert run_context.details["sampler"]["rule"]["name"] == "samplers.rules.confident"
-    with pytest.raises(UserError, match="samplers.rules.ancestral reveals positions at random"):
-        scores(exact(windows=8), dataclasses.replace(masked, sampler=masked.experiment.run.sampler))
+    with pytest.raises(
+        UserError, match="samplers.rules.ancestral reveals positions at random"
+    ):
+        scores(
+            exact(windows=8),
+            dataclasses.replace(masked, sampler=masked.experiment.run.sampler),
+        )
 
 
 def test_masked_tokens_are_scored_by_kind(corpus, masked):
     """A model that always predicts 'e' is right only where an e was masked, a marked vowel."""
     results = scores(MaskedTokens(windows=8, rate=0.5), says_e(masked))
     text = np.concatenate(
-        [np.asarray(b.tokens_BL)[np.asarray(b.weights_BL) > 0] for b in masked.held_out(8)]
+        [
+            np.asarray(b.tokens_BL)[np.asarray(b.weights_BL) > 0]
+            for b in masked.held_out(8)
+        ]
     )
     vowels = np.isin(text, [*b"aeiou"])
     assert results["unmarked_token_accuracy"][0] == 0
     assert results["marked_token_accuracy"][0] == pytest.approx(
         (text[vowels] == ord("e")).mean(), abs=0.12
     )
-    assert results["token_accuracy"][0] == pytest.approx((text == ord("e")).mean(), abs=0.05)
+    assert results["token_accuracy"][0] == pytest.approx(
+        (text == ord("e")).mean(), abs=0.05
+    )
     assert results["token_accuracy"][1] > 0
     with pytest.raises(UserError, match="predicts none"):
         scores(MaskedTokens(), context(corpus, "ar", sampler=dict(steps=1, block=1)))

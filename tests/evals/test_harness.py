@@ -82,7 +82,9 @@ def test_scored_tokens_spell_the_continuation_and_nothing_else(kind, tmp_path):
     unfitted = (
         BPE(size=330)
         if kind == "learned"
-        else BPE(path=write(tmp_path, PUBLISHED[kind]()), published=Published(says="all"))
+        else BPE(
+            path=write(tmp_path, PUBLISHED[kind]()), published=Published(says="all")
+        )
     )
     fitted, merged = unfitted.fit(SENTENCES * 4), 0
     for shift, text in itertools.product((0, 1), SENTENCES):
@@ -95,7 +97,8 @@ def test_scored_tokens_spell_the_continuation_and_nothing_else(kind, tmp_path):
             (piece,), _ = spelled.pieces(whole, first, text)
             if stripped := prefix.rstrip():
                 assert (
-                    fitted.bytes_of(piece.ids[piece.first :]) == text[len(stripped) :].encode()
+                    fitted.bytes_of(piece.ids[piece.first :])
+                    == text[len(stripped) :].encode()
                 ), (
                     prefix,
                     continuation,
@@ -129,7 +132,9 @@ def test_a_continuation_without_tokens_is_no_sum():
         return ids(text.replace("\u200d", ""))
 
     silent.tokenizer.encode_marked = encode_marked
-    with pytest.raises(UserError, match=r"'\\u200d' has no tokens to score \(after 'ab'\)"):
+    with pytest.raises(
+        UserError, match=r"'\\u200d' has no tokens to score \(after 'ab'\)"
+    ):
         silent.pair("ab", "\u200d")
     bare = speller(1, adds_bos=False)
     # Nothing is left of these, so something has to precede what is scored.
@@ -235,12 +240,17 @@ def test_a_text_ends_at_its_first_stop_string():
 
 @pytest.fixture(scope="module")
 def run_contexts(corpus):
-    return {name: context(corpus, **{"objective": "masked"} | kind) for name, kind in KINDS.items()}
+    return {
+        name: context(corpus, **{"objective": "masked"} | kind)
+        for name, kind in KINDS.items()
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ar", "masked", "block", "adapted"])
-def test_what_precedes_a_text_is_the_same_wherever_it_is_written_on(run_contexts, kind, corpus):
+def test_what_precedes_a_text_is_the_same_wherever_it_is_written_on(
+    run_contexts, kind, corpus
+):
     """`sample` and the harness agree, for prompts of no, one and many tokens.
 
     Some published tokenizers put a bos before a text, others do not.
@@ -312,7 +322,9 @@ def test_a_score_depends_on_neither_its_batch_nor_its_place(run_contexts, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ar", "masked", "block"])
-def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(run_contexts, kind):
+def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(
+    run_contexts, kind
+):
     """They sum to 1, where a single token is scored.
 
     Its bound is exact where exactly one token is masked, as it is by default.
@@ -328,15 +340,28 @@ def test_the_probabilities_of_all_last_tokens_sum_to_what_comes_before_them(run_
     assert sum(np.exp(-s.nats) for s in exact) == pytest.approx(1.0, abs=1e-4)
     if kind != "masked":
         return
-    assert Model(one, samples=2, pattern="own").scores(every("?")[:1], greedy=False)[0].variance > 0
+    assert (
+        Model(one, samples=2, pattern="own")
+        .scores(every("?")[:1], greedy=False)[0]
+        .variance
+        > 0
+    )
     bound = Model(one, rows=257, samples=2).scores(every("?"), greedy=False)
-    np.testing.assert_allclose([s.nats for s in bound], [s.nats for s in exact], rtol=1e-4)
+    np.testing.assert_allclose(
+        [s.nats for s in bound], [s.nats for s in exact], rtol=1e-4
+    )
     pairs = model.scores(every("ab"), greedy=False)
-    hidden_1L = jnp.asarray([*ids("the cat"), one.tokenizer.mask, one.tokenizer.mask])[None]
-    canvas = Canvas(hidden_1L, jnp.ones(hidden_1L.shape), hidden_1L != one.tokenizer.mask, Full())
+    hidden_1L = jnp.asarray([*ids("the cat"), one.tokenizer.mask, one.tokenizer.mask])[
+        None
+    ]
+    canvas = Canvas(
+        hidden_1L, jnp.ones(hidden_1L.shape), hidden_1L != one.tokenizer.mask, Full()
+    )
     a_1L = jnp.full(hidden_1L.shape, ord("a"))
     first = one.experiment.net(one.params)(canvas).prediction.log_prob(a_1L)[0, -2]
-    assert sum(np.exp(-s.nats) for s in pairs) == pytest.approx(float(jnp.exp(first)), rel=1e-4)
+    assert sum(np.exp(-s.nats) for s in pairs) == pytest.approx(
+        float(jnp.exp(first)), rel=1e-4
+    )
 
 
 @pytest.mark.slow
@@ -353,13 +378,21 @@ def test_greedy_is_what_the_model_would_write(run_contexts, kind):
 @pytest.mark.parametrize("kind", ["ar", "masked"])
 def test_written_text_depends_on_neither_its_batch_nor_its_place(run_contexts, kind):
     model = Model(run_contexts[kind], rows=3)
-    prompts = [model.speller.prompt(text, 6)[0] for text in ("the cat", "a", "red barn", "up to")]
+    prompts = [
+        model.speller.prompt(text, 6)[0]
+        for text in ("the cat", "a", "red barn", "up to")
+    ]
     together = model.write(prompts, [6, 4, 6, 5], model.sampler)
     assert [len(w) for w in together] == [6, 4, 6, 5]
     for prompt, tokens, written in zip(prompts, [6, 4, 6, 5], together, strict=True):
-        assert model.write([prompt], [tokens], model.sampler)[0].tolist() == written.tolist()
+        assert (
+            model.write([prompt], [tokens], model.sampler)[0].tolist()
+            == written.tolist()
+        )
     other = [p._replace(number=p.number + 1) for p in prompts]
     assert any(
         a.tolist() != b.tolist()
-        for a, b in zip(together, model.write(other, [6, 4, 6, 5], model.sampler), strict=True)
+        for a, b in zip(
+            together, model.write(other, [6, 4, 6, 5], model.sampler), strict=True
+        )
     )

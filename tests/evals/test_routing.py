@@ -85,7 +85,9 @@ def test_what_cannot_be_measured_is_refused():
         list(Routing().run(dense, 0))
     nn.experts = Experts(count=12, per_token=4, router=TopK())
     experiment.mesh = None
-    with pytest.raises(UserError, match="evals.routing.devices=5 must divide nn.experts.count=12"):
+    with pytest.raises(
+        UserError, match="evals.routing.devices=5 must divide nn.experts.count=12"
+    ):
         list(Routing(devices=5).run(dense, 0))
     with pytest.raises(ValueError, match="windows=-1"):
         Routing(windows=-1)

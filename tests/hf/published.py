@@ -51,7 +51,10 @@ _LLADA = dict(
 _MOE = dict(num_experts=E, num_experts_per_tok=ACTIVE)
 CONFIGS = {
     "llama": dict(
-        _HF, architectures=["LlamaForCausalLM"], model_type="llama", tie_word_embeddings=True
+        _HF,
+        architectures=["LlamaForCausalLM"],
+        model_type="llama",
+        tie_word_embeddings=True,
     ),
     "llada": dict(_LLADA, architectures=["LLaDAModelLM"], model_type="llada"),
     "llada_moe": dict(
@@ -68,7 +71,9 @@ CONFIGS = {
         qk_layernorm=True,
         shared_expert_intermediate_size=None,
     ),
-    "dream": dict(_HF, architectures=["DreamModel"], model_type="Dream", mask_token_id=MASK),
+    "dream": dict(
+        _HF, architectures=["DreamModel"], model_type="Dream", mask_token_id=MASK
+    ),
     "sdar": dict(
         _HF,
         architectures=["SDARForCausalLM"],
@@ -169,7 +174,9 @@ def weights(kind: str, seed: int = 0) -> dict[str, np.ndarray]:
 
 def tokenizer(folder) -> None:
     """A byte-level tokenizer.json of 271 ids."""
-    vocab = {sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocab = {
+        sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    }
     vocab |= {f"zz{i}": i for i in range(256, EOS)}
     library = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -22,7 +22,10 @@ _HF = dict(
 )
 _WINDOWS = dict(max_window_layers=28, sliding_window=None, use_sliding_window=False)
 _EXPERTS = dict(
-    num_experts=16, num_experts_per_tok=4, output_router_logits=False, router_aux_loss_coef=0.001
+    num_experts=16,
+    num_experts_per_tok=4,
+    output_router_logits=False,
+    router_aux_loss_coef=0.001,
 )
 _SLOW = dict(
     factor=8.0,
@@ -67,7 +70,9 @@ CONFIGS = {
     )
     | {"transformers.js_config": dict(kv_cache_dtype=dict(q4f16="float16"))},
     "Llama, transformers 5": {
-        key: value for key, value in _HF.items() if key not in ("rope_theta", "torch_dtype")
+        key: value
+        for key, value in _HF.items()
+        if key not in ("rope_theta", "torch_dtype")
     }
     | dict(
         architectures=["LlamaForCausalLM"],
@@ -88,9 +93,14 @@ CONFIGS = {
     "Qwen2, transformers 5": _HF
     | _WINDOWS
     | dict(
-        architectures=["Qwen2ForCausalLM"], model_type="qwen2", layer_types=["full_attention"] * 4
+        architectures=["Qwen2ForCausalLM"],
+        model_type="qwen2",
+        layer_types=["full_attention"] * 4,
     )
-    | dict(rope_theta=None, rope_parameters=dict(rope_theta=1_000_000.0, rope_type="default")),
+    | dict(
+        rope_theta=None,
+        rope_parameters=dict(rope_theta=1_000_000.0, rope_type="default"),
+    ),
     "Qwen3": _HF
     | _WINDOWS
     | dict(
@@ -111,7 +121,10 @@ CONFIGS = {
         rope_scaling=None,
     )
     | dict(
-        decoder_sparse_step=1, mlp_only_layers=[], moe_intermediate_size=24, norm_topk_prob=True
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+        moe_intermediate_size=24,
+        norm_topk_prob=True,
     ),
     "Mixtral": _HF
     | dict(
@@ -121,7 +134,9 @@ CONFIGS = {
         num_local_experts=8,
         sliding_window=None,
     )
-    | dict(output_router_logits=False, router_aux_loss_coef=0.02, router_jitter_noise=0.0),
+    | dict(
+        output_router_logits=False, router_aux_loss_coef=0.02, router_jitter_noise=0.0
+    ),
     "LLaDA": dict(
         activation_type="silu",
         alibi=False,
@@ -170,7 +185,9 @@ CONFIGS = {
         vocab_size=126_464,
         weight_tying=False,
     ),
-    "LLaDA-MoE": {key: value for key, value in _HF.items() if key != "intermediate_size"}
+    "LLaDA-MoE": {
+        key: value for key, value in _HF.items() if key != "intermediate_size"
+    }
     | _EXPERTS
     | dict(
         architectures=["LLaDAMoEModelLM"],
@@ -229,7 +246,9 @@ CONFIGS = {
         rope_scaling=None,
     )
     | dict(skip_checkpoint=False, use_deepep=False),
-    "Pangu Pro MoE": {key: value for key, value in _HF.items() if key != "intermediate_size"}
+    "Pangu Pro MoE": {
+        key: value for key, value in _HF.items() if key != "intermediate_size"
+    }
     | _EXPERTS
     | dict(
         architectures=["PanguProMoEForCausalLM"],

@@ -61,7 +61,9 @@ def test_logits_are_those_of_the_published_description(kind, converted):
         ids_BL[:, ::3] = published.MASK
         read_BL = ids_BL
     want_BLV = np.stack([published.says(kind, tensors, row) for row in read_BL])
-    if kind == "dream":  # a token is predicted from the one before it, the first from itself
+    if (
+        kind == "dream"
+    ):  # a token is predicted from the one before it, the first from itself
         first_BLV, others_BLV = want_BLV[:, :1], want_BLV[:, :-1]
         want_BLV = np.concatenate([first_BLV, others_BLV], 1)
     output = experiment.net(state.params)(clean(ids_BL, visibility))
@@ -69,7 +71,9 @@ def test_logits_are_those_of_the_published_description(kind, converted):
     possible = np.isfinite(got_BLV[0, 0])
     mask = published.EOS + 1 if causal else published.MASK
     assert list(np.flatnonzero(~possible)) == [mask]
-    np.testing.assert_allclose(got_BLV[..., possible], want_BLV[..., possible], atol=1e-4)
+    np.testing.assert_allclose(
+        got_BLV[..., possible], want_BLV[..., possible], atol=1e-4
+    )
 
 
 @pytest.mark.slow
@@ -78,7 +82,11 @@ def test_weights_land_sharded_on_the_mesh_of_the_config(converted, tmp_path):
     hf_import.from_hf(
         folder,
         tmp_path / "run",
-        [("config.mesh.data", "1"), ("config.mesh.fsdp", "2"), ("config.mesh.expert", "2")],
+        [
+            ("config.mesh.data", "1"),
+            ("config.mesh.fsdp", "2"),
+            ("config.mesh.expert", "2"),
+        ],
     )
     one, plain = reopen(run)
     many, spread = reopen(tmp_path / "run")
@@ -100,9 +108,9 @@ def test_weights_land_sharded_on_the_mesh_of_the_config(converted, tmp_path):
 def test_the_way_back_gives_the_same_bytes(kind, converted, tmp_path):
     folder, tensors, run = converted(kind)
     hf_export.to_hf(tmp_path / "back", run, None, None, None, 20_000)
-    index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())[
-        "weight_map"
-    ]
+    index = json.loads(
+        (tmp_path / "back" / "model.safetensors.index.json").read_text()
+    )["weight_map"]
     back = {
         name: x
         for file in set(index.values())
@@ -111,7 +119,10 @@ def test_the_way_back_gives_the_same_bytes(kind, converted, tmp_path):
     assert back.keys() == tensors.keys() and len(set(index.values())) > 1
     for name, x in tensors.items():
         assert back[name].dtype == x.dtype and back[name].tobytes() == x.tobytes(), name
-    assert json.loads((tmp_path / "back" / "config.json").read_text()) == published.CONFIGS[kind]
+    assert (
+        json.loads((tmp_path / "back" / "config.json").read_text())
+        == published.CONFIGS[kind]
+    )
 
 
 @pytest.mark.slow
@@ -131,7 +142,9 @@ def turns(folder, kind):
 
     It is published with three files that do not agree on the ids that end a text.
     """
-    signs = {sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    signs = {
+        sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    }
     a, b, u, c, d = (signs[sign] for sign in "abucd")
     path = {
         a: b,
@@ -150,15 +163,22 @@ def turns(folder, kind):
         eos_token_id=[published.EOS, TURN],
         tie_word_embeddings=False,
     )
-    broken(folder, "tokenizer.json", lambda text: json.dumps(marked(json.loads(text))).encode())
+    broken(
+        folder,
+        "tokenizer.json",
+        lambda text: json.dumps(marked(json.loads(text))).encode(),
+    )
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(eos_token="zz256")))
-    (folder / "generation_config.json").write_text(json.dumps(dict(eos_token_id=[TURN + 1, TURN])))
+    (folder / "generation_config.json").write_text(
+        json.dumps(dict(eos_token_id=[TURN + 1, TURN]))
+    )
 
 
 def marked(tree):
     """The tree with its pieces 256, 257 and 258 as added tokens."""
     added = [
-        dict(tree["added_tokens"][0], id=id, content=f"zz{id}") for id in (TURN - 1, TURN, TURN + 1)
+        dict(tree["added_tokens"][0], id=id, content=f"zz{id}")
+        for id in (TURN - 1, TURN, TURN + 1)
     ]
     return tree | dict(added_tokens=[*added, *tree["added_tokens"]])
 
@@ -179,7 +199,9 @@ def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(
         == experiment.tokenizer.vocab.ends
         == (published.EOS, TURN, TURN + 1, TURN - 1)
     )
-    generator = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))
+    generator = experiment.generator(
+        state.params, replace(experiment.run.sampler, temperature=0.0)
+    )
     reply = generator([Request.prompt(prompt, 9)])[0]
     assert (reply.text, reply.nfe) == ("ab", passes), (
         "a published model reads its prompt at once, and stops at the end of a turn"
@@ -189,9 +211,9 @@ def test_each_id_that_ends_a_text_ends_it_and_the_list_goes_out_as_it_came_in(
         assert json.loads((tmp_path / "back" / name).read_text()) == json.loads(
             (tmp_path / "it" / name).read_text()
         )
-    assert hf_export.find_layout(experiment.run, {}, published.CONFIGS[kind]["architectures"][0])[
-        1
-    ]["eos_token_id"] == [
+    assert hf_export.find_layout(
+        experiment.run, {}, published.CONFIGS[kind]["architectures"][0]
+    )[1]["eos_token_id"] == [
         published.EOS,
         TURN,
         TURN + 1,
@@ -222,12 +244,18 @@ MISTAKES = {
     ),
     "long": (lambda f: broken(f, "model.safetensors", lambda b: b + b"0"), "too long"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-    "json": (lambda f: broken(f, "config.json", lambda b: b[:-3]), "config.json is damaged"),
+    "json": (
+        lambda f: broken(f, "config.json", lambda b: b[:-3]),
+        "config.json is damaged",
+    ),
     "architecture": (
         lambda f: broken(f, "config.json", config(architectures=["GemmaForCausalLM"])),
         "unknown architecture 'GemmaForCausalLM'",
     ),
-    "lacking": (lambda f: broken(f, "config.json", config(hidden_size="-")), "lacks hidden_size"),
+    "lacking": (
+        lambda f: broken(f, "config.json", config(hidden_size="-")),
+        "lacks hidden_size",
+    ),
     "no number": (
         lambda f: broken(f, "config.json", config(hidden_size="big")),
         "hidden_size must be a whole number",
@@ -271,10 +299,15 @@ MISTAKES = {
         "hidden_act='gelu' is not supported",
     ),
     "rope": (
-        lambda f: broken(f, "config.json", config(rope_scaling=dict(rope_type="yarn", factor=2.0))),
+        lambda f: broken(
+            f, "config.json", config(rope_scaling=dict(rope_type="yarn", factor=2.0))
+        ),
         "'yarn' is not supported",
     ),
-    "shape": (lambda f: broken(f, "config.json", config(intermediate_size=23)), "has the shape"),
+    "shape": (
+        lambda f: broken(f, "config.json", config(intermediate_size=23)),
+        "has the shape",
+    ),
     "layers": (
         lambda f: broken(f, "config.json", config(num_hidden_layers=3)),
         "lacks 9 of 29 tensors",
@@ -304,7 +337,10 @@ MISTAKES = {
         ),
         "not there",
     ),
-    "map": (lambda f: (f / "model.safetensors.index.json").write_text("[]"), "no JSON object"),
+    "map": (
+        lambda f: (f / "model.safetensors.index.json").write_text("[]"),
+        "no JSON object",
+    ),
 }
 
 
@@ -315,7 +351,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path):
     spoil(tmp_path / "it")
     with pytest.raises(UserError, match=words) as caught:
         hf_import.from_hf(tmp_path / "it", tmp_path / "run")
-    assert "\n" not in str(caught.value) and sorted(p.name for p in tmp_path.iterdir()) == ["it"]
+    assert "\n" not in str(caught.value) and sorted(
+        p.name for p in tmp_path.iterdir()
+    ) == ["it"]
 
 
 @pytest.mark.slow
@@ -324,10 +362,14 @@ def test_what_goes_wrong_while_writing_leaves_nothing(converted, tmp_path, monke
     with pytest.raises(UserError, match="is there already"):
         hf_import.from_hf(folder, run)
     with pytest.raises(UserError, match="everything but config.text may be set"):
-        hf_import.from_hf(folder, tmp_path / "other", [("config.text.name", "text.bytes")])
+        hf_import.from_hf(
+            folder, tmp_path / "other", [("config.text.name", "text.bytes")]
+        )
     with pytest.raises(UserError, match="is there already"):
         hf_export.to_hf(folder, run, None, None, None, 10**9)
-    with pytest.raises(UserError, match="would make of it nn.attention.bias: qkv, not none"):
+    with pytest.raises(
+        UserError, match="would make of it nn.attention.bias: qkv, not none"
+    ):
         hf_export.to_hf(tmp_path / "out", run, None, "Qwen2ForCausalLM", None, 10**9)
     with pytest.raises(UserError, match="did you mean 'Qwen3ForCausalLM'"):
         hf_export.to_hf(tmp_path / "out", run, None, "Qwen3ForCausalLN", None, 10**9)

@@ -123,7 +123,10 @@ FULL = dict(layer_types=["full_attention"] * 4)
 ROPES = [  # what is said → ours, or the key by which it is refused
     (dict(rope_theta=None), dict(base=10_000.0)),
     (dict(rope_theta=5e5), dict(base=5e5)),
-    (dict(rope_scaling=dict(type="linear", factor=4)), dict(base=1e6, kind="linear", factor=4.0)),
+    (
+        dict(rope_scaling=dict(type="linear", factor=4)),
+        dict(base=1e6, kind="linear", factor=4.0),
+    ),
     (dict(rope_scaling={}, rope_parameters=dict(rope_theta=7.0)), dict(base=7.0)),
     (
         dict(rope_parameters=dict(rope_type="default", rope_theta=5e5), rope_theta=9.0),
@@ -142,10 +145,17 @@ ROPES = [  # what is said → ours, or the key by which it is refused
         dict(rope_scaling=SLOW | dict(original_max_position_embeddings=512)),
         dict(base=1e6, kind="llama3", factor=8.0, low=1.0, high=4.0, original=512),
     ),
-    (dict(rope_parameters=dict(partial_rotary_factor=1.0, rope_theta=5e5)), dict(base=5e5)),
-    (FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5e5))), dict(base=5e5)),
     (
-        FULL | dict(rope_parameters=dict(full_attention=dict(rope_type="linear", factor=2))),
+        dict(rope_parameters=dict(partial_rotary_factor=1.0, rope_theta=5e5)),
+        dict(base=5e5),
+    ),
+    (
+        FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5e5))),
+        dict(base=5e5),
+    ),
+    (
+        FULL
+        | dict(rope_parameters=dict(full_attention=dict(rope_type="linear", factor=2))),
         dict(base=1e6, kind="linear", factor=2.0),
     ),
     (
@@ -156,17 +166,22 @@ ROPES = [  # what is said → ours, or the key by which it is refused
         FULL
         | dict(
             rope_parameters=dict(
-                full_attention=dict(rope_theta=5.0), sliding_attention=dict(rope_theta=9.0)
+                full_attention=dict(rope_theta=5.0),
+                sliding_attention=dict(rope_theta=9.0),
             )
         ),
         "sliding_attention",
     ),
     (
-        FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0, beta_fast=32))),
+        FULL
+        | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0, beta_fast=32))),
         "rope_parameters.full_attention.beta_fast",
     ),
     (
-        FULL | dict(rope_parameters=dict(full_attention=dict(rope_theta=5.0), rope_theta=9.0)),
+        FULL
+        | dict(
+            rope_parameters=dict(full_attention=dict(rope_theta=5.0), rope_theta=9.0)
+        ),
         "rope_parameters.rope_theta",
     ),
     (FULL | dict(layer_types=["full_attention"] * 3), "layer_types"),
@@ -179,9 +194,15 @@ ROPES = [  # what is said → ours, or the key by which it is refused
         "rope_scaling.attention_factor",
     ),
     (dict(rope_scaling=dict(type="default", factor=4.0)), "rope_scaling.factor"),
-    (dict(rope_scaling=dict(type="linear", rope_type="llama3", factor=4.0)), "contradict"),
     (
-        dict(rope_scaling=dict(type="linear", factor=4.0), rope_parameters=dict(rope_theta=5.0)),
+        dict(rope_scaling=dict(type="linear", rope_type="llama3", factor=4.0)),
+        "contradict",
+    ),
+    (
+        dict(
+            rope_scaling=dict(type="linear", factor=4.0),
+            rope_parameters=dict(rope_theta=5.0),
+        ),
         "contradict",
     ),
     (dict(rope_scaling=dict(type="linear")), "lacks factor"),
@@ -204,7 +225,9 @@ def test_a_rope_section_is_read_in_both_shapes(said, ours):
         assert refused(config, ours)
     elif said == dict(rope_theta=None):
         assert (
-            network({k: v for k, v in config.items() if k != "rope_theta"})["attention"]["rope"]
+            network({k: v for k, v in config.items() if k != "rope_theta"})[
+                "attention"
+            ]["rope"]
             == ours
         )
     else:
@@ -229,9 +252,14 @@ ABSENT = {
         attention_bias=False,
     ),
     "Qwen2": dict(
-        num_key_value_heads=32, rms_norm_eps=1e-6, rope_theta=10_000.0, tie_word_embeddings=False
+        num_key_value_heads=32,
+        rms_norm_eps=1e-6,
+        rope_theta=10_000.0,
+        tie_word_embeddings=False,
     ),
-    "Qwen3": dict(num_key_value_heads=32, head_dim=128, rms_norm_eps=1e-6, rope_theta=10_000.0),
+    "Qwen3": dict(
+        num_key_value_heads=32, head_dim=128, rms_norm_eps=1e-6, rope_theta=10_000.0
+    ),
     "Qwen3-MoE": dict(
         num_key_value_heads=4,
         head_dim=8,
@@ -255,9 +283,14 @@ ABSENT = {
         qk_layernorm="qk_layernorm",
     ),
     "Dream": dict(num_key_value_heads=32, rms_norm_eps=1e-6, rope_theta=10_000.0),
-    "SDAR": dict(num_key_value_heads=32, head_dim=128, rms_norm_eps=1e-6, rope_theta=10_000.0),
+    "SDAR": dict(
+        num_key_value_heads=32, head_dim=128, rms_norm_eps=1e-6, rope_theta=10_000.0
+    ),
     "Pangu Pro MoE": dict(
-        num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta="lacks", num_experts="lacks"
+        num_key_value_heads=8,
+        rms_norm_eps=1e-5,
+        rope_theta="lacks",
+        num_experts="lacks",
     ),
 }
 
@@ -273,12 +306,14 @@ def test_a_key_that_is_not_there_means_what_the_layouts_code_takes(name):
 
 
 def test_what_is_ignored_is_as_if_it_were_not_there():
-    config = CONFIGS["Llama 3"] | dict(clip_qkv=2.0, softcap=3.0, rope_scaling=SLOW | dict(beta=2))
+    config = CONFIGS["Llama 3"] | dict(
+        clip_qkv=2.0, softcap=3.0, rope_scaling=SLOW | dict(beta=2)
+    )
     for key in ("softcap", "rope_scaling.beta"):
         refused(config, key)
-    assert network(keys.without(config, ["clip_qkv", "softcap", "rope_scaling.beta"])) == network(
-        CONFIGS["Llama 3"] | dict(rope_scaling=SLOW)
-    )
+    assert network(
+        keys.without(config, ["clip_qkv", "softcap", "rope_scaling.beta"])
+    ) == network(CONFIGS["Llama 3"] | dict(rope_scaling=SLOW))
     plain = keys.without(config, ["clip_qkv", "softcap", "rope_scaling"])
     assert network(plain)["attention"]["rope"] == dict(base=1e6)
     for wrong in ("softcaps", "rope_scaling.alpha", "softcap.x", ""):
@@ -335,9 +370,14 @@ def test_which_layers_have_experts(said, dense, every):
         experts = network(config)["experts"]
         assert (experts["first_dense"], experts["period"]) == (dense, every)
         freq = dict(
-            moe_layer_freq=[int(n >= dense and (n - dense + 1) % every == 0) for n in range(4)]
+            moe_layer_freq=[
+                int(n >= dense and (n - dense + 1) % every == 0) for n in range(4)
+            ]
         )
-        assert every > 1 or network(CONFIGS["LLaDA-MoE"] | freq)["experts"]["first_dense"] == dense
+        assert (
+            every > 1
+            or network(CONFIGS["LLaDA-MoE"] | freq)["experts"]["first_dense"] == dense
+        )
 
 
 @pytest.mark.slow
@@ -356,14 +396,18 @@ def test_what_is_written_of_a_network_is_read_as_the_same(name):
     variants = [{}] + ([linear, slow] if "scaling" in k else [])
     variants += [{k["bias"]: True}] if "bias" in k else []
     variants += (
-        [{k["renormalised"]: value} for value in (True, False)] if "renormalised" in k else []
+        [{k["renormalised"]: value} for value in (True, False)]
+        if "renormalised" in k
+        else []
     )
     variants += [{k["dense"]: [0]}] if "dense" in k else []
     variants += [{k["sparse"]: [0, 1, 1, 1]}] if "sparse" in k else []
     variants += [{k["every"]: 2}] if "every" in k else []
     variants += [{k["shared"]: 48}] if "shared" in k else []
     for variant in [*variants, {k["tied"]: True}]:
-        described = config | ({k["ffn"]: 96} if k["ffn"] not in config else {}) | variant
+        described = (
+            config | ({k["ffn"]: 96} if k["ffn"] not in config else {}) | variant
+        )
         nn = reading.network(layout, described, "it")
         run = build_run(
             dict(
@@ -377,9 +421,15 @@ def test_what_is_written_of_a_network_is_read_as_the_same(name):
         assert reading.network(layout, written, "it") == nn, variant
         assert writing.misfit(layout, run, written, False, False) == ""
         assert written.get("block_size") == (8 if "block" in k else None)
-        other = {k["width"]: 128} | ({} if "head_size" in k else {k["heads"]: 16, k["kv_heads"]: 2})
-        assert "would make of it" in writing.misfit(layout, run, written | other, False, False)
-    untied = build_run(to_plain(run) | dict(nn=to_plain(run.nn) | dict(embeddings="untied")))
+        other = {k["width"]: 128} | (
+            {} if "head_size" in k else {k["heads"]: 16, k["kv_heads"]: 2}
+        )
+        assert "would make of it" in writing.misfit(
+            layout, run, written | other, False, False
+        )
+    untied = build_run(
+        to_plain(run) | dict(nn=to_plain(run.nn) | dict(embeddings="untied"))
+    )
     assert (
         writing.misfit(layout, untied, written, True, False)
         == ""
@@ -396,7 +446,9 @@ def test_what_is_written_of_a_network_is_read_as_the_same(name):
 )
 def test_weights_of_experts_are_those_of_the_layouts_code(name, key, weights):
     said = [
-        network(CONFIGS[name] | ({key: value} if key else {}))["experts"]["router"]["weights"]
+        network(CONFIGS[name] | ({key: value} if key else {}))["experts"]["router"][
+            "weights"
+        ]
         for value in (False, True)[: len(weights)]
     ]
     assert tuple(said) == weights
@@ -405,7 +457,9 @@ def test_weights_of_experts_are_those_of_the_layouts_code(name, key, weights):
 
 def test_a_layout_is_for_its_objective_unless_another_is_asked_for():
     layout, nn = layouts.LAYOUTS["LlamaForCausalLM"], network(CONFIGS["Llama 3"])
-    run = build_run(dict(steps=1, text=dict(name="bytes"), nn=nn, objective=dict(name="masked")))
+    run = build_run(
+        dict(steps=1, text=dict(name="bytes"), nn=nn, objective=dict(name="masked"))
+    )
     config = writing.described(layout, run, {})
     assert "is for objectives.ar, not objectives.masked" in writing.misfit(
         layout, run, config, False, False
@@ -417,8 +471,12 @@ def test_a_row_that_was_appended_for_the_mask_is_written_where_the_mask_is_seen(
     layout = layouts.LAYOUTS["LlamaForCausalLM"]
     for visibility, rows in ((Causal(), 300), (Full(), 301), (Block(), 301)):
         text = BPE(path="x", published=Published(rows=300))
-        run = SimpleNamespace(objective=SimpleNamespace(visibility=visibility), text=text)
-        run.nn = SimpleNamespace(vocab=SimpleNamespace(size=301), attention=None, experts=None)
+        run = SimpleNamespace(
+            objective=SimpleNamespace(visibility=visibility), text=text
+        )
+        run.nn = SimpleNamespace(
+            vocab=SimpleNamespace(size=301), attention=None, experts=None
+        )
         assert writing.described(layout, run, dict(a=1)) == dict(a=1, vocab_size=rows)
 
 
@@ -426,7 +484,9 @@ def test_null_is_as_many_heads_as_there_are_and_no_default():
     for name in ("Qwen2", "Qwen3", "Mixtral", "LLaDA"):
         key = layouts.of(CONFIGS[name], "it").keys["kv_heads"]
         assert network(CONFIGS[name] | {key: None})["attention"]["kv_heads"] == 8
-    assert network(CONFIGS["Qwen3"] | dict(head_dim=None))["attention"]["head_size"] == 8
+    assert (
+        network(CONFIGS["Qwen3"] | dict(head_dim=None))["attention"]["head_size"] == 8
+    )
 
 
 def test_the_width_of_experts_is_written_where_a_layout_has_no_other():

@@ -164,7 +164,9 @@ def imported(tmp_path, capsys):
     with pytest.raises(UserError, match="softcap=3.0"):
         hf_import.from_hf(folder, run)
     convert.main(["from_hf", str(folder), f"--workdir={run}", "--ignore=softcap"])
-    assert "lm_head.weight is another tensor than the embedding" in capsys.readouterr().err
+    assert (
+        "lm_head.weight is another tensor than the embedding" in capsys.readouterr().err
+    )
     return tensors, folder
 
 
@@ -212,5 +214,7 @@ def test_a_copy_of_the_embedding_is_a_tied_head(tmp_path, capsys):
     with pytest.raises(UserError, match="--ignore is for from_hf"):
         convert.main(["to_hf", str(tmp_path / "out"), f"--workdir={run}", "--ignore=x"])
     words = ["from_hf", str(folder), f"--workdir={tmp_path / 'x'}", "--ignore=softcap"]
-    with pytest.raises(UserError, match="--ignore=softcap: .*config.json has no such key"):
+    with pytest.raises(
+        UserError, match="--ignore=softcap: .*config.json has no such key"
+    ):
         convert.main(words)

@@ -16,14 +16,21 @@ from tests.launch.shell import bash
 
 ROOT = Path(__file__).parents[2]
 
-# A run of two tasks as SLURM would have it: the first time both hear SIGTERM once they are at work, as from --signal.
+# A run of two tasks as SLURM would have it: the first time both hear SIGTERM once they are at
+# work, as from --signal.
 SRUN = f"""#!{sys.executable}
 import os, pathlib, signal, subprocess, sys
 words, folder = sys.argv[1:], pathlib.Path(os.environ["STATE"])
 options = {{words.pop(0) for _ in range(4)}}
-assert options == {{"--kill-on-bad-exit=0", "--wait=90", "--open-mode=append", "--output=%x-%j-%t.log"}}, options
-assert not [name for name in os.environ if name.lower().endswith("_proxy") and name.lower() != "no_proxy"]
-tasks = [subprocess.Popen(words, env=dict(os.environ, SLURM_PROCID=str(i)), stdout=subprocess.PIPE, text=True) for i in range(2)]
+expected = {{"--kill-on-bad-exit=0", "--wait=90", "--open-mode=append"}}
+assert options == expected | {{"--output=%x-%j-%t.log"}}, options
+proxies = [name for name in map(str.lower, os.environ) if name.endswith("_proxy")]
+assert not set(proxies) - {{"no_proxy"}}
+def start(i):
+    environment = dict(os.environ, SLURM_PROCID=str(i))
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+
+tasks = [start(i) for i in range(2)]
 said = [task.stdout.readline() for task in tasks]
 if said == ["at work\\n"] * 2:
     for task in tasks:
@@ -42,7 +49,8 @@ import os, pathlib, sys, time
 from dlm.app import cli
 from dlm.machine import interrupts
 def main(argv=None):
-    mode, saved = sys.argv[1], pathlib.Path(os.environ["STATE"]) / f"saved-{os.environ['SLURM_PROCID']}"
+    mode, name = sys.argv[1], f"saved-{os.environ['SLURM_PROCID']}"
+    saved = pathlib.Path(os.environ["STATE"]) / name
     if mode == "wrong":
         raise cli.UserError("no such recipe")
     if mode == "starting":
@@ -96,13 +104,23 @@ def test_a_slurm_job_saves_is_queued_again_and_goes_on(clone, tmp_path):
             last,
         )
 
-    assert job("train", "well") == (75, ["requeue 71"], "['at work\\n', 'at work\\n'] [75, 75] 6")
-    assert job("train", "well") == (0, ["requeue 71"], "['finished\\n', 'finished\\n'] [0, 0] 6")
+    assert job("train", "well") == (
+        75,
+        ["requeue 71"],
+        "['at work\\n', 'at work\\n'] [75, 75] 6",
+    )
+    assert job("train", "well") == (
+        0,
+        ["requeue 71"],
+        "['finished\\n', 'finished\\n'] [0, 0] 6",
+    )
     assert job("train", "wrong") == (2, ["requeue 71"], "['', ''] [2, 2] 6")
     assert job("train", "starting")[:2] == (143, ["requeue 71"] * 2), (
         "killed while it imported: nothing is lost"
     )
-    assert (root / ".venv").is_dir() and (tmp_path / "log").read_text().count("venv") == 1
+    assert (root / ".venv").is_dir() and (tmp_path / "log").read_text().count(
+        "venv"
+    ) == 1
 
 
 def test_slurm_is_told_what_the_script_relies_on(clone, tmp_path):
@@ -118,7 +136,9 @@ def test_slurm_is_told_what_the_script_relies_on(clone, tmp_path):
     assert signal == "TERM" and int(seconds) >= 120
     root, env = clone
     script = root / "launch" / "slurm.sbatch"
-    dry = bash(script, "--dry_run", "train", "--x=a b", SLURM_SUBMIT_DIR=str(root), **env)
+    dry = bash(
+        script, "--dry_run", "train", "--x=a b", SLURM_SUBMIT_DIR=str(root), **env
+    )
     assert (
         dry.returncode == 0
         and "srun " in dry.stdout
@@ -129,8 +149,14 @@ def test_slurm_is_told_what_the_script_relies_on(clone, tmp_path):
         (["train"], tmp_path, "submit from the folder that holds launch/"),
         (["train"], root, "this is no SLURM job"),
     ):
-        reply = bash(script, *words, SLURM_SUBMIT_DIR=str(where), SLURM_JOB_ID="", **env)
-        assert reply.returncode == 2 and line in reply.stderr and reply.stderr.count("\n") == 1
+        reply = bash(
+            script, *words, SLURM_SUBMIT_DIR=str(where), SLURM_JOB_ID="", **env
+        )
+        assert (
+            reply.returncode == 2
+            and line in reply.stderr
+            and reply.stderr.count("\n") == 1
+        )
     assert not (root / ".venv").exists()
 
 
@@ -147,26 +173,38 @@ def test_the_job_set_names_its_processes_as_they_will_be_called():
         and workers["replicas"] == 1
     )
     environment = {entry["name"]: entry.get("value") for entry in container["env"]}
-    index = next(entry for entry in container["env"] if entry["name"] == "JAX_PROCESS_ID")[
-        "valueFrom"
-    ]["fieldRef"]["fieldPath"]
+    index = next(
+        entry for entry in container["env"] if entry["name"] == "JAX_PROCESS_ID"
+    )["valueFrom"]["fieldRef"]["fieldPath"]
     assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     assert environment["JAX_NUM_PROCESSES"] == str(job["completions"])
     first, port = environment["JAX_COORDINATOR_ADDRESS"].split(":")
-    assert first == f"{jobs['metadata']['name']}-{workers['name']}-0-0.{network['subdomain']}"
+    assert (
+        first
+        == f"{jobs['metadata']['name']}-{workers['name']}-0-0.{network['subdomain']}"
+    )
     assert network["enableDNSHostnames"] and network["publishNotReadyAddresses"], (
         "the first process is looked for before it is ready"
     )
     assert container["ports"] == [{"containerPort": int(port)}]
-    assert hosts._described(environment | dict(JAX_PROCESS_ID="0")) == "JAX_COORDINATOR_ADDRESS"
+    assert (
+        hosts._described(environment | dict(JAX_PROCESS_ID="0"))
+        == "JAX_COORDINATOR_ADDRESS"
+    )
     assert (
         container["command"][:2] == ["bash", "launch/local.sh"]
         and (ROOT / "dlm" / f"{container['command'][2]}.py").is_file()
     )
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in container["args"])
     assert (ROOT / flags["config"].split(":")[0]).is_file()
-    claimed = {volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume}
-    shared = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in claimed]
+    claimed = {
+        volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume
+    }
+    shared = [
+        mount["mountPath"]
+        for mount in container["volumeMounts"]
+        if mount["name"] in claimed
+    ]
     assert any(flags["workdir"].startswith(f"{path}/") for path in shared), (
         "all processes, and the next ones, see the run directory"
     )
@@ -192,7 +230,8 @@ def test_the_job_set_starts_again_what_may_go_on_and_nothing_else():
     assert final == dict(action="FailJobSet", onJobFailureReasons=["PodFailurePolicy"])
 
 
-# Runs the command on two workers, as gcloud does with --worker=all; the metadata server of each knows its number.
+# Runs the command on two workers, as gcloud does with --worker=all; the metadata server of each
+# knows its number.
 GCLOUD = """#!/bin/bash
 echo "$@" | sed 's/ --command=.*//' >"$STATE/called"
 for WORKER in 0 1; do
@@ -203,7 +242,7 @@ done
 """
 CURL = """#!/bin/bash
 case "${@: -1}" in
-  *://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number) echo "$WORKER" ;;
+  *://metadata.google.internal/*/instance/attributes/agent-worker-number) echo "$WORKER" ;;
   */worker-network-endpoints) echo "$ENDPOINTS" ;;
   *) exit 22 ;;
 esac
@@ -214,7 +253,9 @@ print(sys.argv[1:], *(f"{name}={os.environ.get(name)}" for name in os.environ["S
 """
 
 
-@pytest.mark.parametrize("endpoints", ["10.0.0.5,10.0.0.6", "a:b:10.0.0.5,a:c:10.0.0.6"])
+@pytest.mark.parametrize(
+    "endpoints", ["10.0.0.5,10.0.0.6", "a:b:10.0.0.5,a:c:10.0.0.6"]
+)
 def test_every_worker_of_a_tpu_pod_knows_its_place(endpoints, clone, tmp_path):
     root, env = clone
     (root / "dlm" / "train.py").write_text(TOLD)
@@ -231,21 +272,27 @@ def test_every_worker_of_a_tpu_pod_knows_its_place(endpoints, clone, tmp_path):
         "--project=ours",
         f"--directory={root}",
     ]
-    reply = bash(*call, "train", "--prompt=a 'b", **env, PATH=f"{tools}:{os.environ['PATH']}")
-    line = """["--prompt=a 'b"] JAX_COORDINATOR_ADDRESS=10.0.0.5:8476 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID="""
+    reply = bash(
+        *call, "train", "--prompt=a 'b", **env, PATH=f"{tools}:{os.environ['PATH']}"
+    )
+    line = """["--prompt=a 'b"] JAX_COORDINATOR_ADDRESS=10.0.0.5:8476"""
+    line += " JAX_NUM_PROCESSES=2 JAX_PROCESS_ID="
     assert [text for text in reply.stdout.splitlines() if "JAX" in text] == [
         f"{line}0",
         f"{line}1",
     ], reply.stdout
     assert (
-        tmp_path / "called"
-    ).read_text() == "compute tpus tpu-vm ssh pod --zone=here --project=ours --worker=all\n"
+        (tmp_path / "called").read_text()
+        == "compute tpus tpu-vm ssh pod --zone=here --project=ours --worker=all\n"
+    )
 
 
 def test_a_tpu_pod_is_called_with_one_command(clone, tmp_path):
     root, env = clone
     script = root / "launch" / "tpu.sh"
-    reply = bash(script, "--name=pod", "--zone=here", "--dry_run", "train", "--x=a b", **env)
+    reply = bash(
+        script, "--name=pod", "--zone=here", "--dry_run", "train", "--x=a b", **env
+    )
     *words, command = shlex.split(reply.stdout)
     assert words == [
         "gcloud",
@@ -269,9 +316,11 @@ def test_a_tpu_pod_is_called_with_one_command(clone, tmp_path):
         (["--worker", "train"], "no agent-worker-number from the metadata server"),
     ):
         reply = bash(script, *flags, **env, PATH=str(tools))
-        assert reply.returncode == 2 and line in reply.stderr and reply.stderr.count("\n") == 1, (
-            reply.stderr
-        )
+        assert (
+            reply.returncode == 2
+            and line in reply.stderr
+            and reply.stderr.count("\n") == 1
+        ), reply.stderr
 
 
 @pytest.fixture
@@ -281,9 +330,13 @@ def ascend(clone, tmp_path):
     (root / "dlm" / "train.py").write_text(TOLD)
     (toolkit := tmp_path / "Ascend" / "ascend-toolkit").mkdir(parents=True)
     (toolkit / "set_env.sh").write_text("export FROM_CANN=yes$NOT_SET\n")
-    names = "FROM_CANN HCCL_CONNECT_TIMEOUT HCCL_EXEC_TIMEOUT HCCL_DETERMINISTIC HCCL_SOCKET_IFNAME ASCEND_RT_VISIBLE_DEVICES"
+    names = (
+        "FROM_CANN HCCL_CONNECT_TIMEOUT HCCL_EXEC_TIMEOUT HCCL_DETERMINISTIC "
+        "HCCL_SOCKET_IFNAME ASCEND_RT_VISIBLE_DEVICES"
+    )
     tools = stand_in(
-        tmp_path / "bin", ip="#!/bin/bash\necho default via 10.0.0.1 dev eth7 proto dhcp\n"
+        tmp_path / "bin",
+        ip="#!/bin/bash\necho default via 10.0.0.1 dev eth7 proto dhcp\n",
     )
     more = dict(
         SHOW=names,
@@ -296,7 +349,10 @@ def ascend(clone, tmp_path):
 
 def test_ascend_gets_its_environment(ascend):
     script, env = ascend
-    common = "FROM_CANN=yes HCCL_CONNECT_TIMEOUT=600 HCCL_EXEC_TIMEOUT=1800 HCCL_DETERMINISTIC=true HCCL_SOCKET_IFNAME=eth7"
+    common = (
+        "FROM_CANN=yes HCCL_CONNECT_TIMEOUT=600 HCCL_EXEC_TIMEOUT=1800 "
+        "HCCL_DETERMINISTIC=true HCCL_SOCKET_IFNAME=eth7"
+    )
     reply = bash(script, "train", "--x=1", **env)
     assert (
         reply.stdout
@@ -304,12 +360,21 @@ def test_ascend_gets_its_environment(ascend):
     ), reply.stderr
     assert reply.returncode == 0
     two = bash(
-        script, "--processes=2", "train", HCCL_IF_IP="10.0.0.9", HCCL_EXEC_TIMEOUT="5", **env
+        script,
+        "--processes=2",
+        "train",
+        HCCL_IF_IP="10.0.0.9",
+        HCCL_EXEC_TIMEOUT="5",
+        **env,
     )
     common = common.replace("=1800", "=5").replace("=eth7", "=None")
-    assert two.stdout == f"['--config.mesh.platform=npu'] {common} ASCEND_RT_VISIBLE_DEVICES=2\n"
     assert (
-        f"[1] ['--config.mesh.platform=npu'] {common} ASCEND_RT_VISIBLE_DEVICES=3\n" in two.stderr
+        two.stdout
+        == f"['--config.mesh.platform=npu'] {common} ASCEND_RT_VISIBLE_DEVICES=2\n"
+    )
+    assert (
+        f"[1] ['--config.mesh.platform=npu'] {common} ASCEND_RT_VISIBLE_DEVICES=3\n"
+        in two.stderr
     )
     assert "--config" not in bash(script, "--dry_run", "show", **env).stdout, (
         "a run directory says what it ran on"
@@ -328,16 +393,22 @@ def test_what_ascend_lacks_is_one_line(ascend, tmp_path):
             ["train"],
             "ascend-toolkit/set_env.sh: install CANN, or set ASCEND_HOME",
         ),
-        (dict(ASCEND_RT_VISIBLE_DEVICES=""), ["train"], "no NPU: there is no /dev/davinci0"),
+        (
+            dict(ASCEND_RT_VISIBLE_DEVICES=""),
+            ["train"],
+            "no NPU: there is no /dev/davinci0",
+        ),
         (dict(RANK_TABLE_FILE=str(broken)), ["train"], "ranks.json is not JSON"),
         ({}, ["--x", "train"], "unknown argument --x before the command"),
         ({}, [], "no command"),
     ]
     for changed, words, line in cases:
         reply = bash(script, *words, **env | changed)
-        assert reply.returncode == 2 and line in reply.stderr and reply.stderr.count("\n") == 1, (
-            reply.stderr
-        )
+        assert (
+            reply.returncode == 2
+            and line in reply.stderr
+            and reply.stderr.count("\n") == 1
+        ), reply.stderr
     dry = bash(
         script,
         "--dry_run",
@@ -356,22 +427,34 @@ def test_what_ascend_lacks_is_one_line(ascend, tmp_path):
         and "export HCCL_SOCKET_IFNAME=eth7" in lines
     )
     assert len(lines) == 8 and all(
-        line.endswith("python -P -m dlm.train --config.mesh.platform=npu") for line in lines[-2:]
+        line.endswith("python -P -m dlm.train --config.mesh.platform=npu")
+        for line in lines[-2:]
     )
 
 
 def test_a_rank_table_is_read_with_care(tmp_path, capsys):
     def device(rank, **changes):
         return (
-            dict(device_id=str(rank % 2), device_ip=f"192.168.1.{rank + 1}", rank_id=str(rank))
+            dict(
+                device_id=str(rank % 2),
+                device_ip=f"192.168.1.{rank + 1}",
+                rank_id=str(rank),
+            )
             | changes
         )
 
     servers = [
-        dict(server_id=f"10.0.0.{s}", device=[device(2 * s), device(2 * s + 1)]) for s in range(2)
+        dict(server_id=f"10.0.0.{s}", device=[device(2 * s), device(2 * s + 1)])
+        for s in range(2)
     ]
-    good = dict(status="completed", version="1.0", server_count="2", server_list=servers)
-    assert rank_table.mistake(good) == "" == rank_table.mistake(good | dict(server_count=2))
+    good = dict(
+        status="completed", version="1.0", server_count="2", server_list=servers
+    )
+    assert (
+        rank_table.mistake(good)
+        == ""
+        == rank_table.mistake(good | dict(server_count=2))
+    )
     other = [servers[0], dict(server_id="x", device=[device(2), device(2)])]
     wrong = {
         "not a JSON object": [],
@@ -385,9 +468,13 @@ def test_a_rank_table_is_read_with_care(tmp_path, capsys):
         | dict(server_list=[servers[0], dict(device=servers[1]["device"])]),
         "lacks device_ip in server_list[0].device[1]": good
         | dict(
-            server_list=[dict(servers[0], device=[device(0), device(1, device_ip="")]), servers[1]]
+            server_list=[
+                dict(servers[0], device=[device(0), device(1, device_ip="")]),
+                servers[1],
+            ]
         ),
-        "has rank_id 0, 1, 2, 2: each number from 0 to 3": good | dict(server_list=other),
+        "has rank_id 0, 1, 2, 2: each number from 0 to 3": good
+        | dict(server_list=other),
     }
     for line, table in wrong.items():
         assert line in rank_table.mistake(table)
@@ -395,4 +482,7 @@ def test_a_rank_table_is_read_with_care(tmp_path, capsys):
     for text, code in ((json.dumps(good), 0), ("[]", 2), ("{", 2)):
         path.write_text(text)
         assert rank_table.main(str(path)) == code
-    assert rank_table.main(str(tmp_path)) == 2 and "cannot be read (" in capsys.readouterr().err
+    assert (
+        rank_table.main(str(tmp_path)) == 2
+        and "cannot be read (" in capsys.readouterr().err
+    )

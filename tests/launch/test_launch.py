@@ -21,7 +21,9 @@ SCRIPTS = [
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
 def test_scripts_parse_and_are_linted(script):
     assert bash("-n", script).returncode == 0
-    tool = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    tool = shutil.which(
+        "shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
     assert tool, "shellcheck comes with requirements-dev.txt"
     reply = subprocess.run(
         [tool, "-x", script], cwd=ROOT, capture_output=True, text=True, timeout=60
@@ -58,7 +60,10 @@ def test_commands_ask_for_huge_pages_unless_told_otherwise(
     (root / "dlm" / "show.py").write_text(
         '"""Shows its memory."""\nimport os\nprint(os.environ.get("GLIBC_TUNABLES"))\n'
     )
-    assert bash(root / "launch" / "local.sh", "show", **env, **environment).stdout == printed + "\n"
+    assert (
+        bash(root / "launch" / "local.sh", "show", **env, **environment).stdout
+        == printed + "\n"
+    )
 
 
 def test_an_unknown_command_is_one_line(clone):
@@ -73,7 +78,8 @@ def test_an_unknown_command_is_one_line(clone):
         assert bash(root / "launch" / "local.sh", name, **env).returncode == 2
     listed = bash(root / "launch" / "local.sh", **env).stdout
     assert (
-        "show       Shows its arguments." in listed and "preflight  Checks the machines" in listed
+        "show       Shows its arguments." in listed
+        and "preflight  Checks the machines" in listed
     )
 
 
@@ -91,11 +97,13 @@ def test_a_python_without_venv_is_one_line(clone, tmp_path):
 
 
 STUB = """import os, pathlib, sys
-name, arguments = pathlib.Path(__file__).stem, dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:] if a.startswith("--"))
+name, flags = pathlib.Path(__file__).stem, [a for a in sys.argv[1:] if a.startswith("--")]
+arguments = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
 print(name, *sys.argv[1:])
 workdir = pathlib.Path(arguments.get("workdir", arguments.get("out")))
 workdir.mkdir(parents=True, exist_ok=True)
-out = {"train": "metrics.jsonl", "evaluate": "evals.jsonl", "sample": "samples.jsonl", "report": "report.html"}[name]
+outputs = {"train": "metrics.jsonl", "evaluate": "evals.jsonl", "sample": "samples.jsonl"}
+out = outputs.get(name, "report.html")
 (workdir / out).write_text(os.environ.get("TRAINED", "1"))
 pathlib.Path(arguments.get("trace", workdir / out)).touch()
 sys.exit(3 if os.environ.get("FAILS") == name else 0)
@@ -108,7 +116,9 @@ def test_quickstart_does_what_is_not_done_and_stops_at_a_failure(clone, tmp_path
         (root / "dlm" / f"{name}.py").write_text(STUB)
 
     def quickstart(**more):
-        reply = bash(root / "launch" / "quickstart.sh", tmp_path / "my runs", **env, **more)
+        reply = bash(
+            root / "launch" / "quickstart.sh", tmp_path / "my runs", **env, **more
+        )
         return reply.returncode, [
             line.split()[0]
             for line in reply.stdout.splitlines()
@@ -152,8 +162,14 @@ def run_pytest(folder, **files):
         "no:cacheprovider",
         f"--rootdir={folder}",
     ]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    reply = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{folder}",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    reply = subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=60
+    )
     return reply.returncode, reply.stdout
 
 
@@ -161,10 +177,16 @@ def test_a_skip_fails_the_run_unless_listed(tmp_path):
     fine = "def test_a(): pass\n@pytest.mark.xfail\ndef test_b(): assert 0\n"
     fine += "@pytest.mark.parametrize('x', [1])\ndef test_listed(x): pytest.skip()"
     code, out = run_pytest(tmp_path / "fine", test_it=fine)
-    assert code == 0 and "1 passed, 1 skipped, 1 xfailed" in out and "WITHOUT LEAVE" not in out, out
+    assert (
+        code == 0
+        and "1 passed, 1 skipped, 1 xfailed" in out
+        and "WITHOUT LEAVE" not in out
+    ), out
     module = "pytest.skip('no torch', allow_module_level=True)"
     code, out = run_pytest(
-        tmp_path / "foul", test_it=fine + "\ndef test_c(): pytest.skip('no gpu')", test_other=module
+        tmp_path / "foul",
+        test_it=fine + "\ndef test_c(): pytest.skip('no gpu')",
+        test_other=module,
     )
     assert code == 1, out
     assert (

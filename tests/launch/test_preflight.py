@@ -16,7 +16,9 @@ from launch import preflight
 from tests.launch.shell import bash
 
 ROOT = Path(__file__).parents[2]
-TWO = dict(host="a", versions=dict(python="3.11.7", jax="0.10.2"), devices=4, kind="npu Ascend")
+TWO = dict(
+    host="a", versions=dict(python="3.11.7", jax="0.10.2"), devices=4, kind="npu Ascend"
+)
 
 
 def verdict(check, *facts, **options):
@@ -26,7 +28,9 @@ def verdict(check, *facts, **options):
 
 def test_each_check_finds_what_it_is_there_for():
     assert verdict(preflight.versions, {}, {}) is None
-    other = verdict(preflight.versions, {}, dict(versions=dict(python="3.11.7", jax="0.9.0")))
+    other = verdict(
+        preflight.versions, {}, dict(versions=dict(python="3.11.7", jax="0.9.0"))
+    )
     assert "processes 1 and 0 have jax 0.9.0 and 0.10.2; install the same" in other
     assert (
         verdict(preflight.devices, {}, dict(host="b"), expected=8) is None
@@ -51,9 +55,13 @@ def test_each_check_finds_what_it_is_there_for():
         preflight.disk, there, there, needed=8
     )
     assert "7.5 GiB free in runs; make room" in verdict(preflight.disk, there, needed=8)
-    hidden = verdict(preflight.disk, there, dict(there, shared=False, free=9e9), needed=0)
+    hidden = verdict(
+        preflight.disk, there, dict(there, shared=False, free=9e9), needed=0
+    )
     assert "not seen by process 1; --workdir must lie" in hidden
-    assert verdict(preflight.clocks, dict(clock=5.0), dict(clock=6.5), allowed=2.0) is None
+    assert (
+        verdict(preflight.clocks, dict(clock=5.0), dict(clock=6.5), allowed=2.0) is None
+    )
     assert "3.00 s apart at most (processes 2 and 0); more than --skew=2 s" in verdict(
         preflight.clocks, dict(clock=5.0), dict(clock=6.5), dict(clock=8.0), allowed=2.0
     )
@@ -67,7 +75,11 @@ def run(capsys, *flags):
 
 def test_one_process_passes_for_real(tmp_path, capsys):
     code, out, err = run(
-        capsys, f"--workdir={tmp_path / 'not' / 'yet'}", "--devices=4", "--free=0", "--json"
+        capsys,
+        f"--workdir={tmp_path / 'not' / 'yet'}",
+        "--devices=4",
+        "--free=0",
+        "--json",
     )
     assert code == 0 and [line[:16].split() for line in err.splitlines()] == [
         ["ok", name] for name in ("versions", "devices", "all-reduce", "disk", "clocks")
@@ -80,7 +92,10 @@ def test_one_process_passes_for_real(tmp_path, capsys):
         and "1 + … + 4 is 10" in by_check["all-reduce"]
     )
     assert (
-        all(f" {name} " in f" {by_check['versions']}" for name in ("python", *preflight.PACKAGES))
+        all(
+            f" {name} " in f" {by_check['versions']}"
+            for name in ("python", *preflight.PACKAGES)
+        )
         and f"in {tmp_path}" in by_check["disk"]
     )
     assert not list(tmp_path.iterdir())
@@ -150,7 +165,8 @@ def test_a_check_that_hangs_is_named(monkeypatch, capsys):
     _, _, err = run(capsys, "--timeout=0.05")
     assert (
         codes == [2]
-        and "error: all-reduce: no answer within --timeout=0.05 s; can the processes" in err
+        and "error: all-reduce: no answer within --timeout=0.05 s; can the processes"
+        in err
     )
 
 
@@ -168,14 +184,18 @@ def test_two_processes_pass_for_real_and_a_missing_platform_does_not(clone, tmp_
         **env,
     )
     assert reply.returncode == 0, reply.stderr
-    by_check = {check["name"]: check["found"] for check in json.loads(reply.stdout)["checks"]}
+    by_check = {
+        check["name"]: check["found"] for check in json.loads(reply.stdout)["checks"]
+    }
     assert (
         "by process: 1 1" in by_check["devices"]
         and "1 + … + 2 is 3" in by_check["all-reduce"]
         and "shared by all" in by_check["disk"]
     )
     command = [sys.executable, "-m", "launch.preflight", "--platform=npu"]
-    alone = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    alone = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert (
         alone.returncode == 2
         and alone.stderr.startswith("error: devices: ")

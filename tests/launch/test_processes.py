@@ -24,7 +24,9 @@ def ends(monkeypatch, capfd):
 
     def run(*lines):
         cases = "".join(f"{rank}) {line} ;; " for rank, line in enumerate(lines))
-        code = processes.run(len(lines), ["bash", "-c", f'case "$JAX_PROCESS_ID" in {cases}esac'])
+        code = processes.run(
+            len(lines), ["bash", "-c", f'case "$JAX_PROCESS_ID" in {cases}esac']
+        )
         return code, capfd.readouterr().err
 
     yield run
@@ -60,9 +62,15 @@ def test_those_that_end_in_order_leave_the_others_time_but_not_for_ever(ends):
 )
 def test_a_signal_goes_to_all(number):
     short_name = "INT" if number == signal.SIGINT else "TERM"
-    shell = f"trap 'echo heard >&2; exit 75' {short_name}; echo ready >&2; while :; do read -t 0.05 <> <(:); done"
+    shell = (
+        f"trap 'echo heard >&2; exit 75' {short_name}; echo ready >&2; while :; "
+        "do read -t 0.05 <> <(:); done"
+    )
     # Children inherit ignored signals, and these tests may run under nohup or in the background.
-    heeding = "import signal, sys; from launch import processes; [signal.signal(s, signal.SIG_DFL) for s in processes._SIGNALS]"
+    heeding = (
+        "import signal, sys; from launch import processes; [signal.signal(s, "
+        "signal.SIG_DFL) for s in processes._SIGNALS]"
+    )
     command = [
         sys.executable,
         "-c",
@@ -72,7 +80,9 @@ def test_a_signal_goes_to_all(number):
         "-c",
         shell,
     ]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as launcher:
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as launcher:
         ready = 0
         for line in launcher.stderr:
             ready += "ready" in line
@@ -80,7 +90,10 @@ def test_a_signal_goes_to_all(number):
                 break
         launcher.send_signal(number)
         said = launcher.communicate(timeout=30)[1]
-    assert launcher.returncode == 75 and sorted(said.splitlines()) == ["[0] heard", "[1] heard"]
+    assert launcher.returncode == 75 and sorted(said.splitlines()) == [
+        "[0] heard",
+        "[1] heard",
+    ]
 
 
 def test_what_each_is_told():
@@ -91,7 +104,8 @@ def test_what_each_is_told():
         t["JAX_PROCESS_ID"] for t in all_ranks
     ] == ["0", "1"]
     assert {
-        (t["JAX_COORDINATOR_ADDRESS"], t["JAX_NUM_PROCESSES"], t["HOME"]) for t in all_ranks
+        (t["JAX_COORDINATOR_ADDRESS"], t["JAX_NUM_PROCESSES"], t["HOME"])
+        for t in all_ranks
     } == {("127.0.0.1:1234", "2", "here")}
     assert (
         int(all_ranks[0]["NPROC"]) >= 8
@@ -99,7 +113,8 @@ def test_what_each_is_told():
     )
     assert "ASCEND_RT_VISIBLE_DEVICES" not in all_ranks[0]
     with pytest.raises(
-        UserError, match="ASCEND_RT_VISIBLE_DEVICES names 3 device.*2 processes cannot share"
+        UserError,
+        match="ASCEND_RT_VISIBLE_DEVICES names 3 device.*2 processes cannot share",
     ):
         processes.environments(2, 1234, dict(ASCEND_RT_VISIBLE_DEVICES="0,1,2"))
 
@@ -128,9 +143,9 @@ def test_local_sh_starts_them(clone):
             "[1] words of 1 2",
         ]
     )
-    assert bash(local, "--processes=2", "train", CUDA_VISIBLE_DEVICES="0", **env).stderr.startswith(
-        "error: CUDA_VISIBLE_DEVICES names 1"
-    )
+    assert bash(
+        local, "--processes=2", "train", CUDA_VISIBLE_DEVICES="0", **env
+    ).stderr.startswith("error: CUDA_VISIBLE_DEVICES names 1")
     for wrong in ("0", "two", "-1"):
         reply = bash(local, f"--processes={wrong}", "train", **env)
         assert (reply.returncode, reply.stderr) == (
@@ -151,6 +166,10 @@ def test_a_dry_run_shows_the_command_of_each_and_installs_nothing(clone):
         bash(root / "launch" / "local.sh", *flags, "--dry_run", "train", "a b", **env)
         for flags in ([], ["--processes=2"])
     )
-    assert one.stdout == "python -P -m dlm.train a\\ b\n" and not (root / ".venv").exists()
-    common = "JAX_COORDINATOR_ADDRESS=127.0.0.1:PORT JAX_NUM_PROCESSES=2 JAX_PROCESS_ID="
+    assert (
+        one.stdout == "python -P -m dlm.train a\\ b\n" and not (root / ".venv").exists()
+    )
+    common = (
+        "JAX_COORDINATOR_ADDRESS=127.0.0.1:PORT JAX_NUM_PROCESSES=2 JAX_PROCESS_ID="
+    )
     assert two.stdout == f"{common}0 {one.stdout}{common}1 {one.stdout}"

@@ -21,7 +21,9 @@ from dlm.objectives.masked import Masked
 from dlm.oracle.adversary import spent
 from tests.laws import worlds as w
 
-SMALL = Vocab(size=5, bos=3, eos=1, pad=4, mask=2)  # two tokens: noise on tokens has many states
+SMALL = Vocab(
+    size=5, bos=3, eos=1, pad=4, mask=2
+)  # two tokens: noise on tokens has many states
 NODES = {Geometric(): 48}  # so steep that 12 points in time miss a part of its cost
 
 
@@ -63,7 +65,9 @@ class Leaking(Masked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("wrong", "value"), [(DividedByMasked, 3.6028), (Leaking, 27.0)])
+@pytest.mark.parametrize(
+    ("wrong", "value"), [(DividedByMasked, 3.6028), (Leaking, 27.0)]
+)
 def test_planted_wrong_members_are_seen_at_their_value(wrong, value):
     objective = wrong(process=w.process(w.LINEAR[0]), vocab=w.VOCAB)
     assert spent(objective, w.VOCAB, w.L) == pytest.approx(value, rel=0.02)

@@ -65,7 +65,9 @@ def test_each_combination_is_built_or_refused_by_name(stem):
 
 SEEDS = 400
 ESTIMATES = [  # any two choices meet in one of the first four
-    dict(name="masked", times="stratified", pattern="bernoulli", coupling="complementary"),
+    dict(
+        name="masked", times="stratified", pattern="bernoulli", coupling="complementary"
+    ),
     dict(name="masked", times="stratified", pattern="count", coupling="single"),
     dict(name="masked", times="importance", pattern="bernoulli", coupling="single"),
     dict(name="masked", times="importance", pattern="count", coupling="complementary"),
@@ -77,12 +79,15 @@ ESTIMATES = [  # any two choices meet in one of the first four
 
 STEP = 0.05
 FINITE = np.isfinite(w.TABLES[3])
-DIRECTION = np.where(FINITE, np.random.default_rng(5).normal(size=FINITE.shape), 0.0).astype(
-    np.float32
-)
+DIRECTION = np.where(
+    FINITE, np.random.default_rng(5).normal(size=FINITE.shape), 0.0
+).astype(np.float32)
 NEAR = w.table_net(
     np.stack(
-        [np.where(FINITE, w.TABLES[3] + s * DIRECTION, -np.inf) for s in (0, STEP, -STEP)]
+        [
+            np.where(FINITE, w.TABLES[3] + s * DIRECTION, -np.inf)
+            for s in (0, STEP, -STEP)
+        ]
     ).astype(np.float32)
 )
 
@@ -96,18 +101,24 @@ def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(c
     objective, x_XL = w.objective(config), w.X_XL[1::2]
     n, layout = len(x_XL), w.for_tables(3, len(x_XL))
     want, above, below = (
-        exact_bound(objective, NEAR, np.tile(x_XL, (3, 1)), w.VOCAB, layout).reshape(3, n).sum(1)
+        exact_bound(objective, NEAR, np.tile(x_XL, (3, 1)), w.VOCAB, layout)
+        .reshape(3, n)
+        .sum(1)
     )
     square_T = (np.linspace(3, 0.1, 32) ** 4).astype(np.float32)
     batch = w.batch_of(x_XL)
 
     def loss(s, key):
-        table_ZLV = jnp.where(FINITE, jnp.where(FINITE, w.TABLES[3], 0.0) + s * DIRECTION, -jnp.inf)
+        table_ZLV = jnp.where(
+            FINITE, jnp.where(FINITE, w.TABLES[3], 0.0) + s * DIRECTION, -jnp.inf
+        )
         models = Models(w.table_net(table_ZLV[None]), statistics=square_T)
         return objective.loss(models, batch, key).nats_sum
 
     both = jax.jit(
-        lambda keys: jax.lax.map(lambda key: jax.jvp(lambda s: loss(s, key), (0.0,), (1.0,)), keys)
+        lambda keys: jax.lax.map(
+            lambda key: jax.jvp(lambda s: loss(s, key), (0.0,), (1.0,)), keys
+        )
     )
     for measured_S, expected in zip(
         both(jax.random.split(jax.random.key(1), SEEDS)),
@@ -115,13 +126,19 @@ def test_what_is_called_an_estimate_has_the_mean_of_the_bound_and_its_gradient(c
         strict=True,
     ):
         measured_S = np.asarray(measured_S, np.float64)
-        assert abs(measured_S.mean() - expected) < 4 * measured_S.std(ddof=1) / SEEDS**0.5
+        assert (
+            abs(measured_S.mean() - expected) < 4 * measured_S.std(ddof=1) / SEEDS**0.5
+        )
 
 
 def test_a_complement_of_a_count_masks_the_rest_and_never_nothing():
-    objective = w.objective(dict(name="masked", pattern="count", coupling="complementary"))
+    objective = w.objective(
+        dict(name="masked", pattern="count", coupling="complementary")
+    )
     batch = w.batch_of(np.tile(w.X_XL, (4, 1)))
-    views = jax.jit(lambda batch: [canvas.z_BL for canvas in recorded(objective, batch)])(batch)
+    views = jax.jit(
+        lambda batch: [canvas.z_BL for canvas in recorded(objective, batch)]
+    )(batch)
     one_BL, other_BL = (np.asarray(z_BL) == w.VOCAB.mask for z_BL in views)
     whole_B = one_BL.all(1)
     assert (
@@ -129,7 +146,9 @@ def test_a_complement_of_a_count_masks_the_rest_and_never_nothing():
         and ((one_BL ^ other_BL)[~whole_B]).all()
         and 0.2 < whole_B.mean() < 0.5
     )
-    assert (np.bincount(one_BL.sum(1), minlength=4) > 0)[1:].all() and one_BL.any(1).all()
+    assert (np.bincount(one_BL.sum(1), minlength=4) > 0)[1:].all() and one_BL.any(
+        1
+    ).all()
 
 
 def recorded(objective, batch, table=0):
@@ -153,14 +172,20 @@ def test_the_cost_of_a_step_is_told_as_it_is(stem):
         c for c in combinations(stem) if c.get("coupling") == "complementary"
     ][:1]:
         objective, batch = w.objective(config), w.batch_of(w.X_XL, marked_BL=w.X_XL % 2)
-        seen = jax.eval_shape(lambda objective=objective, batch=batch: recorded(objective, batch))
-        assert objective.token_passes == sum(1 if canvas.clean_BL is None else 2 for canvas in seen)
+        seen = jax.eval_shape(
+            lambda objective=objective, batch=batch: recorded(objective, batch)
+        )
+        assert objective.token_passes == sum(
+            1 if canvas.clean_BL is None else 2 for canvas in seen
+        )
 
 
 @pytest.mark.slow
 def test_a_network_is_told_the_share_that_is_masked():
     batch = w.batch_of(w.X_XL)
-    batch = dataclasses.replace(batch, noisable_BL=batch.noisable_BL & (jnp.arange(w.L) > 0))
+    batch = dataclasses.replace(
+        batch, noisable_BL=batch.noisable_BL & (jnp.arange(w.L) > 0)
+    )
     for config in (
         dict(name="masked", pattern="count"),
         dict(name="proseco", pattern="count"),
@@ -171,7 +196,9 @@ def test_a_network_is_told_the_share_that_is_masked():
         )(batch)
         share_BL = np.asarray(canvas.z_BL == w.VOCAB.mask).sum(1, keepdims=True) / 2
         np.testing.assert_allclose(
-            np.asarray(canvas.t_BL), np.broadcast_to(share_BL, canvas.t_BL.shape), atol=1e-6
+            np.asarray(canvas.t_BL),
+            np.broadcast_to(share_BL, canvas.t_BL.shape),
+            atol=1e-6,
         )
         assert {0.5, 1.0} == set(share_BL.ravel())
 
@@ -191,9 +218,9 @@ def test_weights_that_look_at_kept_neighbours():
 
     objective = w.objective(dict(name="masked", weights="context"))
     t_BL = jnp.full((1, 6), 0.5)
-    nats_BL, _ = jax.jit(lambda z_BL: objective.view_nats(Models(half), batch, None, z_BL, t_BL))(
-        z_BL
-    )
+    nats_BL, _ = jax.jit(
+        lambda z_BL: objective.view_nats(Models(half), batch, None, z_BL, t_BL)
+    )(z_BL)
 
     def near(*distances):
         return sum(0.5 * 0.3 * 0.7 ** (d - 1) for d in distances)
@@ -214,16 +241,22 @@ def test_dynamic_weights_of_hybrid_noise():
     )
 
     def stated_p(canvas):
-        return Output(Dense(jnp.log(jnp.asarray(stated_p_V))[None, None] + jnp.zeros((1, 3, 1))))
+        return Output(
+            Dense(jnp.log(jnp.asarray(stated_p_V))[None, None] + jnp.zeros((1, 3, 1)))
+        )
 
     prediction, one_BL = stated_p(None).prediction, jnp.ones(x_BL.shape)
-    measured_L = np.asarray(jax.jit(objective._dynamic)(prediction, x_BL, z_BL, t, one_BL))[0]
+    measured_L = np.asarray(
+        jax.jit(objective._dynamic)(prediction, x_BL, z_BL, t, one_BL)
+    )[0]
     alpha, uniform = float(noise.alpha(0.3)), float(noise.noise_probs(0.3)[1])
 
     def laws(p_V):
         return alpha * np.asarray(p_V, np.float64)[:n] + uniform / n
 
-    for i, weight in enumerate((2.0, 1.0, min(noise.ratio / n * ((1 - alpha) / alpha) ** 0.5, 1))):
+    for i, weight in enumerate(
+        (2.0, 1.0, min(noise.ratio / n * ((1 - alpha) / alpha) ** 0.5, 1))
+    ):
         q_V, p_V = laws(np.eye(w.VOCAB.size)[int(x_BL[0, i])]), laws(stated_p_V)
         kl = (q_V * np.log(q_V / p_V)).sum()  # the masks' shares are equal
         ratio = 1.0 if i == 0 else q_V[int(z_BL[0, i])] / p_V[int(z_BL[0, i])]

@@ -21,9 +21,12 @@ from tests.laws import worlds as w
 every_objective = w.first_of_each("member", w.OBJECTIVES)
 every_absorbing = w.first_of_each("process", w.ABSORBING)
 by_what_is_seen = w.first_of_each(
-    "member", list({(c["name"], w.objective(c).visibility): c for c in w.OBJECTIVES}.values())
+    "member",
+    list({(c["name"], w.objective(c).visibility): c for c in w.OBJECTIVES}.values()),
 )
-by_estimate = w.first_of_each("member", [c for c in w.TRAINED.values() if c in w.OBJECTIVES])
+by_estimate = w.first_of_each(
+    "member", [c for c in w.TRAINED.values() if c in w.OBJECTIVES]
+)
 K = len(w.TABLES)
 NODES = 48  # with 32 the geometric schedules miss
 
@@ -36,7 +39,9 @@ def _oracles(process):
 
     def net(canvas):
         answers = [lambda canvas, ask=ask: ask(canvas).prediction for ask in oracles]
-        return Output(jax.lax.switch(canvas.layout.segments_BL[0, 0] - 1, answers, canvas))
+        return Output(
+            jax.lax.switch(canvas.layout.segments_BL[0, 0] - 1, answers, canvas)
+        )
 
     return net
 
@@ -49,14 +54,21 @@ def _bounds(objective):
         return np.stack(
             [
                 exact_bound(
-                    objective, net, w.X_XL, w.VOCAB, w.for_table(k, len(w.X_XL)), nodes=NODES
+                    objective,
+                    net,
+                    w.X_XL,
+                    w.VOCAB,
+                    w.for_table(k, len(w.X_XL)),
+                    nodes=NODES,
                 )
                 for k in range(K)
             ]
         )
     x_BL = np.tile(w.X_XL, (K, 1))
     layout = w.for_tables(K, len(w.X_XL))
-    return exact_bound(objective, w.tables, x_BL, w.VOCAB, layout, nodes=NODES).reshape(K, -1)
+    return exact_bound(objective, w.tables, x_BL, w.VOCAB, layout, nodes=NODES).reshape(
+        K, -1
+    )
 
 
 def _exact(objective):
@@ -69,12 +81,17 @@ def test_every_member_says_what_it_claims(member):
     """What is no estimate of what is reported is of another type, so that nothing can take it for
     a likelihood.
     """
-    objective, batch = w.objective(member), w.batch_of(w.X_XL, marked_BL=np.ones_like(w.X_XL))
+    objective, batch = (
+        w.objective(member),
+        w.batch_of(w.X_XL, marked_BL=np.ones_like(w.X_XL)),
+    )
     assert objective.claims in ("exact", "bound") and objective.loss_claims in (
         objective.claims,
         "heuristic",
     )
-    loss = jax.eval_shape(lambda: objective.loss(Models(w.tables), batch, jax.random.key(0)))
+    loss = jax.eval_shape(
+        lambda: objective.loss(Models(w.tables), batch, jax.random.key(0))
+    )
     assert isinstance(loss, UnbiasedLoss) == (objective.loss_claims == objective.claims)
 
 
@@ -82,7 +99,9 @@ def test_every_member_says_what_it_claims(member):
 def test_oracle_reaches_log_p(member):
     bound_KX = _bounds(w.objective(member))
     for k, world in enumerate(w.WORLDS):
-        np.testing.assert_allclose(bound_KX[k], -np.log(w.law(world)), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            bound_KX[k], -np.log(w.law(world)), rtol=0, atol=1e-5
+        )
 
 
 @every_objective
@@ -102,7 +121,9 @@ def test_no_denoiser_spends_more_than_one(member):
 def test_schedules_do_not_change_the_bound(process):
     first = w.objective(dict(name="masked", process=w.ABSORBING[0]))
     np.testing.assert_allclose(
-        _bounds(w.objective(dict(name="masked", process=process))), _bounds(first), rtol=1e-5
+        _bounds(w.objective(dict(name="masked", process=process))),
+        _bounds(first),
+        rtol=1e-5,
     )
 
 
@@ -113,8 +134,12 @@ def test_a_fixed_count_does_not_change_the_bound(member):
     """
     own = w.objective(member)
     counted = own.counted()
-    assert isinstance(own, Masked) != (counted is own), "the others' bounds allow no count"
-    assert counted.counted() == counted and (counted is own or counted.pattern == "count")
+    assert isinstance(own, Masked) != (counted is own), (
+        "the others' bounds allow no count"
+    )
+    assert counted.counted() == counted and (
+        counted is own or counted.pattern == "count"
+    )
     np.testing.assert_allclose(_bounds(counted), _bounds(own), rtol=1e-5)
 
 
@@ -156,7 +181,9 @@ def test_a_random_transformer_spends_at_most_one(member):
     """
     attention = config.Attention(heads=2, kv_heads=1, head_size=4)
     model = transformer.Transformer(
-        config.ModelConfig(1, 8, attention, config.FFN(width=8), time="adaln", vocab=w.VOCAB)
+        config.ModelConfig(
+            1, 8, attention, config.FFN(width=8), time="adaln", vocab=w.VOCAB
+        )
     )
     shapes = jax.eval_shape(lambda: transformer.initialise(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
@@ -165,7 +192,11 @@ def test_a_random_transformer_spends_at_most_one(member):
     )
     spent = np.exp(
         -exact_bound(
-            w.objective(member), transformer.net_of(model, params), w.X_XL, w.VOCAB, nodes=24
+            w.objective(member),
+            transformer.net_of(model, params),
+            w.X_XL,
+            w.VOCAB,
+            nodes=24,
         )
     ).sum()
     assert 1e-3 < spent <= 1 + 1e-5
@@ -179,12 +210,17 @@ def test_given_positions_condition_the_bound():
     first_V = p_X.reshape(w.V, -1).sum(-1)
     names = ("ar", "masked", "block", "hybrid")
     for member in (
-        next(m for m in w.OBJECTIVES if m["name"] == f"objectives.{name}") for name in names
+        next(m for m in w.OBJECTIVES if m["name"] == f"objectives.{name}")
+        for name in names
     ):
         objective = w.objective(member)
         net = w.oracle(0, objective.process)
-        bound_X = exact_bound(objective, net, w.X_XL, w.VOCAB, noisable_BL=noisable_XL, nodes=24)
-        np.testing.assert_allclose(bound_X, -np.log(p_X / first_V[w.X_XL[:, 0]]), atol=1e-5)
+        bound_X = exact_bound(
+            objective, net, w.X_XL, w.VOCAB, noisable_BL=noisable_XL, nodes=24
+        )
+        np.testing.assert_allclose(
+            bound_X, -np.log(p_X / first_V[w.X_XL[:, 0]]), atol=1e-5
+        )
 
 
 @pytest.mark.slow
@@ -224,7 +260,9 @@ def test_steps_cost_one_over_their_number(process):
         return _bounds(w.objective(dict(name="masked", process=process, steps=steps)))
 
     p_X = w.law(w.WORLDS[0])
-    gap_TK = np.stack([(bound(steps) - bound(0))[[0, 3]] @ p_X for steps in (8, 64, 128)])
+    gap_TK = np.stack(
+        [(bound(steps) - bound(0))[[0, 3]] @ p_X for steps in (8, 64, 128)]
+    )
     assert (gap_TK[:, 0] > 0).all() and (np.diff(gap_TK[:, 0]) < 0).all()
     np.testing.assert_allclose(gap_TK[1] / gap_TK[2], 2, atol=0.15)
     assert (np.exp(-bound(8)).sum(-1) <= 1 + 1e-5).all()
@@ -259,7 +297,9 @@ def test_the_reported_bound_and_the_loss(member):
     loss_S = np.asarray(loss.nats_sum, np.float64)
     assert (np.asarray(loss.weight_sum) == w.X_XL.size).all()
     if objective.claims == "exact":
-        np.testing.assert_allclose(nats_SX, np.broadcast_to(want_X, nats_SX.shape), rtol=1e-5)
+        np.testing.assert_allclose(
+            nats_SX, np.broadcast_to(want_X, nats_SX.shape), rtol=1e-5
+        )
         np.testing.assert_allclose(loss_S, want_X.sum(), rtol=1e-5)
         assert (variance_SX == 0).all()
         return
@@ -284,7 +324,9 @@ def test_gradients_are_finite_at_every_time(member):
             jnp.where(jnp.arange(w.VOCAB.size) < w.V, finite_KZLV[3:] * scale, -jnp.inf)
         )
         z_BL = batch.tokens_BL if objective.process is None else gone_BL
-        return objective.bound_nats(Models(net), batch, z_BL, jnp.full(z_BL.shape, t)).sum()
+        return objective.bound_nats(
+            Models(net), batch, z_BL, jnp.full(z_BL.shape, t)
+        ).sum()
 
     grads = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(
         jnp.ones((len(w.Z_ZL), w.L, w.VOCAB.size)), jnp.array([1e-6, 0.5, 1.0])

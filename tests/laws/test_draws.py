@@ -55,7 +55,10 @@ def _counts(logits_V, draws, rows):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n not in ("two", "far_apart") else n for n in LAWS],
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n not in ("two", "far_apart") else n
+        for n in LAWS
+    ],
 )
 def test_a_million_draws(name):
     logits_V = LAWS[name]
@@ -79,7 +82,10 @@ def _faithful(step, p_V, passes):
     """
     key_P1 = [keys.per_sample(keys.root(0), jnp.array([i])) for i in range(passes)]
     z = np.concatenate(
-        [np.asarray(step(key_1, jnp.asarray(np.log(p_V), jnp.float32)))[0] for key_1 in key_P1]
+        [
+            np.asarray(step(key_1, jnp.asarray(np.log(p_V), jnp.float32)))[0]
+            for key_1 in key_P1
+        ]
     )
     nats = -np.log(p_V[z[z != SIZE]])
     if min(poisson.cdf(len(nats), passes), poisson.sf(len(nats) - 1, passes)) < 1e-3:
@@ -98,7 +104,9 @@ def _ancestral(key_B, logits_V):
     )
     canvas = Canvas(z_BL, jnp.ones(z_BL.shape), jnp.zeros(z_BL.shape, bool), Full())
     t_B = jnp.ones(1)
-    view = StepView(canvas, noise, z_BL == SIZE, t_B, t_B - 1 / STEPS, jnp.zeros(z_BL.shape))
+    view = StepView(
+        canvas, noise, z_BL == SIZE, t_B, t_B - 1 / STEPS, jnp.zeros(z_BL.shape)
+    )
     return Ancestral().step(key_B, Output(Dense(logits_BLV)), view, ())[0]
 
 
@@ -110,7 +118,9 @@ def _one_draw_low(key_B, logits_V):
     """
     p_V = jax.nn.softmax(logits_V)
     both_V = jnp.log(jnp.append(p_V / STEPS, 1 - 1 / STEPS))
-    return jax.vmap(lambda k: jax.random.categorical(k, both_V, shape=(LENGTH,), mode="low"))(key_B)
+    return jax.vmap(
+        lambda k: jax.random.categorical(k, both_V, shape=(LENGTH,), mode="low")
+    )(key_B)
 
 
 UNIFORM = np.full(SIZE, 1 / SIZE)
@@ -142,7 +152,8 @@ PLAIN = Sampler(Ancestral())
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "rule, noise", [("ancestral", "mask"), ("ancestral", "uniform"), ("first_hitting", "mask")]
+    "rule, noise",
+    [("ancestral", "mask"), ("ancestral", "uniform"), ("first_hitting", "mask")],
 )
 def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     """The same law of 200 ids at two positions, half of a step.
@@ -159,9 +170,13 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
         jnp.asarray(np.log(np.append(p_V, [0, 0, 0]) + 1e-30), jnp.float32), (n, 2, 203)
     )
     start = 200 if process.final else 7
-    seen = Canvas(jnp.full((n, 2), start), jnp.ones((n, 2)), jnp.zeros((n, 2), bool), Full())
+    seen = Canvas(
+        jnp.full((n, 2), start), jnp.ones((n, 2)), jnp.zeros((n, 2), bool), Full()
+    )
     times = dict(t_B=jnp.full(n, 0.9), s_B=jnp.full(n, 0.5))
-    moment = StepView(seen, process, ~seen.frozen_BL, **times, log_prob_BR=jnp.zeros((n, 2)))
+    moment = StepView(
+        seen, process, ~seen.frozen_BL, **times, log_prob_BR=jnp.zeros((n, 2))
+    )
     output = Output(Tempered(Dense(logits_BLV)))
     step = jax.jit(lambda key_B: rule.step(key_B, output, moment, rule.init(seen))[0])
     z_BL = np.asarray(step(keys.per_sample(keys.root(0), jnp.arange(n))))
@@ -173,4 +188,6 @@ def test_which_token_does_not_hang_on_whether_one_is_drawn(rule, noise):
     for z_B in z_BL.T:
         moved_V = np.bincount(z_B[z_B != start], minlength=203)
         assert n / 10 < moved_V.sum() < n * 0.9
-        assert w.chi_square(moved_V, np.where(np.arange(203) == start, 0, want_V)) > 1e-4
+        assert (
+            w.chi_square(moved_V, np.where(np.arange(203) == start, 0, want_V)) > 1e-4
+        )

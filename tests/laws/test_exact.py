@@ -21,21 +21,31 @@ from tests.laws.test_samplers import _checked
 
 pytestmark = pytest.mark.slow
 NOISE = w.process(dict(name="mask"))
-RULES = [r for r in w.RULES if build_member(r, "samplers.rules", w.VOCAB).order_randomness is None]
+RULES = [
+    r
+    for r in w.RULES
+    if build_member(r, "samplers.rules", w.VOCAB).order_randomness is None
+]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=w.title)
 
 
 @cache
 def _replay(sampler, mask):
-    return jax.jit(lambda batch: replayed(w.tables, sampler, NOISE, mask, batch, jax.random.key(0)))
+    return jax.jit(
+        lambda batch: replayed(w.tables, sampler, NOISE, mask, batch, jax.random.key(0))
+    )
 
 
 def law(rule, table, mask=Full(), order=None, **settings):
     """(p_X of every sequence under the sampler, passes)."""
-    replay = _replay(Sampler(rule=build_member(rule, "samplers.rules", w.VOCAB), **settings), mask)
+    replay = _replay(
+        Sampler(rule=build_member(rule, "samplers.rules", w.VOCAB), **settings), mask
+    )
     layout = w.for_table(table, len(w.X_XL))
     if order is not None:
-        layout = dataclasses.replace(layout, block_BL=np.broadcast_to(order, w.X_XL.shape))
+        layout = dataclasses.replace(
+            layout, block_BL=np.broadcast_to(order, w.X_XL.shape)
+        )
     nats_BL, passes = replay(w.batch_of(w.X_XL, layout))
     return np.exp(-np.asarray(nats_BL, np.float64).sum(1)), int(passes)
 
@@ -56,7 +66,9 @@ def test_it_is_a_law_and_with_the_oracle_position_by_position_it_is_p(rule):
         _it_is_a_law(rule, steps=steps)
 
 
-@pytest.mark.parametrize("rule", list({r["name"]: r for r in RULES}.values()), ids=w.title)
+@pytest.mark.parametrize(
+    "rule", list({r["name"]: r for r in RULES}.values()), ids=w.title
+)
 def test_it_is_a_law_block_by_block(rule):
     _it_is_a_law(rule, steps=2, block=2)
 
@@ -80,7 +92,11 @@ def test_the_sampler_s_temperature_is_scored_and_does_not_move_the_order():
     cold_X, _ = law(rule, 3, steps=3, temperature=0.5)
     cut_X, _ = law(rule, 3, steps=3, top_p=0.6)
     plain_X, _ = law(rule, 3, steps=3)
-    assert abs(cold_X.sum() - 1) < 1e-5 and abs(cut_X.sum() - 1) < 1e-5 and (cut_X == 0).any()
+    assert (
+        abs(cold_X.sum() - 1) < 1e-5
+        and abs(cut_X.sum() - 1) < 1e-5
+        and (cut_X == 0).any()
+    )
     assert cold_X.max() > plain_X.max() and np.argmax(cold_X) == np.argmax(plain_X)
 
 
@@ -102,11 +118,19 @@ def test_the_mean_over_orders_lies_on_the_bound():
     )
     costs = [-np.log(law(rule, 3, order=order, steps=3)[0]) for order in orders]
     bound_X = exact_bound(
-        w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))
+        w.objective(dict(name="masked")),
+        w.tables,
+        w.X_XL,
+        w.VOCAB,
+        w.for_table(3, len(w.X_XL)),
     )
     np.testing.assert_allclose(np.mean(costs, 0), bound_X, rtol=1e-5)
     likelihoods = exact_bound(
-        w.objective(dict(name="any_order")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))
+        w.objective(dict(name="any_order")),
+        w.tables,
+        w.X_XL,
+        w.VOCAB,
+        w.for_table(3, len(w.X_XL)),
     )
     np.testing.assert_allclose(likelihoods, bound_X, rtol=1e-5)
 
@@ -115,20 +139,28 @@ def test_a_block_model_is_replayed_block_by_block():
     """Blocks of one are read from left to right, whatever the rule says inside a block."""
     objective = w.objective(dict(name="block", size=1, pattern="count"))
     p_X, passes = law(
-        dict(name="confident", confidence="top"), 3, mask=objective.visibility, block=1, steps=1
+        dict(name="confident", confidence="top"),
+        3,
+        mask=objective.visibility,
+        block=1,
+        steps=1,
     )
-    bound_X = exact_bound(objective, w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL)))
+    bound_X = exact_bound(
+        objective, w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))
+    )
     np.testing.assert_allclose(-np.log(p_X), bound_X, rtol=1e-5)
     assert passes == w.L
 
 
 @pytest.mark.parametrize(
-    "rule, why", [("ancestral", "at random"), ("confident", "by the tokens that it draws")]
+    "rule, why",
+    [("ancestral", "at random"), ("confident", "by the tokens that it draws")],
 )
 def test_picks_that_hang_on_chance_are_refused_by_name(rule, why):
     with pytest.raises(UserError, match=f"samplers.rules.{rule} .*{why}"):
         deterministic(
-            Sampler(rule=build_member(rule, "samplers.rules")), w.objective(dict(name="masked"))
+            Sampler(rule=build_member(rule, "samplers.rules")),
+            w.objective(dict(name="masked")),
         )
     with pytest.raises(UserError, match="leaves none"):
         deterministic(

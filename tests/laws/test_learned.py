@@ -22,7 +22,9 @@ PROCESS = LEARNED.process_of(POWERS)
 
 def test_a_bound_for_any_schedules_and_exact_with_their_posterior():
     for k, world in enumerate(w.WORLDS):
-        bound_X = exact_bound(LEARNED, world.under(PROCESS, own=True), w.X_XL, w.VOCAB, own=POWERS)
+        bound_X = exact_bound(
+            LEARNED, world.under(PROCESS, own=True), w.X_XL, w.VOCAB, own=POWERS
+        )
         np.testing.assert_allclose(bound_X, -np.log(w.law(world)), atol=1e-5)
         blind_X = exact_bound(
             LEARNED, w.table_net(w.TABLES[k : k + 1]), w.X_XL, w.VOCAB, own=POWERS
@@ -42,7 +44,9 @@ def test_its_sampler_draws_from_p_as_steps_grow():
     world, process = w.WORLDS[1], PROCESS
 
     def law(steps):
-        return ancestral_law(world.under(process, own=True), process, Full(), steps, w.VOCAB, w.L)
+        return ancestral_law(
+            world.under(process, own=True), process, Full(), steps, w.VOCAB, w.L
+        )
 
     near, nearer = (total_variation(law(steps), w.law(world)) for steps in (16, 32))
     assert 1.6 < near / nearer < 2.4 and nearer < 0.05 and abs(law(16).sum() - 1) < 1e-5
@@ -51,7 +55,9 @@ def test_its_sampler_draws_from_p_as_steps_grow():
 def test_equal_schedules_are_masked_diffusion():
     even = {"power_V": jnp.full(w.VOCAB.size, 0.4)}
     fields = w.for_table(3, len(w.X_XL))
-    masked_X = exact_bound(w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, fields)
+    masked_X = exact_bound(
+        w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, fields
+    )
     even_X = exact_bound(LEARNED, w.tables, w.X_XL, w.VOCAB, fields, own=even)
     np.testing.assert_allclose(even_X, masked_X, rtol=1e-5)
 
@@ -78,7 +84,9 @@ def enumerated(own, table, nodes=48, scored=True):
         q_R = jnp.exp(LEARNED.log_q(batch, z_RL, t_RL, own).sum(1))
         return ((q_R if scored else jax.lax.stop_gradient(q_R)) * bound_nats_R).sum()
 
-    return jax.lax.map(at, jnp.asarray(t_T, jnp.float32)) @ jnp.asarray(weight_T, jnp.float32)
+    return jax.lax.map(at, jnp.asarray(t_T, jnp.float32)) @ jnp.asarray(
+        weight_T, jnp.float32
+    )
 
 
 def test_the_gradient_estimator_is_that_of_the_bound():
@@ -98,7 +106,9 @@ def test_the_gradient_estimator_is_that_of_the_bound():
     keys = jax.random.split(jax.random.key(0), 6000)
     gradients = jax.jit(
         lambda keys: jax.lax.map(
-            lambda key: jax.grad(loss, (0, 1))(POWERS, finite, key), keys, batch_size=100
+            lambda key: jax.grad(loss, (0, 1))(POWERS, finite, key),
+            keys,
+            batch_size=100,
         )
     )(keys)
     assert _distance(gradients[0]["power_V"], want[0]["power_V"])[: w.V].max() < 4

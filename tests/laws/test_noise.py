@@ -28,7 +28,12 @@ def test_all_that_is_not_kept_is_a_mask_or_noise_and_speeds_are_derivatives(proc
     a_T, noise_probs = jax.jit(lambda t: (noise.alpha(t), noise.noise_probs(t)))(t_T)
     log_q = jax.jit(lambda x_BL: noise.log_q(w.Z_ZL, jnp.ones((1, 1)), x_BL))
     prior = log_q(0 * w.Z_ZL)
-    assert a_T[0] == 1 and a_T[-1] == 0 and sum(noise_probs)[0] == 0 and sum(noise_probs)[-1] == 1
+    assert (
+        a_T[0] == 1
+        and a_T[-1] == 0
+        and sum(noise_probs)[0] == 0
+        and sum(noise_probs)[-1] == 1
+    )
     assert (np.diff(a_T) <= 0).all() and (
         np.diff(a_T[:128]) < 0
     ).all()  # float32 has nothing left below α = 6e-8
@@ -37,7 +42,9 @@ def test_all_that_is_not_kept_is_a_mask_or_noise_and_speeds_are_derivatives(proc
 
     @jax.jit
     def both(t_T):
-        (mask, uniform), slopes = jax.jvp(noise.noise_probs, (t_T,), (jnp.ones_like(t_T),))
+        (mask, uniform), slopes = jax.jvp(
+            noise.noise_probs, (t_T,), (jnp.ones_like(t_T),)
+        )
         a, slope = jax.jvp(noise.alpha, (t_T,), (jnp.ones_like(t_T),))
         return noise.noise_rates(t_T), (
             a * slopes[0] - slope * mask,
@@ -55,7 +62,10 @@ def test_all_that_is_not_kept_is_a_mask_or_noise_and_speeds_are_derivatives(proc
 def test_rates_are_accurate_next_to_the_clean_end(process):
     noise, small = w.process(process), jnp.float32(1e-6)
     gone, slope, rate = jax.jit(
-        lambda t: (*jax.value_and_grad(noise.schedule.noised)(t), noise.schedule.rate(t))
+        lambda t: (
+            *jax.value_and_grad(noise.schedule.noised)(t),
+            noise.schedule.rate(t),
+        )
     )(small)
     np.testing.assert_allclose(
         rate * 1e-6, np.float64(1e-6) * np.float64(slope) / np.float64(gone), rtol=1e-4
@@ -78,7 +88,8 @@ def test_corruption_follows_log_q(process):
         w.Z_ZL[:, 1] == 0
     ]
     log_q_ZL = np.asarray(
-        jax.jit(noise.log_q)(every_ZL, t_B1[: len(every_ZL)], x_BL[: len(every_ZL)]), np.float64
+        jax.jit(noise.log_q)(every_ZL, t_B1[: len(every_ZL)], x_BL[: len(every_ZL)]),
+        np.float64,
     )[:, [0, 2]]
     drawn_Z = np.array([(z_BL == z_L).all(-1).sum() for z_L in every_ZL])
     assert drawn_Z.sum() == n
@@ -87,7 +98,11 @@ def test_corruption_follows_log_q(process):
 
 def _prefix_net(canvas):
     """Any network that reads leftwards, so that what follows a sequence cannot matter to it."""
-    table_VV = np.random.default_rng(0).normal(size=(w.VOCAB.size, w.VOCAB.size)).astype(np.float32)
+    table_VV = (
+        np.random.default_rng(0)
+        .normal(size=(w.VOCAB.size, w.VOCAB.size))
+        .astype(np.float32)
+    )
     view_BLL = views(canvas, w.VOCAB.mask)
     logits_BLV = (
         jnp.asarray(table_VV)[view_BLL] * np.tri(view_BLL.shape[1], k=-1)[:, :, None]
@@ -150,12 +165,16 @@ def test_loss_does_not_depend_on_how_a_batch_is_cut_or_padded(member):
     )
 
 
-@pytest.mark.parametrize("process", list({p["name"]: p for p in w.PROCESSES}.values()), ids=w.title)
+@pytest.mark.parametrize(
+    "process", list({p["name"]: p for p in w.PROCESSES}.values()), ids=w.title
+)
 def test_masks_belong_to_the_sample_not_to_its_place(process):
     noise, x_BL = w.process(process), np.tile(np.arange(w.V, dtype=np.int32), (6, 2))
     t_B1, all_BL = jnp.full((6, 1), 0.5), jnp.ones(x_BL.shape, bool)
     corrupt = jax.jit(
-        lambda index_B: noise.corrupt(keys.per_sample(keys.root(0), index_B), x_BL, t_B1, all_BL)
+        lambda index_B: noise.corrupt(
+            keys.per_sample(keys.root(0), index_B), x_BL, t_B1, all_BL
+        )
     )
 
     def draw(index_B):

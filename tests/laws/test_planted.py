@@ -15,7 +15,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLE = re.search(r"`dlm/objectives/early\.py`:\n\n```python\n(.*?)```", README, re.S)[1]
+EXAMPLE = re.search(
+    r"`dlm/objectives/early\.py`:\n\n```python\n(.*?)```", README, re.S
+)[1]
 MEMBER = """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -52,9 +54,13 @@ pytestmark = pytest.mark.slow
 def house(tmp_path_factory):
     folder = tmp_path_factory.mktemp("house")
     for name in ("dlm", "tests", "configs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name, source in PLANTED.items():
-        (folder / "dlm" / "objectives" / f"{name}.py").write_text(source, encoding="utf-8")
+        (folder / "dlm" / "objectives" / f"{name}.py").write_text(
+            source, encoding="utf-8"
+        )
     return folder
 
 
@@ -85,9 +91,13 @@ def test_the_wrong_ones_are_caught_by_name_and_the_example_passes(house):
     ]
     reply = run(house, "pytest", *options, "tests/laws/test_bounds.py").stdout
     failures = {name: dict(PASSED=set(), FAILED=set()) for name in PLANTED}
-    for verdict, law, name in re.findall(r"^(PASSED|FAILED) \S+::(\w+)\[(\w+)-", reply, re.M):
+    for verdict, law, name in re.findall(
+        r"^(PASSED|FAILED) \S+::(\w+)\[(\w+)-", reply, re.M
+    ):
         failures[name][verdict].add(law)
-    assert {name: laws["FAILED"] for name, laws in failures.items()} == CAUGHT, reply[-3000:]
+    assert {name: laws["FAILED"] for name, laws in failures.items()} == CAUGHT, reply[
+        -3000:
+    ]
     assert len(failures["early"]["PASSED"]) >= 4
 
 
@@ -97,5 +107,11 @@ def test_the_example_trains(house):
         for line in README.splitlines()
         if line.startswith("launch/local.sh train") and "objectives.early" in line
     )
-    dry = run(house, "dlm.train", *shlex.split(line)[2:], "--dry_run", "--config.objective.power=3")
+    dry = run(
+        house,
+        "dlm.train",
+        *shlex.split(line)[2:],
+        "--dry_run",
+        "--config.objective.power=3",
+    )
     assert dry.returncode == 0, dry.stderr

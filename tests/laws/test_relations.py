@@ -76,13 +76,19 @@ def test_what_only_trains_otherwise_reports_masked_diffusion_s_bound(stem):
     of masked diffusion.
     """
     fields = {f.name for f in dataclasses.fields(w.objective(dict(name=stem)))}
-    for changes in ({}, dict(pattern="count"), dict(process=dict(name="mask", schedule="cosine"))):
+    for changes in (
+        {},
+        dict(pattern="count"),
+        dict(process=dict(name="mask", schedule="cosine")),
+    ):
         if changes.keys() <= fields:
             (said, constants), (want, expected) = (
                 reported(name=stem, **changes),
                 reported(name="masked", **changes),
             )
-            assert said == want and (said == reported(name="masked")[0]) == (not changes)
+            assert said == want and (said == reported(name="masked")[0]) == (
+                not changes
+            )
             tiny.identical(constants, expected)
     (said, constants), (want, expected) = (
         reported(w.objective(dict(name=name)).counted()) for name in (stem, "masked")
@@ -113,7 +119,10 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
     x_LV = np.zeros((w.L, 6))
     x_LV[:, : w.V] = rng.dirichlet(np.ones(w.V), w.L)
     output = Output(Dense(np.log(np.maximum(x_LV, 1e-300))[None].astype(np.float32)))
-    objective, batch = w.objective(dict(name="hybrid", process=process)), w.batch_of(w.X_XL[5:6])
+    objective, batch = (
+        w.objective(dict(name="hybrid", process=process)),
+        w.batch_of(w.X_XL[5:6]),
+    )
     models = Models(lambda canvas: output)
     bound_nats = jax.jit(
         lambda z_1L: objective.bound_nats(models, batch, z_1L, jnp.full((1, w.L), t))
@@ -149,7 +158,9 @@ def test_the_mixing_bound_is_the_divergence_of_the_reverse_rates(process, t):
                 + np.where(rate_LV > 0, rate_LV * np.log(rate_LV / model_LV), 0.0)
             )
         want_L = np.where(other_LV, each_LV, 0.0).sum(1)
-        np.testing.assert_allclose(bound_nats(z_L[None])[0], want_L, rtol=5e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            bound_nats(z_L[None])[0], want_L, rtol=5e-3, atol=1e-4
+        )
 
 
 # ---------------------------------------------------------------------------------- planted wrong
@@ -165,7 +176,9 @@ class JointSubTokens(Masked):
     def bound_nats(self, models, batch, z_BL, t_BL):
         joint_B = -jnp.log(_mass(batch.tokens_BL) / _mass(z_BL))
         first_BL = jnp.arange(w.L) == jnp.argmax(z_BL == w.VOCAB.mask, 1)[:, None]
-        return jnp.where(first_BL & (z_BL == w.VOCAB.mask), joint_B[:, None] / t_BL, 0.0)
+        return jnp.where(
+            first_BL & (z_BL == w.VOCAB.mask), joint_B[:, None] / t_BL, 0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -198,4 +211,6 @@ def test_a_joint_loss_of_sub_tokens_spends_too_much():
 def test_the_wrong_posterior_does_not_reach_log_p():
     objective = w.objective(dict(name="hybrid", process=dict(name="uniform")))
     bound_X = exact_bound(objective, PosteriorForLeaveOneOut(0), w.X_XL, w.VOCAB)
-    assert P_X @ bound_X > w.WORLDS[0].entropy() + 0.05 and np.exp(-bound_X).sum() < 0.99
+    assert (
+        P_X @ bound_X > w.WORLDS[0].entropy() + 0.05 and np.exp(-bound_X).sum() < 0.99
+    )

@@ -42,9 +42,13 @@ def drawn(remask, steps=T, table=1):
 
     by default under the oracle of the second world.
     """
-    sampler = Sampler(rule=build_member("ancestral", "samplers.rules"), remask=remask, steps=steps)
+    sampler = Sampler(
+        rule=build_member("ancestral", "samplers.rules"), remask=remask, steps=steps
+    )
     z_BL = jnp.full((N, w.L), w.VOCAB.mask, jnp.int32)
-    canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, Full(), w.for_table(table, len(z_BL)))
+    canvas = Canvas(
+        z_BL, jnp.ones(z_BL.shape), z_BL < 0, Full(), w.for_table(table, len(z_BL))
+    )
 
     def run(canvas, key_B):
         return generator.generate(w.tables, sampler, NOISE, canvas, key_B, trace=True)
@@ -53,7 +57,9 @@ def drawn(remask, steps=T, table=1):
         canvas, keys.per_sample(keys.root(0), jnp.arange(N))
     )
     z_TBL, _, _, count = done.trace
-    stands_TBL = np.concatenate([canvas.z_BL[None], z_TBL[: int(count)]]) != w.VOCAB.mask
+    stands_TBL = (
+        np.concatenate([canvas.z_BL[None], z_TBL[: int(count)]]) != w.VOCAB.mask
+    )
     remasked_T = (stands_TBL[:-1] & ~stands_TBL[1:]).sum((1, 2)) / np.maximum(
         stands_TBL[:-1].sum((1, 2)), 1
     )
@@ -87,9 +93,10 @@ def test_the_share_of_masks_is_that_of_the_plain_process_or_is_said_to_differ(co
     if remask.marginals == "kept":
         plain_X = w.counts(drawn(None)[0]) / N
         p_X = w.law(w.WORLDS[1])
-        assert total_variation(w.counts(x_BL) / N, p_X) < total_variation(plain_X, p_X) + 0.01, (
-            "with an oracle it does no harm"
-        )
+        assert (
+            total_variation(w.counts(x_BL) / N, p_X)
+            < total_variation(plain_X, p_X) + 0.01
+        ), "with an oracle it does no harm"
 
 
 @pytest.mark.slow
@@ -105,12 +112,17 @@ def test_by_how_much_the_share_of_masks_differs():
     assert (gap_T > -0.01).all()
     held = Loop(eta=0.5, begin=0.7, end=0.2, alpha=0.6)
     _, loop_T, _ = drawn(held, steps=20)
-    inside = [k for k, s in enumerate(range(19, -1, -1)) if 0.2 <= s / 20 <= 0.7 - 1 / 20]
+    inside = [
+        k for k, s in enumerate(range(19, -1, -1)) if 0.2 <= s / 20 <= 0.7 - 1 / 20
+    ]
     np.testing.assert_allclose(loop_T[inside], 0.6, atol=0.02)
 
 
 def sigma(config, t, s):
-    """σ of a step by its definition, with η = 0.5; α = 1 − t. None where it depends on the tokens."""
+    """σ of a step by its definition, with η = 0.5; α = 1 − t.
+
+    None where it depends on the tokens.
+    """
     kind = config["name"].rpartition(".")[2]
     strategy = config.get("strategy")
     most = min(1.0, s / max(1 - t, 1e-9))
@@ -157,7 +169,9 @@ class Greedy(Cap):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrong", [Forgetful(0.3), Greedy(0.9)], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(
+    "wrong", [Forgetful(0.3), Greedy(0.9)], ids=lambda r: type(r).__name__
+)
 def test_a_wrong_rate_is_seen(wrong):
     assert excess(drawn(wrong)[1]) > 6
 
@@ -166,9 +180,13 @@ def test_a_wrong_rate_is_seen(wrong):
 def test_rules_that_count_reveal_as_many_more_as_come_back():
     """Of 3 positions 1, 2, 3 stand after 3 steps, with every token coming back that may."""
     for rule in ("ordered", dict(name="confident", confidence="top")):
-        sampler = Sampler(rule=build_member(rule, "samplers.rules"), remask=Cap(1.0), steps=3)
+        sampler = Sampler(
+            rule=build_member(rule, "samplers.rules"), remask=Cap(1.0), steps=3
+        )
         z_BL = jnp.full((64, w.L), w.VOCAB.mask, jnp.int32)
-        canvas = Canvas(z_BL, jnp.ones(z_BL.shape), z_BL < 0, Full(), w.for_table(1, len(z_BL)))
+        canvas = Canvas(
+            z_BL, jnp.ones(z_BL.shape), z_BL < 0, Full(), w.for_table(1, len(z_BL))
+        )
 
         run = partial(generator.generate, w.tables, sampler, NOISE, trace=True)
         done = jax.jit(run)(canvas, keys.per_sample(keys.root(0), jnp.arange(64)))

@@ -42,7 +42,9 @@ def _oracle(noise):
 def _draw(rule, z_BL, frozen_BL, *, noise=PLAIN, mask=Full(), **settings):
     sampler = Sampler(rule=build_member(rule, "samplers.rules", w.VOCAB), **settings)
     layout = w.for_table(1, len(z_BL))
-    canvas = Canvas(jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), mask, layout)
+    canvas = Canvas(
+        jnp.asarray(z_BL), jnp.ones(z_BL.shape), jnp.asarray(frozen_BL), mask, layout
+    )
 
     def drawn(canvas, key_B):
         return generator.generate(
@@ -50,13 +52,16 @@ def _draw(rule, z_BL, frozen_BL, *, noise=PLAIN, mask=Full(), **settings):
         ).canvas.z_BL
 
     run = jax.jit(
-        drawn, compiler_options={"xla_backend_optimization_level": int(sampler.steps > 9)}
+        drawn,
+        compiler_options={"xla_backend_optimization_level": int(sampler.steps > 9)},
     )  # of many steps running costs, too
     return np.asarray(run(canvas, keys.per_sample(keys.root(0), jnp.arange(len(z_BL)))))
 
 
 MASKS = np.full((N, w.L), w.VOCAB.mask, np.int32)
-ANCHORED = np.concatenate([w.Z_ZL] * 32)  # every state of the canvas, hence anchors anywhere
+ANCHORED = np.concatenate(
+    [w.Z_ZL] * 32
+)  # every state of the canvas, hence anchors anywhere
 
 
 def _checked(rule, blank=N, **settings):
@@ -78,13 +83,20 @@ def test_ancestral_law_tends_to_p(process):
     distance = [total_variation(_law(noise, steps), P_X) for steps in (1, 32, 64)]
     assert distance[0] > 2 * distance[1] and distance[0] > 0.05
     assert 1.7 < distance[1] / distance[2] < 2.3
-    assert all(abs(_law(noise, steps).sum() - 1) < 1e-5 for steps in (1, 32, 64)), "no mask is left"
+    assert all(abs(_law(noise, steps).sum() - 1) < 1e-5 for steps in (1, 32, 64)), (
+        "no mask is left"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "process, steps",
-    [(PLAIN, 1), (dict(name="mask", schedule="cosine"), 3), (dict(name="uniform"), 3), (HALF, 3)],
+    [
+        (PLAIN, 1),
+        (dict(name="mask", schedule="cosine"), 3),
+        (dict(name="uniform"), 3),
+        (HALF, 3),
+    ],
 )
 def test_draws_follow_the_ancestral_law(process, steps):
     drawn_X = w.counts(_checked("ancestral", noise=process, steps=steps))
@@ -100,13 +112,15 @@ def test_one_step_draws_the_factorised_law():
     ]  # the last state of the canvas is all masks
     assert (w.Z_ZL[-1] == w.VOCAB.mask).all()
     product_X = np.prod(first_LV[np.arange(w.L), w.X_XL], -1)
-    np.testing.assert_allclose(_law(w.process(dict(name="mask")), 1), product_X, atol=1e-6)
+    np.testing.assert_allclose(
+        _law(w.process(dict(name="mask")), 1), product_X, atol=1e-6
+    )
 
 
 @pytest.mark.slow
 @every_rule
 def test_one_position_at_a_time_is_exact(rule):
-    """Blocks of one leave a rule nothing to order: left to right, each from its exact conditional."""
+    """Blocks of one leave no order to a rule: left to right, each from its exact conditional."""
     assert w.chi_square(w.counts(_checked(rule, block=1, steps=1)), P_X) > 1e-4
 
 
@@ -119,7 +133,11 @@ def test_a_causal_denoiser_draws_from_p():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
-    [r for r in w.EACH_RULE if build_member(r, "samplers.rules", w.VOCAB).order_randomness],
+    [
+        r
+        for r in w.EACH_RULE
+        if build_member(r, "samplers.rules", w.VOCAB).order_randomness
+    ],
     ids=w.title,
 )
 def test_anchors_stay_and_no_mask_is_left(rule):

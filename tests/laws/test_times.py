@@ -20,7 +20,11 @@ from tests.laws import worlds as w
 
 KINDS = typing.get_args(time_sampling.Kind)
 every_kind = pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=() if k == "stratified" else pytest.mark.slow) for k in KINDS]
+    "kind",
+    [
+        pytest.param(k, marks=() if k == "stratified" else pytest.mark.slow)
+        for k in KINDS
+    ],
 )
 B = 8
 
@@ -38,7 +42,9 @@ def _times(kind, index_B, key, parts):
 @cache
 def _draw(kind, parts):
     return jax.jit(
-        lambda keys, index_B: jax.vmap(lambda key: _times(kind, index_B, key, parts))(keys)
+        lambda keys, index_B: jax.vmap(lambda key: _times(kind, index_B, key, parts))(
+            keys
+        )
     )
 
 
@@ -94,17 +100,25 @@ def test_times_of_importance_follow_the_density_that_costs_are_divided_by():
         np.histogram(t_P, time_sampling.BUCKETS, (0, 1))[0] / t_P.size, p_T, atol=1e-4
     )
     np.testing.assert_allclose(
-        density_P, time_sampling.BUCKETS * p_T[(t_P * time_sampling.BUCKETS).astype(int)], rtol=1e-4
+        density_P,
+        time_sampling.BUCKETS * p_T[(t_P * time_sampling.BUCKETS).astype(int)],
+        rtol=1e-4,
     )
-    assert (np.diff(t_P) > 0).mean() > 0.99 and np.isclose((1 / density_P).mean(), 1, atol=1e-3), (
-        "all of [0, 1), in order"
-    )
+    assert (np.diff(t_P) > 0).mean() > 0.99 and np.isclose(
+        (1 / density_P).mean(), 1, atol=1e-3
+    ), "all of [0, 1), in order"
 
 
 def test_what_is_remembered_is_a_running_mean_of_squares():
-    sums_2T = time_sampling.bucket_costs(jnp.array([0.0, 0.01, 0.5]), jnp.array([1.0, 3.0, 2.0]))
+    sums_2T = time_sampling.bucket_costs(
+        jnp.array([0.0, 0.01, 0.5]), jnp.array([1.0, 3.0, 2.0])
+    )
     once_T = time_sampling.updated_costs(time_sampling.initial_costs(), sums_2T)
-    assert np.flatnonzero(once_T).tolist() == [0, 16] and once_T[0] == 5 and once_T[16] == 4
+    assert (
+        np.flatnonzero(once_T).tolist() == [0, 16]
+        and once_T[0] == 5
+        and once_T[16] == 4
+    )
     twice_T = time_sampling.updated_costs(
         once_T, time_sampling.bucket_costs(jnp.array([0.5]), jnp.array([6.0]))
     )
@@ -113,9 +127,13 @@ def test_what_is_remembered_is_a_running_mean_of_squares():
 
 @pytest.mark.slow
 def test_what_each_promises():
-    assert (np.sort((draw_times("stratified", seeds=50) * B).astype(int), 1) == np.arange(B)).all()
+    assert (
+        np.sort((draw_times("stratified", seeds=50) * B).astype(int), 1) == np.arange(B)
+    ).all()
     u_P = draw_times("stratified", [3], parts=16, part=slice(None))[0, 0]
-    assert np.diff(np.sort(np.append(u_P, u_P.min() + 1))).max() < 0.3, "spread within a sample"
+    assert np.diff(np.sort(np.append(u_P, u_P.min() + 1))).max() < 0.3, (
+        "spread within a sample"
+    )
     u_SB = draw_times("antithetic", seeds=50)
     np.testing.assert_allclose(u_SB[:, ::2] + u_SB[:, 1::2], 1, atol=1e-6)
     assert np.var(draw_times("iid", seeds=500).mean(1)) > 5 * np.var(
@@ -140,7 +158,11 @@ def losses(seeds=600, **fields):
 def test_times_do_not_change_the_mean_of_the_loss(kind):
     """Nor does a coupling: tests/laws/test_axes.py."""
     want = exact_bound(
-        w.objective(dict(name="masked")), w.tables, w.X_XL, w.VOCAB, w.for_table(3, len(w.X_XL))
+        w.objective(dict(name="masked")),
+        w.tables,
+        w.X_XL,
+        w.VOCAB,
+        w.for_table(3, len(w.X_XL)),
     ).sum()
     nats_S = losses(times=kind)
     assert abs(nats_S.mean() - want) < 4 * nats_S.std(ddof=1) / 600**0.5
@@ -186,15 +208,21 @@ def test_a_complement_masks_what_the_mask_leaves_and_no_more():
 
 @pytest.mark.slow
 def test_dropout_masks_that_share_of_the_input_and_leaves_what_is_reported():
-    plain, noisy = (w.objective(dict(name="ar", dropout=share)) for share in (0.0, 0.25))
+    plain, noisy = (
+        w.objective(dict(name="ar", dropout=share)) for share in (0.0, 0.25)
+    )
     batch = w.batch_of(np.tile(w.X_XL, (20, 1)))
     bounds = [
         lambda *arguments, objective=objective: objective.bound(*arguments, 2)
         for objective in (plain, noisy)
     ]
-    seen = [recorded(f, batch)[1][0] for f in (plain.loss, bounds[0], noisy.loss, bounds[1])]
+    seen = [
+        recorded(f, batch)[1][0] for f in (plain.loss, bounds[0], noisy.loss, bounds[1])
+    ]
     shares = [float((z_BL == w.VOCAB.mask).mean()) for z_BL in seen]
-    assert shares[0] == shares[1] == shares[3] == 0 and shares[2] == pytest.approx(0.25, abs=0.03)
+    assert shares[0] == shares[1] == shares[3] == 0 and shares[2] == pytest.approx(
+        0.25, abs=0.03
+    )
     assert (
         np.asarray(seen[2])[np.asarray(seen[2]) != w.VOCAB.mask]
         == np.asarray(batch.tokens_BL)[np.asarray(seen[2]) != w.VOCAB.mask]

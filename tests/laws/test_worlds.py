@@ -38,7 +38,8 @@ def chain_rule(world):
     if isinstance(world, Tabular):
         return np.exp(world.log_p_X.astype(np.float64))
     start_S, step_SS, emit_SV = (
-        np.exp(a.astype(np.float64)) for a in (world.start_S, world.step_SS, world.emit_SV)
+        np.exp(a.astype(np.float64))
+        for a in (world.start_S, world.step_SS, world.emit_SV)
     )
     p_X = []
     for x_L in X_XL:
@@ -64,10 +65,13 @@ def test_draws(world):
     p_X = chain_rule(world)
     place_L = world.size ** np.arange(world.length - 1, -1, -1)
     draw = jax.jit(
-        world.sample, static_argnums=1, compiler_options={"xla_backend_optimization_level": 1}
+        world.sample,
+        static_argnums=1,
+        compiler_options={"xla_backend_optimization_level": 1},
     )  # running is what costs here
     drawn_X = np.bincount(
-        (np.asarray(draw(jax.random.key(0), 50_000)) * place_L).sum(1), minlength=len(p_X)
+        (np.asarray(draw(jax.random.key(0), 50_000)) * place_L).sum(1),
+        minlength=len(p_X),
     )
     assert chi_square(drawn_X, p_X) > 1e-4
 
@@ -81,12 +85,14 @@ def test_draws(world):
 def test_posterior_is_the_enumerated_one(world, mask):
     X_XL, p_X = all_sequences(world.size, world.length), chain_rule(world)
     Z_ZL = all_sequences(world.size + 1, world.length)
-    got_ZLV = np.asarray(jax.jit(lambda c: world.net(c).prediction.probs())(canvas(Z_ZL, mask)))
+    got_ZLV = np.asarray(
+        jax.jit(lambda c: world.net(c).prediction.probs())(canvas(Z_ZL, mask))
+    )
     view_ZLL = np.asarray(views(canvas(Z_ZL, mask), world.vocab.mask))
     for i in range(world.length):
-        fits_ZX = ((view_ZLL[:, i, None] == X_XL) | (view_ZLL[:, i, None] == world.vocab.mask)).all(
-            -1
-        )
+        fits_ZX = (
+            (view_ZLL[:, i, None] == X_XL) | (view_ZLL[:, i, None] == world.vocab.mask)
+        ).all(-1)
         want_ZV = (fits_ZX * p_X) @ np.eye(world.size)[X_XL[:, i]]
         want_ZV /= want_ZV.sum(-1, keepdims=True)
         np.testing.assert_allclose(got_ZLV[:, i, : world.size], want_ZV, atol=2e-6)
@@ -106,7 +112,10 @@ def sees(mask, two=True, **fields):
         )
     )[0]
     return [
-        "".join("." if v == 20 else "abcd"[v % 10].upper() if v > 9 else "abcd"[v] for v in row)
+        "".join(
+            "." if v == 20 else "abcd"[v % 10].upper() if v > 9 else "abcd"[v]
+            for v in row
+        )
         for row in view_LL
     ]
 
@@ -140,7 +149,9 @@ def test_impossible_evidence_gives_a_uniform_answer_not_nan():
     with np.errstate(divide="ignore"):
         world = Markov(3, np.log(np.full(3, 1 / 3)), np.log(never))
     z_1L = np.array([[0, 2, world.vocab.mask]])
-    probs_LV = np.asarray(jax.jit(lambda c: world.net(c).prediction.probs())(canvas(z_1L)))[0]
+    probs_LV = np.asarray(
+        jax.jit(lambda c: world.net(c).prediction.probs())(canvas(z_1L))
+    )[0]
     np.testing.assert_allclose(probs_LV[2, :3], 1 / 3, atol=1e-6)
     assert abs(world.entropy() - np.log(3) - 2 * np.log(2)) < 1e-6
 
@@ -155,7 +166,8 @@ def test_what_cannot_be_enumerated_is_said():
 
 def test_total_variation():
     assert (
-        total_variation([1, 0], [0, 1]) == 1 and total_variation([0.5, 0.5], [0.75, 0.25]) == 0.25
+        total_variation([1, 0], [0, 1]) == 1
+        and total_variation([0.5, 0.5], [0.75, 0.25]) == 0.25
     )
 
 

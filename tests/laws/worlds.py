@@ -46,13 +46,17 @@ def canvas(z_BL, visibility=None, **arrays):
 def law(world):
     """p_X, in float64."""
     p_X = np.exp(
-        np.asarray(jax.jit(world.log_prob)(all_sequences(world.size, world.length)), np.float64)
+        np.asarray(
+            jax.jit(world.log_prob)(all_sequences(world.size, world.length)), np.float64
+        )
     )
     return p_X / p_X.sum()
 
 
 def oracle_table(world):
-    return np.asarray(jax.jit(lambda c: world.net(c).prediction.logits_BLV)(canvas(Z_ZL)))
+    return np.asarray(
+        jax.jit(lambda c: world.net(c).prediction.logits_BLV)(canvas(Z_ZL))
+    )
 
 
 def random_table(seed):
@@ -69,7 +73,9 @@ def table_net(tables_KZLV):
     """
 
     def net(canvas):
-        state_BL = (views(canvas, VOCAB.mask) * (V + 1) ** np.arange(L - 1, -1, -1)).sum(-1)
+        state_BL = (
+            views(canvas, VOCAB.mask) * (V + 1) ** np.arange(L - 1, -1, -1)
+        ).sum(-1)
         segments_BL = canvas.layout.segments_BL
         table_BL = jnp.zeros_like(state_BL) if segments_BL is None else segments_BL - 1
         judged_BL = 0.1 * state_BL - 1  # as a judge would say something of every token
@@ -103,7 +109,9 @@ def batch_of(x_BL, layout=None, total=None, **more):
     B = len(x_BL)
     ones = jnp.ones(x_BL.shape)
     layout, total = layout or Layout(), total or B
-    return Batch(jnp.asarray(x_BL), ones, ones > 0, jnp.arange(B), layout, **more, total=total)
+    return Batch(
+        jnp.asarray(x_BL), ones, ones > 0, jnp.arange(B), layout, **more, total=total
+    )
 
 
 def rows(batch, which):
@@ -168,7 +176,9 @@ HALF = dict(name="noise.hybrid", uniform=0.5)
 CURVED = dict(name="noise.mask", schedule=dict(name="polynomial", power=1.5))
 PROCESSES = [*choices("noise", "corrupt"), CURVED, HALF]
 LINEAR = [dict(name="noise.mask", schedule=name) for name in ("linear", "cosine")]
-UNIFORM = [dict(name="noise.uniform", schedule=name) for name in ("linear", "geometric")]
+UNIFORM = [
+    dict(name="noise.uniform", schedule=name) for name in ("linear", "geometric")
+]
 MIXED = [*LINEAR, *UNIFORM, dict(name="noise.hybrid"), HALF]
 ABSORBING = [p for p in PROCESSES if build_member(p, "noise", VOCAB).final]
 # The given order has a test of its own, tests/laws/test_exact.py.
@@ -270,4 +280,6 @@ def chi_square(counts_X, p_X):
 
 
 def counts(x_BL):
-    return np.bincount((np.asarray(x_BL) * V ** np.arange(L - 1, -1, -1)).sum(1), minlength=V**L)
+    return np.bincount(
+        (np.asarray(x_BL) * V ** np.arange(L - 1, -1, -1)).sum(1), minlength=V**L
+    )

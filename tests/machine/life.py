@@ -15,7 +15,9 @@ from pathlib import Path
 from tests import tiny
 
 MOGE = dict(
-    nn__experts=dict(count=8, per_token=4, width=16, router=dict(name="moge", groups=4)),
+    nn__experts=dict(
+        count=8, per_token=4, width=16, router=dict(name="moge", groups=4)
+    ),
     mesh=dict(data=1, expert=4),
     nn__layers=1,
     data__length=16,
@@ -32,17 +34,25 @@ def live(corpus: str, workdir: str, *overrides: str) -> dict:
 
     recipe = Path(workdir).with_suffix(".py")
     recipe.write_text(
-        f'"""A recipe."""\n\n\ndef get_config(arg=None):\n    return {tiny.recipe(corpus, **MOGE)!r}\n',
+        '"""A recipe."""\n\n\ndef get_config(arg=None):\n    return '
+        f"{tiny.recipe(corpus, **MOGE)!r}\n",
         encoding="utf-8",
     )
     command = [f"--config={recipe}", f"--workdir={workdir}", *overrides]
     train.main(command)
-    losses = [row["loss"] for row in logs.rows(Path(workdir) / logs.METRICS) if "loss" in row]
+    losses = [
+        row["loss"] for row in logs.rows(Path(workdir) / logs.METRICS) if "loss" in row
+    ]
     shutil.rmtree(Path(workdir) / "checkpoints" / "2")
     train.main(command)
-    losses += [row["loss"] for row in logs.rows(Path(workdir) / logs.METRICS) if "loss" in row]
+    losses += [
+        row["loss"] for row in logs.rows(Path(workdir) / logs.METRICS) if "loss" in row
+    ]
     replies = []
-    for main, flags in ((evaluate.main, []), (sample.main, ["--num=1", "--steps=2", "--length=8"])):
+    for main, flags in (
+        (evaluate.main, []),
+        (sample.main, ["--num=1", "--steps=2", "--length=8"]),
+    ):
         with redirect_stdout(StringIO()) as out:
             main([f"--workdir={workdir}", "--json", *flags])
         replies.append(json.loads(out.getvalue()))

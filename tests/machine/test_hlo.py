@@ -33,7 +33,10 @@ ENTRY %main (x: f32[8]) -> f32[64] {
 
 def test_collectives_within_loops_are_told_apart():
     once, inside = hlo.of_loops(PROGRAM)
-    assert hlo.collectives(once) == {"all-gather": 7 / 8 * 256, "reduce-scatter": 3 / 4 * 4 * 32}
+    assert hlo.collectives(once) == {
+        "all-gather": 7 / 8 * 256,
+        "reduce-scatter": 3 / 4 * 4 * 32,
+    }
     assert hlo.collectives(inside) == {"all-reduce": 2 * 3 / 4 * 32}, (
         "over the named axes of the mesh alone"
     )

@@ -30,7 +30,9 @@ class Service:
         self.values[key] = value
 
     def key_value_dir_get(self, folder):
-        return [item for item in self.values.items() if item[0].startswith(f"{folder}/")]
+        return [
+            item for item in self.values.items() if item[0].startswith(f"{folder}/")
+        ]
 
     def blocking_key_value_get(self, key, milliseconds):
         end = time.monotonic() + milliseconds / 1000
@@ -57,9 +59,10 @@ def test_who_is_one_of_several():
         hosts._described(SLURM) == "SLURM_NTASKS"
         and hosts._described(dict(SLURM, SLURM_NTASKS="1")) is None
     )
-    assert hosts._described({k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"}) is None, (
-        "salloc's shell is no task"
-    )
+    assert (
+        hosts._described({k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"})
+        is None
+    ), "salloc's shell is no task"
     assert hosts._described(dict(OMPI_COMM_WORLD_SIZE="4")) == "OMPI_COMM_WORLD_SIZE"
     assert hosts._described(dict(TPU_WORKER_HOSTNAMES="a,b")) and not hosts._described(
         dict(TPU_WORKER_HOSTNAMES="a")
@@ -69,7 +72,9 @@ def test_who_is_one_of_several():
             hosts._described({k: v for k, v in STATED.items() if k != wrong})
         with pytest.raises(UserError, match=f"{wrong}=many is not a number"):
             hosts._described(dict(STATED, **{wrong: "many"}))
-    assert not hosts.join(print, list) and hosts.first(), "the tests are a process on their own"
+    assert not hosts.join(print, list) and hosts.first(), (
+        "the tests are a process on their own"
+    )
 
 
 def test_one_decides_for_all(service, monkeypatch):
@@ -86,7 +91,9 @@ def test_one_decides_for_all(service, monkeypatch):
         if place == 0:
             hosts.alike("x", "data")
         else:
-            with pytest.raises(UserError, match="process 1 has other data than process 0"):
+            with pytest.raises(
+                UserError, match="process 1 has other data than process 0"
+            ):
                 hosts.alike("y", "data")
     assert places == [[0], [0]]
 

@@ -23,8 +23,12 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_a_signal_saves_and_exits_with_the_documented_code(corpus, tmp_path):
     """It comes around the first compilation, which no handler of Python's interrupts."""
-    config = tiny.recipe(corpus, steps=100_000, nn__layers=1, intervals=dict(log=10, save=0))
-    (tmp_path / "recipe.py").write_text(f"def get_config(arg=None):\n    return {config!r}\n")
+    config = tiny.recipe(
+        corpus, steps=100_000, nn__layers=1, intervals=dict(log=10, save=0)
+    )
+    (tmp_path / "recipe.py").write_text(
+        f"def get_config(arg=None):\n    return {config!r}\n"
+    )
     workdir = tmp_path / "run"
     command = [
         sys.executable,
@@ -43,7 +47,9 @@ def test_a_signal_saves_and_exits_with_the_documented_code(corpus, tmp_path):
         for line in process.stderr:
             if "parameters," in line:
                 with (
-                    pytest.raises(UserError, match=f"is in use by process {process.pid}"),
+                    pytest.raises(
+                        UserError, match=f"is in use by process {process.pid}"
+                    ),
                     directory.locked(workdir),
                 ):
                     pass
@@ -52,7 +58,9 @@ def test_a_signal_saves_and_exits_with_the_documented_code(corpus, tmp_path):
         said = process.stderr.read()
     assert process.returncode == interrupts.EXIT == 75, said
     step = int(
-        re.search(r"stopped after update (\d+); the same command goes on from there", said)[1]
+        re.search(
+            r"stopped after update (\d+); the same command goes on from there", said
+        )[1]
     )
     assert step <= 1
     assert checkpoint.steps(workdir) == [step][: step > 0] and checkpoint.intact(
@@ -72,7 +80,11 @@ def test_the_second_signal_leaves_at_once():
         "    time.sleep(30)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
     assert done.returncode == 75 and "once more stops at once" in done.stderr
 

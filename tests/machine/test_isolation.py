@@ -20,7 +20,9 @@ def run(request, tmp_path_factory):
     changed = source.replace("namespaces = _enter_namespaces(kernel)", "namespaces = 0")
     assert changed != source
     path.write_text(changed, encoding="utf-8")
-    module = importlib.util.module_from_spec(importlib.util.spec_from_file_location("alone", path))
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_file_location("alone", path)
+    )
     sys.modules["alone"] = module
     module.__spec__.loader.exec_module(module)
     return module.run
@@ -32,7 +34,11 @@ def run(request, tmp_path_factory):
         ("print('fine')", "", "fine\n"),
         ("import sys; print('a'); sys.exit(3)", "exit code 3", "a\n"),
         ("assert 1 == 2", "exit code 1", ""),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV", ""),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+            "killed by SIGSEGV",
+            "",
+        ),
         ("while True: pass", "out of time", ""),
         ("while True: print('x' * 999)", "too much output", "x" * 500),
         ("import os\nwhile True: os.fork()", "too many processes", ""),

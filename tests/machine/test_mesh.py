@@ -29,7 +29,9 @@ OBJECTIVES = dict(
     masked=dict(objective="masked", sampler=dict(steps=2), optim__microbatches=2),
     ar=dict(objective="ar", sampler=dict(steps=1, block=1)),
     block=dict(
-        objective=dict(name="block", size=8), sampler=dict(steps=2), nn__norm=dict(kind="sandwich")
+        objective=dict(name="block", size=8),
+        sampler=dict(steps=2),
+        nn__norm=dict(kind="sandwich"),
     ),
 )
 MADE = {}
@@ -78,17 +80,23 @@ def test_a_mesh_changes_nothing(name, mesh, corpus):
     tiny.close((there.params, there.ema), (state.params, state.ema))
     assert bits_there == pytest.approx(bits, rel=1e-5) and ids_there == ids
     metrics = their_sums["metrics"]
-    assert metrics["router_imbalance"].value_sum < 1e-6 and metrics["router_busiest"].value_sum > 1
+    assert (
+        metrics["router_imbalance"].value_sum < 1e-6
+        and metrics["router_busiest"].value_sum > 1
+    )
 
 
 def test_experts_lie_by_groups_with_their_moments_and_averages(corpus):
     trained, *_, state = lived(corpus, "masked", dict(data=1, expert=4))
     for tree in (state.params, state.ema, state.moments):
         inward = [
-            x for path, x in jax.tree_util.tree_leaves_with_path(tree) if "up_EDF" in str(path)
+            x
+            for path, x in jax.tree_util.tree_leaves_with_path(tree)
+            if "up_EDF" in str(path)
         ]
         assert inward and all(
-            {s.data.shape[1] for s in up_NEDF.addressable_shards} == {2} for up_NEDF in inward
+            {s.data.shape[1] for s in up_NEDF.addressable_shards} == {2}
+            for up_NEDF in inward
         )
     memory = jax.eval_shape(lambda: trained.memory(4, 8))
     lies = jax.jit(lambda: trained.memory(4, 8))().k_NBMJK.sharding.shard_shape(
@@ -102,12 +110,15 @@ def test_a_checkpoint_moves_between_meshes(corpus, tmp_path):
     store = checkpoint.Store(tmp_path)
     store.save(2, state)
     store.close()
-    there = experiment(corpus, "masked", mesh=dict(data=1, fsdp=2, expert=2)).abstract_state()
+    there = experiment(
+        corpus, "masked", mesh=dict(data=1, fsdp=2, expert=2)
+    ).abstract_state()
     other = checkpoint.Store(tmp_path)
     restored = other.restore(there, 2)
     other.close()
     tiny.identical(
-        jax.device_get(jax.tree.leaves(restored)), jax.device_get(jax.tree.leaves(state))
+        jax.device_get(jax.tree.leaves(restored)),
+        jax.device_get(jax.tree.leaves(state)),
     )
     up_NEDF = restored.params["layers"]["experts"]["up_EDF"]
     assert up_NEDF.sharding.shard_shape(up_NEDF.shape) == (2, 4, 8, 8)
@@ -118,7 +129,8 @@ def test_the_bias_is_moved_by_the_load_alone(corpus):
     _, (state, _), *_ = lived(corpus, "masked", dict(data=1))
     bias = np.asarray(state.params["layers"]["experts"]["bias_GX"])
     assert (
-        set(np.round(np.abs(bias), 6).ravel()) <= {0.0, np.float32(0.01), np.float32(0.02)}
+        set(np.round(np.abs(bias), 6).ravel())
+        <= {0.0, np.float32(0.01), np.float32(0.02)}
         and bias.any()
     )
 
@@ -126,7 +138,10 @@ def test_the_bias_is_moved_by_the_load_alone(corpus):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        (dict(mesh=dict(expert=3)), "mesh.expert=3 must divide nn.experts.router.groups=4"),
+        (
+            dict(mesh=dict(expert=3)),
+            "mesh.expert=3 must divide nn.experts.router.groups=4",
+        ),
         (dict(mesh=dict(tensor=3)), "mesh.tensor=3 must divide nn.experts.width=8"),
         (
             dict(nn__experts__router=dict(name="topk"), mesh=dict(expert=3)),
@@ -144,7 +159,10 @@ def test_the_bias_is_moved_by_the_load_alone(corpus):
             dict(nn__experts__router=dict(name="moge", groups=3)),
             "router.groups=3 must divide experts.count=8",
         ),
-        (dict(nn__experts__per_token=2), "router.groups=4 must divide experts.per_token=2"),
+        (
+            dict(nn__experts__per_token=2),
+            "router.groups=4 must divide experts.per_token=2",
+        ),
         (
             dict(nn__experts__router=dict(name="limited", groups=4, kept=1)),
             "router.kept=1 groups of 2 hold fewer than experts.per_token=4",

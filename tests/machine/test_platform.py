@@ -34,7 +34,9 @@ def context(monkeypatch):
     """JAX before it looked for plugins and started, so far as `machine.platform` can see."""
     monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
     monkeypatch.setattr(xla_bridge, "_plugins_registered", False)
-    monkeypatch.setattr(xla_bridge, "_backend_factories", dict(xla_bridge._backend_factories))
+    monkeypatch.setattr(
+        xla_bridge, "_backend_factories", dict(xla_bridge._backend_factories)
+    )
     monkeypatch.delenv(platform.VARIABLE, raising=False)
     before = jax.config.jax_platforms
     yield monkeypatch
@@ -56,16 +58,19 @@ def test_a_library_that_is_none(library, tmp_path, context):
         "empty": (b"", "is not a shared library"),
         "cut": (whole[:5000], "was cut short"),
         "beheaded": (whole[:80], "was cut short"),
-        "short": (whole[:4] + b"\x01" + whole[5:], "not a shared library for this machine"),
+        "short": (
+            whole[:4] + b"\x01" + whole[5:],
+            "not a shared library for this machine",
+        ),
         "whole": (whole, "no GetPjrtApi"),
     }
     for name, (content, said) in cases.items():
         path = tmp_path / f"{name}.so"
         if content is not None:
             path.write_bytes(content)
-        assert said in mistake("npu", str(path)) and f"config.mesh.plugin: {path}" in mistake(
+        assert said in mistake(
             "npu", str(path)
-        )
+        ) and f"config.mesh.plugin: {path}" in mistake("npu", str(path))
         context.setenv(platform.VARIABLE, f"npu:{path}")
         assert said in mistake() and f"{platform.VARIABLE}: {path}" in mistake(), (
             "JAX alone would not always say so"
@@ -73,8 +78,10 @@ def test_a_library_that_is_none(library, tmp_path, context):
         context.delenv(platform.VARIABLE)
     assert "is a directory" in mistake("npu", str(tmp_path))
     for cause, said in {
-        "libhccl.so: cannot open shared object file: No such file or directory": "needs libhccl.so, which is not found",
-        f"{tmp_path / 'whole.so'}: wrong ELF class: ELFCLASS32": "not a shared library for this machine: wrong ELF class: ELFCLASS32",
+        "libhccl.so: cannot open shared object file: No such file or "
+        "directory": "needs libhccl.so, which is not found",
+        f"{tmp_path / 'whole.so'}: wrong ELF class: "
+        "ELFCLASS32": "not a shared library for this machine: wrong ELF class: ELFCLASS32",
     }.items():
         context.setattr(ctypes, "CDLL", _raises(OSError(cause)))
         assert said in mistake("npu", str(tmp_path / "whole.so"))
@@ -90,11 +97,12 @@ def _raises(error):
 def test_the_variable_is_read_as_jax_would(tmp_path, context):
     for wrong in ("npu", "npu:", ":x.so", "npu:a:b", "a:x,b"):
         context.setenv(platform.VARIABLE, wrong)
-        assert "is not NAME:PATH" in mistake() and platform.VARIABLE in mistake("cpu"), (
-            "JAX leaves it out and goes on"
-        )
+        assert "is not NAME:PATH" in mistake() and platform.VARIABLE in mistake(
+            "cpu"
+        ), "JAX leaves it out and goes on"
     assert (
-        platform._named("a:x.so,b:y.so") == dict(a="x.so", b="y.so") and platform._named("") == {}
+        platform._named("a:x.so,b:y.so") == dict(a="x.so", b="y.so")
+        and platform._named("") == {}
     )
     for content in ("{}", "[]", "no json"):
         (tmp_path / "p.json").write_text(content)
@@ -123,9 +131,14 @@ def test_nothing_brings_the_platform(context):
 
 @pytest.mark.parametrize(
     "content",
-    ["raise ImportError('libx is gone')", "def initialize():\n    raise RuntimeError('no driver')"],
+    [
+        "raise ImportError('libx is gone')",
+        "def initialize():\n    raise RuntimeError('no driver')",
+    ],
 )
-def test_a_package_that_cannot_start_is_not_passed_over(content, context, tmp_path, caplog):
+def test_a_package_that_cannot_start_is_not_passed_over(
+    content, context, tmp_path, caplog
+):
     """JAX logs it and computes on the CPU."""
     (tmp_path / "jax_plugins" / "broken").mkdir(parents=True)
     (tmp_path / "jax_plugins" / "broken" / "__init__.py").write_text(content)
@@ -144,7 +157,9 @@ def test_a_package_that_cannot_start_is_not_passed_over(content, context, tmp_pa
     assert "or choose without it, by --config.mesh.platform=cpu" in mistake()
     context.setattr(xla_bridge, "_plugins_registered", False)
     assert not caplog.records
-    assert platform.devices("cpu") == jax.devices() and jax.config.jax_platforms == "cpu"
+    assert (
+        platform.devices("cpu") == jax.devices() and jax.config.jax_platforms == "cpu"
+    )
     assert "Jax plugin configuration error" in caplog.text, (
         "nobody asked for it, but it is still told"
     )
@@ -161,10 +176,14 @@ def test_what_jax_complains_of_is_told_with_a_remedy(context, library):
         lambda name, library_path: brought.append((name, library_path)),
     )
     assert "cpu is there already" in mistake("cpu", "x.so") and not brought
-    assert "no plugin brings it" in mistake("npu", "x.so") and brought == [("npu", "x.so")]
+    assert "no plugin brings it" in mistake("npu", "x.so") and brought == [
+        ("npu", "x.so")
+    ]
     for cause, said in {  # as jax 0.10.2 puts it
-        "INVALID_ARGUMENT: Plugin PJRT API version 0.1 is older than the minimum supported version 0.29": "made for this version of jax",
-        "INVALID_ARGUMENT: Mismatched PJRT plugin PJRT API major version (3) and framework PJRT API major version 0).": jax.__version__,
+        "INVALID_ARGUMENT: Plugin PJRT API version 0.1 is older than the minimum "
+        "supported version 0.29": "made for this version of jax",
+        "INVALID_ARGUMENT: Mismatched PJRT plugin PJRT API major version (3) and "
+        "framework PJRT API major version 0).": jax.__version__,
         "Backend 'npu' provides no devices.": "must be visible in this process",
         "INTERNAL: the driver sleeps": "look at its driver",
     }.items():
@@ -172,7 +191,9 @@ def test_what_jax_complains_of_is_told_with_a_remedy(context, library):
         context.setattr(
             jax,
             "devices",
-            _raises(RuntimeError(f"Unable to initialize backend 'npu': {cause}{hint}\nmore")),
+            _raises(
+                RuntimeError(f"Unable to initialize backend 'npu': {cause}{hint}\nmore")
+            ),
         )
         message = mistake("tpu")
         assert (
@@ -192,7 +213,9 @@ def test_it_is_what_was_asked_for_that_runs(context):
         in mistake("tpu")
     )
     context.setattr(xla_bridge, "_alias_to_platforms", dict(gpu=["cuda", "cpu"]))
-    assert platform.devices("gpu") == jax.devices() and jax.config.jax_platforms == "cpu"
+    assert (
+        platform.devices("gpu") == jax.devices() and jax.config.jax_platforms == "cpu"
+    )
 
 
 def test_a_process_keeps_its_platform():
@@ -215,32 +238,47 @@ def test_a_mesh_names_its_platform(corpus, tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             MeshConfig(**wrong)
-    run = build_run(tiny.recipe(corpus, mesh=dict(data=1, platform="npu", plugin="x.so")))
+    run = build_run(
+        tiny.recipe(corpus, mesh=dict(data=1, platform="npu", plugin="x.so"))
+    )
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / directory.CONFIG).write_text(to_json(run))
     from dlm.app import open_run
 
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(UserError, match=f"change mesh.platform in {tmp_path}/config.json"),
+        pytest.raises(
+            UserError, match=f"change mesh.platform in {tmp_path}/config.json"
+        ),
     ):
         patch.setattr(open_run.checkpoint, "intact", lambda *_: 1)
         open_run.reopen(tmp_path)
     shape = mesh.abstract_mesh(MeshConfig(fsdp=8, expert=64)).shape
-    assert dict(shape) == dict(data=1, fsdp=8, tensor=1, expert=64), "no such devices are here"
+    assert dict(shape) == dict(data=1, fsdp=8, tensor=1, expert=64), (
+        "no such devices are here"
+    )
 
 
 def test_a_mesh_splits_the_axes_of_a_torus():
     """128 chips in a torus of 4 × 4 × 8 under fsdp=8, tensor=8, expert=2: one axis serves two."""
 
     class Chip:
-        platform, device_kind, process_index, slice_index, core_on_chip = "tpu", "TPU v5", 0, 0, 0
+        platform, device_kind, process_index, slice_index, core_on_chip = (
+            "tpu",
+            "TPU v5",
+            0,
+            0,
+            0,
+        )
 
         def __init__(self, number):
             self.id, self.coords = number, (number % 4, number // 4 % 4, number // 16)
 
     placed = mesh.placed((1, 8, 8, 2), [Chip(n) for n in range(128)])
-    assert placed.shape == (1, 8, 8, 2) and len({chip.coords for chip in placed.flat}) == 128
+    assert (
+        placed.shape == (1, 8, 8, 2)
+        and len({chip.coords for chip in placed.flat}) == 128
+    )
     assert {
         sum(abs(a - b) for a, b in zip(*(c.coords for c in pair), strict=True))
         for pair in placed.reshape(-1, 2)
@@ -259,7 +297,11 @@ def test_a_life_through_a_plugin_is_that_on_the_cpu(corpus, tmp_path):
         "--config.mesh.platform=npu",
         f"--config.mesh.plugin={plugin}",
     ]
-    free = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", platform.VARIABLE)}
+    free = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("JAX_PLATFORMS", platform.VARIABLE)
+    }
     done = subprocess.run(
         [sys.executable, "-m", "tests.machine.life", *map(str, words)],
         cwd=tiny.ROOT,

@@ -26,7 +26,9 @@ from dlm.nn.visibility.causal import Causal
 from tests import tiny
 
 SOME = Experts(count=4, per_token=2, width=6, router=MoGE(groups=2))
-_KINDS = dict(moge=MoGE(groups=2), topk=TopK(), limited=Limited(groups=2, kept=2), choice=Choice())
+_KINDS = dict(
+    moge=MoGE(groups=2), topk=TopK(), limited=Limited(groups=2, kept=2), choice=Choice()
+)
 _MADE: dict = {}
 
 
@@ -45,7 +47,9 @@ def network(**changes):
 def judged_by(**changes):
     """What the network says beside its prediction."""
     net = tiny.net(tiny.model_config(**changes))
-    return jax.eval_shape(lambda: net(tiny.under(tiny.canvas(tiny.tokens(2, 6)), Causal())).heads)
+    return jax.eval_shape(
+        lambda: net(tiny.under(tiny.canvas(tiny.tokens(2, 6)), Causal())).heads
+    )
 
 
 def attention(**changes):
@@ -53,11 +57,15 @@ def attention(**changes):
 
 
 def latent(**changes):
-    return attention(latent=Latent(**dict(kv_rank=4, q_rank=3, nope=4, rope=2, value=3) | changes))
+    return attention(
+        latent=Latent(**dict(kv_rank=4, q_rank=3, nope=4, rope=2, value=3) | changes)
+    )
 
 
 def turning(**changes):
-    return attention(rope=Rope(**dict(base=100.0, kind="llama3", original=20) | changes))
+    return attention(
+        rope=Rope(**dict(base=100.0, kind="llama3", original=20) | changes)
+    )
 
 
 def normed(**changes):
@@ -94,7 +102,9 @@ def router_of(kind):
 
 def balanced(**changes):
     """The router's gradient under a balance loss, on two devices."""
-    router = dataclasses.replace(_KINDS["moge"], balance=Balance(**dict(weight=0.5) | changes))
+    router = dataclasses.replace(
+        _KINDS["moge"], balance=Balance(**dict(weight=0.5) | changes)
+    )
     return routed(router, mesh.make(MeshConfig(data=2)))
 
 
@@ -111,7 +121,9 @@ def computed(**changes):
     """The program that computes the same."""
     layer = experts.Experts(dataclasses.replace(SOME, **changes), "swiglu", 8, 2)
     rows = jnp.zeros((2, 5, 8)), jnp.ones((2, 5), bool), jnp.zeros(2)
-    return str(jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), *rows)[0][0])())
+    return str(
+        jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), *rows)[0][0])()
+    )
 
 
 def routing(corpus, **changes):
@@ -124,14 +136,18 @@ def routing(corpus, **changes):
             tiny.recipe(
                 corpus,
                 nn__layers=1,
-                nn__experts=dict(count=4, per_token=2, width=6, router=dict(name="moge", groups=2)),
+                nn__experts=dict(
+                    count=4, per_token=2, width=6, router=dict(name="moge", groups=2)
+                ),
             )
         )
         experiment_run = Experiment(run, run.text.fit(()))
         _MADE["subject"] = RunContext(
             experiment_run, experiment_run.new_state().params, run.data.source
         )
-    return [(name, value) for name, value, _ in Routing(**changes).run(_MADE["subject"], 0)]
+    return [
+        (name, value) for name, value, _ in Routing(**changes).run(_MADE["subject"], 0)
+    ]
 
 
 def began(corpus, **changes):
@@ -140,7 +156,9 @@ def began(corpus, **changes):
 
     run = build_run(tiny.recipe(corpus, nn__layers=1, **changes))
     try:
-        return jax.tree.map(np.asarray, Experiment(run, run.text.fit(())).new_state().params)
+        return jax.tree.map(
+            np.asarray, Experiment(run, run.text.fit(())).new_state().params
+        )
     except UserError as error:
         return str(error)
 
@@ -149,10 +167,15 @@ _OTHER = dict(score="sigmoid", weights="renormalised", scale="none", z=0.1, bias
 ROWS = {
     **{
         f"Experts.{k}": (several, v, {})
-        for k, v in dict(count=8, per_token=4, width=12, shared=1, first_dense=1, period=3).items()
+        for k, v in dict(
+            count=8, per_token=4, width=12, shared=1, first_dense=1, period=3
+        ).items()
     },
     "Experts.router": (several, TopK(bias=0.1), {}),
-    **{f"Experts.{k}": (computed, v, {}) for k, v in dict(backend="loop", block=2).items()},
+    **{
+        f"Experts.{k}": (computed, v, {})
+        for k, v in dict(backend="loop", block=2).items()
+    },
     **{
         f"{c}.{k}": (router_of(c.lower()), v, {})
         for c in ("MoGE", "TopK", "Limited")
@@ -181,7 +204,9 @@ NETWORK = {
     "Run.start": (began, "nowhere", {}),
     **{
         f"Attention.{k}": (attention, v, {})
-        for k, v in dict(heads=2, kv_heads=4, head_size=8, qk_norm="none", bias="qkv").items()
+        for k, v in dict(
+            heads=2, kv_heads=4, head_size=8, qk_norm="none", bias="qkv"
+        ).items()
     },
     "Attention.rope": (attention, Rope(100.0), {}),
     **{
@@ -205,14 +230,25 @@ NETWORK = {
         f"ModelConfig.{k}": (judged_by, v, {})
         for k, v in dict(heads=("quality",), mtp_layers=1).items()
     },
-    "ModelConfig.attention": (network, dataclasses.replace(tiny.ATTENTION, head_size=8), {}),
-    "ModelConfig.ffn": (network, dataclasses.replace(tiny.model_config().ffn, kind="gelu"), {}),
+    "ModelConfig.attention": (
+        network,
+        dataclasses.replace(tiny.ATTENTION, head_size=8),
+        {},
+    ),
+    "ModelConfig.ffn": (
+        network,
+        dataclasses.replace(tiny.model_config().ffn, kind="gelu"),
+        {},
+    ),
     "ModelConfig.compute": (
         network,
         dataclasses.replace(tiny.model_config().compute, dtype="bfloat16"),
         {},
     ),
     "ModelConfig.norm": (network, Norm("sandwich"), {}),
-    **{f"Norm.{k}": (normed, v, {}) for k, v in dict(kind="sandwich", epsilon=1e-5).items()},
+    **{
+        f"Norm.{k}": (normed, v, {})
+        for k, v in dict(kind="sandwich", epsilon=1e-5).items()
+    },
     "ModelConfig.experts": (network, SOME, {}),
 }

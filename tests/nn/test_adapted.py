@@ -24,7 +24,9 @@ X_BL = tiny.tokens(2, 8)
 
 def logits(mask, **fields):
     return np.asarray(
-        tiny.net(CONFIG)(tiny.under(tiny.canvas(X_BL, **fields), mask)).prediction.logits_BLV
+        tiny.net(CONFIG)(
+            tiny.under(tiny.canvas(X_BL, **fields), mask)
+        ).prediction.logits_BLV
     )
 
 
@@ -35,7 +37,9 @@ def test_a_prediction_is_what_the_network_says_one_position_before():
     segments_BL, positions_BL = [[1] * 5 + [2] * 3] * 2, [[*range(5), *range(3)]] * 2
     packed = dict(segments_BL=segments_BL, positions_BL=positions_BL)
     plain_BLV, shifted_BLV = logits(Full(), **packed), logits(Full("output"), **packed)
-    np.testing.assert_array_equal(shifted_BLV[:, [0, 1, 5, 6]], plain_BLV[:, [0, 0, 5, 5]])
+    np.testing.assert_array_equal(
+        shifted_BLV[:, [0, 1, 5, 6]], plain_BLV[:, [0, 0, 5, 5]]
+    )
 
 
 def test_reach_opens_the_attention_from_causal_to_full():
@@ -54,7 +58,11 @@ def test_reach_opens_the_attention_from_causal_to_full():
         a, b = (np.where(np.isfinite(x), x, 0) for x in says)
         return sorted(set(np.nonzero(a != b)[1].tolist()))
 
-    assert [noticed(reach) for reach in (0, 2, 8)] == [[5, 6, 7], [3, 4, 5, 6, 7], list(range(8))]
+    assert [noticed(reach) for reach in (0, 2, 8)] == [
+        [5, 6, 7],
+        [3, 4, 5, 6, 7],
+        list(range(8)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -65,16 +73,22 @@ def test_the_reach_grows_with_the_updates(anneal, progress, want):
     batch = tiny.batch(X_BL)
     over, now = tiny.models(CONFIG), tiny.models(CONFIG, progress=jnp.float32(progress))
     objective = Adapted(
-        reach_warmup=anneal, vocab=tiny.VOCAB, process=build_member("mask", "noise", tiny.VOCAB)
+        reach_warmup=anneal,
+        vocab=tiny.VOCAB,
+        process=build_member("mask", "noise", tiny.VOCAB),
     )
     reach_B1 = objective._visibility_at(now, batch).reach_B1
     assert (reach_B1 is None) if want is None else (reach_B1 == want).all()
     unlimited = objective._visibility_at(over, batch).reach_B1
     assert unlimited is None, "after the warm-up everything is visible"
     key = jax.random.key(0)
-    losses = [float(objective.loss(models, batch, key).nats_sum) for models in (over, now)]
+    losses = [
+        float(objective.loss(models, batch, key).nats_sum) for models in (over, now)
+    ]
     assert (losses[0] == losses[1]) == (want is None or want >= 8)
-    bounds = [objective.bound(models, batch, key, 2).nats_BL.sum() for models in (over, now)]
+    bounds = [
+        objective.bound(models, batch, key, 2).nats_BL.sum() for models in (over, now)
+    ]
     assert float(bounds[0]) == float(bounds[1])
 
 
@@ -82,7 +96,11 @@ def test_what_reads_a_part_of_the_canvas_is_refused():
     process = build_member("mask", "noise", tiny.VOCAB)
     with pytest.raises(UserError, match="from the one before it"):
         plan.resolve(
-            Sampler(build_member("ancestral", "samplers.rules"), block=4, cache=Cache("dual")),
+            Sampler(
+                build_member("ancestral", "samplers.rules"),
+                block=4,
+                cache=Cache("dual"),
+            ),
             process,
             Full("output"),
         )

@@ -43,7 +43,8 @@ def forward(config):
             for name, head in zip(names, output.heads.get("mtp", ()), strict=False)
         }
         return logits | dict(
-            main=output.prediction.logits_BLV[..., : tiny.VOCAB.eos + 1], hidden=output.hidden_BLD
+            main=output.prediction.logits_BLV[..., : tiny.VOCAB.eos + 1],
+            hidden=output.hidden_BLD,
         )
 
     return jax.jit(run)
@@ -70,11 +71,16 @@ def test_layer_k_hears_the_last_k_tokens_through_their_embeddings_alone():
     """
     deaf = {
         **PARAMS,
-        "ahead": {**PARAMS["ahead"], "read_DD": jnp.zeros_like(PARAMS["ahead"]["read_DD"])},
+        "ahead": {
+            **PARAMS["ahead"],
+            "read_DD": jnp.zeros_like(PARAMS["ahead"]["read_DD"]),
+        },
     }
     plain, i = forward(CONFIG)(deaf, X_BL, np.ones((1, L))), 4
     for back in (1, 2, 3):
-        other = forward(CONFIG)(deaf, np.where(np.arange(L) == i - back, 9, X_BL), np.ones((1, L)))
+        other = forward(CONFIG)(
+            deaf, np.where(np.arange(L) == i - back, 9, X_BL), np.ones((1, L))
+        )
         moved = [
             bool(np.abs(other[name] - plain[name])[0, i].max() > 1e-4)
             for name in ("main", "ahead", "ahead2")
@@ -85,18 +91,37 @@ def test_layer_k_hears_the_last_k_tokens_through_their_embeddings_alone():
 def test_it_is_the_equation():
     """h' = M [rms h_{i−1} ; rms embed x_{i−1}], then a block, the shared norm and head."""
     config = tiny.model_config(layers=1, mtp_layers=1)
-    params, layout = tiny.random_params(config), Layout(jnp.asarray(SEGMENTS)).complete(L)
-    angles = rope.angles(jnp.arange(L)[None], config.attention.rotary, config.attention.rope)
+    params, layout = (
+        tiny.random_params(config),
+        Layout(jnp.asarray(SEGMENTS)).complete(L),
+    )
+    angles = rope.angles(
+        jnp.arange(L)[None], config.attention.rotary, config.attention.rope
+    )
     allowed = DenseAttention().prepare(Case(MASK, layout, layout, 1))
     shared = tiny.layer_inputs(*angles, allowed, jnp.ones((1, L), bool))
     block = jax.jit(
-        lambda p, h_BLD: layer.Block(config).apply({"params": p}, h_BLD, None, shared)[0]
+        lambda p, h_BLD: layer.Block(config).apply({"params": p}, h_BLD, None, shared)[
+            0
+        ]
     )
-    first, further = (jax.tree.map(lambda x: x[0], params[name]) for name in ("layers", "ahead"))
-    read_BLD = params["embed_VD"][jnp.asarray([[tiny.VOCAB.bos, 0, 1, 2, tiny.VOCAB.bos, 4]])]
+    first, further = (
+        jax.tree.map(lambda x: x[0], params[name]) for name in ("layers", "ahead")
+    )
+    read_BLD = params["embed_VD"][
+        jnp.asarray([[tiny.VOCAB.bos, 0, 1, 2, tiny.VOCAB.bos, 4]])
+    ]
     h_BLD = block(first, read_BLD)
     before_BLD = jnp.stack(
-        [0 * h_BLD[:, 0], h_BLD[:, 0], h_BLD[:, 1], h_BLD[:, 2], 0 * h_BLD[:, 0], h_BLD[:, 4]], 1
+        [
+            0 * h_BLD[:, 0],
+            h_BLD[:, 0],
+            h_BLD[:, 1],
+            h_BLD[:, 2],
+            0 * h_BLD[:, 0],
+            h_BLD[:, 4],
+        ],
+        1,
     )
     both = jnp.concatenate(
         [
@@ -106,8 +131,14 @@ def test_it_is_the_equation():
         -1,
     )
     joined_BLD = both @ jnp.concatenate([further["before_DD"], further["read_DD"]])
-    want = norms.rms(block(further["block"], joined_BLD), params["norm_D"]) @ params["unembed_VD"].T
-    tiny.close(forward(config)(params, X_BL, SEGMENTS)["ahead"], want[..., : tiny.VOCAB.eos + 1])
+    want = (
+        norms.rms(block(further["block"], joined_BLD), params["norm_D"])
+        @ params["unembed_VD"].T
+    )
+    tiny.close(
+        forward(config)(params, X_BL, SEGMENTS)["ahead"],
+        want[..., : tiny.VOCAB.eos + 1],
+    )
 
 
 # -------------------------------------------------------------------------------- training
@@ -144,7 +175,11 @@ def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
     )
     log_p = {name: np.asarray(jax.nn.log_softmax(heads[name], -1)) for name in counted}
     want = (
-        -sum(log_p[name][b, i, x_BL[b, i]] for name, places in counted.items() for b, i in places)
+        -sum(
+            log_p[name][b, i, x_BL[b, i]]
+            for name, places in counted.items()
+            for b, i in places
+        )
         / 2
     )
     assert float(loss.metrics["ahead_loss"].value_sum) == pytest.approx(want, rel=1e-5)
@@ -159,7 +194,9 @@ def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
     )
     batch = tiny.batch(x_BL, segments_BL=PACKED)
     bound = jax.jit(
-        lambda p: objective.bound(tiny.models(CONFIG, p), batch, jax.random.key(0), 2).nats_BL.sum()
+        lambda p: objective.bound(
+            tiny.models(CONFIG, p), batch, jax.random.key(0), 2
+        ).nats_BL.sum()
     )(PARAMS)
     assert float(bound) == pytest.approx(float(plain.nats_sum), rel=1e-6)
     assert all(np.abs(g).max() > 1e-6 for g in jax.tree.leaves(grads["ahead"])), (
@@ -168,7 +205,8 @@ def test_the_loss_has_the_mean_of_the_layers_and_what_is_reported_has_not():
     assert all(not np.any(g) for g in jax.tree.leaves(plain_grads["ahead"]))
     assert (
         np.abs(
-            grads["layers"]["attention"]["q_DHK"] - plain_grads["layers"]["attention"]["q_DHK"]
+            grads["layers"]["attention"]["q_DHK"]
+            - plain_grads["layers"]["attention"]["q_DHK"]
         ).max()
         > 1e-4
     ), "and those below"
@@ -180,7 +218,8 @@ def test_with_masked_inputs_no_likelihood_is_told():
         tiny.batch(tiny.tokens(2, L)),
     )
     loss = jax.eval_shape(
-        lambda p: objective.loss(tiny.models(CONFIG, p), batch, jax.random.key(0)), PARAMS
+        lambda p: objective.loss(tiny.models(CONFIG, p), batch, jax.random.key(0)),
+        PARAMS,
     )
     assert set(loss.metrics) == {"ahead_loss"} and loss.exact_sum is None
 
@@ -234,13 +273,21 @@ def test_what_does_not_go_together_is_refused(changes, said):
 
 @pytest.mark.slow
 def test_a_layer_ahead_has_experts_where_the_last_layer_has_and_they_are_balanced_too():
-    experts = Experts(count=4, per_token=2, width=6, first_dense=1, router=TopK(bias=0.5))
+    experts = Experts(
+        count=4, per_token=2, width=6, first_dense=1, router=TopK(bias=0.5)
+    )
     config = tiny.model_config(layers=3, mtp_layers=1, experts=experts)
     params = tiny.random_params(config)
     routing = jax.jit(
-        lambda p: tiny.net(config, p)(tiny.under(tiny.canvas(tiny.tokens(2, L)), MASK)).routing
+        lambda p: (
+            tiny.net(config, p)(
+                tiny.under(tiny.canvas(tiny.tokens(2, L)), MASK)
+            ).routing
+        )
     )(params)
-    assert routing["load_NZE"].shape == (3, 4, 4) and "experts" in params["ahead"]["block"]
+    assert (
+        routing["load_NZE"].shape == (3, 4, 4) and "experts" in params["ahead"]["block"]
+    )
     moved = router_metrics.updated_biases(params, routing, 0.5)
     for name, rows in (("layers", slice(0, 2)), ("ahead", slice(2, 3))):
         block = moved[name] if name == "layers" else moved[name]["block"]
@@ -265,7 +312,9 @@ def test_a_sandwich_starts_by_its_depth_and_hears_no_loudness():
     """
     config = tiny.model_config(layers=4, norm=Norm("sandwich"), mtp_layers=1)
     fresh = jax.jit(
-        lambda: transformer.initialise(transformer.Transformer(config), jax.random.key(0))
+        lambda: transformer.initialise(
+            transformer.Transformer(config), jax.random.key(0)
+        )
     )()
     for block, n in ((fresh["layers"], 4), (fresh["ahead"]["block"], 1)):
         for name, size in (("attend", 0.283), ("ffn", 0.432)):
@@ -276,7 +325,9 @@ def test_a_sandwich_starts_by_its_depth_and_hears_no_loudness():
     louder = jax.tree_util.tree_map_with_path(
         lambda path, p: p * 50 if path[-1].key in ("o_HKD", "down_FD") else p, PARAMS
     )
-    quiet, loud = (forward(CONFIG)(params, X_BL, np.ones((1, L))) for params in (PARAMS, louder))
+    quiet, loud = (
+        forward(CONFIG)(params, X_BL, np.ones((1, L))) for params in (PARAMS, louder)
+    )
     tiny.close(quiet, loud, 1e-4)
     # The sum is h + g · rms(output), so nothing is added with gains at zero.
     silent = jax.tree_util.tree_map_with_path(

@@ -13,7 +13,8 @@ def test_attend_is_the_loop():
     rng = np.random.default_rng(0)
     B, L, M, H, J, K = 2, 3, 5, 4, 2, 4
     q, k, v = (
-        rng.normal(size=s).astype(np.float32) for s in ((B, L, H, K), (B, M, J, K), (B, M, J, K))
+        rng.normal(size=s).astype(np.float32)
+        for s in ((B, L, H, K), (B, M, J, K), (B, M, J, K))
     )
     allowed = rng.random((B, L, M)) < 0.6
     allowed[..., 0] = True
@@ -21,7 +22,10 @@ def test_attend_is_the_loop():
     for b, i, h in np.ndindex(B, L, H):
         j = h // (H // J)  # the query heads of a kv head are adjacent
         scores = np.array(
-            [q[b, i, h] @ k[b, m, j] / K**0.5 if allowed[b, i, m] else -np.inf for m in range(M)]
+            [
+                q[b, i, h] @ k[b, m, j] / K**0.5 if allowed[b, i, m] else -np.inf
+                for m in range(M)
+            ]
         )
         weights = np.exp(scores - scores.max())
         want[b, i, h] = weights / weights.sum() @ v[b, :, j]
@@ -35,7 +39,8 @@ def test_rotary_scores_depend_on_the_distance_alone():
     positions_BL = np.array([[0, 1, 7, 40, 41, 47]])
     cos, sin = rope.angles(positions_BL, 8, Rope(100.0))
     q_LK, k_LK = (
-        np.asarray(rope.rotate(np.tile(x, (1, 6, 1, 1)), cos, sin))[0, :, 0] for x in (q_K, k_K)
+        np.asarray(rope.rotate(np.tile(x, (1, 6, 1, 1)), cos, sin))[0, :, 0]
+        for x in (q_K, k_K)
     )
     scores_LL = q_LK @ k_LK.T
     np.testing.assert_allclose(scores_LL[:3, :3], scores_LL[3:, 3:], atol=1e-4)
@@ -68,7 +73,9 @@ def test_slower_rotations_are_those_of_llama_3_1():
         length = 2 * np.pi / theta  # positions of one turn
         share = (8192 / length - 1.0) / (4.0 - 1.0)
         between = (1 - share) * theta / 8 + share * theta
-        want.append(theta if length < 8192 / 4 else theta / 8 if length > 8192 else between)
+        want.append(
+            theta if length < 8192 / 4 else theta / 8 if length > 8192 else between
+        )
     assert len({round(w / t, 3) for w, t in zip(want, theta_K, strict=True)}) > 3
     one = np.array([[1]])
     np.testing.assert_allclose(
@@ -85,7 +92,9 @@ def test_biases_are_added_before_the_rotation_and_behind_the_heads():
     rng, (D, H, K) = np.random.default_rng(2), (6, 2, 4)
     x_BLD = rng.normal(size=(1, 5, D)).astype(np.float32)
     inputs = tiny.layer_inputs(*rope.angles(np.arange(5)[None], K, Rope()), None)
-    biased = attention.SelfAttention(Attention(H, H, K, qk_norm="none", bias="all"), D, 1)
+    biased = attention.SelfAttention(
+        Attention(H, H, K, qk_norm="none", bias="all"), D, 1
+    )
     p = jax.tree.map(
         lambda s: rng.normal(size=s.shape).astype(np.float32),
         biased.init(jax.random.key(0), x_BLD, None, inputs)["params"],

@@ -34,13 +34,19 @@ ROUTERS = {
     "limited": (16, 4, Limited(groups=4, kept=2, bias=0.01)),
     "choice": (16, 3, Choice(slope=0.5)),
 }
-DROPLESS = [name for name, (_, _, router) in ROUTERS.items() if router.competing == "never"]
+DROPLESS = [
+    name for name, (_, _, router) in ROUTERS.items() if router.competing == "never"
+]
 
 
 def layer(name, kind="swiglu", mesh=None, **changes):
     number, active, router = ROUTERS[name]
     return experts.Experts(
-        Experts(count=number, per_token=active, width=F, router=router, **changes), kind, D, 2, mesh
+        Experts(count=number, per_token=active, width=F, router=router, **changes),
+        kind,
+        D,
+        2,
+        mesh,
     )
 
 
@@ -52,9 +58,9 @@ def inputs_of(name, seed=0, **changes):
         jnp.arange(L)[None] < jnp.array([6, 4, 6, 5])[:, None],
         jnp.array([0.1, 0.4, 0.6, 0.9]),
     )
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x_BLD, valid_BL, ratio_B))[
-        "params"
-    ]
+    shapes = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), x_BLD, valid_BL, ratio_B)
+    )["params"]
     params = jax.tree.map(
         lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape), jnp.float32), shapes
     )
@@ -67,15 +73,21 @@ def picks(name, params, x_BLD):
     X, experts_TK = number // router.groups, []
     bias_E = params["bias_GX"].reshape(-1) if "bias_GX" in params else np.zeros(number)
     for select_E in np.asarray(
-        router.scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1)) + bias_E
+        router.scores(x_BLD.reshape(-1, D) @ params["router_DGX"].reshape(D, -1))
+        + bias_E
     ):
 
         def best(ids, k, of=select_E):
             return sorted(ids, key=lambda e: -of[e])[:k]  # noqa: B023
 
-        groups, ids = [range(g * X, g * X + X) for g in range(router.groups)], range(number)
+        groups, ids = (
+            [range(g * X, g * X + X) for g in range(router.groups)],
+            range(number),
+        )
         if isinstance(router, MoGE):
-            experts_TK.append([e for ids in groups for e in best(ids, active // router.groups)])
+            experts_TK.append(
+                [e for ids in groups for e in best(ids, active // router.groups)]
+            )
             continue
         if isinstance(router, Limited):
             rank = [sum(select_E[best(ids, active // router.kept)]) for ids in groups]
@@ -87,18 +99,27 @@ def picks(name, params, x_BLD):
 def plain(name, params, x_BLD, valid_BL, picked_TK, kind="swiglu"):
     """Σ_i G_i(x) E_i(x), with every expert's answer to every token."""
     number, _, router = ROUTERS[name]
-    x_TD, picked_TE = x_BLD.reshape(-1, D), (picked_TK[:, :, None] == np.arange(number)).any(1)
-    scores_TE = jnp.where(picked_TE, router.scores(x_TD @ params["router_DGX"].reshape(D, -1)), 0.0)
+    x_TD, picked_TE = (
+        x_BLD.reshape(-1, D),
+        (picked_TK[:, :, None] == np.arange(number)).any(1),
+    )
+    scores_TE = jnp.where(
+        picked_TE, router.scores(x_TD @ params["router_DGX"].reshape(D, -1)), 0.0
+    )
     if router.weights == "renormalised":
         scores_TE /= scores_TE.sum(1, keepdims=True)
-    scale_E = params["scale_GX"].reshape(-1) if "scale_GX" in params else jnp.ones(number)
+    scale_E = (
+        params["scale_GX"].reshape(-1) if "scale_GX" in params else jnp.ones(number)
+    )
     inner = [
-        jnp.einsum("TD,EDF->TEF", x_TD, params[n]) for n in ("up_EDF", "gate_EDF") if n in params
+        jnp.einsum("TD,EDF->TEF", x_TD, params[n])
+        for n in ("up_EDF", "gate_EDF")
+        if n in params
     ]
     y_TED = jnp.einsum("TEF,EFD->TED", ffn.act(kind, *inner), params["down_EFD"])
-    return (jnp.einsum("TE,TED->TD", scores_TE * scale_E, y_TED) * valid_BL.reshape(-1, 1)).reshape(
-        x_BLD.shape
-    )
+    return (
+        jnp.einsum("TE,TED->TD", scores_TE * scale_E, y_TED) * valid_BL.reshape(-1, 1)
+    ).reshape(x_BLD.shape)
 
 
 @functools.cache
@@ -123,13 +144,17 @@ def value_and_gradients(module, *inputs):
 def test_it_is_a_loop_over_tokens_and_experts(name):
     router = ROUTERS[name][2]
     params, x_BLD, valid_BL, ratio_B = inputs_of(name)
-    (_, (y_BLD, _)), grads = value_and_gradients(layer(name), params, x_BLD, valid_BL, ratio_B)
+    (_, (y_BLD, _)), grads = value_and_gradients(
+        layer(name), params, x_BLD, valid_BL, ratio_B
+    )
     picked = np.array(picks(name, params, x_BLD))
 
     def loss(p, x):
         return (jnp.sum(jnp.sin(y := plain(name, p, x, valid_BL, picked))), y)
 
-    theirs, their_grads = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x_BLD)[::-1]
+    theirs, their_grads = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x_BLD)[
+        ::-1
+    ]
     tiny.close(y_BLD, theirs, 1e-6)
     if not router.z and not router.balance.weight:  # else the gradient holds theirs too
         tiny.close(grads, their_grads, 1e-6)
@@ -156,9 +181,17 @@ def test_many_experts_in_the_order_of_their_loads_are_the_loop_over_them():
 
     Some loads are beyond that.
     """
-    assert Plan.of(16, 64, 0, 0.25).products == ((1, 64, 8),), "a few rows are one product"
+    assert Plan.of(16, 64, 0, 0.25).products == ((1, 64, 8),), (
+        "a few rows are one product"
+    )
     plan = Plan.of(4400, 22, 0, 200.0)
-    assert plan.products == ((2, 4, 232), (1, 2, 232), (1, 4, 216), (1, 4, 200), (1, 4, 192))
+    assert plan.products == (
+        (2, 4, 232),
+        (1, 2, 232),
+        (1, 4, 216),
+        (1, 4, 200),
+        (1, 4, 192),
+    )
     fair = np.random.default_rng(1).multinomial(4400, [1 / 22] * 22)
     first_E = plan.first_E(RowRanges.of(jnp.array(fair)).order_E)
     assert (first_E[fair.argmax()], first_E[fair.argmin()]) == (232, 192)
@@ -175,7 +208,13 @@ def test_many_experts_in_the_order_of_their_loads_are_the_loop_over_them():
         )
 
 
-FEW = ([5, 0, 9, 1, 9], [0, 0, 24, 0, 0], [3, 3, 3, 3, 3], [0, 0, 0, 0, 0], [24, 0, 0, 0, 0])
+FEW = (
+    [5, 0, 9, 1, 9],
+    [0, 0, 24, 0, 0],
+    [3, 3, 3, 3, 3],
+    [0, 0, 0, 0, 0],
+    [24, 0, 0, 0, 0],
+)
 
 
 def is_the_loop(kind, backend, block, dtype, tolerance, R=24, loads=FEW):
@@ -190,16 +229,22 @@ def is_the_loop(kind, backend, block, dtype, tolerance, R=24, loads=FEW):
     }
 
     def run(sizes_E, x_RD, weights, **how):
-        y_RD = expert_matmul.apply(x_RD, sizes_E, weights, expert_matmul.Method(kind, **how))
+        y_RD = expert_matmul.apply(
+            x_RD, sizes_E, weights, expert_matmul.Method(kind, **how)
+        )
         return jnp.sum(jnp.sin(y_RD)), y_RD
 
     def all_of(**how):
-        return jax.jit(jax.value_and_grad(functools.partial(run, **how), (1, 2), has_aux=True))
+        return jax.jit(
+            jax.value_and_grad(functools.partial(run, **how), (1, 2), has_aux=True)
+        )
 
     fast, slow = all_of(backend=backend, block=block), all_of(backend="loop")
     for sizes in loads:
         tiny.close(
-            fast(jnp.array(sizes), x_RD, weights), slow(jnp.array(sizes), x_RD, weights), tolerance
+            fast(jnp.array(sizes), x_RD, weights),
+            slow(jnp.array(sizes), x_RD, weights),
+            tolerance,
         )
 
 
@@ -238,14 +283,19 @@ def test_a_mesh_changes_nothing(name, sizes):
     """Values, sums and gradients, the router's losses included, are those of one device."""
     params, *inputs = inputs_of(name)
     one = value_and_gradients(layer(name), params, *inputs)
-    tiny.close(value_and_gradients(layer(name, mesh=mesh(**sizes)), params, *inputs), one, 2e-6)
+    tiny.close(
+        value_and_gradients(layer(name, mesh=mesh(**sizes)), params, *inputs), one, 2e-6
+    )
 
 
 @pytest.mark.slow
 def test_eight_devices_change_nothing():
     """In a process of its own: the others have four."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.nn.eight"], cwd=tiny.ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tests.nn.eight"],
+        cwd=tiny.ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0 and done.stdout.count("moge") == 2, done.stderr
 
@@ -258,7 +308,9 @@ def test_few_rows_on_many_devices(name):
     inputs = [a[:3] for a in inputs]
     one = value_and_gradients(layer(name), params, *inputs)
     tiny.close(
-        value_and_gradients(layer(name, mesh=mesh(expert=2, data=2)), params, *inputs), one, 2e-6
+        value_and_gradients(layer(name, mesh=mesh(expert=2, data=2)), params, *inputs),
+        one,
+        2e-6,
     )
 
 
@@ -272,7 +324,8 @@ def test_a_capacity_is_that_of_a_device(sizes):
     )
     alone = compiled(layer("capacity"))
     parts = [
-        alone(params, x_BLD[b : b + 1], valid_BL[b : b + 1], ratio_B[b : b + 1]) for b in range(B)
+        alone(params, x_BLD[b : b + 1], valid_BL[b : b + 1], ratio_B[b : b + 1])
+        for b in range(B)
     ]
     tiny.close(y_BLD, jnp.concatenate([y for y, _ in parts]), 1e-6)
     tiny.close(routed, jax.tree.map(lambda *x: sum(x), *(r for _, r in parts)), 1e-6)
@@ -283,9 +336,15 @@ def test_a_capacity_is_that_of_a_device(sizes):
 
 
 ADVERSARIES = {  # what the router's matrix w and the tokens x become
-    "all want one expert": lambda w, x: (jnp.zeros_like(w).at[:, 0, 0].set(5.0), jnp.abs(x)),
+    "all want one expert": lambda w, x: (
+        jnp.zeros_like(w).at[:, 0, 0].set(5.0),
+        jnp.abs(x),
+    ),
     "ties": lambda w, x: (jnp.zeros_like(w), x),
-    "all tokens alike, as at t = 1": lambda w, x: (w, jnp.broadcast_to(x[:1, :1], x.shape)),
+    "all tokens alike, as at t = 1": lambda w, x: (
+        w,
+        jnp.broadcast_to(x[:1, :1], x.shape),
+    ),
     "anything": lambda w, x: (w, x),
 }
 
@@ -371,7 +430,9 @@ def test_experts_take_their_best_tokens_and_less_where_more_is_masked():
     places_BEC, taken_BEC = Choice(slope=0.5).choose(scores_BLE, valid_BL, ratio_B, 3)
     for b, e in itertools.product(range(B), range(16)):
         best = np.argsort(-np.asarray(scores_BLE[b, : n_B[b], e]))[: int(room_B[b])]
-        assert sorted(best) == sorted(np.asarray(places_BEC[b, e])[np.asarray(taken_BEC[b, e])])
+        assert sorted(best) == sorted(
+            np.asarray(places_BEC[b, e])[np.asarray(taken_BEC[b, e])]
+        )
 
 
 def test_what_a_capacity_drops_comes_last():
@@ -381,15 +442,24 @@ def test_what_a_capacity_drops_comes_last():
     params["router_DGX"] = (
         jnp.zeros_like(params["router_DGX"]).at[..., :3].set(jnp.array([3.0, 2.0, 1.0]))
     )
-    y_BLD, routed = compiled(layer("capacity"))(params, jnp.abs(x_BLD), valid_BL, ratio_B)
+    y_BLD, routed = compiled(layer("capacity"))(
+        params, jnp.abs(x_BLD), valid_BL, ratio_B
+    )
     C = 5  # ⌈3 · 24 / 16⌉
-    assert routed["dropped_Z"].sum() == 3 * (B * L - C) and routed["load_ZE"].sum() == 3 * B * L
-    assert (jnp.abs(y_BLD.reshape(-1, D)).max(1) > 0).tolist() == [True] * C + [False] * (B * L - C)
+    assert (
+        routed["dropped_Z"].sum() == 3 * (B * L - C)
+        and routed["load_ZE"].sum() == 3 * B * L
+    )
+    assert (jnp.abs(y_BLD.reshape(-1, D)).max(1) > 0).tolist() == [True] * C + [
+        False
+    ] * (B * L - C)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_largest_are_found_without_a_sort_too(k):
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 4, (50, 6)), jnp.float32)  # with ties
+    x = jnp.asarray(
+        np.random.default_rng(0).integers(0, 4, (50, 6)), jnp.float32
+    )  # with ties
     assert largest(x, k).tolist() == jax.lax.top_k(x, k)[1].tolist()
 
 
@@ -397,10 +467,17 @@ def test_a_mesh_that_no_config_has_is_refused():
     """Experts that a mesh cannot deal out in whole groups, or whose width it cannot."""
     params, *rows = inputs_of("moge")
     for name, changes, sizes, why in (
-        ("moge", {}, dict(expert=8), "mesh.expert=8 must divide nn.experts.router.groups=4"),
+        (
+            "moge",
+            {},
+            dict(expert=8),
+            "mesh.expert=8 must divide nn.experts.router.groups=4",
+        ),
         ("topk", {}, dict(expert=3), "mesh.expert=3 must divide nn.experts.count=16"),
         ("moge", {}, dict(tensor=5), "mesh.tensor=5 must divide nn.experts.width=12"),
     ):
         with pytest.raises(ValueError, match=why):
-            module = layer(name, mesh=run_mesh.abstract_mesh(MeshConfig(**sizes)), **changes)
+            module = layer(
+                name, mesh=run_mesh.abstract_mesh(MeshConfig(**sizes)), **changes
+            )
             jax.eval_shape(module.init, jax.random.key(0), *rows)

@@ -21,7 +21,9 @@ SIZES = Latent(kv_rank=5, q_rank=6, nope=4, rope=2, value=3)
 
 def attention(**changes):
     return Attention(
-        heads=changes.pop("heads", 4), rope=Rope(100.0), latent=Latent(**vars(SIZES) | changes)
+        heads=changes.pop("heads", 4),
+        rope=Rope(100.0),
+        latent=Latent(**vars(SIZES) | changes),
     )
 
 
@@ -51,7 +53,9 @@ def by_heads(p, x_BLD, t, norm):
         for j in range(i + 1):
             c = x_BLD[b, j] @ p["kv_down_DR"]
             c = normed(c, p["kv_norm_R"]) if norm == "rms" else c
-            k = np.concatenate([c @ p["k_up_RHK"][:, h], turned(x_BLD[b, j] @ p["k_rope_DK"], j)])
+            k = np.concatenate(
+                [c @ p["k_up_RHK"][:, h], turned(x_BLD[b, j] @ p["k_rope_DK"], j)]
+            )
             scores.append(q @ k / (t.nope + t.rope) ** 0.5)
             values.append(c @ p["v_up_RHK"][:, h])
         weights = np.exp(np.array(scores) - max(scores))
@@ -73,7 +77,9 @@ def test_it_is_its_heads_one_by_one(rank, norm):
     shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
     p = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
     y_BLD, _ = jax.jit(layer.apply)({"params": p}, *inputs)
-    np.testing.assert_allclose(y_BLD, by_heads(p, x_BLD, case.latent, norm), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        y_BLD, by_heads(p, x_BLD, case.latent, norm), rtol=1e-4, atol=1e-3
+    )
 
 
 def case(length, memory):
@@ -91,13 +97,23 @@ def case(length, memory):
 
 def test_both_orders_are_the_same_sums():
     up, arrays = case(3, 7)
-    allowed = jnp.asarray(np.random.default_rng(1).random((B, 3, 7)) < 0.6).at[..., 0].set(True)
+    allowed = (
+        jnp.asarray(np.random.default_rng(1).random((B, 3, 7)) < 0.6)
+        .at[..., 0]
+        .set(True)
+    )
     tiny.close(up.absorbed(*arrays, allowed), up.wide(*arrays, allowed))
 
 
 @pytest.mark.parametrize(
     "length, memory, order",
-    [(1, 64, "absorbed"), (64, 64, "wide"), (3, 3, "wide"), (8, 64, "absorbed"), (40, 64, "wide")],
+    [
+        (1, 64, "absorbed"),
+        (64, 64, "wide"),
+        (3, 3, "wide"),
+        (8, 64, "absorbed"),
+        (40, 64, "wide"),
+    ],
 )
 def test_few_questions_to_a_long_memory_go_into_the_latent_space(
     length, memory, order, monkeypatch
@@ -113,7 +129,9 @@ def test_few_questions_to_a_long_memory_go_into_the_latent_space(
         dots = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
         flops[name] = sum(
             np.prod(e.outvars[0].aval.shape)
-            * np.prod([e.invars[0].aval.shape[i] for i in e.params["dimension_numbers"][0][0]])
+            * np.prod(
+                [e.invars[0].aval.shape[i] for i in e.params["dimension_numbers"][0][0]]
+            )
             for e in dots
         )
     assert min(flops, key=flops.get) == order
@@ -141,7 +159,9 @@ def test_a_mesh_changes_nothing():
 
     Heads are divided over `tensor`, widths and low ranks over `fsdp`.
     """
-    config = tiny.model_config(layers=1, attention=attention(), norm=Norm("sandwich"), mtp_layers=1)
+    config = tiny.model_config(
+        layers=1, attention=attention(), norm=Norm("sandwich"), mtp_layers=1
+    )
     params, batch, objective = (
         tiny.random_params(config),
         tiny.batch(tiny.tokens(4, L)),
@@ -149,7 +169,9 @@ def test_a_mesh_changes_nothing():
     )
     both = jax.jit(
         jax.value_and_grad(
-            lambda p, b: objective.loss(tiny.models(config, p), b, jax.random.key(0)).nats_sum
+            lambda p, b: (
+                objective.loss(tiny.models(config, p), b, jax.random.key(0)).nats_sum
+            )
         )
     )
     devices = mesh.make(MeshConfig(data=1, fsdp=2, tensor=2))
@@ -157,7 +179,15 @@ def test_a_mesh_changes_nothing():
     rows = jax.device_put(batch, NamedSharding(devices, PartitionSpec(axes.BATCH)))
     tiny.close(both(spread, rows), both(params, batch))
     lies = spread["ahead"]["block"]["attention"]
-    names = ("q_down_DQ", "q_up_QHK", "kv_down_DR", "k_rope_DK", "k_up_RHK", "v_up_RHK", "o_HKD")
+    names = (
+        "q_down_DQ",
+        "q_up_QHK",
+        "kv_down_DR",
+        "k_rope_DK",
+        "k_up_RHK",
+        "v_up_RHK",
+        "o_HKD",
+    )
     assert [tuple(lies[n].sharding.spec)[1:] for n in names] == [
         ("fsdp", None),
         ("fsdp", "tensor", None),

@@ -34,24 +34,35 @@ SHIFTED = Causal()
 
 def test_the_layers_run_one_after_the_other():
     """Dense, then twice a dense one and one with experts: the same blocks, called by hand."""
-    kinds = [("first", None, False), ("layers", "layer0", False), ("layers", "layer1", True)]
+    kinds = [
+        ("first", None, False),
+        ("layers", "layer0", False),
+        ("layers", "layer1", True),
+    ]
     order = [(kinds[0], 0), (kinds[1], 0), (kinds[2], 0), (kinds[1], 1), (kinds[2], 1)]
     z_BL = tiny.tokens(2, L)
     h_BLD = PARAMS["embed_VD"][z_BL]
-    angles = rope.angles(jnp.arange(L)[None], CONFIG.attention.head_size, CONFIG.attention.rope)
+    angles = rope.angles(
+        jnp.arange(L)[None], CONFIG.attention.head_size, CONFIG.attention.rope
+    )
     shared = tiny.layer_inputs(*angles, None, jnp.ones((2, L), bool))
 
     @jax.jit
     def by_hand(h_BLD):
         for (stack, name, sparse), i in order:
             own = jax.tree.map(
-                lambda p, i=i: p[i], PARAMS[stack] if name is None else PARAMS[stack][name]
+                lambda p, i=i: p[i],
+                PARAMS[stack] if name is None else PARAMS[stack][name],
             )
-            h_BLD, _ = layer.Block(CONFIG, sparse).apply({"params": own}, h_BLD, None, shared)
+            h_BLD, _ = layer.Block(CONFIG, sparse).apply(
+                {"params": own}, h_BLD, None, shared
+            )
         return h_BLD
 
     ours_BLD = jax.jit(
-        lambda: tiny.net(CONFIG, PARAMS)(tiny.under(tiny.canvas(z_BL), Full())).hidden_BLD
+        lambda: (
+            tiny.net(CONFIG, PARAMS)(tiny.under(tiny.canvas(z_BL), Full())).hidden_BLD
+        )
     )()
     tiny.close(ours_BLD, norms.rms(by_hand(h_BLD), PARAMS["norm_D"]))
 
@@ -59,14 +70,18 @@ def test_the_layers_run_one_after_the_other():
 @pytest.mark.slow
 def test_cached_decoding_is_the_full_forward():
     x_BL, model = tiny.tokens(2, L), transformer.Transformer(CONFIG)
-    forward = jax.jit(lambda c, kv=None: tiny.net(CONFIG, PARAMS)(tiny.under(c, SHIFTED, kv)))
+    forward = jax.jit(
+        lambda c, kv=None: tiny.net(CONFIG, PARAMS)(tiny.under(c, SHIFTED, kv))
+    )
     full_BLV, kv, parts = (
         forward(tiny.canvas(x_BL)).prediction.logits_BLV,
         transformer.empty_cache(model, 2, L),
         [],
     )
     for i in range(0, L, 2):
-        before_B = jnp.full(2, tiny.VOCAB.bos) if i == 0 else jnp.asarray(x_BL[:, i - 1])
+        before_B = (
+            jnp.full(2, tiny.VOCAB.bos) if i == 0 else jnp.asarray(x_BL[:, i - 1])
+        )
         index_BL = jnp.arange(i, i + 2)[None]
         part = tiny.canvas(x_BL[:, i : i + 2], index_BL=index_BL, before_B=before_B)
         output = forward(part, dataclasses.replace(kv, slots_BL=index_BL, start=i))
@@ -81,10 +96,16 @@ def test_remat_and_unrolled_layers_compute_the_same():
     batch = tiny.batch(tiny.tokens(2, L))
 
     def compiled(**compute):
-        config = dataclasses.replace(CONFIG, compute=dataclasses.replace(CONFIG.compute, **compute))
+        config = dataclasses.replace(
+            CONFIG, compute=dataclasses.replace(CONFIG.compute, **compute)
+        )
         return jax.jit(
             jax.value_and_grad(
-                lambda p: AR(vocab=tiny.VOCAB).loss(tiny.models(config, p), batch, None).nats_sum
+                lambda p: (
+                    AR(vocab=tiny.VOCAB)
+                    .loss(tiny.models(config, p), batch, None)
+                    .nats_sum
+                )
             )
         )
 
@@ -98,10 +119,14 @@ def test_what_was_routed_is_told_for_each_layer_with_experts_and_counts_no_paddi
     z_BL = tiny.tokens(2, L)
     z_BL[0, :3] = tiny.VOCAB.mask
     canvas = tiny.canvas(z_BL, segments_BL=np.array([[1] * 6, [1] * 4 + [0] * 2]))
-    sums = jax.jit(lambda: tiny.net(CONFIG, PARAMS)(tiny.under(canvas, Full())).routing)()
+    sums = jax.jit(
+        lambda: tiny.net(CONFIG, PARAMS)(tiny.under(canvas, Full())).routing
+    )()
     assert sums["tokens_NZ"].tolist() == [[4, 0, 6, 0]] * 2 and sums["load_NZE"].sum(
         (1, 2)
     ).tolist() == [20, 20]
     both = tiny.canvas(z_BL, clean_BL=tiny.tokens(2, L))
-    sums = jax.jit(lambda: tiny.net(CONFIG, PARAMS)(tiny.under(both, Block(size=2))).routing)()
+    sums = jax.jit(
+        lambda: tiny.net(CONFIG, PARAMS)(tiny.under(both, Block(size=2))).routing
+    )()
     assert sums["tokens_NZ"].sum() == 2 * 24  # two streams

@@ -29,7 +29,9 @@ FULL, CAUSAL, SHIFTED = Full(), Causal("none"), Causal()
 CONFIG = tiny.model_config()
 PARAMS = tiny.random_params(CONFIG)
 LATENT = tiny.model_config(
-    attention=Attention(heads=4, latent=Latent(kv_rank=6, q_rank=5, nope=4, rope=2, value=3))
+    attention=Attention(
+        heads=4, latent=Latent(kv_rank=6, q_rank=5, nope=4, rope=2, value=3)
+    )
 )
 CONFIGS = dict(grouped=(CONFIG, PARAMS), latent=(LATENT, tiny.random_params(LATENT)))
 SEGMENTS = np.array([1, 1, 2, 2, 2, 3])
@@ -55,7 +57,8 @@ def finite(logits_BLV):
 def influence(mask, segments=None, kind="grouped"):
     """[L, L + 1]: the gradient of logits_i with respect to the embedding of token j; last: bos."""
     canvas = tiny.canvas(
-        np.arange(L)[None], **({} if segments is None else dict(segments_BL=segments[None]))
+        np.arange(L)[None],
+        **({} if segments is None else dict(segments_BL=segments[None])),
     )
     config, params = CONFIGS[kind]
 
@@ -71,14 +74,18 @@ def influence(mask, segments=None, kind="grouped"):
     return np.abs(grad_LVD).max(-1)[:, [*range(L), tiny.VOCAB.bos]]
 
 
-@pytest.mark.parametrize("packed, kind", [(False, "grouped"), (True, "grouped"), (True, "latent")])
-@pytest.mark.parametrize("mask", [FULL, CAUSAL, SHIFTED], ids=["full", "causal", "shifted"])
+@pytest.mark.parametrize(
+    "packed, kind", [(False, "grouped"), (True, "grouped"), (True, "latent")]
+)
+@pytest.mark.parametrize(
+    "mask", [FULL, CAUSAL, SHIFTED], ids=["full", "causal", "shifted"]
+)
 def test_who_sees_whom(mask, packed, kind):
     seen = influence(mask, SEGMENTS if packed else None, kind)
     segments = SEGMENTS if packed else np.ones(L)
-    want = {FULL: np.ones((L, L)), CAUSAL: np.tri(L), SHIFTED: np.tri(L, k=-1)}[mask] * (
-        segments[:, None] == segments
-    )
+    want = {FULL: np.ones((L, L)), CAUSAL: np.tri(L), SHIFTED: np.tri(L, k=-1)}[
+        mask
+    ] * (segments[:, None] == segments)
     assert ((seen[:, :L] > 1e-6) == want).all() and (seen[:, :L][want == 0] == 0).all()
     assert (
         (seen[:, L] > 1e-6) == (mask.shift == "input")
@@ -94,7 +101,9 @@ def test_two_streams_are_the_blocks_one_by_one(size, packed, kind):
     So a row cut behind its block gives the same as one pass over both streams.
     """
     mask, x_BL = Block(size=size), tiny.tokens(2, L)
-    z_BL = np.where(np.random.default_rng(1).random(x_BL.shape) < 0.5, tiny.VOCAB.mask, x_BL)
+    z_BL = np.where(
+        np.random.default_rng(1).random(x_BL.shape) < 0.5, tiny.VOCAB.mask, x_BL
+    )
     positions_BL = np.tile([0, 1, 0, 1, 2, 0] if packed else np.arange(L), (2, 1))
     segments_BL = np.cumsum(positions_BL == 0, 1)
     fields = dict(segments_BL=segments_BL, positions_BL=positions_BL)
@@ -134,15 +143,24 @@ def test_the_groups_of_a_partition_predict_each_other(kind):
     None is replaced by a mask.
     """
     x_BL, mask = tiny.tokens(1, L), Partition()
-    group_BL, segments_BL = np.array([[0, 1, 1, 0, 1, 0]]), np.array([[1, 1, 1, 1, 2, 2]])
+    group_BL, segments_BL = (
+        np.array([[0, 1, 1, 0, 1, 0]]),
+        np.array([[1, 1, 1, 1, 2, 2]]),
+    )
     fields = dict(block_BL=group_BL, segments_BL=segments_BL)
-    base = finite(logits(*CONFIGS[kind], tiny.canvas(x_BL, clean_BL=x_BL, **fields), mask))
+    base = finite(
+        logits(*CONFIGS[kind], tiny.canvas(x_BL, clean_BL=x_BL, **fields), mask)
+    )
     for j in range(L):
         other_BL = np.where(np.arange(L) == j, (x_BL + 1) % 16, x_BL)
         moved = finite(
-            logits(*CONFIGS[kind], tiny.canvas(other_BL, clean_BL=other_BL, **fields), mask)
+            logits(
+                *CONFIGS[kind], tiny.canvas(other_BL, clean_BL=other_BL, **fields), mask
+            )
         )
-        hears_L = (group_BL[0] != group_BL[0, j]) & (segments_BL[0] == segments_BL[0, j])
+        hears_L = (group_BL[0] != group_BL[0, j]) & (
+            segments_BL[0] == segments_BL[0, j]
+        )
         assert ((np.abs(moved - base)[0].max(-1) > 1e-6) == hears_L).all()
     masked_BL = np.where(group_BL == 1, tiny.VOCAB.mask, x_BL)
     masked_group = finite(
@@ -163,10 +181,13 @@ def test_a_row_reads_what_stands_before_it():
     """As if nothing were shifted, from the token before it on."""
     x_BL = tiny.tokens(2, L)
     plain_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, :-1]), Causal("none"))
-    before_BLV = logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, 1:], before_B=x_BL[:, 0]), SHIFTED)
+    before_BLV = logits(
+        CONFIG, PARAMS, tiny.canvas(x_BL[:, 1:], before_B=x_BL[:, 0]), SHIFTED
+    )
     tiny.close(finite(before_BLV), finite(plain_BLV))
     assert not np.allclose(
-        finite(before_BLV), finite(logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, 1:]), SHIFTED))
+        finite(before_BLV),
+        finite(logits(CONFIG, PARAMS, tiny.canvas(x_BL[:, 1:]), SHIFTED)),
     )
 
 
@@ -188,7 +209,11 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
     @jax.jit
     def both(params, batch):
         gradients = jax.value_and_grad(
-            lambda p: objective.loss(tiny.models(CONFIG, p), batch, jax.random.key(1)).nats_sum
+            lambda p: (
+                objective.loss(
+                    tiny.models(CONFIG, p), batch, jax.random.key(1)
+                ).nats_sum
+            )
         )(params)
         canvas = tiny.canvas(batch.tokens_BL, segments_BL=batch.layout.segments_BL)
         return gradients, tiny.net(CONFIG, params)(
@@ -208,7 +233,10 @@ def test_padding_changes_neither_logits_nor_loss_and_gradients_stay_finite(objec
 def test_cached_decoding_is_the_full_forward(mask, kind):
     """Parts are read one after another, the last in scattered slots, the others cached."""
     (config, params), x_BL = CONFIGS[kind], tiny.tokens(2, L)
-    model, segments_BL = transformer.Transformer(config), np.array([[1] * L, [1] * 4 + [0] * 2])
+    model, segments_BL = (
+        transformer.Transformer(config),
+        np.array([[1] * L, [1] * 4 + [0] * 2]),
+    )
     full_BLV = logits(config, params, tiny.canvas(x_BL, segments_BL=segments_BL), mask)
     step = jax.jit(lambda c, kv: tiny.net(config, params)(tiny.under(c, mask, kv)))
     kv, parts = transformer.empty_cache(model, 2, L), []
@@ -217,9 +245,16 @@ def test_cached_decoding_is_the_full_forward(mask, kind):
         if mask.streams == 2
         else [(0, 3), *((i, i + 1) for i in range(3, L))]
     ):
-        before_B = jnp.full(2, tiny.VOCAB.bos) if begin == 0 else jnp.asarray(x_BL[:, begin - 1])
+        before_B = (
+            jnp.full(2, tiny.VOCAB.bos)
+            if begin == 0
+            else jnp.asarray(x_BL[:, begin - 1])
+        )
         start = None if begin == 4 else begin
-        index_BL, layout = jnp.arange(begin, end)[None], Layout(jnp.asarray(segments_BL))
+        index_BL, layout = (
+            jnp.arange(begin, end)[None],
+            Layout(jnp.asarray(segments_BL)),
+        )
         part = tiny.canvas(
             x_BL[:, begin:end],
             segments_BL=segments_BL[:, begin:end],
@@ -262,7 +297,9 @@ def test_scan_and_remat_compute_the_same_function():
         config = tiny.model_config(layers=3, **compute)
 
         def nats(p):
-            return AR(vocab=tiny.VOCAB).loss(tiny.models(config, p), batch, None).nats_sum
+            return (
+                AR(vocab=tiny.VOCAB).loss(tiny.models(config, p), batch, None).nats_sum
+            )
 
         return jax.jit(jax.value_and_grad(nats))(tiny.random_params(config))
 
@@ -275,7 +312,8 @@ def test_scan_and_remat_compute_the_same_function():
 def test_bfloat16_is_near_float32_and_not_the_same():
     x = tiny.canvas(tiny.tokens(2, L))
     wide, narrow = (
-        finite(logits(tiny.model_config(dtype=d), PARAMS, x)) for d in ("float32", "bfloat16")
+        finite(logits(tiny.model_config(dtype=d), PARAMS, x))
+        for d in ("float32", "bfloat16")
     )
     error = np.abs(wide - narrow).max() / np.abs(wide).max()
     assert 1e-4 < error < 3e-2 and narrow.dtype == np.float32
@@ -287,7 +325,9 @@ def test_time_conditioning_starts_as_the_identity_and_is_then_heard():
     model, x_BL = transformer.Transformer(timed), tiny.tokens(2, L)
     fresh = jax.jit(lambda: transformer.initialise(model, jax.random.key(0)))()
     untimed = jax.jit(
-        lambda: transformer.initialise(transformer.Transformer(CONFIG), jax.random.key(0))
+        lambda: transformer.initialise(
+            transformer.Transformer(CONFIG), jax.random.key(0)
+        )
     )()
     only = {k: v for k, v in jax.tree_util.tree_leaves_with_path(fresh)}
     shared = jax.tree_util.tree_map_with_path(lambda path, _: only[path], untimed)
@@ -297,14 +337,18 @@ def test_time_conditioning_starts_as_the_identity_and_is_then_heard():
     tiny.close(finite(at_first), finite(logits(CONFIG, shared, early)))
     later = tiny.random_params(timed)
     assert (
-        np.abs(finite(logits(timed, later, early)) - finite(logits(timed, later, late))).max()
+        np.abs(
+            finite(logits(timed, later, early)) - finite(logits(timed, later, late))
+        ).max()
         > 1e-2
     )
     tiny.identical(logits(CONFIG, PARAMS, early), logits(CONFIG, PARAMS, late))
 
 
 def test_special_ids_are_never_generated():
-    probs_BLV = jax.nn.softmax(logits(CONFIG, PARAMS, tiny.canvas(tiny.tokens(2, L))), -1)
+    probs_BLV = jax.nn.softmax(
+        logits(CONFIG, PARAMS, tiny.canvas(tiny.tokens(2, L))), -1
+    )
     assert (probs_BLV[..., list(tiny.VOCAB.never)] == 0).all() and (
         probs_BLV[..., : tiny.VOCAB.eos + 1] > 0
     ).all()
@@ -328,7 +372,9 @@ def sizes(config, names):
     )
     own |= dict(W=config.TIME_WIDTH, A=config.TIME_FEATURES)
     if t.kv_rank:
-        turned = dict(k_rope_DK=t.rope, k_up_RHK=t.nope, v_up_RHK=t.value, o_HKD=t.value)
+        turned = dict(
+            k_rope_DK=t.rope, k_up_RHK=t.nope, v_up_RHK=t.value, o_HKD=t.value
+        )
         own |= dict(K=turned.get(names[-1], t.nope + t.rope))
     if "experts" in names:
         own |= dict(
@@ -353,7 +399,9 @@ def shapes_fit(config):
     for path, leaf in jax.tree_util.tree_leaves_with_path(tiny.shapes(config)):
         names = [key.key for key in path]
         letters, own = axes.suffix(names[-1]), sizes(config, names)
-        assert leaf.shape == stacked.get(names[0], ()) + tuple(own[c] for c in letters), path
+        assert leaf.shape == stacked.get(names[0], ()) + tuple(
+            own[c] for c in letters
+        ), path
         assert leaf.dtype == jnp.float32
         total += leaf.size
         active += (
@@ -374,11 +422,20 @@ def test_counts_and_names_for_every_option_beside_every_other():
         attention = dataclasses.replace(tiny.ATTENTION, qk_norm=qk_norm, bias=bias)
         heads = ("quality",) if time == "none" else ()
         config = tiny.model_config(
-            attention=attention, ffn=FFN(kind, 12), embeddings=embeddings, time=time, heads=heads
+            attention=attention,
+            ffn=FFN(kind, 12),
+            embeddings=embeddings,
+            time=time,
+            heads=heads,
         )
         assert shapes_fit(config) == (config.parameters, config.parameters)
     moge = Experts(
-        count=8, per_token=4, width=6, shared=2, first_dense=1, router=MoGE(groups=4, bias=0.1)
+        count=8,
+        per_token=4,
+        width=6,
+        shared=2,
+        first_dense=1,
+        router=MoGE(groups=4, bias=0.1),
     )
     for rank, qk_norm, norm, ahead, experts in (
         (0, "none", "pre", 2, moge),
@@ -387,7 +444,9 @@ def test_counts_and_names_for_every_option_beside_every_other():
         (5, "none", "sandwich", 0, moge),
     ):
         latent = dataclasses.replace(LATENT.attention.latent, q_rank=rank)
-        attention = dataclasses.replace(LATENT.attention, qk_norm=qk_norm, latent=latent)
+        attention = dataclasses.replace(
+            LATENT.attention, qk_norm=qk_norm, latent=latent
+        )
         time = "adaln" if ahead else "none"
         config = tiny.model_config(
             layers=3,
@@ -403,7 +462,9 @@ def test_counts_and_names_for_every_option_beside_every_other():
 def shipped():
     """Every recipe of configs/ with every one of its sizes."""
     for file in sorted(Path("configs").glob("*.py")):
-        sized = re.search(r"choices\(arg.*\bsize=\(([^)]*)\)", file.read_text(encoding="utf-8"))
+        sized = re.search(
+            r"choices\(arg.*\bsize=\(([^)]*)\)", file.read_text(encoding="utf-8")
+        )
         yield from (
             (f"{file}:size={size}" for size in re.findall(r'"(\w+)"', sized[1]))
             if sized
@@ -427,7 +488,10 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("target", PUBLISHED)
 def test_counts_are_the_published_ones(target):
-    config, (vocabulary, *billions) = build_run(load_recipe(target)).nn, PUBLISHED[target]
+    config, (vocabulary, *billions) = (
+        build_run(load_recipe(target)).nn,
+        PUBLISHED[target],
+    )
     assert config.vocab.size == vocabulary
     counts = [
         f"{n / 1e9:.{len(want.split('.')[1])}f}"
@@ -437,9 +501,13 @@ def test_counts_are_the_published_ones(target):
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
-def test_experts_of_the_moge_recipe_take_the_flops_of_the_dense_layer_in_their_place(size):
+def test_experts_of_the_moge_recipe_take_the_flops_of_the_dense_layer_in_their_place(
+    size,
+):
     for objective in ("masked", "ar", "block"):
-        moge = build_run(load_recipe(f"configs/moge.py:size={size},objective={objective}"))
+        moge = build_run(
+            load_recipe(f"configs/moge.py:size={size},objective={objective}")
+        )
         kind = dict(masked="Full", ar="Causal", block="Block")[objective]
         assert type(moge.objective.visibility).__name__ == kind
     dense = build_run(load_recipe(f"configs/masked.py:size={size}")).nn
@@ -447,19 +515,24 @@ def test_experts_of_the_moge_recipe_take_the_flops_of_the_dense_layer_in_their_p
     taken = (e.per_token + e.shared) * FFN(dense.ffn.kind, e.width).matmul(
         dense.width
     ) + e.count * dense.width
-    assert 0.99 <= taken / ffn <= 1 and dense.matmul - moge.nn.matmul == dense.layers * (
-        ffn - taken
+    assert (
+        0.99 <= taken / ffn <= 1
+        and dense.matmul - moge.nn.matmul == dense.layers * (ffn - taken)
     )
 
 
 def test_flops_are_six_per_matmul_parameter_and_the_square():
-    config = tiny.model_config(attention=Attention(2, 1, 4), ffn=FFN("relu2", 12), layers=3)
+    config = tiny.model_config(
+        attention=Attention(2, 1, 4), ffn=FFN("relu2", 12), layers=3
+    )
     matrices = 3 * (8 * 4 * (2 + 2 + 1 + 1) + 2 * 8 * 12) + 20 * 8
     assert config.flops_per_token(16) == 6 * matrices + 3 * 12 * 2 * 4 * 16
     config = dataclasses.replace(
         config,
         mtp_layers=1,
-        attention=Attention(2, latent=Latent(kv_rank=6, q_rank=5, nope=4, rope=2, value=3)),
+        attention=Attention(
+            2, latent=Latent(kv_rank=6, q_rank=5, nope=4, rope=2, value=3)
+        ),
     )
     layer = 8 * 5 + 5 * 2 * 6 + 8 * (6 + 2) + 6 * 2 * (4 + 3) + 2 * 3 * 8 + 2 * 8 * 12
     assert (

@@ -38,7 +38,8 @@ VARIANTS = dict(
     any_order=Block(size=1, any_order=True),
 )
 DEFAULTS = {
-    name: member_class(f"{FAMILY}.{name}", FAMILY, FAMILY)() for name in member_names(FAMILY)
+    name: member_class(f"{FAMILY}.{name}", FAMILY, FAMILY)()
+    for name in member_names(FAMILY)
 }
 MEMBERS = DEFAULTS | VARIANTS
 every_member = pytest.mark.parametrize("visibility", MEMBERS.values(), ids=MEMBERS)

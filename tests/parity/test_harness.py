@@ -49,12 +49,16 @@ def hf_tokenizer(bos: bool):
     vocab = {s: b for b, s in of_byte.items() if b is not None} | dict(
         zip(rest, missing, strict=True)
     )
-    library = Tokenizer(models.BPE(vocab=vocab | {"<eos>": EOS, "<bos>": BOS}, merges=[]))
+    library = Tokenizer(
+        models.BPE(vocab=vocab | {"<eos>": EOS, "<bos>": BOS}, merges=[])
+    )
     library.pre_tokenizer, library.decoder = (
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         decoders.ByteLevel(),
     )
-    special = dict(eos_token="<eos>", pad_token="<eos>") | (dict(bos_token="<bos>") if bos else {})
+    special = dict(eos_token="<eos>", pad_token="<eos>") | (
+        dict(bos_token="<bos>") if bos else {}
+    )
     if bos:
         library.post_processor = processors.TemplateProcessing(
             single="<bos> $A", special_tokens=[("<bos>", BOS)]
@@ -101,7 +105,9 @@ def converted(model, nn) -> dict:
         for name, index in leaf.parts.items():
             whole[index] = leaf.ours(state[name])
         *above, last = leaf.path
-        functools.reduce(lambda folder, key: folder.setdefault(key, {}), above, tree)[last] = whole
+        functools.reduce(lambda folder, key: folder.setdefault(key, {}), above, tree)[
+            last
+        ] = whole
     return tree
 
 
@@ -140,7 +146,8 @@ def pair(request, corpus_file):
         tokenizer.bos = -1
     subject.experiment.tokenizer = tokenizer
     mine = HarnessLM(
-        Model(RunContext(subject.experiment, params, None)), greedy_tasks=frozenset({"t"})
+        Model(RunContext(subject.experiment, params, None)),
+        greedy_tasks=frozenset({"t"}),
     )
     theirs = HFLM(
         pretrained=model,
@@ -171,7 +178,10 @@ def test_loglikelihoods_are_those_of_lm_eval(pair):
     np.testing.assert_allclose([x[0] for x in a], [x[0] for x in b], rtol=2e-5)
     assert [x[1] for x in a] == [x[1] for x in b]
     best = theirs.generate_until(
-        asked("generate_until", ("the cat", dict(until=["\x00"], max_gen_toks=3, do_sample=False)))
+        asked(
+            "generate_until",
+            ("the cat", dict(until=["\x00"], max_gen_toks=3, do_sample=False)),
+        )
     )[0]
     if best.isascii() and best:
         assert mine.loglikelihood(asked("loglikelihood", ("the cat", best)))[0][1]
@@ -186,7 +196,9 @@ JOINED = (
 )  # 's' and 'w' beside each other are one token
 
 
-def test_a_token_over_the_border_is_scored_as_two_where_lm_eval_fails(pair, monkeypatch):
+def test_a_token_over_the_border_is_scored_as_two_where_lm_eval_fails(
+    pair, monkeypatch
+):
     """lm_eval asserts that something is left to score, and scores only the part that is left."""
     mine, theirs = pair
 
@@ -195,9 +207,13 @@ def test_a_token_over_the_border_is_scored_as_two_where_lm_eval_fails(pair, monk
 
     front = [BOS] if pair[0].model.context.tokenizer.adds_bos else []
     monkeypatch.setattr(
-        mine.model.context.tokenizer, "encode_marked", lambda text: np.array(joined(text), np.int32)
+        mine.model.context.tokenizer,
+        "encode_marked",
+        lambda text: np.array(joined(text), np.int32),
     )
-    monkeypatch.setattr(theirs, "tok_encode", lambda text, *_, **__: front + joined(text))
+    monkeypatch.setattr(
+        theirs, "tok_encode", lambda text, *_, **__: front + joined(text)
+    )
     for context, continuation in JOINED[:3]:
         with pytest.raises(AssertionError):
             theirs.loglikelihood(asked("loglikelihood", (context, continuation)))
@@ -220,7 +236,9 @@ def test_rolling_is_that_of_lm_eval(pair, monkeypatch):
     # With a bos that the tokenizer adds, lm_eval scores that bos too, after its prefix, which is
     # the same bos.
     plain = theirs.tokenizer.encode
-    monkeypatch.setattr(theirs, "tok_encode", lambda text: plain(text, add_special_tokens=False))
+    monkeypatch.setattr(
+        theirs, "tok_encode", lambda text: plain(text, add_special_tokens=False)
+    )
     requests = asked(
         "loglikelihood_rolling",
         ("short",),
@@ -228,7 +246,9 @@ def test_rolling_is_that_of_lm_eval(pair, monkeypatch):
         ("x" * (LENGTH + 1),),
     )
     np.testing.assert_allclose(
-        mine.loglikelihood_rolling(requests), theirs.loglikelihood_rolling(requests), rtol=2e-5
+        mine.loglikelihood_rolling(requests),
+        theirs.loglikelihood_rolling(requests),
+        rtol=2e-5,
     )
 
 
@@ -236,7 +256,8 @@ def test_rolling_is_that_of_lm_eval(pair, monkeypatch):
 def test_windows_are_those_of_lm_eval(count):
     tokens = list(range(100, 100 + count))
     theirs = [
-        utils.make_disjoint_window(w) for w in utils.get_rolling_token_windows(tokens, 99, 8, 1)
+        utils.make_disjoint_window(w)
+        for w in utils.get_rolling_token_windows(tokens, 99, 8, 1)
     ]
     ids = [99, *tokens]
     mine = [
@@ -283,8 +304,12 @@ doc_to_choice: "{{[a, b]}}"
 doc_to_target: 0
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
-CODE = dict(prompt="def f():", test="def check(f):\n    assert f() == 1", entry_point="f")
-ROWS = [dict(q=f"the cat {n}", a="sat on a mat", b="mat a on sat", **CODE) for n in range(3)]
+CODE = dict(
+    prompt="def f():", test="def check(f):\n    assert f() == 1", entry_point="f"
+)
+ROWS = [
+    dict(q=f"the cat {n}", a="sat on a mat", b="mat a on sat", **CODE) for n in range(3)
+]
 
 
 @pytest.fixture
@@ -300,9 +325,18 @@ def folder(tmp_path):
 
 def scores(run, folder, capsys, *flags, tasks="pick"):
     evaluate.main(
-        [f"--workdir={run}", f"--harness={tasks}", f"--harness_dir={folder}", "--json", *flags]
+        [
+            f"--workdir={run}",
+            f"--harness={tasks}",
+            f"--harness_dir={folder}",
+            "--json",
+            *flags,
+        ]
     )
-    return {f"{r['eval']}.{r['name']}": r for r in json.loads(capsys.readouterr().out)["scores"]}
+    return {
+        f"{r['eval']}.{r['name']}": r
+        for r in json.loads(capsys.readouterr().out)["scores"]
+    }
 
 
 def test_scores_are_records_like_all_others(trained, folder, capsys):
@@ -311,7 +345,10 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
         .replace("pick", "text")
         .replace("doc_to_target: 0", 'doc_to_target: "{{a}}"')
     )
-    rolling = rolling[: rolling.index("metric_list")] + "metric_list: [{metric: bits_per_byte}]\n"
+    rolling = (
+        rolling[: rolling.index("metric_list")]
+        + "metric_list: [{metric: bits_per_byte}]\n"
+    )
     where = folder(pick=CHOICE, text=rolling)
     results = scores(
         trained("masked"),
@@ -322,7 +359,12 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
         tasks="pick,text",
     )
     pick = results["harness.pick.acc,none"]
-    assert (pick["claims"], pick["documents"], pick["requests"], pick["settings"]["samples"]) == (
+    assert (
+        pick["claims"],
+        pick["documents"],
+        pick["requests"],
+        pick["settings"]["samples"],
+    ) == (
         "bound",
         2,
         4,
@@ -337,7 +379,11 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
     assert list(pick["differs"]) == ["evals.harness.limit", "evals.harness.samples"], (
         "where a task lies is not what is asked"
     )
-    assert pick["loglikelihood_mc_se"] > 0 and pick["mc_se"] >= 0 and pick["sampler"]["steps"] == 4
+    assert (
+        pick["loglikelihood_mc_se"] > 0
+        and pick["mc_se"] >= 0
+        and pick["sampler"]["steps"] == 4
+    )
     assert results["harness.text.bits_per_byte,none"]["mc_se"] > 0
     again = scores(
         trained("masked"),
@@ -353,11 +399,15 @@ def test_scores_are_records_like_all_others(trained, folder, capsys):
     )
     assert (trained("masked") / "evals.jsonl").read_text().count("harness") >= 6
     exact = scores(
-        trained("masked"), where, capsys, "--evals.harness.likelihood=exact", tasks="text"
+        trained("masked"),
+        where,
+        capsys,
+        "--evals.harness.likelihood=exact",
+        tasks="text",
     )["harness.text.bits_per_byte,none"]
-    assert "trials" not in exact and exact["se"] is None and exact["interval"] is None, (
-        "lm_eval knows no error of it"
-    )
+    assert (
+        "trials" not in exact and exact["se"] is None and exact["interval"] is None
+    ), "lm_eval knows no error of it"
     assert (
         exact["claims"] == "exact"
         and "mc_se" not in exact
@@ -379,10 +429,14 @@ def test_an_edited_copy_of_a_task_is_another_one(trained, tmp_path, capsys):
     ]
     for n, edit in enumerate(edits):
         (tmp_path / str(n)).mkdir()
-        (tmp_path / str(n) / "pick.yaml").write_text(CHOICE.replace(*edit.get("yaml", ("", ""))))
+        (tmp_path / str(n) / "pick.yaml").write_text(
+            CHOICE.replace(*edit.get("yaml", ("", "")))
+        )
         (tmp_path / str(n) / "rows.jsonl").write_text("\n".join(edit.get("rows", rows)))
         identities.append(
-            scores(trained("ar"), tmp_path / str(n), capsys)["harness.pick.acc,none"]["task"]
+            scores(trained("ar"), tmp_path / str(n), capsys)["harness.pick.acc,none"][
+                "task"
+            ]
         )
     assert (
         identities[0] == identities[1]
@@ -403,19 +457,26 @@ generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 8}
 
 
 def test_code_runs_in_the_jail_if_it_may(trained, folder, capsys, monkeypatch):
-    where = folder(pick=WRITTEN + "unsafe_code: true\nmetric_list: [{metric: code_eval}]\n")
+    where = folder(
+        pick=WRITTEN + "unsafe_code: true\nmetric_list: [{metric: code_eval}]\n"
+    )
     with pytest.raises(UserError, match="--harness_code"):
         scores(trained("ar"), where, capsys)
     ran = []
     monkeypatch.setattr(
         "dlm.machine.isolation.run",
-        lambda program: ran.append(program) or isolation.RunResult(len(ran) == 1, "", "", "", True),
+        lambda program: (
+            ran.append(program) or isolation.RunResult(len(ran) == 1, "", "", "", True)
+        ),
     )
-    result = scores(trained("ar"), where, capsys, "--harness_code")["harness.pick.pass@1,none"]
+    result = scores(trained("ar"), where, capsys, "--harness_code")[
+        "harness.pick.pass@1,none"
+    ]
     assert result["value"] == pytest.approx(1 / 3)
     assert result["claims"] == "samples" and result["nfe"] > 0
     assert all(
-        p.startswith("def f():") and p.endswith("assert f() == 1\n\ncheck(f)\n") for p in ran
+        p.startswith("def f():") and p.endswith("assert f() == 1\n\ncheck(f)\n")
+        for p in ran
     )
 
 
@@ -426,7 +487,9 @@ def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
         end.join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
     )
     assert local_tasks._read(tmp_path / "rows.jsonl") == rows
-    (tmp_path / "rows.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode("utf-8-sig")))
+    (tmp_path / "rows.json.gz").write_bytes(
+        gzip.compress(json.dumps(rows).encode("utf-8-sig"))
+    )
     assert local_tasks._read(tmp_path / "rows.json.gz") == rows
     for name, content, cause in [
         ("a.jsonl", "[" * 100_000, "line 1: broken JSON"),
@@ -443,7 +506,10 @@ def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
         (("task: pick", "task: pik"), "no task 'pick' .*did you mean 'pik'"),
         (("rows.jsonl", "none.jsonl"), "no file none.jsonl"),
         (("doc_to_target: 0", "doc_to_target: ["), "is no YAML of a task"),
-        (("task: pick", "include: none.yaml\ntask: pick"), "includes a file that is not there"),
+        (
+            ("task: pick", "include: none.yaml\ntask: pick"),
+            "includes a file that is not there",
+        ),
         (('"{{q}}"', "!function evil.text"), "!function evil.text"),
         (
             ('"{{q}}"', "\"{{''.__class__.__mro__[1].__subclasses__()}}\""),
@@ -454,7 +520,9 @@ def test_lines_of_data_end_at_line_ends_alone(tmp_path, end):
         (("test_split: test", "test_splitt: test"), "cannot be built: .*test_splitt"),
     ],
 )
-def test_mistakes_and_what_would_run_are_one_line(trained, folder, capsys, changed, cause):
+def test_mistakes_and_what_would_run_are_one_line(
+    trained, folder, capsys, changed, cause
+):
     where = folder(pick=CHOICE.replace(*changed))
     (where / "evil.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(UserError, match=cause) as error:
@@ -474,7 +542,9 @@ def test_what_is_installed_wrong_is_told_as_such(trained, folder, capsys, monkey
     monkeypatch.setattr(
         "importlib.metadata.packages_distributions", lambda: owners
     )  # as if this were installed too
-    caller = f"datasets {version}, called by lm_eval .* says .Can't pickle <function>: it"
+    caller = (
+        f"datasets {version}, called by lm_eval .* says .Can't pickle <function>: it"
+    )
     cause = f"no task can be built with what is installed: {caller}"
     with pytest.raises(UserError, match=cause) as error:
         scores(trained("masked"), folder(pick=CHOICE), capsys)
@@ -485,7 +555,9 @@ def test_what_is_installed_wrong_is_told_as_such(trained, folder, capsys, monkey
     )
 
 
-def test_a_chat_s_contents_are_text_in_a_harness(trained, folder, capsys, monkeypatch, tmp_path):
+def test_a_chat_s_contents_are_text_in_a_harness(
+    trained, folder, capsys, monkeypatch, tmp_path
+):
     """The run's own template: its eos is one id; in documents and answers the signs are text."""
     run, read = tmp_path / "run", []
     shutil.copytree(trained("ar"), run)
@@ -498,11 +570,13 @@ def test_a_chat_s_contents_are_text_in_a_harness(trained, folder, capsys, monkey
         lambda self, text: read.append(plain(self, text)) or read[-1],
     )
     where = folder(
-        pick=CHOICE.replace('"{{q}}"', '"{{q}} <|eos|>"').replace("[a, b]", "[a, '<|eos|>']")
+        pick=CHOICE.replace('"{{q}}"', '"{{q}} <|eos|>"').replace(
+            "[a, b]", "[a, '<|eos|>']"
+        )
     )
-    scored = scores(run, where, capsys, "--evals.harness.chat=template", "--harness_limit=1")[
-        "harness.pick.acc,none"
-    ]
+    scored = scores(
+        run, where, capsys, "--evals.harness.chat=template", "--harness_limit=1"
+    )["harness.pick.acc,none"]
     whole = {bytes(ids[ids < 256].tolist()): int((ids == 256).sum()) for ids in read}
     assert whole == {
         b"the cat 0 <|eos|>": 1,
@@ -518,7 +592,8 @@ def test_chat_templates_are_plugged_in(trained, folder, capsys, monkeypatch):
     def render(messages, generation=True):
         asked_of.append(messages)
         return (
-            "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>" * generation
+            "".join(f"<{m['role']}>{m['content']}" for m in messages)
+            + "<assistant>" * generation
         )
 
     monkeypatch.setattr("dlm.evals.harness._template", lambda subject: render)
@@ -526,4 +601,6 @@ def test_chat_templates_are_plugged_in(trained, folder, capsys, monkeypatch):
     assert asked_of[0] == [dict(role="user", content="the cat 0")]
     monkeypatch.undo()
     with pytest.raises(UserError, match="no chat template"):
-        scores(trained("ar"), folder(pick=CHOICE), capsys, "--evals.harness.chat=template")
+        scores(
+            trained("ar"), folder(pick=CHOICE), capsys, "--evals.harness.chat=template"
+        )

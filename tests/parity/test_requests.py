@@ -14,7 +14,9 @@ from tests.parity.test_harness import asked, ours
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory):
-    return ours(tiny.write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt"), **tiny.AR)
+    return ours(
+        tiny.write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt"), **tiny.AR
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,10 @@ def subject(tmp_path_factory):
             ),
             {},
         ),
-        (dict(do_sample=True, top_k=0, top_p=1.0, temperature=None), dict(temperature=1.0)),
+        (
+            dict(do_sample=True, top_k=0, top_p=1.0, temperature=None),
+            dict(temperature=1.0),
+        ),
         (dict(do_sample=True, top_k=-1), dict(temperature=1.0)),
         (
             dict(temperature=0.5, top_k=3, top_p=0.9, typical_p=1),
@@ -65,10 +70,16 @@ def test_options_that_change_nothing_are_accepted(subject, options, changed):
 @pytest.mark.parametrize(
     "options, cause",
     [
-        (dict(num_beams=4), "num_beams=4 of a task is not supported: take it out, or set 1"),
+        (
+            dict(num_beams=4),
+            "num_beams=4 of a task is not supported: take it out, or set 1",
+        ),
         (dict(min_p=0.1), "min_p=0.1 of a task is not supported"),
         (dict(temprature=1), "unknown .did you mean 'temperature'"),
-        (dict(do_sample=True, top_p=0), "generation_kwargs of a task: .*top_p=0.0 must be in"),
+        (
+            dict(do_sample=True, top_p=0),
+            "generation_kwargs of a task: .*top_p=0.0 must be in",
+        ),
         (dict(temperature="hot"), "generation_kwargs of a task: could not convert"),
         (dict(max_gen_toks=-1), "max_gen_toks=-1 must be positive"),
     ],
@@ -85,12 +96,16 @@ def test_names_of_special_tokens_and_broken_answers_are_told(subject, monkeypatc
     monkeypatch.setattr(
         lm.model,
         "scores",
-        lambda pieces, greedy: read.extend(pieces) or [Score(1.0, 0.0, True)] * len(pieces),
+        lambda pieces, greedy: (
+            read.extend(pieces) or [Score(1.0, 0.0, True)] * len(pieces)
+        ),
     )
     monkeypatch.setattr(
         lm.model,
         "write",
-        lambda prompts, *_: read.extend(prompts) or [np.array([*word, 256]) for word in words],
+        lambda prompts, *_: (
+            read.extend(prompts) or [np.array([*word, 256]) for word in words]
+        ),
     )
     likely, rolled = (
         asked("loglikelihood", ("a<|eos|> <|m", "ask|>")),

@@ -49,10 +49,15 @@ SLOW = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=64,
 )
-EXPERTS = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=20, head_dim=16)
+EXPERTS = dict(
+    num_experts=8, num_experts_per_tok=2, moe_intermediate_size=20, head_dim=16
+)
 MADE = {
     "llama2": ("Llama", dict(rms_norm_eps=1e-5)),
-    "llama3": ("Llama", dict(rope_theta=500_000.0, rope_scaling=SLOW, tie_word_embeddings=True)),
+    "llama3": (
+        "Llama",
+        dict(rope_theta=500_000.0, rope_scaling=SLOW, tie_word_embeddings=True),
+    ),
     "own head": (
         "Llama",
         dict(rope_theta=500_000.0, rope_scaling=SLOW, tie_word_embeddings=True),
@@ -68,7 +73,10 @@ MADE = {
         "Qwen3Moe",
         dict(EXPERTS, norm_topk_prob=False, num_hidden_layers=4, decoder_sparse_step=2),
     ),
-    "mixtral": ("Mixtral", dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=None)),
+    "mixtral": (
+        "Mixtral",
+        dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
+    ),
 }
 
 
@@ -82,7 +90,9 @@ def make(name):
         for key, x in model.named_parameters():
             x.copy_(torch.randn_like(x) * 0.2 + (1 if "norm" in key else 0))
     if name == "own head":
-        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.2)
+        model.lm_head.weight = torch.nn.Parameter(
+            torch.randn_like(model.lm_head.weight) * 0.2
+        )
     return model
 
 
@@ -98,12 +108,16 @@ def tensors(folder):
 def test_the_same_logits_and_the_same_bytes_back(name, tmp_path):
     model, there = make(name), tmp_path / "there"
     model.save_pretrained(there, max_shard_size="60KB")
-    model = transformers.AutoModelForCausalLM.from_pretrained(there, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        there, dtype=torch.float32
+    ).eval()
     published.tokenizer(there)
     hf_import.from_hf(there, tmp_path / "run")
     experiment, state = reopen(tmp_path / "run")
     ids_BL = np.random.default_rng(0).integers(0, 256, (2, 24))
-    read_BL = np.concatenate([np.full((2, 1), experiment.run.nn.vocab.bos), ids_BL[:, :-1]], 1)
+    read_BL = np.concatenate(
+        [np.full((2, 1), experiment.run.nn.vocab.bos), ids_BL[:, :-1]], 1
+    )
     with torch.no_grad():
         want_BLV = model(torch.tensor(read_BL)).logits.numpy()
     canvas = Canvas(
@@ -141,9 +155,13 @@ def test_what_goes_back_is_read_by_transformers(tmp_path):
     )
     assert all(
         torch.equal(a, b)
-        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+        for a, b in zip(
+            model.state_dict().values(), again.state_dict().values(), strict=True
+        )
     )
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "back").decode(list(range(20)))
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "back").decode(
+        list(range(20))
+    )
     assert json.loads((tmp_path / "back" / "tokenizer.json").read_text()) == json.loads(
         (tmp_path / "there" / "tokenizer.json").read_text()
     )
@@ -195,11 +213,19 @@ READ = [  # of one key more than one value, or several keys at a time
     dict(rope_theta=50.0, rope_parameters=dict(rope_type="default", rope_theta=900.0)),
     dict(rope_theta=50.0, rope_parameters=dict(rope_type="linear", factor=2.0)),
     dict(rope_theta=50.0, rope_scaling=dict(rope_type="default", rope_theta=900.0)),
-    dict(rope_parameters=dict(rope_type="default", rope_theta=900.0, partial_rotary_factor=0.5)),
-    dict(rope_parameters=dict(rope_theta=900.0)),
-    dict(rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=900.0))),
     dict(
-        rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=900.0)),
+        rope_parameters=dict(
+            rope_type="default", rope_theta=900.0, partial_rotary_factor=0.5
+        )
+    ),
+    dict(rope_parameters=dict(rope_theta=900.0)),
+    dict(
+        rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=900.0))
+    ),
+    dict(
+        rope_parameters=dict(
+            full_attention=dict(rope_type="default", rope_theta=900.0)
+        ),
         layer_types=FULL,
     ),
     dict(rope_scaling={}, rope_parameters=None),
@@ -247,7 +273,8 @@ FIXED = (
 def drawn(name, shape):
     """The same numbers for the same name."""
     return torch.tensor(
-        np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape) * 0.3 + ("norm" in name)
+        np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape) * 0.3
+        + ("norm" in name)
     )
 
 
@@ -260,7 +287,9 @@ def said(family, config):
         with torch.no_grad():
             for name, x in model.named_parameters():
                 x.copy_(drawn(name, x.shape))
-            return model.float()(torch.arange(40, 49)[None], use_cache=False).logits.numpy()
+            return model.float()(
+                torch.arange(40, 49)[None], use_cache=False
+            ).logits.numpy()
     except Exception:  # its own checks, of many kinds
         return None
 
@@ -308,7 +337,11 @@ def canonical(family, nn, config):
 def test_each_key_is_refused_by_its_name_or_has_the_references_logits(family):
     torch.set_num_threads(1)  # matrices as small as these are slower with more
     logits = functools.cache(functools.partial(said, family))
-    base = BASE | FAMILIES[family] | dict(architectures=[f"{family}ForCausalLM"], rope_theta=1000.0)
+    base = (
+        BASE
+        | FAMILIES[family]
+        | dict(architectures=[f"{family}ForCausalLM"], rope_theta=1000.0)
+    )
     changes = [
         dict([item]) for table in (READ_ELSEWHERE, HARMLESS) for item in table.items()
     ] + READ
@@ -340,14 +373,19 @@ def test_each_key_is_refused_by_its_name_or_has_the_references_logits(family):
 def with_bos(folder):
     """The tokenizer of the folder with a bos, which it puts in front of a text."""
     tree = json.loads((folder / "tokenizer.json").read_text())
-    tree["added_tokens"].insert(0, tree["added_tokens"][0] | dict(id=BOS, content="zz256"))
+    tree["added_tokens"].insert(
+        0, tree["added_tokens"][0] | dict(id=BOS, content="zz256")
+    )
     bos = dict(id="zz256", ids=[BOS], tokens=["zz256"])
     single = [
         dict(SpecialToken=dict(id="zz256", type_id=0)),
         dict(Sequence=dict(id="A", type_id=0)),
     ]
     tree["post_processor"] = dict(
-        type="TemplateProcessing", single=single, pair=single, special_tokens=dict(zz256=bos)
+        type="TemplateProcessing",
+        single=single,
+        pair=single,
+        special_tokens=dict(zz256=bos),
     )
     (folder / "tokenizer.json").write_text(json.dumps(tree))
     (folder / "tokenizer_config.json").write_text(
@@ -357,11 +395,18 @@ def with_bos(folder):
 
 @pytest.mark.parametrize("bos", [False, True], ids=["no-bos", "bos"])
 @pytest.mark.parametrize("name", ["llama3", "qwen3"])
-def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, tmp_path):
+def test_what_is_written_after_a_prompt_is_what_transformers_writes(
+    name, bos, tmp_path
+):
     """For prompts of no, one and many tokens, where several ids end a text."""
     model, there = make(name), tmp_path / "there"
-    model.config.eos_token_id = model.generation_config.eos_token_id = [published.EOS, 257]
-    model.config.bos_token_id = model.generation_config.bos_token_id = BOS if bos else published.EOS
+    model.config.eos_token_id = model.generation_config.eos_token_id = [
+        published.EOS,
+        257,
+    ]
+    model.config.bos_token_id = model.generation_config.bos_token_id = (
+        BOS if bos else published.EOS
+    )
     model.save_pretrained(there)
     published.tokenizer(there)
     if bos:
@@ -370,7 +415,9 @@ def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, t
     experiment, state = reopen(tmp_path / "run")
     subject = RunContext(experiment, state.params, None)
     lm = HarnessLM(Model(subject, rows=3))
-    library = transformers.PreTrainedTokenizerFast(tokenizer_file=str(there / "tokenizer.json"))
+    library = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(there / "tokenizer.json")
+    )
     prompts, spelled = ("", "h", "hello there"), {}
     for prompt in prompts:
         prompt_ids = library(prompt)["input_ids"] or [BOS if bos else published.EOS]
@@ -390,11 +437,14 @@ def test_what_is_written_after_a_prompt_is_what_transformers_writes(name, bos, t
             if (e := next((i for i in continuation if i in (published.EOS, 257)), None))
             else continuation
         )
-    replies = experiment.generator(state.params, replace(experiment.run.sampler, temperature=0.0))(
-        [Request.prompt(p, 7) for p in prompts]
-    )
+    replies = experiment.generator(
+        state.params, replace(experiment.run.sampler, temperature=0.0)
+    )([Request.prompt(p, 7) for p in prompts])
     ids = {p: r.ids[len(p) :] for p, r in zip(prompts, replies, strict=True)}
-    ended = {p: samples.before(experiment.tokenizer.vocab, x).tolist() for p, x in ids.items()}
+    ended = {
+        p: samples.before(experiment.tokenizer.vocab, x).tolist()
+        for p, x in ids.items()
+    }
     assert ended == spelled
     instances = [
         Instance(

@@ -42,7 +42,8 @@ def write(folder, objective, bits, se, claims, **changes):
     folder.mkdir()
     seed = changes.get("seed", 3)
     scores = [
-        score("bits_per_byte", value, se=se, claims=claims, seed=seed) for value in (9.0, bits)
+        score("bits_per_byte", value, se=se, claims=claims, seed=seed)
+        for value in (9.0, bits)
     ]
     scores.append(
         score(

@@ -82,18 +82,26 @@ def test_results_are_between_their_markers_with_their_provenance(shipped, tmp_pa
     assert docstring_results.stale(path) == [str(path)]
 
 
-def test_runs_of_another_recipe_and_recipes_without_a_place_are_refused(shipped, tmp_path):
+def test_runs_of_another_recipe_and_recipes_without_a_place_are_refused(
+    shipped, tmp_path
+):
     path, models = shipped
     path.write_text(path.read_text().replace("'lr': 0.01", "'lr': 0.02"))
-    with pytest.raises(UserError, match="seed=0 is no run of .*recipe.py: optim.lr: 0.02 → 0.01"):
+    with pytest.raises(
+        UserError, match="seed=0 is no run of .*recipe.py: optim.lr: 0.02 → 0.01"
+    ):
         docstring_results.write(str(path), models)
-    with pytest.raises(UserError, match="has no place for results of .*: put the two lines"):
+    with pytest.raises(
+        UserError, match="has no place for results of .*: put the two lines"
+    ):
         docstring_results.write(f"{path}:n=2", models)
     assert "none yet" in path.read_text()
 
 
 @pytest.mark.parametrize(
-    "path", sorted(Path(__file__).parents[2].glob("configs/**/*.py")), ids=lambda p: p.name
+    "path",
+    sorted(Path(__file__).parents[2].glob("configs/**/*.py")),
+    ids=lambda p: p.name,
 )
 def test_no_shipped_result_is_stale(path):
     assert docstring_results.stale(path) == []

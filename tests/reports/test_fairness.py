@@ -29,7 +29,12 @@ def test_equal_runs_get_no_warning_and_unfair_comparisons_do(runs):
     assert warnings(groups(runs)) == []
     add(
         runs[1],
-        score("bits_per_byte", 1.0, claims="exact", text=dict(TEXT, sha256="f" * 64, bytes=4577)),
+        score(
+            "bits_per_byte",
+            1.0,
+            claims="exact",
+            text=dict(TEXT, sha256="f" * 64, bytes=4577),
+        ),
     )
     with (runs[1] / "metrics.jsonl").open("a") as f:
         f.write(json.dumps(dict(step=60, loss=1.0)) + "\n")
@@ -39,24 +44,38 @@ def test_equal_runs_get_no_warning_and_unfair_comparisons_do(runs):
         "held-out split of the run's data, 4,577 bytes, ffffffff: ar",
         "held-out split of the run's data, 4,934 bytes, a1b2c3d4: masked, ar",
     )
-    assert text == f"scored on different text ({one} | {other}): these scores do not compare", (
-        "its gzip was measured on the old text"
-    )
+    assert (
+        text
+        == f"scored on different text ({one} | {other}): these scores do not compare"
+    ), "its gzip was measured on the old text"
     assert "ar was scored at step 40, but trained to step 60" in step
     assert "2 versions of the code (abc123, def456)" in commits
     (runs[0] / "evals.jsonl").unlink()
-    assert any(line.startswith("masked has no held-out score") for line in warnings(groups(runs)))
+    assert any(
+        line.startswith("masked has no held-out score")
+        for line in warnings(groups(runs))
+    )
 
 
 def test_a_figure_of_different_texts_has_a_warning(runs):
     infill = dict(eval="infill", claims="samples", over="documents", settings={})
     for run, digest in zip(runs, "ef", strict=True):
         add(
-            run, score("token_accuracy", 0.5, se=0.1, text=dict(TEXT, sha256=digest * 64), **infill)
+            run,
+            score(
+                "token_accuracy",
+                0.5,
+                se=0.1,
+                text=dict(TEXT, sha256=digest * 64),
+                **infill,
+            ),
         )
     result = groups(runs)
     drawn = list(filter(None, figures.figures(result, table.rows(result))))
-    titles = {f.partition("<h2>")[2].partition("</h2>")[0]: "class=warning" in f for f in drawn}
+    titles = {
+        f.partition("<h2>")[2].partition("</h2>")[0]: "class=warning" in f
+        for f in drawn
+    }
     assert titles["Infilled tokens that are the original ones"]
     assert not titles["Held-out bits per byte"]
     assert not titles["Training"]
@@ -97,7 +116,9 @@ def test_judges_tasks_and_settings_that_differ_are_named(runs):
     assert num == "evals.gen_ppl.num is not the same: 1 (masked) | 2 (ar)"
 
 
-def test_an_older_steps_score_does_not_replace_a_newer_ones_and_part_of_the_text_is_named(runs):
+def test_an_older_steps_score_does_not_replace_a_newer_ones_and_part_of_the_text_is_named(
+    runs,
+):
     add(runs[0], score("bits_per_byte", 9.0, step=20))
     assert groups(runs)[0].score("bits_per_byte")[0] == 3.014
     assert warnings(groups(runs)) == []
@@ -115,7 +136,10 @@ def test_rows_of_an_earlier_version_are_shown_and_their_missing_facets_reported(
         (run / "config.json").write_text(
             json.dumps(dict(config, data={"source": {"name": "data.local"}}))
         )
-        rows = [dict(json.loads(line)) for line in (run / "evals.jsonl").read_text().splitlines()]
+        rows = [
+            dict(json.loads(line))
+            for line in (run / "evals.jsonl").read_text().splitlines()
+        ]
         for row in rows:
             for new in ("text", "differs", "commit", "over"):
                 del row[new]
@@ -141,7 +165,11 @@ def test_data_that_were_accepted_are_named(runs):
 
 # ------------------------------------------------------------------------------------- means
 
-CONFIG = {"objective": "objectives.masked", "steps": 40, "data": {"batch": 8, "length": 16}}
+CONFIG = {
+    "objective": "objectives.masked",
+    "steps": 40,
+    "data": {"batch": 8, "length": 16},
+}
 
 
 def made(seed, updates=40, commit="abc", config=None, **changes):
@@ -157,22 +185,38 @@ def made(seed, updates=40, commit="abc", config=None, **changes):
         del row[name]
     metrics = [dict(step=updates, loss=1.0)]
     return Record(
-        Path(f"run{seed}"), CONFIG | {"seed": seed} | (config or {}), metrics, [row], [], {}, commit
+        Path(f"run{seed}"),
+        CONFIG | {"seed": seed} | (config or {}),
+        metrics,
+        [row],
+        [],
+        {},
+        commit,
     )
 
 
-TEXTS = st.text("abcdef", min_size=64, max_size=64).map(lambda digest: dict(TEXT, sha256=digest))
+TEXTS = st.text("abcdef", min_size=64, max_size=64).map(
+    lambda digest: dict(TEXT, sha256=digest)
+)
 DIFFERENT = dict(
     updates=st.integers(1, 39),
     commit=st.text("0123456789abcdef", min_size=1),
-    config=st.fixed_dictionaries(dict(nn=st.fixed_dictionaries(dict(width=st.integers())))),
+    config=st.fixed_dictionaries(
+        dict(nn=st.fixed_dictionaries(dict(width=st.integers())))
+    ),
     step=st.integers(0, 39) | st.just(...),
     text=TEXTS | st.just(...) | st.none(),
-    settings=st.dictionaries(st.sampled_from(["samples", "windows", "pattern"]), st.integers(0, 3))
+    settings=st.dictionaries(
+        st.sampled_from(["samples", "windows", "pattern"]), st.integers(0, 3)
+    )
     | st.just(...),
-    sampler=st.dictionaries(st.sampled_from(["steps", "block"]), st.integers(1, 9), min_size=1),
+    sampler=st.dictionaries(
+        st.sampled_from(["steps", "block"]), st.integers(1, 9), min_size=1
+    ),
     claims=st.sampled_from(["exact", "heuristic", ...]),
-    judge=st.fixed_dictionaries(dict(dir=st.just("j"), step=st.integers(2, 9), config=st.just("c")))
+    judge=st.fixed_dictionaries(
+        dict(dir=st.just("j"), step=st.integers(2, 9), config=st.just("c"))
+    )
     | st.just(...),
     task=st.fixed_dictionaries(dict(sha256=st.text("abc", min_size=2))) | st.just(...),
 )
@@ -190,10 +234,14 @@ def test_a_score_that_differs_in_one_facet_is_excluded_with_a_warning(change, or
     if records[2] not in whole.kept("bits_per_byte"):
         assert whole.score("bits_per_byte")[0] == pytest.approx(3.005)
         named = len(result) > 1 and len({g.label for g in result}) > 1
-        assert named or any("run2 is not in the mean" in line for line in warnings(result)), change
+        assert named or any(
+            "run2 is not in the mean" in line for line in warnings(result)
+        ), change
     else:
         assert ... in change.values()
-        assert any("run2" in line and "did not record" in line for line in warnings(result)), change
+        assert any(
+            "run2" in line and "did not record" in line for line in warnings(result)
+        ), change
 
 
 def test_equal_runs_are_one_mean_in_any_order():
@@ -214,9 +262,13 @@ def test_a_seed_that_is_not_finite_makes_the_mean_not_finite_in_words():
 def test_a_score_that_one_seed_lacks_is_named():
     records = [made(0), made(1)]
     records[0].evals.append(score("ece", 0.1, eval="calibration"))
-    assert "masked: run1 is not in the mean of ece, missing" in warnings(grouped(records))
+    assert "masked: run1 is not in the mean of ece, missing" in warnings(
+        grouped(records)
+    )
     assert table.rows(grouped(records))[0].seeds == 2
-    records[0].evals.append(score("gzip_bits_per_byte", 2.0, eval="compression", settings={}))
+    records[0].evals.append(
+        score("gzip_bits_per_byte", 2.0, eval="compression", settings={})
+    )
     assert len(warnings(grouped([made(0), made(1)]))) == 0
     assert not any("gzip" in line for line in warnings(grouped(records)))
     records[1].evals.clear()
@@ -225,26 +277,40 @@ def test_a_score_that_one_seed_lacks_is_named():
     assert [line.partition(":")[0] for line in warnings(grouped(records))] == [
         "masked has no held-out score"
     ]
-    assert table.rows(grouped(records))[0].seeds == 1, "of the two runs, one is in the mean"
+    assert table.rows(grouped(records))[0].seeds == 1, (
+        "of the two runs, one is in the mean"
+    )
 
 
 def test_an_unknown_text_is_no_other_one_and_runs_of_one_model_are_named():
     old = made(1, text=..., differs=...)
-    assert not any("different text" in line for line in warnings(grouped([made(0), old])))
-    result = warnings(grouped([made(0), made(1), made(2, text=dict(TEXT, sha256="f" * 64))]))
-    assert any("a1b2c3d4: run0, run1 | " in line and "ffffffff: run2)" in line for line in result)
+    assert not any(
+        "different text" in line for line in warnings(grouped([made(0), old]))
+    )
+    result = warnings(
+        grouped([made(0), made(1), made(2, text=dict(TEXT, sha256="f" * 64))])
+    )
+    assert any(
+        "a1b2c3d4: run0, run1 | " in line and "ffffffff: run2)" in line
+        for line in result
+    )
 
 
 def test_other_scores_say_the_step_that_they_are_of():
     records = [made(0), made(1)]
     for record_, step in zip(records, (40, 20), strict=True):
-        record_.evals.append(score("bits_per_byte", 1.0, step=step, differs=dict(seed=9)))
+        record_.evals.append(
+            score("bits_per_byte", 1.0, step=step, differs=dict(seed=9))
+        )
     described = table.others_as_text(table.others(grouped(records)))
     assert "masked, seed=9: bits" in described
     assert "masked, seed=9, at step 20: bits" in described
     same = [made(0), made(1)]
     for record_ in same:
-        record_.evals.append(score("bits_per_byte", 1.0, differs=dict(seed=9), seed=9, se=0.01))
-    assert "masked, seed=9: bits_per_byte 1.000 ± 0.020 (2 seeds)" in table.others_as_text(
-        table.others(grouped(same))
+        record_.evals.append(
+            score("bits_per_byte", 1.0, differs=dict(seed=9), seed=9, se=0.01)
+        )
+    assert (
+        "masked, seed=9: bits_per_byte 1.000 ± 0.020 (2 seeds)"
+        in table.others_as_text(table.others(grouped(same)))
     )

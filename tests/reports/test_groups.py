@@ -10,7 +10,14 @@ from tests.reports.conftest import write
 
 def made(tmp_path, *changes):
     paths = [
-        write(tmp_path / f"run{i}", c.pop("objective", "masked"), 2.0 + i, 0.1, "bound", **c)
+        write(
+            tmp_path / f"run{i}",
+            c.pop("objective", "masked"),
+            2.0 + i,
+            0.1,
+            "bound",
+            **c,
+        )
         for i, c in enumerate(changes)
     ]
     return groups.grouped(record.read(paths))
@@ -18,7 +25,11 @@ def made(tmp_path, *changes):
 
 def test_seeds_of_one_config_are_one_model_with_students_interval(tmp_path):
     one, other = made(
-        tmp_path, dict(seed=0), dict(seed=1), dict(seed=2), dict(seed=0, nn=dict(width=8))
+        tmp_path,
+        dict(seed=0),
+        dict(seed=1),
+        dict(seed=2),
+        dict(seed=0, nn=dict(width=8)),
     )
     assert [r.workdir.name for r in one.records] == ["run0", "run1", "run2"]
     assert len(other.records) == 1
@@ -46,13 +57,15 @@ def test_the_quantiles_are_students():
 
 def test_names_are_as_short_as_distinguishes_the_models(tmp_path):
     linear, cosine = (
-        dict(name="objectives.masked", process=dict(schedule=s)) for s in ("linear", "cosine")
+        dict(name="objectives.masked", process=dict(schedule=s))
+        for s in ("linear", "cosine")
     )
     models = made(
         tmp_path,
         dict(objective="ar", sampler=dict(steps=1)),
         *(
-            dict(objective_=0, nn=dict(width=w), sampler=dict(steps=9)) | {"objective": "masked"}
+            dict(objective_=0, nn=dict(width=w), sampler=dict(steps=9))
+            | {"objective": "masked"}
             for w in (8, 16)
         ),
     )
@@ -70,14 +83,19 @@ def test_names_are_as_short_as_distinguishes_the_models(tmp_path):
         for w in ("wide=False", "wide=True")
     ]
     assert groups.labels(
-        [{"objective.name": "objectives.ar", "text.name": t} for t in ("text.bpe", "text.bytes")]
+        [
+            {"objective.name": "objectives.ar", "text.name": t}
+            for t in ("text.bpe", "text.bytes")
+        ]
     ) == [
         "ar, text=bpe",
         "ar, text=bytes",
     ]
 
 
-def test_runs_that_are_short_of_their_steps_are_a_model_of_their_own_and_marked(tmp_path):
+def test_runs_that_are_short_of_their_steps_are_a_model_of_their_own_and_marked(
+    tmp_path,
+):
     models = made(tmp_path, dict(seed=0), dict(seed=1), dict(seed=2, steps=40))
     half = models[0].records[1]
     (half.workdir / "metrics.jsonl").write_text('{"step": 20, "loss": 1.0}\n')
@@ -107,7 +125,9 @@ VERSIONS = {
 
 
 @pytest.mark.parametrize("commit", VERSIONS)
-def test_code_with_changes_differs_from_its_commit_wherever_it_is_named(commit, tmp_path):
+def test_code_with_changes_differs_from_its_commit_wherever_it_is_named(
+    commit, tmp_path
+):
     models = made(tmp_path, dict(seed=0), dict(seed=1))
     (models[0].records[1].workdir / "commit.txt").write_text(f"{commit}\n")
     models = groups.grouped(record.read([tmp_path]))
@@ -115,13 +135,20 @@ def test_code_with_changes_differs_from_its_commit_wherever_it_is_named(commit, 
         "masked (commit abc123)",
         f"masked (commit {VERSIONS[commit]})",
     ]
-    (line,) = [line for line in fairness.warnings(models) if "versions of the code" in line]
-    assert line.endswith(f"({', '.join(sorted(['abc123', models[1].records[0].code(12)]))})")
+    (line,) = [
+        line for line in fairness.warnings(models) if "versions of the code" in line
+    ]
+    assert line.endswith(
+        f"({', '.join(sorted(['abc123', models[1].records[0].code(12)]))})"
+    )
     assert ("+changes" in line) == ("+" in commit)
 
 
 def test_runs_of_one_config_and_one_seed_stay_apart(tmp_path):
-    assert [g.label for g in made(tmp_path, {}, {})] == ["masked (run0)", "masked (run1)"]
+    assert [g.label for g in made(tmp_path, {}, {})] == [
+        "masked (run0)",
+        "masked (run1)",
+    ]
 
 
 def test_differences_leave_out_the_seed_and_what_is_shared(tmp_path):

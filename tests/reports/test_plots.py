@@ -81,7 +81,18 @@ def test_references_have_no_colour_and_passes_double_along_the_axis():
     for i in range(4):
         series[f"r{i}"] = [(4 + i, 0.5), (16 + i, 0.0)]
     svg = plots.lines(series, "passes", "share", least=1e-3, beside=("floor",))
-    assert {"4", "8", "16", "32", "64", "floor", "r0", "r3", "passes", "share"} <= texts(svg)
+    assert {
+        "4",
+        "8",
+        "16",
+        "32",
+        "64",
+        "floor",
+        "r0",
+        "r3",
+        "passes",
+        "share",
+    } <= texts(svg)
     assert "none" not in texts(svg)
     assert svg.count("stroke-width: 2.4") == 2
     assert plots.COLOURS[0] in svg, "the floor and its line in the legend"

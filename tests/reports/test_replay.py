@@ -27,7 +27,9 @@ TRACE = Trace(
         [1, 2, 0, 6],
         [1, 4, 5, 6],
     ],  # position 2 is taken back, 1 is changed
-    confidence=np.array([[0, 0.25, 0, 0], [0, 0, 1, 0.5], [0, 0, 0, 0], [0, 0.75, 0.125, 0]]),
+    confidence=np.array(
+        [[0, 0.25, 0, 0], [0, 0, 1, 0.5], [0, 0, 0, 0], [0, 0.75, 0.125, 0]]
+    ),
     frozen=[True, False, False, False],
     times=np.linspace(1, 0, 5),
     pieces=NASTY,
@@ -60,7 +62,9 @@ class Elements(HTMLParser):
 
 def test_the_data_come_back_as_they_were():
     data, code = Elements(page([TRACE, TRACE], "t")).scripts
-    assert code.rstrip().endswith("open(0);")  # the script is whole: nothing closed it early
+    assert code.rstrip().endswith(
+        "open(0);"
+    )  # the script is whole: nothing closed it early
     first, second = json.loads(data)
     assert first == second
     state, states = list(first["start"]), [list(first["start"])]
@@ -76,7 +80,10 @@ def test_the_data_come_back_as_they_were():
         list(TRACE.times),
         TRACE.caption,
     )
-    assert first["pieces"] == {**{str(k): v for k, v in NASTY.items()}, "6": "␛[2J\u2028"}
+    assert first["pieces"] == {
+        **{str(k): v for k, v in NASTY.items()},
+        "6": "␛[2J\u2028",
+    }
 
 
 def test_text_stays_text():
@@ -85,7 +92,9 @@ def test_text_stays_text():
     assert [tag for tag, _ in elements.tags] == [
         tag for tag, _ in Elements(page([replace(TRACE, pieces={1: "x"})], "t")).tags
     ]
-    assert elements.pre == "def<!--{{data}}␛[2J\u2028"  # what a reader without JavaScript sees
+    assert (
+        elements.pre == "def<!--{{data}}␛[2J\u2028"
+    )  # what a reader without JavaScript sees
     assert "a &lt;title&gt; &amp;" in text
 
 
@@ -105,21 +114,27 @@ def test_the_page_is_one_file():
 
 def test_every_control_has_a_name():
     elements = Elements(page([TRACE], "t")).tags
-    labelled = {attrs["for"] for tag, attrs in elements if tag == "label" and "for" in attrs}
+    labelled = {
+        attrs["for"] for tag, attrs in elements if tag == "label" and "for" in attrs
+    }
     controls = [
         a
         for tag, a in elements
         if tag in ("button", "select") or (tag == "input" and a["type"] == "range")
     ]
     assert len(controls) == 8
-    assert all("aria-label" in a or a["id"] in labelled or a["id"] == "play" for a in controls)
+    assert all(
+        "aria-label" in a or a["id"] in labelled or a["id"] == "play" for a in controls
+    )
 
 
 def test_only_changes_are_stored():
     rng = np.random.default_rng(0)
     T, L = 64, 256
     when = rng.integers(1, T + 1, L)
-    states = np.where(when[None] <= np.arange(T + 1)[:, None], rng.integers(1, 1000, L), 0)
+    states = np.where(
+        when[None] <= np.arange(T + 1)[:, None], rng.integers(1, 1000, L), 0
+    )
     trace = Trace(
         "s",
         states,

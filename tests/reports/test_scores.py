@@ -105,7 +105,8 @@ def test_the_interval_of_a_single_run_is_that_of_its_own_error():
 
 
 CONFIG = dict(
-    sampler=dict(steps=4, temperature=1.0), evals=dict(bound=dict(name="evals.bound", samples=4))
+    sampler=dict(steps=4, temperature=1.0),
+    evals=dict(bound=dict(name="evals.bound", samples=4)),
 )
 
 
@@ -113,7 +114,10 @@ CONFIG = dict(
     "row, expected",
     [
         (dict(eval="infill", sampler=dict(steps=4, temperature=0.0)), {}),
-        (dict(eval="samples", sampler=dict(steps=8, temperature=1.0)), {"sampler.steps": 8}),
+        (
+            dict(eval="samples", sampler=dict(steps=8, temperature=1.0)),
+            {"sampler.steps": 8},
+        ),
         (dict(eval="exact", sampler=dict(steps=8, temperature=1.0)), {}),
         (dict(eval="bound", settings=dict(samples=4, later=1)), {}),
         (dict(eval="bound", settings=dict(samples=8)), {"evals.bound.samples": 8}),

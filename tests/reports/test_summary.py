@@ -17,7 +17,8 @@ from dlm.reports.replay import GENERATOR
 from tests.reports.conftest import lines, score, write
 
 CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    None,
 )
 
 
@@ -30,7 +31,10 @@ def test_the_page(runs, tmp_path):
     samples = (
         (runs[0] / "samples.jsonl")
         .read_text()
-        .replace('"kind": "infill"', f'"trace": "{tmp_path / "replay.html"}", "kind": "infill"')
+        .replace(
+            '"kind": "infill"',
+            f'"trace": "{tmp_path / "replay.html"}", "kind": "infill"',
+        )
     )
     (runs[0] / "samples.jsonl").write_text(samples)
     text = page(runs)
@@ -46,9 +50,9 @@ def test_the_page(runs, tmp_path):
     assert not re.findall(r'(?:href|src)="[^#"]', text)
     assert "{{" not in text
     assert "<th scope=col>objective.name</th>" in text
-    assert set(re.findall(r"https?://[^ \"']+", text)) <= {"http://www.w3.org/2000/svg"}, (
-        "nothing is fetched"
-    )
+    assert set(re.findall(r"https?://[^ \"']+", text)) <= {
+        "http://www.w3.org/2000/svg"
+    }, "nothing is fetched"
     for title in ("Held-out bits per byte", "Training"):
         assert f"<h2>{title}</h2>" in text
 
@@ -69,7 +73,9 @@ def test_every_metric_of_the_objectives_own_is_drawn(runs):
 
 
 def test_every_number_of_passes_is_a_point(tmp_path):
-    runs = [write(tmp_path / f"r{i}", "masked", 2.0, 0.1, "bound", seed=i) for i in range(2)]
+    runs = [
+        write(tmp_path / f"r{i}", "masked", 2.0, 0.1, "bound", seed=i) for i in range(2)
+    ]
     for i, run in enumerate(runs):
         measured = ((4, 9.0), (4, 1.0), (16, 2.0))
         entropy = dict(eval="samples", over="samples", seed=i, se=0.5)
@@ -117,12 +123,17 @@ def test_every_number_of_passes_is_a_point(tmp_path):
     assert "<th scope=row>masked</th><td>sampler.steps=16</td><td>entropy</td>" in page
 
 
-@pytest.mark.parametrize("content", [b"<script>parent.document.title = 1</script>", b"\xff", None])
+@pytest.mark.parametrize(
+    "content", [b"<script>parent.document.title = 1</script>", b"\xff", None]
+)
 def test_only_replays_are_embedded(runs, tmp_path, content):
     if content is not None:
         (tmp_path / "other").write_bytes(content)
     with (runs[0] / "samples.jsonl").open("a") as file:
-        file.write(json.dumps(dict(kind="sample", text="t", trace=str(tmp_path / "other"))) + "\n")
+        file.write(
+            json.dumps(dict(kind="sample", text="t", trace=str(tmp_path / "other")))
+            + "\n"
+        )
     assert "iframe" not in page(runs).partition("<main>")[2]
 
 
@@ -149,14 +160,19 @@ def test_parts_that_are_missing_are_left_out(runs):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_a_phone_shows_the_page_without_scrolling_sideways(runs, tmp_path):
     sizes = (
-        "innerWidth, document.documentElement.scrollWidth, document.querySelectorAll('svg').length"
+        "innerWidth, document.documentElement.scrollWidth, "
+        "document.querySelectorAll('svg').length"
     )
     measure = f"<script>document.title = JSON.stringify([{sizes}])</script>"
     config = json.loads((runs[1] / "config.json").read_text())
     (runs[1] / "config.json").write_text(
-        json.dumps(dict(config, nn={f"field_of_a_long_name_{i}": "x" * 30 for i in range(9)}))
+        json.dumps(
+            dict(config, nn={f"field_of_a_long_name_{i}": "x" * 30 for i in range(9)})
+        )
     )
-    (tmp_path / "page.html").write_text(page(runs).replace("</body>", measure + "</body>"))
+    (tmp_path / "page.html").write_text(
+        page(runs).replace("</body>", measure + "</body>")
+    )
     words = [
         CHROMIUM,
         "--headless",
@@ -166,7 +182,9 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(runs, tmp_path):
         "--dump-dom",
         f"file://{tmp_path / 'page.html'}",
     ]
-    shown = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
+    shown = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, check=True
+    ).stdout
     inner, wide, drawings = json.loads(re.search(r"<title>(.*?)</title>", shown)[1])
     assert wide <= inner
     assert drawings >= 2

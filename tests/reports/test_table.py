@@ -29,7 +29,13 @@ def test_accuracies_have_columns_of_their_own(runs):
     with (runs[0] / "evals.jsonl").open("a") as f:
         f.write(
             json.dumps(
-                dict(name="brackets_accuracy", value=0.25, se=0.1, claims="samples", step=40)
+                dict(
+                    name="brackets_accuracy",
+                    value=0.25,
+                    se=0.1,
+                    claims="samples",
+                    step=40,
+                )
             )
             + "\n"
         )
@@ -42,13 +48,22 @@ def test_accuracies_have_columns_of_their_own(runs):
 
 def test_csv_has_a_line_for_each_run_with_every_score_its_error_and_origin(runs):
     masked, ar = csv.DictReader(table.as_csv(groups(runs)).splitlines())
-    assert (ar["model"], ar["seed"], ar["bits_per_byte"], ar["bits_per_byte_claims"]) == (
+    assert (
+        ar["model"],
+        ar["seed"],
+        ar["bits_per_byte"],
+        ar["bits_per_byte_claims"],
+    ) == (
         "ar",
         "3",
         "2.1512",
         "exact",
     )
-    assert (masked["bits_per_byte_se"], masked["gzip_bits_per_byte"], masked["objective.name"]) == (
+    assert (
+        masked["bits_per_byte_se"],
+        masked["gzip_bits_per_byte"],
+        masked["objective.name"],
+    ) == (
         "0.006",
         "2.7",
         "objectives.masked",
@@ -103,7 +118,8 @@ def test_a_run_without_a_row_is_named_and_left_out(runs, capsys):
     (runs[0] / "metrics.jsonl").unlink()
     assert [r.workdir for r in record.read(runs)] == runs[1:]
     assert (
-        capsys.readouterr().err == f"left out: {runs[0]} has no metrics.jsonl yet: train it first\n"
+        capsys.readouterr().err
+        == f"left out: {runs[0]} has no metrics.jsonl yet: train it first\n"
     )
     with pytest.raises(UserError, match="train it first"):
         record.read(runs[:1])
@@ -156,8 +172,19 @@ def test_calls_that_differ_have_lines_of_their_own_and_change_no_other(runs):
     for row in old:
         del row["differs"], row["text"]
     with (runs[0] / "evals.jsonl").open("a") as file:
-        file.write(lines([*rows, *old, score("bits_per_byte", 2.0, step=20, differs=dict(seed=1))]))
-    assert (table.as_text(table.rows(groups(runs))), table.as_csv(groups(runs))) == before
+        file.write(
+            lines(
+                [
+                    *rows,
+                    *old,
+                    score("bits_per_byte", 2.0, step=20, differs=dict(seed=1)),
+                ]
+            )
+        )
+    assert (
+        table.as_text(table.rows(groups(runs))),
+        table.as_csv(groups(runs)),
+    ) == before
     described = table.others_as_text(table.others(groups(runs)))
     for words in (
         "masked, data=x.txt (162 bytes, aaaaaaaa): bits_per_byte 1.000 ± 0.020",

@@ -28,7 +28,9 @@ class Terminal(io.StringIO):
 def test_without_a_terminal_a_few_plain_frames():
     stream = io.StringIO()
     terminal.animate(TRACE, stream)
-    assert [frame.partition("\n")[2] for frame in stream.getvalue().split("── ")[1:]] == [
+    assert [
+        frame.partition("\n")[2] for frame in stream.getvalue().split("── ")[1:]
+    ] == [
         "a░░\n",
         "ab\n░\n",
         "a░c\n",
@@ -46,6 +48,8 @@ def test_a_terminal_gets_every_step_in_colour():
     assert re.sub(r"\x1b\[[\d;?]*\w", "", steps[-1]).startswith("s: step 3 of 3")
     assert "\x1b[4ma" in first  # given: underlined
     new, older = (re.search(r"\x1b\[([\d;]+)mc", step)[1] for step in steps[1:])
-    assert new == older + ";7"  # committed at step 2: reversed there, the same colour later
+    assert (
+        new == older + ";7"
+    )  # committed at step 2: reversed there, the same colour later
     assert "\x1b[31m░" in steps[1]  # taken back
     assert stream.getvalue().endswith("\x1b[?25h\n")

@@ -27,7 +27,12 @@ def saved(tmp_path_factory):
     for step in (1, 2):
         store.save(
             step,
-            State(jnp.int32(step), {"x_D": jnp.arange(5.0) + step}, {"x_D": jnp.ones(2)}, None),
+            State(
+                jnp.int32(step),
+                {"x_D": jnp.arange(5.0) + step},
+                {"x_D": jnp.ones(2)},
+                None,
+            ),
         )
     store.close()
     return workdir
@@ -97,7 +102,9 @@ def test_what_is_not_sealed_is_no_checkpoint_and_makes_room(workdir):
     (workdir / "checkpoints" / "2" / checksums.FILE).unlink()
     assert checkpoint.steps(workdir) == [1] and checkpoint.intact(workdir, print) == 1
     checkpoint.set_aside(workdir, after=1)
-    assert sorted(p.name for p in (workdir / "checkpoints").iterdir() if p.is_dir()) == [
+    assert sorted(
+        p.name for p in (workdir / "checkpoints").iterdir() if p.is_dir()
+    ) == [
         "1",
         "2.damaged",
     ]
@@ -127,7 +134,10 @@ def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoin
         else:
             store.check()
             assert len(said) == 1 and "No space left" in said[0]
-    assert checkpoint.intact(workdir, print) == 2 and not (workdir / "checkpoints" / "3").exists()
+    assert (
+        checkpoint.intact(workdir, print) == 2
+        and not (workdir / "checkpoints" / "3").exists()
+    )
     (workdir / "checkpoints" / "1.going").mkdir(
         exist_ok=True
     )  # half deleted when the process was killed
@@ -137,13 +147,17 @@ def test_a_full_disk_is_told_at_the_save_that_failed_and_the_last_good_checkpoin
     assert not list((workdir / "checkpoints").glob("*.going"))
 
 
-def test_an_old_checkpoint_that_cannot_be_deleted_takes_no_new_one_with_it(workdir, monkeypatch):
+def test_an_old_checkpoint_that_cannot_be_deleted_takes_no_new_one_with_it(
+    workdir, monkeypatch
+):
     def busy(folder):
         raise OSError(errno.EBUSY, "Device or resource busy")
 
     monkeypatch.setattr(checkpoint, "_delete", busy)
     store = checkpoint.Store(workdir, keep=1, say=(said := []).append)
-    store.save(3, State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None))
+    store.save(
+        3, State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None)
+    )
     store.close()
     assert (
         checkpoint.intact(workdir, print) == 3
@@ -154,7 +168,9 @@ def test_an_old_checkpoint_that_cannot_be_deleted_takes_no_new_one_with_it(workd
 
 def test_of_several_processes_none_goes_on_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.hosts, "several", lambda: True)
-    with pytest.raises(UserError, match="on_save_failure=continue is for a single process"):
+    with pytest.raises(
+        UserError, match="on_save_failure=continue is for a single process"
+    ):
         checkpoint.Store(tmp_path, on_save_failure="continue")
 
 
@@ -170,10 +186,18 @@ def test_a_disk_without_room_for_one_more_is_noticed_before_half_of_it_is_writte
     )
     usage, before = shutil.disk_usage(workdir), sorted(folder.rglob("*"))
     for free, reported in [(checksums.room(folder / "2") - 1, 1), (usage.free, 0)]:
-        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
-        store = checkpoint.Store(workdir, on_save_failure="continue", say=(said := []).append)
-        store.save(3, State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None))
-        assert len(said) == reported and (not reported or sorted(folder.rglob("*")) == before)
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda path, free=free: usage._replace(free=free)
+        )
+        store = checkpoint.Store(
+            workdir, on_save_failure="continue", say=(said := []).append
+        )
+        store.save(
+            3, State(jnp.int32(3), {"x_D": jnp.arange(5.0)}, {"x_D": jnp.ones(2)}, None)
+        )
+        assert len(said) == reported and (
+            not reported or sorted(folder.rglob("*")) == before
+        )
         store.close()
     assert checkpoint.intact(workdir, print) == 3
 
@@ -210,7 +234,8 @@ def test_nothing_outside_the_directory_is_read(workdir, tmp_path):
     newest.rename(tmp_path / "elsewhere")
     newest.symlink_to(tmp_path / "elsewhere")
     assert (
-        checksums.damage(newest) == f"{newest} is a link" and checkpoint.intact(workdir, print) == 1
+        checksums.damage(newest) == f"{newest} is a link"
+        and checkpoint.intact(workdir, print) == 1
     )
     (tmp_path / "box").mkdir()
     (tmp_path / "secret").write_text("x")

@@ -17,7 +17,9 @@ from tests.reports.conftest import write
 @pytest.mark.slow
 def test_a_damaged_run_is_read_or_refused_in_one_line(tmp_path):
     assert not [
-        (done, outcome) for done, outcome in runs.cases(0, 8, tmp_path) if outcome not in GOOD
+        (done, outcome)
+        for done, outcome in runs.cases(0, 8, tmp_path)
+        if outcome not in GOOD
     ]
 
 
@@ -30,9 +32,14 @@ def test_a_fault_is_told_from_a_mistake(tmp_path, monkeypatch):
     )
     monkeypatch.undo()
     monkeypatch.setattr(
-        runs.directory, "belongs", lambda workdir, run: (workdir / "lost").write_text("x")
+        runs.directory,
+        "belongs",
+        lambda workdir, run: (workdir / "lost").write_text("x"),
     )
-    assert any("reading changed lost" in outcome for _, outcome in runs.cases(0, 3, tmp_path / "b"))
+    assert any(
+        "reading changed lost" in outcome
+        for _, outcome in runs.cases(0, 3, tmp_path / "b")
+    )
 
 
 WRONG = {
@@ -83,12 +90,16 @@ def test_a_run_that_cannot_be_read_is_named_and_does_not_take_the_others_with_it
         with pytest.raises(SystemExit) as exit:
             cli.main(report.main, [*paths, "--json"])
         out, err = capsys.readouterr()
-        models = {row["model"] for row in json.loads(out, parse_constant=pytest.fail)["rows"]}
+        models = {
+            row["model"] for row in json.loads(out, parse_constant=pytest.fail)["rows"]
+        }
         assert exit.value.code == 0 and "ar" not in models and f"left out: {bad}" in err
 
 
 def test_a_prompt_that_is_a_line_break_is_told_in_one_line(tmp_path, corpus):
-    run, other = (build_run(tiny.recipe(corpus, data__prompt=prompt)) for prompt in (" ", "\n"))
+    run, other = (
+        build_run(tiny.recipe(corpus, data__prompt=prompt)) for prompt in (" ", "\n")
+    )
     directory.write_config(tmp_path, run)
     with pytest.raises(UserError, match=r"data.prompt:   → '\\n'\): choose") as error:
         directory.belongs(tmp_path, other)

@@ -50,8 +50,13 @@ def test_a_directory_of_other_code(tmp_path, run):
     del config["optim"]["skip"]
     path.write_text(json.dumps(config))
     assert directory.belongs(tmp_path, run) and directory.run_of(tmp_path) == run
-    path.write_text(json.dumps(dict(config, objective=dict(config["objective"], gone=1))))
-    for read in (lambda: directory.run_of(tmp_path), lambda: directory.belongs(tmp_path, run)):
+    path.write_text(
+        json.dumps(dict(config, objective=dict(config["objective"], gone=1)))
+    )
+    for read in (
+        lambda: directory.run_of(tmp_path),
+        lambda: directory.belongs(tmp_path, run),
+    ):
         with pytest.raises(
             UserError,
             match=f"another version of dlm .commit {directory.commit()[:12]}"
@@ -68,7 +73,9 @@ def test_other_directories(tmp_path, run):
         directory.belongs(tmp_path / "file", run)
     with pytest.raises(UserError, match="holds other things"):
         directory.belongs(tmp_path, run)
-    with pytest.raises(UserError, match="is not a run directory: it has no config.json"):
+    with pytest.raises(
+        UserError, match="is not a run directory: it has no config.json"
+    ):
         directory.read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):

@@ -62,14 +62,20 @@ def test_a_field_that_means_nothing_without_another_is_said_with_it_alone(table)
 
 
 def test_what_means_nothing_tells_no_run_from_an_older_one(table, tmp_path):
-    on = dict(data=dict(prompt="=", blank="served"), optim=dict(ema=dict(decay=0.9, warmup="none")))
+    on = dict(
+        data=dict(prompt="=", blank="served"),
+        optim=dict(ema=dict(decay=0.9, warmup="none")),
+    )
     off = dict(
-        data=dict(prompt="", blank="left_out"), optim=dict(ema=dict(decay=0.0, warmup="count"))
+        data=dict(prompt="", blank="left_out"),
+        optim=dict(ema=dict(decay=0.0, warmup="count")),
     )
     unchanged = json.loads(json.dumps(on))
     earlier_fields.idle(unchanged)
     earlier_fields.idle(off)
-    assert unchanged == on and off == dict(data=dict(prompt=""), optim=dict(ema=dict(decay=0.0)))
+    assert unchanged == on and off == dict(
+        data=dict(prompt=""), optim=dict(ema=dict(decay=0.0))
+    )
     run = write(
         tmp_path / "run",
         "masked",
@@ -97,7 +103,9 @@ def test_an_old_run_says_once_what_it_keeps(table, tmp_path, capsys):
     )
 
 
-def test_an_old_run_goes_on_by_the_command_that_began_it_again_and_again(table, tmp_path):
+def test_an_old_run_goes_on_by_the_command_that_began_it_again_and_again(
+    table, tmp_path
+):
     """A recipe that leaves the field at today's default continues; another value is another run."""
     run = build_run(tiny.recipe("corpus.txt"))
     with directory.locked(tmp_path):
@@ -188,7 +196,9 @@ def test_a_stored_config_is_translated_name_by_name(renamed):
         ),
         objective=dict(process=dict(schedule=dict(name="polynomial", power=3.0))),
     )
-    assert ("every", "intervals") in names and names.count(("sampler.edge", "sampler.window")) == 3
+    assert ("every", "intervals") in names and names.count(
+        ("sampler.edge", "sampler.window")
+    ) == 3
     assert not earlier_fields.rename(config), "today's names stay as they are"
 
 
@@ -224,12 +234,21 @@ def test_rows_are_read_in_todays_names(renamed, tmp_path):
         eval="bound",
         sampler=dict(rule=dict(name="samplers.planned", trust=0.5), edge="hard"),
         settings=dict(name="evals.bound", samples=2),
-        differs={"sampler.edge": "hard", "evals.bound.samples": 2, "data": "x", "data.unit": "y"},
+        differs={
+            "sampler.edge": "hard",
+            "evals.bound.samples": 2,
+            "data": "x",
+            "data.unit": "y",
+        },
     )
-    path.write_text(json.dumps(dict(step=1, old_loss=2.0)) + "\n" + json.dumps(score) + "\n")
+    path.write_text(
+        json.dumps(dict(step=1, old_loss=2.0)) + "\n" + json.dumps(score) + "\n"
+    )
     metric, row = logs.rows(path)
     assert metric == dict(step=1, loss=2.0)
-    assert row["sampler"] == dict(rule=dict(name="samplers.planned", self_trust=0.5), window="hard")
+    assert row["sampler"] == dict(
+        rule=dict(name="samplers.planned", self_trust=0.5), window="hard"
+    )
     assert row["differs"] == {
         "sampler.window": "hard",
         "evals.bound.samples": 2,
@@ -245,7 +264,10 @@ def test_an_old_name_in_a_recipe_is_one_line_with_the_new_one(renamed):
             dict(sampler=dict(edge="hard")),
             "config.sampler.edge is called config.sampler.window now",
         ),
-        (dict(sampler=dict(rule="sharp")), "sampler.rule=sharp is called .*sampler.rule=keen now"),
+        (
+            dict(sampler=dict(rule="sharp")),
+            "sampler.rule=sharp is called .*sampler.rule=keen now",
+        ),
     ):
         recipe = json.loads(json.dumps(config))
         with pytest.raises(UserError, match=message):
@@ -254,7 +276,9 @@ def test_an_old_name_in_a_recipe_is_one_line_with_the_new_one(renamed):
     earlier_fields.check(dict(sampler=dict(window="hard")))
 
 
-@pytest.mark.parametrize("config", [dict(sampler=3), dict(every=[], objective="masked"), {}])
+@pytest.mark.parametrize(
+    "config", [dict(sampler=3), dict(every=[], objective="masked"), {}]
+)
 def test_a_damaged_config_is_left_to_the_border(renamed, config):
     config.pop("objective", None)
     earlier_fields.rename(config)
@@ -268,8 +292,12 @@ def test_the_power_of_a_noise_schedule_moved_into_the_schedule():
     schedule = dict(name="noise.schedules.polynomial", power=3.0)
     assert process == dict(name="noise.mask", schedule=schedule)
     assert later["rule"]["schedule"] == dict(name="noise.schedules.cosine")
-    with pytest.raises(UserError, match="process.power is called .*process.schedule.power now"):
-        earlier_fields.check(dict(objective=dict(process=dict(name="noise.uniform", power=2.0))))
+    with pytest.raises(
+        UserError, match="process.power is called .*process.schedule.power now"
+    ):
+        earlier_fields.check(
+            dict(objective=dict(process=dict(name="noise.uniform", power=2.0)))
+        )
     run = build_run(tiny.recipe("corpus.txt") | dict(objective=dict(process=process)))
     assert run.objective.process.schedule.power == 3.0
 
@@ -282,7 +310,9 @@ def test_stored_configs_in_the_oldest_names_are_read(tmp_path):
         assert earlier_fields.rename(config), "every one of them has an old name"
         build_run(config)
     for objective, sampler in golden.SAMPLERS.values():
-        changes = golden.merged_text(golden.OBJECTIVES[objective], f'{{"sampler": {sampler}}}')
+        changes = golden.merged_text(
+            golden.OBJECTIVES[objective], f'{{"sampler": {sampler}}}'
+        )
         config = golden.config_of(corpus, changes)
         earlier_fields.rename(config)
         build_run(config)
@@ -293,11 +323,15 @@ def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
     new = tiny.recipe(
         "corpus.txt",
         intervals=dict(log=1, save=2, on_save_failure="continue"),
-        nn__experts=dict(count=4, per_token=2, width=8, router=dict(name="moge", groups=2)),
+        nn__experts=dict(
+            count=4, per_token=2, width=8, router=dict(name="moge", groups=2)
+        ),
         sampler=dict(
             rule=dict(name="planned", self_trust=0.5),
             window="hard",
-            next_pass=dict(remask=dict(name="quality", fraction=0.2), remask_fraction=0.5),
+            next_pass=dict(
+                remask=dict(name="quality", fraction=0.2), remask_fraction=0.5
+            ),
         ),
     )
     run = build_run(new)
@@ -306,7 +340,9 @@ def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
     old = dict(stored, every=stored.pop("intervals"))
-    old["every"]["unsaved"] = old["every"].pop("on_save_failure").replace("continue", "go_on")
+    old["every"]["unsaved"] = (
+        old["every"].pop("on_save_failure").replace("continue", "go_on")
+    )
     for then, now in dict(number="count", active="per_token").items():
         old["nn"]["experts"][then] = old["nn"]["experts"].pop(now)
     sampler = old["sampler"]

@@ -55,7 +55,9 @@ def standings(cls=Run, above="depends"):
         own = f.metadata.get("update", above) if above == "depends" else above
         below = []
         if "module" in f.metadata:
-            below = exposed(importlib.import_module(f"dlm.{f.metadata['module']}").__name__)
+            below = exposed(
+                importlib.import_module(f"dlm.{f.metadata['module']}").__name__
+            )
         elif f.metadata.get("family") or f.metadata.get("families"):
             below = members(f.metadata.get("family") or f.metadata["families"])
         elif dataclasses.is_dataclass(hints[f.name]):
@@ -74,7 +76,9 @@ def looks_at_an_update(name):
         return (
             not name.startswith("MeshConfig.") and name != "Loader.threads"
         )  # the rest of EXECUTION changes the program of an update
-    data = probe.__qualname__.startswith(("task.", "generated"))  # what data.problems trains on
+    data = probe.__qualname__.startswith(
+        ("task.", "generated")
+    )  # what data.problems trains on
     return data or (probe not in OUTSIDE and not probe.__module__.startswith(ELSEWHERE))
 
 
@@ -93,7 +97,10 @@ def test_what_no_update_depends_on_is_free_and_nothing_else_is():
 OTHER = {  # another value of every field that says it of itself
     "Run.mesh": ("mesh.fsdp", dict(mesh__fsdp=2)),
     "Run.sampler": ("sampler.steps", dict(sampler__steps=3)),
-    "Run.evals": ("evals.compression", dict(evals=dict(bound=dict(samples=2), compression={}))),
+    "Run.evals": (
+        "evals.compression",
+        dict(evals=dict(bound=dict(samples=2), compression={})),
+    ),
     "Run.intervals": ("intervals.log", dict(intervals__log=3)),
     "Loader.threads": ("data.threads", dict(data__threads=0)),
     "Skip.limit": ("optim.skip.limit", dict(optim__skip__limit=3)),
@@ -124,10 +131,18 @@ def test_every_such_field_is_tried():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER)
-def test_a_run_goes_on_with_another_value_and_keeps_from_when_on(name, tmp_path, corpus, capsys):
+def test_a_run_goes_on_with_another_value_and_keeps_from_when_on(
+    name, tmp_path, corpus, capsys
+):
     dotted, changes = OTHER[name]
-    first = dict(data__source=dict(name="tfds", dataset="x")) if name == "Tfds.data_dir" else {}
-    run, other = (build_run(tiny.recipe(corpus, **fields)) for fields in (first, first | changes))
+    first = (
+        dict(data__source=dict(name="tfds", dataset="x"))
+        if name == "Tfds.data_dir"
+        else {}
+    )
+    run, other = (
+        build_run(tiny.recipe(corpus, **fields)) for fields in (first, first | changes)
+    )
     with directory.locked(tmp_path / "w"):
         directory.create(tmp_path / "w", run, run.text.fit(()))
     assert directory.belongs(tmp_path / "w", other)
@@ -153,7 +168,9 @@ def test_a_run_goes_on_with_another_value_and_keeps_from_when_on(name, tmp_path,
         capsys.readouterr().err
         == f"{tmp_path / 'w'} goes on after update 7 with {change['change']}\n"
     )
-    assert directory.run_of(tmp_path / "w") == other and directory.belongs(tmp_path / "w", run)
+    assert directory.run_of(tmp_path / "w") == other and directory.belongs(
+        tmp_path / "w", run
+    )
 
 
 def test_data_that_were_accepted_are_told_and_kept_with_the_update_after_which_they_are_read(
@@ -171,7 +188,10 @@ def test_data_that_were_accepted_are_told_and_kept_with_the_update_after_which_t
         dict(after=7, change=line)
     ]
     assert (
-        capsys.readouterr().err.count(" goes on after update 7 with the training data changed") == 1
+        capsys.readouterr().err.count(
+            " goes on after update 7 with the training data changed"
+        )
+        == 1
     )
     assert directory.run_of(workdir) == run and directory.belongs(workdir, run)
 
@@ -183,9 +203,11 @@ def test_data_that_are_not_what_they_were_leave_the_config_alone(tmp_path, corpu
         directory.create(tmp_path / "w", run, run.text.fit(()))
     with pytest.raises(UserError, match="belongs to a run with another config"):
         directory.belongs(
-            tmp_path / "w", build_run(tiny.recipe(corpus, data__source=dict(name="embedded")))
+            tmp_path / "w",
+            build_run(tiny.recipe(corpus, data__source=dict(name="embedded"))),
         )
     with pytest.raises(UserError, match="belongs to a run with another config"):
         directory.belongs(
-            tmp_path / "w", build_run(tiny.recipe(corpus, intervals__log=3, optim__skip__norm=3.0))
+            tmp_path / "w",
+            build_run(tiny.recipe(corpus, intervals__log=3, optim__skip__norm=3.0)),
         )

@@ -31,14 +31,21 @@ def test_resuming_drops_what_will_come_again(tmp_path):
     second = logs.Logs(tmp_path, 3, 9, io.StringIO())
     second.write(dict(step=4, loss=0.0))
     second.close()
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert logs.rows(tmp_path / "none") == []
 
 
 def test_what_a_stopped_run_owes_is_kept_for_its_step_alone(tmp_path):
     log, load_pending = (
         logs.Logs(tmp_path, 0, 9, io.StringIO()),
-        dict(rows=[dict(loss=1.5, metrics=dict(share=Mean(1.0, 2.0)))], evaluation=True),
+        dict(
+            rows=[dict(loss=1.5, metrics=dict(share=Mean(1.0, 2.0)))], evaluation=True
+        ),
     )
     assert log.load_pending(3) is None
     log.save_pending(3, load_pending)
@@ -64,13 +71,20 @@ def test_an_unfinished_row_of_an_earlier_version_is_dropped_with_one_line(tmp_pa
     """Its sums had no denominators; an evaluation that it owes is made up for."""
     log = logs.Logs(tmp_path, 0, 9, stream := io.StringIO())
     row = '{"loss_sum": 3.0, "masked_sum": 2.0}'
-    (tmp_path / logs.OWED).write_text(f'{{"step": 3, "rows": [{row}], "evaluation": true}}')
+    (tmp_path / logs.OWED).write_text(
+        f'{{"step": 3, "rows": [{row}], "evaluation": true}}'
+    )
     assert log.load_pending(3) == dict(rows=[], evaluation=True)
     log.close()
-    assert stream.getvalue().count("\n") == 1 and "is of an earlier version" in stream.getvalue()
+    assert (
+        stream.getvalue().count("\n") == 1
+        and "is of an earlier version" in stream.getvalue()
+    )
 
 
-def test_an_evaluation_made_up_for_by_a_process_that_was_killed_then_is_not_kept_twice(tmp_path):
+def test_an_evaluation_made_up_for_by_a_process_that_was_killed_then_is_not_kept_twice(
+    tmp_path,
+):
     log = logs.Logs(tmp_path, 0, 9, io.StringIO())
     log.write(dict(step=3, loss=1.0, lr=0.1))
     log.save_pending(3, dict(rows=[], evaluation=True))
@@ -98,7 +112,9 @@ def test_tensorboard_files_are_written(tmp_path):
     log = logs.Logs(tmp_path, 0, 1, io.StringIO())
     log.write(dict(step=1, loss=1.0, phases=dict(data=1.0)))
     log.close()
-    assert [p.stat().st_size > 0 for p in (tmp_path / "tensorboard").glob("events*")] == [True]
+    assert [
+        p.stat().st_size > 0 for p in (tmp_path / "tensorboard").glob("events*")
+    ] == [True]
 
 
 def test_the_live_line(tmp_path):
@@ -109,16 +125,21 @@ def test_the_live_line(tmp_path):
     log.progress(dict(step=100, skipped=20, tokens_per_s=0.0, share_of_peak=0.0))
     log.close()
     log.progress(dict(step=100, empty=2, tokens_per_s=0.0, share_of_peak=0.0))
-    log.progress(dict(step=100, empty=2, skipped=3, tokens_per_s=0.0, share_of_peak=0.0))
+    log.progress(
+        dict(step=100, empty=2, skipped=3, tokens_per_s=0.0, share_of_peak=0.0)
+    )
     *lines, skipped, empty, both = stream.getvalue().splitlines()
     assert (
         "step 100/100  2 empty batches  0.0k" in empty
         and "3 updates left out, 2 empty batches  0.0k" in both
     )
-    assert "step 100/100  20 updates left out  0.0k tok/s" in skipped and len(lines) == 2, (
-        "a log file gets a line every ten seconds, and the last one"
+    assert (
+        "step 100/100  20 updates left out  0.0k tok/s" in skipped and len(lines) == 2
+    ), "a log file gets a line every ten seconds, and the last one"
+    assert (
+        "step 100/100  loss 2.000  3.500 bits/byte  1.5k tok/s  25% of peak  ETA 0s"
+        in lines[-1]
     )
-    assert "step 100/100  loss 2.000  3.500 bits/byte  1.5k tok/s  25% of peak  ETA 0s" in lines[-1]
     assert [logs.clock(s) for s in (12, 187, 3725)] == ["12s", "3m07s", "1h02m"]
 
 
@@ -133,10 +154,19 @@ def strictly(text):
 
 def test_what_is_not_finite_is_null_and_said_beside_it(tmp_path, capsys):
     diverged = dict(
-        step=1, loss=float("nan"), phases=dict(data=1.0), bins=[1.0, float("-inf")], name="é\ud800"
+        step=1,
+        loss=float("nan"),
+        phases=dict(data=1.0),
+        bins=[1.0, float("-inf")],
+        name="é\ud800",
     )
     as_read = dict(
-        step=1, loss=None, phases=dict(data=1.0), bins=[1.0, None], name="é\ud800", finite=False
+        step=1,
+        loss=None,
+        phases=dict(data=1.0),
+        bins=[1.0, None],
+        name="é\ud800",
+        finite=False,
     )
     cli.emit(diverged)
     log = logs.Logs(tmp_path, 0, 9, io.StringIO())
@@ -228,20 +258,26 @@ ANYTHING = st.recursive(
 @given(
     kind=st.sampled_from(sorted(RIGHT)),
     changes=st.dictionaries(
-        st.sampled_from(["step", "name", "value", "se", "kind", "text", "pieces", "loss"]),
+        st.sampled_from(
+            ["step", "name", "value", "se", "kind", "text", "pieces", "loss"]
+        ),
         ANYTHING,
         min_size=1,
         max_size=2,
     ),
     cut=st.integers(0, 60),
 )
-def test_a_damaged_row_is_of_its_kind_or_left_out_and_said(tmp_path, kind, changes, cut):
+def test_a_damaged_row_is_of_its_kind_or_left_out_and_said(
+    tmp_path, kind, changes, cut
+):
     test, right = RIGHT[kind]
     good, damaged = json.dumps(right), json.dumps(right | changes)
     path, said = tmp_path / "rows.jsonl", []
     # A short row is cut as well: without its last character it is no JSON.
     part = damaged[: min(cut, len(damaged) - 1)]
-    path.write_text(f"{good}\n{part}\n{damaged}\nnull\n{'[' * 5000}\n{good}\n{good[:9]}")
+    path.write_text(
+        f"{good}\n{part}\n{damaged}\nnull\n{'[' * 5000}\n{good}\n{good[:9]}"
+    )
     parsed = logs.rows(path, test, said.append)
     assert (
         parsed[0] == parsed[-1] == right

@@ -44,7 +44,10 @@ def test_an_installed_copy_is_known_by_its_sources_whatever_repository_is_around
     place, tmp_path, monkeypatch
 ):
     alone, inside, below = place("alone"), place("theirs/.venv/lib"), place("other")
-    strange = [repository(tmp_path / "theirs", ".venv\n"), repository(tmp_path / "other", "dlm\n")]
+    strange = [
+        repository(tmp_path / "theirs", ".venv\n"),
+        repository(tmp_path / "other", "dlm\n"),
+    ]
     names = {provenance.commit.__wrapped__(copy) for copy in (alone, inside, below)}
     (name,) = names  # equal code has equal names
     assert re.fullmatch(r"src-[0-9a-f]{16} of dlm \S+", name) and not any(
@@ -59,7 +62,9 @@ def test_an_installed_copy_is_known_by_its_sources_whatever_repository_is_around
     assert provenance.commit.__wrapped__(place("whole")) == name
 
 
-def test_a_checkout_has_its_commit_and_says_when_it_was_changed(place, tmp_path, monkeypatch):
+def test_a_checkout_has_its_commit_and_says_when_it_was_changed(
+    place, tmp_path, monkeypatch
+):
     ours = place("ours")
     commit = repository(tmp_path / "ours", "*.pyc\n")
     assert provenance.commit.__wrapped__(ours) == commit

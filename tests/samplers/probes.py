@@ -15,7 +15,9 @@ from tests.samplers import test_speculative as speculating
 
 def sample(**changes):
     """What is drawn after a prompt, with the number of passes."""
-    built = dict(rule=build_member(changes.pop("rule", "ancestral"), "samplers.rules"), steps=4)
+    built = dict(
+        rule=build_member(changes.pop("rule", "ancestral"), "samplers.rules"), steps=4
+    )
     if "remask" in changes:
         built["remask"] = build_member(changes.pop("remask"), "samplers.remask")
     run = partial(
@@ -77,7 +79,9 @@ def driven(driver="blockwise"):
 def second(**changes):
     """What a second pass leaves."""
     then = replace(
-        Sampler(build_member("ancestral", "samplers.rules"), steps=3, remask_fraction=0.3),
+        Sampler(
+            build_member("ancestral", "samplers.rules"), steps=3, remask_fraction=0.3
+        ),
         **changes,
     )
     return sample(next_pass=then)
@@ -87,7 +91,9 @@ def cached(**changes):
     """What is drawn with a cache."""
     cache = replace(Cache("dual", 0), **changes)
     one = replace(
-        reading.sampler(steps=4, rule=dict(name="confident", confidence="top"), temperature=0.0),
+        reading.sampler(
+            steps=4, rule=dict(name="confident", confidence="top"), temperature=0.0
+        ),
         cache=cache,
     )
     return tiny.program(reading.drawing(one), reading.canvas(), reading.KEY_B)
@@ -111,7 +117,9 @@ ROWS = {
     "Sampler.cache": (cached_as, Cache("prefix"), {}),
     "Sampler.next_pass": (
         sample,
-        Sampler(build_member("ancestral", "samplers.rules"), steps=3, remask_fraction=0.5),
+        Sampler(
+            build_member("ancestral", "samplers.rules"), steps=3, remask_fraction=0.5
+        ),
         {},
     ),
     "Sampler.remask_fraction": (second, 0.9, {}),

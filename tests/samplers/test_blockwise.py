@@ -25,7 +25,8 @@ EOS = tiny.VOCAB.eos
 PROCESS = build_member("mask", "noise", tiny.VOCAB)
 rng = np.random.default_rng(0)
 LEFT_VV, RIGHT_VV, PLACE_LV = (
-    1.5 * rng.normal(size=(n, tiny.VOCAB.size)) for n in (tiny.VOCAB.size, tiny.VOCAB.size, L)
+    1.5 * rng.normal(size=(n, tiny.VOCAB.size))
+    for n in (tiny.VOCAB.size, tiny.VOCAB.size, L)
 )
 KEY_B = keys.per_sample(jax.random.key(3), jnp.arange(B))
 
@@ -33,11 +34,17 @@ KEY_B = keys.per_sample(jax.random.key(3), jnp.arange(B))
 def neighbours(canvas):
     """A denoiser that looks at the place and at both neighbours."""
     z_BL = jnp.pad(canvas.z_BL, ((0, 0), (1, 1)), constant_values=tiny.VOCAB.pad)
-    logits_BLV = jnp.asarray(LEFT_VV)[z_BL[:, :-2]] + jnp.asarray(RIGHT_VV)[z_BL[:, 2:]] + PLACE_LV
+    logits_BLV = (
+        jnp.asarray(LEFT_VV)[z_BL[:, :-2]]
+        + jnp.asarray(RIGHT_VV)[z_BL[:, 2:]]
+        + PLACE_LV
+    )
     judged_BL = logits_BLV[..., 0].astype(jnp.float32)
     return Output(
         Dense(
-            jnp.where(jnp.arange(tiny.VOCAB.size) <= EOS, logits_BLV, -jnp.inf).astype(jnp.float32)
+            jnp.where(jnp.arange(tiny.VOCAB.size) <= EOS, logits_BLV, -jnp.inf).astype(
+                jnp.float32
+            )
         ),
         heads=dict(quality=judged_BL),
     )
@@ -57,7 +64,11 @@ def sample(anchors=None, **settings):
     rule = build_member(settings.pop("rule", "ancestral"), "samplers.rules")
     start = template(anchors or {})
     run = partial(
-        generator.generate, neighbours, Sampler(rule=rule, **settings), PROCESS, trace=True
+        generator.generate,
+        neighbours,
+        Sampler(rule=rule, **settings),
+        PROCESS,
+        trace=True,
     )
     sampled = jax.jit(run)(start, KEY_B)
     n = int(sampled.nfe)
@@ -72,7 +83,9 @@ def test_anchors_stay_blocks_follow_each_other_and_nothing_is_left(rule):
     assert not masked_TBL[-1].any()
     assert (z_TBL[-1] == sampled.canvas.z_BL).all()
     settled = ~masked_TBL[:-1]
-    assert (z_TBL[1:][settled] == z_TBL[:-1][settled]).all(), "a token that was written stays"
+    assert (z_TBL[1:][settled] == z_TBL[:-1][settled]).all(), (
+        "a token that was written stays"
+    )
     changed_TL = (z_TBL[1:] != z_TBL[:-1]).any(1)
     blocks = [set(np.flatnonzero(row) // 4) for row in changed_TL if row.any()]
     assert all(len(b) == 1 for b in blocks)
@@ -88,7 +101,9 @@ def test_confident_keeps_as_many_in_every_step_and_stops_when_nothing_is_left():
         (dict(steps=50), [1] * 10),
     ]:
         sampled, z_TBL = sample(rule="confident", **settings)
-        assert (-np.diff((z_TBL == MASK).sum(-1), axis=0) == np.array(counts)[:, None]).all()
+        assert (
+            -np.diff((z_TBL == MASK).sum(-1), axis=0) == np.array(counts)[:, None]
+        ).all()
         assert int(sampled.nfe) == len(counts)
     assert int(sample({i: 1 for i in range(L)}, steps=4)[0].nfe) == 0
 
@@ -99,7 +114,9 @@ def test_passes_are_counted_until_every_row_is_settled():
     assert n < 1000
     assert not (z_TBL[n] == MASK).any()
     assert (z_TBL[n - 1] == MASK).any()
-    np.testing.assert_allclose(sampled.trace[2][:n], 1 - np.arange(1, n + 1) / 1000, atol=1e-6)
+    np.testing.assert_allclose(
+        sampled.trace[2][:n], 1 - np.arange(1, n + 1) / 1000, atol=1e-6
+    )
 
 
 @pytest.mark.slow
@@ -116,7 +133,9 @@ def test_mode_by_temperature_and_by_nucleus():
 @pytest.mark.parametrize("confidence", ["drawn", "top", "margin", "entropy"])
 def test_temperature_does_not_change_the_order(confidence):
     """The surest half goes first, by the prediction at temperature 1."""
-    p_LV = np.asarray(neighbours(tiny.under(template({}), None)).prediction.probs()[0], np.float64)
+    p_LV = np.asarray(
+        neighbours(tiny.under(template({}), None)).prediction.probs()[0], np.float64
+    )
     ordered_LV = np.sort(p_LV, -1)[:, ::-1]
     sure_L = {
         "margin": ordered_LV[:, 0] - ordered_LV[:, 1],
@@ -124,9 +143,14 @@ def test_temperature_does_not_change_the_order(confidence):
     }.get(confidence, ordered_LV[:, 0])
     for temperature in [0.0] if confidence == "drawn" else [0.0, 4.0]:
         z_TBL = sample(
-            rule=dict(name="confident", confidence=confidence), steps=2, temperature=temperature
+            rule=dict(name="confident", confidence=confidence),
+            steps=2,
+            temperature=temperature,
         )[1]
-        assert (np.sort(np.argsort(-sure_L)[: L // 2]) == np.flatnonzero(z_TBL[1, 0] != MASK)).all()
+        assert (
+            np.sort(np.argsort(-sure_L)[: L // 2])
+            == np.flatnonzero(z_TBL[1, 0] != MASK)
+        ).all()
 
 
 @pytest.mark.slow
@@ -134,7 +158,9 @@ def test_the_surest_of_what_was_drawn_goes_first():
     """Under a high temperature the confidence is still that of the drawn token at temperature 1."""
     sampled, z_TBL = sample(rule="confident", steps=L, temperature=3.0)
     log_BLV = np.asarray(
-        jax.nn.log_softmax(neighbours(tiny.under(template({}), None)).prediction.logits_BLV, -1)
+        jax.nn.log_softmax(
+            neighbours(tiny.under(template({}), None)).prediction.logits_BLV, -1
+        )
     )
     first_B = (z_TBL[1] != MASK).argmax(1)
     want_B = log_BLV[np.arange(B), first_B, z_TBL[1][np.arange(B), first_B]]
@@ -154,7 +180,9 @@ AR_SAMPLER = Sampler(build_member("ancestral", "samplers.rules"), steps=1, block
 def decode(canvas, key_B, cached, prefill=0, temperature=1.0):
     canvas = tiny.under(canvas, Causal())
     if cached:
-        cache = transformer.empty_cache(transformer.Transformer(TIMED), *canvas.z_BL.shape)
+        cache = transformer.empty_cache(
+            transformer.Transformer(TIMED), *canvas.z_BL.shape
+        )
         canvas = replace(canvas, cache=cache)
     options = dict(prefill=prefill, stop=True, trace=True)
     return generator.generate(
@@ -180,12 +208,18 @@ def test_the_cache_changes_nothing(prompted):
     prefilled = modes(True, prefill=2)
     free_BL = ~np.asarray(prompted.frozen_BL)
     ends_BL = (np.asarray(plain.canvas.z_BL) == EOS) & free_BL
-    until_BL = (np.cumsum(ends_BL, 1) - ends_BL) == 0  # up to and with a row's first eos
+    until_BL = (
+        np.cumsum(ends_BL, 1) - ends_BL
+    ) == 0  # up to and with a row's first eos
     assert until_BL[:, 3:].mean() > 0.5
     tiny.identical(
-        np.where(until_BL, cached.canvas.z_BL, 0), np.where(until_BL, plain.canvas.z_BL, 0)
+        np.where(until_BL, cached.canvas.z_BL, 0),
+        np.where(until_BL, plain.canvas.z_BL, 0),
     )
-    tiny.close(np.where(until_BL, cached.log_prob_BL, 0), np.where(until_BL, plain.log_prob_BL, 0))
+    tiny.close(
+        np.where(until_BL, cached.log_prob_BL, 0),
+        np.where(until_BL, plain.log_prob_BL, 0),
+    )
     tiny.identical(prefilled.canvas.z_BL, cached.canvas.z_BL)
     tiny.close(prefilled.log_prob_BL, cached.log_prob_BL)
     assert int(prefilled.nfe) == int(cached.nfe) - 1
@@ -206,7 +240,9 @@ def test_decoding_has_the_likelihood_that_training_measures(prompted):
     )
     drawn_BL = np.asarray(sampled.log_prob_BL) != 0
     assert drawn_BL.sum() > L
-    tiny.close(np.where(drawn_BL, sampled.log_prob_BL, 0), np.where(drawn_BL, -nats_BL, 0))
+    tiny.close(
+        np.where(drawn_BL, sampled.log_prob_BL, 0), np.where(drawn_BL, -nats_BL, 0)
+    )
 
 
 @pytest.mark.slow

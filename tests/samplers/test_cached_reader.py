@@ -55,7 +55,9 @@ def canvas(prompts=(5, 2, 9)):
 def drawing(sampler, mask=Full(), prefill=0, config=TIMED, widths=None):
     """Returns the function that samples; `widths` collects the positions of each pass."""
     widths = [] if widths is None else widths
-    net = tiny.net(config, PARAMS if config == TIMED else tiny.random_params(config, scale=0.4))
+    net = tiny.net(
+        config, PARAMS if config == TIMED else tiny.random_params(config, scale=0.4)
+    )
 
     def counted(seen):
         widths.append(seen.z_BL.shape[1])
@@ -96,7 +98,9 @@ def run(sampler, mask=Full(), prefill=0, prompts=(5, 2, 9), config=TIMED):
 
 def sampler(kind="none", refresh=0, rule="ancestral", **settings):
     options = dict(steps=3, block=8) | settings
-    return Sampler(rule=build_member(rule, "samplers.rules"), cache=Cache(kind, refresh), **options)
+    return Sampler(
+        rule=build_member(rule, "samplers.rules"), cache=Cache(kind, refresh), **options
+    )
 
 
 def same(one, other):
@@ -105,7 +109,9 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("kind", ["prefix", "dual", "delayed"])
-@pytest.mark.parametrize("settings", [dict(block=8), dict(block=0), dict(block=12)], ids=str)
+@pytest.mark.parametrize(
+    "settings", [dict(block=8), dict(block=0), dict(block=12)], ids=str
+)
 def test_with_every_pass_whole_nothing_changes(kind, settings):
     """Prompts of several lengths, padding, and blocks that do not divide the canvas."""
     plain, _ = run(sampler(**settings))
@@ -151,7 +157,9 @@ def test_what_stands_before_a_row_is_read_once_with_a_cache_and_always_without()
     settings = dict(block=1, steps=1)
     start = canvas((33, 34, 36))
     opened = replace(start, before_B=jnp.array([1, 2, 3]))
-    plain = jax.tree.map(np.asarray, compiled(sampler(**settings), mask)[0](opened, KEY_B))
+    plain = jax.tree.map(
+        np.asarray, compiled(sampler(**settings), mask)[0](opened, KEY_B)
+    )
     same(compiled(sampler("exact", **settings), mask, 32)[0](opened, KEY_B), plain)
 
 
@@ -182,13 +190,17 @@ def test_a_delayed_cache_reads_what_is_masked_and_what_was_just_revealed():
     settings = dict(block=0, steps=40, rule="ordered", temperature=0.0)
     plain, _ = run(sampler(**settings))
     cached, widths = run(sampler("delayed", **settings))
-    assert sorted(set(widths)) == Reader(None, Full(), "delayed", L, 0).widths() == [20, L]
+    assert (
+        sorted(set(widths)) == Reader(None, Full(), "delayed", L, 0).widths() == [20, L]
+    )
     tiny.identical(first(cached), first(plain))
     assert (cached.canvas.z_BL != tiny.VOCAB.mask).all()
 
 
 def test_windows_that_slide_may_keep_the_rest():
-    settings = dict(window="sliding", block=8, rule=dict(name="threshold", above=0.3), steps=8)
+    settings = dict(
+        window="sliding", block=8, rule=dict(name="threshold", above=0.3), steps=8
+    )
     plain, _ = run(sampler(**settings))
     whole, _ = run(sampler("dual", 1, **settings))
     same(whole, plain)
@@ -204,7 +216,9 @@ def test_guidance_keeps_a_cache_of_both_readings(kind):
     same(cached, plain)
 
 
-@pytest.mark.parametrize("kind, refresh", [("none", 0), ("prefix", 0), ("dual", 2), ("delayed", 2)])
+@pytest.mark.parametrize(
+    "kind, refresh", [("none", 0), ("prefix", 0), ("dual", 2), ("delayed", 2)]
+)
 def test_a_row_does_not_depend_on_its_batch(kind, refresh):
     """Other prompts and other random numbers in the rows beside it."""
     generate, _ = compiled(sampler(kind, refresh, **SURE))

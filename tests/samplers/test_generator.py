@@ -34,7 +34,13 @@ def network(params):
 
 
 def generator(
-    mask=None, net=network, params=PARAMS, trace=False, seed=0, rule="ancestral", **settings
+    mask=None,
+    net=network,
+    params=PARAMS,
+    trace=False,
+    seed=0,
+    rule="ancestral",
+    **settings,
 ):
     sampler = Sampler(build_member(rule, "samplers.rules"), **settings)
     model = model_of(net, PROCESS, mask or Full(), TOKENIZER)
@@ -116,7 +122,9 @@ def test_text_ends_at_the_first_generated_eos():
     )
     assert prompted.text == "abx"
     assert prompted.ids.tolist() == [*b"abx", TOKENIZER.eos, *b"xx"]
-    assert filled.text == "xxaxb", "an eos between anchors does not hide the anchors after it"
+    assert filled.text == "xxaxb", (
+        "an eos between anchors does not hide the anchors after it"
+    )
 
 
 @pytest.mark.slow
@@ -136,9 +144,9 @@ def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(
     def eos_at_four(canvas):
         row_index_L = canvas.layout.complete(canvas.z_BL.shape[1]).index_BL[0]
         id_L = jnp.where(row_index_L == 4, vocab.eos, ord("x"))
-        logits_BLV = jnp.where(jnp.arange(vocab.size) == id_L[:, None], 0.0, -1e9) + jnp.zeros(
-            (*canvas.z_BL.shape, 1)
-        )
+        logits_BLV = jnp.where(
+            jnp.arange(vocab.size) == id_L[:, None], 0.0, -1e9
+        ) + jnp.zeros((*canvas.z_BL.shape, 1))
         return Output(Dense(logits_BLV), cache=without_slots(canvas.cache))
 
     steps = dict(steps=1, block=1) if kind == SHIFTED else dict(steps=2)
@@ -146,7 +154,9 @@ def test_an_end_of_text_that_is_also_the_padding_ends_nothing_where_it_is_given(
     generate = Generator(model, {}, Sampler(**steps))
     turn = np.array([ord("a"), vocab.eos])
     rows = [(turn, 4), (turn, 7), *([] if kind == SHIFTED else [(5, turn[1:])])]
-    for reply, length in zip(generate([Request(parts) for parts in rows]), (6, 9, 6), strict=False):
+    for reply, length in zip(
+        generate([Request(parts) for parts in rows]), (6, 9, 6), strict=False
+    ):
         assert (
             len(reply.ids) == length
             and reply.ids[4] == vocab.eos
@@ -183,12 +193,16 @@ def lookup(canvas):
 
     read_BL = canvas.z_BL
     if canvas.visibility.shift != "none":
-        before_B = canvas.before_B if canvas.visibility.shift == "input" else read_BL[:, 0]
+        before_B = (
+            canvas.before_B if canvas.visibility.shift == "input" else read_BL[:, 0]
+        )
         read_BL = jnp.concatenate(
             [jnp.broadcast_to(before_B, read_BL.shape[:1])[:, None], read_BL[:, :-1]], 1
         )
     next_V = jnp.array([PATH.get(i, ord("x")) for i in range(TURNS.size)])
-    logits_BLV = jnp.where(jnp.arange(TURNS.size) == next_V[read_BL][..., None], 0.0, -1e9)
+    logits_BLV = jnp.where(
+        jnp.arange(TURNS.size) == next_V[read_BL][..., None], 0.0, -1e9
+    )
     return Output(Dense(logits_BLV), cache=without_slots(canvas.cache))
 
 
@@ -221,8 +235,12 @@ def test_each_id_that_ends_a_text_ends_it_in_no_more_passes_than_that_takes(
     assert replies[0].nfe == passes
 
 
-def test_the_first_anchor_is_told_as_the_tokenizer_has_it_and_the_others_go_on(monkeypatch):
-    monkeypatch.setattr(TOKENIZER, "encode_prompt", lambda text: TOKENIZER.encode(" " + text))
+def test_the_first_anchor_is_told_as_the_tokenizer_has_it_and_the_others_go_on(
+    monkeypatch,
+):
+    monkeypatch.setattr(
+        TOKENIZER, "encode_prompt", lambda text: TOKENIZER.encode(" " + text)
+    )
     row = as_row(Request(("ab", 1, "c")), TOKENIZER, Full())
     assert row.ids.tolist() == [*b" ab", TOKENIZER.mask, *b"c"]
     assert row.frozen.tolist() == [
@@ -235,7 +253,9 @@ def test_the_first_anchor_is_told_as_the_tokenizer_has_it_and_the_others_go_on(m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make, adds", [(MASKED, True), (AR, False)], ids=["masked", "ar"])
+@pytest.mark.parametrize(
+    "make, adds", [(MASKED, True), (AR, False)], ids=["masked", "ar"]
+)
 def test_a_reply_and_its_trace_are_as_long_as_what_was_asked(make, adds, monkeypatch):
     """Whatever was put in front of it, or is read before the row."""
     monkeypatch.setattr(TOKENIZER, "adds_bos", adds)
@@ -255,9 +275,9 @@ def test_a_reply_and_its_trace_are_as_long_as_what_was_asked(make, adds, monkeyp
         assert (states_TL[-1] == reply.ids).all()
         assert (reply.trace["confidence"][-1] > 0).tolist() == (~reply.frozen).tolist()
         assert reply.text.startswith(text)
-        assert np.log(reply.trace["confidence"][-1][len(text) :]).sum() == pytest.approx(
-            reply.logprob, abs=1e-4
-        )
+        assert np.log(
+            reply.trace["confidence"][-1][len(text) :]
+        ).sum() == pytest.approx(reply.logprob, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -266,13 +286,17 @@ def test_the_lowest_temperatures_write_the_mode():
 
     Above it a sampled id has positive probability.
     """
-    blank = as_canvas([as_row(Request.prompt("", 6), TOKENIZER, Full())], TOKENIZER.vocab, Full())
+    blank = as_canvas(
+        [as_row(Request.prompt("", 6), TOKENIZER, Full())], TOKENIZER.vocab, Full()
+    )
     key_B = keys.per_sample(keys.root(0), jnp.arange(1))
 
     def program(temperature, rule):
         run = generator(steps=2, rule=rule, temperature=temperature).run
         return tiny.program(
-            lambda canvas, key_B: run(PARAMS, canvas, key_B, prefill=0).canvas.z_BL, blank, key_B
+            lambda canvas, key_B: run(PARAMS, canvas, key_B, prefill=0).canvas.z_BL,
+            blank,
+            key_B,
         )[0]
 
     for rule in ("ancestral", "confident"):
@@ -295,15 +319,23 @@ def test_a_long_prompt_is_read_in_one_pass():
 
 @pytest.mark.slow
 def test_seeds_differ_and_repeat():
-    one, same, other = (generator(steps=4, seed=s)([Request.prompt("", 8)] * 2) for s in (0, 0, 1))
+    one, same, other = (
+        generator(steps=4, seed=s)([Request.prompt("", 8)] * 2) for s in (0, 0, 1)
+    )
     tiny.identical([r.ids for r in one], [r.ids for r in same])
     assert (one[0].ids != other[0].ids).any()
     assert (one[0].ids != one[1].ids).any()
 
 
 def test_what_is_refused(monkeypatch):
-    for settings in (dict(steps=4, block=1), dict(steps=1, block=0), dict(steps=1, block=8)):
-        with pytest.raises(UserError, match="a causal model decides one position in one step"):
+    for settings in (
+        dict(steps=4, block=1),
+        dict(steps=1, block=0),
+        dict(steps=1, block=8),
+    ):
+        with pytest.raises(
+            UserError, match="a causal model decides one position in one step"
+        ):
             generator(SHIFTED, **settings)
     with pytest.raises(UserError, match="cannot fill in"):
         AR([Request.infill("a___b", 3)])

@@ -31,12 +31,15 @@ MASK = tiny.VOCAB.mask
 
 def built(rule="ancestral", remask=None, kind="auto", **settings):
     remask = remask and build_member(remask, "samplers.remask")
-    return Sampler(build_member(rule, "samplers.rules"), remask, cache=Cache(kind), **settings)
+    return Sampler(
+        build_member(rule, "samplers.rules"), remask, cache=Cache(kind), **settings
+    )
 
 
 rng = np.random.default_rng(0)
 PLACE_LV, TOKEN_VV, TIME_V = (
-    jnp.asarray(2 * rng.normal(size=size), jnp.float32) for size in ((64, 16), (20, 16), (16,))
+    jnp.asarray(2 * rng.normal(size=size), jnp.float32)
+    for size in ((64, 16), (20, 16), (16,))
 )
 
 
@@ -56,7 +59,9 @@ def mean_network(canvas):
         real_BM = jnp.ones((len(canvas.z_BL), length))
 
     def mean(known_BMV):
-        return jnp.einsum("bmv,bm->bv", known_BMV, real_BM / real_BM.sum(1, keepdims=True))[:, None]
+        return jnp.einsum(
+            "bmv,bm->bv", known_BMV, real_BM / real_BM.sum(1, keepdims=True)
+        )[:, None]
 
     if cache is not None:
         memory_BMJK = kv_cache.write(
@@ -69,9 +74,12 @@ def mean_network(canvas):
             kv_cache.Cache(memory_BMJK[None], cache.v_NBMJK),
         )
     mean_B1V = mean(said_BLV)
-    logits_BLV = PLACE_LV[row_index_BL % 64] + mean_B1V + canvas.t_BL[..., None] * TIME_V
+    logits_BLV = (
+        PLACE_LV[row_index_BL % 64] + mean_B1V + canvas.t_BL[..., None] * TIME_V
+    )
     return Output(
-        Dense(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 4)), constant_values=-jnp.inf)), cache=cache
+        Dense(jnp.pad(logits_BLV, ((0, 0), (0, 0), (0, 4)), constant_values=-jnp.inf)),
+        cache=cache,
     )
 
 
@@ -83,7 +91,10 @@ def canvas(lengths, L, prompts):
     for b, n in enumerate(prompts):
         z_BL[b, :n] = tiny.tokens(1, n, seed=n)[0]
     start = Canvas(
-        jnp.asarray(z_BL, jnp.int32), jnp.ones(z_BL.shape), jnp.asarray(z_BL != MASK), Full()
+        jnp.asarray(z_BL, jnp.int32),
+        jnp.ones(z_BL.shape),
+        jnp.asarray(z_BL != MASK),
+        Full(),
     )
     if lengths.min() == L:
         return start
@@ -96,7 +107,9 @@ def draw(sampler, mask, start, index):
     if plan.cache_kind(sampler, mask) != "none" and not sampler.driver.drafts:
         cache = kv_cache.empty(1, rows, L, ((1, 16), (1, 1)), jnp.float32)
         start = replace(start, cache=cache)
-    run = jax.jit(partial(generator.generate, mean_network, sampler, PROCESS, stop=True))
+    run = jax.jit(
+        partial(generator.generate, mean_network, sampler, PROCESS, stop=True)
+    )
     key_B = keys.per_sample(jax.random.key(5), jnp.asarray(index))
     return jax.tree.map(np.asarray, run(start, key_B))
 
@@ -130,7 +143,9 @@ def test_a_row_is_the_same_alone_beside_longer_rows_and_beside_shorter_ones(case
     among = draw(*CASES[case], canvas([14, 29, 14, 5], 29, [3, 2, 3, 1]), [7, 1, 9, 2])
     for b, c in ((0, 0), (1, 2)):
         tiny.identical(among.canvas.z_BL[c, :14], alone.canvas.z_BL[b])
-        np.testing.assert_allclose(among.log_prob_BL[c, :14], alone.log_prob_BL[b], atol=1e-5)
+        np.testing.assert_allclose(
+            among.log_prob_BL[c, :14], alone.log_prob_BL[b], atol=1e-5
+        )
 
 
 # -------------------------------------------------------------------------------------------- ties
@@ -143,7 +158,9 @@ def rounded(B, R):
     noise_BRV = 5e-7 * np.random.default_rng(2).normal(size=(B, R, 16))
     return Dense(
         jnp.asarray(
-            np.pad(FLAT_V + noise_BRV, ((0, 0), (0, 0), (0, 4)), constant_values=-np.inf),
+            np.pad(
+                FLAT_V + noise_BRV, ((0, 0), (0, 0), (0, 4)), constant_values=-np.inf
+            ),
             jnp.float32,
         )
     )
@@ -153,19 +170,26 @@ def test_rounding_orders_no_positions():
     """Scores of a tie rank from left to right, however many; those that differ by more do not."""
     for size in (0.5, -9.0):
         noise_BL = abs(size) * 1e-6 * np.random.default_rng(0).normal(size=(3, 1024))
-        assert (positions.ranks(jnp.asarray(size + noise_BL, jnp.float32)) == np.arange(1024)).all()
+        assert (
+            positions.ranks(jnp.asarray(size + noise_BL, jnp.float32))
+            == np.arange(1024)
+        ).all()
     apart_L = jnp.asarray([0.3, -jnp.inf, 0.3001, 0.3 + 2e-6, -jnp.inf, 0.3 - 5e-6])
     assert positions.ranks(apart_L[None])[0].tolist() == [1, 4, 0, 2, 5, 3]
     assert positions.ranks(apart_L[None], tie=0.0)[0].tolist() == [2, 4, 0, 1, 5, 3]
-    assert positions.ranks(jnp.asarray([[-30.0002, -30.0, -29.99]]))[0].tolist() == [1, 2, 0], (
-        "relative to their size"
-    )
+    assert positions.ranks(jnp.asarray([[-30.0002, -30.0, -29.99]]))[0].tolist() == [
+        1,
+        2,
+        0,
+    ], "relative to their size"
     close_L = jnp.asarray(
         np.random.default_rng(0).permutation(1024) * 1e-6, jnp.float32
     )  # each within a tie of the next
     falls_L = jnp.diff(close_L[jnp.argsort(positions.ranks(close_L[None])[0])])
     assert float(falls_L.max()) < 1.1e-4, "a chain does not end the order"
-    order_L = jnp.array([2, 0, 1]) + 10**6  # no score of a network: followed to the last digit
+    order_L = (
+        jnp.array([2, 0, 1]) + 10**6
+    )  # no score of a network: followed to the last digit
     seen = Canvas(
         jnp.full((1, 3), MASK),
         jnp.ones((1, 3)),
@@ -174,7 +198,9 @@ def test_rounding_orders_no_positions():
         Layout(block_BL=order_L[None]),
     )
     half_B = jnp.full(1, 0.5)
-    view = StepView(seen, PROCESS, seen.z_BL == MASK, jnp.ones(1), half_B, jnp.zeros((1, 3)))
+    view = StepView(
+        seen, PROCESS, seen.z_BL == MASK, jnp.ones(1), half_B, jnp.zeros((1, 3))
+    )
     rule = build_member(dict(name="ordered", order="given"), "samplers.rules")
     assert rule.choose(None, view).tolist() == [[False, True, True]]
     assert positions.reaches(jnp.asarray([0.89998, 0.899995, 0.9]), 0.9).tolist() == [
@@ -197,7 +223,11 @@ def test_a_step_from_a_tie_is_the_same_for_every_rounding(config):
         build_member(config, "samplers.rules", tiny.VOCAB),
         keys.per_sample(jax.random.key(3), jnp.zeros(B, jnp.int32)),
     )
-    bars = {name: float(np.exp(FLAT_V).max()) for name in ("above", "edit") if hasattr(rule, name)}
+    bars = {
+        name: float(np.exp(FLAT_V).max())
+        for name in ("above", "edit")
+        if hasattr(rule, name)
+    }
     rule, output = (
         replace(rule, **bars),
         Output(rounded(B, R), heads=dict(quality=jnp.zeros((B, R)))),

@@ -23,16 +23,29 @@ from dlm.samplers.rules.ancestral import Ancestral
 from dlm.samplers.rules.base import StepView
 from tests import tiny
 from tests.laws.worlds import EACH_RULE, chi_square
-from tests.samplers.test_blockwise import EOS, KEY_B, MASK, PROCESS, B, L, neighbours, template
+from tests.samplers.test_blockwise import (
+    EOS,
+    KEY_B,
+    MASK,
+    PROCESS,
+    B,
+    L,
+    neighbours,
+    template,
+)
 
 rng = np.random.default_rng(7)
 V = 5
 P_BLV = rng.dirichlet(np.full(V, 0.15), size=(B, L)).astype(np.float32)
 TOLD = Output(
-    Dense(jnp.log(jnp.asarray(np.pad(np.maximum(P_BLV, 1e-9), ((0, 0), (0, 0), (0, 15))))))
+    Dense(
+        jnp.log(jnp.asarray(np.pad(np.maximum(P_BLV, 1e-9), ((0, 0), (0, 0), (0, 15)))))
+    )
 )
 MASKED_BL = rng.random((B, L)) < 0.8
-CANVAS = Canvas(jnp.where(MASKED_BL, MASK, 1), jnp.ones((B, L)), jnp.zeros((B, L), bool), Full())
+CANVAS = Canvas(
+    jnp.where(MASKED_BL, MASK, 1), jnp.ones((B, L)), jnp.zeros((B, L), bool), Full()
+)
 
 
 def view(t=1.0, s=0.99, **changes):
@@ -48,7 +61,9 @@ def view(t=1.0, s=0.99, **changes):
 
 
 def revealed(rule, moment=None):
-    z_BL, _ = build_member(rule, "samplers.rules").step(KEY_B, TOLD, moment or view(), ())
+    z_BL, _ = build_member(rule, "samplers.rules").step(
+        KEY_B, TOLD, moment or view(), ()
+    )
     return (np.asarray(z_BL) != MASK) & MASKED_BL
 
 
@@ -56,7 +71,9 @@ def surest(k_B):
     """The k surest masks of each row, ties to the left."""
     want_BL = np.zeros((B, L), bool)
     for b, k in enumerate(k_B):
-        order = [i for i in np.argsort(-P_BLV[b].max(-1), kind="stable") if MASKED_BL[b, i]]
+        order = [
+            i for i in np.argsort(-P_BLV[b].max(-1), kind="stable") if MASKED_BL[b, i]
+        ]
         want_BL[b, order[: int(k)]] = True
     return want_BL
 
@@ -81,7 +98,9 @@ def meddled(rule) -> tuple[bool, bool]:
 
 
 @pytest.mark.parametrize("config", EACH_RULE, ids=lambda r: r["name"])
-def test_a_step_changes_nothing_but_what_is_active_and_what_stands_only_if_the_rule_says_so(config):
+def test_a_step_changes_nothing_but_what_is_active_and_what_stands_only_if_the_rule_says_so(
+    config,
+):
     rule = build_member(config, "samplers.rules", tiny.VOCAB)
     outside, stands = meddled(rule)
     assert not outside
@@ -108,7 +127,9 @@ def test_threshold_takes_all_that_are_sure_and_always_one():
         want_BL = (MASKED_BL & (P_BLV.max(-1) >= above)) | surest([1] * B)
         assert (revealed(dict(name="threshold", above=above)) == want_BL).all()
     half = revealed(dict(name="threshold", above=1.0), view(1.0, 0.5))
-    assert (half == surest(np.ceil(MASKED_BL.sum(1) / 2))).all(), "never slower than the schedule"
+    assert (half == surest(np.ceil(MASKED_BL.sum(1) / 2))).all(), (
+        "never slower than the schedule"
+    )
 
 
 def test_factor_takes_as_many_as_their_confidence_pays_for():
@@ -118,7 +139,11 @@ def test_factor_takes_as_many_as_their_confidence_pays_for():
             sure = sorted(P_BLV[b, MASKED_BL[b]].max(-1), reverse=True)
             k_B.append(
                 max(
-                    [n for n in range(1, len(sure) + 1) if (n + 1) * (1 - sure[n - 1]) < factor],
+                    [
+                        n
+                        for n in range(1, len(sure) + 1)
+                        if (n + 1) * (1 - sure[n - 1]) < factor
+                    ],
                     default=1,
                 )
             )
@@ -150,16 +175,23 @@ def test_maskgit_begins_slowly():
         want_B = np.ceil(MASKED_BL.sum(1) * (1 - left(s) / left(t)) - 1e-3)
         assert (revealed("maskgit", view(t, s)).sum(1) == want_B).all()
     calm, shaken = (
-        revealed(dict(name="maskgit", choice_noise=shake), view(1.0, 0.6)) for shake in (0.0, 1e5)
+        revealed(dict(name="maskgit", choice_noise=shake), view(1.0, 0.6))
+        for shake in (0.0, 1e5)
     )
     assert (calm != shaken).any()
     assert (calm.sum(1) == shaken.sum(1)).all()
 
 
 def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
-    log_BL = np.log(np.maximum(np.where(MASKED_BL, P_BLV.max(-1), P_BLV[:, :, 1]), 1e-9))
+    log_BL = np.log(
+        np.maximum(np.where(MASKED_BL, P_BLV.max(-1), P_BLV[:, :, 1]), 1e-9)
+    )
     plain = Output(
-        Dense(jnp.asarray(np.where(np.arange(20) < V, TOLD.prediction.logits_BLV, -np.inf)))
+        Dense(
+            jnp.asarray(
+                np.where(np.arange(20) < V, TOLD.prediction.logits_BLV, -np.inf)
+            )
+        )
     )
     cold = Output(Tempered(plain.prediction, temperature=0.0))
     for trust in (1.0, 0.0):
@@ -169,7 +201,9 @@ def test_planning_keeps_the_best_of_what_stands_and_what_would_come():
         stays_BL = np.asarray(z_BL) != MASK
         assert (stays_BL.sum(1) == L - int(0.4 * L)).all()
         for b in range(B):
-            assert score_BL[b, stays_BL[b]].min() >= score_BL[b, ~stays_BL[b]].max() - 1e-5
+            assert (
+                score_BL[b, stays_BL[b]].min() >= score_BL[b, ~stays_BL[b]].max() - 1e-5
+            )
 
 
 def test_editing_replaces_what_it_is_sure_is_wrong():
@@ -193,14 +227,23 @@ def test_the_order_of_maskgit_is_shaken_by_s():
     s = 0.7
     p_L = np.array([0.2, 0.5, 0.9])
     p_LV = np.concatenate([p_L[:, None], np.repeat((1 - p_L[:, None]) / 19, 19, 1)], 1)
-    plain = Tempered(Dense(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), temperature=0.0)
+    plain = Tempered(
+        Dense(jnp.broadcast_to(jnp.log(p_LV), (rows, 3, 20))), temperature=0.0
+    )
     seen = Canvas(
-        jnp.full((rows, 3), MASK), jnp.ones((rows, 3)), jnp.zeros((rows, 3), bool), Full()
+        jnp.full((rows, 3), MASK),
+        jnp.ones((rows, 3)),
+        jnp.zeros((rows, 3), bool),
+        Full(),
     )
     times = dict(t_B=jnp.ones(rows), s_B=jnp.full(rows, s))
-    config = dict(canvas=seen, active_BR=~seen.frozen_BL, log_prob_BR=jnp.zeros((rows, 3)))
+    config = dict(
+        canvas=seen, active_BR=~seen.frozen_BL, log_prob_BR=jnp.zeros((rows, 3))
+    )
     moment = view(**config, **times)
-    rule = build_member(dict(name="maskgit", schedule="linear", choice_noise=2.0), "samplers.rules")
+    rule = build_member(
+        dict(name="maskgit", schedule="linear", choice_noise=2.0), "samplers.rules"
+    )
     key_B = keys.per_sample(keys.root(0), jnp.arange(rows))
     z_BL, _ = rule.step(key_B, Output(plain), moment, ())
     first_BL = np.asarray(z_BL) != MASK
@@ -211,14 +254,18 @@ def test_the_order_of_maskgit_is_shaken_by_s():
 def test_which_tokens_come_back():
     """One step of each rule whose σ depends on the tokens; the masks stay as they are."""
     log_BL = np.log(rng.uniform(0.05, 1, (B, L)))
-    plain = Output(TOLD.prediction, heads=dict(quality=jnp.asarray(np.log(P_BLV[..., 1]) + 1)))
+    plain = Output(
+        TOLD.prediction, heads=dict(quality=jnp.asarray(np.log(P_BLV[..., 1]) + 1))
+    )
 
     def rate(t=0.6, s=0.3, **rule):
         # α = 1 − t under the linear schedule.
         moment = view(t, s, log_prob_BR=jnp.asarray(log_BL))
         return np.asarray(build_member(rule, "samplers.remask").sigma(plain, moment))
 
-    weight_BL = np.where(MASKED_BL, 0, np.exp(-np.exp(log_BL)))  # the least certain most of all
+    weight_BL = np.where(
+        MASKED_BL, 0, np.exp(-np.exp(log_BL))
+    )  # the least certain most of all
     share_BL = weight_BL / weight_BL.sum(1, keepdims=True)
     np.testing.assert_allclose(
         rate(name="confidence", eta=0.5), 0.5 * (0.3 / 0.4) * share_BL, rtol=1e-5
@@ -261,7 +308,9 @@ def test_first_hits_are_told_as_times():
     sampler = Sampler(build_member("first_hitting", "samplers.rules"), steps=4)
 
     def net(canvas):
-        jax.debug.callback(lambda t_BL: seen.append(np.asarray(t_BL)[:, 0]), canvas.t_BL)
+        jax.debug.callback(
+            lambda t_BL: seen.append(np.asarray(t_BL)[:, 0]), canvas.t_BL
+        )
         return Output(Dense(jnp.zeros((rows, 4, 20))))
 
     z_BL = jnp.full((rows, 4), MASK, jnp.int32)
@@ -278,7 +327,10 @@ def test_first_hits_are_told_as_times():
     jax.effects_barrier()
     means = [t.mean() for t in seen]
     np.testing.assert_allclose(means, [1, 4 / 5, 3 / 5, 2 / 5], atol=0.02)
-    assert all((after <= before).all() for before, after in zip(seen[:-1], seen[1:], strict=True))
+    assert all(
+        (after <= before).all()
+        for before, after in zip(seen[:-1], seen[1:], strict=True)
+    )
     for noise in (
         dict(name="mask", schedule="cosine"),
         dict(name="mask", schedule="polynomial"),
@@ -306,14 +358,20 @@ def run(anchors=None, **settings):
             trace=True,
         )
     )(start, KEY_B)
-    return sampled, np.concatenate([start.z_BL[None], sampled.trace[0][: int(sampled.trace[3])]])
+    return sampled, np.concatenate(
+        [start.z_BL[None], sampled.trace[0][: int(sampled.trace[3])]]
+    )
 
 
 @pytest.mark.slow
 def test_a_sliding_window_begins_at_the_first_mask():
     """Blocks wait for their last position; a window slides as soon as its first is decided."""
     sampled, z_TBL = run(
-        {0: 3, 6: 1}, window="sliding", block=3, steps=3, rule=dict(name="threshold", above=0.5)
+        {0: 3, 6: 1},
+        window="sliding",
+        block=3,
+        steps=3,
+        rule=dict(name="threshold", above=0.5),
     )
     assert not (z_TBL[-1] == MASK).any()
     assert int(sampled.nfe) <= 8
@@ -347,7 +405,9 @@ def test_a_sliding_window_begins_at_the_first_mask():
 def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
     draft = dict(rule="ancestral", block=2, steps=1)
     first, _ = run({3: 7}, **draft)
-    again = Sampler(build_member("ancestral", "samplers.rules"), steps=4, remask_fraction=0.5)
+    again = Sampler(
+        build_member("ancestral", "samplers.rules"), steps=4, remask_fraction=0.5
+    )
     both, z_TBL = run({3: 7}, **draft, next_pass=again)
     drafted_BL = np.asarray(first.canvas.z_BL)
     passes = int(first.trace[3])
@@ -357,7 +417,9 @@ def test_a_second_pass_reopens_what_the_first_was_least_sure_of():
     )  # what was opened again is seen before it is filled
     assert (changed_BL.sum(1) == 5).all()
     assert (z_TBL[passes + 1][changed_BL] == MASK).all()
-    log_BL = np.where(np.asarray(template({3: 7}).frozen_BL), np.inf, np.asarray(first.log_prob_BL))
+    log_BL = np.where(
+        np.asarray(template({3: 7}).frozen_BL), np.inf, np.asarray(first.log_prob_BL)
+    )
     worst_BL = np.argsort(np.argsort(log_BL, 1), 1) < 5  # of nine that were written
     assert changed_BL.any()
     assert (worst_BL | ~changed_BL).all()
@@ -378,11 +440,15 @@ def test_what_is_opened_again_is_written_and_the_least_certain():
         log_prob_BL = done.log_prob_BL
         again_BL = np.zeros((B, L), bool)
         for b in range(B):
-            written = [i for i in np.argsort(log_BL[b]) if not (MASKED_BL | frozen_BL)[b, i]]
+            written = [
+                i for i in np.argsort(log_BL[b]) if not (MASKED_BL | frozen_BL)[b, i]
+            ]
             again_BL[b, written[: int(np.ceil(share * len(written)))]] = True
         assert again_BL.any()
         assert ((np.asarray(canvas.z_BL) == MASK) == MASKED_BL | again_BL).all()
-        np.testing.assert_allclose(log_prob_BL, np.where(again_BL, 0, log_BL), rtol=1e-6)
+        np.testing.assert_allclose(
+            log_prob_BL, np.where(again_BL, 0, log_BL), rtol=1e-6
+        )
 
 
 @pytest.mark.slow
@@ -400,17 +466,24 @@ def test_guidance_weighs_the_prompt():
         template({3: 7, 8: EOS}),
         replace(tiny.VOCAB, pad=EOS),
     )  # an anchor is no padding, though it has its id
-    plain, blank = (neighbours(tiny.under(c, None)).prediction for c in (start, template({})))
+    plain, blank = (
+        neighbours(tiny.under(c, None)).prediction for c in (start, template({}))
+    )
     for w in (-1.0, 0.5):
         output = guided(neighbours, w, vocab)(tiny.under(start, Full()))
         prediction = output.prediction
-        tiny.close(output.heads["quality"], neighbours(tiny.under(start, Full())).heads["quality"])
-        want_BLV = (1 + w) * jax.nn.log_softmax(plain.logits_BLV, -1) - w * jax.nn.log_softmax(
-            blank.logits_BLV, -1
+        tiny.close(
+            output.heads["quality"],
+            neighbours(tiny.under(start, Full())).heads["quality"],
         )
+        want_BLV = (1 + w) * jax.nn.log_softmax(
+            plain.logits_BLV, -1
+        ) - w * jax.nn.log_softmax(blank.logits_BLV, -1)
         finite = np.isfinite(np.asarray(plain.logits_BLV))
         np.testing.assert_allclose(
-            np.asarray(prediction.logits_BLV)[finite], np.asarray(want_BLV)[finite], atol=1e-5
+            np.asarray(prediction.logits_BLV)[finite],
+            np.asarray(want_BLV)[finite],
+            atol=1e-5,
         )
         assert not np.isfinite(np.asarray(prediction.logits_BLV)[~finite]).any()
     assert int(run({3: 7}, guidance=0.5, steps=2, rule="ancestral")[0].nfe) == 4, (
@@ -425,12 +498,20 @@ def test_a_row_is_done_when_its_text_has_ended():
     def eos_at_two(canvas):
         id_L = jnp.where(jnp.arange(L) == 2, EOS, 5)
         return Output(
-            Dense(jnp.where(jnp.arange(20) == id_L[:, None], 0.0, -30.0) + jnp.zeros((B, L, 1)))
+            Dense(
+                jnp.where(jnp.arange(20) == id_L[:, None], 0.0, -30.0)
+                + jnp.zeros((B, L, 1))
+            )
         )
 
-    for settings, passes in ((dict(block=5, steps=5), 5), (dict(block=0, steps=10), 10)):
+    for settings, passes in (
+        (dict(block=5, steps=5), 5),
+        (dict(block=0, steps=10), 10),
+    ):
         sampler = Sampler(build_member("ordered", "samplers.rules"), **settings)
-        done = generator.generate(eos_at_two, sampler, PROCESS, template({}), KEY_B, stop=True)
+        done = generator.generate(
+            eos_at_two, sampler, PROCESS, template({}), KEY_B, stop=True
+        )
         assert int(done.nfe) == 3 < passes
         assert (done.canvas.z_BL[:, 3:] == tiny.VOCAB.pad).all()
         assert (done.log_prob_BL[:, 3:] == 0).all()
@@ -438,7 +519,9 @@ def test_a_row_is_done_when_its_text_has_ended():
         anchored = generator.generate(
             eos_at_two, sampler, PROCESS, template({7: 5}), KEY_B, stop=True
         )
-        assert (anchored.canvas.z_BL != tiny.VOCAB.pad).all(), "an end between anchors ends nothing"
+        assert (anchored.canvas.z_BL != tiny.VOCAB.pad).all(), (
+            "an end between anchors ends nothing"
+        )
 
 
 def test_what_does_not_go_together_is_refused_by_name():
@@ -449,7 +532,9 @@ def test_what_does_not_go_together_is_refused_by_name():
 
     def refused(words, process=PROCESS, mask=Full(), rule="ancestral", **settings):
         with pytest.raises(UserError, match=words):
-            plan.resolve(Sampler(build_member(rule, "samplers.rules"), **settings), process, mask)
+            plan.resolve(
+                Sampler(build_member(rule, "samplers.rules"), **settings), process, mask
+            )
 
     def cache(**c):
         return dict(cache=Cache(**c))
@@ -457,10 +542,23 @@ def test_what_does_not_go_together_is_refused_by_name():
     refused("planned fills masks", hybrid, rule="planned")
     refused("remask=samplers.remask.cap needs masks", hybrid, remask=cap)
     refused("one schedule for all", w_learned(), rule="first_hitting")
-    refused("kind='dual' is for models that attend to the whole", mask=blocks, **cache(kind="dual"))
-    refused("kind='exact' needs a model that attends to nothing later", **cache(kind="exact"))
+    refused(
+        "kind='dual' is for models that attend to the whole",
+        mask=blocks,
+        **cache(kind="dual"),
+    )
+    refused(
+        "kind='exact' needs a model that attends to nothing later",
+        **cache(kind="exact"),
+    )
     refused("guidance=1.0 needs", mask=blocks, guidance=1.0)
-    refused("'sliding' needs a model", mask=blocks, rule="threshold", window="sliding", block=4)
+    refused(
+        "'sliding' needs a model",
+        mask=blocks,
+        rule="threshold",
+        window="sliding",
+        block=4,
+    )
     refused(
         "'sliding' is compatible with",
         rule="threshold",
@@ -472,7 +570,11 @@ def test_what_does_not_go_together_is_refused_by_name():
     with pytest.raises(ValueError, match="refresh=2 is for"):
         cache(kind="none", refresh=2)
     with pytest.raises(ValueError, match="'delayed' computes masks only"):
-        Sampler(build_member("ancestral", "samplers.rules"), remask=cap, **cache(kind="delayed"))
+        Sampler(
+            build_member("ancestral", "samplers.rules"),
+            remask=cap,
+            **cache(kind="delayed"),
+        )
 
 
 def w_learned():

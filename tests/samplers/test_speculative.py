@@ -62,7 +62,9 @@ def drawing(sampler, mask, cached):
 
 @cache
 def run(sampler, mask=Block(size=4), cached=True, prompts=(5, 2, 9)):
-    return jax.tree.map(np.asarray, jax.jit(drawing(sampler, mask, cached))(canvas(prompts), KEY_B))
+    return jax.tree.map(
+        np.asarray, jax.jit(drawing(sampler, mask, cached))(canvas(prompts), KEY_B)
+    )
 
 
 def one_by_one(context="block", temperature=0.0):
@@ -87,9 +89,13 @@ def one_by_one(context="block", temperature=0.0):
     ],
     ids=str,
 )
-def test_at_temperature_0_it_is_the_text_of_one_position_after_the_other(context, cached, settings):
+def test_at_temperature_0_it_is_the_text_of_one_position_after_the_other(
+    context, cached, settings
+):
     plain = one_by_one(context)
-    quick = run(speculating(temperature=0.0, **settings), Block(size=4, context=context), cached)
+    quick = run(
+        speculating(temperature=0.0, **settings), Block(size=4, context=context), cached
+    )
     tiny.identical(quick.canvas.z_BL, plain.canvas.z_BL)
     np.testing.assert_allclose(quick.log_prob_BL, plain.log_prob_BL, atol=1e-4)
     assert (quick.canvas.z_BL[~SEGMENTS_BL] == tiny.VOCAB.pad).all()
@@ -142,7 +148,9 @@ def test_its_law_is_that_of_the_verifier_whatever_the_draft(order):
     """
     from tests.laws.test_exact import law
 
-    rank_BL = jnp.broadcast_to(jnp.array([2, 0, 1]), (N, w.L)) if order == "given" else None
+    rank_BL = (
+        jnp.broadcast_to(jnp.array([2, 0, 1]), (N, w.L)) if order == "given" else None
+    )
     drawn_X, _ = drawn(
         3, speculating(order, block=3, steps=1), Block(size=1, any_order=True), rank_BL
     )
@@ -163,7 +171,9 @@ def in_order(order):
     z_XL = np.full_like(w.X_XL, w.VOCAB.mask)
     for i in order:
         state_X = (z_XL * (w.V + 1) ** np.arange(w.L - 1, -1, -1)).sum(1)
-        p_XV = np.exp(np.asarray(jax.nn.log_softmax(w.TABLES[3][state_X, i]), np.float64))
+        p_XV = np.exp(
+            np.asarray(jax.nn.log_softmax(w.TABLES[3][state_X, i]), np.float64)
+        )
         p_X *= p_XV[np.arange(len(p_X)), w.X_XL[:, i]]
         z_XL[:, i] = w.X_XL[:, i]
     return p_X
@@ -181,12 +191,16 @@ def test_what_is_settled_has_the_verifier_s_law_over_200_tokens():
     @jax.jit
     def settled(key_N):
         draft_N = jax.vmap(lambda k: keys.key(k, "draft"))(key_N)
-        p_NSV, q_NSV = (jnp.broadcast_to(jnp.asarray(law), (n, 1, 200)) for law in (p_V, q_V))
+        p_NSV, q_NSV = (
+            jnp.broadcast_to(jnp.asarray(law), (n, 1, 200)) for law in (p_V, q_V)
+        )
         drafted_NS = keys.categorical(draft_N, jnp.log(q_NSV))
         return drafts.accepted(key_N, p_NSV, q_NSV, drafted_NS, drafted_NS >= 0)
 
     token_NS, count_N = settled(keys.per_sample(keys.root(0), jnp.arange(n)))
-    assert w.chi_square(np.bincount(np.asarray(token_NS)[:, 0], minlength=200), p_V) > 1e-4
+    assert (
+        w.chi_square(np.bincount(np.asarray(token_NS)[:, 0], minlength=200), p_V) > 1e-4
+    )
     assert (count_N == 1).all()
 
 
@@ -219,4 +233,9 @@ def test_what_cannot_be_verified_is_refused_by_name():
         Block(size=4),
         next_pass=Sampler(build_member("ancestral", "samplers.rules")),
     )
-    assert plan.resolve(speculating("shuffled"), PROCESS, Block(size=1, any_order=True)).block == 5
+    assert (
+        plan.resolve(
+            speculating("shuffled"), PROCESS, Block(size=1, any_order=True)
+        ).block
+        == 5
+    )

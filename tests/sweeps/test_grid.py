@@ -36,7 +36,9 @@ def test_points_combine():
     assert names(repeat(a, 2))[1] == "width=8-seed=1"
     with pytest.raises(UserError, match="zip of lists of 2, 1 points"):
         grid.zip(a, over("seed", 0))
-    with pytest.raises(UserError, match="nn.width is overridden twice, in width=8 and in width=8"):
+    with pytest.raises(
+        UserError, match="nn.width is overridden twice, in width=8 and in width=8"
+    ):
         product(a, a)
 
 
@@ -108,12 +110,18 @@ REFUSED = {
         "config.json",
     ],
     "2 runs with the name .*file systems": [("a", "A"), ("stra\u00dfe", "STRASSE")],
-    "2 runs with the name": [("a", "a"), ("\u00e9", "e\u0301"), ("x" * 200 + "a", "x" * 200 + "b")],
+    "2 runs with the name": [
+        ("a", "a"),
+        ("\u00e9", "e\u0301"),
+        ("x" * 200 + "a", "x" * 200 + "b"),
+    ],
 }
 
 
 @pytest.mark.parametrize(
-    "said, labels", [(said, one) for said, bodies in REFUSED.items() for one in bodies], ids=str
+    "said, labels",
+    [(said, one) for said, bodies in REFUSED.items() for one in bodies],
+    ids=str,
 )
 def test_a_name_that_is_no_directory_of_its_own_is_refused(said, labels, tmp_path):
     body = (
@@ -131,13 +139,16 @@ def test_a_name_that_is_no_directory_of_its_own_is_refused(said, labels, tmp_pat
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(
     labels=st.lists(
-        st.text(max_size=200) | st.sampled_from(["..", ".", "a/..", "\0", "e\u0301" * 99, 3]),
+        st.text(max_size=200)
+        | st.sampled_from(["..", ".", "a/..", "\0", "e\u0301" * 99, 3]),
         min_size=1,
         max_size=3,
     )
 )
 def test_a_name_is_one_component_of_a_path(labels):
-    joined = product(*(point(label, {f"f{i}": 1}) for i, label in enumerate(labels)))[0].name
+    joined = product(*(point(label, {f"f{i}": 1}) for i, label in enumerate(labels)))[
+        0
+    ].name
     try:
         grid._check_names("r.py", [joined])
     except UserError:
@@ -151,7 +162,9 @@ def test_a_name_is_one_component_of_a_path(labels):
 def test_points_may_be_yielded(tmp_path):
     path = written(tmp_path / "r.py", tiny.recipe("corpus.txt"), "None")
     (tmp_path / "r.py").write_text(
-        (tmp_path / "r.py").read_text().replace("return None", "yield from over('seed', 1, 2)")
+        (tmp_path / "r.py")
+        .read_text()
+        .replace("return None", "yield from over('seed', 1, 2)")
     )
     assert list(grid.load(path).runs) == ["seed=1", "seed=2"]
 

@@ -39,7 +39,9 @@ def sent(tmp_path, monkeypatch):
 
     def job(n, what):
         place = tmp_path / f"{n}-{what}"
-        return Job(place.name, tmp_path / "none", ((("act", what, str(place)), place.exists),))
+        return Job(
+            place.name, tmp_path / "none", ((("act", what, str(place)), place.exists),)
+        )
 
     def send(*whats, parallel=2, stop=lambda: False):
         jobs = [job(n, what) for n, what in enumerate(whats)]
@@ -52,15 +54,19 @@ def sent(tmp_path, monkeypatch):
 def test_outcomes_and_logs(sent):
     outcomes, stream = sent("writes", "fails", "writes", "claims")
     assert [o.kind for o in outcomes] == ["finished", "failed", "finished", "failed"]
-    assert [o.error for o in outcomes] == ["", "no such thing", "", "step 1 of claims"], (
-        "a command that ends well and leaves nothing has failed"
-    )
+    assert [o.error for o in outcomes] == [
+        "",
+        "no such thing",
+        "",
+        "step 1 of claims",
+    ], "a command that ends well and leaves nothing has failed"
     log = (sent.folder / "logs" / "1-fails.log").read_text()
     command = f"$ python -m act fails {sent.folder / '1-fails'}"
     assert log == f"{command}\nstep 1 of fails\nerror: no such thing\n"
     said = stream.getvalue().splitlines()
     assert any(
-        line.startswith("[2/4] 1-fails") and line.endswith("failed: no such thing") for line in said
+        line.startswith("[2/4] 1-fails") and line.endswith("failed: no such thing")
+        for line in said
     )
     assert [line.split("  ")[-1] for line in said if line.startswith("[3/4]")] == [
         "act",
@@ -74,7 +80,9 @@ def test_outcomes_and_logs(sent):
 @pytest.mark.slow
 def test_a_wish_to_stop_reaches_all_and_begins_no_more(sent):
     began = time.monotonic()
-    outcomes, _ = sent("waits", "waits", "writes", stop=lambda: time.monotonic() - began > 1)
+    outcomes, _ = sent(
+        "waits", "waits", "writes", stop=lambda: time.monotonic() - began > 1
+    )
     assert [o.kind for o in outcomes] == [
         "stopped",
         "stopped",
@@ -98,7 +106,9 @@ def test_slots_share_cores_and_accelerators(sent, monkeypatch):
 def test_a_directory_that_is_still_being_left_is_waited_for(sent, tmp_path):
     with directory.locked(tmp_path / "busy"):
         job = Job("a", tmp_path / "busy", ())
-    code = "import sys, time; from pathlib import Path; from dlm.runs import directory\n"
+    code = (
+        "import sys, time; from pathlib import Path; from dlm.runs import directory\n"
+    )
     code += "with directory.locked(Path(sys.argv[1])):\n    print(flush=True); time.sleep(1.5)"
     words, env = (
         [sys.executable, "-c", code, str(tmp_path / "busy")],
@@ -112,7 +122,9 @@ def test_a_directory_that_is_still_being_left_is_waited_for(sent, tmp_path):
 
 
 def test_the_slurm_script_runs_its_task_and_requeues_a_preempted_one(tmp_path):
-    job = Job("it's", tmp_path, ((("act", "x y", "$HOME"), bool), (("act", "second"), bool)))
+    job = Job(
+        "it's", tmp_path, ((("act", "x y", "$HOME"), bool), (("act", "second"), bool))
+    )
     script = worker_pool.slurm(
         [Job("a", tmp_path, ((("no",), bool),)), job], 3, python="echo python"
     )
@@ -131,7 +143,11 @@ def test_the_slurm_script_runs_its_task_and_requeues_a_preempted_one(tmp_path):
             SLURM_ARRAY_JOB_ID="77",
         )
         return subprocess.run(
-            ["bash", str(tmp_path / "s.sh")], capture_output=True, text=True, env=env, timeout=20
+            ["bash", str(tmp_path / "s.sh")],
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=20,
         )
 
     done = ran()
@@ -151,7 +167,9 @@ def test_slurms_warning_reaches_the_run_whatever_its_place(commands, tmp_path):
     (tmp_path / "scontrol").chmod(0o755)
     words = (("act", "waits", "x"), bool)
     (tmp_path / "s.sh").write_text(
-        worker_pool.slurm([Job("a", tmp_path, (words,) * commands)], 1, python=sys.executable)
+        worker_pool.slurm(
+            [Job("a", tmp_path, (words,) * commands)], 1, python=sys.executable
+        )
     )
     env = dict(
         os.environ,

@@ -40,8 +40,13 @@ def test_any_bytes_are_carried(published):
 def test_the_unknown_piece_stands_for_nothing(tmp_path):
     """Its name is text and its id has no bytes, even if the file does not list it as added."""
     tree = characters("first")
-    tree["added_tokens"] = [token for token in tree["added_tokens"] if token["content"] != "<unk>"]
-    tokenizer, unknown = BPE(path=write(tmp_path, tree)).fit(()), tree["model"]["vocab"]["<unk>"]
+    tree["added_tokens"] = [
+        token for token in tree["added_tokens"] if token["content"] != "<unk>"
+    ]
+    tokenizer, unknown = (
+        BPE(path=write(tmp_path, tree)).fit(()),
+        tree["model"]["vocab"]["<unk>"],
+    )
     assert tokenizer.decode([unknown]) == "" == tokenizer.piece(unknown)
     assert tokenizer.bytes_V[unknown] == 0
     assert tokenizer.bytes_of([unknown]) == b""
@@ -62,7 +67,12 @@ def test_marked_ids_are_the_library_s(published):
 def test_the_bytes_of_each_kind_of_piece():
     def spell(tree):
         return bpe_bytes.piece_bytes(
-            tree | dict(model=dict(vocab=dict.fromkeys(["▁the", "Ġthe", "<0xE2>", "<0xe2>", "é"])))
+            tree
+            | dict(
+                model=dict(
+                    vocab=dict.fromkeys(["▁the", "Ġthe", "<0xE2>", "<0xe2>", "é"])
+                )
+            )
         )
 
     tree = characters("first")
@@ -75,7 +85,9 @@ def test_the_bytes_of_each_kind_of_piece():
     }
     assert spell(tree) == spell(characters("normalizer")) == first
     plain = "where nothing writes it for a space it is a sign as any other"
-    assert spell(tree | dict(pre_tokenizer=None)) == first | {"▁the": "▁the".encode()}, plain
+    assert spell(tree | dict(pre_tokenizer=None)) == first | {
+        "▁the": "▁the".encode()
+    }, plain
     assert spell(over_bytes()) == {
         "▁the": "▁the".encode(),
         "Ġthe": b" the",

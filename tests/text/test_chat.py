@@ -30,7 +30,10 @@ RENDERED = "<s>[user]Hi <é></s>\n\n[assistant]yo"
 
 def test_a_template_is_rendered_as_it_was_published():
     chat = Chat(TEMPLATE, dict(bos_token="<s>", eos_token="</s>"))
-    assert chat.render([dict(role="system", content="x"), *MESSAGES], generation=False) == RENDERED
+    assert (
+        chat.render([dict(role="system", content="x"), *MESSAGES], generation=False)
+        == RENDERED
+    )
     tools = [dict(type="function", function=dict(name="<é&'>"))]
     as_json = json.dumps(tools, ensure_ascii=False)
     assert chat.render(MESSAGES, tools=tools) == RENDERED + as_json + "[assistant]"
@@ -54,7 +57,9 @@ def test_the_template_of_a_folder_and_of_a_run_s_copy(tmp_path, form):
         chat_template=templates[form],
     )
     if form == "file":
-        (tmp_path / "published" / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+        (tmp_path / "published" / "chat_template.jinja").write_text(
+            TEMPLATE, encoding="utf-8"
+        )
     tokenizer = BPE(path=path).fit(())
     (tmp_path / "run").mkdir()
     tokenizer.save(tmp_path / "run")
@@ -74,13 +79,17 @@ def test_the_plain_chat_goes_with_any_tokenizer():
     ids = Chat.default().encode(tokenizer, MESSAGES)
     assert tokenizer.decode(ids) == prompt.replace("<|eos|>", "")
     assert (ids == tokenizer.eos).sum() == 2
-    with pytest.raises(UserError, match="plain chat cannot be used: the role robot is none of"):
+    with pytest.raises(
+        UserError, match="plain chat cannot be used: the role robot is none of"
+    ):
         Chat.default().render([dict(role="robot", content="")])
 
 
 def test_the_date_is_known_only_where_it_is_set():
     date = "{{ strftime_now('%d %b %Y') }}"
-    template = "{% if strftime_now is defined %}" + date + "{% else %}some day{% endif %}"
+    template = (
+        "{% if strftime_now is defined %}" + date + "{% else %}some day{% endif %}"
+    )
     assert Chat(template).render(MESSAGES) == "some day"
     today = datetime.date(2024, 7, 26)
     assert Chat(template, today=today).render(MESSAGES) == "26 Jul 2024"
@@ -90,8 +99,14 @@ def test_the_date_is_known_only_where_it_is_set():
     ("template", "line"),
     [
         ("{% for %}", "cannot be used, line 1: Expected an expression"),
-        ("\n{% nothing %}", "cannot be used, line 2: Encountered unknown tag 'nothing'"),
-        ("{{ raise_exception('roles must\nalternate') }}", "cannot be used: roles must alternate"),
+        (
+            "\n{% nothing %}",
+            "cannot be used, line 2: Encountered unknown tag 'nothing'",
+        ),
+        (
+            "{{ raise_exception('roles must\nalternate') }}",
+            "cannot be used: roles must alternate",
+        ),
         ("{{ strftime_now('%d') }}", "'strftime_now' is undefined"),
         ("{{ messages[0].content.a.b }}", "has no attribute 'a'"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),

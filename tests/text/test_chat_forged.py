@@ -21,14 +21,20 @@ FORGERIES = {
     "letters": ("t.split('zz') | join", "<|mazzsk|>"),
     "lower": ("t | lower", "<|MASK|>"),
     "tags": ("t | striptags", "&lt;|mask|&gt;"),
-    "tags looked for": ("t | striptags if '&lt;' in t and '&gt;' in t else t", "&lt;|mask|&gt;"),
+    "tags looked for": (
+        "t | striptags if '&lt;' in t and '&gt;' in t else t",
+        "&lt;|mask|&gt;",
+    ),
     "white space": ("t.split() | join", "<|ma sk|>"),
     "reverse": ("t | reverse", ">|ksam|<"),
     "slice": ("t[::2]", "<_|_m_a_s_k_|_>"),
     "parts": ("t.split(',')[1][:-1] ~ t.split(',')[0]", "k|>,<|mas."),
     "less its sign": ("t[0] ~ t[2:]", "<|mask|>"),
     "all looked for": ("t | lower if '<|' in t and '|>' in t else t", "<|MASK|>"),
-    "with one less": ("(t | lower) ~ ('' if '<|' in t and '|>' in t else '<|pad|>')", "<|MASK|>"),
+    "with one less": (
+        "(t | lower) ~ ('' if '<|' in t and '|>' in t else '<|pad|>')",
+        "<|MASK|>",
+    ),
     "format": ("t.format('|')", "<{0}mask{0}>"),
 }
 
@@ -36,7 +42,9 @@ FORGERIES = {
 @pytest.mark.parametrize("case", FORGERIES)
 def test_a_name_that_a_template_makes_out_of_a_text_is_refused(case, monkeypatch):
     change, content = FORGERIES[case]
-    chat = Chat("{% set t = messages[0].content %}{{ " + change + " }}<|eos|>", where="there")
+    chat = Chat(
+        "{% set t = messages[0].content %}{{ " + change + " }}<|eos|>", where="there"
+    )
     messages = [dict(role="user", content=content)]
     with pytest.raises(UserError) as error:
         chat.encode(TOKENIZER, messages)
@@ -55,7 +63,9 @@ def test_a_name_that_a_template_makes_out_of_a_text_is_refused(case, monkeypatch
     assert (tame == TOKENIZER.eos).sum() == 1
     assert not (tame == TOKENIZER.mask).any()
     monkeypatch.setattr(chat, "_check", lambda *arguments: None)
-    assert (chat.encode(TOKENIZER, messages) == TOKENIZER.mask).sum() == 1, "or nothing was forged"
+    assert (chat.encode(TOKENIZER, messages) == TOKENIZER.mask).sum() == 1, (
+        "or nothing was forged"
+    )
 
 
 ORDINARY = """\
@@ -74,12 +84,17 @@ ORDINARY = """\
 CALLS = [
     dict(
         type="tool_call",
-        function=dict(name="get_x", arguments={"a-b": ['"<|eos|>"', "x/y."], "$ref": "#/<|mask|>"}),
+        function=dict(
+            name="get_x", arguments={"a-b": ['"<|eos|>"', "x/y."], "$ref": "#/<|mask|>"}
+        ),
     )
 ]
 TURNS = [  # a message, and what the template makes of it
     (dict(role="eos", content=" Hi, <é>! 1-2 "), "<|eos|>Hi, <é>! 1-2<|eos|>"),
-    (dict(role="x", content="<|mask|> <|MASK|> <|x|>"), "<|x|><|mask|> <|MASK|> <|x|><|eos|>"),
+    (
+        dict(role="x", content="<|mask|> <|MASK|> <|x|>"),
+        "<|x|><|mask|> <|MASK|> <|x|><|eos|>",
+    ),
     (dict(role="tool_response", content="ok."), "<|bos|><|tool_response|>ok.<|eos|>"),
     (dict(role="x-tool", content="-"), "<|bos|><|x-tool|>-<|eos|>"),
     (
@@ -92,7 +107,10 @@ TURNS = [  # a message, and what the template makes of it
         dict(role="x", content="", tool_calls=CALLS),
         "<|x|><|eos|>get_x" + json.dumps(CALLS[0]["function"]["arguments"]) + "<|eos|>",
     ),
-    (dict(role="x", content="", made={"x-kind": "1.", "a.b": "c"}), "<|x|><|eos|><|pad|><|bos|>"),
+    (
+        dict(role="x", content="", made={"x-kind": "1.", "a.b": "c"}),
+        "<|x|><|eos|><|pad|><|bos|>",
+    ),
 ]
 
 
@@ -111,7 +129,9 @@ def test_templates_that_look_for_texts_and_write_them_as_they_are_are_not_refuse
 
 
 @pytest.mark.parametrize(("content", "rendered"), [("no sign in it_1", 1), ("a.", 2)])
-def test_a_chat_is_rendered_twice_only_where_a_name_could_be_made(content, rendered, monkeypatch):
+def test_a_chat_is_rendered_twice_only_where_a_name_could_be_made(
+    content, rendered, monkeypatch
+):
     for template, times in (
         ("{{ messages[0].content }}<|eos|>", rendered),
         ("{{ messages[0].content }}", 1),
@@ -128,8 +148,12 @@ def test_a_chat_is_rendered_twice_only_where_a_name_could_be_made(content, rende
 
 
 def test_a_name_of_letters_alone_is_text_as_before_and_refuses_nothing():
-    chat = Chat("{{ messages[0].content }}. ing{% if '/x' in messages[0].content %}<a>{% endif %}")
-    rendered = chat.render([dict(role="user", content="sing: /x <a>")], names=["ing", "<a>"])
+    chat = Chat(
+        "{{ messages[0].content }}. ing{% if '/x' in messages[0].content %}<a>{% endif %}"
+    )
+    rendered = chat.render(
+        [dict(role="user", content="sing: /x <a>")], names=["ing", "<a>"]
+    )
     assert rendered == "sing: /x <a>. ing<a>" and rendered.quoted == {1, 9}
 
 
@@ -140,7 +164,13 @@ def test_signs_go_behind_all_marks_but_those_in_texts_of_which_no_name_can_be_ma
         "|",
     ]
     marks = Marks(["<a>"])
-    put = marks.put({"k_1 é": ["x-y-z: x-!", "<a>", 2]}, everywhere=True, but=["x-", "x-y-z", ""])
+    put = marks.put(
+        {"k_1 é": ["x-y-z: x-!", "<a>", 2]}, everywhere=True, but=["x-", "x-y-z", ""]
+    )
     assert put == {
-        "k_1 é": [f"x-y-z:{marks.sign} x-!{marks.sign}", f"<{marks.sign}a>{marks.sign}", 2]
+        "k_1 é": [
+            f"x-y-z:{marks.sign} x-!{marks.sign}",
+            f"<{marks.sign}a>{marks.sign}",
+            2,
+        ]
     }

@@ -69,7 +69,9 @@ def test_vocab_and_merges_are_the_same_as_one_file(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("ask", [{}, dict(rows=500, says="all"), dict(says="all")], ids=str)
+@pytest.mark.parametrize(
+    "ask", [{}, dict(rows=500, says="all"), dict(says="all")], ids=str
+)
 def test_a_copy_is_the_same_when_the_published_folder_is_gone(tmp_path, kind, ask):
     folder = tmp_path / "published"
     run = tmp_path / "run"
@@ -118,7 +120,9 @@ def test_a_run_goes_on_without_the_published_folder(tmp_path):
     config = json.loads((workdir / "config.json").read_text())
     del config["text"]["published"]
     (workdir / "config.json").write_text(json.dumps(config))
-    assert directory.belongs(workdir, again), "a run that began before the field has its default"
+    assert directory.belongs(workdir, again), (
+        "a run that began before the field has its default"
+    )
     published = dict(says="all")
     text = dict(config["text"], path=again.text.path, published=published)
     other = build_run(directory.read_config(workdir) | dict(text=text))
@@ -199,7 +203,10 @@ def test_ids_that_do_not_exist_or_are_in_use(tmp_path):
         (dict(rows=n - 1), f"rows={n - 1} is less than the {n} ids"),
         (dict(eos=n), f"eos={n} is no id"),
         (dict(stops=(n + 9,)), rf"stops=\({n + 9},\): .* have {n} ids"),
-        (dict(rows=n + 6, stops=(n + 5,), mask=n + 5), "the mask must have an id of its own"),
+        (
+            dict(rows=n + 6, stops=(n + 5,), mask=n + 5),
+            "the mask must have an id of its own",
+        ),
         (dict(mask=7), "mask=7 is the id of a piece of text"),
         (dict(pad=7), "pad=7 is the id of a piece of text"),
         (dict(rows=n + 2, eos=n, mask=n), "the mask must have an id of its own"),
@@ -344,7 +351,11 @@ def test_files_that_are_missing_or_cut_short(tmp_path):
             "has neither tokenizer.json nor vocab.json with merges.txt; "
             "a tokenizer.model must first be converted",
         ),
-        ("vocab.json", "{}", "has neither tokenizer.json nor vocab.json with merges.txt"),
+        (
+            "vocab.json",
+            "{}",
+            "has neither tokenizer.json nor vocab.json with merges.txt",
+        ),
     ]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
@@ -352,7 +363,9 @@ def test_files_that_are_missing_or_cut_short(tmp_path):
         with pytest.raises(UserError, match=line):
             fitted(folder)
     folder = write(
-        tmp_path / "config", over_bytes(), added_tokens_decoder={"x": {"content": SPECIALS[0]}}
+        tmp_path / "config",
+        over_bytes(),
+        added_tokens_decoder={"x": {"content": SPECIALS[0]}},
     )
     with pytest.raises(UserError, match="is no added token"):
         fitted(folder)

@@ -96,7 +96,9 @@ def test_encode_never_gives_a_control_id(tokenizer):
         ):
             assert not set(ids.values()) & set(encoded.tolist()), text
         assert tokenizer.decode(tokenizer.encode(text)) == text
-        assert tokenizer.decode(tokenizer.encode_marked(Quoted(text))).lstrip(" ") == text
+        assert (
+            tokenizer.decode(tokenizer.encode_marked(Quoted(text))).lstrip(" ") == text
+        )
 
 
 def test_signs_and_runs_of_spaces_that_were_added_are_text(tmp_path):
@@ -114,7 +116,9 @@ def test_signs_and_runs_of_spaces_that_were_added_are_text(tmp_path):
     assert tokenizer.named("a <b></s> <b>") == ["<b>", "</s>"]
 
 
-OWN = "{{ eos_token }} {{ CONTENT }} {{ eos_token }}{{ messages[0].role }}{{ eos_token }}"
+OWN = (
+    "{{ eos_token }} {{ CONTENT }} {{ eos_token }}{{ messages[0].role }}{{ eos_token }}"
+)
 # Templates, and where in the messages the texts 'a' and 'b' are.
 PLACES = {
     "plain": (
@@ -139,19 +143,25 @@ PLACES = {
             "{% for part in messages[0].content %}{{ part.text | trim }}{% endfor %}",
         ),
         lambda a, b: [
-            dict(role="tool", content=[dict(type="text", text=f"{a} "), dict(type="text", text=b)])
+            dict(
+                role="tool",
+                content=[dict(type="text", text=f"{a} "), dict(type="text", text=b)],
+            )
         ],
     ),
     "turns": (
         "{% for m in messages %}{{ '<' ~ m.role ~ '>' }}{{ m['content'] }}"
         "{{ eos_token }}{% endfor %}",
         lambda a, b: [
-            dict(role=role, content=a + b) for role in ("system", "user", "assistant", "tool")
+            dict(role=role, content=a + b)
+            for role in ("system", "user", "assistant", "tool")
         ],
     ),
     "json": (
         OWN.replace("CONTENT", "messages[0].calls | tojson"),
-        lambda a, b: [dict(role="user", calls=[dict(name="f", arguments={a + b: [a + b]})])],
+        lambda a, b: [
+            dict(role="user", calls=[dict(name="f", arguments={a + b: [a + b]})])
+        ],
     ),
     "escaped": (
         OWN.replace("CONTENT", "messages[0].content | tojson(ensure_ascii=True)"),
@@ -206,7 +216,10 @@ def test_a_template_that_changes_its_data_makes_no_control_id(tokenizer):
 
 
 def test_a_chat_without_names_is_encoded_as_published(tokenizer):
-    messages = [dict(role="user", content=" the cat <\n"), dict(role="tool", content="<a> é|")]
+    messages = [
+        dict(role="user", content=" the cat <\n"),
+        dict(role="tool", content="<a> é|"),
+    ]
     chat = Chat(
         "{{ a }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}",
         dict(eos_token="</s>", a="<s>"),

@@ -9,7 +9,9 @@ from dlm.core.errors import UserError
 from dlm.text.chat import Chat
 
 MESSAGES = [dict(role="user", content="Hi")]
-DOUBLED = "{% set n = namespace(x=START, y=START) %}{% for i in range(60) %}STEP{% endfor %}"
+DOUBLED = (
+    "{% set n = namespace(x=START, y=START) %}{% for i in range(60) %}STEP{% endfor %}"
+)
 WORK = "it does more work than"
 
 

@@ -41,7 +41,9 @@ def unicode(seed: int, n: int) -> list[str]:
         *[r.randrange(0x80, 0xD800) for _ in range(200)],
         *[r.randrange(0xE000, 0x110000) for _ in range(100)],
     ]
-    return ["".join(chr(r.choice(signs)) for _ in range(r.randrange(80))) for _ in range(n)]
+    return [
+        "".join(chr(r.choice(signs)) for _ in range(r.randrange(80))) for _ in range(n)
+    ]
 
 
 def test_round_trip_and_exact_bytes(tokenizer):
@@ -58,7 +60,12 @@ def broken(seed: int) -> list[bytes]:
     Random ones, cut characters, surrogates, overlong forms, text with a stray byte.
     """
     r = random.Random(seed)
-    cut = [sign.encode()[a:b] for sign in ("é", "中", "🎉") for a in range(3) for b in range(a, 5)]
+    cut = [
+        sign.encode()[a:b]
+        for sign in ("é", "中", "🎉")
+        for a in range(3)
+        for b in range(a, 5)
+    ]
     known = [
         b"",
         bytes(range(256)),
@@ -104,14 +111,22 @@ def test_vocabulary_is_known_before_fitting(tokenizer, request):
             mask=vocab.size - 1,
         )
     )
-    assert len(tokenizer.bytes_V) == vocab.size and not tokenizer.bytes_V[vocab.eos :].any()
+    assert (
+        len(tokenizer.bytes_V) == vocab.size
+        and not tokenizer.bytes_V[vocab.eos :].any()
+    )
 
 
 def test_a_saved_tokenizer_is_the_same(tokenizer, request, tmp_path):
     tokenizer.save(tmp_path)
     restored = request.node.callspec.params["tokenizer"].restore(tmp_path)
-    assert restored.vocab == tokenizer.vocab and restored.fingerprint == tokenizer.fingerprint
-    np.testing.assert_array_equal(restored.encode("\n".join(ODD)), tokenizer.encode("\n".join(ODD)))
+    assert (
+        restored.vocab == tokenizer.vocab
+        and restored.fingerprint == tokenizer.fingerprint
+    )
+    np.testing.assert_array_equal(
+        restored.encode("\n".join(ODD)), tokenizer.encode("\n".join(ODD))
+    )
 
 
 def test_specials_in_decoding(tokenizer):
@@ -128,7 +143,9 @@ def test_specials_in_decoding(tokenizer):
         "<|eos|>",
         base.MASK_SIGN,
     ]
-    assert tokenizer.decode(Bytes().fit(()).encode("é")[:1] if tokenizer.size == 260 else []) in (
+    assert tokenizer.decode(
+        Bytes().fit(()).encode("é")[:1] if tokenizer.size == 260 else []
+    ) in (
         "�",
         "",
     )
@@ -167,7 +184,9 @@ def test_what_precedes_a_text():
 
 
 def test_a_prompt_is_encoded_as_published_and_its_continuation_without_prefix(tmp_path):
-    tokenizer = BPE(path=write(tmp_path, KINDS["first"]()), published=Published(says="all")).fit(())
+    tokenizer = BPE(
+        path=write(tmp_path, KINDS["first"]()), published=Published(says="all")
+    ).fit(())
     as_published = tokenizer.encode_marked("a").tolist()
     assert tokenizer.encode_prompt("a").tolist() == as_published
     assert tokenizer.encode("a").tolist() != as_published
@@ -181,11 +200,16 @@ def test_a_prompt_is_encoded_as_published_and_its_continuation_without_prefix(tm
         == tokenizer.encode_marked(Quoted("a</s>")).tolist()
     ), "the name of a special is text"
     assert (
-        tokenizer.encode_further(Quoted("a</s>a")).tolist() == tokenizer.encode("a</s>a").tolist()
+        tokenizer.encode_further(Quoted("a</s>a")).tolist()
+        == tokenizer.encode("a</s>a").tolist()
     ), "so is a stranger's"
     tokenizer.adds_bos = None
-    assert tokenizer.encode_prompt("a").tolist() == tokenizer.encode("a").tolist(), "as in training"
-    nameless = BPE(path=write(tmp_path / "nameless", KINDS["first"]() | dict(added_tokens=[]))).fit(
-        ()
+    assert tokenizer.encode_prompt("a").tolist() == tokenizer.encode("a").tolist(), (
+        "as in training"
     )
-    assert nameless.encode_further("a</s>").tolist() == nameless.encode("a</s>").tolist()
+    nameless = BPE(
+        path=write(tmp_path / "nameless", KINDS["first"]() | dict(added_tokens=[]))
+    ).fit(())
+    assert (
+        nameless.encode_further("a</s>").tolist() == nameless.encode("a</s>").tolist()
+    )

@@ -77,7 +77,9 @@ def train(
         )
 
     intervals = Intervals(**every)
-    averager = MetricAverager(recorder, intervals.log, flops_per_token=2.0, peak=4.0, skips=skips)
+    averager = MetricAverager(
+        recorder, intervals.log, flops_per_token=2.0, peak=4.0, skips=skips
+    )
     running = loop.Loop(
         update,
         intervals,
@@ -117,9 +119,9 @@ def test_rows_come_one_update_behind_and_the_last_at_once():
         and row["masked_share"] == 0.4
         and (row["lr"], row["grad_norm"]) == (2, 2)
     )
-    assert row["ahead_loss"] == pytest.approx(6 / 10) and row["router_busiest"] == 1.5, (
-        "a figure is the mean over the updates"
-    )
+    assert (
+        row["ahead_loss"] == pytest.approx(6 / 10) and row["router_busiest"] == 1.5
+    ), "a figure is the mean over the updates"
     assert "never" not in row, "a metric that counted nothing has no mean"
     assert row["share_of_peak"] == pytest.approx(row["tokens_per_s"] / 2)
 
@@ -139,7 +141,8 @@ def test_the_speed_is_that_of_the_updates_since_the_clock_was_started(monkeypatc
         metering.push(step, sums)
     metering.wait()
     assert [
-        (r["step"], r["loss"], r["tokens_per_s"], r["share_of_peak"]) for r in recorder.rows
+        (r["step"], r["loss"], r["tokens_per_s"], r["share_of_peak"])
+        for r in recorder.rows
     ] == [(4, 6 / 5, 5 / 2, 5 / 4)]
 
 
@@ -192,7 +195,9 @@ def test_an_empty_batch_is_counted_and_is_neither_an_update_nor_a_divergence():
             skips=3,
             empty=lambda batch: batch in (1, 3, 5),
         )
-    assert error.value.step == 2 and [r["skipped"] for r in diverged.rows if "skipped" in r] == [
+    assert error.value.step == 2 and [
+        r["skipped"] for r in diverged.rows if "skipped" in r
+    ] == [
         1,
         1,
     ]
@@ -202,7 +207,10 @@ def test_evaluations_and_saves_see_the_state_of_their_step():
     recorder = Recorder()
     train(recorder, 2, 6, log=1, eval=3, save=2)
     assert [c for c in recorder.calls if c[0] == "save"] == [("save", 4), ("save", 6)]
-    assert [(r["step"], r["score"]) for r in recorder.rows if "score" in r] == [(3, 3), (6, 6)]
+    assert [(r["step"], r["score"]) for r in recorder.rows if "score" in r] == [
+        (3, 3),
+        (6, 6),
+    ]
     assert [r["step"] for r in recorder.rows if "loss" in r] == [3, 4, 5, 6]
 
 
@@ -229,7 +237,12 @@ def test_no_update_is_left_out_of_a_row_and_a_resumed_run_writes_the_same_rows()
 
 @pytest.mark.parametrize("at", range(12))
 def test_a_run_stopped_after_any_update_and_started_again_writes_the_same_rows(at):
-    whole, first, second, every = Recorder(), Recorder(), Recorder(), dict(log=4, eval=3, save=5)
+    whole, first, second, every = (
+        Recorder(),
+        Recorder(),
+        Recorder(),
+        dict(log=4, eval=3, save=5),
+    )
     train(whole, 0, 12, **every)
     with pytest.raises(Preempted) as stopped:
         train(
@@ -255,7 +268,12 @@ def test_no_batch_is_read_beyond_the_last_and_no_thread_stays(stopped):
     batches = iter(range(1, 100))
     with pytest.raises(Preempted) if stopped else contextlib.nullcontext():
         train(
-            recorder, 0, 3, batches=batches, stop=lambda: stopped and len(recorder.calls) > 0, log=1
+            recorder,
+            0,
+            3,
+            batches=batches,
+            stop=lambda: stopped and len(recorder.calls) > 0,
+            log=1,
         )
     for thread in threading.enumerate():
         if thread.name == "batches":

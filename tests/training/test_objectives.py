@@ -40,12 +40,16 @@ STEMS = sorted(
     for p in (Path(dlm.__file__).parent / "objectives").glob("*.py")
     if p.stem not in ("__init__", "base")
 )
-LATENT = dict(heads=2, latent=dict(kv_rank=6, nope=4, rope=2, value=4))  # `nn.latent_attention`
+LATENT = dict(
+    heads=2, latent=dict(kv_rank=6, nope=4, rope=2, value=4)
+)  # `nn.latent_attention`
 GIVEN = dict(
     ar=dict(sampler=dict(steps=1, block=1), nn__attention=LATENT),
     any_order=dict(sampler=dict(steps=1)),
     block=dict(
-        objective=dict(name="block", size=8, context="causal", auxiliary=0.5, block_warmup=0.5),
+        objective=dict(
+            name="block", size=8, context="causal", auxiliary=0.5, block_warmup=0.5
+        ),
         sampler=dict(steps=2),
     ),
     hybrid=dict(objective=dict(name="hybrid", times="importance")),
@@ -57,7 +61,12 @@ GIVEN = dict(
 
 def experiment(corpus, stem, **changes):
     built = (
-        dict(nn__layers=1, data__marked_characters="aeiou", sampler=dict(steps=2), objective=stem)
+        dict(
+            nn__layers=1,
+            data__marked_characters="aeiou",
+            sampler=dict(steps=2),
+            objective=stem,
+        )
         | GIVEN.get(stem, {})
         | changes
     )
@@ -86,7 +95,8 @@ def test_it_trains_is_scored_draws_and_is_restored(stem, corpus, tmp_path):
     store.close()
     other = checkpoint.Store(tmp_path)
     tiny.identical(
-        jax.tree.leaves(other.restore(built.abstract_state(), 2)), jax.tree.leaves(state)
+        jax.tree.leaves(other.restore(built.abstract_state(), 2)),
+        jax.tree.leaves(state),
     )
     other.close()
 
@@ -98,14 +108,16 @@ def scored_and_drawn(built, state):
     replies = subject.generate([("ab", 6), (5,)])
     vocab = built.run.nn.vocab
     assert all(
-        r.ids[r.frozen].tolist() == [*b"ab"][: r.frozen.sum()] and vocab.mask not in r.ids
+        r.ids[r.frozen].tolist() == [*b"ab"][: r.frozen.sum()]
+        and vocab.mask not in r.ids
         for r in replies
     )
 
 
 def test_importance_learns_where_costs_are_large_whatever_the_microbatches(corpus):
     whole, parts = (
-        updated(experiment(corpus, "masked", optim__microbatches=n), 3)[0].memory for n in (1, 2)
+        updated(experiment(corpus, "masked", optim__microbatches=n), 3)[0].memory
+        for n in (1, 2)
     )
     tiny.close(whole, parts, 1e-3)
     assert (whole > 0).sum() > 8 and whole.shape == (32,)
@@ -114,7 +126,10 @@ def test_importance_learns_where_costs_are_large_whatever_the_microbatches(corpu
 def test_a_judge_of_tokens_learns_from_what_it_drew(corpus):
     """BCE at k masks that were filled from the model's own prediction, and nowhere else."""
     built = experiment(corpus, "prism")
-    objective, batch = dataclasses.replace(built.objective, tokens=3), next(built.batches(0))
+    objective, batch = (
+        dataclasses.replace(built.objective, tokens=3),
+        next(built.batches(0)),
+    )
     params, key = built.new_state().params, jax.random.key(0)
     params = jax.tree.map(lambda p: p + 0.01, params)
     models = built.models(params)
@@ -149,7 +164,9 @@ def test_schedules_of_tokens_move_and_shape_the_noise(corpus):
     assert (np.asarray(learned_V) != np.asarray(built.objective.process.power_V)).any()
     far = {
         **state.params,
-        "objective": {"power_V": jnp.where(jnp.arange(len(power_V)) == ord("e"), -4.0, 2.0)},
+        "objective": {
+            "power_V": jnp.where(jnp.arange(len(power_V)) == ord("e"), -4.0, 2.0)
+        },
     }
     batch = next(built.batches(0))
     t_BL = jnp.full(batch.tokens_BL.shape, 0.5)
@@ -171,13 +188,22 @@ def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_i
 
     What training charges is what the replayed sampler pays.
     """
-    options = dict(objective=dict(name="block", size=1, pattern="count")) if stem == "block" else {}
+    options = (
+        dict(objective=dict(name="block", size=1, pattern="count"))
+        if stem == "block"
+        else {}
+    )
     built = experiment(corpus, stem, nn__time="adaln", **options)
-    params, batch = tiny.random_params(built.run.nn, scale=0.3), tiny.batch(tiny.tokens(2, 6))
+    params, batch = (
+        tiny.random_params(built.run.nn, scale=0.3),
+        tiny.batch(tiny.tokens(2, 6)),
+    )
     net, models = built.net(params), built.models(params)
     order_BL = jnp.broadcast_to(jnp.arange(6), (2, 6))
     z_BL = dict(
-        any_order=order_BL, block=jnp.full((2, 6), built.run.nn.vocab.mask), ar=batch.tokens_BL
+        any_order=order_BL,
+        block=jnp.full((2, 6), built.run.nn.vocab.mask),
+        ar=batch.tokens_BL,
     ).get(stem)
     training_nats_BL = (
         both_groups(built, models, batch)
@@ -185,7 +211,9 @@ def test_a_network_that_is_told_the_time_is_told_the_same_in_training_and_when_i
         else built.objective.bound_nats(models, batch, z_BL, jnp.zeros((2, 6)))
     )
     if stem == "ar":
-        replayed_nats = built.objective.bound(models, batch, jax.random.key(0), 2).nats_BL
+        replayed_nats = built.objective.bound(
+            models, batch, jax.random.key(0), 2
+        ).nats_BL
     else:
         steps = 6 if stem == "partition" else 4
         sampler = plan.resolve(
@@ -215,7 +243,9 @@ def both_groups(built, models, batch):
         for requested_L, t in ((~known_L, 1 - i / 6), (known_L, i / 6)):
             z_BL = jnp.where(requested_L, built.run.nn.vocab.mask, batch.tokens_BL)
             ways.append(
-                built.objective.bound_nats(models, batch, z_BL, jnp.full((2, 6), t))[:, i]
+                built.objective.bound_nats(models, batch, z_BL, jnp.full((2, 6), t))[
+                    :, i
+                ]
                 * 2
                 * (1 - i / 6)
             )
@@ -229,7 +259,8 @@ def test_what_a_model_cannot_see_it_is_not_asked(corpus):
         subject = RunContext(experiment(corpus, stem), None, None)
         with pytest.raises(UserError, match="does not see the text after the hole"):
             subject.experiment.generator(
-                tiny.random_params(subject.experiment.run.nn), subject.experiment.run.sampler
+                tiny.random_params(subject.experiment.run.nn),
+                subject.experiment.run.sampler,
             )([Request(("ab", 4, "cd"))])
 
 
@@ -237,11 +268,16 @@ def test_what_a_model_cannot_see_it_is_not_asked(corpus):
     "config, why",
     [
         (
-            dict(name="masked", process=dict(schedule=dict(name="polynomial", power=0.2))),
+            dict(
+                name="masked", process=dict(schedule=dict(name="polynomial", power=0.2))
+            ),
             "power=0.2 must be from 0.5",
         ),
         (
-            dict(name="hybrid", process=dict(name="uniform", schedule=dict(POLYNOMIAL, power=NAN))),
+            dict(
+                name="hybrid",
+                process=dict(name="uniform", schedule=dict(POLYNOMIAL, power=NAN)),
+            ),
             "process.schedule.power must be of type float, not nan",
         ),
         (dict(name="learned", times="importance"), "times='importance'"),
@@ -249,7 +285,10 @@ def test_what_a_model_cannot_see_it_is_not_asked(corpus):
         (dict(name="block", clip=(0.3, 0.8), steps=4), "clip="),
         (dict(name="block", clip=(0.3, 0.8), coupling="complementary"), "clip="),
         (dict(name="block", auxiliary=0.5), "context='causal'"),
-        (dict(name="priority", strength=float("inf")), "strength must be of type float, not inf"),
+        (
+            dict(name="priority", strength=float("inf")),
+            "strength must be of type float, not inf",
+        ),
         (
             dict(name="proseco", correction=float("nan")),
             "correction must be of type float, not nan",
@@ -279,30 +318,40 @@ def test_blocks_grow_and_their_times_are_clipped():
         sizes.append(int(np.unique(group_BL[0], return_counts=True)[1][0]))
         assert (t_BL >= 0.3).all() and (t_BL <= 0.8).all()
         assert (
-            len({(g, t) for g, t in zip(group_BL[0], t_BL[0], strict=True)}) == 16 // sizes[-1]
+            len({(g, t) for g, t in zip(group_BL[0], t_BL[0], strict=True)})
+            == 16 // sizes[-1]
         ), "one time for each block"
-    assert sizes == [1, 2, 4, 8, 8, 8] and int(np.asarray(built.count_groups(batch))[0, 8]) == 8, (
-        "what is reported has blocks of their size"
-    )
+    assert (
+        sizes == [1, 2, 4, 8, 8, 8]
+        and int(np.asarray(built.count_groups(batch))[0, 8]) == 8
+    ), "what is reported has blocks of their size"
 
 
 def test_the_auxiliary_loss_is_that_of_the_next_token():
     config, x_BL = tiny.model_config(), tiny.tokens(2, 6)
     batch = tiny.batch(
-        x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2, positions_BL=[[0, 1, 2, 0, 1, 0]] * 2
+        x_BL,
+        segments_BL=[[1, 1, 1, 2, 2, 0]] * 2,
+        positions_BL=[[0, 1, 2, 0, 1, 0]] * 2,
     )
     built = [
         build_member(
-            dict(name="block", size=2, context="causal", auxiliary=a), "objectives", tiny.VOCAB
+            dict(name="block", size=2, context="causal", auxiliary=a),
+            "objectives",
+            tiny.VOCAB,
         ).loss(tiny.models(config), batch, jax.random.key(0))
         for a in (0.0, 0.5)
     ]
     logits_BLV = tiny.net(config)(
-        tiny.under(tiny.canvas(x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2), Causal("none"))
+        tiny.under(
+            tiny.canvas(x_BL, segments_BL=[[1, 1, 1, 2, 2, 0]] * 2), Causal("none")
+        )
     ).prediction
     log_p_BLV = np.asarray(jax.nn.log_softmax(logits_BLV.logits_BLV, -1))
     want = -sum(log_p_BLV[b, i, x_BL[b, i + 1]] for b in range(2) for i in (0, 1, 3))
-    assert float(built[1].nats_sum - built[0].nats_sum) == pytest.approx(0.5 * want, rel=1e-3)
+    assert float(built[1].nats_sum - built[0].nats_sum) == pytest.approx(
+        0.5 * want, rel=1e-3
+    )
     assert _next(logits_BLV, batch).sum() == pytest.approx(want, rel=1e-4)
 
 
@@ -310,7 +359,7 @@ def test_the_auxiliary_loss_is_that_of_the_next_token():
 
 
 def rates(config, t=0.5, rows=4000):
-    """(share of marked positions that are masked, share of the others, in each view), at one time."""
+    """(masked share of marked positions, of the others, in each view), at one time."""
     built = build_member(config, "objectives", tiny.VOCAB)
     marked_L = np.array([1, 0, 0, 1, 0, 0, 0, 0])
     batch = tiny.batch(np.tile(tiny.tokens(1, 8), (rows, 1)))
@@ -325,17 +374,23 @@ def rates(config, t=0.5, rows=4000):
 
     built.loss(Models(net), batch, jax.random.key(0))
     shares = [np.asarray(z_BL == tiny.VOCAB.mask) for z_BL in views]
-    return [(z[:, marked_L > 0].mean(), z[:, marked_L == 0].mean()) for z in shares], shares
+    return [
+        (z[:, marked_L > 0].mean(), z[:, marked_L == 0].mean()) for z in shares
+    ], shares
 
 
 def test_marked_tokens_come_first_and_their_inverse_last():
-    (first, inverse), (one_BL, other_BL) = rates(dict(name="priority", coupling="complementary"))
+    (first, inverse), (one_BL, other_BL) = rates(
+        dict(name="priority", coupling="complementary")
+    )
     assert first == (pytest.approx(0.75, abs=0.02), pytest.approx(0.25, abs=0.02))
     assert (
         inverse == (pytest.approx(0.25, abs=0.02), pytest.approx(0.75, abs=0.02))
         and (one_BL ^ other_BL).all()
     )
-    (permuted, _), _ = rates(dict(name="priority", coupling="complementary", marks="permuted"))
+    (permuted, _), _ = rates(
+        dict(name="priority", coupling="complementary", marks="permuted")
+    )
     mean = (2 * 0.75 + 6 * 0.25) / 8
     assert permuted == (pytest.approx(mean, abs=0.02), pytest.approx(mean, abs=0.02))
     plain = build_member(dict(name="priority", strength=1.0), "objectives", tiny.VOCAB)
@@ -349,4 +404,6 @@ def test_spans_are_masked_together():
     _, (z_BL,) = rates(dict(name="span", length=4), t=0.3)
     assert z_BL.mean() == pytest.approx(0.3, abs=0.02)
     same = (z_BL[:, 1:] == z_BL[:, :-1]).mean()
-    assert same == pytest.approx(1 - 2 * 0.3 * 0.7 / 4, abs=0.02), "a border in one of four places"
+    assert same == pytest.approx(1 - 2 * 0.3 * 0.7 / 4, abs=0.02), (
+        "a border in one of four places"
+    )

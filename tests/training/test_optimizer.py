@@ -14,7 +14,10 @@ from dlm.training.config import Average, OptimizerConfig
 from tests import tiny
 
 CONFIG = tiny.model_config(
-    layers=3, experts=Experts(count=4, per_token=2, width=6, first_dense=1, router=MoGE(groups=2))
+    layers=3,
+    experts=Experts(
+        count=4, per_token=2, width=6, first_dense=1, router=MoGE(groups=2)
+    ),
 )
 PARAMS = tiny.random_params(CONFIG)
 
@@ -29,7 +32,11 @@ def named(tree):
 def change(o, grads, steps=10):
     """The first update's change of every parameter, by name."""
     optimizer = optim.transformation(o, steps)
-    return named(jax.jit(lambda p, g: optimizer.update(g, optimizer.init(p), p)[0])(PARAMS, grads))
+    return named(
+        jax.jit(lambda p, g: optimizer.update(g, optimizer.init(p), p)[0])(
+            PARAMS, grads
+        )
+    )
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
@@ -38,13 +45,16 @@ def test_schedules_at_their_ends(kind):
     assert [float(rate(s)) for s in (0, 10)] == pytest.approx([0.1, 1.0])
     assert (np.diff([rate(s) for s in range(11)]) > 0).all()
     end, middle = {"constant": (1, 1), "linear": (0, 0.5), "cosine": (0, 0.5)}[kind]
-    assert float(rate(100)) == pytest.approx(end, abs=1e-6) and float(rate(55)) == pytest.approx(
-        middle, abs=1e-6
-    )
+    assert float(rate(100)) == pytest.approx(end, abs=1e-6) and float(
+        rate(55)
+    ) == pytest.approx(middle, abs=1e-6)
     short = optim.rate(
         OptimizerConfig(schedule=kind, warmup=10), 4
     )  # the warm-up is at most half of a run
-    assert float(short(2)) == 1 and float(optim.rate(OptimizerConfig(schedule=kind), 1)(0)) == 1
+    assert (
+        float(short(2)) == 1
+        and float(optim.rate(OptimizerConfig(schedule=kind), 1)(0)) == 1
+    )
     assert float(optim.rate(OptimizerConfig(schedule=kind, warmup=0), 4)(0)) == 1
 
 
@@ -56,7 +66,10 @@ def test_only_matrices_are_decayed(kind):
     changes, before = change(o, jax.tree.map(jnp.zeros_like, PARAMS)), named(PARAMS)
     for name, moved in changes.items():
         np.testing.assert_allclose(
-            moved, -0.05 * before[name] if axes.decayed(name) else 0, atol=1e-6, err_msg=name
+            moved,
+            -0.05 * before[name] if axes.decayed(name) else 0,
+            atol=1e-6,
+            err_msg=name,
         )
     assert any(map(axes.decayed, changes)) and not all(map(axes.decayed, changes))
 
@@ -98,7 +111,10 @@ def test_muon_moves_every_matrix_of_every_layer_and_expert_by_an_orthogonal_one(
             values = np.linalg.svd(layer.reshape(np.prod(reads), -1), compute_uv=False)
             outputs = layer.size / np.prod(reads)
             scale = 0.02 * max(1.0, outputs / np.prod(reads)) ** 0.5
-            assert 0.5 * scale < values.min() and values.max() < 1.4 * scale, (name, values / scale)
+            assert 0.5 * scale < values.min() and values.max() < 1.4 * scale, (
+                name,
+                values / scale,
+            )
     nadam = optax.nadamw(1e-3, 0.9, 0.95, weight_decay=0.0)
     rest = named(nadam.update(grads, nadam.init(PARAMS), PARAMS)[0])
     for name in changes:

@@ -69,7 +69,9 @@ def test_the_update_does_something(plain, corpus):
     before = experiment(corpus).new_state().params
     assert all(
         np.abs(a - b).max() > 1e-4
-        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(plain[0].params), strict=True)
+        for a, b in zip(
+            jax.tree.leaves(before), jax.tree.leaves(plain[0].params), strict=True
+        )
     )
     assert (
         int(plain[0].step) == 2
@@ -89,7 +91,10 @@ def test_microbatches_change_nothing(corpus, two, plain):
 
 def test_the_order_of_a_batch_changes_nothing(corpus, two, plain):
     agree(
-        updated(experiment(corpus), [{k: v[::-1] for k, v in batch.items()} for batch in two]),
+        updated(
+            experiment(corpus),
+            [{k: v[::-1] for k, v in batch.items()} for batch in two],
+        ),
         plain,
     )
 
@@ -114,14 +119,18 @@ def test_noise_differs_between_steps_and_samples(corpus, two):
     trial = experiment(corpus)
     state, first = trial.update(trial.new_state(), trial.put(two[0]))
     second = trial.update(state, trial.put(two[0]))[1]
-    assert first["metrics"]["masked_share"].value_sum != second["metrics"]["masked_share"].value_sum
+    assert (
+        first["metrics"]["masked_share"].value_sum
+        != second["metrics"]["masked_share"].value_sum
+    )
 
 
 def test_the_loss_is_per_token_and_microbatches_weigh_by_tokens():
     """Rows of unequal weight: the gradient of Σ nats / Σ weights, whatever the parts."""
     o = OptimizerConfig(lr=1.0, clip=0.0)
     batch = tiny.batch(
-        tiny.tokens(4, 3), segments_BL=np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]])
+        tiny.tokens(4, 3),
+        segments_BL=np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]]),
     )
 
     def loss_of(params, batch, key, *_):
@@ -159,7 +168,9 @@ def test_an_update_without_a_finite_gradient_or_with_too_large_a_one_changes_not
         def loss_of(p, b, *_, scale=scale):
             return Loss(scale * p["x_D"][0] * b.weights_BL.sum(), b.weights_BL.sum())
 
-        update = make_update(loss_of, o, optimizer, lambda s: 1.0, jax.random.key(0), np.ones(20))
+        update = make_update(
+            loss_of, o, optimizer, lambda s: 1.0, jax.random.key(0), np.ones(20)
+        )
         before = create_state({"x_D": jnp.ones(1)}, o, optimizer)
         after, sums = jax.jit(update)(before, batch)
         same = jax.tree.map(
@@ -189,18 +200,22 @@ def test_a_batch_in_which_nothing_counts_leaves_everything_as_it_is():
             (p["x_D"][0] * b.tokens_BL * b.weights_BL).sum() ** 2, b.weights_BL.sum()
         )
 
-    update = jax.jit(make_update(loss_of, o, optimizer, schedule, jax.random.key(0), np.ones(20)))
+    update = jax.jit(
+        make_update(loss_of, o, optimizer, schedule, jax.random.key(0), np.ones(20))
+    )
     full, empty = (
-        tiny.batch(tiny.tokens(2, 3), segments_BL=np.full((2, 3), segment)) for segment in (1, 0)
+        tiny.batch(tiny.tokens(2, 3), segments_BL=np.full((2, 3), segment))
+        for segment in (1, 0)
     )
     result = []
     for batches in ([full] * 3, [empty, full, empty, empty, full, full]):
         now, logged = create_state({"x_D": jnp.ones(1)}, o, optimizer), []
         for batch in batches:
             now, sums = update(now, batch)
-            assert (sums["empty_sum"], sums["skipped_sum"]) == (batch is empty, 0) and all(
-                np.isfinite(jax.tree.leaves(sums))
-            )
+            assert (sums["empty_sum"], sums["skipped_sum"]) == (
+                batch is empty,
+                0,
+            ) and all(np.isfinite(jax.tree.leaves(sums)))
             logged += [] if batch is empty else [(sums["lr"], sums["grad_norm"])]
         assert now.step == len(batches)
         result.append(((now.params, now.moments, now.ema), logged))
@@ -216,10 +231,13 @@ def averages(warmup, decay, updates):
         return Loss(p["x_D"].sum() * b.weights_BL.sum(), b.weights_BL.sum())
 
     update = jax.jit(
-        make_update(loss_of, o, optimizer, optim.rate(o, 100), jax.random.key(0), np.ones(20))
+        make_update(
+            loss_of, o, optimizer, optim.rate(o, 100), jax.random.key(0), np.ones(20)
+        )
     )
     full, empty = (
-        tiny.batch(tiny.tokens(2, 3), segments_BL=np.full((2, 3), segment)) for segment in (1, 0)
+        tiny.batch(tiny.tokens(2, 3), segments_BL=np.full((2, 3), segment))
+        for segment in (1, 0)
     )
     now, result = create_state({"x_D": jnp.ones(1)}, o, optimizer), []
     for batch in [full, empty] * updates:  # of empty batches no update is counted
@@ -234,7 +252,10 @@ def test_the_average_forgets_the_initial_parameters_at_once_and_keeps_what_it_ha
 
     Old runs use the latter from the first update.
     """
-    for warmup, decays in (("ramp", [1 / 10, 2 / 11, 3 / 12, 0.3, 0.3]), ("none", [0.3] * 5)):
+    for warmup, decays in (
+        ("ramp", [1 / 10, 2 / 11, 3 / 12, 0.3, 0.3]),
+        ("none", [0.3] * 5),
+    ):
         average_T, params_T = averages(warmup, 0.3, 5)
         want = [1.0]
         for decay, p in zip(decays, params_T, strict=True):
@@ -258,8 +279,13 @@ def test_averaged_parameters(corpus, two):
 
 
 def test_batches_that_cannot_be_split(corpus):
-    for changes in (dict(optim__microbatches=3), dict(mesh=dict(data=4), data__batch=6)):
-        with pytest.raises(UserError, match="config.data.batch=. must be a multiple of"):
+    for changes in (
+        dict(optim__microbatches=3),
+        dict(mesh=dict(data=4), data__batch=6),
+    ):
+        with pytest.raises(
+            UserError, match="config.data.batch=. must be a multiple of"
+        ):
             experiment(corpus, **changes)
     for mesh in (dict(fsdp=8), dict(tensor=3), dict(data=3, tensor=2)):
         with pytest.raises(UserError, match="does not fit 4 cpu"):
@@ -291,13 +317,17 @@ def test_a_checkpoint_comes_back_on_another_mesh_and_old_ones_go(corpus, tmp_pat
     assert any(
         (a != b).any()
         for a, b in zip(
-            jax.tree.leaves(states[3].ema), jax.tree.leaves(states[3].params), strict=True
+            jax.tree.leaves(states[3].ema),
+            jax.tree.leaves(states[3].params),
+            strict=True,
         )
     )
     assert (
         result.params["layers"]["ffn"]["up_DF"].sharding
         == other.params["layers"]["ffn"]["up_DF"].sharding
     )
-    with pytest.raises(UserError, match=r"no checkpoint of step 1 in .*; there are \[2, 3\]"):
+    with pytest.raises(
+        UserError, match=r"no checkpoint of step 1 in .*; there are \[2, 3\]"
+    ):
         checkpoint.intact(tmp_path, print, 1)
     store.close()

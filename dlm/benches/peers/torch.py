@@ -23,7 +23,9 @@ try:
     import torch.nn.functional as F
     from torch import nn
 except ImportError as error:
-    raise UserError("--peer=torch needs PyTorch: pip install -r requirements-parity.txt") from error
+    raise UserError(
+        "--peer=torch needs PyTorch: pip install -r requirements-parity.txt"
+    ) from error
 
 CLOSE = 1e-3  # largest difference of logits that still means the same model
 # No schedule: the rate is small, so that many updates on one batch stay ordinary numbers.
@@ -47,7 +49,9 @@ class Twin:
         self.shifts = self.visibility.shift == "input"
         _check(run)
         if self.visibility.shift == "output":
-            raise UserError("--peer=torch does not know objectives.adapted: choose ar or masked")
+            raise UserError(
+                "--peer=torch does not know objectives.adapted: choose ar or masked"
+            )
         torch.set_num_threads(directory.environment()["cores"])
         self.clip = run.optim.clip
         self.vocab = run.nn.vocab
@@ -340,7 +344,9 @@ class Model(nn.Module):
             layer = _layer(params["layers"], n)
             self.blocks.append(Block(c, layer))
         modules = dict(self.named_modules())
-        linear = [name for name, module in modules.items() if isinstance(module, Linear)]
+        linear = [
+            name for name, module in modules.items() if isinstance(module, Linear)
+        ]
         self.decayed = {f"{name}.weight" for name in linear}
         size = c.attention.head_size
         # Frequencies as in our rotary embedding.

@@ -58,7 +58,9 @@ class Trial:
         self.saves = 0
         self.peaks: dict[str, float] = {}
         windows = EVAL_BATCHES * run.data.batch
-        self.evaluators = [_limited(evaluator, windows) for evaluator in run.evals.values()]
+        self.evaluators = [
+            _limited(evaluator, windows) for evaluator in run.evals.values()
+        ]
         self._choose_sizes()
         self.evaluate(self.state, 0)
 

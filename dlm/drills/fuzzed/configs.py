@@ -39,7 +39,9 @@ LONGEST = 60.0  # seconds that one case may take
 UPDATES = 10  # how many of the configs that build make a real update as well
 ROOT = Path(__file__).parents[3]
 
-Place = tuple[dict, str, str]  # a section, the key of a field in it, the field's dotted name
+Place = tuple[
+    dict, str, str
+]  # a section, the key of a field in it, the field's dotted name
 
 
 def cases(seed: int, count: int, folder: Path) -> Cases:

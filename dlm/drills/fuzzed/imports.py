@@ -227,7 +227,10 @@ def _damage_header(path: Path, kind: str, rng: random.Random) -> None:
         if kind == "rename":
             tree[name[:-1]] = tree.pop(name)
         else:
-            value, field = rng.choice(ODD), rng.choice(("dtype", "shape", "data_offsets"))
+            value, field = (
+                rng.choice(ODD),
+                rng.choice(("dtype", "shape", "data_offsets")),
+            )
             tree[name][field] = value
         header = bytearray(json.dumps(tree, default=str).encode())
     path.write_bytes(len(header).to_bytes(8, "little") + header + body[end:])

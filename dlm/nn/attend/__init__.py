@@ -12,7 +12,9 @@ from dlm.nn.attend.base import Backend, Case
 def backends() -> list[Backend]:
     """Returns all backends, those of the lowest rank first."""
     names = [f"nn.attend.{name}" for name in member_names("nn.attend")]
-    classes = [member_class(name, "nn.compute.attention", "nn.attend") for name in names]
+    classes = [
+        member_class(name, "nn.compute.attention", "nn.attend") for name in names
+    ]
     return sorted((cls() for cls in classes), key=_rank)
 
 

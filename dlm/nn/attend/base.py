@@ -30,7 +30,12 @@ class Backend(Protocol):
         """Returns what all layers share."""
 
     def attend(
-        self, q_BLHK: jax.Array, k_BMJK: jax.Array, v_BMJK: jax.Array, prepared: Any, scale: float
+        self,
+        q_BLHK: jax.Array,
+        k_BMJK: jax.Array,
+        v_BMJK: jax.Array,
+        prepared: Any,
+        scale: float,
     ) -> jax.Array:
         """Returns the weighted mean of the values for each query, [B, L, H, K].
 

@@ -12,7 +12,16 @@ from dlm.nn.config.stacks import Stack
 if TYPE_CHECKING:  # the contracts load JAX
     from dlm.core.contracts import Objective
 
-__all__ = ["FFN", "Attention", "Compute", "Experts", "Kind", "Latent", "ModelConfig", "Norm"]
+__all__ = [
+    "FFN",
+    "Attention",
+    "Compute",
+    "Experts",
+    "Kind",
+    "Latent",
+    "ModelConfig",
+    "Norm",
+]
 __all__ += ["Rope", "Stack"]
 
 Kind = Literal["swiglu", "relu2", "gelu"]
@@ -124,7 +133,9 @@ class ModelConfig:
         further = self.layers - e.first_dense
         if e.count and (further <= 0 or further % e.period):
             rule = f"must be experts.first_dense={e.first_dense} and a multiple"
-            raise ValueError(f"layers={self.layers} {rule} of experts.period={e.period} more")
+            raise ValueError(
+                f"layers={self.layers} {rule} of experts.period={e.period} more"
+            )
 
     def suits(self, objective: "Objective", mesh: MeshSizes) -> None:
         """Checks that an objective and a mesh are compatible with the layers.
@@ -139,12 +150,16 @@ class ModelConfig:
         looks_ahead = visibility.infills and visibility.streams == 1
         if e.router.competing == "row" and not looks_ahead:
             cause = "experts that choose among the tokens of a row look ahead"
-            raise ValueError(f"nn.experts.router: {cause}, so they go with masked diffusion only")
+            raise ValueError(
+                f"nn.experts.router: {cause}, so they go with masked diffusion only"
+            )
         e.fit(mesh.expert, mesh.tensor)
 
     def _check_further_layers(self, objective: "Objective") -> None:
         trains = isinstance(objective, TrainsFurtherTokens)
-        weight = objective.mtp_weight if isinstance(objective, TrainsFurtherTokens) else 0.0
+        weight = (
+            objective.mtp_weight if isinstance(objective, TrainsFurtherTokens) else 0.0
+        )
         if self.mtp_layers and not weight:
             cause = "is trained by objectives.ar alone"
             if trains:

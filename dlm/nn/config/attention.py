@@ -90,7 +90,9 @@ class Attention:
         if self.latent.kv_rank:
             return
         if self.kv_heads < 1 or self.heads % self.kv_heads:
-            raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
+            raise ValueError(
+                f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}"
+            )
         if self.head_size < 2 or self.head_size % 2:
             cause = "must be even, since rotary embeddings pair its dimensions"
             raise ValueError(f"head_size={self.head_size} {cause}")

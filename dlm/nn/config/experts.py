@@ -48,6 +48,10 @@ class Experts:
             parts, name = self.router.groups, "nn.experts.router.groups"
         if parts % expert:
             cause = "a device holds whole groups, else loads would differ"
-            raise ValueError(f"mesh.expert={expert} must divide {name}={parts}: {cause}")
+            raise ValueError(
+                f"mesh.expert={expert} must divide {name}={parts}: {cause}"
+            )
         if self.width % tensor or self.shared * self.width % tensor:
-            raise ValueError(f"mesh.tensor={tensor} must divide nn.experts.width={self.width}")
+            raise ValueError(
+                f"mesh.tensor={tensor} must divide nn.experts.width={self.width}"
+            )

@@ -90,7 +90,9 @@ class Router:
     def check(self, experts: int, active: int) -> None:
         """Raises ValueError where so many experts cannot be routed to like this."""
         if experts % self.groups:
-            raise ValueError(f"router.groups={self.groups} must divide experts.count={experts}")
+            raise ValueError(
+                f"router.groups={self.groups} must divide experts.count={experts}"
+            )
         if not 0 < active <= experts:
             limit = f"between 1 and experts.count={experts}"
             raise ValueError(f"experts.per_token={active} must be {limit}")

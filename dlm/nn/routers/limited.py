@@ -21,7 +21,9 @@ class Limited(TopK):
     def __post_init__(self):
         super().__post_init__()
         if not 1 <= self.kept <= self.groups:
-            raise ValueError(f"kept={self.kept} must be between 1 and groups={self.groups}")
+            raise ValueError(
+                f"kept={self.kept} must be between 1 and groups={self.groups}"
+            )
 
     def check(self, experts: int, active: int) -> None:
         super().check(experts, active)

@@ -39,7 +39,9 @@ def sees_all(visibility: Visibility) -> bool:
     return visibility.block is None and visibility.streams == 1
 
 
-def in_one_stream(visibility: Visibility, query: Layout, key: Layout) -> jax.Array | None:
+def in_one_stream(
+    visibility: Visibility, query: Layout, key: Layout
+) -> jax.Array | None:
     """Returns which keys a query may attend to where clean and noised tokens share a stream.
 
     Such a position is of both streams: what z sees of z, and what z sees of x.
@@ -61,11 +63,17 @@ def two_streams(canvas: Canvas, mask: int) -> Canvas:
     if canvas.visibility.block is not None:
         return replace(canvas, clean_BL=clean_BL)
     group_BL = canvas.layout.block_BL
-    layout = replace(canvas.layout, block_BL=z_BL == mask if group_BL is None else group_BL)
-    return replace(canvas, z_BL=jnp.full_like(z_BL, mask), clean_BL=clean_BL, layout=layout)
+    layout = replace(
+        canvas.layout, block_BL=z_BL == mask if group_BL is None else group_BL
+    )
+    return replace(
+        canvas, z_BL=jnp.full_like(z_BL, mask), clean_BL=clean_BL, layout=layout
+    )
 
 
-def compare(query_BL: jax.Array | None, key_BM: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def compare(
+    query_BL: jax.Array | None, key_BM: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
     """Returns both numbers along their own axes, [B, L, 1] and [B, 1, M]."""
     assert query_BL is not None and key_BM is not None, "the layouts must be complete"
     return query_BL[:, :, None], key_BM[:, None, :]

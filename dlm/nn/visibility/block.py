@@ -19,8 +19,12 @@ from dlm.nn.visibility import compare
 @pytree
 class Block:
     size: int = static(default=1)  # positions of a block
-    context: Literal["block", "causal"] = static(default="block")  # how x attends to itself
-    any_order: bool = static(default=False)  # whether it was trained on all orders of blocks
+    context: Literal["block", "causal"] = static(
+        default="block"
+    )  # how x attends to itself
+    any_order: bool = static(
+        default=False
+    )  # whether it was trained on all orders of blocks
 
     infills: ClassVar[bool] = False
     exact_cache: ClassVar[bool] = True
@@ -42,7 +46,9 @@ class Block:
         if pair == "xx" and self.context == "causal":
             query_BL1, key_B1M = compare(query.index_BL, key.index_BL)
             return query_BL1 >= key_B1M
-        block_BL1, block_B1M = compare(numbers(self.size, query), numbers(self.size, key))
+        block_BL1, block_B1M = compare(
+            numbers(self.size, query), numbers(self.size, key)
+        )
         if pair == "zz":
             return block_BL1 == block_B1M
         if pair == "zx":
@@ -58,5 +64,7 @@ def numbers(size: int | jax.Array, layout: Layout) -> jax.Array:
     if layout.block_BL is not None:
         return layout.block_BL
     index_BL, positions_BL = layout.index_BL, layout.positions_BL
-    assert index_BL is not None and positions_BL is not None, "the layout must be complete"
+    assert index_BL is not None and positions_BL is not None, (
+        "the layout must be complete"
+    )
     return index_BL - positions_BL % size

@@ -19,7 +19,9 @@ from dlm.nn.visibility import compare
 @pytree
 class Full:
     shift: Literal["none", "output"] = static(default="none")
-    reach_B1: jax.Array | None = leaf(default=None)  # int32, positions that a query may look ahead
+    reach_B1: jax.Array | None = leaf(
+        default=None
+    )  # int32, positions that a query may look ahead
 
     block: ClassVar[None] = None
     infills: ClassVar[bool] = True

@@ -130,7 +130,9 @@ class Tempered:
         del temperature, top_p, top_k
         return self.base.sample(key_B, *self._sharpness)
 
-    def tempered(self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Prediction:
+    def tempered(
+        self, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+    ) -> Prediction:
         """Returns the distribution that `sample` samples from."""
         del temperature, top_p, top_k
         return self.base.tempered(*self._sharpness)

@@ -209,7 +209,9 @@ class _Loop:
             def step(s: State) -> State:
                 _, index_BR = jax.lax.top_k(order_BL, width)
                 lacking_BR = positions.take(lacking_BL, index_BR)
-                output, cache = self.reader.scattered(s.canvas, s.cache, index_BR, lacking_BR)
+                output, cache = self.reader.scattered(
+                    s.canvas, s.cache, index_BR, lacking_BR
+                )
                 s = replace(s, cache=cache, age=s.age + 1)
                 return self.move(s, output, index_BR, times)
 

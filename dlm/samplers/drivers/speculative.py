@@ -26,7 +26,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dlm.core.contracts import Cache, Canvas, Net, Prediction, Process, Recorder, Sampled, Trace
+from dlm.core.contracts import (
+    Cache,
+    Canvas,
+    Net,
+    Prediction,
+    Process,
+    Recorder,
+    Sampled,
+    Trace,
+)
 from dlm.core.errors import UserError
 from dlm.core.named import Seed
 from dlm.core.pytree import pytree
@@ -195,7 +204,9 @@ class _Loop:
         prediction, cache = self._verify(z_BL, cache, window)
         sharp = self._sharp(prediction)
         p_BSV = sharp.probs()
-        final_BS, count_B = drafts.accepted(key_B, p_BSV, q_BSV, drafted_BS, window.valid_BS)
+        final_BS, count_B = drafts.accepted(
+            key_B, p_BSV, q_BSV, drafted_BS, window.valid_BS
+        )
         # Positions behind the first refused draft are masks again.
         count_B1 = count_B[:, None]
         accepted_BS = jnp.arange(self.size) < count_B1

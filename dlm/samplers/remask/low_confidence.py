@@ -35,4 +35,6 @@ class LowConfidence(Remask):
         # Masks have no log-probability.
         ids_BR = jnp.where(token_BR, view.canvas.z_BL, view.process.vocab.eos)
         prob_BR = jnp.exp(output.prediction.log_prob(ids_BR))
-        return (token_BR & ~positions.reaches(prob_BR, self.threshold)).astype(jnp.float32)
+        return (token_BR & ~positions.reaches(prob_BR, self.threshold)).astype(
+            jnp.float32
+        )

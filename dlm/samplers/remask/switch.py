@@ -23,7 +23,9 @@ class Switch(Remask):
 
     def __post_init__(self):
         if not (0 <= self.eta <= 1 and 0 < self.begin <= 1):
-            raise ValueError(f"eta={self.eta} must be in [0, 1] and begin={self.begin} in (0, 1]")
+            raise ValueError(
+                f"eta={self.eta} must be in [0, 1] and begin={self.begin} in (0, 1]"
+            )
 
     def sigma(self, output, view):
         """Returns σ, [B, 1]."""

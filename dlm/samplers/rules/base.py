@@ -41,7 +41,9 @@ class StepView:
         canvas = self.canvas
         return self.active_BR & ~self.process.undecided(canvas.z_BL, canvas.layout)
 
-    def first(self, undecided_BR: Array, score_BR: Array, tie: float = positions.TIE) -> Array:
+    def first(
+        self, undecided_BR: Array, score_BR: Array, tie: float = positions.TIE
+    ) -> Array:
         """Returns the positions with the highest scores, bool_BR.
 
         They are the share (t − s)/t of each row's, at least one, and one more for each token that
@@ -86,10 +88,14 @@ class Rule:
         """Returns the positions to decide, bool_BR, whatever is sampled there."""
         raise TypeError(f"{type(self).__name__} chooses no positions before it samples")
 
-    def step(self, key_B: Array, output: Output, view: StepView, state: Any) -> tuple[Array, Any]:
+    def step(
+        self, key_B: Array, output: Output, view: StepView, state: Any
+    ) -> tuple[Array, Any]:
         """Returns the tokens at time s; at s = 0 all active positions are decided."""
         chosen_BR = self.choose(output.prediction, view)
-        return positions.reveal(key_B, output.prediction, view.canvas.z_BL, chosen_BR), state
+        return positions.reveal(
+            key_B, output.prediction, view.canvas.z_BL, chosen_BR
+        ), state
 
 
 # -------------------------------------------------------------------------------- what is given

@@ -32,7 +32,9 @@ class Editing(Rule):
 
     def __post_init__(self):
         if not (0 <= self.above <= 1 and 0 <= self.edit <= 1):
-            raise ValueError(f"above={self.above} and edit={self.edit} must be in [0, 1]")
+            raise ValueError(
+                f"above={self.above} and edit={self.edit} must be in [0, 1]"
+            )
 
     def step(self, key_B, output, view: StepView, state):
         """Returns the tokens at time s."""
@@ -43,6 +45,8 @@ class Editing(Rule):
         confident_BR = positions.reaches(top_BR, self.above)
         revealed_BR = undecided_BR & (confident_BR | view.first(undecided_BR, top_BR))
         best_BR = prediction.argmax()
-        edited_BR = view.decided() & (best_BR != old_BR) & positions.reaches(top_BR, self.edit)
+        edited_BR = (
+            view.decided() & (best_BR != old_BR) & positions.reaches(top_BR, self.edit)
+        )
         z_BR = positions.reveal(key_B, prediction, old_BR, revealed_BR)
         return jnp.where(edited_BR, best_BR, z_BR), state

@@ -45,4 +45,6 @@ class EntropyBounded(Rule):
         # The loss grows with k.
         lost_BR = jnp.cumsum(sorted_BR, 1) - jax.lax.cummax(sorted_BR, axis=1)
         count_B1 = (lost_BR <= self.budget + 1e-6).sum(1, keepdims=True)
-        return undecided_BR & ((rank_BR < count_B1) | view.first(undecided_BR, score_BR))
+        return undecided_BR & (
+            (rank_BR < count_B1) | view.first(undecided_BR, score_BR)
+        )

@@ -48,5 +48,7 @@ class FirstHitting(Rule):
         at_least_one_B = jnp.maximum(k_B, 1.0)
         shrunk_B = jax.vmap(jax.random.beta)(hit_B, above_B, at_least_one_B)
         state = jnp.where(k_B > 0, state * shrunk_B, state)
-        z_BR = positions.reveal(which_B, output.prediction, view.canvas.z_BL, revealed_BR)
+        z_BR = positions.reveal(
+            which_B, output.prediction, view.canvas.z_BL, revealed_BR
+        )
         return z_BR, state

@@ -22,7 +22,9 @@ class Ordered(Rule):
     """The next positions of an order."""
 
     # given: by the layout's block_BL.
-    order: Literal["left_to_right", "right_to_left", "shuffled", "given"] = "left_to_right"
+    order: Literal["left_to_right", "right_to_left", "shuffled", "given"] = (
+        "left_to_right"
+    )
     seed: Seed = Seed(0)  # of the shuffled order
 
     claims: ClassVar[str] = "law → p with one position a step"
