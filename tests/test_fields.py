@@ -159,7 +159,7 @@ def skipping(**changes):
 
 def stopping(**changes):
     """After how many updates that are left out the loop stops."""
-    log = loop_tests.Told()
+    log = loop_tests.Recorder()
     with pytest.raises(metrics.Diverged):
         loop_tests.train(log, 0, 40, skipped=1.0, skips=Skip(**changes).limit)
     return log.calls
@@ -268,7 +268,7 @@ def held_out(**changes):
 
 def told(**changes):
     """What the loop writes, evaluates and saves in six updates."""
-    log = loop_tests.Told()
+    log = loop_tests.Recorder()
     loop_tests.train(log, 0, 6, **dict(log=2, eval=0, save=2) | changes)
     return log.calls
 

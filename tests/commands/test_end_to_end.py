@@ -18,7 +18,7 @@ from dlm.app.open_run import reopen
 from dlm.core.run import build_run
 from dlm.drills import replay_update
 from dlm.runs import checkpoint, directory, logs
-from dlm.training import optimizer
+from dlm.training.config import Average
 from tests import tiny
 
 KINDS = ["masked", "ar"]
@@ -87,7 +87,7 @@ def test_a_run_directory_holds_what_it_takes(runs, kind):
     } <= names
     assert build_run(
         json.loads((workdir / "config.json").read_text())
-    ).optim.ema == optimizer.Average(0.5)
+    ).optim.ema == Average(0.5)
     assert json.loads((workdir / "environment.json").read_text())["dropped"] == (
         dict(duplicates=1) if kind == "ar" else {}
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dlm import evaluate, report, sample, sweep, train
-from dlm.app import cli, experiment
+from dlm.app import cli, open_run
 from dlm.core import files
 from dlm.core.errors import UserError
 from dlm.runs import logs
@@ -166,7 +166,7 @@ def test_evaluate_and_sample_on_a_run_that_may_only_be_read(
     }
     with monkeypatch.context() as patch:
         patch.setattr(
-            experiment,
+            open_run,
             "reopen",
             lambda *_: pytest.fail(
                 "computed before it was tried whether anything can be written"

@@ -98,8 +98,8 @@ def test_experts_lie_by_groups_with_their_moments_and_averages(corpus):
             {s.data.shape[1] for s in up_NEDF.addressable_shards} == {2}
             for up_NEDF in inward
         )
-    memory = jax.eval_shape(lambda: trained.memory(4, 8))
-    lies = jax.jit(lambda: trained.memory(4, 8))().k_NBMJK.sharding.shard_shape(
+    memory = jax.eval_shape(lambda: trained.empty_cache(4, 8))
+    lies = jax.jit(lambda: trained.empty_cache(4, 8))().k_NBMJK.sharding.shard_shape(
         memory.k_NBMJK.shape
     )
     assert lies == (2, 1, 8, 1, 8)
