@@ -227,6 +227,7 @@ def _view(process, s, seed=0):
     return StepView(canvas, process, jnp.asarray(active_BR), *times, log_prob_BR)
 
 
+@pytest.mark.slow
 @members("samplers.rules")
 @pytest.mark.parametrize("s", [0.3, 0.0])
 def test_a_rule_changes_active_positions_alone_and_fills_all_at_the_end(stem, s):
@@ -259,6 +260,7 @@ def test_a_remask_gives_probabilities_within_what_it_claims(stem):
         assert (sigma_BR <= np.asarray(largest(view)) + 1e-6).all()
 
 
+@pytest.mark.slow
 @members("samplers.drivers")
 def test_a_driver_keeps_anchors_and_leaves_nothing_undecided(stem):
     driver = build_member(stem, "samplers.drivers")

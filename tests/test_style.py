@@ -39,6 +39,7 @@ def source(file: Path) -> budgets.Source:
     return budgets.Source(file.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", CODE, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_file_keeps_to_the_budgets(file):
     name = str(file.relative_to(ROOT))
@@ -50,6 +51,7 @@ def test_exceptions_are_few_and_of_files_that_exist():
     assert set(EXCEPTIONS) <= {str(file.relative_to(ROOT)) for file in CODE}
 
 
+@pytest.mark.slow
 def test_the_whole_of_dlm_reads_like_the_codebases_that_read_well():
     lines = tokens = comments = conditionals = 0
     for file in CODE:
@@ -63,6 +65,7 @@ def test_the_whole_of_dlm_reads_like_the_codebases_that_read_well():
     assert conditionals / lines <= 12 / 1000
 
 
+@pytest.mark.slow
 def test_tests_are_as_narrow_and_nearly_as_open():
     lines = tokens = 0
     for file in TESTS:
