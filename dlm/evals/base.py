@@ -5,6 +5,7 @@ whether it reads held-out text (`core.contracts.Evaluator`). Uncertainties are t
 `core.intervals`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from dlm.machine import mesh
 Scores = Iterator[Score]
 
 
-class Base:
+class Base(ABC):
     """An evaluator that reads held-out text and can score every run."""
 
     claims: ClassVar[str | None] = None
@@ -27,12 +28,12 @@ class Base:
     reads: ClassVar[bool] = True
     places: ClassVar[tuple[str, ...]] = ()
 
-    def check(self, run: Run, tokenizer: Any) -> None:
+    def check(self, run: Run, tokenizer: Any) -> None:  # noqa: B027 — most score every run
         """Raises UserError for a run that it cannot score."""
 
+    @abstractmethod
     def run(self, context: EvalContext, step: int) -> Scores:
         """Yields the scores of the parameters after update `step`."""
-        raise NotImplementedError
 
 
 def over_batches(

@@ -8,6 +8,7 @@
 α (m' − α'/α m) and α (u' − α'/α u), which stay finite to both ends of time.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import jax
@@ -31,7 +32,7 @@ _TINY = 1e-30  # a divisor that keeps 0/0 finite in float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureProcess:
+class MixtureProcess(ABC):
     """Everything that follows from α, m and u."""
 
     vocab: Vocab
@@ -46,13 +47,13 @@ class MixtureProcess:
         """Whether a decided token never changes."""
         return False
 
+    @abstractmethod
     def noise_probs(self, t: Array) -> tuple[Array, Array]:
         """Returns (m, u): the probability of a mask, and of uniform noise."""
-        raise NotImplementedError
 
+    @abstractmethod
     def noise_rates(self, t: Array) -> tuple[Array, Array]:
         """Returns the rates towards masks and towards uniform noise, times α."""
-        raise NotImplementedError
 
     def alpha(self, t: Array) -> Array:
         """Returns the probability that a token survives to time t."""
